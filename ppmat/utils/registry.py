@@ -1,0 +1,238 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""One way from a configuration block to an object: a table of known classes.
+
+A block is ``{"__class_name__": str, "__init_params__": {...}}``. The name is looked
+up in a table filled by the packages' own imports; nothing in a file is ever
+evaluated or imported. Whatever does not fit raises :class:`ConfigError` naming the
+YAML path, what was found, what is legal and the nearest match.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import types
+import typing
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from typing import Any
+from typing import Optional
+
+CLASS_KEY = "__class_name__"
+PARAMS_KEY = "__init_params__"
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot mean anything: unknown name, key or wrong type."""
+
+
+def nearest(word: str, legal: Iterable[str]) -> str:
+    """Return ``" Did you mean 'x'?"`` for the closest legal word, or ``""``."""
+    match = difflib.get_close_matches(str(word), list(legal), n=1, cutoff=0.5)
+    return f" Did you mean '{match[0]}'?" if match else ""
+
+
+def check_keys(cfg: Mapping, legal: Iterable[str], where: str) -> None:
+    """Raise :class:`ConfigError` for the first key of ``cfg`` outside ``legal``."""
+    legal = list(legal)
+    for key in cfg:
+        if key not in legal:
+            raise ConfigError(
+                f"{where}: unknown key '{key}'. Legal keys: "
+                f"{', '.join(sorted(map(str, legal)))}.{nearest(key, legal)}"
+            )
+
+
+class Registry(Mapping):
+    """A table from class name to class, with the checks of a configuration block.
+
+    Args:
+        kind: What the classes are, as it should read in an error ("model", ...).
+        classes: The classes the package exports; each is listed under its name.
+    """
+
+    def __init__(self, kind: str, classes: Iterable[type] = ()) -> None:
+        self.kind = kind
+        self._table: dict[str, type] = {cls.__name__: cls for cls in classes}
+
+    def __getitem__(self, name: str) -> type:
+        return self._table[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._table)
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def register(self, cls: type, name: Optional[str] = None) -> type:
+        """Make ``cls`` legal in YAML, by its bare name and by its dotted path.
+
+        Usable as a decorator by third parties. A name that already stands for
+        another class is refused with :class:`ConfigError`.
+        """
+        for key in (name or cls.__name__, f"{cls.__module__}.{cls.__qualname__}"):
+            if self._table.get(key, cls) is not cls:
+                raise ConfigError(
+                    f"{self.kind} '{key}' is already registered as "
+                    f"{self._table[key].__module__}.{self._table[key].__qualname__}"
+                )
+            self._table[key] = cls
+        return cls
+
+    def lookup(self, name: Any, where: str) -> type:
+        """Return the class called ``name`` or raise with the legal names."""
+        if isinstance(name, str) and name in self._table:
+            return self._table[name]
+        raise ConfigError(
+            f"{where}.{CLASS_KEY}: unknown {self.kind} {name!r}. Legal names: "
+            f"{', '.join(sorted(self._table))}.{nearest(name, self._table)}"
+        )
+
+    def build(
+        self,
+        cfg: Mapping,
+        where: str,
+        extra_keys: Iterable[str] = (),
+        **runtime: Any,
+    ) -> Any:
+        """Build the object a block describes.
+
+        Args:
+            cfg: The block; it is not changed.
+            where: YAML path of the block, for errors (``"Model"``).
+            extra_keys: Keys the caller reads itself and that may stand beside the
+                class name (``clip_norm_global`` of an optimizer).
+            **runtime: Arguments that come from the program, not from the YAML; they
+                win over a YAML value of the same name.
+        """
+        cls, params = self.parse(cfg, where, extra_keys)
+        params = {**params, **runtime}
+        check_call(
+            cls, params, f"{where}.{PARAMS_KEY}", from_yaml=set(params) - set(runtime)
+        )
+        return cls(**params)
+
+    def parse(
+        self, cfg: Mapping, where: str, extra_keys: Iterable[str] = ()
+    ) -> tuple[type, dict[str, Any]]:
+        """Return ``(class, init_params)`` of a block after checking its shape."""
+        if not isinstance(cfg, Mapping):
+            raise ConfigError(
+                f"{where}: expected a block with {CLASS_KEY} and {PARAMS_KEY}, "
+                f"got {type(cfg).__name__} {cfg!r}"
+            )
+        check_keys(cfg, (CLASS_KEY, PARAMS_KEY, *extra_keys), where)
+        if CLASS_KEY not in cfg:
+            raise ConfigError(
+                f"{where}: {CLASS_KEY} is missing. Legal names: "
+                f"{', '.join(sorted(self._table))}."
+            )
+        cls = self.lookup(cfg[CLASS_KEY], where)
+        params = cfg.get(PARAMS_KEY)
+        params = {} if params is None else params
+        if not isinstance(params, Mapping):
+            raise ConfigError(
+                f"{where}.{PARAMS_KEY}: expected a mapping, got {params!r}"
+            )
+        return cls, dict(params)
+
+
+def check_call(
+    cls: type, params: Mapping, where: str, from_yaml: Optional[set] = None
+) -> None:
+    """Check ``params`` against the constructor of ``cls``: names, presence, types.
+
+    Args:
+        from_yaml: Names whose value types are checked; all when None.
+    """
+    signature = inspect.signature(cls.__init__ if isinstance(cls, type) else cls)
+    named = {
+        name: p
+        for name, p in signature.parameters.items()
+        if name != "self" and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    }
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    if not open_ended:
+        check_keys(params, named, f"{where} of {cls.__name__}")
+    missing = [
+        name for name, p in named.items() if p.default is p.empty and name not in params
+    ]
+    if missing:
+        raise ConfigError(
+            f"{where}: {cls.__name__} needs {', '.join(missing)}, which "
+            f"{'is' if len(missing) == 1 else 'are'} missing"
+        )
+    hints = _type_hints(cls)
+    for name in params if from_yaml is None else from_yaml:
+        parameter = named.get(name)
+        if parameter is None or name not in hints:
+            continue
+        value = params[name]
+        if value is None and parameter.default is None:
+            continue
+        if not fits(value, hints[name]):
+            raise ConfigError(
+                f"{where}.{name}: {cls.__name__} wants {_type_name(hints[name])}, "
+                f"got {type(value).__name__} {value!r}"
+            )
+
+
+def _type_hints(cls: type) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(cls.__init__ if isinstance(cls, type) else cls)
+    except (NameError, TypeError):  # a hint that only type checkers can resolve
+        return {}
+
+
+def _type_name(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Tell whether a YAML value can be meant by a type hint.
+
+    An int may stand for a float, a list for a tuple or sequence; a bool never
+    stands for a number. Hints of other kinds (arrays, callables, classes) are the
+    constructor's own business and pass.
+    """
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, arg) for arg in args)
+    if origin is typing.Literal:
+        return value in args
+    plain = origin or hint
+    if plain is type(None):
+        return value is None
+    if plain is bool:
+        return isinstance(value, bool)
+    if plain in (int, float):
+        numbers = (int,) if plain is int else (int, float)
+        return isinstance(value, numbers) and not isinstance(value, bool)
+    if plain is str:
+        return isinstance(value, str)
+    if isinstance(plain, type) and issubclass(plain, Mapping):
+        return isinstance(value, Mapping)
+    if plain in (list, tuple) or plain in (
+        typing.get_origin(typing.Sequence),
+        typing.get_origin(typing.Iterable),
+    ):
+        if isinstance(value, str) or not isinstance(value, Iterable):
+            return False
+        if plain is list and args:
+            return all(fits(item, args[0]) for item in value)
+        return True
+    return True
