@@ -1,0 +1,76 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Losses a YAML file may name, and :func:`build_loss`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Optional
+
+import paddle.nn as nn
+
+from ppmat.losses.l1_loss import HuberLoss
+from ppmat.losses.l1_loss import L1Loss
+from ppmat.losses.l1_loss import MAELoss
+from ppmat.losses.l1_loss import SmoothL1Loss
+from ppmat.losses.loss_warper import LossWarper
+from ppmat.losses.mse_loss import MSELoss
+from ppmat.utils.registry import PARAMS_KEY
+from ppmat.utils.registry import ConfigError
+from ppmat.utils.registry import Registry
+
+__all__ = [
+    "HuberLoss",
+    "L1Loss",
+    "LossWarper",
+    "MAELoss",
+    "MSELoss",
+    "SmoothL1Loss",
+    "build_loss",
+]
+
+LOSSES = Registry(
+    "loss", [MSELoss, L1Loss, SmoothL1Loss, MAELoss, HuberLoss, LossWarper]
+)
+
+
+def build_loss(cfg: Optional[Mapping], where: str = "loss") -> Optional[nn.Layer]:
+    """Build a loss; the losses inside a :class:`LossWarper` are built with it.
+
+    Args:
+        cfg: The block; it is not changed.
+        where: YAML path of ``cfg``, for errors.
+
+    Returns:
+        The loss, or None for None.
+
+    Raises:
+        ConfigError: Unknown class, key or wrong type, with the YAML path.
+    """
+    if cfg is None:
+        return None
+    cls, params = LOSSES.parse(cfg, where)
+    if cls is not LossWarper:
+        return LOSSES.build(cfg, where)
+    inner = f"{where}.{PARAMS_KEY}.loss_fn"
+    blocks = params.get("loss_fn")
+    if not isinstance(blocks, Mapping) or not blocks:
+        raise ConfigError(
+            f"{inner}: expected a mapping from output name to a loss block, "
+            f"got {blocks!r}"
+        )
+    losses = {key: build_loss(block, f"{inner}.{key}") for key, block in blocks.items()}
+    return LOSSES.build(cfg, where, loss_fn=losses)

@@ -1,0 +1,40 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Mean squared error."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import paddle
+import paddle.nn as nn
+import paddle.nn.functional as F
+
+
+class MSELoss(nn.Layer):
+    """Squared error ``(pred - label)^2``.
+
+    Args:
+        reduction: Mean or sum over all entries.
+    """
+
+    def __init__(self, reduction: Literal["mean", "sum"] = "mean") -> None:
+        super().__init__()
+        self.reduction = reduction
+
+    def forward(self, pred: paddle.Tensor, label: paddle.Tensor) -> paddle.Tensor:
+        """Return the scalar loss of two tensors of one shape."""
+        return F.mse_loss(pred, label, self.reduction)

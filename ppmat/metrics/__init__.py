@@ -1,0 +1,87 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Metrics a YAML file may name, and :func:`build_metric`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from typing import Callable
+from typing import Dict
+from typing import Optional
+from typing import Union
+
+import paddle
+
+from ppmat.metrics.streaming_base import StreamingMetricBase
+from ppmat.utils.registry import CLASS_KEY
+from ppmat.utils.registry import ConfigError
+from ppmat.utils.registry import Registry
+
+__all__ = ["IgnoreNanMetricWrapper", "StreamingMetricBase", "build_metric"]
+
+
+class IgnoreNanMetricWrapper:
+    """Apply a metric to the entries whose label is a number.
+
+    Args:
+        **metric_cfg: The block of the metric inside (``__class_name__``,
+            ``__init_params__``). It gets ``(pred, label)`` and returns a scalar.
+    """
+
+    def __init__(self, **metric_cfg: Any) -> None:
+        self._metric = METRICS.build(metric_cfg, "IgnoreNanMetricWrapper")
+
+    def __call__(self, pred: paddle.Tensor, label: paddle.Tensor) -> paddle.Tensor:
+        """Return the metric over valid entries, NaN if there are none."""
+        known = paddle.logical_not(paddle.isnan(label))
+        if not bool(known.any()):
+            return paddle.full([], float("nan"), dtype=label.dtype)
+        return self._metric(pred[known], label[known])
+
+
+METRICS = Registry("metric", [IgnoreNanMetricWrapper])
+# Existing YAML files name these two by the path under which Paddle documents them.
+METRICS.register(paddle.nn.L1Loss, "paddle.nn.L1Loss")
+METRICS.register(paddle.nn.MSELoss, "paddle.nn.MSELoss")
+
+
+def build_metric(
+    cfg: Optional[Mapping], where: str = "Metric"
+) -> Union[None, Callable, Dict[str, Any]]:
+    """Build a metric, or a dict of metrics.
+
+    Args:
+        cfg: One block, or a mapping from the key of ``pred_dict`` / batch the metric
+            compares to its block. It is not changed.
+        where: YAML path of ``cfg``, for errors.
+
+    Returns:
+        The metric, a dict of metrics with the keys of ``cfg``, or None for None.
+
+    Raises:
+        ConfigError: Unknown class, key or wrong type, with the YAML path.
+    """
+    if cfg is None:
+        return None
+    if not isinstance(cfg, Mapping):
+        raise ConfigError(
+            f"{where}: expected a block or a mapping of blocks, got "
+            f"{type(cfg).__name__} {cfg!r}"
+        )
+    if CLASS_KEY in cfg:
+        return METRICS.build(cfg, where)
+    return {key: build_metric(block, f"{where}.{key}") for key, block in cfg.items()}

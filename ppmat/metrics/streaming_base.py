@@ -1,0 +1,62 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""The interface of a metric that accumulates over the steps of an epoch."""
+
+from __future__ import annotations
+
+from typing import Any
+from typing import Dict
+
+import paddle
+import paddle.distributed as dist
+
+
+def _all_reduce_sum_(t: paddle.Tensor) -> paddle.Tensor:
+    """Sum ``t`` over all ranks, in place; a single process leaves it as it is."""
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(t, op=dist.ReduceOp.SUM)
+    return t
+
+
+class StreamingMetricBase:
+    """A metric with state: the trainer feeds it step by step and reads it once.
+
+    A subclass keeps sums and counts (never per-batch means), adds up in
+    :meth:`update_step`, sums its state over the ranks in :meth:`compute_epoch`
+    and forgets everything in :meth:`reset`.
+    """
+
+    def bind(self, **runtime_objs: Any) -> None:
+        """Receive objects that exist only at run time (the model, a data set)."""
+
+    def update_step(self, *, result: Dict[str, Any], batch: Any, stage: str) -> None:
+        """Add one step.
+
+        Args:
+            result: What the model returned: ``loss_dict``, ``pred_dict`` or the
+                ``result`` list of ``model.sample``.
+            batch: The batch the model was given.
+            stage: ``"train"``, ``"eval"`` or ``"sample"``.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.update_step")
+
+    def compute_epoch(self, *, stage: str) -> Dict[str, float]:
+        """Return the values over everything seen since :meth:`reset`."""
+        raise NotImplementedError(f"{type(self).__name__}.compute_epoch")
+
+    def reset(self) -> None:
+        """Forget everything seen so far."""
+        raise NotImplementedError(f"{type(self).__name__}.reset")

@@ -1,0 +1,154 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Models a YAML file may name, registered weights, and their factories."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+from typing import Callable
+from typing import Dict
+from typing import Optional
+from typing import Tuple
+
+import paddle.nn as nn
+
+from ppmat.utils import download
+from ppmat.utils import logger
+from ppmat.utils import save_load
+from ppmat.utils.config import load_config
+from ppmat.utils.model_package import get_model_config_path
+from ppmat.utils.model_package import resolve_model_package_dir
+from ppmat.utils.registry import ConfigError
+from ppmat.utils.registry import Registry
+from ppmat.utils.registry import nearest
+
+__all__ = [
+    "MODEL_REGISTRY",
+    "build_graph_converter",
+    "build_model",
+    "build_model_from_name",
+]
+
+MODELS = Registry("model", [])
+
+# Registered name -> address of its package (see ppmat.utils.model_package).
+MODEL_REGISTRY: Dict[str, str] = {}
+
+
+def build_graph_converter(cfg: Optional[Mapping], where: str = "graph_converter"):
+    """Build the converter from a structure to the graph a model wants.
+
+    Args:
+        cfg: The block; it is not changed.
+        where: YAML path of ``cfg``, for errors.
+
+    Returns:
+        The converter, or None for None.
+    """
+    from ppmat.datasets.graph_utils.periodic_graph import PeriodicGraphConverter
+
+    if cfg is None:
+        return None
+    return Registry("graph converter", [PeriodicGraphConverter]).build(cfg, where)
+
+
+def build_model(
+    cfg: Optional[Mapping],
+    vocab: Any = None,
+    strict_unused: bool = False,
+    override: bool = True,
+    where: str = "Model",
+    **runtime_deps: Any,
+) -> Optional[nn.Layer]:
+    """Build a model.
+
+    Args:
+        cfg: The block; it is not changed.
+        vocab: Vocabulary objects, for models whose constructor takes ``vocab``.
+        strict_unused: Refuse a runtime argument the constructor does not take;
+            otherwise it is left out.
+        override: Whether a runtime argument wins over a YAML value of the same name.
+        where: YAML path of ``cfg``, for errors.
+        **runtime_deps: Constructor arguments that do not come from the YAML.
+
+    Returns:
+        The model, or None for None.
+
+    Raises:
+        ConfigError: Unknown class, key or wrong type, with the YAML path.
+        TypeError: An unused runtime argument with ``strict_unused``.
+    """
+    if cfg is None:
+        return None
+    cls, params = MODELS.parse(cfg, where)
+    if vocab is not None:
+        runtime_deps["vocab"] = vocab
+    signature = inspect.signature(cls.__init__).parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in signature.values()):
+        unused = sorted(set(runtime_deps) - set(signature))
+        if unused and strict_unused:
+            legal = ", ".join(name for name in signature if name != "self")
+            raise TypeError(
+                f"{where}: {cls.__name__} does not take {', '.join(unused)}; its "
+                f"arguments are {legal}"
+            )
+        runtime_deps = {k: v for k, v in runtime_deps.items() if k not in unused}
+    if not override:
+        runtime_deps = {k: v for k, v in runtime_deps.items() if k not in params}
+    model = MODELS.build(cfg, where, **runtime_deps)
+    logger.debug(str(model))
+    return model
+
+
+def build_model_from_name(
+    model_name: str,
+    weights_name: Optional[str] = None,
+    model_config_modifier: Optional[Callable[[Dict], Dict]] = None,
+) -> Tuple[nn.Layer, Dict[str, Any]]:
+    """Download a registered model package, build its model and load its weights.
+
+    Args:
+        model_name: A key of ``MODEL_REGISTRY``.
+        weights_name: File name of the weights inside the package; None takes best,
+            then latest, then the last epoch.
+        model_config_modifier: Receives the Model block and returns the one to use.
+
+    Returns:
+        The model and the whole configuration of the package.
+
+    Raises:
+        ConfigError: Unknown name, or a package whose YAML is not usable.
+    """
+    if model_name not in MODEL_REGISTRY:
+        raise ConfigError(
+            f"unknown registered model '{model_name}'. Registered: "
+            f"{', '.join(sorted(MODEL_REGISTRY)) or 'none'}."
+            f"{nearest(model_name, MODEL_REGISTRY)} A model of your own is given by "
+            "config_path and checkpoint_path."
+        )
+    extracted = download.get_weights_path_from_url(MODEL_REGISTRY[model_name])
+    package = resolve_model_package_dir(model_name, extracted)
+    logger.info(f"Model package of '{model_name}': {package}")
+    config = load_config(get_model_config_path(model_name, package))
+    if model_config_modifier is not None:
+        config["Model"] = model_config_modifier(config["Model"])
+    model = build_model(config.get("Model"))
+    if model is None:
+        raise ConfigError(f"package of '{model_name}': its YAML has no Model section")
+    save_load.load_pretrain(model, package, weights_name)
+    return model, config

@@ -1,0 +1,56 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Noise and flow schedulers a YAML file may name, and :func:`build_scheduler`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from typing import Optional
+
+from ppmat.utils.registry import CLASS_KEY
+from ppmat.utils.registry import ConfigError
+from ppmat.utils.registry import Registry
+
+__all__ = ["build_scheduler"]
+
+SCHEDULERS = Registry("scheduler", [])
+
+
+def build_scheduler(cfg: Optional[Mapping], where: str = "scheduler") -> Any:
+    """Build a scheduler, or a dict of schedulers.
+
+    Args:
+        cfg: One block, or a mapping from name to block. It is not changed.
+        where: YAML path of ``cfg``, for errors.
+
+    Returns:
+        The scheduler, a dict of schedulers with the keys of ``cfg``, or None for
+        None.
+
+    Raises:
+        ConfigError: Unknown class, key or wrong type, with the YAML path.
+    """
+    if cfg is None:
+        return None
+    if not isinstance(cfg, Mapping):
+        raise ConfigError(
+            f"{where}: expected a block or a mapping of blocks, got "
+            f"{type(cfg).__name__} {cfg!r}"
+        )
+    if CLASS_KEY in cfg:
+        return SCHEDULERS.build(cfg, where)
+    return {key: build_scheduler(block, f"{where}.{key}") for key, block in cfg.items()}

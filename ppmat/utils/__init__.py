@@ -1,0 +1,57 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""The ground floor: what every other package may import.
+
+Names are looked up at first use, so that a light module such as
+``ppmat.utils.registry`` does not pull in Paddle.
+"""
+
+import importlib
+
+_SUBMODULES = (
+    "config",
+    "download",
+    "ema",
+    "logger",
+    "misc",
+    "model_package",
+    "periodic",
+    "registry",
+    "restricted_pickle",
+    "save_load",
+)
+_NAMES = {
+    "AverageMeter": "misc",
+    "format_time_manual": "misc",
+    "set_random_seed": "misc",
+    "load_checkpoint": "save_load",
+    "load_pretrain": "save_load",
+    "save_checkpoint": "save_load",
+}
+
+__all__ = [*_SUBMODULES, *_NAMES]
+
+
+def __getattr__(name: str):
+    if name in _SUBMODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name in _NAMES:
+        return getattr(importlib.import_module(f"{__name__}.{_NAMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

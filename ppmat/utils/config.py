@@ -1,0 +1,152 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Reading a configuration: one YAML file, command-line overrides, a plain dict.
+
+Interpolations (``${Global.x}``, ``${oc.env:NAME,default}``) are resolved; nothing is
+evaluated or imported.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from typing import Dict
+from typing import Optional
+from typing import Union
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ppmat.utils.registry import ConfigError
+from ppmat.utils.registry import check_keys
+
+PathLike = Union[str, "os.PathLike[str]"]
+
+SECTIONS = (
+    "Global",
+    "Trainer",
+    "Model",
+    "Optimizer",
+    "Metric",
+    "Dataset",
+    "Predict",
+    "Sample",
+)
+
+
+def find_config(path: PathLike, task_dir: Optional[PathLike] = None) -> str:
+    """Return the file ``path`` means: as given, else below ``task_dir``.
+
+    Raises:
+        ConfigError: Neither place has the file.
+    """
+    tried = [Path(path)]
+    if task_dir is not None:
+        tried.append(Path(task_dir) / path)
+    for candidate in tried:
+        if candidate.is_file():
+            return str(candidate)
+    raise ConfigError(
+        f"configuration file not found: {' nor '.join(str(p) for p in tried)}"
+    )
+
+
+def load_config(path: PathLike, overrides: Iterable[str] = ()) -> Dict[str, Any]:
+    """Read a YAML file, apply overrides, resolve interpolations.
+
+    Args:
+        path: The YAML file.
+        overrides: ``KEY=VALUE`` with a dotted key; the value is read as YAML. A list
+            item is addressed by its index (``Predict.post_transforms.0.x=1``).
+
+    Returns:
+        Nested dicts and lists; the legal top-level keys are ``SECTIONS``.
+
+    Raises:
+        ConfigError: The file is missing or is not YAML (with line and column), a
+            section is unknown, an override is malformed, or an interpolation or a
+            mandatory value (``???``) cannot be filled.
+    """
+    try:
+        config = OmegaConf.load(path)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        spot = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        raise ConfigError(f"{path}{spot}: not valid YAML: {_reason(error)}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {_reason(error)}") from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{path}: {_reason(error)}") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    return resolve_config(config, overrides, str(path))
+
+
+def resolve_config(
+    config: Any, overrides: Iterable[str] = (), source: str = "configuration"
+) -> Dict[str, Any]:
+    """Apply overrides to a configuration and resolve it to plain containers.
+
+    Args:
+        config: A dict or an OmegaConf object; it is not changed.
+        overrides: As in :func:`load_config`.
+        source: What to call the configuration in errors.
+
+    Raises:
+        ConfigError: As :func:`load_config`.
+    """
+    try:
+        config = OmegaConf.create(config)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{source}: {_reason(error)}") from error
+    if not OmegaConf.is_dict(config):
+        raise ConfigError(
+            f"{source}: the top level must be a mapping of sections "
+            f"({', '.join(SECTIONS)}), got {type(OmegaConf.to_object(config)).__name__}"
+        )
+    for item in overrides:
+        key, equals, value = item.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(
+                f"override '{item}': expected KEY=VALUE with a dotted KEY"
+            )
+        try:
+            parsed = OmegaConf.from_dotlist([f"value={value}"])._get_node("value")
+            OmegaConf.update(config, key.strip(), parsed, merge=True)
+        except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError) as error:
+            raise ConfigError(f"override '{item}': {_reason(error)}") from error
+    check_keys(config, SECTIONS, source)
+    try:
+        return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{source}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, yaml.MarkedYAMLError):
+        return str(error.problem or error.context)
+    key = getattr(error, "full_key", None)
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return f"{key}: {text}" if key else text
+
+
+def save_config(config: Mapping, path: PathLike) -> None:
+    """Write a configuration as YAML; missing folders are made."""
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    OmegaConf.save(OmegaConf.create(dict(config)), path)

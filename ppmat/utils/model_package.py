@@ -1,0 +1,80 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The folder a registered model arrives in.
+
+::
+
+    <name>/<name>.yaml
+    <name>/checkpoints/best.pdparams
+
+The archive may hold these files directly or inside one folder ``<name>``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import List
+
+
+def _configs(folder: Path, model_name: str) -> List[Path]:
+    files = (folder / f"{model_name}{suffix}" for suffix in (".yaml", ".yml"))
+    return [file for file in files if file.is_file()]
+
+
+def resolve_model_package_dir(model_name: str, extracted_path: str) -> str:
+    """Return the folder that holds ``<model_name>.yaml``.
+
+    Args:
+        model_name: Registered name.
+        extracted_path: The unpacked archive.
+
+    Raises:
+        FileNotFoundError: No such YAML, neither here nor one folder ``model_name``
+            deeper.
+        ValueError: Both places have one.
+    """
+    root = Path(extracted_path)
+    found = [d for d in (root, root / model_name) if _configs(d, model_name)]
+    if not found:
+        raise FileNotFoundError(
+            f"package of model '{model_name}': no '{model_name}.yaml' in {root} or "
+            f"{root / model_name}"
+        )
+    if len(found) > 1:
+        raise ValueError(
+            f"package of model '{model_name}' is ambiguous: both {found[0]} and "
+            f"{found[1]} hold its YAML; keep one"
+        )
+    return str(found[0])
+
+
+def get_model_config_path(model_name: str, package_dir: str) -> str:
+    """Return the path of the YAML of a package.
+
+    Raises:
+        FileNotFoundError: The package has none.
+        ValueError: It has one as ``.yaml`` and one as ``.yml``.
+    """
+    files = _configs(Path(package_dir), model_name)
+    if not files:
+        raise FileNotFoundError(
+            f"package of model '{model_name}': no '{model_name}.yaml' in {package_dir}"
+        )
+    if len(files) > 1:
+        raise ValueError(
+            f"package of model '{model_name}' is ambiguous: {files[0]} and {files[1]} "
+            "both exist; keep one"
+        )
+    return str(files[0])
