@@ -27,6 +27,7 @@ from typing import Tuple
 
 import paddle.nn as nn
 
+from ppmat.models.sfin.sfin_flow import SFINFlow
 from ppmat.utils import download
 from ppmat.utils import logger
 from ppmat.utils import save_load
@@ -39,12 +40,13 @@ from ppmat.utils.registry import nearest
 
 __all__ = [
     "MODEL_REGISTRY",
+    "SFINFlow",
     "build_graph_converter",
     "build_model",
     "build_model_from_name",
 ]
 
-MODELS = Registry("model", [])
+MODELS = Registry("model", [SFINFlow])
 
 # Registered name -> address of its package (see ppmat.utils.model_package).
 MODEL_REGISTRY: Dict[str, str] = {}

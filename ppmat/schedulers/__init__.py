@@ -21,13 +21,14 @@ from collections.abc import Mapping
 from typing import Any
 from typing import Optional
 
+from ppmat.schedulers.scheduling_flow_matching import FlowMatchingScheduler
 from ppmat.utils.registry import CLASS_KEY
 from ppmat.utils.registry import ConfigError
 from ppmat.utils.registry import Registry
 
-__all__ = ["build_scheduler"]
+__all__ = ["FlowMatchingScheduler", "build_scheduler"]
 
-SCHEDULERS = Registry("scheduler", [])
+SCHEDULERS = Registry("scheduler", [FlowMatchingScheduler])
 
 
 def build_scheduler(cfg: Optional[Mapping], where: str = "scheduler") -> Any:

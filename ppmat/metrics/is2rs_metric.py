@@ -1,0 +1,198 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""How close predicted relaxed structures come: ADwT, DwT and position MAE.
+
+Definitions follow the Open Catalyst evaluator: the distance of a structure is the mean
+over its free atoms of the minimum-image distance to the relaxed position; a threshold
+is met when the distance is strictly below it; ADwT averages over the 490 thresholds
+0.010, 0.011 ... 0.499 Å. Distances are lengths in Å, shares are numbers from 0 to 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Optional
+
+import numpy as np
+
+from ppmat.utils.periodic import minimum_image
+
+THRESHOLDS = np.arange(0.01, 0.5, 0.001)  # Å
+
+
+def structure_distances(
+    pos_pred: Sequence[np.ndarray],
+    pos_true: Sequence[np.ndarray],
+    cell: Sequence[np.ndarray],
+    fixed: Sequence[np.ndarray],
+) -> np.ndarray:
+    """Return each structure's mean distance over free atoms, [S] Å.
+
+    Args:
+        pos_pred: Predicted positions, a list of [N_i, 3] Å.
+        pos_true: Relaxed positions, a list of [N_i, 3] Å.
+        cell: Cells as rows, a list of [3, 3] Å.
+        fixed: True where an atom is held, a list of [N_i] bool.
+
+    Raises:
+        ValueError: If the lists do not match or a structure has no free atom.
+    """
+    if not len(pos_pred) == len(pos_true) == len(cell) == len(fixed):
+        raise ValueError(
+            "pos_pred, pos_true, cell and fixed must list the same structures, got "
+            f"{len(pos_pred)}, {len(pos_true)}, {len(cell)} and {len(fixed)}"
+        )
+    distances = []
+    for i, (pred, true, box, held) in enumerate(zip(pos_pred, pos_true, cell, fixed)):
+        pred, true = np.asarray(pred, float), np.asarray(true, float)
+        held = np.asarray(held).astype(bool).reshape(-1)
+        if pred.shape != true.shape or pred.shape != (len(held), 3):
+            raise ValueError(
+                f"structure {i}: predicted positions {pred.shape}, relaxed positions "
+                f"{true.shape} and fixed {held.shape} do not belong together"
+            )
+        if held.all():
+            raise ValueError(f"structure {i}: no free atom, nothing to score")
+        box = np.asarray(box, float).reshape(3, 3)
+        error = minimum_image(pred[~held] - true[~held], box)
+        distances.append(np.linalg.norm(error, axis=-1).mean())
+    return np.array(distances)
+
+
+def success_curve(distances: np.ndarray) -> np.ndarray:
+    """Return the share of distances strictly below each of the thresholds, [490]."""
+    return (np.asarray(distances)[:, None] < THRESHOLDS).mean(axis=0)
+
+
+def average_distance_within_threshold(
+    pos_pred: Sequence[np.ndarray],
+    pos_true: Sequence[np.ndarray],
+    cell: Sequence[np.ndarray],
+    fixed: Sequence[np.ndarray],
+) -> float:
+    """Return ADwT, a share; arguments as in :func:`structure_distances`."""
+    distances = structure_distances(pos_pred, pos_true, cell, fixed)
+    return float(success_curve(distances).mean())
+
+
+def distance_within_threshold(
+    pos_pred: Sequence[np.ndarray],
+    pos_true: Sequence[np.ndarray],
+    cell: Sequence[np.ndarray],
+    fixed: Sequence[np.ndarray],
+    threshold: float = 0.1,
+) -> float:
+    """Return the share of structures with a distance strictly below ``threshold`` Å."""
+    distances = structure_distances(pos_pred, pos_true, cell, fixed)
+    return float((distances < threshold).mean())
+
+
+def position_mae(
+    pos_pred: Sequence[np.ndarray],
+    pos_true: Sequence[np.ndarray],
+    cell: Sequence[np.ndarray],
+    fixed: Sequence[np.ndarray],
+) -> float:
+    """Return the mean minimum-image distance over all free atoms of all structures, Å.
+
+    Atoms count alike, so large structures weigh more than in ADwT.
+    """
+    distances = structure_distances(pos_pred, pos_true, cell, fixed)
+    free = [(~np.asarray(held).astype(bool)).sum() for held in fixed]
+    return float(np.average(distances, weights=free))
+
+
+class IS2RSMetric:
+    """Streaming form, for the trainer and the sampler, beside copying the input.
+
+    Names of the results: ``adwt``, ``dwt_<threshold>``, ``position_mae`` and the same
+    with ``copy_`` in front for the initial structure taken as the prediction.
+
+    Args:
+        thresholds: Single thresholds [Å] reported as DwT.
+    """
+
+    def __init__(self, thresholds: Sequence[float] = (0.1, 0.3)) -> None:
+        self.thresholds = list(thresholds)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all structures."""
+        self.distances = {"": [], "copy_": []}
+        self.weights: list[int] = []
+
+    def update(
+        self,
+        pos_pred: Sequence[np.ndarray],
+        pos_true: Sequence[np.ndarray],
+        pos_initial: Sequence[np.ndarray],
+        cell: Sequence[np.ndarray],
+        fixed: Sequence[np.ndarray],
+    ) -> None:
+        """Add structures; arguments as in :func:`structure_distances`."""
+        for name, positions in (("", pos_pred), ("copy_", pos_initial)):
+            self.distances[name].extend(
+                structure_distances(positions, pos_true, cell, fixed).tolist()
+            )
+        self.weights.extend(
+            int((~np.asarray(held).astype(bool)).sum()) for held in fixed
+        )
+
+    def update_step(self, result: dict, batch: dict, stage: str = "eval") -> None:
+        """Add a batch of the trainer; batches without a prediction are passed by."""
+        predicted = result.get("pred_dict", {}).get("cart_coords_relaxed")
+        if predicted is None or "cart_coords_relaxed" not in batch:
+            return
+        atoms = batch["structure_array"]
+        rows = np.cumsum(np.asarray(atoms["num_atoms"]).reshape(-1))[:-1]
+        self.update(
+            *(
+                np.split(np.asarray(x), rows)
+                for x in (predicted, batch["cart_coords_relaxed"], atoms["cart_coords"])
+            ),
+            cell=list(np.asarray(atoms["lattice"])),
+            fixed=np.split(np.asarray(atoms["fixed"]), rows),
+        )
+
+    def state(self) -> list[tuple[float, float, int]]:
+        """Return one row a structure, to be gathered over processes."""
+        return list(zip(self.distances[""], self.distances["copy_"], self.weights))
+
+    def load_state(self, rows: Sequence[tuple[float, float, int]]) -> None:
+        """Take the rows of :meth:`state`, of all processes together."""
+        self.distances = {"": [r[0] for r in rows], "copy_": [r[1] for r in rows]}
+        self.weights = [int(r[2]) for r in rows]
+
+    def compute(self) -> dict[str, float]:
+        """Return all numbers; raises ValueError when no structure was added."""
+        if not self.weights:
+            raise ValueError(
+                "no structure was scored: the data needs relaxed positions "
+                "('cart_coords_relaxed'), which test splits do not have"
+            )
+        out: dict[str, float] = {}
+        for name, values in self.distances.items():
+            distances = np.array(values)
+            out[f"{name}adwt"] = float(success_curve(distances).mean())
+            for t in self.thresholds:
+                out[f"{name}dwt_{t:g}"] = float((distances < t).mean())
+            out[f"{name}position_mae"] = float(
+                np.average(distances, weights=self.weights)
+            )
+        return out
+
+    def compute_epoch(self, stage: Optional[str] = None) -> dict[str, float]:
+        """Return all numbers, or none before the first scored batch."""
+        return self.compute() if self.weights else {}

@@ -1,0 +1,502 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""SFIN lifted from pixels to atoms, and the flow that relaxes structures with it.
+
+The image network (Li et al., CVPR 2025, arXiv 2504.02555) splits its channels into a
+spatial and a frequency half and lets them interact in every block: four paths
+l2l, g2l, l2g (3x3 convolutions) and g2g (a Fourier unit). Here a pixel is an atom,
+the convolution is message passing on the periodic radius graph, and the Fourier unit
+works on structure factors over the reciprocal vectors inside a sphere. Each half
+carries scalar and vector channels, vectors turning with the frame.
+
+Letters: ``N`` atoms, ``S`` structures, ``E`` edges, ``K`` reciprocal vectors (padded to
+the largest count of the batch, as are atoms in ``P``), ``B`` radial basis functions,
+``C`` scalar and ``V`` vector channels. Lengths in Å, wave vectors in 1/Å, cells as
+rows. The derivations (invariances, normalisation) are in
+``docs/sfin_structure.md``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+from typing import NamedTuple
+from typing import Optional
+
+import paddle
+from paddle import nn
+from paddle.nn import functional as F
+
+MAX_ATOMIC_NUMBER = 118
+NUM_TAGS = 3  # 0 sub-surface, 1 surface, 2 adsorbate
+EPS = 1e-8
+
+
+class Features(NamedTuple):
+    """Scalar and vector channels of a set of atoms."""
+
+    s: paddle.Tensor  # [N, C]
+    v: paddle.Tensor  # [N, 3, V]
+
+
+class Geometry(NamedTuple):
+    """Everything the blocks need to know of where the atoms are.
+
+    Computed once in a forward pass and shared by all blocks.
+    """
+
+    centre: paddle.Tensor  # [E] row of the receiving atom
+    neighbour: paddle.Tensor  # [E] row of the sending atom
+    unit: paddle.Tensor  # [E, 3, 1] unit vector from centre to neighbour
+    radial: paddle.Tensor  # [E, B] radial basis of the distance
+    pad: paddle.Tensor  # [S * P] row of each padded place, N where it is empty
+    place: paddle.Tensor  # [N] padded place of each atom
+    cos: paddle.Tensor  # [S, P, K] cos(k.x), 0 in padding
+    sin: paddle.Tensor  # [S, P, K] sin(k.x), 0 in padding
+    k_unit: paddle.Tensor  # [S, K, 3, 1] direction of k, 0 in padding
+    k_radial: paddle.Tensor  # [S, K, B] radial basis of |k|, 0 in padding
+    density: paddle.Tensor  # [S, 1, 1] sphere volume per wave vector over cell volume
+
+
+def segment_starts(counts: paddle.Tensor) -> paddle.Tensor:
+    """Return the first row of each segment, [S], from the segment lengths [S]."""
+    return paddle.cumsum(counts) - counts
+
+
+def pad_index(counts: paddle.Tensor) -> paddle.Tensor:
+    """Return [S, max(counts, 1)] rows; the row behind the last one fills gaps."""
+    width = max(int(counts.max()), 1)
+    column = paddle.arange(width).unsqueeze(0)
+    rows = segment_starts(counts).unsqueeze(1) + column
+    return paddle.where(
+        column < counts.unsqueeze(1), rows, paddle.full_like(rows, counts.sum())
+    )
+
+
+def with_empty_row(x: paddle.Tensor) -> paddle.Tensor:
+    """Append the zero row that :func:`pad_index` points at."""
+    return paddle.concat([x, paddle.zeros([1, *x.shape[1:]], dtype=x.dtype)])
+
+
+def sum_edges(
+    messages: paddle.Tensor, centre: paddle.Tensor, num_atoms: int
+) -> paddle.Tensor:
+    """Sum messages [E, ...] at their centres, [N, ...]; twice differentiable."""
+    zeros = paddle.zeros([num_atoms, *messages.shape[1:]], dtype=messages.dtype)
+    return paddle.index_add(zeros, centre, 0, messages)
+
+
+class RadialBasis(nn.Layer):
+    """Gaussians on [0, cutoff] under an envelope that ends smoothly at the cutoff.
+
+    The envelope ``1 - 10 u^3 + 15 u^4 - 6 u^5`` with ``u = x / cutoff`` has two
+    vanishing derivatives at both ends, so energies built on it are smooth.
+    """
+
+    def __init__(self, cutoff: float, num_basis: int) -> None:
+        super().__init__()
+        self.cutoff = cutoff
+        self.width = cutoff / num_basis
+        self.register_buffer("centers", paddle.linspace(0.0, cutoff, num_basis))
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """Map lengths [...] to [..., B]."""
+        u = (x / self.cutoff).clip(max=1.0)
+        envelope = 1.0 + u**3 * (u * (15.0 - 6.0 * u) - 10.0)
+        gauss = paddle.exp(-0.5 * ((x.unsqueeze(-1) - self.centers) / self.width) ** 2)
+        return gauss * envelope.unsqueeze(-1)
+
+
+class Mix(nn.Layer):
+    """Channel mixing of both kinds; vectors without bias, so that they turn."""
+
+    def __init__(self, in_s: int, in_v: int, out_s: int, out_v: int) -> None:
+        super().__init__()
+        self.scalar = nn.Linear(in_s, out_s)
+        self.vector = nn.Linear(in_v, out_v, bias_attr=False)
+
+    def forward(self, x: Features) -> Features:
+        return Features(self.scalar(x.s), self.vector(x.v))
+
+
+class GatedActivation(nn.Layer):
+    """Normalise scalars, then let scalars and vector lengths act on each other.
+
+    Takes the place of the image network's BatchNorm and ReLU. It looks at one atom
+    only, so a batch gives what its single structures give.
+    """
+
+    def __init__(self, channels: int, vectors: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.length = nn.Linear(vectors, vectors, bias_attr=False)
+        self.hidden = nn.Linear(channels + vectors, channels)
+        self.out = nn.Linear(channels, channels + vectors)
+        self.split = [channels, vectors]
+
+    def forward(self, x: Features) -> Features:
+        length = ((self.length(x.v) ** 2).sum(axis=1) + EPS).sqrt()  # [N, V]
+        hidden = F.silu(self.hidden(paddle.concat([self.norm(x.s), length], axis=-1)))
+        s, gate = self.out(hidden).split(self.split, axis=-1)
+        return Features(s, x.v * gate.unsqueeze(1))
+
+
+class SpatialConv(nn.Layer):
+    """The 3x3 convolution on atoms: filtered messages from the neighbours.
+
+    One pass over the edges serves several paths at once: ``sources`` lists, per
+    output half, which input halves it hears (l2l and g2l for the spatial half, l2g
+    for the frequency half).
+    """
+
+    def __init__(
+        self, channels: int, vectors: int, num_basis: int, sources: list[list[int]]
+    ) -> None:
+        super().__init__()
+        self.sources = sources
+        self.vectors = vectors * len(sources)
+        self.scalars = channels * len(sources)
+        self.values = nn.LayerList(
+            Mix(
+                channels * len(halves),
+                vectors * len(halves),
+                channels + vectors,
+                2 * vectors,
+            )
+            for halves in sources
+        )
+        self.filter = nn.Linear(num_basis, self.scalars + 3 * self.vectors)
+        self.out = nn.LayerList(
+            Mix(channels + vectors, vectors, channels, vectors) for _ in sources
+        )
+        self.split_s = [channels, vectors]
+
+    def forward(self, halves: list[Features], geo: Geometry) -> list[Features]:
+        num_atoms = halves[0].s.shape[0]
+        values = [
+            value(concat([halves[i] for i in hears]))
+            for value, hears in zip(self.values, self.sources)
+        ]
+        parts = [x.s.split(self.split_s, axis=-1) for x in values]
+        pairs = [x.v.split(2, axis=-1) for x in values]
+        s = paddle.concat([p[0] for p in parts] + [p[1] for p in parts], axis=-1)
+        v = paddle.concat([p[0] for p in pairs] + [p[1] for p in pairs], axis=-1)
+
+        n_s, n_v = self.scalars, self.vectors
+        w_s, w_v = self.filter(geo.radial).split([n_s + n_v, 2 * n_v], axis=-1)
+        s = paddle.gather(s, geo.neighbour) * w_s  # [E, n_s + n_v]
+        v = paddle.gather(v, geo.neighbour) * w_v.unsqueeze(1)  # [E, 3, 2 n_v]
+        s, radial = s.split([n_s, n_v], axis=-1)
+        along, v = v.split(2, axis=-1)
+        projected = (along * geo.unit).sum(axis=1)  # [E, n_v]
+        v = v + geo.unit * radial.unsqueeze(1)  # [E, 3, n_v]
+        m_s = sum_edges(paddle.concat([s, projected], axis=-1), geo.centre, num_atoms)
+        m_v = sum_edges(v, geo.centre, num_atoms)
+
+        count = len(self.sources)
+        m_s, m_p = m_s.split([n_s, n_v], axis=-1)
+        return [
+            out(Features(paddle.concat([a, p], axis=-1), b))
+            for out, a, p, b in zip(
+                self.out,
+                m_s.split(count, axis=-1),
+                m_p.split(count, axis=-1),
+                m_v.split(count, axis=-1),
+            )
+        ]
+
+
+def concat(halves: list[Features]) -> Features:
+    """Put halves side by side in channels."""
+    if len(halves) == 1:
+        return halves[0]
+    return Features(
+        paddle.concat([x.s for x in halves], axis=-1),
+        paddle.concat([x.v for x in halves], axis=-1),
+    )
+
+
+class FourierUnit(nn.Layer):
+    """Structure factors, filtered and mixed at each wave vector, back to the atoms.
+
+    ``f(k) = (v_c / V) sum_j h_j exp(-i k.x_j)``, where ``V`` is the cell volume and
+    ``v_c = 6 pi^2 / k_cut^3`` the volume that holds one wave vector of the sphere, so
+    that numbers stay of order one. The wave vectors' lengths enter by a radial basis
+    (the image network's coordinate channels); the non-linearity acts on the modulus,
+    because a function of real and imaginary part would depend on the origin. The
+    longitudinal part ``i k^.f_v(k)`` of vector channels joins the scalar channels
+    and scalar channels give vectors along ``i k^``: the two Fourier forms of
+    divergence and gradient.
+    """
+
+    def __init__(self, channels: int, vectors: int, num_basis: int) -> None:
+        super().__init__()
+        inputs = channels + vectors
+        self.split = [channels, vectors]
+        self.mix = nn.Linear(inputs, inputs, bias_attr=False)
+        self.gate = nn.Linear(inputs + num_basis, inputs)
+        self.radial = nn.Linear(num_basis, inputs + vectors, bias_attr=False)
+
+    def forward(self, x: Features, geo: Geometry) -> Features:
+        channels, vectors = self.split
+        width = channels + 3 * vectors
+        atoms = paddle.concat([x.s, x.v.flatten(1)], axis=-1)  # [N, C + 3V]
+        atoms = paddle.gather(with_empty_row(atoms), geo.pad)
+        atoms = atoms.reshape([geo.cos.shape[0], -1, width])  # [S, P, C + 3V]
+
+        # f = re - i im, each [S, K, C + 3V]
+        re = paddle.matmul(geo.cos, atoms, transpose_x=True) * geo.density
+        im = paddle.matmul(geo.sin, atoms, transpose_x=True) * geo.density
+        re_s, re_v = self._kinds(re)
+        im_s, im_v = self._kinds(im)
+        re_l = (re_v * geo.k_unit).sum(axis=2)  # [S, K, V]
+        im_l = (im_v * geo.k_unit).sum(axis=2)
+        re_s = paddle.concat([re_s, im_l], axis=-1)  # i (a - i b) = b + i a
+        im_s = paddle.concat([im_s, -re_l], axis=-1)
+
+        modulus = (re_s**2 + im_s**2 + EPS).sqrt()
+        gate = F.sigmoid(self.gate(paddle.concat([modulus, geo.k_radial], axis=-1)))
+        weight, weight_v = self.radial(geo.k_radial).split(
+            [channels + vectors, vectors], axis=-1
+        )
+        weight = weight * gate
+        re_s, re_l = (self.mix(re_s) * weight).split(self.split, axis=-1)
+        im_s, im_l = (self.mix(im_s) * weight).split(self.split, axis=-1)
+        weight_v = weight_v.unsqueeze(2)
+        re_v = re_v * weight_v + geo.k_unit * im_l.unsqueeze(2)
+        im_v = im_v * weight_v - geo.k_unit * re_l.unsqueeze(2)
+
+        re = paddle.concat([re_s, re_v.flatten(2)], axis=-1)
+        im = paddle.concat([im_s, im_v.flatten(2)], axis=-1)
+        # both members of each +-k pair: twice the real part
+        atoms = 2.0 * (paddle.matmul(geo.cos, re) + paddle.matmul(geo.sin, im))
+        atoms = paddle.gather(atoms.reshape([-1, width]), geo.place)
+        s, v = atoms.split([channels, 3 * vectors], axis=-1)
+        return Features(s, v.reshape([-1, 3, vectors]))
+
+    def _kinds(self, f: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
+        """Split [S, K, C + 3V] into [S, K, C] and [S, K, 3, V]."""
+        channels, vectors = self.split
+        s, v = f.split([channels, 3 * vectors], axis=-1)
+        return s, v.reshape([*f.shape[:2], 3, vectors])
+
+
+class FrequencyConv(nn.Layer):
+    """The path g2g: mix, Fourier unit, then mix with the unit's own input."""
+
+    def __init__(self, channels: int, vectors: int, num_basis: int) -> None:
+        super().__init__()
+        self.before = Mix(channels, vectors, channels, vectors)
+        self.unit = FourierUnit(channels, vectors, num_basis)
+        self.after = Mix(2 * channels, 2 * vectors, channels, vectors)
+
+    def forward(self, x: Features, geo: Geometry) -> Features:
+        x = self.before(x)
+        return self.after(concat([x, self.unit(x, geo)]))
+
+
+class InteractionBlock(nn.Layer):
+    """SFIB: ``out_l = l2l(x_l) + g2l(x_g)``, ``out_g = l2g(x_l) + g2g(x_g)``.
+
+    Args:
+        halves: ``"both"``, or one half alone, for comparisons.
+        exchange: With both halves, whether the paths g2l and l2g exist.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        vectors: int,
+        num_basis: int,
+        halves: Literal["both", "spatial", "frequency"],
+        exchange: bool,
+    ) -> None:
+        super().__init__()
+        self.local, self.exchange = None, exchange and halves == "both"
+        if halves != "frequency":
+            sources = [[0, 1], [0]] if self.exchange else [[0]]
+            self.local = SpatialConv(channels, vectors, num_basis, sources)
+        self.g2g = None
+        if halves != "spatial":
+            self.g2g = FrequencyConv(channels, vectors, num_basis)
+        self.act = nn.LayerList(
+            GatedActivation(channels, vectors)
+            for _ in range(2 if halves == "both" else 1)
+        )
+
+    def forward(self, halves: list[Features], geo: Geometry) -> list[Features]:
+        out = self.local(halves, geo) if self.local is not None else []
+        if self.g2g is not None:
+            g2g = self.g2g(halves[-1], geo)
+            if self.exchange:
+                out[1] = Features(out[1].s + g2g.s, out[1].v + g2g.v)
+            else:
+                out.append(g2g)
+        return [act(x) for act, x in zip(self.act, out)]
+
+
+def add(a: list[Features], b: list[Features]) -> list[Features]:
+    """Add two lists of halves."""
+    return [Features(x.s + y.s, x.v + y.v) for x, y in zip(a, b)]
+
+
+class SFINBackbone(nn.Layer):
+    """Embedding (head), residual blocks of two SFIBs each, long skip.
+
+    Args:
+        channels: Scalar channels of each half.
+        vectors: Vector channels of each half.
+        num_blocks: Residual blocks; each holds two interaction blocks.
+        cutoff: Distance [Å] at which messages end; at most the graph's cutoff.
+        k_cut: Radius [1/Å] of the sphere of wave vectors; at most the graph's.
+        num_basis: Radial basis functions, of distances and of wave vectors.
+        halves: ``"both"``, ``"spatial"`` or ``"frequency"``.
+        exchange: Whether the halves hear each other.
+
+    Returns of ``forward``: :class:`Features` with both halves side by side, and the
+    :class:`Geometry`.
+    """
+
+    def __init__(
+        self,
+        channels: int = 32,
+        vectors: int = 16,
+        num_blocks: int = 2,
+        cutoff: float = 5.0,
+        k_cut: float = 1.0,
+        num_basis: int = 16,
+        halves: Literal["both", "spatial", "frequency"] = "both",
+        exchange: bool = True,
+    ) -> None:
+        super().__init__()
+        self.num_halves = 2 if halves == "both" else 1
+        self.channels, self.vectors = channels, vectors
+        self.out_channels = channels * self.num_halves
+        self.out_vectors = vectors * self.num_halves
+        self.k_cut = k_cut
+        self.distance_basis = RadialBasis(cutoff, num_basis)
+        self.k_basis = RadialBasis(k_cut, num_basis)
+        self.element = nn.Embedding(MAX_ATOMIC_NUMBER + 1, self.out_channels)
+        self.tag = nn.Embedding(NUM_TAGS, self.out_channels)
+        self.free = nn.Embedding(2, self.out_channels)
+        self.head = Mix(self.out_channels + 1, 1, self.out_channels, self.out_vectors)
+        self.blocks = nn.LayerList(
+            nn.LayerList(
+                InteractionBlock(channels, vectors, num_basis, halves, exchange)
+                for _ in range(2)
+            )
+            for _ in range(num_blocks)
+        )
+
+    def forward(
+        self,
+        batch: dict,
+        positions: Optional[paddle.Tensor] = None,
+        condition: Optional[paddle.Tensor] = None,
+    ) -> tuple[Features, Geometry]:
+        """Describe every atom.
+
+        Args:
+            batch: ``structure_array`` and ``graph`` as the data set makes them.
+            positions: Where the atoms are, [N, 3] Å; by default ``cart_coords``. The
+                graph stays that of ``cart_coords``: its edges follow the atoms, and
+                the envelope fades those that become long.
+            condition: Extra scalars [N, out_channels] added to the embedding.
+        """
+        atoms = batch["structure_array"]
+        start = atoms["cart_coords"]
+        positions = start if positions is None else positions
+        geo = self.geometry(batch, positions)
+
+        moved = (positions - start).unsqueeze(-1)  # [N, 3, 1]
+        s = (
+            self.element(atoms["atom_types"])
+            + self.tag(atoms["tags"])
+            + self.free(atoms["fixed"].astype("int64"))
+        )
+        if condition is not None:
+            s = s + condition
+        length = ((moved**2).sum(axis=1) + EPS).sqrt()
+        x = self.head(Features(paddle.concat([s, length], axis=-1), moved))
+        halves = [
+            Features(s, v)
+            for s, v in zip(
+                x.s.split(self.num_halves, axis=-1), x.v.split(self.num_halves, axis=-1)
+            )
+        ]
+        head = halves
+        for pair in self.blocks:
+            identity = halves
+            for block in pair:
+                halves = block(halves, geo)
+            halves = add(halves, identity)
+        return concat(add(halves, head)), geo
+
+    def geometry(self, batch: dict, positions: paddle.Tensor) -> Geometry:
+        """Turn positions [N, 3] and the batch's graph into a :class:`Geometry`."""
+        atoms, graph = batch["structure_array"], batch["graph"]
+        lattice, num_atoms = atoms["lattice"], atoms["num_atoms"]
+        dtype = positions.dtype
+
+        of_edge = paddle.repeat_interleave(
+            paddle.arange(num_atoms.shape[0]), graph["num_edges"]
+        )
+        rows = graph["edge_index"] + paddle.gather(
+            segment_starts(num_atoms), of_edge
+        ).unsqueeze(1)
+        centre, neighbour = rows[:, 0], rows[:, 1]
+        image = paddle.bmm(
+            graph["pbc_offset"].astype(dtype).unsqueeze(1),
+            paddle.gather(lattice, of_edge),
+        ).squeeze(1)
+        vector = (
+            paddle.gather(positions, neighbour)
+            - paddle.gather(positions, centre)
+            + image
+        )
+        distance = ((vector**2).sum(axis=-1) + EPS).sqrt()
+
+        pad = pad_index(num_atoms)  # [S, P]
+        k_pad = pad_index(graph["num_k"])  # [S, K]
+        m = paddle.gather(
+            with_empty_row(graph["k_index"].astype(dtype)), k_pad.flatten()
+        ).reshape([*k_pad.shape, 3])
+        reciprocal = 2.0 * math.pi * paddle.linalg.inv(lattice).transpose([0, 2, 1])
+        k = paddle.matmul(m, reciprocal)  # [S, K, 3]
+        k_length = ((k**2).sum(axis=-1) + EPS).sqrt()
+        there = (k_pad < graph["num_k"].sum()).astype(dtype).unsqueeze(-1)
+        in_cell = (pad < num_atoms.sum()).astype(dtype).unsqueeze(-1)
+        x = paddle.gather(with_empty_row(positions), pad.flatten())
+        phase = paddle.matmul(x.reshape([*pad.shape, 3]), k, transpose_y=True)
+        mask = in_cell * there.transpose([0, 2, 1])
+        sphere = 6.0 * math.pi**2 / self.k_cut**3
+        place = paddle.arange(positions.shape[0]) + paddle.repeat_interleave(
+            paddle.arange(num_atoms.shape[0]) * pad.shape[1]
+            - segment_starts(num_atoms),
+            num_atoms,
+        )
+        return Geometry(
+            centre=centre,
+            neighbour=neighbour,
+            unit=(vector / distance.unsqueeze(-1)).unsqueeze(-1),
+            radial=self.distance_basis(distance),
+            pad=pad.flatten(),
+            place=place,
+            cos=phase.cos() * mask,
+            sin=phase.sin() * mask,
+            k_unit=(k / k_length.unsqueeze(-1)).unsqueeze(-1),
+            k_radial=self.k_basis(k_length) * there,
+            density=sphere / paddle.linalg.det(lattice).abs().reshape([-1, 1, 1]),
+        )
