@@ -1,0 +1,83 @@
+# `make demo` and `make test` need Python 3.10-3.13 and a network for pip, nothing else:
+# the first one typed makes .venv and installs into it; later ones reuse it.
+#   make PYTHON=python3.12 test     another interpreter (before .venv exists)
+#   make demo DEMO_ARGS='Trainer.max_epochs=2'     any value of the YAML
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install --quiet
+# Wheels only: a missing wheel is an error at once, never a compiler run.
+PIP += --only-binary=:all:
+
+CONFIG := structure_generation/configs/sfin/oc20.yaml
+DEMO_OUTPUT ?= output/demo
+DEMO_ARGS ?=
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format tables sample-data clean distclean
+
+help:
+	@echo 'make demo         install, train on the shipped sample, relax val_id, table and pictures'
+	@echo 'make test         install, run the whole test suite'
+	@echo 'make lint         ruff check and ruff format --check'
+	@echo 'make format       apply both'
+	@echo 'make tables       rewrite the result tables in the pages from docs/results/'
+	@echo 'make sample-data  regenerate structure_generation/example_data/oc20_emt'
+	@echo 'make clean        remove caches and output/;  make distclean: .venv as well'
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || { \
+	  echo "ppmat needs Python 3.10 to 3.13; '$(PYTHON)' is missing or another version:"; \
+	  $(PYTHON) --version; echo "name one: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@if $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then \
+	  $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }; \
+	else \
+	  v=$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	  echo "$(PYTHON) cannot make a virtual environment: its ensurepip or venv module is missing."; \
+	  echo "On Debian or Ubuntu: sudo apt install python$$v-venv"; \
+	  exit 1; \
+	fi
+
+$(VENV)/.stamp-run: setup.py pyproject.toml | $(BIN)/python
+	@echo 'Installing ppmat with CPU Paddle into $(VENV) (about a minute) ...'
+	$(PIP) --editable '.[cpu,test]'
+	@touch $@
+
+$(VENV)/.stamp-lint: setup.py pyproject.toml | $(VENV)/.stamp-run
+	$(PIP) --editable '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.stamp-run
+	$(BIN)/python structure_generation/train.py -c $(CONFIG) \
+	  Trainer.output_dir=$(DEMO_OUTPUT) $(DEMO_ARGS)
+	$(BIN)/python structure_generation/sample.py --mode=compute_metric \
+	  --config_path=$(CONFIG) --checkpoint_path=$(DEMO_OUTPUT)/checkpoints/best.pdparams \
+	  --output_path=$(DEMO_OUTPUT)/val_id
+	@echo 'Structures, table and pictures: $(DEMO_OUTPUT)/val_id'
+
+test: $(VENV)/.stamp-run
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.stamp-lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.stamp-lint
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+tables: $(VENV)/.stamp-run
+	$(BIN)/python docs/tables.py
+
+$(VENV)/.stamp-generator: setup.py pyproject.toml | $(VENV)/.stamp-run
+	$(PIP) --editable '.[generator]'
+	@touch $@
+
+clean:
+	rm -rf output build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV)

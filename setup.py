@@ -1,0 +1,77 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Packaging of ``ppmat``; the settings of the tools are in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages
+from setuptools import setup
+
+ROOT = Path(__file__).resolve().parent
+
+
+def read_version() -> str:
+    """Return ``__version__`` of ``ppmat/__init__.py`` without importing it."""
+    text = (ROOT / "ppmat" / "__init__.py").read_text(encoding="utf-8")
+    match = re.search(r'^__version__ = "([^"]+)"$', text, flags=re.MULTILINE)
+    if match is None:
+        raise RuntimeError('ppmat/__init__.py has no line __version__ = "x.y.z"')
+    return match.group(1)
+
+
+# omegaconf before 2.4 pulls antlr4 4.9, which has no wheel on PyPI.
+CORE = [
+    "numpy>=1.26",
+    "pymatgen>=2024.10.29",
+    "lmdb>=1.5.1",
+    "omegaconf>=2.4",
+    "tqdm>=4.66.3",
+    "ase>=3.23",
+    "matplotlib>=3.8",
+]
+
+setup(
+    name="ppmat",
+    version=read_version(),
+    description="PaddleMaterials with SFIN, a spatial-frequency interactive network, "
+    "for adsorbate-on-slab structures and microscopy images",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author="PaddlePaddle Authors",
+    license="Apache-2.0",
+    python_requires=">=3.10,<3.14",
+    packages=find_packages(include=["ppmat", "ppmat.*"]),
+    install_requires=CORE,
+    extras_require={
+        "cpu": ["paddlepaddle>=3.1"],
+        "test": ["pytest>=8", "hypothesis>=6.100", "setuptools>=70.1"],
+        "dev": ["ruff==0.17.5", "pre-commit>=4"],
+        "generator": ["fairchem-data-oc==0.0.1"],
+    },
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Chemistry",
+        "Topic :: Scientific/Engineering :: Physics",
+    ],
+)
