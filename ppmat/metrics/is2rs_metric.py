@@ -23,9 +23,10 @@ is met when the distance is strictly below it; ADwT averages over the 490 thresh
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Optional
 
 import numpy as np
+import paddle
+import paddle.distributed as dist
 
 from ppmat.utils.periodic import minimum_image
 
@@ -117,8 +118,9 @@ def position_mae(
 class IS2RSMetric:
     """Streaming form, for the trainer and the sampler, beside copying the input.
 
-    Names of the results: ``adwt``, ``dwt_<threshold>``, ``position_mae`` and the same
-    with ``copy_`` in front for the initial structure taken as the prediction.
+    Only sums are kept, so memory does not grow and processes add up. Names of the
+    results: ``adwt``, ``dwt_<threshold>``, ``position_mae`` and the same with ``copy_``
+    in front for the initial structure taken as the prediction.
 
     Args:
         thresholds: Single thresholds [Å] reported as DwT.
@@ -130,8 +132,13 @@ class IS2RSMetric:
 
     def reset(self) -> None:
         """Forget all structures."""
-        self.distances = {"": [], "copy_": []}
-        self.weights: list[int] = []
+        # columns: predicted, copied; rows: successes at each of the 490 thresholds
+        # together, at each single threshold, atoms' distances [Å]
+        self.sums = np.zeros([2 + len(self.thresholds), 2])
+        self.counts = np.zeros(2)  # structures, free atoms
+
+    def bind(self, **runtime_objs: object) -> None:
+        """Take part in the trainer's metric contract; nothing is needed from it."""
 
     def update(
         self,
@@ -142,15 +149,17 @@ class IS2RSMetric:
         fixed: Sequence[np.ndarray],
     ) -> None:
         """Add structures; arguments as in :func:`structure_distances`."""
-        for name, positions in (("", pos_pred), ("copy_", pos_initial)):
-            self.distances[name].extend(
-                structure_distances(positions, pos_true, cell, fixed).tolist()
-            )
-        self.weights.extend(
-            int((~np.asarray(held).astype(bool)).sum()) for held in fixed
-        )
+        free = np.array([(~np.asarray(held).astype(bool)).sum() for held in fixed])
+        for column, positions in enumerate((pos_pred, pos_initial)):
+            d = structure_distances(positions, pos_true, cell, fixed)
+            self.sums[:, column] += [
+                success_curve(d).mean() * len(d),
+                *((d < t).sum() for t in self.thresholds),
+                (d * free).sum(),
+            ]
+        self.counts += [len(free), free.sum()]
 
-    def update_step(self, result: dict, batch: dict, stage: str = "eval") -> None:
+    def update_step(self, *, result: dict, batch: dict, stage: str) -> None:
         """Add a batch of the trainer; batches without a prediction are passed by."""
         predicted = result.get("pred_dict", {}).get("cart_coords_relaxed")
         if predicted is None or "cart_coords_relaxed" not in batch:
@@ -166,33 +175,21 @@ class IS2RSMetric:
             fixed=np.split(np.asarray(atoms["fixed"]), rows),
         )
 
-    def state(self) -> list[tuple[float, float, int]]:
-        """Return one row a structure, to be gathered over processes."""
-        return list(zip(self.distances[""], self.distances["copy_"], self.weights))
-
-    def load_state(self, rows: Sequence[tuple[float, float, int]]) -> None:
-        """Take the rows of :meth:`state`, of all processes together."""
-        self.distances = {"": [r[0] for r in rows], "copy_": [r[1] for r in rows]}
-        self.weights = [int(r[2]) for r in rows]
-
-    def compute(self) -> dict[str, float]:
-        """Return all numbers; raises ValueError when no structure was added."""
-        if not self.weights:
-            raise ValueError(
-                "no structure was scored: the data needs relaxed positions "
-                "('cart_coords_relaxed'), which test splits do not have"
-            )
-        out: dict[str, float] = {}
-        for name, values in self.distances.items():
-            distances = np.array(values)
-            out[f"{name}adwt"] = float(success_curve(distances).mean())
-            for t in self.thresholds:
-                out[f"{name}dwt_{t:g}"] = float((distances < t).mean())
-            out[f"{name}position_mae"] = float(
-                np.average(distances, weights=self.weights)
-            )
-        return out
-
-    def compute_epoch(self, stage: Optional[str] = None) -> dict[str, float]:
-        """Return all numbers, or none before the first scored batch."""
-        return self.compute() if self.weights else {}
+    def compute_epoch(self, *, stage: str = "eval") -> dict[str, float]:
+        """Return all numbers over all processes; none when nothing was scored."""
+        total = np.concatenate([self.sums.reshape(-1), self.counts])
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            reduced = paddle.to_tensor(total, dtype="float64")
+            dist.all_reduce(reduced)
+            total = reduced.numpy()
+        sums = total[:-2].reshape(self.sums.shape)
+        structures, atoms = total[-2:]
+        if structures == 0:
+            return {}
+        names = ["adwt", *(f"dwt_{t:g}" for t in self.thresholds), "position_mae"]
+        scale = np.array([structures] * (len(names) - 1) + [atoms])
+        return {
+            prefix + name: float(value)
+            for column, prefix in enumerate(("", "copy_"))
+            for name, value in zip(names, sums[:, column] / scale)
+        }
