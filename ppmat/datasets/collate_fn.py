@@ -1,0 +1,172 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""From a list of samples to one batch."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+from typing import List
+
+import numpy as np
+import paddle
+
+from ppmat.datasets.custom_data_type import ConcatData
+from ppmat.datasets.custom_data_type import ConcatNumpyWarper
+
+
+class CollateError(ValueError):
+    """Samples that cannot form a batch."""
+
+
+class DefaultCollator:
+    """Batches samples by the type of their fields.
+
+    ========================================  =======================================
+    field of a sample                         field of the batch
+    ========================================  =======================================
+    ``numpy.ndarray``, ``paddle.Tensor``      stacked on a new first axis
+    ``ConcatData``, ``ConcatNumpyWarper``     joined on axis 0
+    number                                    array [S]
+    ``str``, ``bytes``                        list
+    mapping, sequence                         the same container, field by field
+    None                                      None
+    ========================================  =======================================
+
+    A field that only some samples have, a field of two kinds or arrays that do not
+    fit raise :class:`CollateError` naming the field and the samples; nothing is
+    dropped.
+    """
+
+    def __call__(self, batch: List[Any]) -> Any:
+        """Return the batch of a list of samples.
+
+        Raises:
+            CollateError: The samples do not fit together.
+            TypeError: A field of a type that cannot be batched.
+        """
+        return self._collate(batch, "", _sample_names(batch))
+
+    def _collate(self, values: List[Any], path: str, names: List[str]) -> Any:
+        first = values[0]
+        kind = _kind(first)
+        for value, name in zip(values, names):
+            if _kind(value) is not kind:
+                raise CollateError(
+                    f"field '{path}' is {type(first).__name__} in {names[0]} but "
+                    f"{type(value).__name__} in {name}; one field holds one kind"
+                )
+        if kind is None:
+            raise TypeError(
+                f"field '{path}' of {names[0]} is {type(first).__name__}; a batch is "
+                "made of numpy arrays, paddle tensors, ConcatData, numbers, str, "
+                "None, and mappings or sequences of these"
+            )
+        if kind is type(None):
+            return None
+        if kind is str:
+            return list(values)
+        if kind is numbers.Number:
+            return np.array(values)
+        if kind is Mapping:
+            return self._collate_mapping(values, path, names)
+        if kind is Sequence:
+            return self._collate_sequence(values, path, names)
+        return _join(values, kind, path, names)
+
+    def _collate_mapping(self, values, path, names):
+        first = values[0]
+        for value in values:
+            if value.keys() != first.keys():
+                key = sorted(map(str, value.keys() ^ first.keys()))[0]
+                has = [n for v, n in zip(values, names) if key in map(str, v)]
+                lacks = [n for v, n in zip(values, names) if key not in map(str, v)]
+                raise CollateError(
+                    f"field '{_child(path, key)}' is in {_some(has)} but not in "
+                    f"{_some(lacks)}; a batch needs the same fields in every sample"
+                )
+        return {
+            key: self._collate([v[key] for v in values], _child(path, key), names)
+            for key in first
+        }
+
+    def _collate_sequence(self, values, path, names):
+        for value, name in zip(values, names):
+            if len(value) != len(values[0]):
+                raise CollateError(
+                    f"field '{path}' has {len(values[0])} entries in {names[0]} but "
+                    f"{len(value)} in {name}"
+                )
+        return [
+            self._collate(list(entries), _child(path, i), names)
+            for i, entries in enumerate(zip(*values))
+        ]
+
+
+def _kind(value: Any):
+    """Return the row of the class table a value falls in; None for none."""
+    if value is None:
+        return type(None)
+    for kind in (ConcatData, ConcatNumpyWarper, np.ndarray, paddle.Tensor, Mapping):
+        if isinstance(value, kind):
+            return kind
+    if isinstance(value, (str, bytes)):
+        return str
+    if isinstance(value, (numbers.Number, np.generic)):
+        return numbers.Number
+    return Sequence if isinstance(value, Sequence) else None
+
+
+def _join(values, kind, path, names):
+    arrays = [v.data for v in values] if kind is ConcatData else values
+    joined = kind in (ConcatData, ConcatNumpyWarper)
+    shapes = [tuple(a.shape) for a in arrays]
+    for shape, name in zip(shapes, names):
+        same = shape[1:] == shapes[0][1:] if joined else shape == shapes[0]
+        if not same or (joined and not shape):
+            hint = (
+                "only the first axis of a ConcatData may differ"
+                if joined
+                else "wrap arrays of unequal length in ConcatData to join them"
+            )
+            raise CollateError(
+                f"field '{path}' has shape {shapes[0]} in {names[0]} but {shape} in "
+                f"{name}; {hint}"
+            )
+    if kind is paddle.Tensor:
+        return paddle.stack(arrays, axis=0)
+    arrays = [np.asarray(a) for a in arrays]
+    return np.concatenate(arrays, axis=0) if joined else np.stack(arrays, axis=0)
+
+
+def _sample_names(batch: List[Any]) -> List[str]:
+    return [
+        f"sample {sample['id']!r}"
+        if isinstance(sample, Mapping) and "id" in sample
+        else f"sample number {i} of the batch"
+        for i, sample in enumerate(batch)
+    ]
+
+
+def _child(path: str, key: Any) -> str:
+    return f"{path}.{key}" if path else str(key)
+
+
+def _some(names: List[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
