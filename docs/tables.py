@@ -1,0 +1,180 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Write the result tables of the pages from docs/results: ``python docs/tables.py``.
+
+A page holds ``<!-- table:NAME -->`` and ``<!-- /table:NAME -->``; what stands between
+them is replaced by the table of ``docs/results/NAME.yaml``. That file is a mapping with
+``rows``, a list of mappings with the same keys, and whatever says how the numbers were
+made (``command``, ``machine``, ``date``, ``note``), which becomes the line below the
+table. A nested mapping becomes one column a key; a list of numbers (one a seed) becomes
+mean ± sample standard deviation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = Path("docs/results")
+PAGES = (
+    "README.md",
+    "README_zh.md",
+    "docs/*.md",
+    "*/README.md",
+    "*/configs/*/README.md",
+)
+BLOCK = re.compile(
+    r"(<!-- table:(?P<name>[\w-]+) -->\n)(?P<body>.*?)(<!-- /table:(?P=name) -->)",
+    flags=re.DOTALL,
+)
+HEADINGS = {
+    "adwt": "ADwT",
+    "mae": "MAE [Å]",
+    "parameters": "parameters",
+    "train_structures_per_s": "training [structures/s]",
+    "sample_structures_per_s": "sampling [structures/s]",
+    "val_id": "val_id",
+    "val_ood_ads": "val_ood_ads",
+    "val_ood_cat": "val_ood_cat",
+    "name": "",
+}
+
+
+def heading(key: str) -> str:
+    """Return the column title of a key."""
+    return HEADINGS.get(key, key.replace("_", " "))
+
+
+def cell(value: Any) -> str:
+    """Return a value as the text of a table cell.
+
+    Raises:
+        ValueError: If it is neither text, a number, nor a list of numbers.
+    """
+    if value is None:
+        return "-"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and value and all(map(is_number, value)):
+        if len(value) == 1:
+            return cell(value[0])
+        mean, spread = statistics.mean(value), statistics.stdev(value)
+        digits = decimals(mean)
+        return f"{mean:.{digits}f} ± {spread:.{digits}f}"
+    if not is_number(value):
+        raise ValueError(f"{value!r} is not a number, a text or a list of numbers")
+    return f"{value:,}" if isinstance(value, int) else f"{value:.{decimals(value)}f}"
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a YAML value is a number (a bool is not)."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def decimals(value: float) -> int:
+    """Return how many decimals a number of this size is shown with."""
+    return next((d for limit, d in ((100, 0), (10, 1), (1, 2)) if value >= limit), 3)
+
+
+def flatten(row: dict[str, Any], prefix: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return the row with nested mappings spread out, keyed by column title."""
+    flat = {}
+    for key, value in row.items():
+        path = (*prefix, heading(key))
+        if isinstance(value, dict):
+            flat.update(flatten(value, path))
+        else:
+            flat[" ".join(path)] = value
+    return flat
+
+
+def render(name: str, root: Path = ROOT) -> str:
+    """Return the table of ``docs/results/<name>.yaml`` as Markdown.
+
+    Raises:
+        FileNotFoundError: If there is no such result.
+        ValueError: If the file does not have the form of a result, naming the file.
+    """
+    path = root / RESULTS / f"{name}.yaml"
+    result = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(result, dict) or not result.get("rows"):
+        raise ValueError(f"{path}: wanted a mapping with a non-empty list 'rows'")
+    rows = [flatten(row) for row in result["rows"]]
+    columns = list(rows[0])
+    for number, row in enumerate(rows):
+        if list(row) != columns:
+            raise ValueError(
+                f"{path}: rows[{number}] has the columns {list(row)}, "
+                f"rows[0] has {columns}"
+            )
+    lines = [columns, ["---"] * len(columns)]
+    for number, row in enumerate(rows):
+        try:
+            lines.append([cell(value) for value in row.values()])
+        except ValueError as error:
+            raise ValueError(f"{path}: rows[{number}]: {error}") from error
+    table = "\n".join(
+        f"| {' | '.join(line)} |".replace("|  |", "| |") for line in lines
+    )
+    made = [f"`{result['command']}`" if "command" in result else ""]
+    made += [str(result.get(key, "")) for key in ("machine", "date")]
+    source = f"[{name}.yaml](/{RESULTS.as_posix()}/{name}.yaml)"
+    below = f"Source: {source}; " + "; ".join(filter(None, made)) + "."
+    note = f"\n{result['note'].strip()}\n" if result.get("note") else ""
+    return f"\n{table}\n{note}\n{below}\n\n"
+
+
+def rewrite(text: str, root: Path = ROOT) -> str:
+    """Return a page's text with every table block written anew.
+
+    Raises:
+        ValueError: If a marker is not closed, so that its block would be passed by.
+    """
+    opened = re.findall(r"<!-- table:([\w-]+) -->", text)
+    closed = [match["name"] for match in BLOCK.finditer(text)]
+    if opened != closed:
+        raise ValueError(f"table markers opened: {opened}, closed: {closed}")
+    return BLOCK.sub(lambda m: m[1] + render(m["name"], root) + m[4], text)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Rewrite all pages, or with ``--check`` only say which are out of date."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--check", action="store_true", help="change nothing; exit 1 if a page is old"
+    )
+    args = parser.parse_args(argv)
+    old = 0
+    for page in sorted({path for glob in PAGES for path in ROOT.glob(glob)}):
+        text = page.read_text(encoding="utf-8")
+        fresh = rewrite(text)
+        if fresh == text:
+            continue
+        old += 1
+        print(f"{'out of date' if args.check else 'written'}: {page.relative_to(ROOT)}")
+        if not args.check:
+            page.write_text(fresh, encoding="utf-8")
+    return int(args.check and old > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
