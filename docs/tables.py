@@ -25,6 +25,7 @@ mean ± sample standard deviation.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import statistics
 import sys
@@ -107,8 +108,8 @@ def flatten(row: dict[str, Any], prefix: tuple[str, ...] = ()) -> dict[str, Any]
     return flat
 
 
-def render(name: str, root: Path = ROOT) -> str:
-    """Return the table of ``docs/results/<name>.yaml`` as Markdown.
+def render(name: str, page: Path, root: Path = ROOT) -> str:
+    """Return the table of ``docs/results/<name>.yaml`` as Markdown for a page.
 
     Raises:
         FileNotFoundError: If there is no such result.
@@ -137,23 +138,30 @@ def render(name: str, root: Path = ROOT) -> str:
     )
     made = [f"`{result['command']}`" if "command" in result else ""]
     made += [str(result.get(key, "")) for key in ("machine", "date")]
-    source = f"[{name}.yaml](/{RESULTS.as_posix()}/{name}.yaml)"
+    source = f"[{name}.yaml]({Path(os.path.relpath(path, page.parent)).as_posix()})"
     below = f"Source: {source}; " + "; ".join(filter(None, made)) + "."
     note = f"\n{result['note'].strip()}\n" if result.get("note") else ""
     return f"\n{table}\n{note}\n{below}\n\n"
 
 
-def rewrite(text: str, root: Path = ROOT) -> str:
+def rewrite(page: Path, root: Path = ROOT) -> str:
     """Return a page's text with every table block written anew.
 
     Raises:
+        FileNotFoundError: If a block has no result file.
         ValueError: If a marker is not closed, so that its block would be passed by.
     """
+    text = page.read_text(encoding="utf-8")
     opened = re.findall(r"<!-- table:([\w-]+) -->", text)
     closed = [match["name"] for match in BLOCK.finditer(text)]
     if opened != closed:
-        raise ValueError(f"table markers opened: {opened}, closed: {closed}")
-    return BLOCK.sub(lambda m: m[1] + render(m["name"], root) + m[4], text)
+        raise ValueError(f"{page}: table markers opened: {opened}, closed: {closed}")
+    return BLOCK.sub(lambda m: m[1] + render(m["name"], page, root) + m[4], text)
+
+
+def pages(root: Path = ROOT) -> list[Path]:
+    """Return the pages that may hold tables."""
+    return sorted({path for pattern in PAGES for path in root.glob(pattern)})
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -164,10 +172,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     old = 0
-    for page in sorted({path for glob in PAGES for path in ROOT.glob(glob)}):
-        text = page.read_text(encoding="utf-8")
-        fresh = rewrite(text)
-        if fresh == text:
+    for page in pages():
+        fresh = rewrite(page)
+        if fresh == page.read_text(encoding="utf-8"):
             continue
         old += 1
         print(f"{'out of date' if args.check else 'written'}: {page.relative_to(ROOT)}")
