@@ -61,7 +61,7 @@ class Geometry(NamedTuple):
     neighbour: paddle.Tensor  # [E] row of the sending atom
     unit: paddle.Tensor  # [E, 3, 1] unit vector from centre to neighbour
     radial: paddle.Tensor  # [E, B] radial basis of the distance
-    pad: paddle.Tensor  # [S * P] row of each padded place, N where it is empty
+    pad: paddle.Tensor  # [S * P] row of each padded place, any where it is empty
     place: paddle.Tensor  # [N] padded place of each atom
     cos: paddle.Tensor  # [S, P, K] cos(k.x), 0 in padding
     sin: paddle.Tensor  # [S, P, K] sin(k.x), 0 in padding
@@ -131,6 +131,35 @@ class Mix(nn.Layer):
         return Features(self.scalar(x.s), self.vector(x.v))
 
 
+class Lookup(nn.Layer):
+    """Rows of a learned table, [N] to [N, C]; Embedding has no second derivative."""
+
+    def __init__(self, rows: int, channels: int) -> None:
+        super().__init__()
+        self.weight = self.create_parameter(
+            [rows, channels], default_initializer=nn.initializer.Normal(std=0.5)
+        )
+
+    def forward(self, index: paddle.Tensor) -> paddle.Tensor:
+        return paddle.gather(self.weight, index)
+
+
+class ChannelNorm(nn.Layer):
+    """Layer normalisation over channels, [N, C], from twice differentiable parts."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = self.create_parameter(
+            [channels], default_initializer=nn.initializer.Constant(1.0)
+        )
+        self.bias = self.create_parameter([channels], is_bias=True)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        x = x - x.mean(axis=-1, keepdim=True)
+        scale = ((x**2).mean(axis=-1, keepdim=True) + 1e-5).rsqrt()
+        return x * scale * self.weight + self.bias
+
+
 class GatedActivation(nn.Layer):
     """Normalise scalars, then let scalars and vector lengths act on each other.
 
@@ -140,7 +169,7 @@ class GatedActivation(nn.Layer):
 
     def __init__(self, channels: int, vectors: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(channels)
+        self.norm = ChannelNorm(channels)
         self.length = nn.Linear(vectors, vectors, bias_attr=False)
         self.hidden = nn.Linear(channels + vectors, channels)
         self.out = nn.Linear(channels, channels + vectors)
@@ -246,14 +275,16 @@ class FourierUnit(nn.Layer):
         inputs = channels + vectors
         self.split = [channels, vectors]
         self.mix = nn.Linear(inputs, inputs, bias_attr=False)
-        self.gate = nn.Linear(inputs + num_basis, inputs)
-        self.radial = nn.Linear(num_basis, inputs + vectors, bias_attr=False)
+        self.gate = nn.Linear(inputs, inputs)
+        self.radial = nn.Linear(num_basis, 2 * inputs + vectors, bias_attr=False)
 
     def forward(self, x: Features, geo: Geometry) -> Features:
         channels, vectors = self.split
         width = channels + 3 * vectors
-        atoms = paddle.concat([x.s, x.v.flatten(1)], axis=-1)  # [N, C + 3V]
-        atoms = paddle.gather(with_empty_row(atoms), geo.pad)
+        atoms = paddle.concat(
+            [x.s, x.v.reshape([-1, 3 * vectors])], axis=-1
+        )  # [N, C + 3V]
+        atoms = paddle.gather(atoms, geo.pad)  # gaps meet zeros in cos and sin
         atoms = atoms.reshape([geo.cos.shape[0], -1, width])  # [S, P, C + 3V]
 
         # f = re - i im, each [S, K, C + 3V]
@@ -266,20 +297,20 @@ class FourierUnit(nn.Layer):
         re_s = paddle.concat([re_s, im_l], axis=-1)  # i (a - i b) = b + i a
         im_s = paddle.concat([im_s, -re_l], axis=-1)
 
-        modulus = (re_s**2 + im_s**2 + EPS).sqrt()
-        gate = F.sigmoid(self.gate(paddle.concat([modulus, geo.k_radial], axis=-1)))
-        weight, weight_v = self.radial(geo.k_radial).split(
-            [channels + vectors, vectors], axis=-1
+        shift, weight, weight_v = self.radial(geo.k_radial).split(
+            [channels + vectors, channels + vectors, vectors], axis=-1
         )
-        weight = weight * gate
+        modulus = (re_s**2 + im_s**2 + EPS).sqrt()
+        weight = weight * F.sigmoid(self.gate(modulus) + shift)
         re_s, re_l = (self.mix(re_s) * weight).split(self.split, axis=-1)
         im_s, im_l = (self.mix(im_s) * weight).split(self.split, axis=-1)
         weight_v = weight_v.unsqueeze(2)
         re_v = re_v * weight_v + geo.k_unit * im_l.unsqueeze(2)
         im_v = im_v * weight_v - geo.k_unit * re_l.unsqueeze(2)
 
-        re = paddle.concat([re_s, re_v.flatten(2)], axis=-1)
-        im = paddle.concat([im_s, im_v.flatten(2)], axis=-1)
+        shape = [*re_s.shape[:2], 3 * vectors]
+        re = paddle.concat([re_s, re_v.reshape(shape)], axis=-1)
+        im = paddle.concat([im_s, im_v.reshape(shape)], axis=-1)
         # both members of each +-k pair: twice the real part
         atoms = 2.0 * (paddle.matmul(geo.cos, re) + paddle.matmul(geo.sin, im))
         atoms = paddle.gather(atoms.reshape([-1, width]), geo.place)
@@ -388,9 +419,9 @@ class SFINBackbone(nn.Layer):
         self.k_cut = k_cut
         self.distance_basis = RadialBasis(cutoff, num_basis)
         self.k_basis = RadialBasis(k_cut, num_basis)
-        self.element = nn.Embedding(MAX_ATOMIC_NUMBER + 1, self.out_channels)
-        self.tag = nn.Embedding(NUM_TAGS, self.out_channels)
-        self.free = nn.Embedding(2, self.out_channels)
+        self.element = Lookup(MAX_ATOMIC_NUMBER + 1, self.out_channels)
+        self.tag = Lookup(NUM_TAGS, self.out_channels)
+        self.free = Lookup(2, self.out_channels)
         self.head = Mix(self.out_channels + 1, 1, self.out_channels, self.out_vectors)
         self.blocks = nn.LayerList(
             nn.LayerList(
@@ -478,7 +509,8 @@ class SFINBackbone(nn.Layer):
         k_length = ((k**2).sum(axis=-1) + EPS).sqrt()
         there = (k_pad < graph["num_k"].sum()).astype(dtype).unsqueeze(-1)
         in_cell = (pad < num_atoms.sum()).astype(dtype).unsqueeze(-1)
-        x = paddle.gather(with_empty_row(positions), pad.flatten())
+        pad = pad.clip(max=positions.shape[0] - 1)
+        x = paddle.gather(positions, pad.flatten())
         phase = paddle.matmul(x.reshape([*pad.shape, 3]), k, transpose_y=True)
         mask = in_cell * there.transpose([0, 2, 1])
         sphere = 6.0 * math.pi**2 / self.k_cut**3
