@@ -1,0 +1,423 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Fetching weights and data sets: resumed, checked, unpacked once, never twice at once.
+
+Files go to ``~/.paddlemat`` or to the folder named by the environment variable
+``PADDLEMAT_HOME``. A download grows in ``<file>.part`` and is renamed when it is
+complete and its md5 is right; an archive is unpacked into a temporary folder that is
+renamed when every member passed the checks. A lock file makes the other ranks of a
+node wait for the one that works.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import gzip
+import hashlib
+import http.client
+import json
+import lzma
+import os
+import posixpath
+import shutil
+import ssl
+import stat
+import tarfile
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from pathlib import PurePosixPath
+from typing import BinaryIO
+from typing import List
+from typing import Optional
+from typing import Tuple
+from typing import Union
+
+from tqdm import tqdm
+
+from ppmat.utils import logger
+
+__all__ = [
+    "ArchiveError",
+    "DownloadError",
+    "get_datasets_path_from_url",
+    "get_path_from_url",
+    "get_weights_path_from_url",
+    "is_url",
+]
+
+_HOME = os.environ.get("PADDLEMAT_HOME") or os.path.expanduser("~/.paddlemat")
+WEIGHTS_HOME = os.path.join(_HOME, "weights")
+DATASETS_HOME = os.path.join(_HOME, "datasets")
+
+DOWNLOAD_RETRY_LIMIT = 3
+_TIMEOUT = 60.0  # seconds without a byte
+_CHUNK = 1 << 20
+_ZIP_SUFFIXES = (".zip",)
+_TAR_SUFFIXES = (".tar.gz", ".tar.bz2", ".tar.xz", ".tgz", ".tar")
+_DONE = ".unpacked.json"
+# What the readers of the standard library raise for damaged or encrypted members.
+_DAMAGED = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    gzip.BadGzipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+)
+
+
+class DownloadError(RuntimeError):
+    """A file could not be fetched, or what came is not what was asked for."""
+
+
+class ArchiveError(ValueError):
+    """An archive that is damaged or that tries to write outside its folder."""
+
+
+def is_url(path: Union[str, os.PathLike]) -> bool:
+    """Tell whether ``path`` is an http or https address."""
+    return os.fspath(path).startswith(("http://", "https://"))
+
+
+def get_weights_path_from_url(url: str, md5sum: Optional[str] = None) -> str:
+    """Return the local path of weights; see :func:`get_path_from_url`."""
+    return get_path_from_url(url, WEIGHTS_HOME, md5sum)
+
+
+def get_datasets_path_from_url(url: str, md5sum: Optional[str] = None) -> str:
+    """Return the local path of a data set; see :func:`get_path_from_url`."""
+    return get_path_from_url(url, DATASETS_HOME, md5sum)
+
+
+def get_path_from_url(
+    url: str,
+    root_dir: str,
+    md5sum: Optional[str] = None,
+    check_exist: bool = True,
+    decompress: bool = True,
+) -> str:
+    """Fetch ``url`` into ``root_dir`` and unpack it if it is an archive.
+
+    Several processes may call this at once: one works, the others wait for it. An
+    archive that is already unpacked may be deleted by the user to save space.
+
+    Args:
+        url: An http or https address whose path ends with the file name.
+        root_dir: Folder of the file; made if missing.
+        md5sum: Expected md5 of the file, in hexadecimal.
+        check_exist: Use the file that is already there; otherwise fetch it again.
+        decompress: Unpack ``.zip`` and ``.tar*`` files.
+
+    Returns:
+        The file, or the folder an archive was unpacked into (the file name without
+        its archive suffix).
+
+    Raises:
+        DownloadError: The address is not usable, the server refuses, the connection
+            fails repeatedly without progress, or the md5 is wrong.
+        ArchiveError: The archive is damaged or hostile; nothing of it is kept.
+    """
+    name = _file_name(url)
+    file = Path(root_dir) / name
+    suffix = next((s for s in _ZIP_SUFFIXES + _TAR_SUFFIXES if name.endswith(s)), None)
+    unpack = decompress and suffix is not None
+    folder = file.with_name(name[: -len(suffix)]) if unpack else None
+    source = {"file": name, "md5": md5sum}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with _lock(file):
+        if unpack and check_exist and _is_unpacked(folder, source):
+            return str(folder)
+        if not (check_exist and file.is_file() and _md5_is(file, md5sum)):
+            _download(url, file, md5sum)
+        if not unpack:
+            return str(file)
+        _unpack(file, folder, source)
+    return str(folder)
+
+
+def _file_name(url: str) -> str:
+    if not is_url(url):
+        raise DownloadError(f"not an http or https address: {url!r}")
+    path = urllib.parse.unquote(urllib.parse.urlsplit(url).path)
+    name = posixpath.basename(path)
+    if name in ("", ".", "..") or "\\" in name or "\0" in name:
+        raise DownloadError(f"the address does not end with a file name: {url!r}")
+    return name
+
+
+@contextlib.contextmanager
+def _lock(file: Path) -> Iterator[None]:
+    """Hold ``<file>.lock``; the system frees it when the process dies."""
+    with open(file.with_name(f"{file.name}.lock"), "w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise
+            logger.info(f"Waiting for another process that fetches {file.name}")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _md5_is(file: Path, md5sum: Optional[str]) -> bool:
+    return md5sum is None or _md5(file) == md5sum.lower()
+
+
+def _md5(file: Path) -> str:
+    digest = hashlib.md5()
+    with open(file, "rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _download(url: str, file: Path, md5sum: Optional[str]) -> None:
+    """Fetch ``url`` through ``<file>.part``; continue a part that is there."""
+    part = file.with_name(f"{file.name}.part")
+    tag = file.with_name(f"{file.name}.part.tag")
+    logger.message(f"Downloading {url} to {file}")
+    failures = 0
+    while True:
+        before = part.stat().st_size if part.exists() else 0
+        try:
+            _fetch(url, part, tag, resume_unchecked=md5sum is not None)
+        except urllib.error.HTTPError as error:
+            if error.code < 500 and error.code not in (408, 429):
+                raise DownloadError(
+                    f"{url}: the server answered {error.code} {error.reason}"
+                ) from error
+            reason = f"the server answered {error.code} {error.reason}"
+        except (urllib.error.URLError, http.client.HTTPException) as error:
+            reason = str(getattr(error, "reason", error)) or type(error).__name__
+        except (TimeoutError, ConnectionError, ssl.SSLError) as error:
+            reason = str(error) or type(error).__name__
+        except OSError as error:
+            raise DownloadError(
+                f"cannot write {part}: {error}. What was fetched is kept; make room "
+                "and call again to continue"
+            ) from error
+        else:
+            found = None if md5sum is None else _md5(part)
+            if md5sum is None or found == md5sum.lower():
+                os.replace(part, file)
+                tag.unlink(missing_ok=True)
+                return
+            part.unlink()
+            tag.unlink(missing_ok=True)
+            reason = f"md5 is {found}, expected {md5sum}"
+            if before == 0:  # the whole file came in one piece and is another file
+                raise DownloadError(f"{url}: {reason}; nothing was kept")
+            before = 0
+        after = part.stat().st_size if part.exists() else 0
+        failures = 1 if after > before else failures + 1
+        if failures >= DOWNLOAD_RETRY_LIMIT:
+            raise DownloadError(
+                f"{url}: {reason} ({failures} attempts without progress). {after} "
+                f"bytes are kept in {part}; call again to continue"
+            )
+        pause = 2.0 ** (failures - 1)
+        logger.warning(f"{url}: {reason}; next attempt in {pause:g} s")
+        time.sleep(pause)
+
+
+def _fetch(url: str, part: Path, tag: Path, resume_unchecked: bool) -> None:
+    """Make one request; ``part`` is complete when this returns.
+
+    A part is continued if the server confirms that the file is still the same one
+    (its ETag or date is kept in ``tag``), or if the md5 will tell afterwards.
+    """
+    size = part.stat().st_size if part.exists() else 0
+    known = tag.read_text() if size and tag.exists() else None
+    headers = {"User-Agent": "ppmat", "Accept-Encoding": "identity"}
+    if size and (known or resume_unchecked):
+        headers["Range"] = f"bytes={size}-"
+        if known:
+            headers["If-Range"] = known
+    request = urllib.request.Request(url, headers=headers)
+    try:
+        response = urllib.request.urlopen(request, timeout=_TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code != 416 or "Range" not in headers:
+            raise
+        if error.headers.get("Content-Range") == f"bytes */{size}":
+            return
+        part.unlink()
+        raise ConnectionError("the server has another size; starting over") from error
+    with response:
+        start = size if response.status == 206 else 0
+        span = response.headers.get("Content-Range", "")
+        if start and not span.startswith(f"bytes {start}-"):
+            part.unlink()
+            raise ConnectionError(f"asked for bytes from {start}, got '{span}'")
+        length = response.headers.get("Content-Length")
+        total = None if length is None else start + int(length)
+        validator = response.headers.get("ETag") or response.headers.get(
+            "Last-Modified"
+        )
+        if validator and not validator.startswith("W/"):
+            tag.write_text(validator)
+        else:
+            tag.unlink(missing_ok=True)
+        with open(part, "ab" if start else "wb") as out:
+            _copy(response, out, part.stem, start, total)
+    got = part.stat().st_size
+    if total is not None and got != total:
+        raise ConnectionError(f"connection closed after {got} of {total} bytes")
+
+
+def _copy(
+    source: BinaryIO, out: BinaryIO, name: str, start: int, total: Optional[int]
+) -> None:
+    with tqdm(
+        total=total, initial=start, unit="B", unit_scale=True, desc=name, disable=None
+    ) as bar:
+        while chunk := source.read(_CHUNK):
+            out.write(chunk)
+            bar.update(len(chunk))
+
+
+def _is_unpacked(folder: Path, source: dict) -> bool:
+    try:
+        return json.loads((folder / _DONE).read_text()) == source
+    except (OSError, ValueError):
+        return False
+
+
+def _unpack(file: Path, folder: Path, source: dict) -> None:
+    """Unpack ``file`` and put the result at ``folder`` in one step."""
+    logger.message(f"Unpacking {file}")
+    work = folder.with_name(f".{folder.name}.unpacking")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    try:
+        if file.name.endswith(_ZIP_SUFFIXES):
+            _unpack_zip(file, work)
+        else:
+            _unpack_tar(file, work)
+        (work / _DONE).write_text(json.dumps(source))
+        if (folder / _DONE).exists():
+            shutil.rmtree(folder)
+        elif folder.exists():
+            aside = folder.with_name(f"{folder.name}.before-{time.time_ns()}")
+            logger.warning(f"{folder} was not made by this program; moved to {aside}")
+            os.rename(folder, aside)
+        os.rename(work, folder)
+    except _DAMAGED as error:
+        raise ArchiveError(f"{file}: damaged archive: {error}") from error
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ArchiveError(
+            f"{file}: refused, two members want the same place: {error.filename}"
+        ) from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _member_path(name: str, root: Path) -> Path:
+    """Return where a member goes, or raise if its name leaves ``root``."""
+    parts = PurePosixPath(name).parts
+    if name.startswith("/") or ".." in parts or "\\" in name or "\0" in name:
+        raise ArchiveError(
+            f"archive refused: member {name!r} would be written outside its folder"
+        )
+    return root.joinpath(*parts)
+
+
+def _write(source: BinaryIO, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with open(target, "xb") as out:
+        shutil.copyfileobj(source, out, _CHUNK)
+
+
+def _unpack_zip(archive: Path, root: Path) -> None:
+    plain = (0, stat.S_IFREG, stat.S_IFDIR)
+    with zipfile.ZipFile(archive) as members:
+        for info in tqdm(members.infolist(), desc=archive.name, disable=None):
+            target = _member_path(info.filename, root)
+            if stat.S_IFMT(info.external_attr >> 16) not in plain:
+                raise ArchiveError(
+                    f"archive refused: member {info.filename!r} is a link or device"
+                )
+            if info.is_dir():
+                target.mkdir(parents=True, exist_ok=True)
+                continue
+            with members.open(info) as source:
+                _write(source, target)
+
+
+def _unpack_tar(archive: Path, root: Path) -> None:
+    links = []
+    with tarfile.open(archive, "r:*") as members:
+        for member in tqdm(members, desc=archive.name, disable=None, unit=" files"):
+            target = _member_path(member.name, root)
+            if member.isdir():
+                target.mkdir(parents=True, exist_ok=True)
+            elif member.isreg():
+                with members.extractfile(member) as source:
+                    _write(source, target)
+            elif member.issym() or member.islnk():
+                links.append((member, target))
+            else:
+                raise ArchiveError(
+                    f"archive refused: member {member.name!r} is a device or pipe"
+                )
+        while members.fileobj.read(_CHUNK):  # the checksum is behind the last member
+            pass
+    _make_links(links, root)
+
+
+def _make_links(links: List[Tuple[tarfile.TarInfo, Path]], root: Path) -> None:
+    """Make the links of an archive after all its files exist.
+
+    So no file is written through a link; hard links become copies, made before any
+    symbolic link exists, and each symbolic link is followed to its end once all are
+    there, because a later one can change where an earlier one leads.
+    """
+    top = os.path.realpath(root)
+
+    def stays(path: Path) -> bool:
+        return os.path.commonpath([top, os.path.realpath(path)]) == top
+
+    def refuse(member: tarfile.TarInfo) -> ArchiveError:
+        return ArchiveError(
+            f"archive refused: link {member.name!r} -> {member.linkname!r} does not "
+            "lead to a place inside its folder"
+        )
+
+    for member, target in links:
+        if member.islnk():
+            origin = _member_path(member.linkname, root)
+            if not origin.is_file():
+                raise refuse(member)
+            with open(origin, "rb") as source:
+                _write(source, target)
+    symbolic = [(member, target) for member, target in links if member.issym()]
+    for member, target in symbolic:
+        if member.linkname.startswith("/") or not stays(target.parent):
+            raise refuse(member)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.symlink(member.linkname, target)
+    for member, target in symbolic:
+        if not stays(target):
+            raise refuse(member)
