@@ -1,0 +1,138 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Optimizers and learning-rate schedules a YAML file may name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Optional
+from typing import Tuple
+
+from paddle import nn
+from paddle import optimizer as optim
+
+from ppmat.optimizer import lr_scheduler
+from ppmat.optimizer.optimizer import SGD
+from ppmat.optimizer.optimizer import Adam
+from ppmat.optimizer.optimizer import AdamW
+from ppmat.optimizer.optimizer import Models
+from ppmat.optimizer.optimizer import Momentum
+from ppmat.optimizer.optimizer import RMSProp
+from ppmat.utils.registry import PARAMS_KEY
+from ppmat.utils.registry import ConfigError
+from ppmat.utils.registry import Registry
+
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "Momentum",
+    "RMSProp",
+    "build_lr_scheduler",
+    "build_optimizer",
+    "lr_scheduler",
+]
+
+OPTIMIZERS = Registry("optimizer", [SGD, Adam, AdamW, Momentum, RMSProp])
+LR_SCHEDULES = Registry(
+    "learning-rate schedule",
+    [getattr(lr_scheduler, name) for name in lr_scheduler.__all__],
+)
+_CLIPS = {
+    "clip_norm": nn.ClipGradByNorm,
+    "clip_norm_global": nn.ClipGradByGlobalNorm,
+    "clip_value": nn.ClipGradByValue,
+}
+
+
+def build_lr_scheduler(
+    cfg: Mapping,
+    epochs: int,
+    iters_per_epoch: int,
+    where: str = "Optimizer.__init_params__.lr",
+) -> optim.lr.LRScheduler:
+    """Build a learning-rate schedule.
+
+    Args:
+        cfg: The block; it is not changed.
+        epochs: Number of epochs of the run.
+        iters_per_epoch: Number of update steps per epoch.
+        where: YAML path of ``cfg``, for errors.
+
+    Returns:
+        Paddle's scheduler with the attribute ``by_epoch``.
+
+    Raises:
+        ConfigError: Unknown class, key or wrong type, with the YAML path.
+    """
+    return LR_SCHEDULES.build(
+        cfg, where, epochs=epochs, iters_per_epoch=iters_per_epoch
+    )()
+
+
+def build_optimizer(
+    cfg: Mapping,
+    model_list: Models,
+    epochs: int,
+    iters_per_epoch: int,
+    where: str = "Optimizer",
+) -> Tuple[optim.Optimizer, Optional[optim.lr.LRScheduler]]:
+    """Build an optimizer and its learning-rate schedule.
+
+    Args:
+        cfg: The block; it is not changed. ``__init_params__.lr`` is a number or the
+            block of a schedule. At most one of ``clip_norm`` (each tensor),
+            ``clip_norm_global`` (all together) and ``clip_value`` may stand beside
+            ``__init_params__``.
+        model_list: One model or several.
+        epochs: Number of epochs of the run.
+        iters_per_epoch: Number of update steps (not micro-batches) per epoch.
+        where: YAML path of ``cfg``, for errors.
+
+    Returns:
+        The optimizer, and the schedule or None for a fixed rate.
+
+    Raises:
+        ConfigError: Unknown class, key or wrong type, with the YAML path.
+    """
+    _, params = OPTIMIZERS.parse(cfg, where, extra_keys=_CLIPS)
+    clips = {key: cfg[key] for key in _CLIPS if cfg.get(key) is not None}
+    if len(clips) > 1:
+        raise ConfigError(f"{where}: only one of {', '.join(clips)} can be given")
+    grad_clip = None
+    for key, value in clips.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+            raise ConfigError(f"{where}.{key}: wanted a number above 0, got {value!r}")
+        grad_clip = _CLIPS[key](value)
+
+    at = f"{where}.{PARAMS_KEY}.lr"
+    if "lr" not in params:
+        raise ConfigError(f"{at} is missing: a number or the block of a schedule")
+    rate, scheduler = params.pop("lr"), None
+    if isinstance(rate, Mapping):
+        rate = scheduler = build_lr_scheduler(rate, epochs, iters_per_epoch, at)
+    elif isinstance(rate, bool) or not isinstance(rate, (int, float)):
+        raise ConfigError(
+            f"{at}: wanted a number or the block of a schedule, got {rate!r}"
+        )
+    settings = OPTIMIZERS.build(
+        {**cfg, PARAMS_KEY: params},
+        where,
+        extra_keys=_CLIPS,
+        learning_rate=rate if scheduler else float(rate),
+        grad_clip=grad_clip,
+    )
+    return settings(model_list), scheduler

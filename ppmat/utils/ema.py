@@ -1,0 +1,139 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Averages of a model's weights over the training steps."""
+
+from __future__ import annotations
+
+from typing import Dict
+from typing import Optional
+
+import paddle
+from paddle import nn
+
+__all__ = ["AveragedModel", "ExponentialMovingAverage", "StochasticWeightAverage"]
+
+
+class AveragedModel:
+    """Keeps an average of the parameters beside a model that goes on training.
+
+    Parameters are averaged in float32; buffers (running statistics, data mean) are
+    copied, since their average over steps means nothing.
+
+    Args:
+        model: The model whose weights are followed.
+        decay: Share of the old average in each update; the subclass says how.
+    """
+
+    def __init__(self, model: nn.Layer, decay: Optional[float] = None) -> None:
+        self.model = model
+        self.decay = decay
+        self.n_avg = 0
+        self._averaged = {name for name, _ in model.named_parameters()}
+        self.params_shadow = {
+            name: _copy(tensor) for name, tensor in model.state_dict().items()
+        }
+        self.params_backup: Dict[str, paddle.Tensor] = {}
+
+    def _weight_of_new(self) -> float:
+        raise NotImplementedError(f"{type(self).__name__}._weight_of_new")
+
+    @paddle.no_grad()
+    def update(self) -> None:
+        """Take the model's present weights into the average."""
+        weight = self._weight_of_new()
+        for name, tensor in self.model.state_dict().items():
+            shadow = self.params_shadow[name]
+            if name in self._averaged and shadow.is_floating_point():
+                shadow.lerp_(tensor.astype(shadow.dtype), weight)
+            else:
+                self.params_shadow[name] = _copy(tensor)
+        self.n_avg += 1
+
+    @paddle.no_grad()
+    def apply_shadow(self) -> None:
+        """Put the average into the model, keeping the trained weights aside."""
+        for name, tensor in self.model.state_dict().items():
+            self.params_backup[name] = tensor.clone()
+            tensor.set_value(self.params_shadow[name].astype(tensor.dtype))
+
+    @paddle.no_grad()
+    def restore(self) -> None:
+        """Put the trained weights back; undoes :meth:`apply_shadow`."""
+        if not self.params_backup:
+            raise RuntimeError("restore() without a preceding apply_shadow()")
+        for name, tensor in self.model.state_dict().items():
+            tensor.set_value(self.params_backup[name])
+        self.params_backup = {}
+
+    def state_dict(self) -> Dict[str, paddle.Tensor]:
+        """Return the averages by parameter name, and ``n_avg``, the update count."""
+        return {**self.params_shadow, "n_avg": paddle.to_tensor(self.n_avg)}
+
+    def set_state_dict(self, state_dict: Dict[str, paddle.Tensor]) -> None:
+        """Take over what :meth:`state_dict` returned.
+
+        Raises:
+            KeyError: A parameter of the model, or ``n_avg``, is not there.
+        """
+        missing = [k for k in (*self.params_shadow, "n_avg") if k not in state_dict]
+        if missing:
+            raise KeyError(f"averaged weights lack {', '.join(missing[:5])}")
+        self.n_avg = int(state_dict["n_avg"])
+        for name in self.params_shadow:
+            value = paddle.to_tensor(state_dict[name])
+            self.params_shadow[name] = value.astype(self.params_shadow[name].dtype)
+
+
+class ExponentialMovingAverage(AveragedModel):
+    """``average = d * average + (1 - d) * weights``.
+
+    Args:
+        model: The model whose weights are followed.
+        decay: ``d``.
+        warmup: Whether ``d`` grows from 0.1 as ``(1 + n) / (10 + n)`` with the number
+            of updates ``n``, so that a short run is not dominated by the random
+            initial weights.
+    """
+
+    def __init__(
+        self, model: nn.Layer, decay: float = 0.9, warmup: bool = False
+    ) -> None:
+        super().__init__(model, decay)
+        self.warmup = warmup
+
+    def _weight_of_new(self) -> float:
+        decay = self.decay
+        if self.warmup:
+            decay = min(decay, (1 + self.n_avg) / (10 + self.n_avg))
+        return 1.0 - decay
+
+
+class StochasticWeightAverage(AveragedModel):
+    """The plain mean of the initial weights and all updates."""
+
+    def __init__(self, model: nn.Layer) -> None:
+        super().__init__(model, None)
+        self.n_avg = 1
+
+    def _weight_of_new(self) -> float:
+        return 1.0 / (self.n_avg + 1)
+
+
+def _copy(tensor: paddle.Tensor) -> paddle.Tensor:
+    copy = tensor.detach().clone()
+    if copy.is_floating_point() and copy.dtype != paddle.float64:
+        copy = copy.astype("float32")
+    return copy

@@ -1,0 +1,169 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Log lines of one process group: rank 0 speaks, the others only on errors.
+
+Importing this module does not import Paddle.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Any
+from typing import Dict
+from typing import Optional
+from typing import Union
+
+__all__ = [
+    "debug",
+    "error",
+    "info",
+    "init_logger",
+    "message",
+    "scalar",
+    "set_log_level",
+    "warning",
+]
+
+_MESSAGE_LEVEL = 25  # between INFO (20) and WARNING (30)
+_COLOURS = {"DEBUG": "32", "MESSAGE": "36", "WARNING": "33", "ERROR": "31"}
+_LINE = "[%(asctime)s] %(name)s %(levelname)s: %(message)s"
+_DATE = "%Y/%m/%d %H:%M:%S"
+
+_logger: Optional[logging.Logger] = None
+
+
+def _rank() -> int:
+    return int(os.environ.get("PADDLE_TRAINER_ID", "0"))
+
+
+class _ColourFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = super().format(record)
+        colour = _COLOURS.get(record.levelname)
+        if colour is None or not sys.stdout.isatty():
+            return line
+        return f"\033[{colour}m{line}\033[0m"
+
+
+class _StdoutHandler(logging.StreamHandler):
+    """Writes to whatever ``sys.stdout`` is at that moment (it may be redirected)."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self):
+        return sys.stdout
+
+
+def init_logger(
+    name: str = "ppmat",
+    log_file: Optional[str] = None,
+    log_level: Union[int, str] = logging.INFO,
+) -> None:
+    """Set up the log: standard output, and a file (appended to) on rank 0.
+
+    Args:
+        name: Name shown in each line.
+        log_file: File of rank 0; missing folders are made.
+        log_level: Threshold on rank 0; the other ranks show errors only.
+    """
+    global _logger
+
+    logging.addLevelName(_MESSAGE_LEVEL, "MESSAGE")
+    _logger = logging.getLogger(name)
+    for handler in list(_logger.handlers):
+        _logger.removeHandler(handler)
+        handler.close()
+    _logger.propagate = False
+    stream = _StdoutHandler()
+    stream.setFormatter(_ColourFormatter(_LINE, _DATE))
+    _logger.addHandler(stream)
+    if log_file is not None and _rank() == 0:
+        os.makedirs(os.path.dirname(os.path.abspath(log_file)), exist_ok=True)
+        file = logging.FileHandler(log_file, "a", encoding="utf-8")
+        file.setFormatter(logging.Formatter(_LINE, _DATE))
+        _logger.addHandler(file)
+    set_log_level(log_level)
+
+
+def set_log_level(log_level: Union[int, str]) -> None:
+    """Show lines of at least ``log_level`` on rank 0 (a number or a name)."""
+    if isinstance(log_level, str):
+        log_level = log_level.upper()
+    _get().setLevel(log_level if _rank() == 0 else logging.ERROR)
+
+
+def _get() -> logging.Logger:
+    if _logger is None:
+        init_logger()
+    return _logger
+
+
+def info(msg: str, *args: Any) -> None:
+    """Log progress."""
+    _get().info(msg, *args)
+
+
+def message(msg: str, *args: Any) -> None:
+    """Log an event worth a colour: a file was written, a default was taken."""
+    _get().log(_MESSAGE_LEVEL, msg, *args)
+
+
+def debug(msg: str, *args: Any) -> None:
+    """Log a detail for developers."""
+    _get().debug(msg, *args)
+
+
+def warning(msg: str, *args: Any) -> None:
+    """Log something the user should look at."""
+    _get().warning(msg, *args)
+
+
+def error(msg: str, *args: Any) -> None:
+    """Log a failure; shown on every rank."""
+    _get().error(msg, *args)
+
+
+def scalar(
+    tag: str,
+    metric_dict: Dict[str, float],
+    step: int,
+    visualdl_writer: Any = None,
+    wandb_writer: Any = None,
+    tensorboard_writer: Any = None,
+) -> None:
+    """Send scalars to the curve viewers that are given (rank 0 only).
+
+    Args:
+        tag: Put before each name, with an underscore.
+        metric_dict: Name to value.
+        step: Position on the horizontal axis.
+        visualdl_writer: ``visualdl.LogWriter`` or None.
+        wandb_writer: A WandB run or None.
+        tensorboard_writer: ``tensorboardX.SummaryWriter`` or None.
+    """
+    if _rank() != 0:
+        return
+    named = {f"{tag}_{name}": value for name, value in metric_dict.items()}
+    for writer in (visualdl_writer, tensorboard_writer):
+        if writer is not None:
+            for name, value in named.items():
+                writer.add_scalar(name, value, step)
+    if wandb_writer is not None:
+        wandb_writer.log(named, step=step)

@@ -1,0 +1,526 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Weights and checkpoints on disk.
+
+A checkpoint is a set of files with one stem,
+``<output_dir>/checkpoints/<prefix>.{pdparams,pdopt,pdstates[,pdscaler]}`` and
+``<prefix>_ema.pdparams``, with a list of their SHA-256 sums,
+``<prefix>.manifest.json``. Files of one stem cannot be renamed together, so a set is
+written into a hidden folder, flushed to the disk, and the folder renamed to
+``.<prefix>.commit``: from that moment on the new set counts. Its files are then moved
+to their names and the manifest last. Whenever the process dies, the reader finds
+either the old set (no commit folder), or the new one, partly in the commit folder and
+partly in place, each file checked against the manifest.
+
+Nothing in a file is run: files are read by :mod:`ppmat.utils.restricted_pickle`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+from typing import Callable
+from typing import Dict
+from typing import List
+from typing import Mapping
+from typing import Optional
+
+import numpy as np
+import paddle
+import paddle.distributed as dist
+
+from ppmat.utils import download
+from ppmat.utils import logger
+from ppmat.utils.restricted_pickle import PLAIN_TABLE
+from ppmat.utils.restricted_pickle import Budget
+from ppmat.utils.restricted_pickle import Global
+from ppmat.utils.restricted_pickle import RestrictedPickleError
+from ppmat.utils.restricted_pickle import loads
+
+__all__ = [
+    "CheckpointError",
+    "load_checkpoint",
+    "load_file",
+    "load_pretrain",
+    "save_checkpoint",
+]
+
+_NAME_TABLE = "StructuredToParameterName@@"  # Paddle's own key in saved state dicts
+_SUFFIXES = (".pdparams", ".pdopt", ".pdstates", ".pdscaler")
+_DERIVED = ("_ema.pdparams", "_online.pdparams")
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be written, is incomplete, damaged or of another
+    model."""
+
+
+# Reading one file ------------------------------------------------------------------
+
+
+def _pair(budget: Budget, items: Any = ()) -> Any:
+    # A tensor inside a nested container is saved as tuple((name, array)).
+    if (
+        type(items) is tuple
+        and len(items) == 2
+        and type(items[0]) is str
+        and isinstance(items[1], np.ndarray)
+    ):
+        return items[1]
+    return tuple(items)
+
+
+_TABLE = {
+    **PLAIN_TABLE,
+    ("builtins", "tuple"): Global("builtins.tuple", _pair),
+    ("__builtin__", "tuple"): Global("builtins.tuple", _pair),
+}
+
+
+def load_file(path: str) -> Any:
+    """Read a file written by ``paddle.save``: numpy arrays and plain values.
+
+    bfloat16 arrays come as uint16, as Paddle stores them. Paddle's table of internal
+    parameter names stays under ``StructuredToParameterName@@``.
+
+    Raises:
+        CheckpointError: Missing file, or not plain data and arrays.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
+    try:
+        return loads(data, _TABLE)
+    except RestrictedPickleError as error:
+        raise CheckpointError(
+            f"{path} is damaged, or is not a file of weights: {error}"
+        ) from error
+
+
+# Writing a set ---------------------------------------------------------------------
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _folders(ckpt_dir: Path, prefix: str) -> tuple:
+    return ckpt_dir / f".{prefix}.tmp", ckpt_dir / f".{prefix}.commit"
+
+
+def _names_of(prefix: str) -> List[str]:
+    return [prefix + ending for ending in (*_SUFFIXES, *_DERIVED)]
+
+
+def _publish(ckpt_dir: Path, prefix: str) -> None:
+    """Move the files of a committed set to their names, the manifest last."""
+    _, commit = _folders(ckpt_dir, prefix)
+    manifest = commit / f"{prefix}.manifest.json"
+    if manifest.exists():
+        members = json.loads(manifest.read_text())["files"]
+        for name in members:
+            if (commit / name).exists():
+                os.replace(commit / name, ckpt_dir / name)
+        for name in _names_of(prefix):
+            if name not in members:
+                (ckpt_dir / name).unlink(missing_ok=True)
+        _flush(ckpt_dir)
+        os.replace(manifest, ckpt_dir / manifest.name)
+        _flush(ckpt_dir)
+    shutil.rmtree(commit, ignore_errors=True)
+
+
+def write_set(ckpt_dir: str, prefix: str, members: Mapping[str, Any]) -> None:
+    """Write a set of files so that it replaces the old one as a whole or not at all.
+
+    Args:
+        ckpt_dir: Folder of the set; made if missing.
+        prefix: Stem of the set.
+        members: File name to object for ``paddle.save``.
+
+    Raises:
+        CheckpointError: The set could not be written; the old one is untouched.
+    """
+    folder = Path(ckpt_dir)
+    tmp, commit = _folders(folder, prefix)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if commit.exists():
+            _publish(folder, prefix)
+        shutil.rmtree(tmp, ignore_errors=True)
+        tmp.mkdir()
+        sums = {}
+        for name, value in members.items():
+            paddle.save(value, str(tmp / name))
+            _flush(tmp / name)
+            sums[name] = _sha256(tmp / name)
+        manifest = tmp / f"{prefix}.manifest.json"
+        manifest.write_text(json.dumps({"format": 1, "files": sums}, indent=1))
+        _flush(manifest)
+        _flush(tmp)
+        os.rename(tmp, commit)
+        _flush(folder)
+    except (OSError, RuntimeError) as error:
+        shutil.rmtree(tmp, ignore_errors=True)
+        raise CheckpointError(
+            f"checkpoint '{prefix}' was not written to {folder}: {error}. The previous "
+            f"'{prefix}' there, if any, is intact. Free space (or fix the folder) and "
+            "resume from it."
+        ) from error
+    _publish(folder, prefix)
+
+
+def save_checkpoint(
+    model: paddle.nn.Layer,
+    optimizer: Optional[paddle.optimizer.Optimizer],
+    metric: Dict[str, Any],
+    grad_scaler: Optional[paddle.amp.GradScaler] = None,
+    output_dir: Optional[str] = None,
+    prefix: str = "model",
+    print_log: bool = True,
+    ema_model: Any = None,
+    params_from_ema: bool = False,
+) -> None:
+    """Write one checkpoint (rank 0 only), as a whole or not at all.
+
+    Args:
+        model: The model, not wrapped.
+        optimizer: Its optimizer; without one there is no ``.pdopt``.
+        metric: Plain values and arrays for ``.pdstates``.
+        grad_scaler: Scaler of float16 training.
+        output_dir: The run's folder; the set goes to its ``checkpoints``.
+        prefix: Stem of the files.
+        print_log: Whether to say so in the log.
+        ema_model: Average of the weights, saved as ``<prefix>_ema.pdparams``.
+        params_from_ema: Put the average into ``.pdparams`` (what was evaluated) and
+            the trained weights into ``<prefix>_online.pdparams``, from which a resume
+            continues.
+
+    Raises:
+        CheckpointError: Not written; the previous checkpoint is intact.
+        ValueError: ``output_dir`` is missing.
+    """
+    if output_dir is None:
+        raise ValueError("save_checkpoint: output_dir is None, wanted a folder")
+    if dist.get_rank() != 0:
+        return
+    members: Dict[str, Any] = {}
+    if params_from_ema:
+        members[f"{prefix}_online.pdparams"] = model.state_dict()
+        ema_model.apply_shadow()
+        averaged = {k: v.clone() for k, v in model.state_dict().items()}
+        ema_model.restore()
+        members[f"{prefix}.pdparams"] = averaged
+    else:
+        members[f"{prefix}.pdparams"] = model.state_dict()
+    if ema_model is not None:
+        members[f"{prefix}_ema.pdparams"] = ema_model.state_dict()
+    if optimizer is not None:
+        members[f"{prefix}.pdopt"] = optimizer.state_dict()
+    if grad_scaler is not None:
+        members[f"{prefix}.pdscaler"] = grad_scaler.state_dict()
+    members[f"{prefix}.pdstates"] = metric
+    ckpt_dir = os.path.join(output_dir, "checkpoints")
+    write_set(ckpt_dir, prefix, members)
+    if print_log:
+        logger.message(f"Saved checkpoint {os.path.join(ckpt_dir, prefix)}")
+
+
+# Reading a set ---------------------------------------------------------------------
+
+
+class _Set:
+    """The files of a checkpoint, wherever an interrupted save left them."""
+
+    def __init__(self, path: str) -> None:
+        folder, self.prefix = Path(path).parent, Path(path).name
+        _, commit = _folders(folder, self.prefix)
+        name = f"{self.prefix}.manifest.json"
+        self.folders = [folder]
+        self.files: Optional[Dict[str, str]] = None
+        self.stem = path
+        if (commit / name).exists():
+            self.folders = [commit, folder]
+        manifest = self.folders[0] / name
+        if manifest.exists():
+            try:
+                self.files = dict(json.loads(manifest.read_text())["files"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise CheckpointError(f"{manifest} is damaged: {error}") from error
+
+    def find(self, name: str) -> Optional[str]:
+        """Return the path of a member, checked, or None if the set has none."""
+        if self.files is not None and name not in self.files:
+            return None
+        for folder in self.folders:
+            if (folder / name).exists():
+                path = folder / name
+                break
+        else:
+            if self.files is None:
+                return None
+            raise CheckpointError(
+                f"checkpoint {self.stem} is incomplete: {name} is missing. Use another "
+                "checkpoint of the run."
+            )
+        if self.files is not None and _sha256(path) != self.files[name]:
+            raise CheckpointError(
+                f"checkpoint {self.stem} is mixed or damaged: {path} is not the file "
+                f"its manifest lists. Use another checkpoint of the run; if the file "
+                f"was replaced on purpose, delete {self.prefix}.manifest.json."
+            )
+        return str(path)
+
+    def load(self, ending: str) -> Any:
+        """Read a member that must be there."""
+        path = self.find(self.prefix + ending)
+        if path is None:
+            raise CheckpointError(f"checkpoint {self.stem}{ending} does not exist")
+        return load_file(path)
+
+
+def _set_of(file: str) -> _Set:
+    """Return the set a weight file belongs to."""
+    stem = file[: -len(".pdparams")]
+    for ending in _DERIVED:
+        if file.endswith(ending):
+            candidate = _Set(file[: -len(ending)])
+            if candidate.files and os.path.basename(file) in candidate.files:
+                return candidate
+    return _Set(stem)
+
+
+def _apply_weights(model: paddle.nn.Layer, weights: Any, source: str) -> None:
+    """Put weights into a model after checking names and shapes.
+
+    Raises:
+        CheckpointError: Names or shapes differ; the first few are listed.
+    """
+    if not isinstance(weights, dict):
+        raise CheckpointError(f"{source} holds no named weights")
+    if isinstance(weights.get("state_dict"), dict):
+        weights = weights["state_dict"]
+    weights = {k: v for k, v in weights.items() if k not in (_NAME_TABLE, "n_avg")}
+    wanted = model.state_dict()
+    faults = [f"missing {k}" for k in wanted if k not in weights]
+    faults += [f"unexpected {k}" for k in weights if k not in wanted]
+    faults += [
+        f"{k}: shape {list(weights[k].shape)}, the model has {list(wanted[k].shape)}"
+        for k in wanted
+        if isinstance(weights.get(k), np.ndarray)
+        and list(weights[k].shape) != list(wanted[k].shape)
+    ]
+    faults += [
+        f"{k}: {type(weights[k]).__name__} instead of an array"
+        for k in wanted
+        if k in weights and not isinstance(weights[k], np.ndarray)
+    ]
+    if faults:
+        more = f" (and {len(faults) - 6} more)" if len(faults) > 6 else ""
+        raise CheckpointError(
+            f"{source} belongs to another model than {type(model).__name__}: "
+            f"{'; '.join(faults[:6])}{more}"
+        )
+    for name, tensor in wanted.items():
+        tensor.set_value(paddle.to_tensor(weights[name]).astype(tensor.dtype))
+
+
+def _apply_optimizer(
+    optimizer: paddle.optimizer.Optimizer,
+    saved: Dict[str, Any],
+    table: Mapping[str, str],
+    model: paddle.nn.Layer,
+    source: str,
+) -> None:
+    """Load an optimizer's state, whatever Paddle called the parameters then.
+
+    Paddle keys moments by automatic names (``linear_0.w_0``) that depend on what else
+    the process has built. ``table`` says which parameter of the model had which.
+    """
+    now = {name: tensor.name for name, tensor in model.state_dict().items()}
+    renamed = {old: now[name] for name, old in table.items() if name in now}
+    saved = {k: v for k, v in saved.items() if k != _NAME_TABLE}
+    result: Dict[str, Any] = {}
+    unknown = []
+    by_length = sorted(renamed, key=len, reverse=True)
+
+    def rename(key: str) -> str:
+        for old in by_length:
+            if key == old or key.startswith(f"{old}_"):
+                return renamed[old] + key[len(old) :]
+        unknown.append(key)
+        return key
+
+    for key, value in saved.items():
+        if key == "LR_Scheduler":
+            result[key] = value
+        elif key == "master_weights":
+            result[key] = {rename(k): paddle.to_tensor(v) for k, v in value.items()}
+        elif isinstance(value, np.ndarray):
+            result[rename(key)] = paddle.to_tensor(value)
+        else:
+            result[key] = value
+    if table and unknown:
+        raise CheckpointError(
+            f"{source}: optimizer state of parameters the weights do not list: "
+            f"{', '.join(unknown[:5])}"
+        )
+    if "LR_Scheduler" in result and not isinstance(
+        optimizer._learning_rate, paddle.optimizer.lr.LRScheduler
+    ):
+        del result["LR_Scheduler"]
+    optimizer.set_state_dict(result)
+
+
+def load_checkpoint(
+    path: str,
+    model: paddle.nn.Layer,
+    optimizer: paddle.optimizer.Optimizer,
+    grad_scaler: Optional[paddle.amp.GradScaler] = None,
+    ema_model: Any = None,
+) -> Dict[str, Any]:
+    """Load a checkpoint to continue from it.
+
+    Args:
+        path: ``<folder>/<prefix>`` without suffix.
+        model: Receives the weights.
+        optimizer: Receives its state and the position of its schedule.
+        grad_scaler: Receives its state if the checkpoint has one.
+        ema_model: Receives the averaged weights; starts from the weights, with a
+            warning, if the checkpoint has none.
+
+    Returns:
+        The content of ``.pdstates``.
+
+    Raises:
+        CheckpointError: Missing, mixed or damaged files, or another model's.
+    """
+    path = re.sub(r"\.(pdparams|pdopt|pdstates)$", "", path)
+    files = _Set(path)
+    online = files.find(f"{files.prefix}_online.pdparams")
+    weights = load_file(online) if online else files.load(".pdparams")
+    saved_optimizer = files.load(".pdopt")
+    states = files.load(".pdstates")
+    _apply_weights(model, weights, online or f"{path}.pdparams")
+    table = weights.get(_NAME_TABLE, {})
+    _apply_optimizer(optimizer, saved_optimizer, table, model, f"{path}.pdopt")
+    if grad_scaler is not None:
+        if files.find(f"{files.prefix}.pdscaler"):
+            grad_scaler.load_state_dict(files.load(".pdscaler"))
+        else:
+            logger.warning(f"{path} has no .pdscaler: the loss scale starts anew")
+    if ema_model is not None:
+        if files.find(f"{files.prefix}_ema.pdparams"):
+            ema_model.set_state_dict(files.load("_ema.pdparams"))
+        else:
+            logger.warning(f"{path} has no averaged weights: the average starts anew")
+            ema_model.__init__(model, ema_model.decay, ema_model.warmup)
+    logger.message(f"Loaded checkpoint {path}")
+    return states
+
+
+# Pretrained weights ----------------------------------------------------------------
+
+
+def _choose(candidates: List[str], what: str, folder: str) -> str:
+    if len(candidates) > 1:
+        listed = ", ".join(sorted(os.path.relpath(c, folder) for c in candidates))
+        raise CheckpointError(
+            f"{folder} holds several {what}: {listed}. Give the file itself."
+        )
+    return candidates[0]
+
+
+def find_weights(folder: str, weights_name: Optional[str] = None) -> str:
+    """Return the weight file of a folder: best, latest, last epoch, or the only one.
+
+    Raises:
+        CheckpointError: None, or several that are equally good.
+    """
+    found: Dict[str, List[str]] = {}
+    for root, dirs, names in os.walk(folder):
+        dirs[:] = sorted(d for d in dirs if not d.endswith(".tmp"))
+        for name in sorted(names):
+            if name.endswith(".pdparams"):
+                found.setdefault(name, []).append(os.path.join(root, name))
+    if weights_name is not None:
+        if weights_name not in found:
+            raise CheckpointError(
+                f"no file named {weights_name} below {folder}; weight files there: "
+                f"{', '.join(sorted(found)) or 'none'}"
+            )
+        return _choose(found[weights_name], f"files named {weights_name}", folder)
+    plain = [n for n in found if not n.endswith(_DERIVED)]
+    epochs = [n for n in plain if re.fullmatch(r"epoch_\d+\.pdparams", n)]
+    epochs.sort(key=lambda n: -int(re.findall(r"\d+", n)[0]))
+    for name in ("best.pdparams", "latest.pdparams", *epochs):
+        if name in found:
+            return _choose(found[name], f"files named {name}", folder)
+    others = [path for name in plain for path in found[name]]
+    if not others:
+        raise CheckpointError(f"no weight file (*.pdparams) below {folder}")
+    return _choose(others, "weight files, none called best, latest or epoch_N", folder)
+
+
+def load_pretrain(
+    model: paddle.nn.Layer,
+    path: str,
+    weights_name: Optional[str] = None,
+) -> None:
+    """Load weights into a model.
+
+    Args:
+        model: Receives the weights.
+        path: A ``.pdparams`` file (the suffix may be left out), a folder (best >
+            latest > last epoch > the only file, looked for in sub-folders too), or
+            the address of an archive with one of these.
+        weights_name: File to take from the folder or archive.
+
+    Raises:
+        CheckpointError: No such file, an ambiguous folder, a damaged file, or weights
+            of another model.
+    """
+    if download.is_url(path):
+        path = download.get_weights_path_from_url(path)
+    path = os.fspath(path)
+    if os.path.isdir(path):
+        path = find_weights(path, weights_name)
+    if not path.endswith(".pdparams"):
+        path += ".pdparams"
+    files = _set_of(path)
+    file = files.find(os.path.basename(path))
+    if file is None:
+        raise CheckpointError(f"weights {path} do not exist")
+    _apply_weights(model, load_file(file), path)
+    logger.message(f"Loaded weights {path}")
