@@ -31,14 +31,17 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || { \
 	  echo "ppmat needs Python 3.10 to 3.13; '$(PYTHON)' is missing or another version:"; \
 	  $(PYTHON) --version; echo "name one: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
-	@if $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then \
-	  $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }; \
+	@if $(PYTHON) -c 'import ensurepip' 2>/dev/null; then \
+	  $(PYTHON) -m venv $(VENV); \
+	elif $(PYTHON) -m pip --version >/dev/null 2>&1; then \
+	  $(PYTHON) -m venv --without-pip $(VENV) && \
+	  $(PYTHON) -m pip --python $@ install --quiet --only-binary=:all: pip setuptools; \
 	else \
 	  v=$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
-	  echo "$(PYTHON) cannot make a virtual environment: its ensurepip or venv module is missing."; \
+	  echo "'$(PYTHON)' has neither ensurepip nor pip, so it cannot fill $(VENV)."; \
 	  echo "On Debian or Ubuntu: sudo apt install python$$v-venv"; \
-	  exit 1; \
-	fi
+	  false; \
+	fi || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/.stamp-run: setup.py pyproject.toml | $(BIN)/python
 	@echo 'Installing ppmat with CPU Paddle into $(VENV) (about a minute) ...'

@@ -50,8 +50,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             (tree / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, tree / name)
     build = (
-        "import sys; from setuptools import build_meta as b; "
-        "b.build_wheel(sys.argv[1]); b.build_sdist(sys.argv[1])"
+        "import sys; from setuptools import build_meta as b; out = sys.argv[1]; "
+        "b.build_wheel(out); b.build_sdist(out)"
     )
     subprocess.run(
         [sys.executable, "-c", build, str(out)], cwd=tree, check=True, timeout=120
@@ -216,10 +216,10 @@ def imported(source: str) -> set[str]:
 
 def test_imports_are_found_wherever_they_stand():
     source = (
-        "import ppmat.utils.logger\nfrom ppmat.utils import misc\n"
+        "import ppmat.utils.logger\nfrom ppmat.utils import config\n"
         "def f():\n    from ppmat.utils.registry import Registry\n    import numpy\n"
     )
-    wanted = {"ppmat.utils.logger", "ppmat.utils.misc", "ppmat.utils.registry"}
+    wanted = {"ppmat.utils.logger", "ppmat.utils.config", "ppmat.utils.registry"}
     assert imported(source) == wanted
 
 
