@@ -1,0 +1,74 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Transforms a YAML file may name, and their factory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+from typing import Callable
+from typing import List
+from typing import Optional
+
+from ppmat.datasets.transform.post_process import PowerData
+from ppmat.datasets.transform.post_process import UnNormalize
+from ppmat.utils.registry import ConfigError
+from ppmat.utils.registry import Registry
+
+__all__ = ["Compose", "PowerData", "UnNormalize", "build_post_transforms"]
+
+POST_TRANSFORMS = Registry("post transform", [UnNormalize, PowerData])
+
+
+class Compose:
+    """Apply transforms one after the other.
+
+    Args:
+        transforms: Callables from the data to the changed data.
+    """
+
+    def __init__(self, transforms: List[Callable]) -> None:
+        self.transforms = list(transforms)
+
+    def __call__(self, data: Any) -> Any:
+        """Return the data after all transforms."""
+        for transform in self.transforms:
+            data = transform(data)
+        return data
+
+
+def build_post_transforms(
+    cfg: Optional[Sequence[Mapping]], where: str = "post_transforms"
+) -> Optional[Compose]:
+    """Build what is applied to a model's output.
+
+    Args:
+        cfg: A list of blocks, applied in this order.
+        where: YAML path of ``cfg``, for errors.
+
+    Returns:
+        The transforms as one callable; None for None or an empty list.
+
+    Raises:
+        ConfigError: Unknown class, key or wrong type, with the YAML path.
+    """
+    if not cfg:
+        return None
+    if isinstance(cfg, (str, Mapping)) or not isinstance(cfg, Sequence):
+        raise ConfigError(f"{where}: expected a list of blocks, got {cfg!r}")
+    return Compose(
+        [POST_TRANSFORMS.build(block, f"{where}.{i}") for i, block in enumerate(cfg)]
+    )
