@@ -1,0 +1,407 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""OC20 IS2RE / IS2RS records in LMDB files: reading, checking, writing.
+
+    >>> rows = OC20LMDB("is2re/10k/train")
+    >>> rows[0].pos.shape, rows[0].y_relaxed
+
+On the command line::
+
+    python -m ppmat.datasets.oc20_lmdb check PATH
+    python -m ppmat.datasets.oc20_lmdb write OUT.lmdb INPUT.traj INPUT.extxyz ...
+
+The format is that of the Open Catalyst Project (fairchem documentation,
+``core/datasets/oc20.md``): one file per split without sub-folder, keys "0", "1", ...
+as text, values pickled PyTorch Geometric objects, which
+:mod:`ppmat.datasets.pyg_pickle` reads without torch.
+"""
+
+from __future__ import annotations
+
+import bisect
+import os
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+from typing import Optional
+
+import lmdb
+
+from ppmat.datasets import pyg_pickle
+from ppmat.datasets.oc20_record import OC20Record
+from ppmat.datasets.pyg_pickle import OC20FormatError
+from ppmat.utils import restricted_pickle
+
+SUBSETS = ("10k", "100k", "all")
+SPLITS = ("train",) + tuple(
+    f"{stage}_{kind}"
+    for stage in ("val", "test")
+    for kind in ("id", "ood_ads", "ood_cat", "ood_both")
+)
+# Where the official archive, and what its own script makes of it, keep the splits.
+_TREES = ("", "is2re", "data/is2re", "is2res_train_val_test_lmdbs/data/is2re")
+
+_BATCH_BYTES = 64 << 20
+
+
+# Finding files -----------------------------------------------------------------------
+
+
+def lmdb_files(path: Path) -> list[Path]:
+    """Return the LMDB files ``path`` stands for: itself, or those directly inside it,
+    sorted by name."""
+    if path.is_file():
+        return [path]
+    files = [file for file in path.glob("*.lmdb") if file.is_file()]
+    return sorted(files) or [file for file in [path / "data.mdb"] if file.is_file()]
+
+
+def find_split(root: str | os.PathLike, split: str, subset: str = "all") -> Path:
+    """Return the folder or file that holds one split.
+
+    Looked for in ``root`` itself and below ``is2re``, ``data/is2re`` and
+    ``is2res_train_val_test_lmdbs/data/is2re`` (the official archive and what the
+    official script makes of it): ``<split>``, then ``<subset>/train`` or
+    ``all/<split>``. A ``root`` that is a file or holds LMDB files is the split itself.
+
+    Args:
+        root: Root of the data.
+        split: "train", "val_id", ... or any folder name.
+        subset: "10k", "100k" or "all"; of meaning where train has subsets.
+
+    Raises:
+        FileNotFoundError: Nothing there.
+        OC20FormatError: ``root`` is itself a split, but another one.
+    """
+    root = Path(root)
+    if not root.exists():
+        raise FileNotFoundError(
+            f"{root} does not exist; expected the root of the OC20 files, a split "
+            "folder or an LMDB file"
+        )
+    if lmdb_files(root):
+        name = root.parent.name if root.is_file() else root.name
+        if name in SPLITS and name != split:
+            raise OC20FormatError(
+                f"{root}: is the split '{name}', but '{split}' is wanted; give the "
+                "folder above, which holds all splits"
+            )
+        return root
+    for tree in _TREES:
+        for part in ("", subset if split == "train" else "all"):
+            folder = root / tree / part / split
+            if folder.is_dir() and lmdb_files(folder):
+                return folder
+    raise FileNotFoundError(
+        f"{root}: no split '{split}' (subset '{subset}') here; found "
+        + (", ".join(map(str, splits_below(root))) or "no *.lmdb file at all")
+    )
+
+
+def splits_below(root: Path) -> list[Path]:
+    """Return the folders of the known layouts below ``root`` that hold LMDB files."""
+    folders = {root / tree for tree in _TREES}
+    folders |= {folder / subset for folder in folders for subset in SUBSETS}
+    return sorted(
+        folder
+        for parent in folders
+        if parent.is_dir()
+        for folder in parent.iterdir()
+        if folder.is_dir() and lmdb_files(folder)
+    )
+
+
+# Environments ------------------------------------------------------------------------
+
+# LMDB refuses to open a file twice in a process, so environments are shared and
+# counted. A child must not use its parent's, and must close its copies before it can
+# open its own.
+_ENVIRONMENTS: dict[tuple[int, int, int], list] = {}
+_LOCK = threading.Lock()
+
+
+def _forget_inherited() -> None:
+    global _LOCK
+    _LOCK = threading.Lock()
+    for env, _ in _ENVIRONMENTS.values():
+        env.close()
+    _ENVIRONMENTS.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_inherited)
+
+
+def _acquire(path: Path, readahead: bool) -> tuple[tuple[int, int, int], Any]:
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: the LMDB file does not exist") from None
+    key = (os.getpid(), status.st_dev, status.st_ino)
+    with _LOCK:
+        entry = _ENVIRONMENTS.get(key)
+        if entry is None:
+            try:
+                env = lmdb.open(
+                    str(path),
+                    subdir=False,
+                    readonly=True,
+                    lock=False,
+                    readahead=readahead,
+                    meminit=False,
+                    max_readers=1,
+                )
+            except lmdb.Error as err:
+                raise OC20FormatError(
+                    f"{path}: cannot be opened as an LMDB file "
+                    f"({status.st_size} bytes): {err}"
+                ) from err
+            entry = _ENVIRONMENTS[key] = [env, 0]
+        entry[1] += 1
+        return key, entry[0]
+
+
+def _release(key: tuple[int, int, int]) -> None:
+    with _LOCK:
+        entry = _ENVIRONMENTS.get(key)
+        if entry is not None:
+            entry[1] -= 1
+            if entry[1] == 0:
+                entry[0].close()
+                del _ENVIRONMENTS[key]
+
+
+class OC20LMDB:
+    """The rows of one split, as a sequence of :class:`OC20Record` in index order.
+
+    Files are opened at first use in each process, so an object can be handed to forked
+    and spawned workers, and any number of objects may read the same file. Opening
+    reads no rows. A row without ``sid`` gets its row number, "<file>_<row>" in a folder
+    of several files.
+
+    Args:
+        path: An LMDB file, a folder of them (rows follow in the order of the file
+            names), or with ``split`` the root of the data, see :func:`find_split`.
+        split: Name of the split below ``path``.
+        subset: "10k", "100k" or "all", see :func:`find_split`.
+        readahead: Let the system read ahead: good for one pass in order, bad for
+            shuffled access to a file larger than memory.
+
+    Raises:
+        FileNotFoundError: Nothing there.
+        OC20FormatError: A file is no LMDB, is empty, or holds something else.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        split: Optional[str] = None,
+        subset: str = "all",
+        readahead: bool = False,
+    ) -> None:
+        root = Path(path) if split is None else find_split(path, split, subset)
+        if not root.exists():
+            raise FileNotFoundError(f"{root} does not exist; expected an LMDB file")
+        self.path = root
+        self.files = lmdb_files(root)
+        self.readahead = readahead
+        self._held: dict[int, tuple] = {}
+        self._pid = os.getpid()
+        if not self.files:
+            found = ", ".join(map(str, splits_below(root)))
+            raise FileNotFoundError(
+                f"{root}: no *.lmdb file in this folder"
+                + (f"; choose one of its splits: {found}" if found else "")
+            )
+        self._ends: list[int] = []
+        for number in range(len(self.files)):
+            total = self._ends[-1] if self._ends else 0
+            self._ends.append(total + self._count(number))
+        self.close()
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> OC20Record:
+        fields = self.fields(index)
+        return OC20Record.from_fields(fields, self.where(index), self._row_name(index))
+
+    def fields(self, index: int) -> dict[str, Any]:
+        """Return the fields of one row as stored (see :func:`pyg_pickle.loads`)."""
+        return pyg_pickle.loads(self.raw(index), self.where(index))
+
+    def raw(self, index: int) -> bytes:
+        """Return the pickled bytes of one row."""
+        number, row = self._locate(index)
+        with self._environment(number).begin() as txn:
+            data = txn.get(str(row).encode("ascii"))
+        if data is None:
+            raise OC20FormatError(
+                f"{self.where(index)}: the key is missing; the file holds "
+                f"{self._ends[-1]} rows by its own count"
+            )
+        return data
+
+    def where(self, index: int) -> str:
+        """Return file and key of one row, as errors name them."""
+        number, row = self._locate(index)
+        return f"{self.files[number]} key '{row}'"
+
+    def close(self) -> None:
+        """Close the files; the next access opens them again."""
+        held, self._held = self._held, {}
+        if self._pid == os.getpid():
+            for key, _ in held.values():
+                _release(key)
+
+    def __del__(self) -> None:
+        if getattr(self, "_held", None):
+            self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_held": {}, "_pid": None}
+
+    def __repr__(self) -> str:
+        return f"OC20LMDB({str(self.path)!r}, {len(self)} rows)"
+
+    def _locate(self, index: int) -> tuple[int, int]:
+        row = int(index)
+        if row < 0:
+            row += len(self)
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {index} of {len(self)} in {self.path}")
+        number = bisect.bisect_right(self._ends, row)
+        return number, row - (self._ends[number - 1] if number else 0)
+
+    def _row_name(self, index: int) -> str:
+        number, row = self._locate(index)
+        return str(row) if len(self.files) == 1 else f"{self.files[number].stem}_{row}"
+
+    def _environment(self, number: int) -> Any:
+        if self._pid != os.getpid():
+            self._held = {}
+            self._pid = os.getpid()
+        if number not in self._held:
+            self._held[number] = _acquire(self.files[number], self.readahead)
+        return self._held[number][1]
+
+    def _count(self, number: int) -> int:
+        """Return the rows of a file: its ``length`` if it has one, else its entries."""
+        env = self._environment(number)
+        path = self.files[number]
+        entries = env.stat()["entries"]
+        with env.begin() as txn:
+            stored = txn.get(b"length")
+            first = txn.get(b"0")
+        if stored is None:
+            count = entries
+        else:
+            try:
+                count = restricted_pickle.loads(stored, {})
+            except restricted_pickle.RestrictedPickleError as err:
+                raise OC20FormatError(f"{path} key 'length': {err}") from err
+            if type(count) is not int or not 0 <= count < entries:
+                raise OC20FormatError(
+                    f"{path} key 'length': is {str(count)[:40]}, but the file has "
+                    f"{entries - 1} other entries"
+                )
+        if count == 0:
+            raise OC20FormatError(f"{path}: the LMDB file is empty")
+        if first is None:
+            raise OC20FormatError(
+                f"{path}: has {entries} entries but no key '0'; an OC20 file numbers "
+                "its records '0', '1', ..."
+            )
+        return count
+
+
+# Writing -----------------------------------------------------------------------------
+
+
+def write_lmdb(
+    path: str | os.PathLike,
+    records: Iterable[OC20Record],
+    generation: str = "old",
+    overwrite: bool = False,
+) -> int:
+    """Write records to one LMDB file, as the official files hold them.
+
+    The file appears under its name only when it is complete.
+
+    Args:
+        path: The file.
+        records: Any iterable; only a few are kept in memory.
+        generation: Pickle generation, see :func:`pyg_pickle.dumps`.
+        overwrite: Replace an existing file.
+
+    Returns:
+        The number of records.
+
+    Raises:
+        FileExistsError: The file exists and ``overwrite`` is False.
+        OC20FormatError: A record cannot be written, or there is none.
+    """
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists; choose another name or overwrite it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.unlink(missing_ok=True)
+    env = lmdb.open(str(partial), subdir=False, lock=False, map_size=1 << 24)
+    try:
+        try:
+            count = _write_batches(env, path, records, generation)
+            env.sync(True)
+        finally:
+            env.close()
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return count
+
+
+def _write_batches(env: Any, path: Path, records: Iterable, generation: str) -> int:
+    batch: list[tuple[bytes, bytes]] = []
+    size = 0
+    count = 0
+    for record in records:
+        where = f"{path} key '{count}' (sid {record.sid})"
+        fields = record.to_fields()
+        OC20Record.from_fields(fields, where)
+        data = pyg_pickle.dumps(fields, generation)
+        batch.append((str(count).encode("ascii"), data))
+        size += len(data)
+        count += 1
+        if size >= _BATCH_BYTES:
+            _put(env, batch, size)
+            batch, size = [], 0
+    _put(env, batch, size)
+    if count == 0:
+        raise OC20FormatError(f"{path}: no records to write")
+    return count
+
+
+def _put(env: Any, batch: list[tuple[bytes, bytes]], size: int) -> None:
+    # The map grows with the content: an oversized one needs a sparse file, which not
+    # every file system has.
+    while True:
+        try:
+            with env.begin(write=True) as txn:
+                for key, data in batch:
+                    txn.put(key, data)
+            return
+        except lmdb.MapFullError:
+            env.set_mapsize(2 * env.info()["map_size"] + 2 * size)

@@ -1,0 +1,112 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Geometry of periodic cells: the shortest image of a vector.
+
+Cells are rows: ``cart = frac @ cell``.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+_SHIFTS = np.array(list(itertools.product((-1, 0, 1), repeat=3)), dtype=np.float64)
+_PLANE_SHIFTS = np.array(list(itertools.product((-1, 0, 1), repeat=2)))
+
+
+def minimum_image(vectors: np.ndarray, cell: np.ndarray) -> np.ndarray:
+    """Return the shortest periodic image of each vector.
+
+    Exact for any cell, also a very skewed one, where rounding fractional coordinates
+    is not: vectors that rounding does not settle are searched over the 27 images in a
+    Minkowski-reduced basis of the same lattice (Nguyen and Stehle 2009: in such a
+    basis the vectors that bound the Voronoi cell have coefficients -1, 0, 1).
+
+    Args:
+        vectors: Differences of Cartesian positions, shape [..., 3], in Å.
+        cell: Lattice vectors as rows, shape [3, 3], in Å.
+
+    Returns:
+        Images of ``vectors``, same shape; the dtype of ``vectors`` if it is a float
+        type, else float64. Computed in float64.
+
+    Raises:
+        ValueError: The cell has no volume or a wrong shape.
+    """
+    vectors = np.asarray(vectors)
+    dtype = vectors.dtype if vectors.dtype.kind == "f" else np.dtype(np.float64)
+    flat = vectors.astype(np.float64).reshape(-1, 3)
+    cell = np.asarray(cell, dtype=np.float64)
+    check_cell(cell)
+    inverse = np.linalg.inv(cell)
+    images = flat - np.rint(flat @ inverse) @ cell
+    # Every lattice vector is at least as long as the smallest distance between lattice
+    # planes, 1 / |column of the inverse|; below half of it an image has no rival.
+    safe = 0.5 / np.linalg.norm(inverse, axis=0).max()
+    unsure = np.flatnonzero(~(np.linalg.norm(images, axis=1) < safe))
+    if unsure.size:
+        images[unsure] = _search(images[unsure], reduce_cell(cell))
+    return images.reshape(vectors.shape).astype(dtype, copy=False)
+
+
+def check_cell(cell: np.ndarray) -> None:
+    """Raise ``ValueError`` unless ``cell`` is [3, 3], finite and spans a volume."""
+    if cell.shape != (3, 3):
+        raise ValueError(f"a cell has shape {cell.shape}, expected (3, 3)")
+    if not np.isfinite(cell).all():
+        raise ValueError("a cell holds NaN or infinite numbers")
+    volume = abs(np.linalg.det(cell))
+    if volume <= 1e-9 * np.prod(np.linalg.norm(cell, axis=1)):
+        raise ValueError(f"a cell has no volume ({volume:.3g} Å^3): {cell.tolist()}")
+
+
+def reduce_cell(cell: np.ndarray) -> np.ndarray:
+    """Return a Minkowski-reduced basis of the lattice spanned by the rows of ``cell``.
+
+    Args:
+        cell: Lattice vectors as rows, shape [3, 3], in Å, with a volume.
+
+    Returns:
+        The three shortest independent lattice vectors as rows, shortest first; the
+        handedness may change.
+    """
+    basis = np.array(cell, dtype=np.float64)
+    while True:
+        basis = basis[np.argsort(np.linalg.norm(basis, axis=1), kind="stable")]
+        first, second, third = basis
+        shorter = second - np.rint(first @ second / (first @ first)) * first
+        if _norm(shorter) < _norm(second) * (1 - 1e-12):
+            basis[1] = shorter
+            continue
+        # Nearest point of the plane lattice: round, then try the neighbours.
+        plane = basis[:2]
+        coefficients = np.rint(np.linalg.solve(plane @ plane.T, plane @ third))
+        candidates = third - (coefficients + _PLANE_SHIFTS) @ plane
+        shorter = candidates[np.linalg.norm(candidates, axis=1).argmin()]
+        if _norm(shorter) >= _norm(third) * (1 - 1e-12):
+            return basis
+        basis[2] = shorter
+
+
+def _search(vectors: np.ndarray, basis: np.ndarray) -> np.ndarray:
+    vectors = vectors - np.rint(vectors @ np.linalg.inv(basis)) @ basis
+    images = vectors[:, None, :] + _SHIFTS @ basis
+    best = (images**2).sum(axis=2).argmin(axis=1)
+    return images[np.arange(len(images)), best]
+
+
+def _norm(vector: np.ndarray) -> float:
+    return float(np.sqrt(vector @ vector))

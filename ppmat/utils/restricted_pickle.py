@@ -1,0 +1,624 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Read pickles of unknown origin without running anything that is in them.
+
+The machine below understands the binary opcodes of protocols 2 to 5 and nothing
+else. A global is looked up in a closed table of stand-ins given by the caller and is
+never imported; REDUCE calls only those stand-ins; BUILD fills only the objects this
+module made itself. CPython's own ``Unpickler`` with an overridden ``find_class`` is
+not enough for files from the net: it sizes its memo by an index taken from the file,
+hashes nested tuples without bound (a crash of the process) and lets BUILD set
+attributes of the stand-ins. Here the memo is a dict, keys are scalars, and the number
+of opcodes and of bytes built is bounded by what the input can honestly need.
+
+Every way a stream can be wrong ends as :class:`RestrictedPickleError`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
+from typing import Optional
+
+import numpy as np
+
+MAX_OPCODES = 1_000_000
+MAX_NAME = 256
+MAX_DIMS = 32
+
+_SCALARS = (str, int, float, bool, bytes, type(None))
+
+
+class RestrictedPickleError(ValueError):
+    """A stream that is truncated, inconsistent, too large, or asks for a forbidden
+    global."""
+
+
+class Budget:
+    """What a stream may still cost: bytes copied and items walked over.
+
+    Whatever a few opcodes can repeat on one large memoised object is counted.
+
+    Args:
+        limit: Bytes allowed in all.
+    """
+
+    __slots__ = ("left", "limit")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.left = limit
+
+    @classmethod
+    def for_stream(cls, num_bytes: int) -> Budget:
+        """Allow sixteen times the stream and 1 MiB: views may share a storage."""
+        return cls(16 * num_bytes + (1 << 20))
+
+    def take(self, num_bytes: int, what: str) -> None:
+        """Count ``num_bytes`` for ``what``; raise when the limit is passed."""
+        self.left -= num_bytes
+        if self.left < 0:
+            raise RestrictedPickleError(
+                f"{what} needs {num_bytes} bytes, more than a stream of this size may "
+                f"ask for ({self.limit} in all)"
+            )
+
+
+class Inert:
+    """An object of a foreign class: its name and its state, no behaviour.
+
+    It is made empty and filled by BUILD, so cyclic references resolve.
+    """
+
+    __slots__ = ("name", "state")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.state: dict[str, Any] = {}
+
+
+class Global:
+    """The stand-in of one global of the closed table.
+
+    Args:
+        name: Dotted name in the file.
+        make: ``make(budget, *args)`` called by REDUCE, or None if the global is only
+            a name that may be mentioned (a class stored as a value).
+        inert: Whether NEWOBJ may make an :class:`Inert` object of this class.
+    """
+
+    __slots__ = ("inert", "make", "name")
+
+    def __init__(
+        self,
+        name: str,
+        make: Optional[Callable[..., Any]] = None,
+        inert: bool = False,
+    ) -> None:
+        self.name = name
+        self.make = make
+        self.inert = inert
+
+
+class _DType:
+    """``numpy.dtype`` in the making: BUILD sets the byte order."""
+
+    __slots__ = ("code", "order")
+
+    def __init__(self, code: str) -> None:
+        self.code = code
+        self.order = "<"
+
+    def numpy(self) -> np.dtype:
+        return np.dtype(self.order + self.code)
+
+
+Table = Mapping[tuple[str, str], Any]
+
+
+def _type_name(value: Any) -> str:
+    return value.name if isinstance(value, Global) else type(value).__name__
+
+
+def _check_key(key: Any) -> None:
+    # Only scalars are hashed: the hash of a nested tuple recurses in C, and equal
+    # hashes of very long integers can be made at will.
+    kind = type(key)
+    if kind is tuple and len(key) <= 16:
+        for item in key:
+            if type(item) is tuple:
+                break
+            _check_key(item)
+        else:
+            return
+    elif kind is int:
+        if -(1 << 63) <= key < 1 << 63:
+            return
+    elif kind in _SCALARS:
+        return
+    raise RestrictedPickleError(f"a {kind.__name__} as key of a dict or set is refused")
+
+
+def _set_items(target: Any, items: list) -> None:
+    if type(target) is not dict:
+        raise RestrictedPickleError(f"items are set on a {_type_name(target)}")
+    if len(items) % 2:
+        raise RestrictedPickleError("a dict has a key without value")
+    for i in range(0, len(items), 2):
+        key = items[i]
+        if type(key) is not str:
+            _check_key(key)
+        target[key] = items[i + 1]
+
+
+def _append_items(target: Any, items: list) -> None:
+    if type(target) is not list:
+        raise RestrictedPickleError(f"items are appended to a {_type_name(target)}")
+    target.extend(items)
+
+
+def _make_set(items: list) -> set:
+    for item in items:
+        _check_key(item)
+    return set(items)
+
+
+def _build(target: Any, state: Any, budget: Budget) -> None:
+    if type(target) is Inert:
+        if type(state) is dict:
+            budget.take(len(state), f"the state of {target.name}")
+        if type(state) is not dict or not all(type(key) is str for key in state):
+            raise RestrictedPickleError(
+                f"the state of {target.name} is a {_type_name(state)}, expected a dict "
+                "with string keys"
+            )
+        target.state = state
+    elif type(target) is np.ndarray:
+        _build_array(target, state, budget)
+    elif type(target) is _DType:
+        order = state[1] if type(state) is tuple and len(state) > 1 else None
+        if type(order) is not str or order not in ("<", ">", "|"):
+            raise RestrictedPickleError("malformed state of a numpy dtype")
+        target.order = order
+    elif type(target) is dict:
+        # A torch state_dict is an OrderedDict with the attribute `_metadata`.
+        if type(state) is not dict:
+            raise RestrictedPickleError("malformed attributes of an OrderedDict")
+    else:
+        raise RestrictedPickleError(f"BUILD on a {_type_name(target)} is refused")
+
+
+def _reduce(func: Any, args: Any, budget: Budget) -> Any:
+    if type(func) is not Global or func.make is None:
+        raise RestrictedPickleError(f"a call of {_type_name(func)} is refused")
+    if type(args) is not tuple:
+        raise RestrictedPickleError(
+            f"the arguments of {func.name} are a {_type_name(args)}, expected a tuple"
+        )
+    try:
+        return func.make(budget, *args)
+    except RestrictedPickleError:
+        raise
+    except (TypeError, ValueError, LookupError, OverflowError, AttributeError) as err:
+        raise RestrictedPickleError(
+            f"malformed arguments of {func.name} ({type(err).__name__})"
+        ) from err
+
+
+def _new_object(cls: Any, args: Any) -> Inert:
+    if type(cls) is not Global or not cls.inert:
+        raise RestrictedPickleError(f"a new object of {_type_name(cls)} is refused")
+    if type(args) is not tuple or args:
+        raise RestrictedPickleError(f"a new {cls.name} with arguments is refused")
+    return Inert(cls.name)
+
+
+def _find_global(table: Table, module: Any, name: Any) -> Any:
+    if type(module) is not str or type(name) is not str:
+        raise RestrictedPickleError("the name of a global is not a string")
+    found = table.get((module, name))
+    if found is None:
+        raise RestrictedPickleError(
+            f"the global {module[:MAX_NAME]!r}.{name[:MAX_NAME]!r} is refused: only "
+            "tensors, arrays and plain data are read, nothing in a file is ever run"
+        )
+    return found
+
+
+def _refuse_persistent_id(pid: Any) -> Any:
+    raise RestrictedPickleError("a persistent id is refused here")
+
+
+_UNPACK_U16 = struct.Struct("<H").unpack_from
+_UNPACK_I32 = struct.Struct("<i").unpack_from
+_UNPACK_U32 = struct.Struct("<I").unpack_from
+_UNPACK_U64 = struct.Struct("<Q").unpack_from
+_UNPACK_F64 = struct.Struct(">d").unpack_from
+
+
+def load_one(
+    data: bytes,
+    table: Table,
+    pos: int = 0,
+    persistent_load: Callable[[Any], Any] = _refuse_persistent_id,
+    budget: Optional[Budget] = None,
+) -> tuple[Any, int]:
+    """Read the pickle that starts at ``pos`` of ``data``.
+
+    Args:
+        data: The stream.
+        table: Closed table ``(module, name) -> Global`` or any inert value.
+        pos: Where the pickle starts.
+        persistent_load: Maps a persistent id to an object; default: refuse all.
+        budget: Bytes that may still be built; default by the length of ``data``.
+
+    Returns:
+        The object and the position behind its STOP opcode.
+
+    Raises:
+        RestrictedPickleError: The stream is malformed or asks for something refused.
+    """
+    if budget is None:
+        budget = Budget.for_stream(len(data))
+    try:
+        return _run(data, table, pos, persistent_load, budget)
+    except RestrictedPickleError:
+        raise
+    except (IndexError, struct.error) as err:
+        raise RestrictedPickleError(
+            f"the pickle is truncated or unbalanced ({len(data)} bytes)"
+        ) from err
+    except (UnicodeDecodeError, MemoryError, RecursionError, OverflowError) as err:
+        raise RestrictedPickleError(
+            f"the pickle is malformed ({type(err).__name__})"
+        ) from err
+
+
+def loads(
+    data: bytes,
+    table: Table,
+    persistent_load: Callable[[Any], Any] = _refuse_persistent_id,
+    budget: Optional[Budget] = None,
+) -> Any:
+    """Read one pickle that fills ``data`` exactly; see :func:`load_one`."""
+    value, end = load_one(data, table, 0, persistent_load, budget)
+    if end != len(data):
+        raise RestrictedPickleError(
+            f"{len(data) - end} bytes follow the end of the pickle"
+        )
+    return value
+
+
+def _run(
+    data: bytes,
+    table: Table,
+    pos: int,
+    persistent_load: Callable[[Any], Any],
+    budget: Budget,
+) -> tuple[Any, int]:
+    # One flat loop over local names, most frequent opcodes first: this runs some 300
+    # times a record. `outer` holds the stacks below each open MARK.
+    size = len(data)
+    memo: dict[int, Any] = {}
+    outer: list[list] = []
+    stack: list = []
+
+    for _ in range(MAX_OPCODES):
+        op = data[pos]
+        pos += 1
+        if op == 0x94:  # MEMOIZE
+            memo[len(memo)] = stack[-1]
+        elif op == 0x71:  # BINPUT
+            memo[data[pos]] = stack[-1]
+            pos += 1
+        elif op == 0x4B:  # BININT1
+            stack.append(data[pos])
+            pos += 1
+        elif op == 0x68:  # BINGET
+            if data[pos] not in memo:
+                raise RestrictedPickleError(f"memo entry {data[pos]} does not exist")
+            stack.append(memo[data[pos]])
+            pos += 1
+        elif op == 0x8C or op == 0x58 or op == 0x8D:  # (SHORT_)BINUNICODE(8)
+            if op == 0x8C:
+                end = pos + 1 + data[pos]
+                pos += 1
+            elif op == 0x58:
+                end = pos + 4 + _UNPACK_U32(data, pos)[0]
+                pos += 4
+            else:
+                end = pos + 8 + _UNPACK_U64(data, pos)[0]
+                pos += 8
+            if end > size:
+                raise RestrictedPickleError("truncated in a string")
+            stack.append(str(data[pos:end], "utf-8", "surrogatepass"))
+            pos = end
+        elif op == 0x52:  # REDUCE
+            args = stack.pop()
+            stack[-1] = _reduce(stack[-1], args, budget)
+        elif op == 0x85:  # TUPLE1
+            stack[-1] = (stack[-1],)
+        elif op == 0x86:  # TUPLE2
+            second = stack.pop()
+            stack[-1] = (stack[-1], second)
+        elif op == 0x87:  # TUPLE3
+            third = stack.pop()
+            second = stack.pop()
+            stack[-1] = (stack[-1], second, third)
+        elif op == 0x28:  # MARK
+            outer.append(stack)
+            stack = []
+        elif op == 0x74:  # TUPLE
+            items = tuple(stack)
+            stack = outer.pop()
+            stack.append(items)
+        elif op == 0x29:  # EMPTY_TUPLE
+            stack.append(())
+        elif op == 0x4E:  # NONE
+            stack.append(None)
+        elif op == 0x4D:  # BININT2
+            stack.append(_UNPACK_U16(data, pos)[0])
+            pos += 2
+        elif op == 0x42 or op == 0x43 or op == 0x8E or op == 0x96:  # bytes
+            if op == 0x42:  # BINBYTES
+                end = pos + 4 + _UNPACK_U32(data, pos)[0]
+                pos += 4
+            elif op == 0x43:  # SHORT_BINBYTES
+                end = pos + 1 + data[pos]
+                pos += 1
+            else:  # BINBYTES8, BYTEARRAY8
+                end = pos + 8 + _UNPACK_U64(data, pos)[0]
+                pos += 8
+            if end > size:
+                raise RestrictedPickleError(
+                    f"truncated: {end - pos} bytes announced, {size - pos} left"
+                )
+            stack.append(data[pos:end])
+            pos = end
+        elif op == 0x89:  # NEWFALSE
+            stack.append(False)
+        elif op == 0x88:  # NEWTRUE
+            stack.append(True)
+        elif op == 0x93:  # STACK_GLOBAL
+            name = stack.pop()
+            stack[-1] = _find_global(table, stack[-1], name)
+        elif op == 0x63:  # GLOBAL
+            lines = data[pos : pos + 2 * MAX_NAME].split(b"\n", 2)
+            if len(lines) < 3:
+                raise RestrictedPickleError("the name of a global has no end")
+            module, name = str(lines[0], "utf-8"), str(lines[1], "utf-8")
+            stack.append(_find_global(table, module, name))
+            pos += len(lines[0]) + len(lines[1]) + 2
+        elif op == 0x47:  # BINFLOAT
+            stack.append(_UNPACK_F64(data, pos)[0])
+            pos += 8
+        elif op == 0x4A:  # BININT
+            stack.append(_UNPACK_I32(data, pos)[0])
+            pos += 4
+        elif op == 0x8A:  # LONG1
+            end = pos + 1 + data[pos]
+            if end > size:
+                raise RestrictedPickleError("truncated in an integer")
+            stack.append(int.from_bytes(data[pos + 1 : end], "little", signed=True))
+            pos = end
+        elif op == 0x7D:  # EMPTY_DICT
+            stack.append({})
+        elif op == 0x5D:  # EMPTY_LIST
+            stack.append([])
+        elif op == 0x73:  # SETITEM
+            value = stack.pop()
+            key = stack.pop()
+            _set_items(stack[-1], [key, value])
+        elif op == 0x75:  # SETITEMS
+            items = stack
+            stack = outer.pop()
+            _set_items(stack[-1], items)
+        elif op == 0x61:  # APPEND
+            value = stack.pop()
+            _append_items(stack[-1], [value])
+        elif op == 0x65:  # APPENDS
+            items = stack
+            stack = outer.pop()
+            _append_items(stack[-1], items)
+        elif op == 0x81:  # NEWOBJ
+            args = stack.pop()
+            stack[-1] = _new_object(stack[-1], args)
+        elif op == 0x62:  # BUILD
+            state = stack.pop()
+            _build(stack[-1], state, budget)
+        elif op == 0x51:  # BINPERSID
+            stack[-1] = persistent_load(stack[-1])
+        elif op == 0x95:  # FRAME
+            if _UNPACK_U64(data, pos)[0] > size - pos - 8:
+                raise RestrictedPickleError("truncated: a frame exceeds the data")
+            pos += 8
+        elif op == 0x80:  # PROTO
+            if not 2 <= data[pos] <= 5:
+                raise RestrictedPickleError(
+                    f"pickle protocol {data[pos]}, expected 2..5"
+                )
+            pos += 1
+        elif op == 0x2E:  # STOP
+            if outer or len(stack) != 1:
+                raise RestrictedPickleError("the pickle ends with an unbalanced stack")
+            return stack[0], pos
+        elif op == 0x72:  # LONG_BINPUT
+            memo[_UNPACK_U32(data, pos)[0]] = stack[-1]
+            pos += 4
+        elif op == 0x6A:  # LONG_BINGET
+            index = _UNPACK_U32(data, pos)[0]
+            if index not in memo:
+                raise RestrictedPickleError(f"memo entry {index} does not exist")
+            stack.append(memo[index])
+            pos += 4
+        elif op == 0x30:  # POP
+            if stack:
+                stack.pop()
+            else:
+                stack = outer.pop()
+        elif op == 0x31:  # POP_MARK
+            stack = outer.pop()
+        elif op == 0x8F:  # EMPTY_SET
+            stack.append(set())
+        elif op == 0x90:  # ADDITEMS
+            items = stack
+            stack = outer.pop()
+            if type(stack[-1]) is not set:
+                raise RestrictedPickleError(
+                    f"items are added to a {_type_name(stack[-1])}"
+                )
+            stack[-1].update(_make_set(items))
+        elif op == 0x91:  # FROZENSET
+            items = stack
+            stack = outer.pop()
+            stack.append(frozenset(_make_set(items)))
+        else:
+            raise RestrictedPickleError(
+                f"opcode 0x{op:02x} at byte {pos - 1} is unknown or refused: not a "
+                "pickle of protocol 2..5 with plain data"
+            )
+    raise RestrictedPickleError(f"more than {MAX_OPCODES} opcodes")
+
+
+# Plain data and numpy ----------------------------------------------------------------
+
+
+def _dict_from_pairs(budget: Budget, pairs: Any = ()) -> dict:
+    if type(pairs) not in (list, tuple, dict):
+        raise RestrictedPickleError("an OrderedDict is made of something not a list")
+    budget.take(64 * len(pairs), "an OrderedDict")
+    if type(pairs) is dict:
+        return dict(pairs)
+    result: dict = {}
+    for pair in pairs:
+        if type(pair) not in (list, tuple) or len(pair) != 2:
+            raise RestrictedPickleError("an OrderedDict has a malformed item")
+        _check_key(pair[0])
+        result[pair[0]] = pair[1]
+    return result
+
+
+def _default_dict(budget: Budget, factory: Any = None) -> dict:
+    return {}
+
+
+def _set_from_list(budget: Budget, items: Any = ()) -> set:
+    if type(items) not in (list, tuple):
+        raise RestrictedPickleError("a set is made of something that is not a list")
+    budget.take(64 * len(items), "a set")
+    return _make_set(list(items))
+
+
+def _slice(budget: Budget, *args: Any) -> slice:
+    for arg in args:
+        if arg is not None and type(arg) is not int:
+            raise RestrictedPickleError("a slice has a bound that is not an integer")
+    return slice(*args)
+
+
+def _encode_latin1(budget: Budget, text: str, encoding: str) -> bytes:
+    if type(text) is not str or encoding not in ("latin1", "latin-1"):
+        raise RestrictedPickleError("only latin1 strings may be turned into bytes")
+    budget.take(len(text), "a latin1 string")
+    return text.encode("latin1")
+
+
+_DTYPE_CODES = frozenset(
+    "b1 i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8 c8 c16".split()
+)  # no objects, strings, dates or records
+
+
+def _dtype(budget: Budget, code: Any, align: Any = False, copy: Any = True) -> _DType:
+    if type(code) is not str or code not in _DTYPE_CODES:
+        raise RestrictedPickleError("a numpy dtype other than plain numbers is refused")
+    return _DType(code)
+
+
+def check_shape(shape: Any, what: str) -> int:
+    """Return the number of elements of ``shape``, a short tuple of sizes >= 0."""
+    if type(shape) is not tuple or len(shape) > MAX_DIMS:
+        raise RestrictedPickleError(f"malformed shape of {what}")
+    count = 1
+    for size in shape:
+        if type(size) is not int or not 0 <= size < 1 << 48:
+            raise RestrictedPickleError(f"malformed shape of {what}")
+        count *= size
+    if count >= 1 << 48:
+        raise RestrictedPickleError(f"{what} of {len(shape)} dimensions is too large")
+    return count
+
+
+def _reconstruct(budget: Budget, cls: Any, shape: Any, code: Any) -> np.ndarray:
+    if cls is not _NDARRAY or shape != (0,):
+        raise RestrictedPickleError("only a plain numpy.ndarray may be reconstructed")
+    return np.empty((0,), dtype=np.uint8)
+
+
+def _checked_kind(budget: Budget, raw: Any, dtype: Any, shape: Any) -> np.dtype:
+    if type(dtype) is not _DType or type(raw) is not bytes:
+        raise RestrictedPickleError("malformed numpy array: no plain dtype or no bytes")
+    kind = dtype.numpy()
+    count = check_shape(shape, "a numpy array")
+    if count * kind.itemsize != len(raw):
+        raise RestrictedPickleError(
+            f"a numpy array of {count} x {kind} has {len(raw)} bytes"
+        )
+    budget.take(len(raw), "a numpy array")
+    return kind
+
+
+def _build_array(target: np.ndarray, state: Any, budget: Budget) -> None:
+    if type(state) is not tuple or len(state) != 5 or target.shape != (0,):
+        raise RestrictedPickleError("malformed state of a numpy array")
+    _, shape, dtype, fortran, raw = state
+    kind = _checked_kind(budget, raw, dtype, shape)
+    # Fills the array in place, as objects that already refer to it need.
+    target.__setstate__((1, shape, kind, fortran is True, raw))
+
+
+def _frombuffer(
+    budget: Budget, raw: Any, dtype: Any, shape: Any, order: Any
+) -> np.ndarray:
+    if type(order) is not str or order not in ("C", "F"):
+        raise RestrictedPickleError("malformed order of a numpy array")
+    kind = _checked_kind(budget, raw, dtype, shape)
+    return np.frombuffer(raw, kind).reshape(shape, order=order).copy(order)
+
+
+def _numpy_scalar(budget: Budget, dtype: Any, raw: Any) -> Any:
+    kind = _checked_kind(budget, raw, dtype, ())
+    return np.frombuffer(raw, kind)[0].item()
+
+
+_NDARRAY = Global("numpy.ndarray")
+
+PLAIN_TABLE: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): Global("collections.OrderedDict", _dict_from_pairs),
+    ("collections", "defaultdict"): Global("collections.defaultdict", _default_dict),
+    ("builtins", "set"): Global("builtins.set", _set_from_list),
+    ("builtins", "slice"): Global("builtins.slice", _slice),
+    ("_codecs", "encode"): Global("_codecs.encode", _encode_latin1),
+    ("numpy", "dtype"): Global("numpy.dtype", _dtype),
+    ("numpy", "ndarray"): _NDARRAY,
+}
+for _core in ("numpy.core", "numpy._core"):
+    for _module, _name, _make in (
+        ("multiarray", "_reconstruct", _reconstruct),
+        ("multiarray", "scalar", _numpy_scalar),
+        ("numeric", "_frombuffer", _frombuffer),
+    ):
+        PLAIN_TABLE[f"{_core}.{_module}", _name] = Global(f"{_core}.{_name}", _make)

@@ -1,0 +1,263 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Torch tensors inside a pickle, as numpy arrays, without torch.
+
+Stand-ins of ``torch._utils`` for :mod:`ppmat.utils.restricted_pickle`, and the legacy
+``torch.save`` stream in which a plain pickle carries its storages. A reader of
+``torch.save`` files calls ``restricted_pickle.loads`` with :data:`TORCH_TABLE` and
+its own ``persistent_load``, which returns :class:`Storage` (:func:`storage_pid`
+checks the identifier).
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import numpy as np
+
+from ppmat.utils.restricted_pickle import PLAIN_TABLE
+from ppmat.utils.restricted_pickle import Budget
+from ppmat.utils.restricted_pickle import Global
+from ppmat.utils.restricted_pickle import RestrictedPickleError
+from ppmat.utils.restricted_pickle import check_shape
+from ppmat.utils.restricted_pickle import load_one
+
+
+class StorageType:
+    """A torch storage class: the dtype of its elements.
+
+    Args:
+        name: Class name in the file.
+        code: Little-endian numpy dtype; bfloat16 is kept as u2 and widened later.
+    """
+
+    __slots__ = ("dtype", "name", "widen")
+
+    def __init__(self, name: str, code: str, widen: bool = False) -> None:
+        self.name = name
+        self.dtype = np.dtype(code)
+        self.widen = widen
+
+
+class Storage:
+    """The elements behind one or more tensors: a flat array, possibly read-only."""
+
+    __slots__ = ("array", "widen")
+
+    def __init__(self, array: np.ndarray, widen: bool = False) -> None:
+        self.array = array
+        self.widen = widen
+
+
+STORAGE_CODES = {
+    "FloatStorage": "<f4",
+    "DoubleStorage": "<f8",
+    "HalfStorage": "<f2",
+    "LongStorage": "<i8",
+    "IntStorage": "<i4",
+    "ShortStorage": "<i2",
+    "CharStorage": "|i1",
+    "ByteStorage": "|u1",
+    "BoolStorage": "|b1",
+    "ComplexFloatStorage": "<c8",
+    "ComplexDoubleStorage": "<c16",
+}
+STORAGE_TYPES = {name: StorageType(name, code) for name, code in STORAGE_CODES.items()}
+STORAGE_TYPES["BFloat16Storage"] = StorageType("BFloat16Storage", "<u2", widen=True)
+STORAGE_TABLE: dict[tuple[str, str], Any] = {
+    ("torch", name): kind for name, kind in STORAGE_TYPES.items()
+}
+
+
+def rebuild_tensor(
+    budget: Budget,
+    storage: Any,
+    offset: Any,
+    size: Any,
+    stride: Any,
+    requires_grad: Any = False,
+    hooks: Any = None,
+    metadata: Any = None,
+) -> np.ndarray:
+    """Copy a tensor out of its storage.
+
+    Args:
+        budget: Bytes that may still be built.
+        storage: The :class:`Storage`.
+        offset: First element.
+        size: Shape; any view torch can write (stride 0 included) is accepted.
+        stride: Step of each dimension in elements.
+        requires_grad: Ignored.
+        hooks: Ignored.
+        metadata: Conjugate or negative views are refused.
+
+    Returns:
+        An owned, writable, contiguous array; float32 for bfloat16.
+    """
+    if type(storage) is not Storage:
+        raise RestrictedPickleError("a tensor refers to something that is no storage")
+    count = check_shape(size, "a tensor")
+    if type(offset) is not int or offset < 0:
+        raise RestrictedPickleError("a tensor has a malformed offset")
+    if type(stride) is not tuple or len(stride) != len(size):
+        raise RestrictedPickleError("a tensor has as many strides as dimensions")
+    if metadata:
+        raise RestrictedPickleError("a conjugate or negative view is refused")
+    array = storage.array
+    dense = 1
+    last = offset
+    contiguous = True
+    for length, step in zip(reversed(size), reversed(stride), strict=True):
+        if type(step) is not int or step < 0:
+            raise RestrictedPickleError("a tensor has a malformed stride")
+        if length > 1 and step != dense:
+            contiguous = False
+        dense *= length
+        last += (length - 1) * step
+    if count == 0:
+        array = np.empty(size, array.dtype)
+    elif last >= array.size:
+        raise RestrictedPickleError(
+            f"a tensor of shape {size} reaches beyond its storage of {array.size} "
+            "elements"
+        )
+    else:
+        budget.take(count * array.itemsize, "a tensor")
+        if contiguous:
+            array = array[offset : offset + count].reshape(size).copy()
+        else:
+            array = np.lib.stride_tricks.as_strided(
+                array[offset:], size, [step * array.itemsize for step in stride]
+            ).copy()
+    if storage.widen:
+        array = (array.astype(np.uint32) << 16).view(np.float32)
+    return array
+
+
+def _rebuild_parameter(
+    budget: Budget, data: Any, requires_grad: Any = True, hooks: Any = None
+) -> np.ndarray:
+    if type(data) is not np.ndarray:
+        raise RestrictedPickleError("a parameter is not made of a tensor")
+    return data
+
+
+# The stream of torch.save before the zip container: five pickles, then raw data. The
+# first three never change.
+_MAGIC = 0x1950A86A20F9469CFC6C
+_PROTOCOL = 1001
+LEGACY_HEAD = (
+    b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+    b"\x80\x02M\xe9\x03."
+    b"\x80\x02}q\x00(X\x10\x00\x00\x00protocol_versionq\x01M\xe9\x03"
+    b"X\r\x00\x00\x00little_endianq\x02\x88X\n\x00\x00\x00type_sizesq\x03}q\x04("
+    b"X\x05\x00\x00\x00shortq\x05K\x02X\x03\x00\x00\x00intq\x06K\x04"
+    b"X\x04\x00\x00\x00longq\x07K\x04uu."
+)
+
+
+def _read_legacy_head(raw: bytes, budget: Budget) -> int:
+    magic, pos = load_one(raw, {}, 0, budget=budget)
+    if type(magic) is not int or magic != _MAGIC:
+        raise RestrictedPickleError(
+            "a storage does not start with torch's magic number"
+        )
+    version, pos = load_one(raw, {}, pos, budget=budget)
+    if type(version) is not int or version != _PROTOCOL:
+        raise RestrictedPickleError("a storage is not of torch.save protocol 1001")
+    system, pos = load_one(raw, {}, pos, budget=budget)
+    if type(system) is not dict or system.get("little_endian") is not True:
+        raise RestrictedPickleError("a storage was written on a big-endian machine")
+    return pos
+
+
+def load_legacy_storage(budget: Budget, raw: Any) -> Storage:
+    """Read one storage from the legacy ``torch.save`` stream.
+
+    Args:
+        budget: Bytes that may still be built; the stream itself counts.
+        raw: The stream, as a plain pickle of a tensor carries it.
+
+    Returns:
+        The storage, a view of ``raw``.
+    """
+    if type(raw) is not bytes:
+        raise RestrictedPickleError("a storage is not made of bytes")
+    budget.take(len(raw), "a storage")
+    if raw.startswith(LEGACY_HEAD):
+        pos = len(LEGACY_HEAD)
+    else:
+        pos = _read_legacy_head(raw, budget)
+    pid, pos = load_one(raw, STORAGE_TABLE, pos, storage_pid, budget)
+    if type(pid) is not StoragePid:
+        raise RestrictedPickleError("a storage stream holds something else")
+    keys, pos = load_one(raw, {}, pos, budget=budget)
+    if type(keys) is not list or len(keys) != 1 or keys[0] != pid.key:
+        raise RestrictedPickleError("a storage stream does not hold just its storage")
+    kind = pid.kind
+    left = len(raw) - pos - 8
+    if left < 0 or struct.unpack_from("<Q", raw, pos)[0] != pid.numel:
+        raise RestrictedPickleError("a storage is truncated or contradicts its length")
+    if pid.numel * kind.dtype.itemsize != left:
+        raise RestrictedPickleError(
+            f"a {kind.name} of {pid.numel} elements has {left} bytes"
+        )
+    return Storage(np.frombuffer(raw, kind.dtype, pid.numel, pos + 8), kind.widen)
+
+
+class StoragePid:
+    __slots__ = ("key", "kind", "numel")
+
+    def __init__(self, kind: StorageType, key: str, numel: int) -> None:
+        self.kind = kind
+        self.key = key
+        self.numel = numel
+
+
+def storage_pid(pid: Any) -> StoragePid:
+    """Check ``("storage", class, key, location, numel[, view])``."""
+    if type(pid) is not tuple or len(pid) not in (5, 6) or type(pid[0]) is not str:
+        raise RestrictedPickleError("malformed persistent id of a storage")
+    kind, key, location, numel = pid[1:5]
+    if (
+        pid[0] != "storage"
+        or type(kind) is not StorageType
+        or type(key) is not str
+        or type(location) is not str
+        or type(numel) is not int
+        or not 0 <= numel < 1 << 48
+        or pid[5:] not in ((), (None,))
+    ):
+        raise RestrictedPickleError("malformed persistent id of a storage")
+    return StoragePid(kind, key, numel)
+
+
+TORCH_TABLE: dict[tuple[str, str], Any] = {
+    **PLAIN_TABLE,
+    **STORAGE_TABLE,
+    ("torch.storage", "_load_from_bytes"): Global(
+        "torch.storage._load_from_bytes", load_legacy_storage
+    ),
+    ("torch._utils", "_rebuild_tensor"): Global(
+        "torch._utils._rebuild_tensor", rebuild_tensor
+    ),
+    ("torch._utils", "_rebuild_tensor_v2"): Global(
+        "torch._utils._rebuild_tensor_v2", rebuild_tensor
+    ),
+    ("torch._utils", "_rebuild_parameter"): Global(
+        "torch._utils._rebuild_parameter", _rebuild_parameter
+    ),
+}
