@@ -25,12 +25,28 @@ from typing import Optional
 
 from ppmat.datasets.transform.post_process import PowerData
 from ppmat.datasets.transform.post_process import UnNormalize
+from ppmat.datasets.transform.preprocess import Abs
+from ppmat.datasets.transform.preprocess import Log10
+from ppmat.datasets.transform.preprocess import Normalize
+from ppmat.datasets.transform.preprocess import Scale
 from ppmat.utils.registry import ConfigError
 from ppmat.utils.registry import Registry
 
-__all__ = ["Compose", "PowerData", "UnNormalize", "build_post_transforms"]
+__all__ = [
+    "Abs",
+    "Compose",
+    "Log10",
+    "Normalize",
+    "PowerData",
+    "Scale",
+    "UnNormalize",
+    "build_post_transforms",
+    "build_transforms",
+]
 
-POST_TRANSFORMS = Registry("post transform", [UnNormalize, PowerData])
+TRANSFORMS = Registry(
+    "transform", [Normalize, Log10, Scale, Abs, UnNormalize, PowerData]
+)
 
 
 class Compose:
@@ -50,10 +66,10 @@ class Compose:
         return data
 
 
-def build_post_transforms(
-    cfg: Optional[Sequence[Mapping]], where: str = "post_transforms"
+def build_transforms(
+    cfg: Optional[Sequence[Mapping]], where: str = "transforms"
 ) -> Optional[Compose]:
-    """Build what is applied to a model's output.
+    """Build what is applied to each sample of a data set.
 
     Args:
         cfg: A list of blocks, applied in this order.
@@ -70,5 +86,12 @@ def build_post_transforms(
     if isinstance(cfg, (str, Mapping)) or not isinstance(cfg, Sequence):
         raise ConfigError(f"{where}: expected a list of blocks, got {cfg!r}")
     return Compose(
-        [POST_TRANSFORMS.build(block, f"{where}.{i}") for i, block in enumerate(cfg)]
+        [TRANSFORMS.build(block, f"{where}.{i}") for i, block in enumerate(cfg)]
     )
+
+
+def build_post_transforms(
+    cfg: Optional[Sequence[Mapping]], where: str = "post_transforms"
+) -> Optional[Compose]:
+    """Build what is applied to a model's output; see :func:`build_transforms`."""
+    return build_transforms(cfg, where)

@@ -16,60 +16,40 @@
 
 from __future__ import annotations
 
-from typing import Any
-from typing import Dict
 from typing import Optional
-from typing import Sequence
-from typing import Union
 
 import numpy as np
 
-
-def _names(apply_keys: Union[None, str, Sequence[str]]) -> Optional[list]:
-    if apply_keys is None:
-        return None
-    return [apply_keys] if isinstance(apply_keys, str) else list(apply_keys)
+from ppmat.datasets.transform.preprocess import Keys
+from ppmat.datasets.transform.preprocess import KeyTransform
+from ppmat.datasets.transform.preprocess import Numbers
 
 
-class UnNormalize:
+class UnNormalize(KeyTransform):
     """Undo a normalisation: ``value * std + mean``.
 
     Args:
         mean: Mean of the training labels, a number or one per component.
         std: Their standard deviation.
-        apply_keys: Outputs to change; every output when None. An output that is
-            missing is passed by.
+        apply_keys: See :class:`KeyTransform`.
     """
 
-    def __init__(
-        self,
-        mean: Union[float, Sequence[float]],
-        std: Union[float, Sequence[float]],
-        apply_keys: Union[None, str, Sequence[str]] = None,
-    ) -> None:
+    def __init__(self, mean: Numbers, std: Numbers, apply_keys: Keys = None) -> None:
+        super().__init__(apply_keys)
         self.mean = np.asarray(mean, dtype="float64")
         self.std = np.asarray(std, dtype="float64")
-        self.apply_keys = _names(apply_keys)
 
-    def __call__(self, data: Dict[str, Any]) -> Dict[str, Any]:
-        """Return a new dict with the named outputs changed."""
-        names = data if self.apply_keys is None else self.apply_keys
-        changed = {
-            name: np.asarray(data[name]) * self.std + self.mean
-            for name in names
-            if name in data
-        }
-        return {**data, **changed}
+    def change(self, value: np.ndarray) -> np.ndarray:
+        return value * self.std + self.mean
 
 
-class PowerData:
+class PowerData(KeyTransform):
     """Raise a base to the output (``base ** value``) or the output to a power.
 
     Args:
         base: The base, when the output is the exponent (10 undoes a log10).
         exp: The exponent, when the output is the base.
-        apply_keys: Outputs to change; every output when None. An output that is
-            missing is passed by.
+        apply_keys: See :class:`KeyTransform`.
 
     Raises:
         ValueError: Not exactly one of ``base`` and ``exp`` is given.
@@ -79,22 +59,17 @@ class PowerData:
         self,
         base: Optional[float] = None,
         exp: Optional[float] = None,
-        apply_keys: Union[None, str, Sequence[str]] = None,
+        apply_keys: Keys = None,
     ) -> None:
+        super().__init__(apply_keys)
         if (base is None) == (exp is None):
             raise ValueError(
                 f"PowerData: give either base or exp, got base={base} and exp={exp}"
             )
         self.base = base
         self.exp = exp
-        self.apply_keys = _names(apply_keys)
 
-    def __call__(self, data: Dict[str, Any]) -> Dict[str, Any]:
-        """Return a new dict with the named outputs changed."""
-        names = data if self.apply_keys is None else self.apply_keys
-        values = {name: np.asarray(data[name]) for name in names if name in data}
+    def change(self, value: np.ndarray) -> np.ndarray:
         if self.base is not None:
-            changed = {name: np.power(self.base, v) for name, v in values.items()}
-        else:
-            changed = {name: np.power(v, self.exp) for name, v in values.items()}
-        return {**data, **changed}
+            return np.power(float(self.base), value)
+        return np.power(value, float(self.exp))

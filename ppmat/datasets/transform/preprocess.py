@@ -1,0 +1,116 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Changes applied to the fields of a sample before it is collated."""
+
+from __future__ import annotations
+
+from typing import Any
+from typing import Dict
+from typing import Optional
+from typing import Sequence
+from typing import Union
+
+import numpy as np
+
+Keys = Union[None, str, Sequence[str]]
+Numbers = Union[float, Sequence[float]]
+
+
+class KeyTransform:
+    """Change some entries of a dict, each on its own.
+
+    Args:
+        apply_keys: Entries to change; every entry when None. An entry that is missing
+            is passed by.
+    """
+
+    def __init__(self, apply_keys: Keys = None) -> None:
+        self.apply_keys: Optional[list] = (
+            [apply_keys]
+            if isinstance(apply_keys, str)
+            else apply_keys and list(apply_keys)
+        )
+
+    def change(self, value: np.ndarray) -> np.ndarray:
+        """Return the new value of one entry."""
+        raise NotImplementedError(f"{type(self).__name__}.change")
+
+    def __call__(self, data: Dict[str, Any]) -> Dict[str, Any]:
+        """Return a new dict; arrays of floats keep their type."""
+        names = data if self.apply_keys is None else self.apply_keys
+        changed = {}
+        for name in names:
+            if name in data:
+                before = np.asarray(data[name])
+                after = np.asarray(self.change(before))
+                keep = before.dtype.kind == "f"
+                changed[name] = after.astype(before.dtype) if keep else after
+        return {**data, **changed}
+
+
+class Normalize(KeyTransform):
+    """``(value - mean) / std``.
+
+    Args:
+        mean: Mean of the training labels, a number or one per component.
+        std: Their standard deviation.
+        apply_keys: See :class:`KeyTransform`.
+    """
+
+    def __init__(self, mean: Numbers, std: Numbers, apply_keys: Keys = None) -> None:
+        super().__init__(apply_keys)
+        self.mean = np.asarray(mean, dtype="float64")
+        self.std = np.asarray(std, dtype="float64")
+
+    def change(self, value: np.ndarray) -> np.ndarray:
+        return (value - self.mean) / self.std
+
+
+class Log10(KeyTransform):
+    """Decimal logarithm.
+
+    Args:
+        apply_keys: See :class:`KeyTransform`.
+    """
+
+    def change(self, value: np.ndarray) -> np.ndarray:
+        return np.log10(value)
+
+
+class Scale(KeyTransform):
+    """``value * scale``.
+
+    Args:
+        scale: The factor.
+        apply_keys: See :class:`KeyTransform`.
+    """
+
+    def __init__(self, scale: float, apply_keys: Keys = None) -> None:
+        super().__init__(apply_keys)
+        self.scale = scale
+
+    def change(self, value: np.ndarray) -> np.ndarray:
+        return value * self.scale
+
+
+class Abs(KeyTransform):
+    """Absolute value.
+
+    Args:
+        apply_keys: See :class:`KeyTransform`.
+    """
+
+    def change(self, value: np.ndarray) -> np.ndarray:
+        return np.abs(value)
