@@ -1,0 +1,296 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The pages: links, commands and tables match the tree."""
+
+import dataclasses
+import importlib.util
+import re
+import shlex
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ppmat.trainer.config import TrainerConfig
+
+ROOT = Path(__file__).resolve().parents[1]
+TASKS = (
+    "structure_generation",
+    "property_prediction",
+    "interatomic_potentials",
+    "spectrum_enhancement",
+)
+
+
+def load_tables():
+    """Return docs/tables.py as a module."""
+    spec = importlib.util.spec_from_file_location("tables", ROOT / "docs" / "tables.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+tables = load_tables()
+
+
+def pages() -> list[str]:
+    """Return the tracked Markdown pages."""
+    listing = subprocess.run(
+        ["git", "ls-files", "*.md"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return listing.stdout.split()
+
+
+def anchors(text: str) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    found = set()
+    for title in re.findall(r"^#+ (.+)$", without_code(text), re.MULTILINE):
+        title = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", title).lower()
+        found.add(re.sub(r"[^\w\- ]", "", title).strip().replace(" ", "-"))
+    return found
+
+
+def without_code(text: str) -> str:
+    """Return the text with fenced blocks and inline code taken out."""
+    text = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    return re.sub(r"`[^`\n]*`", "", text)
+
+
+def broken_links(text: str, page: Path) -> list[str]:
+    """Return the links of a page that lead nowhere within the tree."""
+    broken = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", without_code(text)):
+        if re.match(r"https?://|mailto:", link):
+            continue
+        target, _, anchor = link.partition("#")
+        path = (page.parent / target).resolve() if target else page
+        if not path.exists() or ROOT not in (path, *path.parents):
+            broken.append(link)
+        elif anchor and anchor not in anchors(path.read_text(encoding="utf-8")):
+            broken.append(link)
+    return broken
+
+
+@pytest.mark.parametrize("name", pages())
+def test_links_resolve(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert broken_links(text, ROOT / name) == []
+
+
+def test_a_broken_link_is_found():
+    text = (
+        "[a](docs/gone.md) [b](docs/conventions.md#no-such-title) [c](../outside.md) "
+        "[d](docs/conventions.md#minimum-image) [e](https://example.org) `[f](g)`"
+    )
+    found = broken_links(text, ROOT / "README.md")
+    assert found == [
+        "docs/gone.md",
+        "docs/conventions.md#no-such-title",
+        "../outside.md",
+    ]
+
+
+def commands(text: str) -> list[list[str]]:
+    """Return the shell commands of a page's bash blocks, split into words."""
+    found = []
+    for block in re.findall(r"^```bash\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if words:
+                found.append(words)
+    return found
+
+
+def make_targets() -> set[str]:
+    """Return the targets of the Makefile that may be typed."""
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z][\w-]*):(?!=)", text, re.MULTILINE))
+    phony = set(re.search(r"^\.PHONY: (.+)$", text, re.MULTILINE)[1].split())
+    assert targets == phony, "every target is phony and every phony name has a rule"
+    return targets
+
+
+@cache
+def help_of(*command: str) -> str:
+    """Return the --help text of a Python command, run from the root."""
+    done = subprocess.run(
+        [sys.executable, *command, "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, f"{command} --help failed: {done.stderr}"
+    return done.stdout
+
+
+def faults_of_python(words: list[str]) -> list[str]:
+    """Return what is wrong with a ``python ...`` command of a page."""
+    faults = []
+    if words[:2] == ["-m", "paddle.distributed.launch"]:
+        words = words[2:]
+        while words and words[0].startswith("-"):
+            words = words[1:]
+    if words[:1] == ["-m"]:
+        command, rest = tuple(words[:2]), words[2:]
+        path = ROOT / f"{words[1].replace('.', '/')}.py"
+        if words[1].startswith("ppmat.") and not path.is_file():
+            return [f"no module {words[1]}"]
+        if not words[1].startswith("ppmat."):
+            return []
+    else:
+        command, rest = (words[0],), words[1:]
+        if not (ROOT / words[0]).is_file():
+            return [f"no file {words[0]}"]
+    if rest and re.fullmatch(r"[a-z]+", rest[0]):
+        command, rest = (*command, rest[0]), rest[1:]
+    flags = set(re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", help_of(*command)))
+    config = {}
+    for i, word in enumerate(rest):
+        flag, _, value = word.partition("=")
+        if flag.startswith("-") and flag not in flags:
+            faults.append(f"{' '.join(command)} has no flag {flag}")
+        if flag in ("-c", "--config", "--config_path"):
+            value = value or rest[i + 1]
+            places = [ROOT / value, *(ROOT / task / value for task in TASKS)]
+            found = [place for place in places if place.is_file()]
+            if not found:
+                faults.append(f"no configuration {value}")
+            else:
+                config = yaml.safe_load(found[0].read_text(encoding="utf-8"))
+        if re.fullmatch(r"[A-Z]\w*\.[\w.]+", flag):
+            section, *keys = flag.split(".")
+            node = config.get(section)
+            if node is None:
+                faults.append(f"{flag}: the configuration has no section {section}")
+            for key in keys if section != "Trainer" else ():
+                node = node.get(key) if isinstance(node, dict) else None
+            if node is None:
+                faults.append(f"{flag}: the configuration has no such key")
+            if section == "Trainer" and keys[0] not in trainer_keys():
+                faults.append(f"{flag}: the trainer knows no such key")
+    return faults
+
+
+def trainer_keys() -> set[str]:
+    """Return the legal keys of the Trainer section."""
+    return {field.name for field in dataclasses.fields(TrainerConfig)}
+
+
+def faults(text: str) -> list[str]:
+    """Return what is wrong with the commands of a page."""
+    found = []
+    for words in commands(text):
+        while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+            words = words[1:]
+        if words[:1] == ["make"]:
+            names = [w for w in words[1:] if "=" not in w]
+            found += [f"no target {n}" for n in names if n not in make_targets()]
+        elif words[:1] == ["python"]:
+            found += faults_of_python(words[1:])
+        elif words and "/" in words[0] and not words[0].startswith(".venv/"):
+            found += [] if (ROOT / words[0]).is_file() else [f"no file {words[0]}"]
+    return found
+
+
+@pytest.mark.parametrize("name", pages())
+def test_commands_name_what_exists(name):
+    assert faults((ROOT / name).read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "command, fault",
+    [
+        ("make dmeo", "no target dmeo"),
+        ("python structure_generation/trian.py", "no file"),
+        ("python structure_generation/train.py -c configs/no.yaml", "no configuration"),
+        ("python structure_generation/sample.py --mood=x", "no flag --mood"),
+        ("python -m ppmat.datasets.no_such check x", "no module"),
+        (
+            "python structure_generation/train.py -c configs/sfin/oc20.yaml "
+            "Trainer.max_epoch=1",
+            "no such key",
+        ),
+        (".ci/rum", "no file .ci/rum"),
+    ],
+)
+def test_a_wrong_command_is_found(command, fault):
+    (found,) = faults(f"```bash\n{command}\n```\n")
+    assert fault in found
+
+
+def test_targets_named_in_running_text_exist():
+    for name in pages():
+        text = (ROOT / name).read_text(encoding="utf-8")
+        for target in re.findall(r"`make (?:[A-Z]+=\S+ )?([a-z-]+)", text):
+            assert target in make_targets(), f"{name}: make {target}"
+
+
+def test_both_readmes_show_the_same_commands():
+    english, chinese = (
+        (ROOT / name).read_text(encoding="utf-8")
+        for name in ("README.md", "README_zh.md")
+    )
+    assert commands(english) == commands(chinese)
+    assert without_code(english).count("\n## ") == without_code(chinese).count("\n## ")
+
+
+@pytest.mark.parametrize(
+    "page", tables.pages(), ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_tables_equal_their_results(page):
+    assert tables.rewrite(page) == page.read_text(encoding="utf-8"), "run: make tables"
+
+
+def test_a_table_is_written_from_its_result(tmp_path):
+    (tmp_path / "docs/results").mkdir(parents=True)
+    result = {
+        "command": "python x.py",
+        "machine": "2 cores",
+        "date": "2026-01-02",
+        "rows": [
+            {"name": "a", "parameters": 12345, "val_id": {"adwt": [0.3, 0.4, 0.5]}},
+            {"name": "b", "parameters": 7, "val_id": {"adwt": [0.25]}},
+        ],
+    }
+    path = tmp_path / "docs/results/x.yaml"
+    path.write_text(yaml.safe_dump(result, sort_keys=False))
+    page = tmp_path / "docs/page.md"
+    page.write_text("before\n<!-- table:x -->\nold\n<!-- /table:x -->\nafter\n")
+    fresh = tables.rewrite(page, tmp_path)
+    assert "| | parameters | val_id ADwT |\n" in fresh
+    assert "| a | 12,345 | 0.400 ± 0.100 |\n| b | 7 | 0.250 |\n" in fresh
+    assert "[x.yaml](results/x.yaml); `python x.py`; 2 cores; 2026-01-02." in fresh
+    assert "old" not in fresh and fresh.startswith("before\n<!-- table:x -->\n")
+    page.write_text(fresh)
+    assert tables.rewrite(page, tmp_path) == fresh
+
+    result["rows"][1].pop("parameters")
+    path.write_text(yaml.safe_dump(result, sort_keys=False))
+    with pytest.raises(ValueError, match=r"x\.yaml: rows\[1\] has the columns"):
+        tables.rewrite(page, tmp_path)
+    page.write_text("<!-- table:y -->\n<!-- /table:y -->\n")
+    with pytest.raises(FileNotFoundError, match=r"y\.yaml"):
+        tables.rewrite(page, tmp_path)
+    page.write_text("<!-- table:x -->\n")
+    with pytest.raises(ValueError, match="opened: \\['x'\\], closed: \\[\\]"):
+        tables.rewrite(page, tmp_path)
