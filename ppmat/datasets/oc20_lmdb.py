@@ -30,18 +30,26 @@ as text, values pickled PyTorch Geometric objects, which
 
 from __future__ import annotations
 
+import argparse
 import bisect
+import collections
 import os
+import sys
 import threading
 from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from typing import Optional
 
 import lmdb
+import numpy as np
+from ase.data import chemical_symbols
+from tqdm import tqdm
 
 from ppmat.datasets import pyg_pickle
 from ppmat.datasets.oc20_record import OC20Record
+from ppmat.datasets.oc20_record import record_from_frames
 from ppmat.datasets.pyg_pickle import OC20FormatError
 from ppmat.utils import restricted_pickle
 
@@ -405,3 +413,175 @@ def _put(env: Any, batch: list[tuple[bytes, bytes]], size: int) -> None:
             return
         except lmdb.MapFullError:
             env.set_mapsize(2 * env.info()["map_size"] + 2 * size)
+
+
+# Command line ------------------------------------------------------------------------
+
+
+class _Range:
+    """Count, smallest, mean, largest and standard deviation of a stream of numbers."""
+
+    def __init__(self) -> None:
+        self.count, self.mean, self.squares = 0, 0.0, 0.0
+        self.low, self.high = np.inf, -np.inf
+
+    def add(self, value: Optional[float]) -> None:
+        if value is None:
+            return
+        self.count += 1
+        step = value - self.mean
+        self.mean += step / self.count
+        self.squares += step * (value - self.mean)
+        self.low, self.high = min(self.low, value), max(self.high, value)
+
+    def __str__(self) -> str:
+        if not self.count:
+            return "none"
+        spread = (self.squares / self.count) ** 0.5
+        return (
+            f"{self.count} values, {self.low:.4g} .. {self.high:.4g}, mean "
+            f"{self.mean:.6g}, std {spread:.6g}"
+        )
+
+
+def check(path: str | os.PathLike, max_faults: int = 10) -> int:
+    """Read every row below ``path`` and print statistics and the first faults.
+
+    Args:
+        path: A file, a split folder, or a root with several splits.
+        max_faults: Faults printed; all are counted.
+
+    Returns:
+        The number of faulty rows and files.
+    """
+    root = Path(path)
+    if not root.exists():
+        raise FileNotFoundError(f"{root} does not exist")
+    sources = [root] if lmdb_files(root) else splits_below(root)
+    if not sources:
+        raise FileNotFoundError(f"{root}: no *.lmdb file here or in a known split")
+    total = 0
+    for source in sources:
+        faults: list[str] = []
+        try:
+            rows = OC20LMDB(source, readahead=True)
+        except OC20FormatError as err:
+            print(f"{source}\n  fault: {err}")
+            total += 1
+            continue
+        _check_rows(rows, faults)
+        for fault in faults[:max_faults]:
+            print(f"  fault: {fault}")
+        if len(faults) > max_faults:
+            print(f"  ... and {len(faults) - max_faults} more")
+        total += len(faults)
+    print(f"{'FAULTY' if total else 'OK'}: {total} faults in {len(sources)} splits")
+    return total
+
+
+def _check_rows(rows: OC20LMDB, faults: list[str]) -> None:
+    names = (
+        "atoms a structure",
+        "free atoms",
+        "edges an atom",
+        "y_init (eV)",
+        "y_relaxed (eV)",
+        "largest displacement (Å)",
+    )
+    ranges = {name: _Range() for name in names}
+    elements: collections.Counter = collections.Counter()
+    tags: collections.Counter = collections.Counter()
+    seen: set[str] = set()
+    for index in tqdm(range(len(rows)), desc=str(rows.path), unit="row"):
+        try:
+            record = rows[index]
+        except OC20FormatError as err:
+            faults.append(str(err))
+            continue
+        if record.sid in seen:
+            faults.append(f"{rows.where(index)}: sid {record.sid} appears twice")
+        seen.add(record.sid)
+        natoms = len(record.pos)
+        moved = record.displacement
+        values = (
+            natoms,
+            natoms - int(record.fixed.sum()),
+            None if record.edge_index is None else record.edge_index.shape[1] / natoms,
+            record.y_init,
+            record.y_relaxed,
+            None if moved is None else np.linalg.norm(moved, axis=1).max(),
+        )
+        for name, value in zip(names, values, strict=True):
+            ranges[name].add(value)
+        elements.update(set(record.atomic_numbers.tolist()))
+        tags.update(record.tags.tolist())
+    print(f"{rows.path}\n  records: {len(rows)} in {len(rows.files)} files")
+    for name, values in ranges.items():
+        print(f"  {name}: {values}")
+    counts = ", ".join(
+        f"{chemical_symbols[z]} {n}" for z, n in sorted(elements.items())
+    )
+    print(f"  structures with element: {counts}")
+    print("  atoms by tag: " + ", ".join(f"{t}: {n}" for t, n in sorted(tags.items())))
+
+
+def _frames_to_records(
+    inputs: list[str], energy_key: Optional[str], sid_key: Optional[str]
+) -> Iterator[OC20Record]:
+    # Imported here because every data worker imports this module.
+    from ase.io import read as read_frames
+
+    seen: dict[str, str] = {}
+    for name in tqdm(inputs, unit="file"):
+        frames = read_frames(name, index=":")
+        if not frames:
+            raise OC20FormatError(f"{name}: holds no structure")
+        sid = Path(name).stem
+        if sid_key is not None:
+            if sid_key not in frames[0].info:
+                raise OC20FormatError(f"{name}: no '{sid_key}' in atoms.info")
+            sid = str(frames[0].info[sid_key])
+        if sid in seen:
+            raise OC20FormatError(f"{name}: sid {sid} is already that of {seen[sid]}")
+        seen[sid] = name
+        yield record_from_frames(frames, sid, energy_key)
+
+
+def main(argv: Optional[list[str]] = None) -> int:
+    """Run ``check`` or ``write``; return the exit status, 1 if there is any fault."""
+    parser = argparse.ArgumentParser(prog="python -m ppmat.datasets.oc20_lmdb")
+    commands = parser.add_subparsers(dest="command", required=True)
+    checking = commands.add_parser("check", help="read every row, print statistics")
+    checking.add_argument("path", help="LMDB file, split folder, or root of the splits")
+    checking.add_argument("--max-faults", type=int, default=10, help="faults to print")
+    writing = commands.add_parser(
+        "write",
+        help="make a file from relaxations",
+        description="Each input (ASE trajectory, extxyz, ...) is one system: its first "
+        "frame is the initial structure, its last the relaxed one. Tags and FixAtoms "
+        "are kept.",
+    )
+    writing.add_argument("out", help="LMDB file to write")
+    writing.add_argument("inputs", nargs="+", help="files that ase.io.read understands")
+    writing.add_argument(
+        "--energy-key",
+        help="key of atoms.info with your adsorption energy in eV (never a total "
+        "energy); without it no energy is written",
+    )
+    writing.add_argument("--sid-key", help="key of atoms.info with the id; else stem")
+    writing.add_argument("--overwrite", action="store_true", help="replace the file")
+    args = parser.parse_args(argv)
+    try:
+        if args.command == "check":
+            return 1 if check(args.path, args.max_faults) else 0
+        records = _frames_to_records(args.inputs, args.energy_key, args.sid_key)
+        count = write_lmdb(args.out, records, overwrite=args.overwrite)
+        print(f"{args.out}: {count} records")
+        return 0
+    except (OC20FormatError, OSError) as err:
+        print(f"error: {err}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

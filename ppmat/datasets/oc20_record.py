@@ -22,6 +22,7 @@ from typing import Any
 from typing import Optional
 
 import numpy as np
+from ase.constraints import FixAtoms
 
 from ppmat.datasets.pyg_pickle import OC20FormatError
 from ppmat.utils.periodic import check_cell
@@ -258,3 +259,56 @@ class _Canonical:
         if array.size != 1:
             self.fail(f"sid has shape {array.shape}, expected one number or a string")
         return str(int(array.reshape(())))
+
+
+def record_from_frames(
+    frames: list, sid: str, energy_key: Optional[str] = None
+) -> OC20Record:
+    """Make a record from the ``ase.Atoms`` of one relaxation.
+
+    Args:
+        frames: The first is the initial structure, the last the relaxed one; a single
+            frame gives a record without relaxed structure.
+        sid: System id.
+        energy_key: Key of ``atoms.info`` with the **adsorption** energy in eV, as OC20
+            defines it (slab + adsorbate minus clean slab minus gas-phase reference).
+            A total energy is never turned into one; without a key none is stored.
+
+    Raises:
+        OC20FormatError: The frames differ in atoms or cell, a constraint is not
+            ``FixAtoms``, or an energy is missing.
+    """
+    first, last = frames[0], frames[-1]
+    if (first.numbers.tolist(), first.cell.tolist()) != (
+        last.numbers.tolist(),
+        last.cell.tolist(),
+    ):
+        raise OC20FormatError(f"{sid}: first and last frame differ in atoms or cell")
+    fixed = np.zeros(len(first), dtype=bool)
+    for constraint in first.constraints:
+        if not isinstance(constraint, FixAtoms):
+            raise OC20FormatError(
+                f"{sid}: constraint {type(constraint).__name__} has no place in a "
+                "record, which knows fixed and free atoms (FixAtoms) only"
+            )
+        fixed[constraint.index] = True
+    energies = []
+    for atoms in (first, last) if energy_key is not None else ():
+        if energy_key not in atoms.info:
+            raise OC20FormatError(
+                f"{sid}: no '{energy_key}' in atoms.info; it has "
+                f"{', '.join(map(str, atoms.info)) or 'nothing'}"
+            )
+        energies.append(float(atoms.info[energy_key]))
+    relaxed = len(frames) > 1
+    return OC20Record(
+        sid=sid,
+        atomic_numbers=first.numbers.astype(np.int64),
+        pos=first.positions.astype(np.float32),
+        cell=np.asarray(first.cell, dtype=np.float32),
+        tags=first.get_tags().astype(np.int64),
+        fixed=fixed,
+        y_init=energies[0] if energies else None,
+        y_relaxed=energies[1] if energies and relaxed else None,
+        pos_relaxed=last.positions.astype(np.float32) if relaxed else None,
+    )

@@ -596,7 +596,8 @@ def _frombuffer(
     if type(order) is not str or order not in ("C", "F"):
         raise RestrictedPickleError("malformed order of a numpy array")
     kind = _checked_kind(budget, raw, dtype, shape)
-    return np.frombuffer(raw, kind).reshape(shape, order=order).copy(order)
+    array = np.frombuffer(raw, kind).reshape(shape, order=order)
+    return array.astype(kind.newbyteorder("="), order)
 
 
 def _numpy_scalar(budget: Budget, dtype: Any, raw: Any) -> Any:

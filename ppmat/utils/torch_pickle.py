@@ -23,6 +23,7 @@ checks the identifier).
 
 from __future__ import annotations
 
+import re
 import struct
 from typing import Any
 
@@ -77,9 +78,11 @@ STORAGE_CODES = {
 }
 STORAGE_TYPES = {name: StorageType(name, code) for name, code in STORAGE_CODES.items()}
 STORAGE_TYPES["BFloat16Storage"] = StorageType("BFloat16Storage", "<u2", widen=True)
+_UNTYPED = StorageType("UntypedStorage", "|u1")
 STORAGE_TABLE: dict[tuple[str, str], Any] = {
     ("torch", name): kind for name, kind in STORAGE_TYPES.items()
 }
+STORAGE_TABLE["torch.storage", "UntypedStorage"] = _UNTYPED
 
 
 def rebuild_tensor(
@@ -147,12 +150,37 @@ def rebuild_tensor(
     return array
 
 
+def rebuild_untyped_tensor(
+    budget: Budget,
+    storage: Any,
+    offset: Any,
+    size: Any,
+    stride: Any,
+    requires_grad: Any,
+    hooks: Any,
+    dtype: Any,
+    metadata: Any = None,
+) -> np.ndarray:
+    """Copy a tensor out of a storage of bytes: how torch writes its newer dtypes."""
+    if type(storage) is not Storage or storage.array.dtype != np.uint8:
+        raise RestrictedPickleError("a tensor refers to something that is no storage")
+    if type(dtype) is not StorageType or storage.array.size % dtype.dtype.itemsize:
+        raise RestrictedPickleError("the dtype of a tensor contradicts its storage")
+    typed = Storage(storage.array.view(dtype.dtype), dtype.widen)
+    return rebuild_tensor(budget, typed, offset, size, stride, metadata=metadata)
+
+
 def _rebuild_parameter(
     budget: Budget, data: Any, requires_grad: Any = True, hooks: Any = None
 ) -> np.ndarray:
     if type(data) is not np.ndarray:
         raise RestrictedPickleError("a parameter is not made of a tensor")
     return data
+
+
+def _torch_size(budget: Budget, sizes: Any = ()) -> tuple:
+    check_shape(sizes, "a torch.Size")
+    return sizes
 
 
 # The stream of torch.save before the zip container: five pickles, then raw data. The
@@ -167,6 +195,16 @@ LEGACY_HEAD = (
     b"X\x05\x00\x00\x00shortq\x05K\x02X\x03\x00\x00\x00intq\x06K\x04"
     b"X\x04\x00\x00\x00longq\x07K\x04uu."
 )
+
+# The other two as torch writes them. Recognising them as a whole is several times
+# faster than running them; any other form is run.
+_USUAL_PICKLES = re.compile(
+    rb"\x80\x02\(X\x07\x00\x00\x00storageq\x00ctorch\n(?P<kind>\w{1,40})\nq\x01"
+    rb"(?P<key>X.\x00\x00\x00[0-9]{1,32})q\x02X\x03\x00\x00\x00cpuq\x03"
+    rb"(?:K(?P<n1>.)|M(?P<n2>..)|J(?P<n4>...[\x00-\x7f]))Ntq\x04Q\."
+    rb"\x80\x02\]q\x00(?P<key_again>X.\x00\x00\x00[0-9]{1,32})q\x01a\.",
+    re.DOTALL,
+).match
 
 
 def _read_legacy_head(raw: bytes, budget: Budget) -> int:
@@ -201,12 +239,22 @@ def load_legacy_storage(budget: Budget, raw: Any) -> Storage:
         pos = len(LEGACY_HEAD)
     else:
         pos = _read_legacy_head(raw, budget)
-    pid, pos = load_one(raw, STORAGE_TABLE, pos, storage_pid, budget)
-    if type(pid) is not StoragePid:
-        raise RestrictedPickleError("a storage stream holds something else")
-    keys, pos = load_one(raw, {}, pos, budget=budget)
-    if type(keys) is not list or len(keys) != 1 or keys[0] != pid.key:
-        raise RestrictedPickleError("a storage stream does not hold just its storage")
+    match = _USUAL_PICKLES(raw, pos)
+    key = match["key"] if match else b""
+    if match and match["key_again"] == key and key[1] == len(key) - 5:
+        kind_name = match["kind"].decode("ascii")
+        if kind_name not in STORAGE_TYPES:
+            raise RestrictedPickleError(f"a torch.{kind_name} is refused")
+        numel = int.from_bytes(match["n1"] or match["n2"] or match["n4"], "little")
+        pid = StoragePid(STORAGE_TYPES[kind_name], "", numel)
+        pos = match.end()
+    else:
+        pid, pos = load_one(raw, STORAGE_TABLE, pos, storage_pid, budget)
+        if type(pid) is not StoragePid:
+            raise RestrictedPickleError("a storage stream holds something else")
+        keys, pos = load_one(raw, {}, pos, budget=budget)
+        if type(keys) is not list or len(keys) != 1 or keys[0] != pid.key:
+            raise RestrictedPickleError("a storage stream holds more than its storage")
     kind = pid.kind
     left = len(raw) - pos - 8
     if left < 0 or struct.unpack_from("<Q", raw, pos)[0] != pid.numel:
@@ -257,6 +305,13 @@ TORCH_TABLE: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_tensor_v2"): Global(
         "torch._utils._rebuild_tensor_v2", rebuild_tensor
     ),
+    ("torch._utils", "_rebuild_tensor_v3"): Global(
+        "torch._utils._rebuild_tensor_v3", rebuild_untyped_tensor
+    ),
+    ("torch", "uint16"): StorageType("torch.uint16", "<u2"),
+    ("torch", "uint32"): StorageType("torch.uint32", "<u4"),
+    ("torch", "uint64"): StorageType("torch.uint64", "<u8"),
+    ("torch", "Size"): Global("torch.Size", _torch_size),
     ("torch._utils", "_rebuild_parameter"): Global(
         "torch._utils._rebuild_parameter", _rebuild_parameter
     ),
