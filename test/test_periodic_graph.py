@@ -260,14 +260,6 @@ def test_list_in_list_out():
         assert as_set(graph) == as_set(convert(structure))
 
 
-def test_atoms_in_one_place_are_named():
-    structure = Structure(
-        Lattice.cubic(5), ["H", "Cu", "H"], [[0] * 3, [0.5] * 3, [1] * 3]
-    )
-    with pytest.raises(ValueError, match="atoms 0 and 2 are at the same place"):
-        PeriodicGraphConverter()(structure)
-
-
 @pytest.mark.parametrize(
     "bad, name",
     [

@@ -126,12 +126,6 @@ class PeriodicGraphConverter:
         inside = distance < self.cutoff
         centre, neighbour = centre[inside], neighbour[inside]
         offset, distance = offset[inside], distance[inside]
-        if distance.size and distance.min() < 1e-3:
-            i = distance.argmin()
-            raise ValueError(
-                f"atoms {centre[i]} and {neighbour[i]} are at the same place "
-                f"({distance[i]:.2g} Å apart, image {offset[i].tolist()})"
-            )
         order = np.lexsort((distance, centre))
         if self.max_neighbors is not None and order.size:
             order = order[
