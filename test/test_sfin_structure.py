@@ -282,10 +282,11 @@ def test_full_network_differs_from_its_parts():
     a = slab()
     full = backbone()
     outputs = [run(full, [a])]
-    for half in (0, 1):  # cut one channel group of the first exchange path
+    for path in ("g2l", "l2g"):
         model = backbone()
-        weight = model.blocks[0][0].local.values[half].scalar.weight
-        weight.set_value(paddle.zeros_like(weight))
+        for block in model.blocks[0]:
+            for weight in getattr(block, path).parameters():
+                weight.set_value(paddle.zeros_like(weight))
         outputs.append(run(model, [a]))
     assert difference(outputs[0], outputs[1]) > BROKEN
     assert difference(outputs[0], outputs[2]) > BROKEN
@@ -300,7 +301,7 @@ def test_frequency_half_sees_beyond_the_cutoff():
     assert_close([x[0] for x in run(backbone(halves="spatial"), [near])], first)
     full = backbone()
     a, b = run(full, [far]), run(full, [near])
-    assert difference([x[0] for x in a], [x[0] for x in b]) > BROKEN
+    assert difference([x[0] for x in a], [x[0] for x in b]) > 1e3 * EXACT
 
 
 @pytest.mark.parametrize("what", ["edge", "wave vector"])

@@ -21,10 +21,10 @@ the convolution is message passing on the periodic radius graph, and the Fourier
 works on structure factors over the reciprocal vectors inside a sphere. Each half
 carries scalar and vector channels, vectors turning with the frame.
 
-Letters: ``N`` atoms, ``S`` structures, ``E`` edges, ``K`` reciprocal vectors (padded to
-the largest count of the batch, as are atoms in ``P``), ``B`` radial basis functions,
-``C`` scalar and ``V`` vector channels. Lengths in Å, wave vectors in 1/Å, cells as
-rows. The derivations (invariances, normalisation) are in
+Letters: ``N`` atoms, ``S`` structures, ``B`` radial basis functions, ``C`` scalar and
+``V`` vector channels; padded to the largest count of the batch: ``M`` neighbours of an
+atom, ``P`` atoms and ``K`` reciprocal vectors of a structure. Lengths in Å, wave
+vectors in 1/Å, cells as rows. The derivations (invariances, normalisation) are in
 ``docs/sfin_structure.md``.
 """
 
@@ -57,10 +57,9 @@ class Geometry(NamedTuple):
     Computed once in a forward pass and shared by all blocks.
     """
 
-    centre: paddle.Tensor  # [E] row of the receiving atom
-    neighbour: paddle.Tensor  # [E] row of the sending atom
-    unit: paddle.Tensor  # [E, 3, 1] unit vector from centre to neighbour
-    radial: paddle.Tensor  # [E, B] radial basis of the distance
+    neighbour: paddle.Tensor  # [N * M] row of each neighbour, any where there is none
+    radial: paddle.Tensor  # [N, M, B] radial basis of the distance, 0 in padding
+    directed: paddle.Tensor  # [N, M, 3, B] the same times the direction
     pad: paddle.Tensor  # [S * P] row of each padded place, any where it is empty
     place: paddle.Tensor  # [N] padded place of each atom
     cos: paddle.Tensor  # [S, P, K] cos(k.x), 0 in padding
@@ -90,14 +89,6 @@ def with_empty_row(x: paddle.Tensor) -> paddle.Tensor:
     return paddle.concat([x, paddle.zeros([1, *x.shape[1:]], dtype=x.dtype)])
 
 
-def sum_edges(
-    messages: paddle.Tensor, centre: paddle.Tensor, num_atoms: int
-) -> paddle.Tensor:
-    """Sum messages [E, ...] at their centres, [N, ...]; twice differentiable."""
-    zeros = paddle.zeros([num_atoms, *messages.shape[1:]], dtype=messages.dtype)
-    return paddle.index_add(zeros, centre, 0, messages)
-
-
 class RadialBasis(nn.Layer):
     """Gaussians on [0, cutoff] under an envelope that ends smoothly at the cutoff.
 
@@ -114,8 +105,10 @@ class RadialBasis(nn.Layer):
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         """Map lengths [...] to [..., B]."""
         u = (x / self.cutoff).clip(max=1.0)
-        envelope = 1.0 + u**3 * (u * (15.0 - 6.0 * u) - 10.0)
-        gauss = paddle.exp(-0.5 * ((x.unsqueeze(-1) - self.centers) / self.width) ** 2)
+        envelope = 1.0 + u * u * u * (u * (15.0 - 6.0 * u) - 10.0)
+        gauss = paddle.exp(
+            -0.5 * ((x.unsqueeze(-1) - self.centers) / self.width).square()
+        )
         return gauss * envelope.unsqueeze(-1)
 
 
@@ -156,7 +149,7 @@ class ChannelNorm(nn.Layer):
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         x = x - x.mean(axis=-1, keepdim=True)
-        scale = ((x**2).mean(axis=-1, keepdim=True) + 1e-5).rsqrt()
+        scale = (x.square().mean(axis=-1, keepdim=True) + 1e-5).rsqrt()
         return x * scale * self.weight + self.bias
 
 
@@ -176,75 +169,64 @@ class GatedActivation(nn.Layer):
         self.split = [channels, vectors]
 
     def forward(self, x: Features) -> Features:
-        length = ((self.length(x.v) ** 2).sum(axis=1) + EPS).sqrt()  # [N, V]
+        length = (self.length(x.v).square().sum(axis=1) + EPS).sqrt()  # [N, V]
         hidden = F.silu(self.hidden(paddle.concat([self.norm(x.s), length], axis=-1)))
         s, gate = self.out(hidden).split(self.split, axis=-1)
         return Features(s, x.v * gate.unsqueeze(1))
 
 
-class SpatialConv(nn.Layer):
-    """The 3x3 convolution on atoms: filtered messages from the neighbours.
+class Densities(NamedTuple):
+    """Sums over an atom's neighbours, weighted by distance and direction.
 
-    One pass over the edges serves several paths at once: ``sources`` lists, per
-    output half, which input halves it hears (l2l and g2l for the spatial half, l2g
-    for the frequency half).
+    On the radius graph they are what the taps of a 3x3 convolution are to a pixel.
     """
 
-    def __init__(
-        self, channels: int, vectors: int, num_basis: int, sources: list[list[int]]
-    ) -> None:
+    s_s: paddle.Tensor  # [N, B C] scalars, by distance
+    s_v: paddle.Tensor  # [N, B V] vectors along the direction to them
+    v_s: paddle.Tensor  # [N, 3, B C] scalars, by direction
+    v_v: paddle.Tensor  # [N, 3, V B] vectors, by distance
+
+
+def densities(x: Features, geo: Geometry) -> Densities:
+    """Sum the channels of the neighbours; products of small matrices only."""
+    n, m, b = geo.radial.shape
+    c, d = x.s.shape[-1], 3 * x.v.shape[-1]
+    s = paddle.gather(x.s, geo.neighbour).reshape([n, m, c])
+    v = paddle.gather(x.v.reshape([n, d]), geo.neighbour).reshape([n, m, d])
+    s_s = paddle.matmul(geo.radial, s, transpose_x=True)
+    s_v = paddle.matmul(
+        geo.directed.reshape([n, m * 3, b]), v.reshape([n, m * 3, -1]), transpose_x=True
+    )
+    v_s = paddle.matmul(geo.directed.reshape([n, m, 3 * b]), s, transpose_x=True)
+    v_v = paddle.matmul(v, geo.radial, transpose_x=True)
+    return Densities(
+        s_s.reshape([n, -1]),
+        s_v.reshape([n, -1]),
+        v_s.reshape([n, 3, -1]),
+        v_v.reshape([n, 3, -1]),
+    )
+
+
+class Convolution(nn.Layer):
+    """The 3x3 convolution on atoms: channel mixing of the neighbours' densities."""
+
+    def __init__(self, channels: int, vectors: int, num_basis: int) -> None:
         super().__init__()
-        self.sources = sources
-        self.vectors = vectors * len(sources)
-        self.scalars = channels * len(sources)
-        self.values = nn.LayerList(
-            Mix(
-                channels * len(halves),
-                vectors * len(halves),
-                channels + vectors,
-                2 * vectors,
-            )
-            for halves in sources
+        taps_s, taps_v = num_basis * channels, num_basis * vectors
+        self.s_s = nn.Linear(taps_s, channels)
+        self.s_v = nn.Linear(taps_v, channels, bias_attr=False)
+        self.v_s = nn.Linear(taps_s, vectors, bias_attr=False)
+        self.v_v = nn.Linear(taps_v, vectors, bias_attr=False)
+
+    def forward(self, x: Densities) -> Features:
+        return Features(
+            self.s_s(x.s_s) + self.s_v(x.s_v), self.v_s(x.v_s) + self.v_v(x.v_v)
         )
-        self.filter = nn.Linear(num_basis, self.scalars + 3 * self.vectors)
-        self.out = nn.LayerList(
-            Mix(channels + vectors, vectors, channels, vectors) for _ in sources
-        )
-        self.split_s = [channels, vectors]
 
-    def forward(self, halves: list[Features], geo: Geometry) -> list[Features]:
-        num_atoms = halves[0].s.shape[0]
-        values = [
-            value(concat([halves[i] for i in hears]))
-            for value, hears in zip(self.values, self.sources)
-        ]
-        parts = [x.s.split(self.split_s, axis=-1) for x in values]
-        pairs = [x.v.split(2, axis=-1) for x in values]
-        s = paddle.concat([p[0] for p in parts] + [p[1] for p in parts], axis=-1)
-        v = paddle.concat([p[0] for p in pairs] + [p[1] for p in pairs], axis=-1)
 
-        n_s, n_v = self.scalars, self.vectors
-        w_s, w_v = self.filter(geo.radial).split([n_s + n_v, 2 * n_v], axis=-1)
-        s = paddle.gather(s, geo.neighbour) * w_s  # [E, n_s + n_v]
-        v = paddle.gather(v, geo.neighbour) * w_v.unsqueeze(1)  # [E, 3, 2 n_v]
-        s, radial = s.split([n_s, n_v], axis=-1)
-        along, v = v.split(2, axis=-1)
-        projected = (along * geo.unit).sum(axis=1)  # [E, n_v]
-        v = v + geo.unit * radial.unsqueeze(1)  # [E, 3, n_v]
-        m_s = sum_edges(paddle.concat([s, projected], axis=-1), geo.centre, num_atoms)
-        m_v = sum_edges(v, geo.centre, num_atoms)
-
-        count = len(self.sources)
-        m_s, m_p = m_s.split([n_s, n_v], axis=-1)
-        return [
-            out(Features(paddle.concat([a, p], axis=-1), b))
-            for out, a, p, b in zip(
-                self.out,
-                m_s.split(count, axis=-1),
-                m_p.split(count, axis=-1),
-                m_v.split(count, axis=-1),
-            )
-        ]
+def add(a: Features, b: Features) -> Features:
+    """Add channel by channel."""
+    return Features(a.s + b.s, a.v + b.v)
 
 
 def concat(halves: list[Features]) -> Features:
@@ -300,7 +282,7 @@ class FourierUnit(nn.Layer):
         shift, weight, weight_v = self.radial(geo.k_radial).split(
             [channels + vectors, channels + vectors, vectors], axis=-1
         )
-        modulus = (re_s**2 + im_s**2 + EPS).sqrt()
+        modulus = (re_s.square() + im_s.square() + EPS).sqrt()
         weight = weight * F.sigmoid(self.gate(modulus) + shift)
         re_s, re_l = (self.mix(re_s) * weight).split(self.split, axis=-1)
         im_s, im_l = (self.mix(im_s) * weight).split(self.split, axis=-1)
@@ -355,32 +337,31 @@ class InteractionBlock(nn.Layer):
         exchange: bool,
     ) -> None:
         super().__init__()
-        self.local, self.exchange = None, exchange and halves == "both"
-        if halves != "frequency":
-            sources = [[0, 1], [0]] if self.exchange else [[0]]
-            self.local = SpatialConv(channels, vectors, num_basis, sources)
-        self.g2g = None
-        if halves != "spatial":
-            self.g2g = FrequencyConv(channels, vectors, num_basis)
+        sizes = (channels, vectors, num_basis)
+        self.l2l = Convolution(*sizes) if halves != "frequency" else None
+        self.g2g = FrequencyConv(*sizes) if halves != "spatial" else None
+        self.exchange = exchange and halves == "both"
+        if self.exchange:
+            self.g2l = Convolution(*sizes)
+            self.l2g = Convolution(*sizes)
         self.act = nn.LayerList(
             GatedActivation(channels, vectors)
             for _ in range(2 if halves == "both" else 1)
         )
 
     def forward(self, halves: list[Features], geo: Geometry) -> list[Features]:
-        out = self.local(halves, geo) if self.local is not None else []
+        out = []
+        if self.l2l is not None:
+            local = densities(halves[0], geo)
+            out.append(self.l2l(local))
         if self.g2g is not None:
-            g2g = self.g2g(halves[-1], geo)
-            if self.exchange:
-                out[1] = Features(out[1].s + g2g.s, out[1].v + g2g.v)
-            else:
-                out.append(g2g)
+            out.append(self.g2g(halves[-1], geo))
+        if self.exchange:
+            out = [
+                add(out[0], self.g2l(densities(halves[1], geo))),
+                add(out[1], self.l2g(local)),
+            ]
         return [act(x) for act, x in zip(self.act, out)]
-
-
-def add(a: list[Features], b: list[Features]) -> list[Features]:
-    """Add two lists of halves."""
-    return [Features(x.s + y.s, x.v + y.v) for x, y in zip(a, b)]
 
 
 class SFINBackbone(nn.Layer):
@@ -407,7 +388,7 @@ class SFINBackbone(nn.Layer):
         num_blocks: int = 2,
         cutoff: float = 5.0,
         k_cut: float = 1.0,
-        num_basis: int = 16,
+        num_basis: int = 8,
         halves: Literal["both", "spatial", "frequency"] = "both",
         exchange: bool = True,
     ) -> None:
@@ -459,7 +440,7 @@ class SFINBackbone(nn.Layer):
         )
         if condition is not None:
             s = s + condition
-        length = ((moved**2).sum(axis=1) + EPS).sqrt()
+        length = (moved.square().sum(axis=1) + EPS).sqrt()
         x = self.head(Features(paddle.concat([s, length], axis=-1), moved))
         halves = [
             Features(s, v)
@@ -472,8 +453,8 @@ class SFINBackbone(nn.Layer):
             identity = halves
             for block in pair:
                 halves = block(halves, geo)
-            halves = add(halves, identity)
-        return concat(add(halves, head)), geo
+            halves = [add(x, y) for x, y in zip(halves, identity)]
+        return concat([add(x, y) for x, y in zip(halves, head)]), geo
 
     def geometry(self, batch: dict, positions: paddle.Tensor) -> Geometry:
         """Turn positions [N, 3] and the batch's graph into a :class:`Geometry`."""
@@ -481,23 +462,33 @@ class SFINBackbone(nn.Layer):
         lattice, num_atoms = atoms["lattice"], atoms["num_atoms"]
         dtype = positions.dtype
 
-        of_edge = paddle.repeat_interleave(
-            paddle.arange(num_atoms.shape[0]), graph["num_edges"]
+        starts = segment_starts(num_atoms)
+        structure = paddle.repeat_interleave(
+            paddle.arange(num_atoms.shape[0]), num_atoms
         )
-        rows = graph["edge_index"] + paddle.gather(
-            segment_starts(num_atoms), of_edge
-        ).unsqueeze(1)
-        centre, neighbour = rows[:, 0], rows[:, 1]
-        image = paddle.bmm(
-            graph["pbc_offset"].astype(dtype).unsqueeze(1),
-            paddle.gather(lattice, of_edge),
-        ).squeeze(1)
+        first = paddle.gather(starts, structure)  # [N] first atom of own structure
+        edge_start = paddle.repeat_interleave(starts, graph["num_edges"])
+        centre = graph["edge_index"][:, 0] + edge_start
+        degree = paddle.bincount(centre, minlength=positions.shape[0])
+        slot = pad_index(degree)  # [N, M]
+        there = (slot < centre.shape[0]).astype(dtype).unsqueeze(-1)
+        edges = paddle.concat(
+            [graph["edge_index"][:, 1:], graph["pbc_offset"]], axis=-1
+        )
+        edges = paddle.gather(with_empty_row(edges), slot.flatten())
+        neighbour = edges[:, 0] + paddle.repeat_interleave(first, slot.shape[1])
+        image = paddle.matmul(
+            edges[:, 1:].astype(dtype).reshape([*slot.shape, 3]),
+            paddle.gather(lattice, structure),
+        )
         vector = (
-            paddle.gather(positions, neighbour)
-            - paddle.gather(positions, centre)
+            paddle.gather(positions, neighbour).reshape([*slot.shape, 3])
+            - positions.unsqueeze(1)
             + image
-        )
-        distance = ((vector**2).sum(axis=-1) + EPS).sqrt()
+        )  # [N, M, 3]
+        distance = (vector.square().sum(axis=-1) + EPS).sqrt()
+        radial = self.distance_basis(distance) * there
+        unit = (vector / distance.unsqueeze(-1)).unsqueeze(-1)
 
         pad = pad_index(num_atoms)  # [S, P]
         k_pad = pad_index(graph["num_k"])  # [S, K]
@@ -506,29 +497,24 @@ class SFINBackbone(nn.Layer):
         ).reshape([*k_pad.shape, 3])
         reciprocal = 2.0 * math.pi * paddle.linalg.inv(lattice).transpose([0, 2, 1])
         k = paddle.matmul(m, reciprocal)  # [S, K, 3]
-        k_length = ((k**2).sum(axis=-1) + EPS).sqrt()
-        there = (k_pad < graph["num_k"].sum()).astype(dtype).unsqueeze(-1)
+        k_length = (k.square().sum(axis=-1) + EPS).sqrt()
+        k_there = (k_pad < graph["num_k"].sum()).astype(dtype).unsqueeze(-1)
         in_cell = (pad < num_atoms.sum()).astype(dtype).unsqueeze(-1)
         pad = pad.clip(max=positions.shape[0] - 1)
         x = paddle.gather(positions, pad.flatten())
         phase = paddle.matmul(x.reshape([*pad.shape, 3]), k, transpose_y=True)
-        mask = in_cell * there.transpose([0, 2, 1])
+        mask = in_cell * k_there.transpose([0, 2, 1])
         sphere = 6.0 * math.pi**2 / self.k_cut**3
-        place = paddle.arange(positions.shape[0]) + paddle.repeat_interleave(
-            paddle.arange(num_atoms.shape[0]) * pad.shape[1]
-            - segment_starts(num_atoms),
-            num_atoms,
-        )
+        column = paddle.arange(positions.shape[0]) - first
         return Geometry(
-            centre=centre,
             neighbour=neighbour,
-            unit=(vector / distance.unsqueeze(-1)).unsqueeze(-1),
-            radial=self.distance_basis(distance),
+            radial=radial,
+            directed=unit * radial.unsqueeze(2),
             pad=pad.flatten(),
-            place=place,
+            place=structure * pad.shape[1] + column,
             cos=phase.cos() * mask,
             sin=phase.sin() * mask,
             k_unit=(k / k_length.unsqueeze(-1)).unsqueeze(-1),
-            k_radial=self.k_basis(k_length) * there,
+            k_radial=self.k_basis(k_length) * k_there,
             density=sphere / paddle.linalg.det(lattice).abs().reshape([-1, 1, 1]),
         )
