@@ -159,7 +159,9 @@ def check_call(
     Args:
         from_yaml: Names whose value types are checked; all when None.
     """
-    signature = inspect.signature(cls.__init__ if isinstance(cls, type) else cls)
+    # A class without a constructor shows object's, which seems to take anything.
+    plain = not isinstance(cls, type) or cls.__init__ is object.__init__
+    signature = inspect.signature(cls if plain else cls.__init__)
     named = {
         name: p
         for name, p in signature.parameters.items()
