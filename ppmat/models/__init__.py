@@ -22,16 +22,19 @@ from collections.abc import Mapping
 from typing import Any
 from typing import Callable
 from typing import Dict
+from typing import Iterable
 from typing import Optional
 from typing import Tuple
 
 import paddle.nn as nn
 
+from ppmat.datasets.graph_utils import PeriodicGraphConverter
 from ppmat.models.sfin.sfin_flow import SFINFlow
 from ppmat.utils import download
 from ppmat.utils import logger
 from ppmat.utils import save_load
 from ppmat.utils.config import load_config
+from ppmat.utils.config import resolve_config
 from ppmat.utils.model_package import get_model_config_path
 from ppmat.utils.model_package import resolve_model_package_dir
 from ppmat.utils.registry import ConfigError
@@ -40,12 +43,15 @@ from ppmat.utils.registry import nearest
 
 __all__ = [
     "MODEL_REGISTRY",
+    "PeriodicGraphConverter",
     "SFINFlow",
     "build_graph_converter",
     "build_model",
     "build_model_from_name",
+    "build_trained_model",
 ]
 
+GRAPH_CONVERTERS = Registry("graph converter", [PeriodicGraphConverter])
 MODELS = Registry("model", [SFINFlow])
 
 # Registered name -> address of its package (see ppmat.utils.model_package).
@@ -62,11 +68,7 @@ def build_graph_converter(cfg: Optional[Mapping], where: str = "graph_converter"
     Returns:
         The converter, or None for None.
     """
-    from ppmat.datasets.graph_utils.periodic_graph import PeriodicGraphConverter
-
-    if cfg is None:
-        return None
-    return Registry("graph converter", [PeriodicGraphConverter]).build(cfg, where)
+    return None if cfg is None else GRAPH_CONVERTERS.build(cfg, where)
 
 
 def build_model(
@@ -153,4 +155,72 @@ def build_model_from_name(
     if model is None:
         raise ConfigError(f"package of '{model_name}': its YAML has no Model section")
     save_load.load_pretrain(model, package, weights_name)
+    return model, config
+
+
+# What can be changed after a package has brought its own model and weights.
+_OVERRIDABLE = ("Dataset", "Metric", "Predict", "Sample")
+
+
+def build_trained_model(
+    model_name: Optional[str] = None,
+    weights_name: Optional[str] = None,
+    config_path: Optional[str] = None,
+    checkpoint_path: Optional[str] = None,
+    config_overrides: Optional[Iterable[str]] = None,
+) -> Tuple[nn.Layer, Dict[str, Any]]:
+    """Return a model with its weights, in evaluation mode, and its configuration.
+
+    Args:
+        model_name: A registered model. Excludes ``config_path``.
+        weights_name: File name of the weights in the package of a registered model.
+        config_path: YAML of a model of your own.
+        checkpoint_path: Its weights: a file, a folder or an address; None takes
+            ``Predict.checkpoint_path``.
+        config_overrides: ``KEY=VALUE`` with a dotted key, applied to the YAML. For a
+            registered model only Dataset, Metric, Predict and Sample can be changed.
+
+    Raises:
+        ConfigError: The arguments do not go together, or the YAML is not usable.
+        CheckpointError: The weights cannot be read or belong to another model.
+    """
+    overrides = list(config_overrides or ())
+    if (model_name is None) == (config_path is None):
+        raise ConfigError(
+            "give either model_name, or config_path with checkpoint_path; got "
+            f"model_name={model_name!r} and config_path={config_path!r}"
+        )
+    if model_name is not None:
+        if checkpoint_path is not None:
+            raise ConfigError(
+                "checkpoint_path goes with config_path; a registered model has its "
+                "own weights, among which weights_name chooses"
+            )
+        for item in overrides:
+            if item.partition("=")[0].partition(".")[0].strip() not in _OVERRIDABLE:
+                raise ConfigError(
+                    f"override '{item}': of a registered model only "
+                    f"{', '.join(_OVERRIDABLE)} can be changed; use config_path and "
+                    "checkpoint_path for other changes"
+                )
+        model, config = build_model_from_name(model_name, weights_name)
+        config = resolve_config(config, overrides, f"package of '{model_name}'")
+    else:
+        if weights_name is not None:
+            raise ConfigError(
+                "weights_name goes with model_name; name the file in checkpoint_path"
+            )
+        config = load_config(config_path, overrides)
+        if checkpoint_path is None:
+            checkpoint_path = (config.get("Predict") or {}).get("checkpoint_path")
+        if checkpoint_path is None:
+            raise ConfigError(
+                f"{config_path}: no weights: give checkpoint_path, or set "
+                "Predict.checkpoint_path"
+            )
+        model = build_model(config.get("Model"))
+        if model is None:
+            raise ConfigError(f"{config_path}: the section Model is missing")
+        save_load.load_pretrain(model, str(checkpoint_path))
+    model.eval()
     return model, config

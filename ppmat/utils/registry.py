@@ -156,6 +156,9 @@ def check_call(
 ) -> None:
     """Check ``params`` against the constructor of ``cls``: names, presence, types.
 
+    A class may name parameters that are themselves arguments of another class, as
+    ``nested_params = {"backbone_cfg": Backbone}``; those are checked alike.
+
     Args:
         from_yaml: Names whose value types are checked; all when None.
     """
@@ -191,6 +194,9 @@ def check_call(
                 f"{where}.{name}: {cls.__name__} wants {_type_name(hints[name])}, "
                 f"got {type(value).__name__} {value!r}"
             )
+    for name, part in getattr(cls, "nested_params", {}).items():
+        if name in params:
+            check_call(part, params[name], f"{where}.{name}")
 
 
 def _type_hints(cls: type) -> dict[str, Any]:
