@@ -1,0 +1,117 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Structures of a user as samples: what predictors and samplers feed to a model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from collections.abc import Sequence
+from typing import Any
+from typing import Callable
+from typing import Dict
+from typing import List
+from typing import Optional
+
+from paddle import io
+
+from ppmat.datasets.collate_fn import DefaultCollator
+from ppmat.datasets.loader import Loader
+from ppmat.datasets.oc20_is2re_dataset import record_to_sample
+from ppmat.datasets.oc20_is2re_dataset import structure_to_record
+from ppmat.datasets.oc20_record import OC20Record
+
+
+def as_records(structures: Sequence) -> List[OC20Record]:
+    """Return the record of each structure; one without an id gets its position.
+
+    Raises:
+        ValueError: A structure that cannot be used; its position is named.
+        TypeError: An object that is no structure.
+    """
+    records = []
+    for i, structure in enumerate(structures):
+        try:
+            record = structure_to_record(structure)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"structure {i}: {error}") from error
+        records.append(
+            record if record.sid else dataclasses.replace(record, sid=str(i))
+        )
+    return records
+
+
+class StructureDataset(io.Dataset):
+    """Records as samples without labels; see ``record_to_sample``.
+
+    Args:
+        records: A sequence of :class:`OC20Record`; read item by item.
+        build_graph: Converter from a structure to the graph the model wants.
+    """
+
+    def __init__(
+        self, records: Sequence, build_graph: Optional[Callable] = None
+    ) -> None:
+        super().__init__()
+        self.records = records
+        self.build_graph = build_graph
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Dict[str, Any]:
+        return record_to_sample(
+            self.records[index], build_graph=self.build_graph, labels=()
+        )
+
+
+class _FixedBatches(io.BatchSampler):
+    def __init__(self, batches: List[range]) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[List[int]]:
+        return iter([list(batch) for batch in self.batches])
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+def batches_in_order(
+    dataset: io.Dataset,
+    batch_size: int,
+    wanted: Optional[Sequence[int]] = None,
+    collate_fn: Optional[Callable] = None,
+    num_workers: int = 0,
+) -> Loader:
+    """Return a loader of ``dataset`` in its own order.
+
+    Args:
+        dataset: The samples.
+        batch_size: Samples in a batch; the last may hold fewer.
+        wanted: Numbers of the batches to load; all when None.
+        collate_fn: ``DefaultCollator`` when None.
+        num_workers: Processes that prepare samples; 0 uses this one.
+    """
+    starts = range(0, len(dataset), batch_size)
+    numbers = range(len(starts)) if wanted is None else wanted
+    batches = [
+        range(starts[i], min(starts[i] + batch_size, len(dataset))) for i in numbers
+    ]
+    return Loader(
+        dataset,
+        batch_sampler=_FixedBatches(batches),
+        collate_fn=collate_fn or DefaultCollator(),
+        num_workers=num_workers,
+    )

@@ -1,0 +1,137 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What all predictors share: loading a model, feeding it structures in batches."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from collections.abc import Sequence
+from typing import Any
+from typing import Dict
+from typing import Optional
+from typing import Union
+
+import paddle
+
+from ppmat.datasets.structure_dataset import StructureDataset
+from ppmat.datasets.structure_dataset import as_records
+from ppmat.datasets.structure_dataset import batches_in_order
+from ppmat.datasets.transform import build_post_transforms
+from ppmat.models import build_graph_converter
+from ppmat.models import build_trained_model
+from ppmat.utils.download import is_url
+
+PathLike = Union[str, "os.PathLike[str]"]
+
+
+class BasePredictor:
+    """A model that is loaded by its registered name, or from a YAML and its weights.
+
+    The constructor only keeps its arguments; :meth:`load_inference_model` loads.
+
+    Args:
+        model_name: A registered model.
+        weights_name: File of the weights in the package of a registered model.
+        config_path: YAML of a model of your own.
+        checkpoint_path: Its weights; None takes ``Predict.checkpoint_path``.
+        work_dir: Folder that relative ``config_path`` and ``checkpoint_path`` start
+            from; the current one when None.
+        device: ``"cpu"``, ``"gpu"``, ``"gpu:0"``; Paddle's own choice when None.
+        config_overrides: ``KEY=VALUE`` with a dotted key.
+    """
+
+    def __init__(
+        self,
+        model_name: Optional[str] = None,
+        weights_name: Optional[str] = None,
+        config_path: Optional[PathLike] = None,
+        checkpoint_path: Optional[PathLike] = None,
+        work_dir: Optional[PathLike] = None,
+        device: Optional[str] = None,
+        config_overrides: Optional[Sequence[str]] = None,
+    ) -> None:
+        self.work_dir = os.fspath(work_dir or "")
+        self.model_name = model_name
+        self.weights_name = weights_name
+        self.config_path = self._below_work_dir(config_path)
+        self.checkpoint_path = self._below_work_dir(checkpoint_path)
+        self.device = device
+        self.config_overrides = config_overrides
+
+    def _below_work_dir(self, path: Optional[PathLike]) -> Optional[str]:
+        if path is None or is_url(path):
+            return path
+        return os.path.join(self.work_dir, os.fspath(path))
+
+    def load_inference_model(self) -> None:
+        """Load model, weights, and what the section ``Predict`` asks for.
+
+        Sets ``model``, ``config``, ``predict_config``, ``graph_converter_fn``,
+        ``post_transforms``, ``eval_with_no_grad`` and ``device``.
+
+        Raises:
+            ConfigError: See :func:`ppmat.models.build_trained_model`.
+            CheckpointError: Weights that cannot be read or of another model.
+        """
+        if self.device is not None:
+            paddle.set_device(self.device)
+        self.device = paddle.get_device()
+        self.model, self.config = build_trained_model(
+            self.model_name,
+            self.weights_name,
+            self.config_path,
+            self.checkpoint_path,
+            self.config_overrides,
+        )
+        self.predict_config = self.config.get("Predict") or {}
+        self.eval_with_no_grad = self.predict_config.get("eval_with_no_grad", True)
+        self.graph_converter_fn = build_graph_converter(
+            self.predict_config.get("graph_converter"), "Predict.graph_converter"
+        )
+        self.post_transforms = build_post_transforms(
+            self.predict_config.get("post_transforms"), "Predict.post_transforms"
+        )
+
+    def graph_converter(self, structure: Any) -> Any:
+        """Return the graph of a structure; the structure itself without converter."""
+        if self.graph_converter_fn is None:
+            return structure
+        return self.graph_converter_fn(structure)
+
+    def post_process(self, data: Dict[str, Any]) -> Dict[str, Any]:
+        """Return a model output after ``Predict.post_transforms``."""
+        return data if self.post_transforms is None else self.post_transforms(data)
+
+    def iter_batches(
+        self, structures: Sequence, batch_size: int = 16
+    ) -> Iterator[Dict[str, Any]]:
+        """Yield structures as batches on the device.
+
+        Args:
+            structures: ``ase.Atoms``, pymatgen ``Structure`` or ``OC20Record``.
+            batch_size: Structures in a batch.
+
+        Raises:
+            ValueError: A structure that cannot be used; its position is named.
+        """
+        dataset = StructureDataset(as_records(structures), self.graph_converter_fn)
+        yield from batches_in_order(dataset, batch_size)
+
+    def run_model(self, batch: Dict[str, Any]) -> Dict[str, Any]:
+        """Return ``model.predict(batch)`` after the post transforms."""
+        with paddle.set_grad_enabled(not self.eval_with_no_grad):
+            output = self.model.predict(batch)
+        return self.post_process(output)
