@@ -126,7 +126,7 @@ def draw() -> plt.Figure:
     arrow(ax, (6.43, 2.1), (8.97, 4.1), SPATIAL)
     arrow(ax, (6.43, 4.1), (8.97, 2.1), SPATIAL)
     note = {"ha": "center", "va": "center", "fontsize": 8.5}
-    ax.text(7.7, 4.82, "l2l: messages on\nthe radius graph", color=SPATIAL, **note)
+    ax.text(7.7, 4.82, "l2l: convolution on\nthe radius graph", color=SPATIAL, **note)
     ax.text(
         7.7,
         1.3,
