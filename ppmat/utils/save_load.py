@@ -37,7 +37,6 @@ import re
 import shutil
 from pathlib import Path
 from typing import Any
-from typing import Callable
 from typing import Dict
 from typing import List
 from typing import Mapping

@@ -1,0 +1,246 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""The training command of every task folder.
+
+Importing this module does not import Paddle: the number of threads has to be set
+before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import time
+from collections.abc import Mapping
+from typing import Any
+from typing import Dict
+from typing import List
+from typing import Optional
+from typing import Sequence
+
+from ppmat.utils import logger
+from ppmat.utils.config import find_config
+from ppmat.utils.config import load_config
+from ppmat.utils.config import save_config
+from ppmat.utils.registry import ConfigError
+from ppmat.utils.registry import check_keys
+
+EXIT_BAD_INPUT = 2
+_SPLITS = ("train", "val", "test")
+_MAX_THREADS = 8
+
+
+def set_threads() -> None:
+    """Set ``OMP_NUM_THREADS`` when the user has not; Paddle would set it to 1."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        processes = int(os.environ.get("PADDLE_LOCAL_SIZE", "1"))
+        threads = max(1, min(_MAX_THREADS, cores // max(1, processes)))
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+
+
+def parse_args(argv: Optional[Sequence[str]], task_dir: str) -> argparse.Namespace:
+    """Return the options ``config`` and ``overrides``."""
+    parser = argparse.ArgumentParser(
+        description="Train and evaluate a model.",
+        epilog="Exit status: 0 done, 2 bad configuration or checkpoint, 143 / 130 "
+        "stopped by SIGTERM / SIGINT after saving checkpoints/latest.",
+    )
+    parser.add_argument(
+        "-c",
+        "--config",
+        required=True,
+        help=f"YAML file; looked up as given, then below {task_dir}",
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="changes, e.g. Trainer.max_epochs=5",
+    )
+    return parser.parse_intermixed_args(argv)
+
+
+def find_task_config(path: str, task_dir: str) -> str:
+    """Return the file: as given, below the task folder, or below its ``configs``."""
+    for folder in (task_dir, os.path.join(task_dir, "configs")):
+        try:
+            return find_config(path, folder)
+        except ConfigError:
+            continue
+    raise ConfigError(
+        f"configuration file not found: {path}, also not below {task_dir} or "
+        f"{os.path.join(task_dir, 'configs')}"
+    )
+
+
+def unset_variables(path: str) -> List[str]:
+    """Return ``NAME`` of each ``${oc.env:NAME,default}`` that falls back."""
+    with open(path, encoding="utf-8") as file:
+        names = re.findall(r"\$\{oc\.env:(\w+),", file.read())
+    return sorted({name for name in names if name not in os.environ})
+
+
+def main(task_dir: str, argv: Optional[Sequence[str]] = None) -> int:
+    """Run the command of a task folder; returns the exit status.
+
+    Args:
+        task_dir: Folder of the calling script.
+        argv: Command line without the program name; None takes ``sys.argv``.
+    """
+    set_threads()
+    args = parse_args(argv, task_dir)
+    # Paddle is loaded from here on.
+    from ppmat.trainer.update import NonFiniteError
+    from ppmat.utils.save_load import CheckpointError
+
+    try:
+        path = find_task_config(args.config, task_dir)
+        run(load_config(path, args.overrides), path)
+    except (ConfigError, CheckpointError, NonFiniteError, FileNotFoundError) as error:
+        logger.error(f"{type(error).__name__}: {error}")
+        return EXIT_BAD_INPUT
+    return 0
+
+
+def run(config: Dict[str, Any], source: str) -> Any:
+    """Train, evaluate and test as a configuration says.
+
+    Args:
+        config: All sections, resolved.
+        source: The file they came from; the merged one is saved under its name.
+
+    Returns:
+        The trainer.
+
+    Raises:
+        ConfigError: Anything in the configuration that cannot be meant.
+    """
+    import paddle.distributed as dist
+
+    from ppmat.metrics import build_metric
+    from ppmat.models import build_model
+    from ppmat.optimizer import build_optimizer
+    from ppmat.trainer.base_trainer import build_trainer
+    from ppmat.trainer.config import TrainerConfig
+    from ppmat.trainer.reporting import draw_loss_curve
+    from ppmat.trainer.utils import gather_objects
+    from ppmat.utils import misc
+
+    for section in ("Trainer", "Model", "Dataset"):
+        if not config.get(section):
+            raise ConfigError(f"{source}: the section {section} is missing")
+    flags = config.get("Global") or {}
+    do_train = _flag(flags, "do_train", True)
+    do_eval = _flag(flags, "do_eval", False)
+    do_test = _flag(flags, "do_test", False)
+    if do_train and not config.get("Optimizer"):
+        raise ConfigError(f"{source}: the section Optimizer is missing")
+    settings = TrainerConfig.from_dict(config["Trainer"])
+    if dist.get_world_size() > 1:
+        dist.init_parallel_env()
+    if settings.timestamp_output_dir:
+        stamp = gather_objects(time.strftime("%y%m%d_%H%M%S"))[0]
+        config["Trainer"]["output_dir"] += f"_t_{stamp}_s_{settings.seed}"
+        config["Trainer"]["timestamp_output_dir"] = False
+    output_dir = config["Trainer"]["output_dir"]
+    os.makedirs(output_dir, exist_ok=True)
+    logger.init_logger(log_file=os.path.join(output_dir, "run.log"))
+    if dist.get_rank() == 0:
+        save_config(config, os.path.join(output_dir, os.path.basename(source)))
+    logger.info(f"Configuration {source}, output in {output_dir}")
+    for name in unset_variables(source):
+        logger.message(
+            f"{name} is not set: the default in {os.path.basename(source)} is used "
+            f"(data_root: {flags.get('data_root', 'not given')})"
+        )
+
+    misc.set_random_seed(settings.seed)
+    model = build_model(config["Model"])
+    loaders = build_loaders(
+        config["Dataset"],
+        {"train": do_train, "val": do_train or do_eval, "test": do_test},
+        settings.seed,
+    )
+    optimizer = lr_scheduler = None
+    if do_train:
+        if loaders["train"] is None:
+            raise ConfigError("Dataset.train is missing, but Global.do_train is true")
+        steps = -(-len(loaders["train"]) // settings.gradient_accumulation_steps)
+        optimizer, lr_scheduler = build_optimizer(
+            config["Optimizer"], model, settings.max_epochs, steps
+        )
+    elif settings.pretrained_model_path is None:
+        logger.warning(
+            "Trainer.pretrained_model_path is not given: the weights evaluated are "
+            "untrained"
+        )
+    trainer = build_trainer(
+        config["Trainer"],
+        model=model,
+        train_dataloader=loaders["train"],
+        val_dataloader=loaders["val"],
+        optimizer=optimizer,
+        lr_scheduler=lr_scheduler,
+        compute_metric_func_dict=build_metric(config.get("Metric")),
+    )
+    if do_train:
+        trainer.train()
+        if dist.get_rank() == 0 and (picture := draw_loss_curve(output_dir)):
+            logger.message(f"Drew {picture}")
+    for wanted, split in ((do_eval, "val"), (do_test, "test")):
+        if wanted:
+            if loaders[split] is None:
+                raise ConfigError(
+                    f"Dataset.{split} is missing, but it is to be evaluated"
+                )
+            trainer.eval(loaders[split], stage=split)
+    return trainer
+
+
+def _flag(flags: Mapping, name: str, default: bool) -> bool:
+    value = flags.get(name, default)
+    if not isinstance(value, bool):
+        raise ConfigError(f"Global.{name}: wanted true or false, got {value!r}")
+    return value
+
+
+def build_loaders(
+    cfg: Mapping, wanted: Mapping[str, bool], seed: int
+) -> Dict[str, Any]:
+    """Build the loaders of the splits that are wanted; None for the others.
+
+    ``cfg`` holds the blocks ``train``, ``val``, ``test``, or one block with
+    ``split_dataset_ratio``.
+    """
+    from ppmat.datasets import build_dataloader
+
+    if "split_dataset_ratio" in cfg:
+        loaders = build_dataloader(cfg, seed=seed)
+        return {split: loaders[split] if wanted[split] else None for split in _SPLITS}
+    check_keys(cfg, _SPLITS, "Dataset")
+    return {
+        split: build_dataloader(
+            cfg.get(split),
+            where=f"Dataset.{split}",
+            seed=seed,
+            training=split == "train",
+        )
+        if wanted[split]
+        else None
+        for split in _SPLITS
+    }

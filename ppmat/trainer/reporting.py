@@ -1,0 +1,260 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""What a run leaves to read: console lines, ``metrics.csv``, curves."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import os
+from typing import Any
+from typing import Dict
+from typing import List
+from typing import Mapping
+from typing import Optional
+
+from ppmat.trainer.config import TrainerConfig
+from ppmat.utils import logger
+from ppmat.utils import misc
+from ppmat.utils.registry import ConfigError
+
+_FIXED = ["stage", "epoch", "step"]
+_LOSS, _METRIC = "(loss)", "(metric)"
+
+
+def named_values(
+    times: Mapping[str, float],
+    losses: Mapping[str, misc.AverageMeter],
+    metrics: Mapping[str, misc.AverageMeter],
+) -> Dict[str, float]:
+    """Return one flat dict: losses and metrics are marked as such."""
+    values = dict(times)
+    values.update({f"{name}{_LOSS}": m.avg for name, m in losses.items()})
+    values.update({f"{name}{_METRIC}": m.avg for name, m in metrics.items()})
+    return values
+
+
+class MetricsFile:
+    """``metrics.csv``: one row per logged step, epoch and evaluation of a run.
+
+    Args:
+        path: The file. When a new run finds one there, it is kept under another name.
+        keep_rows: Rows to keep of an earlier part of the same run; None for a new run.
+    """
+
+    def __init__(self, path: str, keep_rows: Optional[int] = None) -> None:
+        self.path = path
+        self.columns = list(_FIXED)
+        self.rows: List[Dict[str, str]] = []
+        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+        if os.path.exists(path) and keep_rows is None:
+            number = 1
+            while os.path.exists(aside := f"{path[:-4]}_{number}.csv"):
+                number += 1
+            os.rename(path, aside)
+            logger.message(f"Kept the metrics.csv of an earlier run as {aside}")
+        elif os.path.exists(path):
+            with open(path, newline="", encoding="utf-8") as file:
+                reader = csv.DictReader(file)
+                self.rows = [row for row, _ in zip(reader, range(keep_rows))]
+                self.columns = list(reader.fieldnames or _FIXED)
+        self._rewrite()
+
+    def _rewrite(self) -> None:
+        tmp = f"{self.path}.tmp"
+        with open(tmp, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self.columns, restval="")
+            writer.writeheader()
+            writer.writerows(self.rows)
+        os.replace(tmp, self.path)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Append a row; new columns are added to the right."""
+        text = {k: repr(v) if isinstance(v, float) else str(v) for k, v in row.items()}
+        self.rows.append(text)
+        new = [name for name in text if name not in self.columns]
+        if new:
+            self.columns += new
+            self._rewrite()
+            return
+        with open(self.path, "a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, self.columns, restval="").writerow(text)
+
+
+class Reporter:
+    """Takes the numbers of a run and puts them where people look.
+
+    Args:
+        config: Settings of the run.
+        is_master: Whether this process writes (rank 0).
+    """
+
+    def __init__(self, config: TrainerConfig, is_master: bool) -> None:
+        self.config = config
+        self.is_master = is_master
+        self.file: Optional[MetricsFile] = None
+        self.writers: Dict[str, Any] = {}
+        for key, module, package in (
+            ("use_visualdl", "visualdl", "visualdl"),
+            ("use_tensorboard", "tensorboardX", "tensorboardX"),
+            ("use_wandb", "wandb", "wandb"),
+        ):
+            if getattr(config, key) and is_master:
+                self.writers[module] = self._open_writer(key, module, package)
+
+    def _open_writer(self, key: str, module: str, package: str) -> Any:
+        try:
+            library = importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                f"Trainer.{key}: {package} is not installed. "
+                f"`pip install {package}`, or set {key} to false"
+            ) from error
+        if module == "visualdl":
+            return library.LogWriter(os.path.join(self.config.output_dir, "vdl"))
+        if module == "tensorboardX":
+            folder = os.path.join(self.config.output_dir, "tensorboard")
+            return library.SummaryWriter(folder)
+        return library.init(**(self.config.wandb_config or {}))
+
+    def open_file(self, keep_rows: Optional[int] = None) -> None:
+        """Start ``metrics.csv``, or go on with ``keep_rows`` of its rows."""
+        if self.is_master:
+            path = os.path.join(self.config.output_dir, "metrics.csv")
+            self.file = MetricsFile(path, keep_rows)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of ``metrics.csv`` so far."""
+        return len(self.file.rows) if self.file else 0
+
+    def report(
+        self,
+        stage: str,
+        epoch: int,
+        step: int,
+        values: Mapping[str, float],
+        head: str,
+        csv_row: bool = True,
+    ) -> None:
+        """Log, store and plot one set of numbers.
+
+        Args:
+            stage: ``train(step)``, ``train(epoch)``, ``eval(epoch)``, ...
+            epoch: Epoch of the run.
+            step: Update steps of the run.
+            values: Name to number.
+            head: Start of the log line.
+            csv_row: Whether the numbers belong into ``metrics.csv``.
+        """
+        shown = self._shown(values, stage.partition("(")[0])
+        logger.info(
+            " | ".join(
+                [head, *(f"{name}: {value:.6g}" for name, value in shown.items())]
+            )
+        )
+        if not self.is_master:
+            return
+        if csv_row and self.file is not None:
+            self.file.add({"stage": stage, "epoch": epoch, "step": step, **values})
+        by_epoch = stage.endswith("(epoch)")
+        logger.scalar(
+            stage,
+            dict(values),
+            epoch if by_epoch else step,
+            self.writers.get("visualdl"),
+            # WandB has one step counter, which must not run backwards.
+            None if by_epoch else self.writers.get("wandb"),
+            self.writers.get("tensorboardX"),
+        )
+
+    def _shown(self, values: Mapping[str, float], stage: str) -> Dict[str, float]:
+        """Return the values that ``out_dict`` lets through for the console."""
+        wanted = self.config.out_dict
+        if wanted is None:
+            return dict(values)
+        shown = {}
+        for kind, mark in (("loss", _LOSS), ("metric", _METRIC)):
+            names = wanted.get(kind)
+            if isinstance(names, Mapping):
+                names = names.get(stage)
+            names = [names] if isinstance(names, str) else names
+            for label, value in values.items():
+                base = label[: -len(mark)] if label.endswith(mark) else None
+                if base is None:
+                    continue
+                aliases = {base, f"{stage}_{base}", f"{stage}/{base}"}
+                if stage == "eval":
+                    aliases.add(f"val_{base}")
+                if names is None or aliases & set(names):
+                    shown[label] = value
+        return shown
+
+    def close(self) -> None:
+        """Flush the curve writers."""
+        for name, writer in self.writers.items():
+            writer.finish() if name == "wandb" else writer.close()
+        self.writers = {}
+
+
+def draw_loss_curve(output_dir: str) -> Optional[str]:
+    """Draw the losses of ``metrics.csv`` into ``loss_curve.png``.
+
+    Returns:
+        The path of the picture, or None when there is nothing to draw or matplotlib
+        is not installed (said in the log).
+    """
+    source = os.path.join(output_dir, "metrics.csv")
+    with open(source, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    label = f"loss{_LOSS}"
+    curves = {}
+    for stage in ("train(step)", "train(epoch)", "eval(step)", "eval(epoch)"):
+        points = [
+            (int(row["step"]), float(row[label]))
+            for row in rows
+            if row["stage"] == stage and row.get(label)
+        ]
+        if points:
+            curves[stage] = points
+    if not curves:
+        return None
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        logger.warning("matplotlib is not installed: no loss_curve.png")
+        return None
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for stage, points in curves.items():
+        thin = stage == "train(step)"
+        axes.plot(
+            *zip(*points),
+            label=stage,
+            linewidth=0.6 if thin else 1.6,
+            alpha=0.5 if thin else 1.0,
+            marker="." if len(points) < 30 and not thin else None,
+        )
+    if all(value > 0 for points in curves.values() for _, value in points):
+        axes.set_yscale("log")
+    axes.set_xlabel("update step")
+    axes.set_ylabel("loss")
+    axes.legend()
+    path = os.path.join(output_dir, "loss_curve.png")
+    figure.savefig(path, dpi=150)
+    return path

@@ -1,0 +1,64 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Stopping on SIGTERM and SIGINT at the end of a step, with a checkpoint."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from typing import Any
+
+from ppmat.utils import logger
+
+
+class TrainingInterrupted(SystemExit):
+    """Training stopped on a signal after saving ``latest``.
+
+    The exit status of the process is 128 + signal number, as in a shell: 143 for
+    SIGTERM, 130 for SIGINT.
+    """
+
+
+class StopSignals:
+    """While active, SIGTERM and SIGINT set :attr:`received` instead of killing.
+
+    A second SIGINT is not held back (Python's KeyboardInterrupt). Outside the main
+    thread, where Python allows no handlers, this does nothing.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._before: dict = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *exc_info: Any) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def _handle(self, number: int, frame: Any) -> None:
+        if self.received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = number
+        logger.warning(
+            f"{signal.Signals(number).name} received: finishing this step, then saving "
+            "'latest' and leaving"
+        )

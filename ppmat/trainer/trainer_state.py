@@ -1,0 +1,91 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Where a training run stands."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+from typing import Dict
+from typing import Optional
+
+
+@dataclass
+class TrainerState:
+    """Counters of a run, saved in every checkpoint. A step is an update step.
+
+    Args:
+        epoch: The epoch under way, or the last one finished; from 1.
+        global_step: Steps of the run.
+        step_in_train_epoch: Steps of this epoch.
+        step_in_eval_epoch: Batches of this evaluation.
+        max_steps_in_train_epoch: Steps an epoch has.
+        max_steps_in_eval_epoch: Batches an evaluation has.
+        cur_metric: Last value of the metric that decides on ``best``.
+        best_metric: Its best value.
+        best_epoch: The epoch of that value.
+        epoch_finished: Whether evaluation and schedule of ``epoch`` are done.
+        looks_without_improvement: Counter of early stopping.
+        skipped_steps: Updates left out because of a value that is not finite.
+        log_rows: Rows of ``metrics.csv`` written so far.
+    """
+
+    epoch: int = 0
+    global_step: int = 0
+    step_in_train_epoch: int = 0
+    step_in_eval_epoch: int = 0
+    max_steps_in_train_epoch: int = 0
+    max_steps_in_eval_epoch: int = 0
+    cur_metric: Optional[float] = None
+    best_metric: Optional[float] = None
+    best_epoch: Optional[int] = None
+    epoch_finished: bool = True
+    looks_without_improvement: int = 0
+    skipped_steps: int = 0
+    log_rows: int = 0
+
+    def to_dict(self) -> Dict[str, Any]:
+        """Return the counters as a dict."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, dict_data: Dict[str, Any]) -> TrainerState:
+        """Take the counters out of the content of a ``.pdstates`` file.
+
+        A file of upstream's trainer has fewer keys; one written inside an epoch is
+        recognised by its step count.
+        """
+        names = {item.name for item in dataclasses.fields(cls)}
+        state = cls(**{k: v for k, v in dict_data.items() if k in names})
+        if "epoch_finished" not in dict_data:
+            state.epoch_finished = (
+                state.step_in_train_epoch >= state.max_steps_in_train_epoch
+            )
+        return state
+
+    def save_to_json(self, json_path: str) -> None:
+        """Write the counters as JSON."""
+        with open(json_path, "w", encoding="utf-8") as file:
+            json.dump(self.to_dict(), file, indent=2, sort_keys=True)
+            file.write("\n")
+
+    @classmethod
+    def load_from_json(cls, json_path: str) -> TrainerState:
+        """Read what :meth:`save_to_json` wrote."""
+        with open(json_path, encoding="utf-8") as file:
+            return cls.from_dict(json.load(file))

@@ -1,0 +1,230 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Batches, ranks and random states as the training loop sees them."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from typing import Any
+from typing import Callable
+from typing import Dict
+from typing import Iterator
+from typing import List
+from typing import Mapping
+from typing import Optional
+from typing import Tuple
+
+import numpy as np
+import paddle
+import paddle.distributed as dist
+
+from ppmat.utils import logger
+from ppmat.utils import misc
+
+# Streams drawn from one seed; each is independent of the others.
+STREAM_TRAIN = 1
+STREAM_EVAL = 2
+
+
+def log_paddle_version() -> None:
+    """Log which Paddle is running, and on what device."""
+    logger.info(f"Paddle {paddle.__version__} on {paddle.get_device()}")
+
+
+# Batches ---------------------------------------------------------------------------
+
+
+def _leading_sizes(value: Any) -> Iterator[int]:
+    if isinstance(value, Mapping):
+        for item in value.values():
+            yield from _leading_sizes(item)
+    elif isinstance(value, (list, tuple)) and any(hasattr(v, "shape") for v in value):
+        for item in value:
+            yield from _leading_sizes(item)
+    elif hasattr(value, "shape") and len(value.shape) > 0:
+        yield int(value.shape[0])
+
+
+def compute_batch_size(batch: Any) -> int:
+    """Return the number of structures (or images) in a batch.
+
+    Looked for in this order: the length of ``num_atoms`` (in the batch or in one of
+    its blocks, ``structure_array`` first), the length of the list ``id``, the
+    ``num_graph`` of a graph, the common first axis of all arrays.
+
+    Raises:
+        ValueError: None of them is there, or the first axes differ.
+    """
+    if isinstance(batch, Mapping):
+        blocks = [batch.get("structure_array"), batch, *batch.values()]
+        for block in blocks:
+            if isinstance(block, Mapping) and hasattr(block.get("num_atoms"), "shape"):
+                return int(block["num_atoms"].shape[0])
+        if isinstance(batch.get("id"), (list, tuple)):
+            return len(batch["id"])
+        for value in batch.values():
+            if isinstance(getattr(value, "num_graph", None), int):
+                return value.num_graph
+    sizes = set(_leading_sizes(batch))
+    if len(sizes) == 1:
+        return sizes.pop()
+    raise ValueError(
+        "the number of structures in a batch is unknown: it has no 'num_atoms' and no "
+        f"'id', and its arrays have first axes {sorted(sizes)}. Return 'id' from the "
+        "dataset"
+    )
+
+
+def batch_ids(batch: Any) -> Optional[List[str]]:
+    """Return the ids of a batch, or None."""
+    ids = batch.get("id") if isinstance(batch, Mapping) else None
+    if ids is None:
+        return None
+    return [str(i) for i in (ids if isinstance(ids, (list, tuple)) else ids.tolist())]
+
+
+def loss_weight(result: Mapping, name: str, batch_size: int) -> Any:
+    """Return how much the loss ``name`` of a batch counts among batches.
+
+    A loss that is a mean over structures weighs their number. A model whose loss is a
+    mean over something else returns ``loss_weight`` beside ``loss_dict``: what was
+    counted (a number or 0-d tensor), or a mapping from loss name to that.
+    """
+    weight = result.get("loss_weight")
+    if isinstance(weight, Mapping):
+        weight = weight.get(name)
+    return batch_size if weight is None else weight
+
+
+# Ranks -----------------------------------------------------------------------------
+
+
+def gather_objects(value: Any) -> List[Any]:
+    """Return the plain values of all ranks, in rank order."""
+    if dist.get_world_size() == 1:
+        return [value]
+    values: List[Any] = []
+    dist.all_gather_object(values, value)
+    return values
+
+
+def reduce_sum(values: List[Any]) -> paddle.Tensor:
+    """Return the sums over ranks of a few scalars, float64 [len(values)]."""
+    total = paddle.stack(
+        [paddle.to_tensor(v, dtype="float64").reshape([]) for v in values]
+    )
+    if dist.get_world_size() > 1:
+        dist.all_reduce(total)
+    return total
+
+
+def merge_meters(meters: Mapping[str, misc.AverageMeter]) -> Dict[str, Any]:
+    """Join the meters of all ranks; each item counts once.
+
+    Ranks may have seen different numbers of batches, and none at all. All ranks
+    return the same numbers, bit for bit.
+    """
+    local = {k: (float(m.sum), float(m.count)) for k, m in meters.items()}
+    merged: Dict[str, misc.AverageMeter] = {}
+    for part in gather_objects(local):
+        for name, (total, count) in part.items():
+            meter = merged.setdefault(name, misc.AverageMeter(name))
+            meter.sum += total
+            meter.count += count
+    return merged
+
+
+def gather_rows(parts: Mapping[str, List[np.ndarray]]) -> Dict[str, np.ndarray]:
+    """Join the rows of all batches of all ranks, in rank order."""
+    joined = {k: np.concatenate(v) for k, v in parts.items() if v}
+    everywhere = gather_objects(joined)
+    names = {name: None for part in everywhere for name in part}
+    return {
+        name: np.concatenate([part[name] for part in everywhere if name in part])
+        for name in names
+    }
+
+
+# Random states ---------------------------------------------------------------------
+
+
+def seed_stream(seed: int, stream: int) -> None:
+    """Seed all generators for one purpose of one rank.
+
+    Different ranks, purposes and seeds give unrelated numbers.
+    """
+    sequence = np.random.SeedSequence([seed, stream, dist.get_rank()])
+    misc.set_random_seed(int(sequence.generate_state(1)[0]))
+
+
+def _plain(state: Any) -> Tuple:
+    device, seed, offset, engine = state.__getstate__()
+    return device, seed, offset, np.array(engine, dtype="uint8")
+
+
+def _generator_state(like: Any, plain: Tuple) -> Any:
+    state = type(like).__new__(type(like))
+    state.__setstate__((*plain[:3], plain[3].tolist()))
+    return state
+
+
+def get_random_state() -> Dict[str, Any]:
+    """Return the state of all generators of this process, as plain values."""
+    version, numbers, spare = random.getstate()
+    name, keys, pos, has_gauss, gauss = np.random.get_state()
+    state = {
+        "python": [version, list(numbers), spare],
+        "numpy": [name, keys, pos, has_gauss, gauss],
+        "paddle": [_plain(s) for s in paddle.get_rng_state("cpu")],
+    }
+    if paddle.get_device().startswith("gpu"):
+        state["cuda"] = [_plain(s) for s in paddle.get_cuda_rng_state()]
+    return state
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Take over what :func:`get_random_state` returned."""
+    version, numbers, spare = state["python"]
+    random.setstate((version, tuple(numbers), spare))
+    np.random.set_state(tuple(state["numpy"]))
+    now = paddle.get_rng_state("cpu")
+    paddle.set_rng_state(
+        [_generator_state(a, b) for a, b in zip(now, state["paddle"])], "cpu"
+    )
+    if "cuda" in state and paddle.get_device().startswith("gpu"):
+        now = paddle.get_cuda_rng_state()
+        paddle.set_cuda_rng_state(
+            [_generator_state(a, b) for a, b in zip(now, state["cuda"])]
+        )
+
+
+@contextlib.contextmanager
+def own_random_stream(seed: int, stream: int) -> Iterator[None]:
+    """Draw from a stream of its own inside the block; the outer one goes on after."""
+    before = get_random_state()
+    seed_stream(seed, stream)
+    try:
+        yield
+    finally:
+        set_random_state(before)
+
+
+def unwrapped_hook(model: Any, name: str) -> Optional[Callable]:
+    """Return the model's method ``name``, looking through wrappers, or None."""
+    while isinstance(model, paddle.DataParallel):
+        model = model._layers
+    return getattr(model, name, None)
