@@ -1,0 +1,225 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Figures a person looks at first after slabs were relaxed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+from typing import List
+
+import matplotlib
+import numpy as np
+from ase.visualize.plot import plot_atoms
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from ppmat.metrics.is2rs_metric import THRESHOLDS
+from ppmat.metrics.is2rs_metric import structure_distances
+from ppmat.metrics.is2rs_metric import success_curve
+from ppmat.sampler.structure_io import result_to_atoms
+from ppmat.utils.periodic import minimum_image
+
+_ADSORBATE = 2  # tag
+_MAX_POINTS = 20_000  # of the scatter plot
+_COLOURS = {"predicted": "#0072B2", "copy input": "#888888", "adsorbate": "#D55E00"}
+
+
+def draw_figures(
+    results: Sequence, folder: str, num_slabs: int = 4, seed: int = 0
+) -> List[str]:
+    """Draw curve, displacements and slabs as PNG files.
+
+    Args:
+        results: Results with ``cart_coords``, ``cart_coords_initial``,
+            ``cart_coords_relaxed``, ``lattice``, ``fixed`` and ``tags``; read one by
+            one. Of several samples of a structure the first is drawn.
+        folder: Output folder; made if missing.
+        num_slabs: Slabs drawn, spread evenly over the results.
+        seed: Chooses the atoms of the scatter plot if there are too many.
+
+    Returns:
+        The paths of the files.
+    """
+    predicted, copied = [], []
+    lengths: List[np.ndarray] = []
+    for result in results:
+        if result.get("sample", 0) == 0 and not np.all(result["fixed"]):
+            arrays = _arrays(result)
+            fixed, cell = [arrays["fixed"]], [arrays["lattice"]]
+            for positions, distances in (
+                (arrays["cart_coords"], predicted),
+                (arrays["cart_coords_initial"], copied),
+            ):
+                relaxed = [arrays["cart_coords_relaxed"]]
+                distances += structure_distances(
+                    [positions], relaxed, cell, fixed
+                ).tolist()
+            lengths.append(_lengths(arrays))
+    os.makedirs(folder, exist_ok=True)
+    paths = [
+        os.path.join(folder, name)
+        for name in ("adwt.png", "displacement.png", "slabs.png")
+    ]
+    points = np.concatenate(lengths)
+    if len(points) > _MAX_POINTS:
+        chosen = np.random.default_rng(seed).choice(len(points), _MAX_POINTS, False)
+        points = points[np.sort(chosen)]
+    _save(draw_curve(predicted, copied), paths[0])
+    _save(draw_displacements(points), paths[1])
+    firsts = range(0, len(results), _samples_each(results))
+    spread = np.linspace(0, len(firsts) - 1, min(num_slabs, len(firsts)))
+    slabs = [results[firsts[int(i)]] for i in spread]
+    _save(draw_slabs(slabs), paths[2])
+    return paths
+
+
+def draw_curve(predicted: Sequence, copied: Sequence) -> Figure:
+    """Return the share of structures within each threshold, beside copying the input.
+
+    Args:
+        predicted: Mean distance of each structure to its relaxed one, Å.
+        copied: The same for the initial structures.
+    """
+    figure = _figure(5.0, 3.6)
+    axes = figure.add_subplot()
+    for name, distances in (("predicted", predicted), ("copy input", copied)):
+        curve = success_curve(np.asarray(distances))
+        axes.plot(
+            THRESHOLDS,
+            100 * curve,
+            color=_COLOURS[name],
+            label=f"{name}, ADwT {100 * curve.mean():.1f} %",
+        )
+    axes.set_xlabel("threshold (Å)")
+    axes.set_ylabel("structures within threshold (%)")
+    axes.set_title(f"Distance to the relaxed structure, {len(predicted)} structures")
+    axes.set_xlim(0, 0.5)
+    axes.set_ylim(0, 100)
+    axes.legend(frameon=False)
+    return figure
+
+
+def draw_displacements(points: np.ndarray) -> Figure:
+    """Return predicted against true displacement lengths of free atoms.
+
+    Args:
+        points: [N, 3]: true length, predicted length (Å), 1 for adsorbate atoms.
+    """
+    figure = _figure(4.4, 4.2)
+    axes = figure.add_subplot()
+    top = max(0.1, 1.05 * float(points[:, :2].max(initial=0)))
+    axes.plot([0, top], [0, top], color="black", linewidth=0.8)
+    adsorbate = points[:, 2] > 0
+    for name, chosen in (("surface", ~adsorbate), ("adsorbate", adsorbate)):
+        axes.plot(
+            *points[chosen, :2].T,
+            linestyle="none",
+            marker=".",
+            markersize=4,
+            alpha=0.5,
+            rasterized=True,
+            color=_COLOURS.get(name, _COLOURS["predicted"]),
+            label=f"{name} ({chosen.sum()} atoms)",
+        )
+    axes.set_xlim(0, top)
+    axes.set_ylim(0, top)
+    axes.set_xlabel("true displacement (Å)")
+    axes.set_ylabel("predicted displacement (Å)")
+    axes.set_title("Displacement of free atoms")
+    axes.legend(frameon=False)
+    return figure
+
+
+def draw_slabs(results: Sequence[Mapping[str, Any]]) -> Figure:
+    """Return a row a slab: initial, predicted, relaxed, from the top and the side."""
+    figure = _figure(12.0, 2.4 * len(results) + 0.4)
+    grid = figure.subplots(len(results), 6, squeeze=False)
+    stages = (
+        ("initial", "cart_coords_initial"),
+        ("predicted", "cart_coords"),
+        ("relaxed", "cart_coords_relaxed"),
+    )
+    for row, result in zip(grid, results, strict=True):
+        cell = np.reshape(np.asarray(result["lattice"], float), (3, 3))
+        start = np.asarray(result["cart_coords_initial"], float)
+        for i, (stage, key) in enumerate(stages):
+            atoms = result_to_atoms({**result, "cart_coords": result[key]})
+            # Initial and relaxed structures may be wrapped apart: draw the near image.
+            atoms.positions = start + minimum_image(atoms.positions - start, cell)
+            for axes, view in ((row[i], "0x,0y,0z"), (row[3 + i], "-90x,0y,0z")):
+                plot_atoms(atoms, axes, rotation=view, show_unit_cell=2)
+                axes.set_axis_off()
+                side = "top" if view.startswith("0x") else "side"
+                axes.set_title(f"{stage}, {side}", fontsize=8)
+        error = structure_distances(
+            *(
+                [np.asarray(result[k], float)]
+                for k in ("cart_coords", "cart_coords_relaxed")
+            ),
+            [cell],
+            [result["fixed"]],
+        )[0]
+        row[0].text(
+            0.0,
+            -0.02,
+            f"sid {result.get('id', '?')}: {error:.3f} Å from relaxed",
+            transform=row[0].transAxes,
+            fontsize=8,
+            va="top",
+        )
+    return figure
+
+
+def _arrays(result: Mapping[str, Any]) -> dict:
+    names = ("cart_coords", "cart_coords_initial", "cart_coords_relaxed")
+    return {
+        **{name: np.asarray(result[name], float) for name in names},
+        "lattice": np.reshape(np.asarray(result["lattice"], float), (3, 3)),
+        "fixed": np.asarray(result["fixed"], bool),
+        "tags": np.asarray(result.get("tags", np.zeros(len(result["fixed"])))),
+    }
+
+
+def _lengths(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    free = ~arrays["fixed"]
+    start = arrays["cart_coords_initial"][free]
+    columns = [
+        np.linalg.norm(
+            minimum_image(arrays[name][free] - start, arrays["lattice"]), axis=1
+        )
+        for name in ("cart_coords_relaxed", "cart_coords")
+    ]
+    return np.stack([*columns, arrays["tags"][free] == _ADSORBATE], axis=1)
+
+
+def _samples_each(results: Sequence) -> int:
+    count = 1
+    while count < len(results) and results[count].get("sample", 0) != 0:
+        count += 1
+    return count
+
+
+def _figure(width: float, height: float) -> Figure:
+    with matplotlib.rc_context({"font.size": 9}):
+        figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Figure, path: str) -> None:
+    figure.savefig(path, dpi=150)

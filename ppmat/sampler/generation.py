@@ -1,0 +1,271 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Running a generative model over a data set, batch by batch, to memory or disk."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import os
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+from typing import Callable
+from typing import Dict
+from typing import List
+from typing import NamedTuple
+from typing import Optional
+
+import numpy as np
+import paddle
+import paddle.distributed as dist
+from paddle import io
+from tqdm import tqdm
+
+from ppmat.datasets.oc20_lmdb import OC20LMDB
+from ppmat.datasets.structure_dataset import as_records
+from ppmat.datasets.structure_dataset import batches_in_order
+from ppmat.sampler.result_store import Result
+from ppmat.sampler.result_store import ResultStore
+from ppmat.sampler.structure_io import Chain
+from ppmat.utils import logger
+from ppmat.utils import misc
+
+
+class Source(NamedTuple):
+    """What to generate for.
+
+    Attributes:
+        dataset: Samples; one structure each.
+        annotate: Returns what is added to the results of the structures of a batch,
+            given their numbers in the data set and the batch.
+        key: Plain values that name the data, so that results of other data are not
+            taken for those of this run.
+        collate_fn: Makes a batch; ``DefaultCollator`` when None.
+        num_workers: Processes that prepare samples.
+    """
+
+    dataset: io.Dataset
+    annotate: Callable[[range, Any], List[Dict[str, Any]]]
+    key: Any
+    collate_fn: Optional[Callable] = None
+    num_workers: int = 0
+
+
+def sample_arguments(model: paddle.nn.Layer) -> Optional[List[str]]:
+    """Return the names ``model.sample`` takes beside the batch; None for any name."""
+    parameters = list(inspect.signature(model.sample).parameters.values())
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return None
+    return [p.name for p in parameters[1:]]
+
+
+def sample_batch(
+    sampler: Any,
+    batch: Mapping[str, Any],
+    number: int,
+    params: Mapping[str, Any],
+    seed: Optional[int],
+    num_samples: int,
+) -> List[Result]:
+    """Return ``num_samples`` results for each structure, next to each other.
+
+    A model that takes ``seed`` and ``num_samples`` gets them. Another one is run
+    ``num_samples`` times, and the global generators are seeded before each run with a
+    number that depends on seed, batch and run.
+    """
+    params = dict(params)
+    accepted = sample_arguments(sampler.model) or ()
+    draws = num_samples
+    if "num_samples" in accepted:
+        params["num_samples"] = num_samples
+        draws = 1
+    drawn = []
+    for draw in range(draws):
+        if seed is not None and "seed" in accepted:
+            params["seed"] = seed + draw
+        elif seed is not None:
+            state = np.random.SeedSequence([seed, number, draw]).generate_state(1)
+            misc.set_random_seed(int(state[0]) >> 1)
+        drawn.append(sampler.sample(batch, params)["result"])
+    if draws == 1:
+        return drawn[0]
+    return [
+        {**result, "sample": draw}
+        for results in zip(*drawn, strict=True)
+        for draw, result in enumerate(results)
+    ]
+
+
+def generate(
+    sampler: Any,
+    source: Source,
+    params: Mapping[str, Any],
+    batch_size: int,
+    seed: Optional[int],
+    num_samples: int,
+    save_path: Optional[str],
+) -> Sequence:
+    """Generate for a whole data set.
+
+    Args:
+        sampler: Gives ``model`` and ``sample(batch, params)``.
+        source: The data.
+        params: Arguments of ``model.sample``.
+        batch_size: Structures in a batch.
+        seed: Names the noise; None leaves it to the model.
+        num_samples: Results for each structure.
+        save_path: Keep the results of each batch in ``<save_path>/results``, leave out
+            batches that are there already, and share the batches among processes.
+
+    Returns:
+        The results in the order of the data set: a list, or a :class:`ResultStore`.
+
+    Raises:
+        ValueError: Numbers below 1, a folder with other results, or a model that does
+            not return one result for each structure and sample.
+    """
+    for name, value in (("batch_size", batch_size), ("num_samples", num_samples)):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} is {value!r}, wanted a whole number from 1")
+    total = len(source.dataset)
+    num_parts = -(-total // batch_size)
+    store, kept = None, []
+    wanted: Sequence[int] = range(num_parts)
+    if save_path is not None:
+        settings = {
+            "model": type(sampler.model).__name__,
+            "weights": fingerprint(sampler.model),
+            "data": source.key,
+            "parameters": dict(params),
+            "seed": seed,
+            "num_samples": num_samples,
+            "batch_size": batch_size,
+        }
+        store = ResultStore(
+            os.path.join(save_path, "results"),
+            settings,
+            num_parts,
+            batch_size * num_samples,
+            total * num_samples,
+        )
+        mine = range(dist.get_rank(), num_parts, dist.get_world_size())
+        wanted = [i for i in mine if not store.has(i)]
+        if len(wanted) < len(mine):
+            logger.message(
+                f"{store.folder} holds {len(mine) - len(wanted)} of {len(mine)} "
+                "batches already"
+            )
+    loader = batches_in_order(
+        source.dataset, batch_size, wanted, source.collate_fn, source.num_workers
+    )
+    quiet = True if dist.get_rank() != 0 else None
+    bar = tqdm(desc="sampling", unit=" batches", total=len(wanted), disable=quiet)
+    for number, batch in zip(wanted, loader, strict=True):
+        rows = range(number * batch_size, min((number + 1) * batch_size, total))
+        results = sample_batch(sampler, batch, number, params, seed, num_samples)
+        if len(results) != len(rows) * num_samples:
+            raise ValueError(
+                f"{type(sampler.model).__name__}.sample returned {len(results)} "
+                f"results for {len(rows)} structures x {num_samples} samples"
+            )
+        extra = source.annotate(rows, batch)
+        results = [{**r, **extra[i // num_samples]} for i, r in enumerate(results)]
+        if store is None:
+            kept.extend(results)
+        else:
+            store.write(number, results)
+        bar.update()
+    bar.close()
+    if store is None:
+        return kept
+    wait_for_all()
+    return store
+
+
+def fingerprint(model: paddle.nn.Layer) -> str:
+    """Return a text that changes when the weights do."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(tensor.numpy()).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def wait_for_all() -> None:
+    """Wait until every process is here."""
+    if dist.get_world_size() > 1:
+        if not dist.is_initialized():
+            dist.init_parallel_env()
+        dist.barrier()
+
+
+def to_records(structures: Sequence) -> Sequence:
+    """Return structures as records; data sets stay on the disk."""
+    if isinstance(structures, OC20LMDB):
+        return structures
+    if isinstance(structures, Chain):
+        return Chain([to_records(piece) for piece in structures.pieces])
+    return as_records(structures)
+
+
+def identity(records: Sequence) -> Any:
+    """Return plain values that change when the records do."""
+    if isinstance(records, Chain):
+        return [identity(piece) for piece in records.pieces]
+    if isinstance(records, OC20LMDB):
+        return [
+            [os.path.abspath(file), os.path.getsize(file)] for file in records.files
+        ]
+    digest = hashlib.sha256()
+    for record in records:
+        digest.update(record.sid.encode())
+        for array in (
+            record.atomic_numbers,
+            record.pos,
+            record.cell,
+            record.tags,
+            record.fixed,
+        ):
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def positions_of_records(records: Sequence, rows: range) -> List[Dict[str, Any]]:
+    """Return initial and, if known, relaxed positions of some records, as lists."""
+    extra: List[Dict[str, Any]] = []
+    for i in rows:
+        record = records[i]
+        extra.append({"cart_coords_initial": record.pos.tolist()})
+        if record.pos_relaxed is not None:
+            extra[-1]["cart_coords_relaxed"] = record.pos_relaxed.tolist()
+    return extra
+
+
+def positions_of_batch(rows: range, batch: Mapping[str, Any]) -> List[Dict[str, Any]]:
+    """Return initial and relaxed positions of the structures of a batch, if known."""
+    arrays = batch.get("structure_array") or {}
+    extra: List[Dict[str, Any]] = [{} for _ in rows]
+    fields = {
+        "cart_coords_initial": arrays.get("cart_coords"),
+        "cart_coords_relaxed": batch.get("cart_coords_relaxed"),
+    }
+    for name, value in fields.items():
+        if value is not None:
+            counts = np.asarray(arrays["num_atoms"]).reshape(-1)
+            parts = np.split(np.asarray(value), np.cumsum(counts)[:-1])
+            for entry, part in zip(extra, parts, strict=True):
+                entry[name] = part.tolist()
+    return extra

@@ -1,0 +1,245 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The file the Open Catalyst challenge takes for IS2RS: relaxed positions as npz.
+
+For each split (``id``, ``ood_ads``, ``ood_cat``, ``ood_both``) three arrays:
+
+- ``<split>_ids``: sid of each structure, text [S];
+- ``<split>_pos``: positions of all atoms, fixed ones included, one structure after
+  the other, float32 [N, 3], Å;
+- ``<split>_chunk_idx``: rows at which to cut ``pos``: the cumulative numbers of atoms
+  without the last, int64 [S - 1].
+
+Source: fairchem, "Submitting to the OC20 leaderboard" (EvalAI challenge 712).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from typing import Dict
+from typing import List
+from typing import Tuple
+from typing import Union
+
+import numpy as np
+
+from ppmat.utils.registry import nearest
+
+SPLITS = ("id", "ood_ads", "ood_cat", "ood_both")
+_PARTS = ("ids", "pos", "chunk_idx")
+
+PathLike = Union[str, "os.PathLike[str]"]
+
+
+class SubmissionError(ValueError):
+    """A submission the server would refuse or score wrongly."""
+
+
+def split_name(name: str) -> str:
+    """Return the challenge's name of a split: ``val_id`` and ``test_id`` are ``id``.
+
+    Raises:
+        SubmissionError: Not a split of the challenge.
+    """
+    short = name.partition("_")[2] if name.startswith(("val_", "test_")) else name
+    if short not in SPLITS:
+        raise SubmissionError(
+            f"unknown split '{name}'. Legal: {', '.join(SPLITS)}."
+            f"{nearest(name, SPLITS)}"
+        )
+    return short
+
+
+def write_submission(
+    path: PathLike, splits: Mapping[str, Iterable[Tuple[str, np.ndarray]]]
+) -> None:
+    """Write a submission.
+
+    Args:
+        path: The npz file; appears whole or not at all.
+        splits: For each split its structures as (sid, positions [N, 3] in Å).
+
+    Raises:
+        SubmissionError: An unknown split, an id twice, positions of a wrong shape or
+            with NaN, or a split without structures.
+    """
+    arrays: Dict[str, np.ndarray] = {}
+    for name, entries in splits.items():
+        short = split_name(name)
+        if f"{short}_ids" in arrays:
+            raise SubmissionError(f"split '{short}' is given twice")
+        ids: List[str] = []
+        positions: List[np.ndarray] = []
+        for sid, pos in entries:
+            pos = np.asarray(pos, dtype=np.float32)
+            if pos.ndim != 2 or pos.shape[1] != 3 or not len(pos):
+                raise SubmissionError(
+                    f"{short}: sid {sid} has positions of shape {pos.shape}, wanted "
+                    "[number of atoms, 3]"
+                )
+            ids.append(str(sid))
+            positions.append(pos)
+        if not ids:
+            raise SubmissionError(f"{short}: no structures")
+        sizes = [len(pos) for pos in positions]
+        arrays[f"{short}_ids"] = np.array(ids)
+        arrays[f"{short}_pos"] = np.concatenate(positions)
+        arrays[f"{short}_chunk_idx"] = np.cumsum(sizes)[:-1].astype(np.int64)
+    _save(path, arrays)
+
+
+def merge_submissions(path: PathLike, parts: Sequence[PathLike]) -> None:
+    """Join files of single splits into one submission.
+
+    Raises:
+        SubmissionError: A part cannot be used, or two parts hold the same split.
+    """
+    arrays: Dict[str, np.ndarray] = {}
+    for part in parts:
+        found = read_submission(part)
+        for name, split in found.items():
+            if f"{name}_ids" in arrays:
+                raise SubmissionError(
+                    f"{part}: split '{name}' is in an earlier file too"
+                )
+            arrays.update({f"{name}_{key}": value for key, value in split.items()})
+    _save(path, arrays)
+
+
+def read_submission(path: PathLike) -> Dict[str, Dict[str, np.ndarray]]:
+    """Return ``{split: {"ids", "pos", "chunk_idx"}}`` of a file after checking it.
+
+    Raises:
+        SubmissionError: No such file, not an npz, or not the arrays of a submission.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, AttributeError) as error:
+        raise SubmissionError(f"{path}: not a submission file: {error}") from error
+    _check_arrays(arrays, str(path))
+    return {
+        split: {part: arrays[f"{split}_{part}"] for part in _PARTS}
+        for split in SPLITS
+        if f"{split}_ids" in arrays
+    }
+
+
+def check_submission(
+    path: PathLike, data: Mapping[str, Iterable[Any]]
+) -> Dict[str, int]:
+    """Check a file against the data it answers.
+
+    Args:
+        path: The npz file.
+        data: For each split its records (``sid`` and ``pos``), for instance an
+            ``OC20LMDB``. Splits of the file that are not given are only checked
+            for their form.
+
+    Returns:
+        Number of structures of each split in the file.
+
+    Raises:
+        SubmissionError: See :func:`read_submission`; a split is missing; ids are
+            missing or unknown; a structure has another number of atoms.
+    """
+    found = read_submission(path)
+    for name, records in data.items():
+        short = split_name(name)
+        if short not in found:
+            raise SubmissionError(f"{path}: split '{short}' is missing")
+        split = found[short]
+        ends = [0, *split["chunk_idx"].tolist(), len(split["pos"])]
+        sizes = dict(zip(split["ids"].tolist(), np.diff(ends).tolist(), strict=True))
+        for record in records:
+            size = sizes.pop(record.sid, None)
+            if size is None:
+                raise SubmissionError(f"{path}: {short}: sid {record.sid} is missing")
+            if size != len(record.pos):
+                raise SubmissionError(
+                    f"{path}: {short}: sid {record.sid} has {size} atoms, the data set "
+                    f"has {len(record.pos)}"
+                )
+        if sizes:
+            raise SubmissionError(
+                f"{path}: {short}: {len(sizes)} ids are not in the data set, for "
+                f"instance {next(iter(sizes))}"
+            )
+    return {name: len(split["ids"]) for name, split in found.items()}
+
+
+def _check_arrays(arrays: Mapping[str, np.ndarray], where: str) -> None:
+    legal = {f"{split}_{part}" for split in SPLITS for part in _PARTS}
+    for name in arrays:
+        if name not in legal:
+            raise SubmissionError(
+                f"{where}: unknown array '{name}'.{nearest(name, legal)}"
+            )
+    splits = [s for s in SPLITS if any(f"{s}_{part}" in arrays for part in _PARTS)]
+    if not splits:
+        raise SubmissionError(f"{where}: no arrays of a submission")
+    for split in splits:
+        for part in _PARTS:
+            if f"{split}_{part}" not in arrays:
+                raise SubmissionError(f"{where}: array '{split}_{part}' is missing")
+        ids, pos, cuts = (arrays[f"{split}_{part}"] for part in _PARTS)
+        if ids.ndim != 1 or ids.dtype.kind != "U" or not len(ids):
+            raise SubmissionError(
+                f"{where}: {split}_ids is {ids.dtype} of shape {ids.shape}, wanted a "
+                "list of texts"
+            )
+        names, counts = np.unique(ids, return_counts=True)
+        if counts.max() > 1:
+            raise SubmissionError(
+                f"{where}: {split}: sid {names[counts.argmax()]} occurs "
+                f"{counts.max()} times; each structure has one prediction"
+            )
+        if pos.ndim != 2 or pos.shape[1] != 3 or pos.dtype.kind != "f":
+            raise SubmissionError(
+                f"{where}: {split}_pos is {pos.dtype} of shape {pos.shape}, wanted "
+                "floats of shape [number of atoms, 3]"
+            )
+        if not np.isfinite(pos).all():
+            row = int(np.flatnonzero(~np.isfinite(pos).all(axis=1))[0])
+            sid = ids[int(np.searchsorted(cuts, row, side="right"))]
+            raise SubmissionError(f"{where}: {split}: sid {sid} has NaN positions")
+        ends = np.concatenate([[0], cuts, [len(pos)]])
+        if (
+            cuts.dtype.kind not in "iu"
+            or cuts.shape != (len(ids) - 1,)
+            or (np.diff(ends) < 1).any()
+        ):
+            raise SubmissionError(
+                f"{where}: {split}_chunk_idx does not cut {len(pos)} positions into "
+                f"{len(ids)} structures"
+            )
+
+
+def _save(path: PathLike, arrays: Mapping[str, np.ndarray]) -> None:
+    _check_arrays(arrays, str(path))
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            np.savez_compressed(file, **arrays)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
