@@ -177,7 +177,7 @@ def test_training_beats_standing_still(build, loss_type):
     model.velocity_head.weight.set_value(weight)
     optimizer = paddle.optimizer.Adam(5e-3, parameters=model.parameters())
     losses = []
-    for _ in range(80):
+    for _ in range(120):
         loss = model(data)["loss_dict"]["loss"]
         loss.backward()
         optimizer.step()

@@ -82,7 +82,12 @@ class SFINFlow(nn.Layer):
         channels, vectors = self.backbone.out_channels, self.backbone.out_vectors
         self.time = TimeEmbedding(channels)
         self.readout = GatedActivation(channels, vectors)
-        self.velocity_head = nn.Linear(vectors, 1, bias_attr=False)
+        self.velocity_head = nn.Linear(
+            vectors,
+            1,
+            weight_attr=nn.initializer.Normal(std=0.01),  # begins near copying
+            bias_attr=False,
+        )
 
     def velocity(
         self, batch: dict, positions: paddle.Tensor, time: paddle.Tensor

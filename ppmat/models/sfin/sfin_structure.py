@@ -154,10 +154,11 @@ class ChannelNorm(nn.Layer):
 
 
 class GatedActivation(nn.Layer):
-    """Normalise scalars, then let scalars and vector lengths act on each other.
+    """Normalise both kinds, then let scalars and vector lengths act on each other.
 
     Takes the place of the image network's BatchNorm and ReLU. It looks at one atom
-    only, so a batch gives what its single structures give.
+    only, so a batch gives what its single structures give. Long vectors are shortened,
+    short ones kept: dividing by their length would turn round-off into directions.
     """
 
     def __init__(self, channels: int, vectors: int) -> None:
@@ -169,10 +170,12 @@ class GatedActivation(nn.Layer):
         self.split = [channels, vectors]
 
     def forward(self, x: Features) -> Features:
-        length = (self.length(x.v).square().sum(axis=1) + EPS).sqrt()  # [N, V]
+        size = x.v.square().sum(axis=1, keepdim=True).mean(axis=-1, keepdim=True)
+        v = x.v * (1.0 + size).rsqrt()
+        length = (self.length(v).square().sum(axis=1) + EPS).sqrt()  # [N, V]
         hidden = F.silu(self.hidden(paddle.concat([self.norm(x.s), length], axis=-1)))
         s, gate = self.out(hidden).split(self.split, axis=-1)
-        return Features(s, x.v * gate.unsqueeze(1))
+        return Features(s, v * gate.unsqueeze(1))
 
 
 class Densities(NamedTuple):
@@ -258,7 +261,12 @@ class FourierUnit(nn.Layer):
         self.split = [channels, vectors]
         self.mix = nn.Linear(inputs, inputs, bias_attr=False)
         self.gate = nn.Linear(inputs, inputs)
-        self.radial = nn.Linear(num_basis, 2 * inputs + vectors, bias_attr=False)
+        self.radial = nn.Linear(
+            num_basis,
+            2 * inputs + vectors,
+            weight_attr=nn.initializer.Normal(std=1.0),
+            bias_attr=False,
+        )
 
     def forward(self, x: Features, geo: Geometry) -> Features:
         channels, vectors = self.split
