@@ -550,7 +550,6 @@ class OneCycleLR(LRBase):
         """Return the schedule after warm-up."""
         if self.decay_steps < 2:
             return self._constant()
-        # Paddle refuses steps beyond the end; the step after the last update is one.
         return lr.OneCycleLR(
             max_learning_rate=self.max_learning_rate,
             total_steps=self.decay_steps,

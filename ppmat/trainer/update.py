@@ -95,7 +95,8 @@ class Update:
         self.check()
         buffers = {}
         if self._skip:
-            buffers = {k: b.clone() for k, b in trainer.model.named_buffers()}
+            state = trainer.model.state_dict()
+            buffers = {k: t.clone() for k, t in state.items() if t.stop_gradient}
         finite: List[Any] = []
         reference, total = None, 0.0
         shared = None
@@ -174,8 +175,9 @@ class Update:
             trainer.scaler.update()
         trainer.optimizer.clear_grad()
         if not taken:
-            for name, buffer in trainer.model.named_buffers():
-                buffer.set_value(buffers[name])
+            state = trainer.model.state_dict()
+            for name, value in buffers.items():
+                state[name].set_value(value)
         elif trainer.ema_model is not None:
             trainer.ema_model.update()
         return taken

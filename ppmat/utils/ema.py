@@ -29,8 +29,8 @@ __all__ = ["AveragedModel", "ExponentialMovingAverage", "StochasticWeightAverage
 class AveragedModel:
     """Keeps an average of the parameters beside a model that goes on training.
 
-    Parameters are averaged in float32; buffers (running statistics, data mean) are
-    copied, since their average over steps means nothing.
+    Trained parameters are averaged in float32; everything else (running statistics,
+    data mean, frozen weights) is copied.
 
     Args:
         model: The model whose weights are followed.
@@ -41,7 +41,9 @@ class AveragedModel:
         self.model = model
         self.decay = decay
         self.n_avg = 0
-        self._averaged = {name for name, _ in model.named_parameters()}
+        self._averaged = {
+            name for name, p in model.named_parameters() if not p.stop_gradient
+        }
         self.params_shadow = {
             name: _copy(tensor) for name, tensor in model.state_dict().items()
         }

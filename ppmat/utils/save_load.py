@@ -392,13 +392,16 @@ def _apply_optimizer(
             result[key] = value
     if table and unknown:
         raise CheckpointError(
-            f"{source}: optimizer state of parameters the weights do not list: "
-            f"{', '.join(unknown[:5])}"
+            f"{source} is not of the same checkpoint as the weights: it has the state "
+            f"of parameters the weights do not list: {', '.join(unknown[:5])}"
         )
-    if "LR_Scheduler" in result and not isinstance(
-        optimizer._learning_rate, paddle.optimizer.lr.LRScheduler
-    ):
-        del result["LR_Scheduler"]
+    schedule = optimizer.state_dict().get("LR_Scheduler")
+    if (schedule is None) != ("LR_Scheduler" not in result):
+        logger.warning(
+            f"{source}: only one of this run and the saved one has a learning-rate "
+            "schedule; this run's setting is used from its beginning"
+        )
+        result["LR_Scheduler"] = schedule
     optimizer.set_state_dict(result)
 
 
@@ -469,8 +472,12 @@ def find_weights(folder: str, weights_name: Optional[str] = None) -> str:
     """
     found: Dict[str, List[str]] = {}
     for root, dirs, names in os.walk(folder):
-        dirs[:] = sorted(d for d in dirs if not d.endswith(".tmp"))
-        for name in sorted(names):
+        # What an interrupted save left in a commit folder belongs one level up.
+        unfinished = [d for d in dirs if d.startswith(".") and d.endswith(".commit")]
+        for commit in unfinished:
+            names += os.listdir(os.path.join(root, commit))
+        dirs[:] = sorted(d for d in dirs if not d.startswith("."))
+        for name in sorted(set(names)):
             if name.endswith(".pdparams"):
                 found.setdefault(name, []).append(os.path.join(root, name))
     if weights_name is not None:
