@@ -12,8 +12,25 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Samplers: a trained generative model and its configuration, made to generate."""
+"""Samplers: a trained generative model and its configuration, made to generate.
 
-from ppmat.sampler.structure_sampler import StructureSampler
+Names are looked up at first use: the command sets the number of threads, which must
+happen before Paddle is imported.
+"""
 
-__all__ = ["StructureSampler"]
+import importlib
+
+_NAMES = {"StructureSampler": "structure_sampler"}
+
+__all__ = list(_NAMES)
+
+
+def __getattr__(name: str):
+    if name in _NAMES:
+        module = importlib.import_module(f"{__name__}.{_NAMES[name]}")
+        return getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

@@ -40,8 +40,10 @@ from ppmat.datasets.structure_dataset import batches_in_order
 from ppmat.sampler.result_store import Result
 from ppmat.sampler.result_store import ResultStore
 from ppmat.sampler.structure_io import Chain
+from ppmat.sampler.structure_io import Prepared
 from ppmat.utils import logger
 from ppmat.utils import misc
+from ppmat.utils.registry import ConfigError
 
 
 class Source(NamedTuple):
@@ -134,12 +136,13 @@ def generate(
         The results in the order of the data set: a list, or a :class:`ResultStore`.
 
     Raises:
-        ValueError: Numbers below 1, a folder with other results, or a model that does
-            not return one result for each structure and sample.
+        ConfigError: ``batch_size`` or ``num_samples`` below 1.
+        ValueError: The model does not return one result for each structure and
+            sample, or a stored part is damaged.
     """
     for name, value in (("batch_size", batch_size), ("num_samples", num_samples)):
         if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} is {value!r}, wanted a whole number from 1")
+            raise ConfigError(f"{name} is {value!r}, wanted a whole number from 1")
     total = len(source.dataset)
     num_parts = -(-total // batch_size)
     store, kept = None, []
@@ -216,6 +219,8 @@ def to_records(structures: Sequence) -> Sequence:
     """Return structures as records; data sets stay on the disk."""
     if isinstance(structures, OC20LMDB):
         return structures
+    if isinstance(structures, Prepared):
+        return structures.records
     if isinstance(structures, Chain):
         return Chain([to_records(piece) for piece in structures.pieces])
     return as_records(structures)

@@ -16,12 +16,14 @@
 
 Results are what ``model.sample`` returns: one dict of plain lists and numbers a
 structure. Each batch becomes one file ``part_<batch>.json.gz``, written under another
-name and renamed; ``run.json`` says which run they belong to.
+name and renamed. Runs with different settings (weights, data, seed, ...) have folders
+of their own, named by a hash of the settings; ``run.json`` tells them in clear.
 """
 
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -40,15 +42,11 @@ class ResultStore(Sequence):
     """The results of one run, readable as a sequence once every part is there.
 
     Args:
-        folder: Where the parts are; made if missing.
-        settings: What decides the results (weights, data, seed, ...), as plain values.
-            A folder made with other settings is refused.
+        folder: Folder of all runs; made if missing.
+        settings: What decides the results, as plain values.
         num_parts: Number of batches of the run.
         part_size: Results in each part; the last may hold fewer.
         num_results: Results in all.
-
-    Raises:
-        ValueError: The folder holds another run.
     """
 
     def __init__(
@@ -59,31 +57,15 @@ class ResultStore(Sequence):
         part_size: int,
         num_results: int,
     ) -> None:
-        self.folder = Path(folder)
+        text = _dumps({**settings, "results": num_results}, sort_keys=True, indent=1)
+        name = hashlib.sha256(text.encode()).hexdigest()[:12]
+        self.folder = Path(folder) / name
         self.num_parts = num_parts
         self._part_size = part_size
         self._num_results = num_results
         self._cached: tuple = (-1, [])
         self.folder.mkdir(parents=True, exist_ok=True)
-        settings = json.loads(_dumps({**settings, "results": num_results}))
-        manifest = self.folder / "run.json"
-        if not manifest.exists():
-            _replace(manifest, json.dumps(settings, indent=1).encode())
-            return
-        try:
-            found = dict(json.loads(manifest.read_text()))
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{manifest} is damaged; delete {self.folder}") from error
-        other = [
-            f"{key} was {found.get(key)!r}, is {settings.get(key)!r}"
-            for key in {**found, **settings}
-            if found.get(key) != settings.get(key)
-        ]
-        if other:
-            raise ValueError(
-                f"{self.folder} holds the results of another run: {'; '.join(other)}. "
-                "Choose another folder, or delete this one"
-            )
+        _replace(self.folder / "run.json", text.encode())
 
     def _path(self, part: int) -> Path:
         return self.folder / f"part_{part:06d}.json.gz"
@@ -123,8 +105,8 @@ class ResultStore(Sequence):
             yield from self.read(part)
 
 
-def _dumps(value: Any) -> str:
-    return json.dumps(value, default=lambda array: array.tolist())
+def _dumps(value: Any, **options: Any) -> str:
+    return json.dumps(value, default=lambda array: array.tolist(), **options)
 
 
 def _replace(path: Path, data: bytes) -> None:

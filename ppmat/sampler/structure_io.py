@@ -27,7 +27,6 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from typing import Callable
 from typing import List
 from typing import Optional
 from typing import Tuple
@@ -41,7 +40,9 @@ from ase.io import read
 from ase.io import write
 from ase.io.formats import string2index
 
+from ppmat.datasets.oc20_is2re_dataset import structure_to_record
 from ppmat.datasets.oc20_lmdb import OC20LMDB
+from ppmat.datasets.oc20_record import OC20Record
 from ppmat.utils.periodic import minimum_image
 from ppmat.utils.registry import ConfigError
 from ppmat.utils.registry import nearest
@@ -70,6 +71,14 @@ def check_format(name: str) -> None:
 
 
 # Reading --------------------------------------------------------------------------
+
+
+class Prepared(list):
+    """Structures whose records are made already (``records``)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: List[OC20Record] = []
 
 
 class Chain(Sequence):
@@ -135,9 +144,7 @@ def find_inputs(inputs: Sequence[str]) -> List[str]:
     return found
 
 
-def read_inputs(
-    inputs: Sequence[str], check: Callable[[Any], Any]
-) -> Tuple[Chain, List[str]]:
+def read_inputs(inputs: Sequence[str]) -> Tuple[Chain, List[str]]:
     """Read structures; what cannot be read is reported and left out.
 
     Data sets (LMDB) are opened here and read row by row later. Other structures get
@@ -146,8 +153,6 @@ def read_inputs(
 
     Args:
         inputs: See :func:`find_inputs`.
-        check: Called with each structure of a file; raises ValueError for one that
-            cannot be used.
 
     Returns:
         The structures, and one line for each file or frame left out.
@@ -175,13 +180,13 @@ def read_inputs(
             )
             continue
         frames = frames if isinstance(frames, list) else [frames]
-        good = []
+        good = Prepared()
         for number, atoms in enumerate(frames):
             name = Path(path).stem if Path(path).suffix else Path(path).name
             name = name if len(frames) == 1 else f"{name}_{number}"
             atoms.info.setdefault("sid", name)
             try:
-                check(atoms)
+                good.records.append(structure_to_record(atoms))
                 good.append(atoms)
             except ValueError as error:
                 faults.append(f"{path} frame {number}: {error}")

@@ -78,10 +78,10 @@ class StructureSampler:
     Give a registered ``model_name``, or ``config_path`` and ``checkpoint_path``.
 
     With ``save_path`` each batch is written as it is made (``<save_path>/results``),
-    and the same call made again goes on where the last one stopped; the results then
-    are read from there item by item. In several processes (started by
-    ``paddle.distributed.launch``) each makes its share of the batches if
-    ``save_path`` is given. Without it every process makes all of them.
+    and the same call made again, with the same weights, data, seed and sizes, goes on
+    where the last one stopped; the results are then read from there item by item. In
+    several processes (started by ``paddle.distributed.launch``) each makes its share
+    of the batches if ``save_path`` is given; without it every process makes them all.
 
     Args:
         model_name: A registered model.
@@ -336,7 +336,7 @@ class StructureSampler:
         Other arguments and result as in :meth:`sample_by_num_atoms`.
 
         Raises:
-            ValueError: Not a formula with whole numbers of atoms.
+            ConfigError: Not a formula with whole numbers of atoms.
         """
         atom_types = _atomic_numbers(chemical_formula)
 
@@ -374,7 +374,7 @@ class StructureSampler:
 
         Raises:
             NotImplementedError: The model takes no conditions.
-            ValueError: Conditions are missing or unknown.
+            ConfigError: Conditions are missing or unknown.
         """
         self._check_num_atoms(num_atoms)
         names = getattr(self.model, "condition_names", None)
@@ -386,7 +386,7 @@ class StructureSampler:
         missing = sorted(set(names) - set(conditions))
         unknown = sorted(set(conditions) - set(names))
         if missing or unknown:
-            raise ValueError(
+            raise ConfigError(
                 f"{type(self.model).__name__} wants the conditions {sorted(names)}: "
                 f"missing {missing or 'none'}, unknown {unknown or 'none'}"
             )
@@ -414,7 +414,7 @@ class StructureSampler:
         if isinstance(num_atoms, bool) or not isinstance(num_atoms, (int, np.integer)):
             raise TypeError(f"num_atoms is {num_atoms!r}, wanted a whole number")
         if num_atoms < 1:
-            raise ValueError(f"num_atoms is {num_atoms}, wanted at least 1")
+            raise ConfigError(f"num_atoms is {num_atoms}, wanted at least 1")
 
     def _from_scratch(
         self,
@@ -448,6 +448,7 @@ class StructureSampler:
         save_path: Optional[str] = None,
         format: str = "extxyz",
         sample_params: Optional[Mapping] = None,
+        num_workers: int = 0,
     ) -> Sequence:
         """Relax structures.
 
@@ -463,6 +464,7 @@ class StructureSampler:
             format: ``extxyz``, ``traj`` or ``cif`` (which loses tags and constraints).
             sample_params: Arguments of ``model.sample``; None takes
                 ``Sample.model_sample_params``.
+            num_workers: Processes that search neighbours; 0 uses this one.
 
         Returns:
             ``ase.Atoms`` in the order of the input: atoms in the same order, with
@@ -471,21 +473,22 @@ class StructureSampler:
             that reads from there.
 
         Raises:
-            ValueError: No structure, or one that cannot be used (no cell, NaN,
-                unknown element ...); its position is named.
+            ConfigError: No structure, or an unknown format.
+            ValueError: A structure that cannot be used (no cell, NaN, unknown element
+                ...); its position is named.
         """
+        check_format(format)
         if isinstance(structures, (Atoms, Structure, OC20Record)):
             structures = [structures]
         if not len(structures):
-            raise ValueError("sample_by_structures: the list of structures is empty")
-        if format is not None:
-            check_format(format)
+            raise ConfigError("sample_by_structures: the list of structures is empty")
         records = to_records(structures)
         graph = build_graph_converter(*self._graph_config())
         source = Source(
             StructureDataset(records, graph),
             lambda rows, batch: positions_of_records(records, rows),
             identity(records),
+            num_workers=num_workers,
         )
         results = self._run(
             source,
@@ -612,17 +615,20 @@ def _column(value: int, count: int) -> paddle.Tensor:
 def _atomic_numbers(formula: Any) -> List[int]:
     if not isinstance(formula, str):
         raise TypeError(f"chemical_formula is {formula!r}, wanted a text")
-    composition = Composition(formula)
+    try:
+        composition = Composition(formula)
+    except ValueError as error:
+        raise ConfigError(f"'{formula}' is not a chemical formula: {error}") from error
     numbers: List[int] = []
     for element, count in composition.items():
         if count != int(count) or not hasattr(element, "Z"):
-            raise ValueError(
+            raise ConfigError(
                 f"formula '{formula}' has {count:g} {element}; wanted elements with "
                 "whole numbers of atoms"
             )
         numbers += [element.Z] * int(count)
     if not numbers:
-        raise ValueError("the formula is empty")
+        raise ConfigError("the chemical formula is empty")
     return numbers
 
 

@@ -1,0 +1,301 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The sampling command of a task folder.
+
+Importing this module does not import Paddle: the number of threads has to be set
+before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from typing import Any
+from typing import Dict
+from typing import Optional
+from typing import Sequence
+
+from ppmat.utils import logger
+from ppmat.utils.command_line import EXIT_BAD_INPUT
+from ppmat.utils.command_line import find_task_config
+from ppmat.utils.command_line import set_threads
+from ppmat.utils.command_line import unset_variables
+from ppmat.utils.registry import ConfigError
+
+EXIT_SOME_LEFT_OUT = 1
+MODES = (
+    "by_chemical_formula",
+    "by_num_atoms",
+    "by_condition",
+    "by_dataloader",
+    "compute_metric",
+    "by_structures",
+)
+_EPILOG = """\
+Exit status: 0 done, 1 some inputs were left out (they are listed), 2 bad input.
+
+examples:
+  sample.py --config_path=configs/sfin/oc20.yaml --checkpoint_path=best.pdparams
+            --mode=by_structures --input slab.traj more/*.cif --save_path=relaxed
+  sample.py ... --mode=compute_metric --split val_id val_ood_ads
+            --submission=is2rs.npz --save_path=scores
+"""
+
+
+def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
+    """Return the options; KEY=VALUE arguments are gathered in ``overrides``."""
+    parser = argparse.ArgumentParser(
+        description="Generate structures with a trained model.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--model_name", help="registered model; excludes --config_path")
+    add("--weights_name", help="file of the weights of a registered model")
+    add("-c", "--config_path", help="YAML of the model")
+    add("--checkpoint_path", help="weights that belong to --config_path")
+    add("--device", help="cpu, gpu, gpu:0; Paddle's choice if not given")
+    add("--mode", choices=MODES, help="default: by_structures with --input, else "
+        "by_chemical_formula")  # fmt: skip
+    add("--seed", type=int, help="names the noise; the same seed, the same structures")
+    add("--batch_size", type=int, help="structures generated at once")
+    add("--num_samples", type=int, help="results for each input (default 1)")
+    add("--num_workers", type=int, default=0, help="processes that prepare --input")
+    add("--save_path", "--output_dir", "--output_path", dest="save_path",
+        default="./output/sample", help="output folder")  # fmt: skip
+    add("--format", help="extxyz, traj or cif; CIF loses tags and constraints")
+    add("--submission", metavar="FILE.npz",
+        help="also write the IS2RS submission of the splits")  # fmt: skip
+    add("--chemical_formula", default="LiMnO2", help="for by_chemical_formula")
+    add("--num_atoms", type=int, help="for by_num_atoms and by_condition")
+    add("--condition", action="append", default=[], metavar="NAME=VALUE",
+        help="for by_condition; repeatable")  # fmt: skip
+    add("--split", nargs="+", default=[], action="extend",
+        help="splits of the data set, for by_dataloader and compute_metric; with "
+        "by_structures the name of the split for --submission")  # fmt: skip
+    add("--input", nargs="+", default=[], action="extend",
+        help="for by_structures: files (.traj, .cif, .extxyz, .xyz, POSCAR, .lmdb), "
+        "folders, patterns; FILE@INDEX picks frames")  # fmt: skip
+    add("overrides", nargs="*", metavar="KEY=VALUE",
+        help="changes of the YAML, e.g. "
+        "Sample.model_sample_params.num_inference_steps=8")  # fmt: skip
+    args = parser.parse_intermixed_args(argv)
+    # "--input a.traj KEY=VALUE" is meant as one input and one override.
+    for name in ("input", "split"):
+        values = getattr(args, name)
+        changes = [v for v in values if _is_override(v)]
+        setattr(args, name, [v for v in values if v not in changes])
+        args.overrides += changes
+    if args.mode is None:
+        args.mode = "by_structures" if args.input else "by_chemical_formula"
+    return args
+
+
+def _is_override(text: str) -> bool:
+    return bool(re.match(r"[A-Z]\w*(\.\w+)+=", text)) and not os.path.exists(text)
+
+
+def main(task_dir: str, argv: Optional[Sequence[str]] = None) -> int:
+    """Run the command of a task folder; returns the exit status.
+
+    Args:
+        task_dir: Folder of the calling script.
+        argv: Command line without the program name; None takes ``sys.argv``.
+    """
+    set_threads()
+    args = parse_args(argv)
+    # Paddle is loaded from here on.
+    from ppmat.datasets.pyg_pickle import OC20FormatError
+    from ppmat.sampler.submission import SubmissionError
+    from ppmat.utils.download import ArchiveError
+    from ppmat.utils.download import DownloadError
+    from ppmat.utils.save_load import CheckpointError
+
+    try:
+        return run(args, task_dir)
+    except (
+        ArchiveError,
+        CheckpointError,
+        ConfigError,
+        DownloadError,
+        FileNotFoundError,
+        NotImplementedError,
+        OC20FormatError,
+        SubmissionError,
+    ) as error:
+        logger.error(f"{type(error).__name__}: {error}")
+        return EXIT_BAD_INPUT
+
+
+def run(args: argparse.Namespace, task_dir: str) -> int:
+    """Do what the options say; returns the exit status.
+
+    Raises:
+        ConfigError: Options that do not go together, and see ``StructureSampler``.
+    """
+    import paddle.distributed as dist
+
+    from ppmat.sampler.structure_io import check_format
+    from ppmat.sampler.structure_sampler import StructureSampler
+    from ppmat.sampler.submission import split_name
+
+    _check_options(args)
+    if args.format is not None:
+        check_format(args.format)
+    if args.submission:
+        for name in args.split:
+            split_name(name)
+    if args.config_path is not None:
+        args.config_path = find_task_config(args.config_path, task_dir)
+        for name in unset_variables(args.config_path):
+            logger.message(
+                f"{name} is not set: the default in {args.config_path} is used"
+            )
+    if dist.get_world_size() > 1:
+        dist.init_parallel_env()
+    sampler = StructureSampler(
+        model_name=args.model_name,
+        weights_name=args.weights_name,
+        config_path=args.config_path,
+        checkpoint_path=args.checkpoint_path,
+        config_overrides=args.overrides,
+        device=args.device,
+    )
+    if args.mode in ("by_dataloader", "compute_metric"):
+        return _run_splits(sampler, args)
+    if args.mode == "by_structures":
+        return _run_structures(sampler, args)
+    options = {
+        "save_path": args.save_path,
+        "num_samples": args.num_samples or 1,
+        "batch_size": args.batch_size or 16,
+        "seed": args.seed,
+        "format": args.format or "cif",
+    }
+    if args.mode == "by_chemical_formula":
+        sampler.sample_by_chemical_formula(args.chemical_formula, **options)
+    elif args.mode == "by_num_atoms":
+        sampler.sample_by_num_atoms(args.num_atoms, **options)
+    else:
+        conditions = _conditions(args.condition)
+        sampler.sample_by_condition(args.num_atoms, conditions, **options)
+    return 0
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    """Refuse options that the mode has no use for."""
+    wants = {
+        "input": ("by_structures",),
+        "condition": ("by_condition",),
+        "num_atoms": ("by_num_atoms", "by_condition"),
+        "split": ("by_dataloader", "compute_metric", "by_structures"),
+        "submission": ("by_dataloader", "compute_metric", "by_structures"),
+    }
+    for name, modes in wants.items():
+        if getattr(args, name) and args.mode not in modes:
+            raise ConfigError(
+                f"--{name} has no meaning with --mode={args.mode}; it goes with "
+                f"{', '.join(modes)}"
+            )
+    for name in ("input", "num_atoms"):
+        if args.mode in wants[name] and not getattr(args, name):
+            raise ConfigError(f"--mode={args.mode} needs --{name}")
+    if args.submission and not args.split:
+        raise ConfigError("--submission needs --split, which names the arrays")
+    if args.submission and (args.num_samples or 1) != 1:
+        raise ConfigError("--submission takes one result a structure: --num_samples=1")
+    if args.mode == "by_structures" and len(args.split) > 1:
+        raise ConfigError("by_structures makes one split; give one name to --split")
+    if args.mode == "by_structures" and args.split and not args.submission:
+        raise ConfigError("--split with by_structures only names a --submission")
+
+
+def _conditions(items: Sequence[str]) -> Dict[str, Any]:
+    conditions: Dict[str, Any] = {}
+    for item in items:
+        name, equals, value = item.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"--condition {item}: wanted NAME=VALUE")
+        try:
+            conditions[name] = float(value)
+        except ValueError:
+            conditions[name] = value
+    return conditions
+
+
+def _run_splits(sampler: Any, args: argparse.Namespace) -> int:
+    from ppmat.sampler.scoring import has_truth
+    from ppmat.sampler.submission import write_submission
+
+    found: Dict[str, Any] = {}
+    for split in args.split or [None]:
+        folder = os.path.join(args.save_path, split) if split else args.save_path
+        results = sampler.sample_by_dataloader(
+            folder, split, args.batch_size, args.seed, args.num_samples, args.format
+        )
+        found[split or ""] = results
+        scored = has_truth(results) and sampler.sample_config.get("metrics")
+        if scored or args.mode == "compute_metric":
+            _score(sampler, results, folder, split)
+    if args.submission:
+        write_submission(
+            args.submission,
+            {
+                split: ((r["id"], r["cart_coords"]) for r in results)
+                for split, results in found.items()
+            },
+        )
+        logger.message(f"Wrote {args.submission}")
+    return 0
+
+
+def _score(sampler: Any, results: Any, folder: str, split: Optional[str]) -> None:
+    from ppmat.sampler.scoring import metric_table
+
+    values = sampler.score(results, folder)
+    title = f"{split}, " if split else ""
+    print(f"{title}{len(results)} results", flush=True)
+    print(metric_table(values) if isinstance(values, dict) else values, flush=True)
+
+
+def _run_structures(sampler: Any, args: argparse.Namespace) -> int:
+    from ppmat.sampler.scoring import has_truth
+    from ppmat.sampler.structure_io import read_inputs
+    from ppmat.sampler.submission import write_submission
+
+    structures, faults = read_inputs(args.input)
+    for fault in faults:
+        logger.error(f"left out: {fault}")
+    logger.info(f"{len(structures)} structures to relax")
+    atoms = sampler.sample_by_structures(
+        structures,
+        batch_size=args.batch_size or 16,
+        seed=args.seed,
+        num_samples=args.num_samples,
+        save_path=args.save_path,
+        format=args.format or "extxyz",
+        num_workers=args.num_workers,
+    )
+    if has_truth(atoms.results) and sampler.sample_config.get("metrics"):
+        _score(sampler, atoms.results, args.save_path, None)
+    if args.submission:
+        entries = ((r["id"], r["cart_coords"]) for r in atoms.results)
+        write_submission(args.submission, {args.split[0]: entries})
+        logger.message(f"Wrote {args.submission}")
+    if faults:
+        logger.error(f"{len(faults)} inputs were left out; the others are done")
+        return EXIT_SOME_LEFT_OUT
+    return 0

@@ -1,0 +1,56 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What the commands of the task folders share. Paddle is not imported here."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import List
+
+from ppmat.utils.config import find_config
+from ppmat.utils.registry import ConfigError
+
+EXIT_BAD_INPUT = 2
+_MAX_THREADS = 8
+
+
+def set_threads() -> None:
+    """Set ``OMP_NUM_THREADS`` when the user has not; Paddle would set it to 1."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        processes = int(os.environ.get("PADDLE_LOCAL_SIZE", "1"))
+        threads = max(1, min(_MAX_THREADS, cores // max(1, processes)))
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+
+
+def find_task_config(path: str, task_dir: str) -> str:
+    """Return the file: as given, below the task folder, or below its ``configs``."""
+    for folder in (task_dir, os.path.join(task_dir, "configs")):
+        try:
+            return find_config(path, folder)
+        except ConfigError:
+            continue
+    raise ConfigError(
+        f"configuration file not found: {path}, also not below {task_dir} or "
+        f"{os.path.join(task_dir, 'configs')}"
+    )
+
+
+def unset_variables(path: str) -> List[str]:
+    """Return ``NAME`` of each ``${oc.env:NAME,default}`` that falls back."""
+    with open(path, encoding="utf-8") as file:
+        names = re.findall(r"\$\{oc\.env:(\w+),", file.read())
+    return sorted({name for name in names if name not in os.environ})
