@@ -36,6 +36,7 @@ import collections
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Iterable
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,6 +64,9 @@ SPLITS = ("train",) + tuple(
 _TREES = ("", "is2re", "data/is2re", "is2res_train_val_test_lmdbs/data/is2re")
 
 _BATCH_BYTES = 64 << 20
+
+# `python -m` warns that importing the package has imported this module already.
+warnings.filterwarnings("ignore", "'ppmat.datasets.oc20_lmdb' found", RuntimeWarning)
 
 
 # Finding files -----------------------------------------------------------------------
@@ -584,4 +588,7 @@ def main(argv: Optional[list[str]] = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # The package has imported this module already; use that one, not a second copy.
+    from ppmat.datasets import oc20_lmdb
+
+    sys.exit(oc20_lmdb.main())

@@ -523,6 +523,14 @@ def _set_from_list(budget: Budget, items: Any = ()) -> set:
     return _make_set(list(items))
 
 
+def _frozenset_from_list(budget: Budget, items: Any = ()) -> frozenset:
+    return frozenset(_set_from_list(budget, items))
+
+
+def _empty_bytes(budget: Budget) -> bytes:
+    return b""  # how protocol 2 writes it
+
+
 def _slice(budget: Budget, *args: Any) -> slice:
     for arg in args:
         if arg is not None and type(arg) is not int:
@@ -610,12 +618,18 @@ _NDARRAY = Global("numpy.ndarray")
 PLAIN_TABLE: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): Global("collections.OrderedDict", _dict_from_pairs),
     ("collections", "defaultdict"): Global("collections.defaultdict", _default_dict),
-    ("builtins", "set"): Global("builtins.set", _set_from_list),
-    ("builtins", "slice"): Global("builtins.slice", _slice),
     ("_codecs", "encode"): Global("_codecs.encode", _encode_latin1),
     ("numpy", "dtype"): Global("numpy.dtype", _dtype),
     ("numpy", "ndarray"): _NDARRAY,
 }
+for _module in ("builtins", "__builtin__"):
+    for _name, _make in (
+        ("set", _set_from_list),
+        ("frozenset", _frozenset_from_list),
+        ("slice", _slice),
+        ("bytes", _empty_bytes),
+    ):
+        PLAIN_TABLE[_module, _name] = Global(f"builtins.{_name}", _make)
 for _core in ("numpy.core", "numpy._core"):
     for _module, _name, _make in (
         ("multiarray", "_reconstruct", _reconstruct),

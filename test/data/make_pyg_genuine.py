@@ -21,6 +21,7 @@ unpacked source of ``torch_geometric==1.7.2`` (``pip download --no-deps --no-bin
 
     python make_pyg_genuine.py new .
     python make_pyg_genuine.py old . path/to/torch_geometric-1.7.2
+    python make_pyg_genuine.py checkpoint .
 """
 
 import pickle
@@ -103,8 +104,23 @@ def as_numpy(value):
     return np.asarray(value)
 
 
+def write_checkpoint(folder):
+    """Write the state dict of a small network as ``torch.save`` does today."""
+    torch.manual_seed(0)
+    layers = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+    state = layers.state_dict()
+    state["half"] = torch.ones(3, dtype=torch.bfloat16)
+    state["tied"] = state["0.weight"].t()
+    torch.save(state, folder / "torch_state_dict.pth")
+    truth = {name: as_numpy(value) for name, value in state.items()}
+    np.savez_compressed(folder / "torch_state_dict_truth.npz", **truth)
+
+
 def main():
     generation, folder = sys.argv[1], Path(sys.argv[2])
+    if generation == "checkpoint":
+        write_checkpoint(folder)
+        return
     data = data_class(sys.argv[3] if generation == "old" else None)()
     values = fields()
     for name, value in values.items():
