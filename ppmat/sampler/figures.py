@@ -21,17 +21,19 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 from typing import List
+from typing import Optional
 
 import matplotlib
 import numpy as np
-from ase.visualize.plot import plot_atoms
+from ase.data import covalent_radii
+from ase.data.colors import jmol_colors
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import EllipseCollection
 from matplotlib.figure import Figure
 
 from ppmat.metrics.is2rs_metric import THRESHOLDS
 from ppmat.metrics.is2rs_metric import structure_distances
 from ppmat.metrics.is2rs_metric import success_curve
-from ppmat.sampler.structure_io import result_to_atoms
 from ppmat.utils.periodic import minimum_image
 
 _ADSORBATE = 2  # tag
@@ -146,49 +148,99 @@ def draw_displacements(points: np.ndarray) -> Figure:
 
 
 def draw_slabs(results: Sequence[Mapping[str, Any]]) -> Figure:
-    """Return a row a slab: initial, predicted, relaxed, from the top and the side."""
-    figure = _figure(12.0, 2.4 * len(results) + 0.4)
+    """Return a row a slab: initial, predicted, relaxed, from the top and the side.
+
+    Adsorbate atoms have a thick outline, fixed atoms are pale. The view is turned so
+    that the first lattice vector points right and the normal of the first two up.
+    """
+    figure = _figure(11.0, 1.9 * len(results), layout=None)
+    figure.subplots_adjust(0.01, 0.01, 0.99, 0.94, 0.05, 0.25)
     grid = figure.subplots(len(results), 6, squeeze=False)
-    stages = (
-        ("initial", "cart_coords_initial"),
-        ("predicted", "cart_coords"),
-        ("relaxed", "cart_coords_relaxed"),
-    )
+    stages = ("cart_coords_initial", "cart_coords", "cart_coords_relaxed")
     for row, result in zip(grid, results, strict=True):
-        cell = np.reshape(np.asarray(result["lattice"], float), (3, 3))
-        start = np.asarray(result["cart_coords_initial"], float)
-        for i, (stage, key) in enumerate(stages):
-            atoms = result_to_atoms({**result, "cart_coords": result[key]})
-            # Initial and relaxed structures may be wrapped apart: draw the near image.
-            atoms.positions = start + minimum_image(atoms.positions - start, cell)
-            for axes, view in ((row[i], "0x,0y,0z"), (row[3 + i], "-90x,0y,0z")):
-                plot_atoms(atoms, axes, rotation=view, show_unit_cell=2)
-                axes.set_axis_off()
-                side = "top" if view.startswith("0x") else "side"
-                axes.set_title(f"{stage}, {side}", fontsize=8)
-        error = structure_distances(
-            *(
-                [np.asarray(result[k], float)]
-                for k in ("cart_coords", "cart_coords_relaxed")
-            ),
-            [cell],
-            [result["fixed"]],
-        )[0]
-        row[0].text(
-            0.0,
-            -0.02,
-            f"sid {result.get('id', '?')}: {error:.3f} Å from relaxed",
-            transform=row[0].transAxes,
-            fontsize=8,
-            va="top",
+        arrays = _arrays(result)
+        cell, start = arrays["lattice"], arrays["cart_coords_initial"]
+        axes_of_view = _view(cell)
+        # Initial and relaxed structures may be wrapped apart: draw the near image.
+        coords = [
+            (start + minimum_image(arrays[stage] - start, cell)) @ axes_of_view.T
+            for stage in stages
+        ]
+        errors = [
+            structure_distances(
+                [arrays[stage]],
+                [arrays["cart_coords_relaxed"]],
+                [cell],
+                [arrays["fixed"]],
+            )[0]
+            for stage in stages
+        ]
+        titles = (
+            f"sid {result.get('id', '?')}: initial, {errors[0]:.3f} Å off",
+            f"predicted, {errors[1]:.3f} Å off",
+            "relaxed",
         )
+        outline = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 0, 0]])
+        outline = outline @ cell @ axes_of_view.T
+        for first, (across, up, depth, sign) in ((0, (0, 1, 2, 1)), (3, (0, 2, 1, -1))):
+            for i in range(3):
+                _draw_atoms(row[first + i], arrays, coords[i], across, up, depth, sign)
+                if first == 0:
+                    row[i].plot(*outline[:, :2].T, color="black", linewidth=0.6)
+            everything = np.concatenate(coords)[:, [across, up]]
+            for i in range(3):
+                row[first + i].set_xlim(*_limits(everything[:, 0]))
+                row[first + i].set_ylim(*_limits(everything[:, 1]))
+                row[first + i].set_title(
+                    titles[i] if first == 0 else "side", fontsize=7
+                )
     return figure
+
+
+def _view(cell: np.ndarray) -> np.ndarray:
+    """Return the axes of the drawing as rows: along a, within the surface, normal."""
+    along = cell[0] / np.linalg.norm(cell[0])
+    normal = np.cross(cell[0], cell[1])
+    normal /= np.linalg.norm(normal)
+    return np.stack([along, np.cross(normal, along), normal])
+
+
+def _limits(values: np.ndarray, margin: float = 1.8) -> tuple:
+    return float(values.min()) - margin, float(values.max()) + margin
+
+
+def _draw_atoms(axes, arrays, coords, across, up, depth, sign) -> None:
+    order = np.argsort(sign * coords[:, depth], kind="stable")
+    numbers, adsorbate = (
+        arrays["atom_types"][order],
+        arrays["tags"][order] == _ADSORBATE,
+    )
+    colours = np.array(jmol_colors[numbers])
+    held = arrays["fixed"][order]
+    colours[held] = 0.5 + 0.5 * colours[held]
+    diameters = 1.6 * covalent_radii[numbers]
+    axes.add_collection(
+        EllipseCollection(
+            diameters,
+            diameters,
+            np.zeros(len(order)),
+            units="xy",
+            offsets=coords[order][:, [across, up]],
+            offset_transform=axes.transData,
+            facecolors=colours,
+            edgecolors="black",
+            linewidths=np.where(adsorbate, 1.4, 0.3),
+        )
+    )
+    axes.set_aspect("equal")
+    axes.set_axis_off()
 
 
 def _arrays(result: Mapping[str, Any]) -> dict:
     names = ("cart_coords", "cart_coords_initial", "cart_coords_relaxed")
     return {
         **{name: np.asarray(result[name], float) for name in names},
+        "atom_types": np.asarray(result["atom_types"], int),
         "lattice": np.reshape(np.asarray(result["lattice"], float), (3, 3)),
         "fixed": np.asarray(result["fixed"], bool),
         "tags": np.asarray(result.get("tags", np.zeros(len(result["fixed"])))),
@@ -214,9 +266,9 @@ def _samples_each(results: Sequence) -> int:
     return count
 
 
-def _figure(width: float, height: float) -> Figure:
+def _figure(width: float, height: float, layout: Optional[str] = "constrained"):
     with matplotlib.rc_context({"font.size": 9}):
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
     return figure
 
