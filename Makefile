@@ -57,8 +57,9 @@ demo: $(VENV)/.stamp-run
 	  Trainer.output_dir=$(DEMO_OUTPUT) $(DEMO_ARGS)
 	$(BIN)/python structure_generation/sample.py --mode=compute_metric \
 	  --config_path=$(CONFIG) --checkpoint_path=$(DEMO_OUTPUT)/checkpoints/best.pdparams \
-	  --output_path=$(DEMO_OUTPUT)/val_id
-	@echo 'Structures, table and pictures: $(DEMO_OUTPUT)/val_id'
+	  --split val_id --save_path=$(DEMO_OUTPUT)
+	@echo 'Structures, scores and pictures are in $(DEMO_OUTPUT)/val_id:'
+	@ls $(DEMO_OUTPUT)/val_id
 
 test: $(VENV)/.stamp-run
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

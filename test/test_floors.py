@@ -1,0 +1,183 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Imports go down the floors of docs/architecture.md, and ``import ppmat`` is light."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+TASKS = (
+    "structure_generation",
+    "property_prediction",
+    "interatomic_potentials",
+    "spectrum_enhancement",
+)
+FLOORS = {
+    **dict.fromkeys(TASKS, 5),
+    **dict.fromkeys(("ppmat.trainer", "ppmat.predictor", "ppmat.sampler"), 4),
+    "ppmat.calculator": 4,
+    "ppmat.models": 3,
+    "ppmat.datasets": 2,
+    "ppmat.schedulers": 2,
+    "ppmat.losses": 2,
+    "ppmat.metrics": 2,
+    "ppmat.optimizer": 2,
+    "ppmat.utils": 1,
+    "ppmat": 0,
+}
+# Import name -> where it comes from: dependencies of setup.py, Paddle, and what is
+# used only if the user has installed it.
+THIRD_PARTIES = {
+    *("numpy", "pymatgen", "lmdb", "omegaconf", "tqdm", "ase", "matplotlib"),
+    "yaml",  # omegaconf needs it
+    *("scipy", "spglib"),  # pymatgen needs them
+    "paddle",
+}
+OPTIONAL = {"visualdl", "tensorboardX", "wandb", "fairchem"}
+
+
+def package_of(module: str) -> str:
+    """Return the room of a dotted name, ``ppmat.models`` of ``ppmat.models.sfin``."""
+    return ".".join(module.split(".")[: 2 if module.startswith("ppmat.") else 1])
+
+
+def imports(source: str) -> list[tuple[str, bool]]:
+    """Return each imported dotted name, and whether the import is at module level."""
+    tree = ast.parse(source)
+    top = set(map(id, tree.body))
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, id(node) in top) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"relative import of {node.module}"
+            names = [node.module]
+            if node.module == "ppmat":
+                names = [f"ppmat.{alias.name}" for alias in node.names]
+            found += [(name, id(node) in top) for name in names]
+        elif isinstance(node, ast.Call):
+            name = getattr(node.func, "attr", getattr(node.func, "id", None))
+            if name in ("import_module", "__import__"):
+                text = node.args[0]
+                if isinstance(text, ast.Constant):
+                    found.append((text.value, False))
+    return found
+
+
+def sources() -> list[Path]:
+    """Return the source files of all floors."""
+    files = [path for top in ("ppmat", *TASKS) for path in (ROOT / top).rglob("*.py")]
+    assert len(files) > 30
+    return sorted(files)
+
+
+def module_of(path: Path) -> str:
+    """Return the dotted name of a source file."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(
+        ".__init__"
+    )
+
+
+def wrong_way(module: str, source: str) -> list[str]:
+    """Return the imports of a module that do not go down."""
+    room = package_of(module)
+    wrong = []
+    for name, _ in imports(source):
+        target = package_of(name)
+        if target.split(".")[0] != "ppmat" and target not in TASKS:
+            continue
+        assert target in FLOORS, f"{module} imports {name}, which is on no floor"
+        if target != room and FLOORS[target] >= FLOORS[room]:
+            wrong.append(name)
+    return wrong
+
+
+@pytest.mark.parametrize("path", sources(), ids=module_of)
+def test_imports_go_down(path):
+    module = module_of(path)
+    assert package_of(module) in FLOORS, f"{module} is on no floor"
+    assert wrong_way(module, path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "module, source",
+    [
+        ("ppmat.utils.x", "from ppmat.datasets import y"),
+        ("ppmat.datasets.x", "def f():\n    import ppmat.models.sfin"),
+        ("ppmat.datasets.x", "import ppmat.metrics"),
+        ("ppmat.models.x", "from ppmat import trainer"),
+        (
+            "ppmat.models.x",
+            "import importlib\nimportlib.import_module('ppmat.sampler')",
+        ),
+        ("ppmat.trainer.x", "import structure_generation.train"),
+    ],
+)
+def test_an_import_that_goes_up_is_found(module, source):
+    assert len(wrong_way(module, source)) == 1
+
+
+def test_imports_that_go_down_are_let_through():
+    source = (
+        "from ppmat.models.sfin import x\nimport ppmat.utils.logger\nfrom ppmat import "
+        "datasets\nfrom ppmat.trainer.config import y\nimport numpy\n"
+    )
+    assert wrong_way("ppmat.trainer.base_trainer", source) == []
+
+
+def test_floors_are_those_of_the_page():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    told = {}
+    for floor, rooms in re.findall(r"^\| (\d) \| ([^|]+) \|", page, re.MULTILINE):
+        for room in re.findall(r"`([^`]+)`", rooms):
+            told[room.strip("/").replace("/", ".")] = int(floor)
+    rooms = {package_of(module_of(path)) for path in sources()} | set(TASKS)
+    assert told == {room: FLOORS[room] for room in rooms - {"ppmat"}}
+
+
+@pytest.mark.parametrize("path", sources(), ids=module_of)
+def test_only_declared_third_parties_are_imported(path):
+    for name, at_top in imports(path.read_text(encoding="utf-8")):
+        top = name.split(".")[0]
+        if top in sys.stdlib_module_names or top == "ppmat":
+            continue
+        allowed = THIRD_PARTIES if at_top else THIRD_PARTIES | OPTIONAL
+        assert top in allowed, f"{module_of(path)} imports {name}"
+
+
+def test_import_of_the_package_is_light():
+    code = (
+        "import sys, time; start = time.perf_counter(); import ppmat; "
+        "print(time.perf_counter() - start, 'paddle' in sys.modules, "
+        "'numpy' in sys.modules)"
+    )
+    runs = []
+    for _ in range(3):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        seconds, paddle, numpy = done.stdout.split()
+        assert (paddle, numpy) == ("False", "False")
+        runs.append(float(seconds))
+    assert min(runs) < 0.3
