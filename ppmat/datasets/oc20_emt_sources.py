@@ -1,0 +1,239 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Bulk crystals and adsorbates for :mod:`ppmat.datasets.oc20_emt`, and the splits.
+
+Two sources: the databases of OC20 in the package ``fairchem-data-oc`` (MIT licence), or
+simple crystals and molecules of ``ase.build``.
+"""
+
+import hashlib
+import importlib.metadata
+import itertools
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Dict
+from typing import List
+from typing import Tuple
+
+import numpy as np
+from ase import Atoms
+from ase.build import bulk as ase_bulk
+from ase.build import molecule
+from ase.data import atomic_numbers
+from ase.data import reference_states
+from pymatgen.core import Lattice
+from pymatgen.core import Structure
+
+METALS = ("Ag", "Al", "Au", "Cu", "Ni", "Pd", "Pt")
+ADSORBATE_ELEMENTS = ("H", "C", "N", "O")
+SPLITS = ("train", "val_id", "val_ood_ads", "val_ood_cat")
+SOURCES = ("oc20", "ase")
+MAX_ADSORBATE_ATOMS = 4
+VAL_ID_SHARE = 0.15  # of all (surface, adsorbate) pairs
+
+
+class GenerationError(RuntimeError):
+    """The generator cannot make what was asked for."""
+
+
+@dataclass(frozen=True)
+class Adsorbate:
+    """A gas-phase fragment: name, atomic numbers [A], positions [A, 3] Å, and the
+    atoms that may bind to the surface."""
+
+    name: str
+    numbers: np.ndarray
+    positions: np.ndarray
+    binding: Tuple[int, ...]
+
+
+class _Discarded:
+    """Stands for calculators stored beside the structures, which are not needed."""
+
+    def __init__(self, *args, **kwargs):
+        pass
+
+    def __setstate__(self, state):
+        pass
+
+
+def _discard(*args):
+    return None
+
+
+class _DatabaseUnpickler(pickle.Unpickler):
+    """Reads the databases of ``fairchem-data-oc``: structures and numpy arrays only.
+
+    Results of calculators are dropped; any other class is refused.
+    """
+
+    _ALLOWED = {
+        ("ase.atoms", "Atoms"),
+        ("ase.cell", "Cell"),
+        ("ase.calculators.calculator", "Parameters"),
+        ("numpy", "dtype"),
+        ("numpy", "ndarray"),
+        ("numpy.core.multiarray", "_reconstruct"),
+    }
+    _REPLACED = {
+        ("ase.calculators.singlepoint", "SinglePointCalculator"): _Discarded,
+        ("builtins", "getattr"): _discard,
+    }
+
+    def find_class(self, module: str, name: str):
+        if (module, name) in self._REPLACED:
+            return self._REPLACED[module, name]
+        if (module, name) in self._ALLOWED:
+            return super().find_class(module, name)
+        raise GenerationError(
+            f"the fairchem-data-oc database holds {module}.{name}, which is neither a "
+            "structure nor an array; install the tested version with "
+            "`pip install fairchem-data-oc==0.0.1`"
+        )
+
+
+def _read_database(name: str):
+    """Load ``name`` (``bulks.pkl`` or ``adsorbates.pkl``) of fairchem-data-oc."""
+    advice = (
+        "install it with `pip install fairchem-data-oc==0.0.1` (the extra "
+        "`[generator]`), or choose structures of ase.build with `--bulks ase`"
+    )
+    try:
+        package = importlib.metadata.distribution("fairchem-data-oc")
+    except importlib.metadata.PackageNotFoundError:
+        raise GenerationError(
+            f"`--bulks oc20` needs the package fairchem-data-oc; {advice}"
+        ) from None
+    path = Path(package.locate_file(f"fairchem/data/oc/databases/pkls/{name}"))
+    if not path.is_file():
+        raise GenerationError(
+            f"fairchem-data-oc {package.version} has no {name} (0.0.1 has); {advice}"
+        )
+    with open(path, "rb") as stream:
+        return _DatabaseUnpickler(stream).load()
+
+
+def _structure(atoms: Atoms) -> Structure:
+    return Structure(
+        Lattice(atoms.cell.array), atoms.get_chemical_symbols(), atoms.positions,
+        coords_are_cartesian=True,
+    )  # fmt: skip
+
+
+def oc20_bulks() -> Dict[str, Structure]:
+    """The OC20 bulks made of EMT metals only, by Materials Project id."""
+    return {
+        row["src_id"]: _structure(row["atoms"])
+        for row in _read_database("bulks.pkl")
+        if set(row["atoms"].get_chemical_symbols()) <= set(METALS)
+    }
+
+
+def oc20_adsorbates() -> Dict[str, Adsorbate]:
+    """The OC20 adsorbates of up to ``MAX_ADSORBATE_ATOMS`` atoms of H, C, N, O."""
+    found = {}
+    for atoms, name, binding, *_ in _read_database("adsorbates.pkl").values():
+        allowed = set(atoms.get_chemical_symbols()) <= set(ADSORBATE_ELEMENTS)
+        if allowed and len(atoms) <= MAX_ADSORBATE_ATOMS:
+            found[name] = Adsorbate(
+                name, atoms.numbers.astype(np.int64), atoms.positions,
+                tuple(int(i) for i in binding),
+            )  # fmt: skip
+    return found
+
+
+def ase_bulks() -> Dict[str, Structure]:
+    """Elements and L1_2, L1_0 alloys of the EMT metals, by formula (Vegard's law)."""
+    constants = {m: reference_states[atomic_numbers[m]]["a"] for m in METALS}
+    found = {}
+    for metal in METALS:
+        found[metal] = _structure(ase_bulk(metal, "fcc", constants[metal], cubic=True))
+    for one, two in itertools.permutations(METALS, 2):
+        for share, label in ((0.75, f"{one}3{two}"), (0.5, f"{one}{two}")):
+            if share == 0.5 and one > two:
+                continue
+            a = share * constants[one] + (1 - share) * constants[two]
+            atoms = ase_bulk(one, "fcc", a, cubic=True)
+            # cubic fcc: corner, then the three face centres
+            atoms.symbols[[0] if share == 0.75 else [0, 1]] = two
+            found[label] = _structure(atoms)
+    return found
+
+
+def ase_adsorbates() -> Dict[str, Adsorbate]:
+    """Small fragments from ``ase.build.molecule``; the first heavy atom binds."""
+    names = (
+        "H C N O OH NH CH CO NO CN N2 O2 H2O NH2 HCN HCO CH3 NH3 C2H2 H2CO H2O2 CH4"
+    ).split()
+    found = {}
+    for name in names:
+        atoms = Atoms(name) if len(name) == 1 else molecule(name)
+        heavy = [i for i, z in enumerate(atoms.numbers) if z > 1] or [0]
+        found[name] = Adsorbate(
+            name, atoms.numbers.astype(np.int64), atoms.positions, (heavy[0],)
+        )
+    return found
+
+
+class Catalogue:
+    """Bulks and adsorbates of one source with the held-out ones set apart.
+
+    Args:
+        source: ``oc20`` (databases of fairchem-data-oc) or ``ase`` (``ase.build``).
+        seed: Chooses which adsorbates and which sets of elements are held out.
+    """
+
+    def __init__(self, source: str, seed: int):
+        if source not in SOURCES:
+            raise GenerationError(f"bulks {source!r}: choose one of {SOURCES}")
+        self.source, self.seed = source, seed
+        bulks = oc20_bulks() if source == "oc20" else ase_bulks()
+        adsorbates = oc20_adsorbates() if source == "oc20" else ase_adsorbates()
+        self.bulks = dict(sorted(bulks.items()))
+        self.adsorbates = dict(sorted(adsorbates.items()))
+
+        rng = np.random.default_rng([seed, 0xE47])
+        names = list(self.adsorbates)
+        count = max(1, len(names) // 5)
+        self.held_adsorbates = sorted(rng.choice(names, count, replace=False).tolist())
+        # Only alloys are held out: each element stays in the training set.
+        alloys = sorted({c for c in map(self.composition, self.bulks) if "-" in c})
+        count = max(1, len(alloys) // 4)
+        self.held_compositions = sorted(rng.choice(alloys, count, replace=False))
+        self.held_compositions = [str(c) for c in self.held_compositions]
+
+    def composition(self, bulk: str) -> str:
+        """Elements of a bulk, such as ``Al-Ni``."""
+        return "-".join(sorted(e.symbol for e in self.bulks[bulk].composition.elements))
+
+    def choices(self, split: str) -> Tuple[List[str], List[str]]:
+        """Names of the bulks and the adsorbates a split draws from."""
+        held_bulk = {
+            b for b in self.bulks if self.composition(b) in self.held_compositions
+        }
+        bulks = [b for b in self.bulks if (b in held_bulk) == (split == "val_ood_cat")]
+        adsorbates = [
+            a
+            for a in self.adsorbates
+            if (a in self.held_adsorbates) == (split == "val_ood_ads")
+        ]
+        return bulks, adsorbates
+
+    def is_val_id(self, slab_key: str, adsorbate: str) -> bool:
+        """Whether a (surface, adsorbate) pair belongs to val_id and not to train."""
+        text = f"{self.seed}|{slab_key}|{adsorbate}".encode()
+        number = int.from_bytes(hashlib.sha256(text).digest()[:8], "big")
+        return number < VAL_ID_SHARE * 2**64
