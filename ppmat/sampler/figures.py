@@ -187,7 +187,8 @@ def draw_slabs(results: Sequence[Mapping[str, Any]]) -> Figure:
                 _draw_atoms(row[first + i], arrays, coords[i], across, up, depth, sign)
                 if first == 0:
                     row[i].plot(*outline[:, :2].T, color="black", linewidth=0.6)
-            everything = np.concatenate(coords)[:, [across, up]]
+            shown = [*coords, outline] if first == 0 else coords
+            everything = np.concatenate(shown)[:, [across, up]]
             for i in range(3):
                 row[first + i].set_xlim(*_limits(everything[:, 0]))
                 row[first + i].set_ylim(*_limits(everything[:, 1]))

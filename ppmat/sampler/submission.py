@@ -22,12 +22,19 @@ For each split (``id``, ``ood_ads``, ``ood_cat``, ``ood_both``) three arrays:
 - ``<split>_chunk_idx``: rows at which to cut ``pos``: the cumulative numbers of atoms
   without the last, int64 [S - 1].
 
+On the command line::
+
+    python -m ppmat.sampler.submission check FILE.npz val_id=PATH val_ood_ads=PATH
+    python -m ppmat.sampler.submission merge OUT.npz FILE.npz FILE.npz ...
+
 Source: fairchem, "Submitting to the OC20 leaderboard" (EvalAI challenge 712).
 """
 
 from __future__ import annotations
 
+import argparse
 import os
+import sys
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -35,6 +42,7 @@ from pathlib import Path
 from typing import Any
 from typing import Dict
 from typing import List
+from typing import Optional
 from typing import Tuple
 from typing import Union
 
@@ -243,3 +251,52 @@ def _save(path: PathLike, arrays: Mapping[str, np.ndarray]) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Run the command; returns 0, or 1 for a file that is no good submission."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ppmat.sampler.submission",
+        description="Check or join IS2RS submissions.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    check = commands.add_parser("check", help="check a file, also against its data")
+    check.add_argument("file")
+    check.add_argument(
+        "data", nargs="*", metavar="SPLIT=PATH", help="LMDB file or folder of a split"
+    )
+    merge = commands.add_parser("merge", help="join files of single splits")
+    merge.add_argument("out")
+    merge.add_argument("files", nargs="+")
+    args = parser.parse_args(argv)
+    try:
+        if args.command == "merge":
+            merge_submissions(args.out, args.files)
+            args.file, args.data = args.out, []
+        counts = check_submission(args.file, _open_data(args.data))
+    except (SubmissionError, OSError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    for split, count in counts.items():
+        print(f"{split}: {count} structures")
+    missing = [split for split in SPLITS if split not in counts]
+    if missing:
+        print(f"not in the file: {', '.join(missing)}")
+    return 0
+
+
+def _open_data(items: Sequence[str]) -> Dict[str, Any]:
+    # Needs Paddle, the rest of this module does not.
+    from ppmat.datasets.oc20_lmdb import OC20LMDB
+
+    data = {}
+    for item in items:
+        name, equals, path = item.partition("=")
+        if not equals:
+            raise SubmissionError(f"'{item}': wanted SPLIT=PATH")
+        data[name] = OC20LMDB(path)
+    return data
+
+
+if __name__ == "__main__":
+    sys.exit(main())
