@@ -64,6 +64,7 @@ SPLITS = ("train",) + tuple(
 _TREES = ("", "is2re", "data/is2re", "is2res_train_val_test_lmdbs/data/is2re")
 
 _BATCH_BYTES = 64 << 20
+_FIRST_MAP = 1 << 24
 
 # `python -m` warns that importing the package has imported this module already.
 warnings.filterwarnings("ignore", "'ppmat.datasets.oc20_lmdb' found", RuntimeWarning)
@@ -372,7 +373,7 @@ def write_lmdb(
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     partial.unlink(missing_ok=True)
-    env = lmdb.open(str(partial), subdir=False, lock=False, map_size=1 << 24)
+    env = lmdb.open(str(partial), subdir=False, lock=False, map_size=_FIRST_MAP)
     try:
         try:
             count = _write_batches(env, path, records, generation)

@@ -305,7 +305,7 @@ def record_from_frames(
         sid=sid,
         atomic_numbers=first.numbers.astype(np.int64),
         pos=first.positions.astype(np.float32),
-        cell=np.asarray(first.cell, dtype=np.float32),
+        cell=first.cell.array.astype(np.float32),
         tags=first.get_tags().astype(np.int64),
         fixed=fixed,
         y_init=energies[0] if energies else None,
