@@ -24,7 +24,6 @@ import importlib
 __version__ = "0.4.0"
 
 _SUBMODULES = (
-    "calculator",
     "datasets",
     "losses",
     "metrics",

@@ -22,6 +22,7 @@ Names are looked up at first use, so that a light module such as
 import importlib
 
 _SUBMODULES = (
+    "command_line",
     "config",
     "download",
     "ema",
