@@ -105,6 +105,7 @@ class Toy(nn.Layer):
         result = {
             "loss_dict": {"loss": loss_y, "z": loss_z},
             "pred_dict": {"y": y, "z": z},
+            "loss_weight": {"z": len(x)},
         }
         if self.per_atom:
             result["loss_dict"] = {"loss": loss_z}

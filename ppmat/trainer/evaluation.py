@@ -93,7 +93,7 @@ def _number(value: Any) -> Any:
     """Return a value for a sum: a float, on a GPU a tensor, so as not to wait."""
     if not isinstance(value, paddle.Tensor):
         return float(value)
-    value = value.detach().astype("float64")
+    value = value.detach().astype("float64").reshape([])
     return value if value.place.is_gpu_place() else float(value)
 
 

@@ -128,7 +128,7 @@ def all_gather(
     rows = tensor.moveaxis(axis, 0).contiguous()
     lengths: List[paddle.Tensor] = []
     dist.all_gather(lengths, paddle.to_tensor([rows.shape[0]], dtype="int64"))
-    lengths = [int(length) for length in lengths]
+    lengths = [length.item() for length in lengths]
     padding = max(lengths) - rows.shape[0]
     if padding:
         filler = paddle.zeros([padding, *rows.shape[1:]], dtype=rows.dtype)
