@@ -79,6 +79,13 @@ $(VENV)/.stamp-generator: setup.py pyproject.toml | $(VENV)/.stamp-run
 	$(PIP) --editable '.[generator]'
 	@touch $@
 
+# The numbers are those of example_data/oc20_emt/README.md; interrupted, it goes on.
+sample-data: $(VENV)/.stamp-generator
+	$(BIN)/python -m ppmat.datasets.oc20_emt output/oc20_emt \
+	  --train 240 --val 40 --seed 0 --max-atoms 60
+	cd output/oc20_emt && cp -r train val_id val_ood_ads val_ood_cat statistics.json \
+	  $(CURDIR)/structure_generation/example_data/oc20_emt/
+
 clean:
 	rm -rf output build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
