@@ -54,6 +54,7 @@ from ppmat.datasets.collate_fn import DefaultCollator
 from ppmat.datasets.loader import Loader
 from ppmat.datasets.loader import WorkerInit
 from ppmat.datasets.oc20_is2re_dataset import OC20IS2REDataset
+from ppmat.datasets.transform import build_transforms
 from ppmat.utils import logger
 from ppmat.utils.registry import CLASS_KEY
 from ppmat.utils.registry import PARAMS_KEY
@@ -195,8 +196,12 @@ def set_build_sample(
 
 
 def _build_dataset(cfg: Any, vocab: Any, where: str) -> io.Dataset:
-    cls, _ = DATASETS.parse(cfg, where)
+    cls, params = DATASETS.parse(cfg, where)
     runtime = {} if vocab is None else {"vocab": vocab}
+    if "transforms" in params:
+        runtime["transforms"] = build_transforms(
+            params["transforms"], f"{where}.{PARAMS_KEY}.transforms"
+        )
     try:
         dataset = DATASETS.build(cfg, where, **runtime)
     except ValueError as error:

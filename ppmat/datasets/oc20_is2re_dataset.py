@@ -101,6 +101,7 @@ class OC20IS2REDataset(io.Dataset):
         max_samples: Use the first (good) records only.
         download: Fetch the official archive (8.1 GB, 97 GB unpacked) if ``path``
             does not exist.
+        transforms: Applied to each sample; in YAML a list of blocks.
 
     Attributes:
         labels: Fields of the record that become labels: those of ``pos_relaxed`` and
@@ -131,6 +132,7 @@ class OC20IS2REDataset(io.Dataset):
         on_error: str = "raise",
         max_samples: Optional[int] = None,
         download: bool = False,
+        transforms: Optional[Callable[[Dict], Dict]] = None,
     ) -> None:
         super().__init__()
         _check_choice("subset", subset, SUBSETS)
@@ -139,6 +141,7 @@ class OC20IS2REDataset(io.Dataset):
             raise ValueError(f"max_samples is {max_samples}, wanted at least 1")
         self.build_structure = _structure_builder(build_structure_cfg)
         self.build_graph = _graph_converter(build_graph_cfg)
+        self.transforms = transforms
         self.reuse_edges = reuse_edges
         if reuse_edges:
             _check_reuse(self.build_graph)
@@ -167,7 +170,7 @@ class OC20IS2REDataset(io.Dataset):
         row = idx if self._rows is None else int(self._rows[idx])
         record = self._read(row)
         try:
-            return record_to_sample(
+            sample = record_to_sample(
                 record,
                 self.build_structure,
                 self.build_graph,
@@ -178,6 +181,7 @@ class OC20IS2REDataset(io.Dataset):
             raise OC20FormatError(
                 f"{self.records.where(row)} (sid {record.sid}): {error}"
             ) from error
+        return sample if self.transforms is None else self.transforms(sample)
 
     def _locate(self, path: Optional[str], download: bool) -> str:
         if path is not None and os.path.exists(path):
@@ -318,8 +322,8 @@ def check_record(record: OC20Record) -> None:
     if record.tags.min() < 0 or record.tags.max() > 2:
         raise ValueError(
             f"sid {record.sid}: tags hold {np.unique(record.tags).tolist()}; OC20 "
-            "uses 0 (sub-surface), 1 (surface), 2 (adsorbate). The surface builders of ASE "
-            "number layers instead: set the tags anew"
+            "uses 0 (sub-surface), 1 (surface), 2 (adsorbate). The surface builders "
+            "of ASE number layers instead: set the tags anew"
         )
     pos = record.pos.astype(np.float64)
     i, j, image, distance = find_points_in_spheres(

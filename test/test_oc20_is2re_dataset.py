@@ -1,0 +1,540 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""OC20 records as samples: exact geometry, labels, bad records, users' structures."""
+
+import pickle
+
+import ase
+import ase.build
+import ase.constraints
+import lmdb
+import numpy as np
+import pytest
+from pymatgen.core import Molecule
+from pymatgen.core import Structure
+
+import ppmat.datasets.oc20_is2re_dataset as module
+from ppmat.datasets import build_dataloader
+from ppmat.datasets import pyg_pickle
+from ppmat.datasets.build_structure import BuildStructure
+from ppmat.datasets.collate_fn import DefaultCollator
+from ppmat.datasets.graph_utils import PeriodicGraphConverter
+from ppmat.datasets.oc20_is2re_dataset import OC20IS2REDataset
+from ppmat.datasets.oc20_is2re_dataset import record_to_sample
+from ppmat.datasets.oc20_is2re_dataset import structure_to_record
+from ppmat.datasets.oc20_lmdb import OC20FormatError
+from ppmat.datasets.oc20_lmdb import OC20Record
+from ppmat.datasets.oc20_lmdb import write_lmdb
+from ppmat.utils.registry import ConfigError
+
+GRAPH = {
+    "__class_name__": "PeriodicGraphConverter",
+    "__init_params__": {"cutoff": 5.0, "max_neighbors": 20, "k_cut": 1.0},
+}
+# Left-handed and turned: lengths and angles alone cannot give it back.
+CELL = np.array([[0.0, 6.1, 0.7], [5.8, 0.4, 0.0], [0.3, 0.0, 19.0]], dtype="float32")
+
+
+def make_record(seed=0, num_atoms=8, relaxed=True, edges=False):
+    rng = np.random.default_rng(seed)
+    grid = np.mgrid[0:3, 0:3, 0:2].reshape(3, -1).T[:num_atoms]
+    frac = (grid + rng.uniform(0.0, 0.3, (num_atoms, 3))) / [3, 3, 6]
+    pos = (frac @ CELL).astype("float32")
+    tags = np.array([0] * (num_atoms - 4) + [1, 1, 2, 2])
+    record = OC20Record(
+        sid=str(1000 + seed),
+        atomic_numbers=rng.choice([29, 78, 6, 8], num_atoms),
+        pos=pos,
+        cell=CELL,
+        tags=tags,
+        fixed=tags == 0,
+    )
+    if relaxed:
+        move = rng.normal(0, 0.3, (num_atoms, 3)) * ~record.fixed[:, None]
+        # As in the official files, the relaxed atoms are wrapped by themselves.
+        wrap = rng.integers(-1, 2, (num_atoms, 3)) @ CELL
+        record.pos_relaxed = (pos + move + wrap).astype("float32")
+        record.y_relaxed = float(rng.normal())
+        record.y_init = record.y_relaxed + 1.0
+    if edges:
+        graph = PeriodicGraphConverter(6.0, 50)(
+            Structure(CELL, record.atomic_numbers, pos, coords_are_cartesian=True)
+        )
+        record.edge_index = graph["edge_index"].data.T[::-1].copy()
+        record.cell_offsets = graph["pbc_offset"].data
+    return record
+
+
+def write(path, records):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_lmdb(path, records)
+    return str(path)
+
+
+def put(path, rows):
+    """Overwrite rows of a file with other bytes or fields."""
+    env = lmdb.open(str(path), subdir=False, lock=False, map_size=1 << 24)
+    with env.begin(write=True) as txn:
+        for row, value in rows.items():
+            data = value if isinstance(value, bytes) else pyg_pickle.dumps(value)
+            txn.put(str(row).encode(), data)
+    env.close()
+
+
+@pytest.fixture
+def split(tmp_path):
+    records = [make_record(i, 6 + i % 3) for i in range(7)]
+    return write(tmp_path / "train" / "data.lmdb", records)
+
+
+def edge_set(graph):
+    rows = np.hstack([graph["edge_index"].data, graph["pbc_offset"].data])
+    return sorted(map(tuple, rows.tolist()))
+
+
+# Samples -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", ["ase_atoms", "array"])
+def test_geometry_is_kept_exactly(format):
+    record = make_record(3)
+    build = BuildStructure(format, niggli=False, canocial=False)
+    array = record_to_sample(record, build)["structure_array"]
+    assert np.linalg.det(CELL) < 0
+    np.testing.assert_array_equal(array["lattice"].data[0], CELL)
+    np.testing.assert_array_equal(array["cart_coords"].data, record.pos)
+    np.testing.assert_allclose(array["frac_coords"].data @ CELL, record.pos, atol=2e-6)
+    np.testing.assert_allclose(
+        array["lengths"].data[0], np.linalg.norm(CELL, axis=1), rtol=1e-6
+    )
+
+
+def test_a_standardised_cell_is_refused():
+    """Broken twin: Niggli reduction or 'canocial' would turn the slab silently."""
+    for options in ({"niggli": True, "canocial": False}, {"niggli": False}):
+        with pytest.raises(ValueError, match="changed the cell"):
+            record_to_sample(make_record(3), BuildStructure("ase_atoms", **options))
+
+
+def test_fields_of_a_sample(split):
+    data = OC20IS2REDataset(split, build_graph_cfg=GRAPH)
+    record, sample = make_record(1, 7), data[1]
+    array = {k: v.data for k, v in sample["structure_array"].items()}
+    shapes = {k: (v.shape, str(v.dtype)) for k, v in array.items()}
+    assert shapes == {
+        "frac_coords": ((7, 3), "float32"),
+        "cart_coords": ((7, 3), "float32"),
+        "atom_types": ((7,), "int64"),
+        "lattice": ((1, 3, 3), "float32"),
+        "lengths": ((1, 3), "float32"),
+        "angles": ((1, 3), "float32"),
+        "num_atoms": ((1,), "int64"),
+        "tags": ((7,), "int64"),
+        "fixed": ((7,), "bool"),
+    }
+    np.testing.assert_array_equal(array["atom_types"], record.atomic_numbers)
+    np.testing.assert_array_equal(array["tags"], record.tags)
+    np.testing.assert_array_equal(array["fixed"], record.fixed)
+    np.testing.assert_array_equal(
+        sample["cart_coords_relaxed"].data, record.pos_relaxed
+    )
+    np.testing.assert_array_equal(sample["y_relaxed"], np.float32([record.y_relaxed]))
+    assert sample["id"] == "1001"
+
+
+def test_displacement_is_the_minimum_image(split):
+    data = OC20IS2REDataset(split)
+    for i in range(len(data)):
+        sample, record = data[i], make_record(i, 6 + i % 3)
+        displacement = sample["displacement"].data
+        assert displacement.dtype == np.float32
+        assert np.abs(displacement).max() < 1.5
+        np.testing.assert_allclose(displacement[record.fixed], 0, atol=1e-5)
+        raw = record.pos_relaxed - record.pos
+        images = (raw - displacement) @ np.linalg.inv(CELL)
+        np.testing.assert_allclose(images, np.rint(images), atol=1e-5)
+        assert np.abs(raw).max() > 3  # broken twin: the plain difference
+
+
+def test_the_graph_belongs_to_the_initial_positions(split):
+    sample = OC20IS2REDataset(split, build_graph_cfg=GRAPH)[2]
+    array = {k: v.data for k, v in sample["structure_array"].items()}
+    i, j = sample["graph"]["edge_index"].data.T
+    vector = (
+        array["cart_coords"][j]
+        + sample["graph"]["pbc_offset"].data @ array["lattice"][0]
+        - array["cart_coords"][i]
+    )
+    length = np.linalg.norm(vector, axis=1)
+    assert len(length) == sample["graph"]["num_edges"].data[0] > 0
+    assert 0.5 < length.min() and length.max() < 5.0
+
+
+def test_stored_edges_are_reused(tmp_path):
+    path = write(tmp_path / "data.lmdb", [make_record(i, edges=True) for i in range(3)])
+    searched = OC20IS2REDataset(path, build_graph_cfg=GRAPH)
+    reused = OC20IS2REDataset(path, build_graph_cfg=GRAPH, reuse_edges=True)
+    for i in range(3):
+        assert edge_set(reused[i]["graph"]) == edge_set(searched[i]["graph"])
+
+
+def test_a_file_without_edges_says_so(split):
+    with pytest.raises(
+        OC20FormatError, match="sid 1000 has no edge_index.*reuse_edges"
+    ):
+        OC20IS2REDataset(split, build_graph_cfg=GRAPH, reuse_edges=True)
+
+
+@pytest.mark.parametrize(
+    "params", [{"cutoff": 6.5}, {"max_neighbors": None}, {"max_neighbors": 60}]
+)
+def test_stored_edges_do_not_reach_everywhere(split, params):
+    graph = {**GRAPH, "__init_params__": params}
+    with pytest.raises(ValueError, match="OC20 stores edges up to 6.0 Å and 50"):
+        OC20IS2REDataset(split, build_graph_cfg=graph, reuse_edges=True)
+    with pytest.raises(ValueError, match="no build_graph_cfg"):
+        OC20IS2REDataset(split, reuse_edges=True)
+
+
+def test_a_test_split_has_no_labels(tmp_path):
+    path = write(
+        tmp_path / "test_id" / "data.lmdb",
+        [make_record(i, relaxed=False) for i in range(2)],
+    )
+    data = OC20IS2REDataset(path, split="test_id")
+    assert set(data[1]) == {"structure_array", "id"}
+    assert not data.labels
+
+
+def test_a_batch(split):
+    data = OC20IS2REDataset(split, build_graph_cfg=GRAPH)
+    batch = DefaultCollator()([data[0], data[1], data[2]])
+    assert batch["structure_array"]["num_atoms"].tolist() == [6, 7, 8]
+    assert batch["structure_array"]["cart_coords"].shape == (21, 3)
+    assert batch["structure_array"]["lattice"].shape == (3, 3, 3)
+    assert batch["y_relaxed"].shape == (3, 1)
+    assert batch["graph"]["num_edges"].sum() == len(batch["graph"]["edge_index"])
+    assert batch["id"] == ["1000", "1001", "1002"]
+
+
+def test_transforms_are_applied(split):
+    cfg = {
+        "dataset": {
+            "__class_name__": "OC20IS2REDataset",
+            "__init_params__": {
+                "path": split,
+                "transforms": [
+                    {
+                        "__class_name__": "Normalize",
+                        "__init_params__": {
+                            "mean": 2.0,
+                            "std": 0.5,
+                            "apply_keys": ["y_relaxed"],
+                        },
+                    }
+                ],
+            },
+        }
+    }
+    plain = OC20IS2REDataset(split)[0]["y_relaxed"]
+    (batch, *_) = build_dataloader(cfg)
+    np.testing.assert_allclose(batch["y_relaxed"].numpy(), [(plain - 2) / 0.5])
+
+
+# The data set in its surroundings ----------------------------------------------------
+
+
+def test_length_and_bounds(split):
+    assert len(OC20IS2REDataset(split)) == 7
+    data = OC20IS2REDataset(split, max_samples=3)
+    assert [sample["id"] for sample in data] == ["1000", "1001", "1002"]
+    assert len(OC20IS2REDataset(split, max_samples=99)) == 7
+    for idx in (3, -1):
+        with pytest.raises(IndexError, match="of 3"):
+            data[idx]
+
+
+def test_workers_read_the_same_file(split):
+    def loader(num_workers):
+        params = {"path": split, "build_graph_cfg": GRAPH}
+        return build_dataloader(
+            {
+                "dataset": {
+                    "__class_name__": "OC20IS2REDataset",
+                    "__init_params__": params,
+                },
+                "loader": {"num_workers": num_workers},
+                "sampler": {
+                    "__class_name__": "BatchSampler",
+                    "__init_params__": {"batch_size": 3, "shuffle": True},
+                },
+            },
+            seed=5,
+        )
+
+    for plain, forked in zip(loader(0), loader(2), strict=True):
+        assert plain["id"] == forked["id"]
+        for part in ("structure_array", "graph"):
+            for name, tensor in plain[part].items():
+                np.testing.assert_array_equal(
+                    tensor.numpy(), forked[part][name].numpy()
+                )
+
+
+def test_the_data_set_can_be_pickled_and_stays_small(split, tmp_path):
+    data = OC20IS2REDataset(split, build_graph_cfg=GRAPH)
+    data[0]
+    copy = pickle.loads(pickle.dumps(data))
+    np.testing.assert_array_equal(copy[3]["y_relaxed"], data[3]["y_relaxed"])
+    many = write(tmp_path / "b" / "data.lmdb", [make_record(i) for i in range(60)])
+    large = OC20IS2REDataset(many, build_graph_cfg=GRAPH)
+    for i in range(60):
+        large[i]
+    assert abs(len(pickle.dumps(large)) - len(pickle.dumps(data))) < 50
+
+
+def test_download_is_asked_for(split, tmp_path, monkeypatch):
+    asked = []
+
+    def fetch(url, md5):
+        asked.append((url, md5))
+        return str(tmp_path)
+
+    monkeypatch.setattr(module, "get_datasets_path_from_url", fetch)
+    with pytest.raises(FileNotFoundError, match="download: true.*8.1 GB"):
+        OC20IS2REDataset(str(tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError, match="download: true"):
+        OC20IS2REDataset()
+    assert len(OC20IS2REDataset(split, download=True)) == 7
+    assert not asked
+    assert len(OC20IS2REDataset(download=True)) == 7
+    assert asked == [(OC20IS2REDataset.url, "cfc04dd2f87b4102ab2f607240d25fb1")]
+    assert OC20IS2REDataset.url.startswith("https://dl.fbaipublicfiles.com/")
+
+
+@pytest.mark.parametrize(
+    "params, match",
+    [
+        ({"subset": "10K"}, r"subset '10K'.*Legal: 10k"),
+        ({"on_error": "ignore"}, "on_error 'ignore'.*raise, skip"),
+        ({"max_samples": 0}, "max_samples is 0"),
+        ({"build_structure_cfg": {"format": "cif_str"}}, "format 'cif_str'.*ase_atoms"),
+        ({"build_structure_cfg": {"niggli": True}}, "niggli is on"),
+        ({"build_structure_cfg": {"canonical": False}}, "Did you mean 'canocial'"),
+        ({"build_graph_cfg": {"__class_name__": "Radius"}}, "'Radius'.*PeriodicGraphC"),
+        ({"build_graph_cfg": {**GRAPH, "x": 1}}, "build_graph_cfg: key 'x'"),
+        (
+            {
+                "build_graph_cfg": {
+                    **GRAPH,
+                    "__init_params__": {"max_neighbours": 3},
+                }
+            },
+            "'max_neighbours'.*Did you mean 'max_neighbors'",
+        ),
+        (
+            {"build_graph_cfg": {**GRAPH, "__init_params__": {"cutoff": -1}}},
+            "build_graph_cfg.__init_params__: cutoff is -1",
+        ),
+        (
+            {"build_graph_cfg": {**GRAPH, "__init_params__": {"cutoff": "5"}}},
+            "build_graph_cfg.__init_params__: ",
+        ),
+    ],
+)
+def test_arguments_that_cannot_be_meant(split, params, match):
+    with pytest.raises(ValueError, match=match):
+        OC20IS2REDataset(split, **params)
+    cfg = {
+        "dataset": {
+            "__class_name__": "OC20IS2REDataset",
+            "__init_params__": {"path": split, **params},
+        }
+    }
+    with pytest.raises(
+        ConfigError, match=f"^Dataset.val.dataset.__init_params__.*{match}"
+    ):
+        build_dataloader(cfg, where="Dataset.val")
+
+
+# Bad records -------------------------------------------------------------------------
+
+
+def spoiled(split):
+    """Rows 1..5 of the file become bad, each in its own way."""
+    nan = make_record(1).to_fields()
+    nan["pos"] = nan["pos"] * np.float32("nan")
+    flat = make_record(2).to_fields()
+    flat["cell"] = flat["cell"] * np.float32([1, 1, 0])
+    layers = make_record(3)
+    layers.tags = layers.tags + 1
+    twins = make_record(4)
+    twins.pos[1] = twins.pos[0] + CELL[2]
+    unlabelled = make_record(5)
+    unlabelled.pos_relaxed = None
+    put(
+        split,
+        {
+            1: nan,
+            2: flat,
+            3: layers.to_fields(),
+            4: twins.to_fields(),
+            5: unlabelled.to_fields(),
+        },
+    )
+    return {
+        1: "pos holds NaN",
+        2: "no volume",
+        3: "tags hold",
+        4: "at the same place",
+        5: "no pos_relaxed",
+    }
+
+
+def test_raise_stops_at_the_record(split):
+    faults = spoiled(split)
+    data = OC20IS2REDataset(split)
+    assert len(data) == 7
+    assert data[6]["id"] == "1006"
+    for row, fault in faults.items():
+        with pytest.raises(OC20FormatError, match=f"data.lmdb key '{row}'.*{fault}"):
+            data[row]
+
+
+def test_skip_leaves_out_and_lists(split, capsys):
+    faults = spoiled(split)
+    data = OC20IS2REDataset(split, on_error="skip", build_graph_cfg=GRAPH)
+    assert [data[i]["id"] for i in range(len(data))] == ["1000", "1006"]
+    assert len(data.skipped) == 5
+    log = capsys.readouterr().out
+    assert "5 of 7 records are bad" in log
+    for row, fault in faults.items():
+        assert any(f"key '{row}'" in s and fault in s for s in log.splitlines())
+    for sid in (1003, 1004, 1005):
+        assert f"sid {sid}" in log
+
+
+def test_skip_with_a_bad_first_record_and_a_limit(split):
+    put(split, {0: b"\x80\x04 no pickle", 2: b""})
+    data = OC20IS2REDataset(split, on_error="skip", max_samples=3)
+    assert [sample["id"] for sample in data] == ["1001", "1003", "1004"]
+    assert set(data[0]) >= {"displacement", "y_relaxed"}
+    with pytest.raises(OC20FormatError, match="key '0'"):
+        OC20IS2REDataset(split)
+
+
+def test_skip_needs_one_good_record(split):
+    put(split, dict.fromkeys(range(7), b"junk"))
+    with pytest.raises(OC20FormatError, match="none of its 7 records.*key '0'"):
+        OC20IS2REDataset(split, on_error="skip")
+
+
+# Structures of a user ----------------------------------------------------------------
+
+
+def slab():
+    atoms = ase.build.fcc111("Cu", (2, 2, 3), vacuum=8.0)
+    ase.build.add_adsorbate(atoms, "O", 1.5, "fcc")
+    atoms.set_tags([0] * 4 + [0] * 4 + [1] * 4 + [2])
+    atoms.set_constraint(ase.constraints.FixAtoms(indices=range(8)))
+    atoms.info["sid"] = 77
+    return atoms
+
+
+def test_ase_atoms_become_a_record():
+    record = structure_to_record(slab())
+    assert record.sid == "77"
+    assert record.fixed.tolist() == [True] * 8 + [False] * 5
+    assert record.tags.tolist() == [0] * 8 + [1] * 4 + [2]
+    np.testing.assert_allclose(record.pos, slab().positions, atol=1e-6)
+    np.testing.assert_allclose(record.cell, slab().cell.array, atol=1e-6)
+    assert record.pos_relaxed is None and record.y_relaxed is None
+    sample = record_to_sample(record, build_graph=PeriodicGraphConverter())
+    assert set(sample) == {"structure_array", "graph", "id"}
+    assert structure_to_record(slab(), sid="mine").sid == "mine"
+
+
+@pytest.mark.parametrize("properties", ["fixed", "selective_dynamics"])
+def test_a_pymatgen_structure_becomes_a_record(properties):
+    atoms = slab()
+    fixed = np.arange(13) < 8
+    values = fixed if properties == "fixed" else np.repeat(~fixed[:, None], 3, axis=1)
+    structure = Structure(
+        atoms.cell.array,
+        atoms.numbers,
+        atoms.positions,
+        coords_are_cartesian=True,
+        site_properties={
+            "tags": atoms.get_tags().tolist(),
+            properties: values.tolist(),
+        },
+    )
+    found, wanted = structure_to_record(structure, "s"), structure_to_record(atoms)
+    for name in ("atomic_numbers", "tags", "fixed"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
+    np.testing.assert_allclose(found.pos, wanted.pos, atol=1e-5)
+    assert found.sid == "s"
+
+
+def test_a_record_stays_itself():
+    record = make_record()
+    assert structure_to_record(record) is record
+
+
+def test_missing_tags_and_constraints_are_said(capsys):
+    structure_to_record(slab())
+    assert "tags" not in capsys.readouterr().out
+    plain = ase.Atoms(slab().numbers, slab().positions, cell=slab().cell, pbc=True)
+    record = structure_to_record(plain, "plain")
+    log = capsys.readouterr().out
+    assert "'plain' has no tags" in log and "'plain' has no fixed atoms" in log
+    assert not record.tags.any() and not record.fixed.any()
+
+
+def spoil(change):
+    atoms = slab()
+    change(atoms)
+    return atoms
+
+
+@pytest.mark.parametrize(
+    "structure, match",
+    [
+        (ase.build.molecule("H2O"), "H2O.*has no cell in all three directions"),
+        (spoil(lambda a: a.positions.__setitem__(3, np.nan)), "'bad'.*pos holds NaN"),
+        (spoil(lambda a: a.set_cell(np.ones((3, 3)))), "no cell|no volume"),
+        (spoil(lambda a: a.numbers.__setitem__(2, 0)), "0, which is no element"),
+        (spoil(lambda a: a.set_tags(range(13))), "tags hold.*ASE"),
+        (spoil(lambda a: a.positions.__setitem__(2, a.positions[5])), "same place"),
+        (
+            spoil(lambda a: a.set_constraint(ase.constraints.FixedPlane(0, (0, 0, 1)))),
+            "FixedPlane; only FixAtoms",
+        ),
+        (
+            Structure(CELL, [{"Cu": 0.5, "Pt": 0.5}], [[0, 0, 0]]),
+            "partly occupied",
+        ),
+    ],
+)
+def test_structures_that_cannot_be_used(structure, match):
+    with pytest.raises(ValueError, match=match):
+        structure_to_record(structure, "bad")
+
+
+@pytest.mark.parametrize("thing", [Molecule(["H"], [[0, 0, 0]]), "slab.cif", None])
+def test_other_objects_are_refused(thing):
+    with pytest.raises(TypeError, match=f"{type(thing).__name__}; wanted ase.Atoms"):
+        structure_to_record(thing)
