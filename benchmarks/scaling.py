@@ -1,0 +1,207 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Time and memory of the structure network against atoms and batch size.
+
+Copper slabs that grow in their plane, four layers, an oxygen atom on top. Every point
+is a process of its own (so that peak memory is its own) which takes the median over
+training steps of the default network, and of each half alone.
+
+Usage::
+
+    python benchmarks/scaling.py            # writes the result file and the figure
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from datetime import date
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG = ROOT / "structure_generation/configs/sfin/oc20.yaml"
+SIZES = {50: (4, 3), 100: (5, 5), 200: (8, 6), 500: (12, 10), 1000: (16, 16)}
+SIZES[2000] = (25, 20)  # atoms: (cells along a, along b); four layers and an oxygen
+BATCHES = [1, 4, 16, 64]
+HALVES = ["both", "spatial", "frequency"]
+BATCH_ATOMS = 50
+
+
+def slab(cells: tuple[int, int]):
+    """Return an OC20 record-like ``Atoms`` with tags and the relaxed positions."""
+    import numpy as np
+    from ase.build import add_adsorbate
+    from ase.build import fcc111
+    from ase.constraints import FixAtoms
+
+    atoms = fcc111("Cu", (*cells, 4), vacuum=10.0, periodic=True)
+    layer = atoms.get_tags()
+    add_adsorbate(atoms, "O", 1.3, "fcc")
+    tags = np.append(np.where(layer <= 2, 1, 0), 2)
+    atoms.set_tags(tags)
+    atoms.set_constraint(FixAtoms(mask=tags == 0))
+    return atoms
+
+
+def measure(cells: tuple[int, int], batch_size: int, halves: str, steps: int) -> dict:
+    """Return medians of one point, in this process."""
+    import numpy as np
+    import paddle
+
+    from ppmat.datasets.collate_fn import DefaultCollator
+    from ppmat.datasets.custom_data_type import ConcatData
+    from ppmat.datasets.graph_utils.periodic_graph import PeriodicGraphConverter
+    from ppmat.datasets.oc20_is2re_dataset import record_to_sample
+    from ppmat.datasets.oc20_is2re_dataset import structure_to_record
+    from ppmat.models import build_model
+    from ppmat.utils.config import load_config
+
+    override = f"Model.__init_params__.backbone_cfg.halves={halves}"
+    config = load_config(str(CONFIG), [override])
+    model = build_model(config["Model"])
+    graph = PeriodicGraphConverter(**config["Global"]["graph"]["__init_params__"])
+    start = time.perf_counter()
+    sample = record_to_sample(structure_to_record(slab(cells)), build_graph=graph)
+    prepare = time.perf_counter() - start
+    atoms = int(sample["structure_array"]["num_atoms"].data[0])
+    sample["displacement"] = ConcatData(np.zeros([atoms, 3], "float32"))
+    batch = tensors(DefaultCollator()([sample] * batch_size))
+    optimizer = paddle.optimizer.AdamW(1e-4, parameters=model.parameters())
+
+    def train():
+        model.train()
+        model(batch)["loss_dict"]["loss"].backward()
+        optimizer.step()
+        optimizer.clear_grad()
+
+    def infer():
+        with paddle.no_grad():
+            zero = paddle.zeros([batch_size])
+            model.velocity(batch, batch["structure_array"]["cart_coords"], zero)
+
+    result = {
+        "atoms": atoms,
+        "batch_size": batch_size,
+        "halves": halves,
+        "wave_vectors": int(batch["graph"]["num_k"][0]),
+        "prepare_ms": round(1e3 * prepare, 1),
+    }
+    for name, step in (("infer", infer), ("train", train)):
+        step()
+        times = []
+        for _ in range(steps):
+            start = time.perf_counter()
+            step()
+            times.append(time.perf_counter() - start)
+        result[f"{name}_ms"] = round(1e3 * statistics.median(times), 1)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    result["peak_memory_mib"] = round(peak)
+    return result
+
+
+def tensors(batch):
+    import numpy as np
+    import paddle
+
+    if isinstance(batch, dict):
+        return {key: tensors(value) for key, value in batch.items()}
+    return paddle.to_tensor(batch) if isinstance(batch, np.ndarray) else batch
+
+
+def point(*words) -> dict:
+    """Run one point in a process of its own."""
+    command = [sys.executable, __file__, "--point", *map(str, words)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, check=False
+    )
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+    result = json.loads(done.stdout.splitlines()[-1])
+    print(result, flush=True)
+    return result
+
+
+def draw(result: dict, path: Path) -> None:
+    """Draw time and memory against atoms and against batch size."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
+    for halves in HALVES:
+        rows = [r for r in result["against_atoms"] if r["halves"] == halves]
+        x = [r["atoms"] for r in rows]
+        axes[0].loglog(x, [r["train_ms"] for r in rows], "o-", label=halves)
+        axes[1].loglog(x, [r["peak_memory_mib"] for r in rows], "o-", label=halves)
+    x = [r["batch_size"] for r in result["against_batch"]]
+    y = [r["batch_size"] * 1e3 / r["train_ms"] for r in result["against_batch"]]
+    axes[2].semilogx(x, y, "o-")
+    axes[0].set(xlabel="atoms in the structure", ylabel="training step [ms]")
+    axes[1].set(xlabel="atoms in the structure", ylabel="peak memory [MiB]")
+    axes[2].set(
+        xlabel=f"structures of {x and result['against_batch'][0]['atoms']} atoms in a "
+        "batch",
+        ylabel="trained structures/s",
+        ylim=(0, None),
+    )
+    axes[0].legend(frameon=False, title="halves")
+    for axis in axes:
+        axis.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=ROOT / "docs/results/scaling.yaml")
+    parser.add_argument("--figure", type=Path, default=ROOT / "docs/images/scaling.png")
+    parser.add_argument(
+        "--point", nargs=4, metavar=("SIZE", "BATCH", "HALVES", "STEPS")
+    )
+    args = parser.parse_args()
+    if args.point:
+        size, batch, halves, steps = args.point
+        print(json.dumps(measure(SIZES[int(size)], int(batch), halves, int(steps))))
+        return
+    import yaml
+
+    result = {
+        "command": "python benchmarks/scaling.py",
+        "machine": f"{platform.machine()}, CPU, one thread",
+        "date": str(date.today()),
+        "against_atoms": [
+            point(size, 1, halves, args.steps) for halves in HALVES for size in SIZES
+        ],
+        "against_batch": [
+            point(BATCH_ATOMS, batch, "both", args.steps) for batch in BATCHES
+        ],
+    }
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(yaml.safe_dump(result, sort_keys=False))
+    draw(result, args.figure)
+    print(f"wrote {args.out} and {args.figure}")
+
+
+if __name__ == "__main__":
+    main()
