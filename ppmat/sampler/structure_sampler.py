@@ -30,6 +30,7 @@ import paddle
 import paddle.distributed as dist
 from ase import Atoms
 from pymatgen.core import Composition
+from pymatgen.core import Element
 from pymatgen.core import Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 from tqdm import tqdm
@@ -621,7 +622,7 @@ def _atomic_numbers(formula: Any) -> List[int]:
         raise ConfigError(f"'{formula}' is not a chemical formula: {error}") from error
     numbers: List[int] = []
     for element, count in composition.items():
-        if count != int(count) or not hasattr(element, "Z"):
+        if count != int(count) or not isinstance(element, Element):
             raise ConfigError(
                 f"formula '{formula}' has {count:g} {element}; wanted elements with "
                 "whole numbers of atoms"
