@@ -337,7 +337,7 @@ import numpy as np
 from paddle import io
 from ppmat.datasets import BatchSampler
 from ppmat.datasets.collate_fn import DefaultCollator
-from ppmat.datasets.loader import Loader, WorkerInit
+from ppmat.datasets.loader import Loader
 
 class Numbers(io.Dataset):
     def __len__(self):
@@ -348,7 +348,7 @@ class Numbers(io.Dataset):
 data = Numbers()
 sampler = BatchSampler(data)
 loader = Loader(data, batch_sampler=sampler, collate_fn=DefaultCollator(),
-                num_workers=2, worker_init_fn=WorkerInit(sampler, 0))
+                num_workers=2)
 for batch in loader:
     pids = [child.pid for child in multiprocessing.active_children()]
     print(*pids, flush=True)

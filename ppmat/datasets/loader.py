@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from typing import Any
 from typing import Callable
 from typing import List
+from typing import Optional
 from typing import Tuple
 
 import numpy as np
@@ -54,8 +55,19 @@ class Loader(io.DataLoader):
       their parent, which still has to finish a step and write a checkpoint.
     """
 
-    def __init__(self, *args: Any, collate_fn: Callable, **kwargs: Any) -> None:
-        super().__init__(*args, collate_fn=_Pack(collate_fn), **kwargs)
+    def __init__(
+        self,
+        *args: Any,
+        collate_fn: Callable,
+        worker_init_fn: Optional[Callable[[int], None]] = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            *args,
+            collate_fn=_Pack(collate_fn),
+            worker_init_fn=_Start(worker_init_fn),
+            **kwargs,
+        )
 
     def __iter__(self) -> Iterator[Any]:
         if self.num_workers == 0:
@@ -117,7 +129,7 @@ def _map(batch: Any, function: Callable) -> Any:
 
 
 class WorkerInit:
-    """Seeds a worker and makes it end with its parent, not before and not later.
+    """Seeds a worker.
 
     The global generators of numpy, Python and Paddle get a state that depends on
     seed, epoch, rank and worker, so no two draw alike. (``persistent_workers`` start
@@ -134,7 +146,18 @@ class WorkerInit:
         np.random.seed(state[:4])
         random.seed(int(state[4]))
         paddle.seed(int(state[5]))
+
+
+class _Start:
+    """Begins a worker: it ends with its parent, not before and not later."""
+
+    def __init__(self, worker_init_fn: Optional[Callable[[int], None]]) -> None:
+        self.worker_init_fn = worker_init_fn
+
+    def __call__(self, worker_id: int) -> None:
         threading.Thread(target=_follow, args=[os.getppid()], daemon=True).start()
+        if self.worker_init_fn is not None:
+            self.worker_init_fn(worker_id)
 
 
 def _follow(parent: int) -> None:
