@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import platform
 import re
 import time
 from collections.abc import Mapping
@@ -40,13 +41,20 @@ from ppmat.utils.registry import ConfigError
 from ppmat.utils.registry import check_keys
 
 EXIT_BAD_INPUT = 2
+EXIT_NOT_FINITE = 3
 _SPLITS = ("train", "val", "test")
 _MAX_THREADS = 8
 
 
 def set_threads() -> None:
-    """Set ``OMP_NUM_THREADS`` when the user has not; Paddle would set it to 1."""
-    if "OMP_NUM_THREADS" not in os.environ:
+    """Set ``OMP_NUM_THREADS`` when the user has not; Paddle would set it to 1.
+
+    Only for x86, where Paddle computes with MKL: its OpenBLAS builds for other
+    machines do not stand several threads.
+    """
+    if "OMP_NUM_THREADS" in os.environ:
+        return
+    if platform.machine().lower() in ("x86_64", "amd64"):
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
         processes = int(os.environ.get("PADDLE_LOCAL_SIZE", "1"))
         threads = max(1, min(_MAX_THREADS, cores // max(1, processes)))
@@ -57,8 +65,9 @@ def parse_args(argv: Optional[Sequence[str]], task_dir: str) -> argparse.Namespa
     """Return the options ``config`` and ``overrides``."""
     parser = argparse.ArgumentParser(
         description="Train and evaluate a model.",
-        epilog="Exit status: 0 done, 2 bad configuration or checkpoint, 143 / 130 "
-        "stopped by SIGTERM / SIGINT after saving checkpoints/latest.",
+        epilog="Exit status: 0 done, 2 bad configuration, data or checkpoint, 3 a loss "
+        "or gradient that is not finite, 143 / 130 stopped by SIGTERM / SIGINT after "
+        "saving checkpoints/latest.",
     )
     parser.add_argument(
         "-c",
@@ -104,17 +113,27 @@ def main(task_dir: str, argv: Optional[Sequence[str]] = None) -> int:
     """
     set_threads()
     args = parse_args(argv, task_dir)
+    try:
+        path = find_task_config(args.config, task_dir)
+        config = load_config(path, args.overrides)
+    except ConfigError as error:
+        return _complain(error)
     # Paddle is loaded from here on.
     from ppmat.trainer.update import NonFiniteError
     from ppmat.utils.save_load import CheckpointError
 
     try:
-        path = find_task_config(args.config, task_dir)
-        run(load_config(path, args.overrides), path)
-    except (ConfigError, CheckpointError, NonFiniteError, FileNotFoundError) as error:
-        logger.error(f"{type(error).__name__}: {error}")
-        return EXIT_BAD_INPUT
+        run(config, path)
+    except (ConfigError, CheckpointError, FileNotFoundError) as error:
+        return _complain(error)
+    except NonFiniteError as error:
+        return _complain(error, EXIT_NOT_FINITE)
     return 0
+
+
+def _complain(error: Exception, status: int = EXIT_BAD_INPUT) -> int:
+    logger.error(f"{type(error).__name__}: {error}")
+    return status
 
 
 def run(config: Dict[str, Any], source: str) -> Any:
@@ -176,10 +195,15 @@ def run(config: Dict[str, Any], source: str) -> Any:
         {"train": do_train, "val": do_train or do_eval, "test": do_test},
         settings.seed,
     )
+    for flag, split, asked in (
+        ("do_train", "train", do_train),
+        ("do_eval", "val", do_eval),
+        ("do_test", "test", do_test),
+    ):
+        if asked and loaders[split] is None:
+            raise ConfigError(f"Dataset.{split} is missing, but Global.{flag} is true")
     optimizer = lr_scheduler = None
     if do_train:
-        if loaders["train"] is None:
-            raise ConfigError("Dataset.train is missing, but Global.do_train is true")
         steps = -(-len(loaders["train"]) // settings.gradient_accumulation_steps)
         optimizer, lr_scheduler = build_optimizer(
             config["Optimizer"], model, settings.max_epochs, steps
@@ -204,10 +228,6 @@ def run(config: Dict[str, Any], source: str) -> Any:
             logger.message(f"Drew {picture}")
     for wanted, split in ((do_eval, "val"), (do_test, "test")):
         if wanted:
-            if loaders[split] is None:
-                raise ConfigError(
-                    f"Dataset.{split} is missing, but it is to be evaluated"
-                )
             trainer.eval(loaders[split], stage=split)
     return trainer
 

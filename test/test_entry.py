@@ -1,0 +1,343 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+import yaml
+from trainer_toys import Toy
+from trainer_toys import read_rows
+
+from ppmat.datasets import DATASETS
+from ppmat.datasets.custom_data_type import ConcatData
+from ppmat.models import MODELS
+from ppmat.trainer import entry
+from ppmat.utils import logger
+from ppmat.utils.config import load_config
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class EntryToySet(paddle.io.Dataset):
+    """Structures through the collator of the real ones."""
+
+    def __init__(self, size: int, path: str = "", bad: bool = False):
+        random = np.random.RandomState(size)
+        self.coords = [
+            random.randn(1 + i % 4, 3).astype("float32") for i in range(size)
+        ]
+        if bad:
+            self.coords[0][:] = np.nan
+        self.path = path
+
+    def __len__(self):
+        return len(self.coords)
+
+    def __getitem__(self, index):
+        coords = self.coords[index]
+        return {
+            "structure_array": {
+                "cart_coords": ConcatData(coords),
+                "num_atoms": ConcatData(np.array([len(coords)])),
+            },
+            "y": coords.sum(keepdims=True)[0],
+            "z": ConcatData(coords**2),
+            "id": f"s{index}",
+        }
+
+
+class EntryToy(Toy):
+    """Takes settings as a model of a YAML file does."""
+
+    def __init__(self, noise: float = 0.0):
+        super().__init__(noise)
+
+
+DATASETS.register(EntryToySet)
+MODELS.register(EntryToy)
+
+
+@pytest.fixture(autouse=True)
+def quiet_afterwards(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    yield
+    logger.init_logger()
+
+
+def split(size, batch_size=4, **params):
+    return {
+        "dataset": {
+            "__class_name__": "EntryToySet",
+            "__init_params__": {"size": size, **params},
+        },
+        "sampler": {
+            "__class_name__": "BatchSampler",
+            "__init_params__": {"batch_size": batch_size, "shuffle": True},
+        },
+    }
+
+
+def config(tmp_path, **sections):
+    base = {
+        "Global": {"do_train": True, "do_eval": True, "do_test": True},
+        "Trainer": {
+            "max_epochs": 2,
+            "seed": 3,
+            "output_dir": str(tmp_path / "out"),
+            "log_freq": 1,
+            "best_metric_indicator": "eval_loss",
+            "name_for_best_metric": "loss",
+        },
+        "Model": {"__class_name__": "EntryToy", "__init_params__": {}},
+        "Optimizer": {
+            "__class_name__": "Adam",
+            "__init_params__": {
+                "lr": {
+                    "__class_name__": "Cosine",
+                    "__init_params__": {"learning_rate": 0.05},
+                }
+            },
+        },
+        "Metric": {"z": {"__class_name__": "paddle.nn.L1Loss", "__init_params__": {}}},
+        "Dataset": {"train": split(11), "val": split(5), "test": split(6)},
+    }
+    for name, value in sections.items():
+        base[name] = value
+    return base
+
+
+def write(tmp_path, content, name="toy.yaml"):
+    path = tmp_path / "task" / "configs" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    return str(path)
+
+
+def call(tmp_path, *args):
+    return entry.main(str(tmp_path / "task"), list(args))
+
+
+def test_a_run_leaves_what_a_person_looks_at(tmp_path, capsys):
+    write(tmp_path, config(tmp_path))
+    assert call(tmp_path, "-c", "configs/toy.yaml") == 0
+    out = tmp_path / "out"
+    assert sorted(os.listdir(out)) == [
+        "checkpoints", "loss_curve.png", "metrics.csv", "run.log", "toy.yaml",
+    ]  # fmt: skip
+    stages = [row["stage"] for row in read_rows(out)]
+    assert stages.count("train(step)") == 6
+    assert stages[-2:] == ["val", "test"]
+    log = (out / "run.log").read_text()
+    assert "Training EntryToy" in log and "Drew" in log and "Test:" in log
+    assert load_config(out / "toy.yaml")["Trainer"]["max_epochs"] == 2
+
+
+def test_configuration_is_looked_up(tmp_path):
+    given = write(tmp_path, config(tmp_path))
+    task = str(tmp_path / "task")
+    assert entry.find_task_config(given, task) == given
+    assert entry.find_task_config("configs/toy.yaml", task) == given
+    assert entry.find_task_config("toy.yaml", task) == given
+
+
+def test_overrides_are_merged_and_saved(tmp_path):
+    path = write(tmp_path, config(tmp_path))
+    args = [
+        "Trainer.max_epochs=1",
+        "Dataset.train.sampler.__init_params__.batch_size=3",
+    ]
+    assert call(tmp_path, args[0], "-c", path, args[1]) == 0
+    merged = load_config(tmp_path / "out" / "toy.yaml")
+    assert merged["Trainer"]["max_epochs"] == 1
+    assert len(read_rows(tmp_path / "out", "train(step)")) == 4
+
+
+@pytest.mark.parametrize(
+    "override, text",
+    [
+        ("Trainer.max_epoch=1", "unknown key 'max_epoch'.*Did you mean 'max_epochs'"),
+        ("Trainr.max_epochs=1", "unknown key 'Trainr'.*Did you mean 'Trainer'"),
+        ("Dataset.vall.x=1", "Dataset: unknown key 'vall'.*Did you mean 'val'"),
+        ("Model.__init_params__.noize=1", "unknown key 'noize'.*Did you mean 'noise'"),
+        ("Model.__class_name__=EntryToi", "unknown model 'EntryToi'.*'EntryToy'"),
+        ("Optimizer.clip=1", "Optimizer: unknown key 'clip'"),
+        ("Global.do_train=maybe", "Global.do_train: wanted true or false"),
+        ("--max_epochs", "expected KEY=VALUE|unrecognized"),
+        ("Trainer.output_dir=???", "Trainer.output_dir"),
+    ],
+)
+def test_wrong_override_ends_with_status_2(tmp_path, override, text, capsys):
+    path = write(tmp_path, config(tmp_path))
+    try:
+        status = call(tmp_path, "-c", path, override)
+    except SystemExit as stop:  # argparse
+        status = stop.code
+    assert status == 2
+    shown = capsys.readouterr()
+    assert re.search(text, shown.out + shown.err), shown
+
+
+@pytest.mark.parametrize("section", ["Trainer", "Model", "Dataset", "Optimizer"])
+def test_missing_section_is_named(tmp_path, section, capsys):
+    content = config(tmp_path)
+    del content[section]
+    assert call(tmp_path, "-c", write(tmp_path, content)) == 2
+    assert f"the section {section} is missing" in capsys.readouterr().out
+
+
+def test_missing_split_is_named(tmp_path, capsys):
+    content = config(tmp_path, Dataset={"train": split(4)})
+    assert call(tmp_path, "-c", write(tmp_path, content)) == 2
+    assert "Dataset.val is missing, but Global.do_eval" in capsys.readouterr().out
+    content = config(tmp_path, Dataset={"val": split(4)})
+    assert call(tmp_path, "-c", write(tmp_path, content)) == 2
+    assert "Dataset.train is missing" in capsys.readouterr().out
+    assert not (tmp_path / "out" / "checkpoints").exists()
+
+
+def test_missing_file(tmp_path, capsys):
+    assert call(tmp_path, "-c", "nothing.yaml") == 2
+    assert "not found: nothing.yaml, also not below" in capsys.readouterr().out
+
+
+def test_evaluation_alone(tmp_path, capsys):
+    path = write(tmp_path, config(tmp_path))
+    assert call(tmp_path, "-c", path) == 0
+    trained = read_rows(tmp_path / "out")[-2]
+    other = f"Trainer.output_dir={tmp_path / 'eval'}"
+    flags = ["Global.do_train=false", "Global.do_test=false", other]
+    weights = f"Trainer.pretrained_model_path={tmp_path}/out/checkpoints/latest"
+    assert call(tmp_path, "-c", path, *flags, weights) == 0
+    text = (tmp_path / "eval" / "run.log").read_text()
+    line = next(line for line in text.splitlines() if " Val:" in line)
+    assert f"loss(loss): {float(trained['loss(loss)']):.6g}" in line
+    assert call(tmp_path, "-c", path, *flags) == 0
+    assert "the weights evaluated are untrained" in capsys.readouterr().out
+
+
+def test_resume_by_override(tmp_path):
+    path = write(tmp_path, config(tmp_path))
+    assert call(tmp_path, "-c", path) == 0
+    latest = tmp_path / "out" / "checkpoints" / "latest"
+    resume = f"Trainer.resume_from_checkpoint={latest}"
+    assert call(tmp_path, "-c", path, resume, "Trainer.max_epochs=3") == 0
+    epochs = [row["epoch"] for row in read_rows(tmp_path / "out", "train(epoch)")]
+    assert epochs == ["1", "2", "3"]
+    wrong = "Trainer.resume_from_checkpoint=nowhere/latest"
+    assert call(tmp_path, "-c", path, wrong) == 2
+
+
+def test_one_data_set_split_by_ratio(tmp_path):
+    block = split(20)
+    block.pop("sampler")
+    sampler = {"__class_name__": "BatchSampler", "__init_params__": {"batch_size": 4}}
+    block.update(
+        split_dataset_ratio={"train": 0.6, "val": 0.2, "test": 0.2},
+        train_sampler=sampler,
+        val_sampler=sampler,
+        test_sampler=sampler,
+    )
+    assert call(tmp_path, "-c", write(tmp_path, config(tmp_path, Dataset=block))) == 0
+    assert len(read_rows(tmp_path / "out", "train(step)")) == 6
+
+
+def test_time_stamp_in_the_folder(tmp_path):
+    path = write(tmp_path, config(tmp_path))
+    flags = ["Trainer.timestamp_output_dir=true", "Trainer.max_epochs=1"]
+    assert call(tmp_path, "-c", path, *flags) == 0
+    (folder,) = (p for p in tmp_path.iterdir() if p.name.startswith("out"))
+    assert folder.name.startswith("out_t_") and folder.name.endswith("_s_3")
+    assert (folder / "metrics.csv").exists()
+
+
+def test_default_of_an_unset_variable_is_said(tmp_path, capsys, monkeypatch):
+    content = config(tmp_path)
+    content["Global"]["data_root"] = "${oc.env:TOY_ROOT,shipped/sample}"
+    params = content["Dataset"]["train"]["dataset"]["__init_params__"]
+    params["path"] = "${Global.data_root}"
+    path = write(tmp_path, content)
+    text = "TOY_ROOT is not set: the default in toy.yaml is used"
+    assert call(tmp_path, "-c", path) == 0
+    shown = capsys.readouterr().out
+    assert text in shown and "shipped/sample" in shown
+    monkeypatch.setenv("TOY_ROOT", "/data")
+    assert call(tmp_path, "-c", path) == 0
+    assert text not in capsys.readouterr().out
+
+
+def test_nan_ends_with_status_3(tmp_path, capsys):
+    content = config(tmp_path)
+    content["Dataset"]["train"]["dataset"]["__init_params__"]["bad"] = True
+    assert call(tmp_path, "-c", write(tmp_path, content)) == entry.EXIT_NOT_FINITE
+    assert "the loss is not finite" in capsys.readouterr().out
+
+
+def test_the_same_seed_gives_the_same_run(tmp_path):
+    path = write(tmp_path, config(tmp_path))
+
+    def losses(folder, seed):
+        out = tmp_path / folder
+        flags = [f"Trainer.output_dir={out}", f"Trainer.seed={seed}"]
+        flags.append("Model.__init_params__.noise=0.1")
+        assert call(tmp_path, "-c", path, *flags) == 0
+        return [row["loss(loss)"] for row in read_rows(out)]
+
+    assert losses("a", 1) == losses("b", 1) != losses("c", 2)
+
+
+def test_threads_are_set_before_paddle_and_not_against_the_user(monkeypatch):
+    code = (
+        "import os, sys; from ppmat.trainer import entry; "
+        "assert 'paddle' not in sys.modules; entry.set_threads(); "
+        "print(os.environ.get('OMP_NUM_THREADS'))"
+    )
+
+    def threads(**variables):
+        environment = {**os.environ, **variables}
+        if "OMP_NUM_THREADS" not in variables:
+            environment.pop("OMP_NUM_THREADS")
+        return subprocess.run(
+            [sys.executable, "-c", code],
+            env=environment,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+
+    assert threads(OMP_NUM_THREADS="3") == "3"
+    cores = len(os.sched_getaffinity(0))
+    if entry.platform.machine().lower() in ("x86_64", "amd64"):
+        assert threads() == str(min(8, cores))
+        assert threads(PADDLE_LOCAL_SIZE=str(2 * cores)) == "1"
+    else:
+        assert threads() == "None"
+
+
+def test_the_script_of_the_task_shows_its_help():
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "structure_generation" / "train.py"), "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd="/",
+    )
+    assert "--config" in done.stdout and "143 / 130" in done.stdout
