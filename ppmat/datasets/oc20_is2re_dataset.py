@@ -450,7 +450,7 @@ def _as_array(record: OC20Record) -> Dict[str, np.ndarray]:
     return {
         "frac_coords": record.pos @ np.linalg.inv(cell),
         "atom_types": record.atomic_numbers,
-        "lattice": cell,
+        "lattice": cell.tolist(),
     }
 
 
