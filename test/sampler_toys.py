@@ -29,7 +29,7 @@ from ppmat.utils.config import save_config
 
 GRAPH = {
     "__class_name__": "PeriodicGraphConverter",
-    "__init_params__": {"cutoff": 3.0, "k_cut": 0.0},
+    "__init_params__": {"cutoff": 4.0, "k_cut": 0.0},
 }
 
 

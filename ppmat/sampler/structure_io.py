@@ -15,7 +15,8 @@
 """Reading structures to relax, and writing generated ones.
 
 extxyz and ASE trajectories keep the order of the atoms, tags, constraints and the
-initial positions. CIF has no place for tags and constraints: they are lost.
+initial positions (in a trajectory in ``info``, which is the only place it has). CIF
+has no place for tags and constraints: they are lost.
 """
 
 from __future__ import annotations
@@ -180,6 +181,8 @@ def read_inputs(inputs: Sequence[str]) -> Tuple[Chain, List[str]]:
             )
             continue
         frames = frames if isinstance(frames, list) else [frames]
+        if not frames:
+            faults.append(f"{path}: holds no structure")
         good = Prepared()
         for number, atoms in enumerate(frames):
             name = Path(path).stem if Path(path).suffix else Path(path).name
@@ -299,6 +302,10 @@ class StructureWriter:
     def write(self, atoms: Atoms, name: str) -> None:
         """Add a structure; ``name`` is the stem of its CIF."""
         if self.format == "traj":
+            # ASE trajectories have no place for arrays of other names.
+            atoms = atoms.copy()
+            if "initial_positions" in atoms.arrays:
+                atoms.info["initial_positions"] = atoms.arrays["initial_positions"]
             self._stream.write(atoms)
         elif self.format == "extxyz":
             write(self._stream, atoms, format="extxyz")

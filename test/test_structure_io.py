@@ -1,0 +1,217 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Reading structures from files, folders and patterns; writing generated ones."""
+
+import os
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.constraints import FixAtoms
+from ase.io import read
+from ase.io import write
+from sampler_toys import make_slabs
+from sampler_toys import write_split
+
+from ppmat.sampler.structure_io import FORMATS
+from ppmat.sampler.structure_io import Chain
+from ppmat.sampler.structure_io import StructureWriter
+from ppmat.sampler.structure_io import find_inputs
+from ppmat.sampler.structure_io import read_inputs
+from ppmat.sampler.structure_io import result_to_atoms
+from ppmat.utils.registry import ConfigError
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    slabs = make_slabs(4)
+    write("slab.traj", slabs)
+    write("b.extxyz", slabs[1])
+    os.makedirs("folder")
+    write("folder/a.cif", slabs[0])
+    write("folder/POSCAR", slabs[2], format="vasp")
+    write("folder/c.extxyz", slabs[3])
+    open("folder/notes.txt", "w").close()
+    write_split("data", 2)
+    return slabs
+
+
+def test_files_folders_and_patterns_are_found(files):
+    assert find_inputs(["slab.traj@-1", "folder", "*.extxyz", "data"]) == [
+        "slab.traj@-1",
+        "folder/POSCAR",
+        "folder/a.cif",
+        "folder/c.extxyz",
+        "b.extxyz",
+        "data",
+    ]
+    assert find_inputs(["data/data.lmdb"]) == ["data/data.lmdb"]
+
+
+def test_structures_are_read_in_order(files):
+    structures, faults = read_inputs(["slab.traj@1:3", "folder", "b.extxyz", "data"])
+    assert faults == [] and len(structures) == 8
+    ids = [getattr(s, "sid", None) or s.info["sid"] for s in structures]
+    assert ids == "sid1 sid2 POSCAR a sid3 sid1 sid0 sid1".split()
+    slab = structures[0]
+    assert slab.get_tags().tolist() == [0, 0, 2, 1, 1]
+    assert slab.constraints[0].index.tolist() == [0, 1]
+    assert structures[-1].pos_relaxed is not None
+
+
+def test_frames_without_an_id_are_numbered(files):
+    slabs = make_slabs(2)
+    for slab in slabs:
+        del slab.info["sid"]
+    write("two.traj", slabs)
+    structures, _ = read_inputs(["two.traj"])
+    assert [s.info["sid"] for s in structures] == ["two_0", "two_1"]
+    structures, _ = read_inputs(["two.traj@1"])
+    assert [s.info["sid"] for s in structures] == ["two"]
+
+
+BAD_INPUTS = {
+    "nothing": ([], "no input structure is given"),
+    "missing": (["none.traj"], "not found: none.traj"),
+    "pattern": (["*.vasp"], r"no file matches the pattern \*.vasp"),
+    "format": (["folder/notes.txt"], "notes.txt: unknown format. Legal: .traj, .cif"),
+    "empty folder": (["empty"], "folder empty holds no file that can be read"),
+}
+
+
+@pytest.mark.parametrize("case", sorted(BAD_INPUTS))
+def test_bad_input_is_named(files, case):
+    os.makedirs("empty")
+    inputs, message = BAD_INPUTS[case]
+    with pytest.raises(ConfigError, match=message):
+        read_inputs(inputs)
+
+
+def test_bad_files_are_reported_and_the_others_go_on(files):
+    with open("folder/b.cif", "w") as file:
+        file.write("data_rubbish\n_cell_length_a what\n")
+    open("folder/d.traj", "wb").close()
+    molecule = Atoms("H2", positions=[[0, 0, 0], [0, 0, 0.7]])
+    write("folder/e.extxyz", [make_slabs(1)[0], molecule])
+    os.makedirs("folder/f.lmdb")
+    structures, faults = read_inputs(["slab.traj", "folder/*.cif", "folder/d.traj"])
+    assert len(structures) == 5 and len(faults) == 2
+    assert faults[0] == "folder/b.cif: holds no structure"
+    assert faults[1].startswith("folder/d.traj: cannot be read as traj")
+    structures, faults = read_inputs(["folder/e.extxyz"])
+    assert len(structures) == 1
+    assert faults[0].startswith("folder/e.extxyz frame 1: ")
+    assert "no cell" in faults[0]
+
+
+def test_unusable_database_is_reported(files):
+    with open("bad.lmdb", "wb") as file:
+        file.write(b"not an lmdb" * 1000)
+    structures, faults = read_inputs(["bad.lmdb", "b.extxyz"])
+    assert len(structures) == 1 and len(faults) == 1 and "bad.lmdb" in faults[0]
+    with pytest.raises(ConfigError, match="no input structure can be used\n  .*bad"):
+        read_inputs(["bad.lmdb"])
+
+
+def test_chain_reads_item_by_item():
+    chain = Chain([[0, 1], [], range(2, 5)])
+    assert list(chain) == [0, 1, 2, 3, 4] and len(chain) == 5
+    assert chain[-1] == 4 and chain[2] == 2
+    for index in (5, -6):
+        with pytest.raises(IndexError):
+            chain[index]
+
+
+# --- writing --------------------------------------------------------------------
+
+
+def result_of(slab, shift=0.1):
+    pos = slab.positions
+    free = np.array([0, 0, 1, 1, 1])[:, None]
+    return {
+        "num_atoms": 5,
+        "atom_types": slab.numbers.tolist(),
+        "lattice": slab.cell.array.tolist(),
+        "cart_coords": (pos + shift * free).tolist(),
+        "cart_coords_initial": pos.tolist(),
+        "tags": slab.get_tags().tolist(),
+        "fixed": [True, True, False, False, False],
+        "id": slab.info["sid"],
+        "sample": 0,
+    }
+
+
+@pytest.mark.parametrize("format", ["extxyz", "traj"])
+def test_lossless_formats_keep_everything(tmp_path, format):
+    slabs = make_slabs(3)
+    made = [result_to_atoms(result_of(slab), slab) for slab in slabs]
+    with StructureWriter(tmp_path / "deep" / "out", format) as writer:
+        for atoms in made:
+            writer.write(atoms, "unused")
+        assert not writer.path.exists()  # appears when it is complete
+    assert [p.name for p in writer.folder.iterdir()] == [f"structures.{format}"]
+    for atoms, slab, new in zip(made, slabs, read(writer.path, ":"), strict=True):
+        assert (new.numbers == slab.numbers).all()
+        np.testing.assert_allclose(new.positions, atoms.positions, atol=1e-7)
+        kept = new.info if format == "traj" else new.arrays
+        np.testing.assert_allclose(kept["initial_positions"], slab.positions, atol=1e-7)
+        assert new.get_tags().tolist() == [0, 0, 2, 1, 1]
+        assert new.constraints[0].index.tolist() == [0, 1]
+        assert new.info["sid"] == slab.info["sid"]
+
+
+def test_cif_keeps_the_order_and_loses_tags(tmp_path):
+    slab = make_slabs(2)[1]
+    with StructureWriter(tmp_path, "cif") as writer:
+        writer.write(result_to_atoms(result_of(slab)), "../a b")
+    new = read(tmp_path / ".._a_b.cif")
+    assert (new.numbers == slab.numbers).all()
+    assert not new.get_tags().any() and not new.constraints
+
+
+@pytest.mark.parametrize("format", ["extxyz", "traj"])
+def test_failure_leaves_no_half_file(tmp_path, format):
+    with pytest.raises(RuntimeError), StructureWriter(tmp_path, format) as writer:
+        writer.write(make_slabs(1)[0], "a")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_format_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="unknown output format 'xyz'.*extxyz"):
+        StructureWriter(tmp_path, "xyz")
+    assert FORMATS == ("extxyz", "traj", "cif")
+
+
+def test_result_alone_makes_a_slab():
+    slab = make_slabs(1)[0]
+    atoms = result_to_atoms(result_of(slab))
+    assert atoms.get_tags().tolist() == [0, 0, 2, 1, 1]
+    assert isinstance(atoms.constraints[0], FixAtoms)
+    assert atoms.pbc.all() and atoms.info == {"sid": "sid0", "sample": 0}
+    assert (atoms.positions[:2] == slab.positions[:2]).all()
+
+
+def test_result_with_lengths_and_angles():
+    result = {
+        "num_atoms": 1,
+        "atom_types": [3],
+        "frac_coords": [[0.5, 0.5, 0.5]],
+        "lengths": [[3.0, 4.0, 5.0]],
+        "angles": [[90.0, 90.0, 90.0]],
+    }
+    atoms = result_to_atoms(result)
+    np.testing.assert_allclose(atoms.positions, [[1.5, 2.0, 2.5]])
