@@ -143,12 +143,13 @@ def splits_below(root: Path) -> list[Path]:
 # counted. A child must not use its parent's, and must close its copies before it can
 # open its own.
 _ENVIRONMENTS: dict[tuple[int, int, int], list] = {}
-_LOCK = threading.Lock()
+# Re-entrant: the garbage collector may close one object while another one opens.
+_LOCK = threading.RLock()
 
 
 def _forget_inherited() -> None:
     global _LOCK
-    _LOCK = threading.Lock()
+    _LOCK = threading.RLock()
     for env, _ in _ENVIRONMENTS.values():
         env.close()
     _ENVIRONMENTS.clear()
