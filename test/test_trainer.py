@@ -27,11 +27,11 @@ from trainer_toys import read_rows
 from trainer_toys import weights_of
 
 from ppmat.metrics import StreamingMetricBase
+from ppmat.trainer import TRAINERS
 from ppmat.trainer import BaseTrainer
 from ppmat.trainer import TrainerState
 from ppmat.trainer import build_trainer
 from ppmat.trainer import reporting
-from ppmat.trainer.base_trainer import TRAINERS
 from ppmat.trainer.evaluation import MetricError
 from ppmat.trainer.reporting import MetricsFile
 from ppmat.trainer.reporting import draw_loss_curve
@@ -696,7 +696,7 @@ def test_wrapped_model_is_refused(tmp_path):
 def test_mixed_precision_on_a_cpu_is_said(tmp_path, capsys):
     trainer = make_trainer(tmp_path, Structures(4), use_amp=True)
     assert not trainer.use_amp and trainer.scaler is None
-    assert "Paddle has mixed precision on GPUs only" in capsys.readouterr().out
+    assert "Paddle has no mixed precision on CPUs" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

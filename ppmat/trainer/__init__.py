@@ -22,10 +22,10 @@ happen before Paddle is imported.
 import importlib
 
 _NAMES = {
-    "TRAINERS": "base_trainer",
+    "TRAINERS": "factory",
     "BaseTrainer": "base_trainer",
     "TrainerState": "trainer_state",
-    "build_trainer": "base_trainer",
+    "build_trainer": "factory",
 }
 
 __all__ = list(_NAMES)

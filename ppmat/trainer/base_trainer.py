@@ -62,9 +62,7 @@ from ppmat.utils import logger
 from ppmat.utils import misc
 from ppmat.utils import save_load
 from ppmat.utils.ema import ExponentialMovingAverage
-from ppmat.utils.registry import CLASS_KEY
 from ppmat.utils.registry import ConfigError
-from ppmat.utils.registry import Registry
 
 
 class BaseTrainer:
@@ -135,6 +133,7 @@ class BaseTrainer:
         self._take_metrics(compute_metric_func_dict)
 
         self.state = TrainerState()
+        self.stop = StopSignals()
         self.reporter = Reporter(self.config, self.rank == 0)
         self.window: Dict[str, Meters] = {"loss": {}, "metric": {}, "count": {}}
         self.epoch_sums: Dict[str, Meters] = {"loss": {}, "metric": {}, "count": {}}
@@ -149,10 +148,10 @@ class BaseTrainer:
         config = self.config
         if not config.use_amp or self.optimizer is None:
             return False, None
-        if not paddle.get_device().startswith("gpu"):
+        if paddle.get_device() == "cpu":
             logger.warning(
-                "Trainer.use_amp: Paddle has mixed precision on GPUs only; this run on "
-                f"{paddle.get_device()} computes in float32"
+                "Trainer.use_amp: Paddle has no mixed precision on CPUs; this run "
+                "computes in float32"
             )
             return False, None
         if config.amp_level == "O2":
@@ -237,30 +236,23 @@ class BaseTrainer:
         if dataloader is None:
             raise ValueError("eval() needs a dataloader, got None")
         logger.info(f"Evaluating {len(dataloader.dataset)} samples ({stage})")
-        times, losses, metrics = self.eval_epoch(dataloader)
-        averages = {name: meter.avg for name, meter in times.items()}
-        self.reporter.report(
-            stage,
-            self.state.epoch,
-            self.state.global_step,
-            named_values(averages, losses, metrics),
-            stage.capitalize() + ":",
-        )
-        return times, losses, metrics
+        return self._evaluate(dataloader, stage, f"{stage.capitalize()}:")
 
-    def _evaluate(self, loader: paddle.io.DataLoader, mark: str) -> Tuple:
+    def _evaluate(self, loader: paddle.io.DataLoader, stage: str, head: str) -> Tuple:
         times, losses, metrics = self.eval_epoch(loader)
         averages = {name: meter.avg for name, meter in times.items()}
+        values = named_values(averages, losses, metrics)
         state = self.state
-        self.reporter.report(
-            f"eval({mark})",
-            state.epoch,
-            state.global_step,
-            named_values(averages, losses, metrics),
-            f"Eval: Epoch [{state.epoch}/{self.config.max_epochs}] | Step "
-            f"{state.global_step}",
-        )
-        return losses, metrics
+        self.reporter.report(stage, state.epoch, state.global_step, values, head)
+        return times, losses, metrics
+
+    def _evaluate_now(self, mark: str) -> Dict[str, Meters]:
+        """Evaluate inside the training; returns the values by indicator."""
+        head = f"Eval: Epoch [{self.state.epoch}/{self.config.max_epochs}]"
+        head += f" | Step {self.state.global_step}"
+        loader = self.val_dataloader
+        _, losses, metrics = self._evaluate(loader, f"eval({mark})", head)
+        return {"eval_loss": losses, "eval_metric": metrics}
 
     # Training ----------------------------------------------------------------------
 
@@ -306,7 +298,7 @@ class BaseTrainer:
             f"{len(self.train_dataloader)} batches per epoch, {self.world_size} "
             "process(es)"
         )
-        with StopSignals() as self.stop:
+        with self.stop:
             while not self._is_done():
                 self._run_epoch()
         self.reporter.close()
@@ -360,8 +352,7 @@ class BaseTrainer:
             and state.epoch >= config.start_eval_epoch
             and (state.epoch % config.eval_freq == 0 or last)
         ):
-            evaluated = self._evaluate(self.val_dataloader, "epoch")
-            values["eval_loss"], values["eval_metric"] = evaluated
+            values.update(self._evaluate_now("epoch"))
         is_best = self._look_at(values)
         if complete:
             if self._steps_by_epoch():
@@ -526,8 +517,7 @@ class BaseTrainer:
             and state.global_step % config.eval_freq_steps == 0
         ):
             self.updater.check()
-            losses, metrics = self._evaluate(self.val_dataloader, "step")
-            if self._look_at({"eval_loss": losses, "eval_metric": metrics}):
+            if self._look_at(self._evaluate_now("step")):
                 checkpointing.save(self, "best")
         if config.save_freq_steps and state.global_step % config.save_freq_steps == 0:
             self.updater.check()
@@ -594,21 +584,3 @@ class BaseTrainer:
             f"Train: Epoch [{state.epoch}/{self.config.max_epochs}] | Step "
             f"[{state.step_in_train_epoch}/{state.max_steps_in_train_epoch}]",
         )
-
-
-TRAINERS = Registry("trainer", [BaseTrainer])
-
-
-def build_trainer(cfg: Mapping, **kwargs: Any) -> BaseTrainer:
-    """Build the trainer a ``Trainer`` section asks for.
-
-    Args:
-        cfg: The section. ``__class_name__`` selects a registered trainer, default
-            ``BaseTrainer``; the other keys are its settings.
-        **kwargs: Model, loaders, optimizer, ... of the constructor.
-
-    Raises:
-        ConfigError: Unknown class or setting.
-    """
-    cls = TRAINERS.lookup(cfg.get(CLASS_KEY, "BaseTrainer"), "Trainer")
-    return cls({k: v for k, v in cfg.items() if k != CLASS_KEY}, **kwargs)

@@ -70,7 +70,7 @@ class TrainerConfig:
         gradient_accumulation_steps: Micro-batches per update step.
         find_unused_parameters: Several processes: allow parameters that do not take
             part in every loss. False is a little faster and fails on such models.
-        use_amp: Automatic mixed precision; Paddle has it on GPUs only.
+        use_amp: Automatic mixed precision; Paddle has none on CPUs.
         amp_level: O1: per operation; O2: the weights as well.
         amp_dtype: Type to compute in; float16 comes with a loss scaler.
         ema_decay: Decay of an exponential average of the weights. The average is

@@ -154,8 +154,8 @@ def run(config: Dict[str, Any], source: str) -> Any:
     from ppmat.metrics import build_metric
     from ppmat.models import build_model
     from ppmat.optimizer import build_optimizer
-    from ppmat.trainer.base_trainer import build_trainer
     from ppmat.trainer.config import TrainerConfig
+    from ppmat.trainer.factory import build_trainer
     from ppmat.trainer.reporting import draw_loss_curve
     from ppmat.trainer.utils import gather_objects
     from ppmat.utils import misc

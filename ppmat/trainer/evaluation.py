@@ -90,11 +90,11 @@ def update_metric_meters(
 
 
 def _number(value: Any) -> Any:
-    """Return a value for a sum: a float, on a GPU a tensor, so as not to wait."""
+    """Return a value for a sum: a float, or a tensor if reading it would wait."""
     if not isinstance(value, paddle.Tensor):
         return float(value)
     value = value.detach().astype("float64").reshape([])
-    return value if value.place.is_gpu_place() else float(value)
+    return float(value) if value.place.is_cpu_place() else value
 
 
 def update_loss_meters(meters: Meters, result: Mapping, batch_size: int) -> None:

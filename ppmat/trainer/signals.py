@@ -17,11 +17,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from typing import Any
-
-from ppmat.utils import logger
 
 
 class TrainingInterrupted(SystemExit):
@@ -44,6 +43,7 @@ class StopSignals:
         self._before: dict = {}
 
     def __enter__(self) -> StopSignals:
+        self.received = 0
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._before[number] = signal.signal(number, self._handle)
@@ -58,7 +58,6 @@ class StopSignals:
         if self.received and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = number
-        logger.warning(
-            f"{signal.Signals(number).name} received: finishing this step, then saving "
-            "'latest' and leaving"
-        )
+        # The log may be in the middle of a line, so it is not used from here.
+        name = signal.Signals(number).name
+        os.write(2, f"{name}: finishing this step, then saving 'latest'\n".encode())

@@ -79,7 +79,7 @@ class Update:
         self.stop_agreed = False
         self._skip = trainer.config.nan_policy == "skip"
         # On a GPU reading a flag waits for the device, so it is read one step later.
-        self._at_once = self._skip or not paddle.get_device().startswith("gpu")
+        self._at_once = self._skip or paddle.get_device() == "cpu"
         self._unread: Optional[tuple] = None
 
     def step(self, group: List[Any]) -> None:

@@ -186,30 +186,36 @@ def get_random_state() -> Dict[str, Any]:
     """Return the state of all generators of this process, as plain values."""
     version, numbers, spare = random.getstate()
     name, keys, pos, has_gauss, gauss = np.random.get_state()
-    state = {
+    return {
         "python": [version, list(numbers), spare],
         "numpy": [name, keys, pos, has_gauss, gauss],
-        "paddle": [_plain(s) for s in paddle.get_rng_state("cpu")],
+        "paddle": {
+            device: [_plain(s) for s in paddle.get_rng_state(device)]
+            for device in _devices()
+        },
     }
-    if paddle.get_device().startswith("gpu"):
-        state["cuda"] = [_plain(s) for s in paddle.get_cuda_rng_state()]
-    return state
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Take over what :func:`get_random_state` returned."""
+    """Take over what :func:`get_random_state` returned.
+
+    The state of a kind of device that this process does not use is left out.
+    """
     version, numbers, spare = state["python"]
     random.setstate((version, tuple(numbers), spare))
     np.random.set_state(tuple(state["numpy"]))
-    now = paddle.get_rng_state("cpu")
-    paddle.set_rng_state(
-        [_generator_state(a, b) for a, b in zip(now, state["paddle"])], "cpu"
-    )
-    if "cuda" in state and paddle.get_device().startswith("gpu"):
-        now = paddle.get_cuda_rng_state()
-        paddle.set_cuda_rng_state(
-            [_generator_state(a, b) for a, b in zip(now, state["cuda"])]
-        )
+    for device in _devices():
+        saved = state["paddle"].get(device, [])
+        now = paddle.get_rng_state(device)
+        if len(now) == len(saved):
+            states = [_generator_state(a, b) for a, b in zip(now, saved)]
+            paddle.set_rng_state(states, device)
+
+
+def _devices() -> List[str]:
+    """Return the kinds of device whose generators a model may draw from."""
+    kind = paddle.get_device().partition(":")[0]
+    return ["cpu"] if kind == "cpu" else ["cpu", kind]
 
 
 @contextlib.contextmanager
