@@ -32,7 +32,12 @@ from ppmat.utils.registry import CLASS_KEY
 from ppmat.utils.registry import ConfigError
 from ppmat.utils.registry import Registry
 
-__all__ = ["IS2RSMetric", "IgnoreNanMetricWrapper", "StreamingMetricBase", "build_metric"]
+__all__ = [
+    "IS2RSMetric",
+    "IgnoreNanMetricWrapper",
+    "StreamingMetricBase",
+    "build_metric",
+]
 
 
 class IgnoreNanMetricWrapper:

@@ -237,6 +237,8 @@ def _conditions(items: Sequence[str]) -> Dict[str, Any]:
 
 
 def _run_splits(sampler: Any, args: argparse.Namespace) -> int:
+    import paddle.distributed as dist
+
     from ppmat.sampler.scoring import has_truth
     from ppmat.sampler.submission import write_submission
 
@@ -250,7 +252,7 @@ def _run_splits(sampler: Any, args: argparse.Namespace) -> int:
         scored = has_truth(results) and sampler.sample_config.get("metrics")
         if scored or args.mode == "compute_metric":
             _score(sampler, results, folder, split)
-    if args.submission:
+    if args.submission and dist.get_rank() == 0:
         write_submission(
             args.submission,
             {
@@ -263,15 +265,21 @@ def _run_splits(sampler: Any, args: argparse.Namespace) -> int:
 
 
 def _score(sampler: Any, results: Any, folder: str, split: Optional[str]) -> None:
+    import paddle.distributed as dist
+
     from ppmat.sampler.scoring import metric_table
 
     values = sampler.score(results, folder)
+    if dist.get_rank() != 0:
+        return
     title = f"{split}, " if split else ""
     print(f"{title}{len(results)} results", flush=True)
     print(metric_table(values) if isinstance(values, dict) else values, flush=True)
 
 
 def _run_structures(sampler: Any, args: argparse.Namespace) -> int:
+    import paddle.distributed as dist
+
     from ppmat.sampler.scoring import has_truth
     from ppmat.sampler.structure_io import read_inputs
     from ppmat.sampler.submission import write_submission
@@ -291,7 +299,7 @@ def _run_structures(sampler: Any, args: argparse.Namespace) -> int:
     )
     if has_truth(atoms.results) and sampler.sample_config.get("metrics"):
         _score(sampler, atoms.results, args.save_path, None)
-    if args.submission:
+    if args.submission and dist.get_rank() == 0:
         entries = ((r["id"], r["cart_coords"]) for r in atoms.results)
         write_submission(args.submission, {args.split[0]: entries})
         logger.message(f"Wrote {args.submission}")

@@ -434,7 +434,7 @@ class StructureSampler:
         for number, start in enumerate(tqdm(starts, desc="sampling", disable=None)):
             count = min(batch_size, num_samples - start)
             results += sample_batch(self, batch(count), number, params, seed, 1)
-        if save_path is not None:
+        if save_path is not None and dist.get_rank() == 0:
             self._write(results, save_path, format)
         return {"result": results}
 

@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 from typing import List
 
@@ -28,8 +29,14 @@ _MAX_THREADS = 8
 
 
 def set_threads() -> None:
-    """Set ``OMP_NUM_THREADS`` when the user has not; Paddle would set it to 1."""
-    if "OMP_NUM_THREADS" not in os.environ:
+    """Set ``OMP_NUM_THREADS`` when the user has not; Paddle would set it to 1.
+
+    Only for x86, where Paddle computes with MKL: its OpenBLAS builds for other
+    machines do not stand several threads.
+    """
+    if "OMP_NUM_THREADS" in os.environ:
+        return
+    if platform.machine().lower() in ("x86_64", "amd64"):
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
         processes = int(os.environ.get("PADDLE_LOCAL_SIZE", "1"))
         threads = max(1, min(_MAX_THREADS, cores // max(1, processes)))
