@@ -17,6 +17,7 @@
 import multiprocessing
 import os
 import pickle
+import resource
 import subprocess
 import sys
 import tracemalloc
@@ -533,6 +534,21 @@ def test_interrupted_writing_leaves_the_old_file(tmp_path, exists):
     assert os.listdir(tmp_path) == (["data.lmdb"] if exists else [])
     if exists:
         assert OC20LMDB(path)[0].sid == "1007"
+
+
+def test_full_disk(tmp_path):
+    """A file size limit stands for the full disk."""
+    path = tmp_path / "data.lmdb"
+    write_lmdb(path, [make_record(7)])
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 17, limits[1]))
+    try:
+        with pytest.raises(OSError, match="data.lmdb: cannot be written: .*"):
+            write_lmdb(path, map(make_record, range(100)), overwrite=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert os.listdir(tmp_path) == ["data.lmdb"]
+    assert OC20LMDB(path)[0].sid == "1007"
 
 
 def test_map_grows_with_the_content(tmp_path, monkeypatch):

@@ -366,6 +366,7 @@ def write_lmdb(
 
     Raises:
         FileExistsError: The file exists and ``overwrite`` is False.
+        OSError: The disk is full or cannot be written to; nothing is left behind.
         OC20FormatError: A record cannot be written, or there is none.
     """
     path = Path(path)
@@ -374,14 +375,15 @@ def write_lmdb(
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     partial.unlink(missing_ok=True)
-    env = lmdb.open(str(partial), subdir=False, lock=False, map_size=_FIRST_MAP)
     try:
-        try:
+        with lmdb.open(
+            str(partial), subdir=False, lock=False, map_size=_FIRST_MAP
+        ) as env:
             count = _write_batches(env, path, records, generation)
             env.sync(True)
-        finally:
-            env.close()
         os.replace(partial, path)
+    except lmdb.Error as err:
+        raise OSError(f"{path}: cannot be written: {err}") from err
     finally:
         partial.unlink(missing_ok=True)
     return count
