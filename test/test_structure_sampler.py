@@ -276,6 +276,19 @@ def test_other_settings_are_another_run(relaxer, tmp_path):
     assert len(runs) == 7 and {run["seed"] for run in runs} == {1, 2}
 
 
+def test_changed_data_file_is_another_run(scored, tmp_path):
+    sampler, _ = scored
+    out = str(tmp_path / "out")
+    first = list(sampler.sample_by_dataloader(out))
+    folder = tmp_path / "data" / "val_id"
+    (folder / "data.lmdb").unlink()
+    write_split(folder, 5, seed=3)
+    second = list(sampler.sample_by_dataloader(out))
+    for a, b in zip(first, second, strict=True):
+        assert a["cart_coords_initial"] != b["cart_coords_initial"]
+    assert len(list(Path(out, "results").iterdir())) == 2
+
+
 def test_damaged_part_is_named(relaxer, tmp_path):
     slabs = make_slabs(3)
     options = {"batch_size": 2, "seed": 1, "save_path": str(tmp_path)}

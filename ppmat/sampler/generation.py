@@ -231,8 +231,10 @@ def identity(records: Sequence) -> Any:
     if isinstance(records, Chain):
         return [identity(piece) for piece in records.pieces]
     if isinstance(records, OC20LMDB):
+        stats = [os.stat(file) for file in records.files]
         return [
-            [os.path.abspath(file), os.path.getsize(file)] for file in records.files
+            [os.path.abspath(file), stat.st_size, stat.st_mtime_ns]
+            for file, stat in zip(records.files, stats, strict=True)
         ]
     digest = hashlib.sha256()
     for record in records:

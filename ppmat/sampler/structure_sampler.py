@@ -245,10 +245,11 @@ class StructureSampler:
         loader = build_dataloader(cfg, where=where, training=False)
         if isinstance(loader, dict):
             raise ConfigError(f"{where}: split_dataset_ratio has no meaning here")
+        records = getattr(loader.dataset, "records", None)
         source = Source(
             loader.dataset,
             positions_of_batch,
-            cfg["dataset"],
+            [cfg["dataset"], identity(records if records is not None else ())],
             loader.collate_fn,
             loader.num_workers,
         )
