@@ -16,10 +16,10 @@
 
 A page holds ``<!-- table:NAME -->`` and ``<!-- /table:NAME -->``; what stands between
 them is replaced by the table of ``docs/results/NAME.yaml``. That file is a mapping with
-``rows``, a list of mappings with the same keys, and whatever says how the numbers were
-made (``command``, ``machine``, ``date``, ``note``), which becomes the line below the
-table. A nested mapping becomes one column a key; a list of numbers (one a seed) becomes
-mean ± sample standard deviation.
+``rows``, a list of mappings, and whatever says how the numbers were made (``command``,
+``machine``, ``date``, ``note``, others), which comes below the table. A key that a row
+lacks is a dash. A nested mapping becomes one column a key; a list of numbers (one a
+seed) becomes mean ± sample standard deviation.
 """
 
 from __future__ import annotations
@@ -47,21 +47,23 @@ BLOCK = re.compile(
     r"(<!-- table:(?P<name>[\w-]+) -->\n)(?P<body>.*?)(<!-- /table:(?P=name) -->)",
     flags=re.DOTALL,
 )
+MADE = ("command", "machine", "date")
 HEADINGS = {
     "adwt": "ADwT",
     "mae": "MAE [Å]",
-    "parameters": "parameters",
+    "records_per_s": "records/s",
+    "ms_per_record": "ms a record",
+    "train_minutes": "training [min]",
     "train_structures_per_s": "training [structures/s]",
     "sample_structures_per_s": "sampling [structures/s]",
-    "val_id": "val_id",
-    "val_ood_ads": "val_ood_ads",
-    "val_ood_cat": "val_ood_cat",
     "name": "",
 }
 
 
 def heading(key: str) -> str:
     """Return the column title of a key."""
+    if key.startswith("val_"):
+        return key
     return HEADINGS.get(key, key.replace("_", " "))
 
 
@@ -117,30 +119,27 @@ def render(name: str, page: Path, root: Path = ROOT) -> str:
     """
     path = root / RESULTS / f"{name}.yaml"
     result = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(result, dict) or not result.get("rows"):
-        raise ValueError(f"{path}: wanted a mapping with a non-empty list 'rows'")
+    if not isinstance(result, dict) or not {"rows", *MADE} <= set(result):
+        raise ValueError(f"{path}: wanted a mapping with rows, {', '.join(MADE)}")
     rows = [flatten(row) for row in result["rows"]]
-    columns = list(rows[0])
-    for number, row in enumerate(rows):
-        if list(row) != columns:
-            raise ValueError(
-                f"{path}: rows[{number}] has the columns {list(row)}, "
-                f"rows[0] has {columns}"
-            )
+    longest = max(rows, key=len)
+    columns = list(dict.fromkeys(key for row in (longest, *rows) for key in row))
     lines = [columns, ["---"] * len(columns)]
     for number, row in enumerate(rows):
         try:
-            lines.append([cell(value) for value in row.values()])
+            lines.append([cell(row.get(column)) for column in columns])
         except ValueError as error:
             raise ValueError(f"{path}: rows[{number}]: {error}") from error
     table = "\n".join(
         f"| {' | '.join(line)} |".replace("|  |", "| |") for line in lines
     )
-    made = [f"`{result['command']}`" if "command" in result else ""]
-    made += [str(result.get(key, "")) for key in ("machine", "date")]
-    source = f"[{name}.yaml]({Path(os.path.relpath(path, page.parent)).as_posix()})"
-    below = f"Source: {source}; " + "; ".join(filter(None, made)) + "."
-    note = f"\n{result['note'].strip()}\n" if result.get("note") else ""
+    source = Path(os.path.relpath(path, page.parent)).as_posix()
+    made = [f"[{name}.yaml]({source})", f"`{' '.join(result['command'].split())}`"]
+    made += [str(result["machine"]), str(result["date"])]
+    others = {k: v for k, v in result.items() if k not in (*MADE, "rows", "note")}
+    made += [f"{key} {cell(value)}" for key, value in flatten(others).items()]
+    below = f"Source: {'; '.join(made)}."
+    note = f"\n{' '.join(result['note'].split())}\n" if "note" in result else ""
     return f"\n{table}\n{note}\n{below}\n\n"
 
 

@@ -268,9 +268,11 @@ def test_a_table_is_written_from_its_result(tmp_path):
         "machine": "2 cores",
         "date": "2026-01-02",
         "rows": [
+            {"name": "b", "val_id": {"adwt": [0.25]}},
             {"name": "a", "parameters": 12345, "val_id": {"adwt": [0.3, 0.4, 0.5]}},
-            {"name": "b", "parameters": 7, "val_id": {"adwt": [0.25]}},
         ],
+        "epochs": 8,
+        "memory": {"one_pass_mb": 1.5},
     }
     path = tmp_path / "docs/results/x.yaml"
     path.write_text(yaml.safe_dump(result, sort_keys=False))
@@ -278,15 +280,19 @@ def test_a_table_is_written_from_its_result(tmp_path):
     page.write_text("before\n<!-- table:x -->\nold\n<!-- /table:x -->\nafter\n")
     fresh = tables.rewrite(page, tmp_path)
     assert "| | parameters | val_id ADwT |\n" in fresh
-    assert "| a | 12,345 | 0.400 ± 0.100 |\n| b | 7 | 0.250 |\n" in fresh
-    assert "[x.yaml](results/x.yaml); `python x.py`; 2 cores; 2026-01-02." in fresh
+    assert "| b | - | 0.250 |\n| a | 12,345 | 0.400 ± 0.100 |\n" in fresh
+    assert "Source: [x.yaml](results/x.yaml); `python x.py`; 2 cores;" in fresh
+    assert "2026-01-02; epochs 8; memory one pass mb 1.50.\n" in fresh
     assert "old" not in fresh and fresh.startswith("before\n<!-- table:x -->\n")
     page.write_text(fresh)
     assert tables.rewrite(page, tmp_path) == fresh
 
-    result["rows"][1].pop("parameters")
+    result["rows"][1]["parameters"] = [1, "two"]
     path.write_text(yaml.safe_dump(result, sort_keys=False))
-    with pytest.raises(ValueError, match=r"x\.yaml: rows\[1\] has the columns"):
+    with pytest.raises(ValueError, match=r"x\.yaml: rows\[1\]: \[1, 'two'\] is not"):
+        tables.rewrite(page, tmp_path)
+    path.write_text(yaml.safe_dump({"rows": [{"a": 1}]}))
+    with pytest.raises(ValueError, match=r"x\.yaml: wanted a mapping with rows, comm"):
         tables.rewrite(page, tmp_path)
     page.write_text("<!-- table:y -->\n<!-- /table:y -->\n")
     with pytest.raises(FileNotFoundError, match=r"y\.yaml"):
