@@ -14,6 +14,8 @@ CONFIG := structure_generation/configs/sfin/oc20.yaml
 DEMO_OUTPUT ?= output/demo
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
+# Paddle warns at each start that it finds no compiler cache, which nothing here needs.
+RUN := $(BIN)/python -W 'ignore:No ccache'
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format tables sample-data clean distclean
@@ -44,7 +46,7 @@ $(BIN)/python:
 	fi || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/.stamp-run: setup.py pyproject.toml | $(BIN)/python
-	@echo 'Installing ppmat with CPU Paddle into $(VENV) (about a minute) ...'
+	@echo 'Installing ppmat with CPU Paddle into $(VENV), a minute or more ...'
 	$(PIP) --editable '.[cpu,test]'
 	@touch $@
 
@@ -53,9 +55,9 @@ $(VENV)/.stamp-lint: setup.py pyproject.toml | $(VENV)/.stamp-run
 	@touch $@
 
 demo: $(VENV)/.stamp-run
-	$(BIN)/python structure_generation/train.py -c $(CONFIG) \
+	$(RUN) structure_generation/train.py -c $(CONFIG) \
 	  Trainer.output_dir=$(DEMO_OUTPUT) $(DEMO_ARGS)
-	$(BIN)/python structure_generation/sample.py --mode=compute_metric \
+	$(RUN) structure_generation/sample.py --mode=compute_metric \
 	  --config_path=$(CONFIG) --checkpoint_path=$(DEMO_OUTPUT)/checkpoints/best.pdparams \
 	  --split val_id --save_path=$(DEMO_OUTPUT)
 	@echo 'Structures, scores and pictures are in $(DEMO_OUTPUT)/val_id:'
