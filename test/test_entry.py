@@ -78,6 +78,7 @@ MODELS.register(EntryToy)
 @pytest.fixture(autouse=True)
 def quiet_afterwards(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     yield
     logger.init_logger()
 

@@ -36,6 +36,12 @@ def setup_module():
     paddle.set_device("cpu")
 
 
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch):
+    """Only a power cut needs it; the system keeps what a dead process wrote."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
 def make_model(seed=0, width=4):
     paddle.seed(seed)
     return nn.Sequential(

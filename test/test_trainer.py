@@ -46,6 +46,12 @@ def setup_module():
     paddle.set_device("cpu")
 
 
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch):
+    """Only a power cut needs it; the system keeps what a dead process wrote."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
 def predictions(model, data):
     """Return y and z of all structures, each computed alone."""
     model.eval()

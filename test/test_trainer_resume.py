@@ -44,6 +44,12 @@ def setup_module():
     paddle.set_device("cpu")
 
 
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch):
+    """Only a power cut needs it; the system keeps what a dead process wrote."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
 class Draws(Toy):
     """Draws from all three generators in each training step."""
 

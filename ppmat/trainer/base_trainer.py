@@ -137,7 +137,6 @@ class BaseTrainer:
         self.reporter = Reporter(self.config, self.rank == 0)
         self.window: Dict[str, Meters] = {"loss": {}, "metric": {}, "count": {}}
         self.epoch_sums: Dict[str, Meters] = {"loss": {}, "metric": {}, "count": {}}
-        self._structures = 0
         self.epoch_rng: Any = None
         self.resume_rng: Any = None
         log_paddle_version()
@@ -467,7 +466,6 @@ class BaseTrainer:
         if skip >= num_batches:
             return True
         batches = self._batches(skip)
-        window_tic = time.perf_counter()
         while True:
             tic = time.perf_counter()
             group = self._read(batches, micro)
@@ -486,8 +484,7 @@ class BaseTrainer:
                 or at_end
                 or enough
             ):
-                self._log_window(time.perf_counter() - window_tic)
-                window_tic = time.perf_counter()
+                self._log_window()
             if self.lr_scheduler is not None and not getattr(
                 self.lr_scheduler, "by_epoch", False
             ):
@@ -549,7 +546,7 @@ class BaseTrainer:
     def record(self, result: Mapping, batch: Any, batch_size: int) -> None:
         """Take up the losses and metrics of one batch; called by :class:`Update`."""
         update_loss_meters(self.window["loss"], result, batch_size)
-        self._structures += batch_size
+        self._count("structures", batch_size)
         if self.config.compute_metric_during_train:
             with paddle.no_grad():
                 update_metric_meters(
@@ -557,18 +554,18 @@ class BaseTrainer:
                 )
                 self.streaming["train"].update(result, batch)
 
-    def _log_window(self, seconds: float) -> None:
+    def _log_window(self) -> None:
         """Log the means since the last line, over all ranks, and add them up."""
         self.updater.check()
         state = self.state
+        seconds = self.window["count"]["batch_cost"].sum
         merged = {kind: merge_meters(meters) for kind, meters in self.window.items()}
+        structures = merged["count"].pop("structures", misc.AverageMeter()).sum
         for kind, meters in merged.items():
             for name, meter in meters.items():
                 total = self.epoch_sums[kind].setdefault(name, misc.AverageMeter(name))
                 total.sum += meter.sum
                 total.count += meter.count
-        structures = sum(gather_objects(self._structures))
-        self._structures = 0
         self.window = {"loss": {}, "metric": {}, "count": {}}
         values: Dict[str, float] = OrderedDict(lr=float(self.optimizer.get_lr()))
         values.update({name: m.avg for name, m in merged["count"].items()})

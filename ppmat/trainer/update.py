@@ -97,6 +97,7 @@ class Update:
         if self._skip:
             state = trainer.model.state_dict()
             buffers = {k: t.clone() for k, t in state.items() if t.stop_gradient}
+        layer = self.layer if self.parallel is None else self.parallel
         finite: List[Any] = []
         reference, total = None, 0.0
         shared = None
@@ -107,7 +108,7 @@ class Update:
             waiting = self.parallel is not None and not last
             with self.parallel.no_sync() if waiting else contextlib.nullcontext():
                 with trainer.autocast():
-                    loss = (self.parallel or self.layer)(batch)
+                    loss = layer(batch)
                 result = self.layer.result
                 weight = loss_weight(result, "loss", size)
                 finite.append(paddle.isfinite(loss.detach()).reshape([]))
@@ -117,6 +118,8 @@ class Update:
                     reference = weight
                     if shared is not None:
                         reference = shared[0] / trainer.world_size
+                    if len(group) > 1:  # any positive number the ranks agree on
+                        reference = reference + 1
                 if len(group) > 1 or self.parallel is not None:
                     loss = loss * _scalar(weight / reference, loss)
                 if trainer.scaler is not None:
@@ -163,7 +166,8 @@ class Update:
         if trainer.scaler is not None:
             trainer.scaler.unscale_(trainer.optimizer)
         self.grad_norm = _norm([p.grad for p in self.parameters if p.grad is not None])
-        self._unread = (group, finite, shared, self.grad_norm, trainer.state.epoch)
+        ids = [batch_ids(b) or f"(number {i}, no ids)" for i, b in enumerate(group)]
+        self._unread = (ids, finite, shared, self.grad_norm, trainer.state.epoch)
         taken = self.check() if self._at_once else True
         if taken:
             if trainer.scaler is not None:
@@ -173,7 +177,7 @@ class Update:
                 trainer.optimizer.step()
         elif trainer.scaler is not None:
             trainer.scaler.update()
-        trainer.optimizer.clear_grad()
+        trainer.optimizer.clear_grad(set_to_zero=False)
         if not taken:
             state = trainer.model.state_dict()
             for name, value in buffers.items():
@@ -197,7 +201,7 @@ class Update:
                 self.parallel is None and trainer.stop.received > 0
             )
             return True
-        group, finite, shared, norm, epoch = self._unread
+        ids, finite, shared, norm, epoch = self._unread
         self._unread = None
         loss_is_finite = bool(paddle.stack(finite).all())
         everywhere = loss_is_finite
@@ -213,11 +217,7 @@ class Update:
         if everywhere and gradient_is_finite:
             return True
         # The gradient is the same on all ranks, so all of them come here together.
-        mine = [
-            batch_ids(batch) or f"(batch without ids, number {number})"
-            for number, batch in enumerate(group)
-            if everywhere or not bool(finite[number])
-        ]
+        mine = [i for i, ok in zip(ids, finite) if everywhere or not bool(ok)]
         culprits = [ids for part in gather_objects(mine) for ids in part]
         what = "gradient" if everywhere else "loss"
         text = (

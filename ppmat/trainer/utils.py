@@ -187,7 +187,7 @@ def get_random_state() -> Dict[str, Any]:
     version, numbers, spare = random.getstate()
     name, keys, pos, has_gauss, gauss = np.random.get_state()
     return {
-        "python": [version, list(numbers), spare],
+        "python": [version, np.array(numbers, dtype="uint32"), spare],
         "numpy": [name, keys, pos, has_gauss, gauss],
         "paddle": {
             device: [_plain(s) for s in paddle.get_rng_state(device)]
@@ -202,7 +202,7 @@ def set_random_state(state: Mapping[str, Any]) -> None:
     The state of a kind of device that this process does not use is left out.
     """
     version, numbers, spare = state["python"]
-    random.setstate((version, tuple(numbers), spare))
+    random.setstate((version, tuple(numbers.tolist()), spare))
     np.random.set_state(tuple(state["numpy"]))
     for device in _devices():
         saved = state["paddle"].get(device, [])
