@@ -211,9 +211,7 @@ class Update:
             _, bad, stops = shared.tolist()
             everywhere, self.stop_agreed = bad == 0, stops > 0
         # With a loss scaler an infinite gradient is part of its search for a scale.
-        gradient_is_finite = trainer.scaler is not None or bool(
-            paddle.isfinite(paddle.to_tensor(norm))
-        )
+        gradient_is_finite = trainer.scaler is not None or bool(paddle.isfinite(norm))
         if everywhere and gradient_is_finite:
             return True
         # The gradient is the same on all ranks, so all of them come here together.
@@ -250,8 +248,8 @@ def _scalar(value: Any, like: paddle.Tensor) -> Any:
 
 
 @paddle.no_grad()
-def _norm(gradients: List[paddle.Tensor]) -> Any:
+def _norm(gradients: List[paddle.Tensor]) -> paddle.Tensor:
     if not gradients:
-        return float("nan")
+        return paddle.zeros([])
     squares = [g.astype("float32").square().sum() for g in gradients]
     return paddle.stack(squares).sum().sqrt()

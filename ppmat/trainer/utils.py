@@ -125,7 +125,12 @@ def gather_objects(value: Any) -> List[Any]:
 def reduce_sum(values: List[Any]) -> paddle.Tensor:
     """Return the sums over ranks of a few scalars, float64 [len(values)]."""
     total = paddle.stack(
-        [paddle.to_tensor(v, dtype="float64").reshape([]) for v in values]
+        [
+            v.detach().astype("float64").reshape([])
+            if isinstance(v, paddle.Tensor)
+            else paddle.full([], v, dtype="float64")
+            for v in values
+        ]
     )
     if dist.get_world_size() > 1:
         dist.all_reduce(total)
