@@ -14,6 +14,7 @@
 
 
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -326,7 +327,7 @@ def test_threads_are_set_before_paddle_and_not_against_the_user(monkeypatch):
 
     assert threads(OMP_NUM_THREADS="3") == "3"
     cores = len(os.sched_getaffinity(0))
-    if entry.platform.machine().lower() in ("x86_64", "amd64"):
+    if platform.machine().lower() in ("x86_64", "amd64"):
         assert threads() == str(min(8, cores))
         assert threads(PADDLE_LOCAL_SIZE=str(2 * cores)) == "1"
     else:

@@ -28,8 +28,6 @@ import paddle
 
 from ppmat.metrics.is2rs_metric import IS2RSMetric
 from ppmat.metrics.streaming_base import StreamingMetricBase
-from ppmat.utils.registry import CLASS_KEY
-from ppmat.utils.registry import ConfigError
 from ppmat.utils.registry import Registry
 
 __all__ = [
@@ -81,13 +79,4 @@ def build_metric(
     Raises:
         ConfigError: Unknown class, key or wrong type, with the YAML path.
     """
-    if cfg is None:
-        return None
-    if not isinstance(cfg, Mapping):
-        raise ConfigError(
-            f"{where}: expected a block or a mapping of blocks, got "
-            f"{type(cfg).__name__} {cfg!r}"
-        )
-    if CLASS_KEY in cfg:
-        return METRICS.build(cfg, where)
-    return {key: build_metric(block, f"{where}.{key}") for key, block in cfg.items()}
+    return METRICS.build_all(cfg, where)

@@ -22,8 +22,6 @@ from typing import Any
 from typing import Optional
 
 from ppmat.schedulers.scheduling_flow_matching import FlowMatchingScheduler
-from ppmat.utils.registry import CLASS_KEY
-from ppmat.utils.registry import ConfigError
 from ppmat.utils.registry import Registry
 
 __all__ = ["FlowMatchingScheduler", "build_scheduler"]
@@ -45,13 +43,4 @@ def build_scheduler(cfg: Optional[Mapping], where: str = "scheduler") -> Any:
     Raises:
         ConfigError: Unknown class, key or wrong type, with the YAML path.
     """
-    if cfg is None:
-        return None
-    if not isinstance(cfg, Mapping):
-        raise ConfigError(
-            f"{where}: expected a block or a mapping of blocks, got "
-            f"{type(cfg).__name__} {cfg!r}"
-        )
-    if CLASS_KEY in cfg:
-        return SCHEDULERS.build(cfg, where)
-    return {key: build_scheduler(block, f"{where}.{key}") for key, block in cfg.items()}
+    return SCHEDULERS.build_all(cfg, where)

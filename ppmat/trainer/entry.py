@@ -23,42 +23,25 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
-import re
 import time
 from collections.abc import Mapping
 from typing import Any
 from typing import Dict
-from typing import List
 from typing import Optional
 from typing import Sequence
 
 from ppmat.utils import logger
-from ppmat.utils.config import find_config
+from ppmat.utils.command_line import EXIT_BAD_INPUT
+from ppmat.utils.command_line import find_task_config
+from ppmat.utils.command_line import set_threads
+from ppmat.utils.command_line import unset_variables
 from ppmat.utils.config import load_config
 from ppmat.utils.config import save_config
 from ppmat.utils.registry import ConfigError
 from ppmat.utils.registry import check_keys
 
-EXIT_BAD_INPUT = 2
 EXIT_NOT_FINITE = 3
 _SPLITS = ("train", "val", "test")
-_MAX_THREADS = 8
-
-
-def set_threads() -> None:
-    """Set ``OMP_NUM_THREADS`` when the user has not; Paddle would set it to 1.
-
-    Only for x86, where Paddle computes with MKL: its OpenBLAS builds for other
-    machines do not stand several threads.
-    """
-    if "OMP_NUM_THREADS" in os.environ:
-        return
-    if platform.machine().lower() in ("x86_64", "amd64"):
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-        processes = int(os.environ.get("PADDLE_LOCAL_SIZE", "1"))
-        threads = max(1, min(_MAX_THREADS, cores // max(1, processes)))
-        os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
 def parse_args(argv: Optional[Sequence[str]], task_dir: str) -> argparse.Namespace:
@@ -82,26 +65,6 @@ def parse_args(argv: Optional[Sequence[str]], task_dir: str) -> argparse.Namespa
         help="changes, e.g. Trainer.max_epochs=5",
     )
     return parser.parse_intermixed_args(argv)
-
-
-def find_task_config(path: str, task_dir: str) -> str:
-    """Return the file: as given, below the task folder, or below its ``configs``."""
-    for folder in (task_dir, os.path.join(task_dir, "configs")):
-        try:
-            return find_config(path, folder)
-        except ConfigError:
-            continue
-    raise ConfigError(
-        f"configuration file not found: {path}, also not below {task_dir} or "
-        f"{os.path.join(task_dir, 'configs')}"
-    )
-
-
-def unset_variables(path: str) -> List[str]:
-    """Return ``NAME`` of each ``${oc.env:NAME,default}`` that falls back."""
-    with open(path, encoding="utf-8") as file:
-        names = re.findall(r"\$\{oc\.env:(\w+),", file.read())
-    return sorted({name for name in names if name not in os.environ})
 
 
 def main(task_dir: str, argv: Optional[Sequence[str]] = None) -> int:

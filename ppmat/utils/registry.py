@@ -126,6 +126,23 @@ class Registry(Mapping):
         )
         return cls(**params)
 
+    def build_all(self, cfg: Optional[Mapping], where: str) -> Any:
+        """Build one block, a mapping from name to block, or nothing.
+
+        Returns:
+            The object, a dict of objects with the keys of ``cfg``, or None for None.
+        """
+        if cfg is None:
+            return None
+        if not isinstance(cfg, Mapping):
+            raise ConfigError(
+                f"{where}: expected a block or a mapping of blocks, got "
+                f"{type(cfg).__name__} {cfg!r}"
+            )
+        if CLASS_KEY in cfg:
+            return self.build(cfg, where)
+        return {k: self.build_all(block, f"{where}.{k}") for k, block in cfg.items()}
+
     def parse(
         self, cfg: Mapping, where: str, extra_keys: Iterable[str] = ()
     ) -> tuple[type, dict[str, Any]]:
