@@ -22,7 +22,7 @@ the run can be interrupted and continued; the last step gathers them.
 Usage::
 
     python -m ppmat.datasets.oc20_emt DATA --train 3000 --val 400
-    python benchmarks/is2rs.py --data DATA --epochs 6 --seeds 0 1 2 --jobs 2
+    python benchmarks/is2rs.py --data DATA --epochs 4 --seeds 0 1 2 --jobs 2
     python benchmarks/is2rs.py --data DATA --speed     # on an idle machine
 """
 
@@ -251,7 +251,7 @@ def gather(args: argparse.Namespace) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, type=lambda p: Path(p).resolve())
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--work", type=Path, default=Path("output/benchmark_is2rs"))
