@@ -125,6 +125,32 @@ def test_streaming_equals_whole_in_any_batching():
     assert metric.compute_epoch(stage="eval") == {}
 
 
+def test_batches_of_trainer_and_sampler():
+    pred, true, initial, cell, fixed = structures()
+    batch = {
+        "structure_array": {
+            "num_atoms": np.array([len(p) for p in pred]),
+            "cart_coords": np.concatenate(initial),
+            "lattice": np.array(cell),
+            "fixed": np.concatenate(fixed),
+        },
+        "cart_coords_relaxed": np.concatenate(true),
+    }
+    want = average_distance_within_threshold(pred, true, cell, fixed)
+    forward = {"pred_dict": {"cart_coords_relaxed": np.concatenate(pred)}}
+    sampled = {"result": [{"cart_coords": p.tolist()} for p in pred]}
+    copied = {"pred_dict": {"cart_coords_relaxed": np.concatenate(initial)}}
+    for result in (forward, sampled, {**copied, **sampled}):
+        metric = IS2RSMetric()
+        metric.update_step(result=result, batch=batch, stage="eval")
+        assert metric.compute_epoch(stage="eval")["adwt"] == pytest.approx(want)
+    metric = IS2RSMetric()
+    metric.update_step(result={"loss_dict": {}}, batch=batch, stage="train")
+    del batch["cart_coords_relaxed"]
+    metric.update_step(result=forward, batch=batch, stage="eval")
+    assert metric.compute_epoch(stage="eval") == {}
+
+
 def test_mismatched_input_is_named():
     pred, true, _, cell, fixed = structures(3)
     with pytest.raises(ValueError, match="same structures, got 2, 3, 3 and 3"):

@@ -160,8 +160,18 @@ class IS2RSMetric:
         self.counts += [len(free), free.sum()]
 
     def update_step(self, *, result: dict, batch: dict, stage: str) -> None:
-        """Add a batch of the trainer; batches without a prediction are passed by."""
-        predicted = result.get("pred_dict", {}).get("cart_coords_relaxed")
+        """Add a batch; batches without a prediction or without labels are passed by.
+
+        Args:
+            result: With ``result``, the list of generated structures (one for each of
+                the batch), or else ``pred_dict`` with ``cart_coords_relaxed`` [N, 3].
+            batch: The batch, with ``cart_coords_relaxed`` if there are labels.
+            stage: Not used; numbers of all stages mean the same.
+        """
+        if result.get("result"):
+            predicted = np.concatenate([r["cart_coords"] for r in result["result"]])
+        else:
+            predicted = result.get("pred_dict", {}).get("cart_coords_relaxed")
         if predicted is None or "cart_coords_relaxed" not in batch:
             return
         atoms = batch["structure_array"]
