@@ -14,6 +14,7 @@
 
 """Tests of :mod:`ppmat.datasets.oc20_lmdb` and :mod:`ppmat.datasets.oc20_record`."""
 
+import gc
 import multiprocessing
 import os
 import pickle
@@ -38,6 +39,12 @@ from ppmat.datasets.oc20_lmdb import write_lmdb
 from ppmat.datasets.oc20_record import OC20Record
 from ppmat.datasets.oc20_record import record_from_frames
 from ppmat.datasets.pyg_pickle import OC20FormatError
+
+
+@pytest.fixture(autouse=True)
+def collected():
+    """Drop the data sets of earlier tests: in reference cycles they hold files open."""
+    gc.collect()
 
 
 def make_record(seed=0, edges=True, labels=True):
