@@ -33,14 +33,17 @@ def read_version() -> str:
     return match.group(1)
 
 
-# omegaconf before 2.4 pulls antlr4 4.9, which has no wheel on PyPI.
+# Lower bounds are versions the tests pass with on Python 3.10. omegaconf before 2.4
+# pulls antlr4 4.9, which has no wheel on PyPI; ase before 3.26 loses the constraints
+# of extxyz files; Paddle before 3.3 has no second derivatives of some operators and
+# cannot restore the random state of a named device.
 CORE = [
     "numpy>=1.26",
     "pymatgen>=2024.10.29",
     "lmdb>=1.5.1",
     "omegaconf>=2.4",
     "tqdm>=4.66.3",
-    "ase>=3.23",
+    "ase>=3.26",
     "matplotlib>=3.8",
 ]
 
@@ -57,7 +60,7 @@ setup(
     packages=find_packages(include=["ppmat", "ppmat.*"]),
     install_requires=CORE,
     extras_require={
-        "cpu": ["paddlepaddle>=3.1"],
+        "cpu": ["paddlepaddle>=3.3"],
         "test": ["pytest>=8", "hypothesis>=6.100", "setuptools>=70.1"],
         "dev": ["ruff==0.17.5", "pre-commit>=4"],
         "generator": ["fairchem-data-oc==0.0.1"],
