@@ -343,3 +343,21 @@ def test_the_script_of_the_task_shows_its_help():
         cwd="/",
     )
     assert "--config" in done.stdout and "143 / 130" in done.stdout
+
+
+def test_a_bad_data_file_ends_with_its_name_and_status_2(tmp_path, capsys):
+    for split in ("train", "val_id"):
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "data.lmdb").write_text("not a database " * 500)
+    status = entry.main(
+        str(ROOT / "structure_generation"),
+        [
+            "--config=configs/sfin/oc20_smoke.yaml",
+            f"Global.data_root={tmp_path}",
+            f"Trainer.output_dir={tmp_path / 'out'}",
+        ],
+    )
+    assert status == entry.EXIT_BAD_INPUT
+    shown = capsys.readouterr().out
+    assert str(tmp_path / "train" / "data.lmdb") in shown
+    assert "cannot be opened as an LMDB file" in shown

@@ -82,12 +82,14 @@ def main(task_dir: str, argv: Optional[Sequence[str]] = None) -> int:
     except ConfigError as error:
         return _complain(error)
     # Paddle is loaded from here on.
+    from ppmat.datasets.pyg_pickle import OC20FormatError
     from ppmat.trainer.update import NonFiniteError
     from ppmat.utils.save_load import CheckpointError
 
+    bad_input = (ConfigError, CheckpointError, FileNotFoundError, OC20FormatError)
     try:
         run(config, path)
-    except (ConfigError, CheckpointError, FileNotFoundError) as error:
+    except bad_input as error:
         return _complain(error)
     except NonFiniteError as error:
         return _complain(error, EXIT_NOT_FINITE)
