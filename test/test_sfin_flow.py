@@ -23,6 +23,7 @@ from helpers import batch_of
 from helpers import random_slab
 
 from ppmat.models import build_model
+from ppmat.sampler import StructureSampler
 from ppmat.utils.registry import ConfigError
 
 GRAPH = {"cutoff": 4.0, "max_neighbors": None, "k_cut": 1.3}
@@ -205,6 +206,16 @@ def test_state_dict_round_trip():
     other.eval()
     data = batch(0)
     assert model.sample(data) == other.sample(data)
+
+
+@pytest.mark.parametrize(
+    "call", [("sample_by_num_atoms", 4), ("sample_by_chemical_formula", "CuO")]
+)
+def test_sampler_refuses_to_start_from_nothing(call):
+    sampler = StructureSampler.__new__(StructureSampler)
+    sampler.model, (method, argument) = flow(), call
+    with pytest.raises(NotImplementedError, match="takes structures"):
+        getattr(sampler, method)(argument)
 
 
 def test_wrong_settings_name_the_key():

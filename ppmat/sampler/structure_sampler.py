@@ -307,12 +307,7 @@ class StructureSampler:
             NotImplementedError: The model cannot generate from a number alone.
         """
         self._check_num_atoms(num_atoms)
-        if not getattr(self.model, "supports_num_atoms_sampling", True):
-            raise NotImplementedError(
-                f"{type(self.model).__name__} cannot generate a structure from its "
-                "number of atoms alone; use sample_by_chemical_formula or, for a model "
-                "that relaxes, sample_by_structures"
-            )
+        self._check_supports("num_atoms", "its number of atoms")
         return self._from_scratch(
             lambda count: {"structure_array": {"num_atoms": _column(num_atoms, count)}},
             save_path,
@@ -322,6 +317,14 @@ class StructureSampler:
             seed,
             format,
         )
+
+    def _check_supports(self, source: str, words: str) -> None:
+        if not getattr(self.model, f"supports_{source}_sampling", True):
+            raise NotImplementedError(
+                f"{type(self.model).__name__} cannot generate a structure from {words} "
+                "alone; a model that relaxes takes structures: sample_by_structures, "
+                "or on the command line --mode=by_structures --input FILE"
+            )
 
     def sample_by_chemical_formula(
         self,
@@ -339,7 +342,9 @@ class StructureSampler:
 
         Raises:
             ConfigError: Not a formula with whole numbers of atoms.
+            NotImplementedError: The model cannot generate from a formula alone.
         """
+        self._check_supports("chemical_formula", "its formula")
         atom_types = _atomic_numbers(chemical_formula)
 
         def batch(count: int) -> Dict[str, Any]:

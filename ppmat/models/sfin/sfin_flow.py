@@ -65,6 +65,7 @@ class SFINFlow(nn.Layer):
     """
 
     supports_num_atoms_sampling = False
+    supports_chemical_formula_sampling = False
     nested_params = {"backbone_cfg": SFINBackbone}
 
     def __init__(
