@@ -96,7 +96,7 @@ def measure(cells: tuple[int, int], batch_size: int, halves: str, steps: int) ->
     def infer():
         with paddle.no_grad():
             zero = paddle.zeros([batch_size])
-            model.velocity(batch, batch["structure_array"]["cart_coords"], zero)
+            model.displacement(batch, batch["structure_array"]["cart_coords"], zero)
 
     result = {
         "atoms": atoms,

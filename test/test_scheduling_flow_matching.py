@@ -48,6 +48,29 @@ def test_path_starts_at_source_ends_at_target_with_constant_velocity():
     np.testing.assert_allclose(slope, scheduler.velocity(d, z).numpy(), atol=1e-12)
 
 
+def test_velocity_to_the_true_target_is_that_of_the_path():
+    rng = np.random.default_rng(2)
+    x0, d, z = (paddle.to_tensor(rng.normal(size=(5, 3))) for _ in range(3))
+    scheduler = FlowMatchingScheduler(noise_std=0.3)
+    for t in (0.0, 0.4, 0.9):
+        moved = scheduler.add_noise(x0, d, z, t) - x0
+        got = scheduler.velocity_to(d, moved, t).numpy()
+        np.testing.assert_allclose(got, scheduler.velocity(d, z).numpy(), atol=1e-9)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_a_constant_prediction_is_reached_without_rest(steps):
+    rng = np.random.default_rng(3)
+    start, d, z = (paddle.to_tensor(rng.normal(size=(4, 3))) for _ in range(3))
+    scheduler = FlowMatchingScheduler(noise_std=0.3)
+    scheduler.set_timesteps(steps)
+    x = scheduler.prior_sampling(start, z)
+    for t in scheduler.timesteps:
+        velocity = scheduler.velocity_to(d, x - start, t)
+        x = scheduler.step(velocity, t, x).prev_sample
+    np.testing.assert_allclose(x.numpy(), (start + d).numpy(), atol=1e-9)
+
+
 @pytest.mark.parametrize("solver", ["euler", "heun"])
 @pytest.mark.parametrize("steps", [1, 3])
 def test_a_true_velocity_field_is_integrated_exactly(solver, steps):
@@ -92,6 +115,9 @@ def test_training_times():
     uniform = FlowMatchingScheduler().sample_timesteps(4000).numpy()
     assert 0.0 <= uniform.min() and uniform.max() < 1.0
     assert abs(uniform.mean() - 0.5) < 0.02
+    early = FlowMatchingScheduler(time_power=3.0).sample_timesteps(4000).numpy()
+    assert 0.0 <= early.min() and early.max() < 1.0
+    assert abs(early.mean() - 0.25) < 0.02  # the mean of u^3
     zero = FlowMatchingScheduler(time_sampling="zero").sample_timesteps(7).numpy()
     np.testing.assert_array_equal(zero, np.zeros(7))
 

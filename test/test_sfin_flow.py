@@ -93,7 +93,7 @@ def test_loss_is_the_mean_over_structures_of_means_over_free_atoms():
         loss = float(model(data)["loss_dict"]["loss"])
         zero = paddle.zeros([2])
         positions = data["structure_array"]["cart_coords"]
-        error = model.velocity(data, positions, zero) - data["displacement"]
+        error = model.displacement(data, positions, zero) - data["displacement"]
     lengths = np.linalg.norm(error.numpy(), axis=1)
     counts = data["structure_array"]["num_atoms"].tolist()
     free = ~data["structure_array"]["fixed"].numpy()
@@ -160,8 +160,8 @@ def test_regressor_needs_one_call_and_ignores_the_seed():
     model.eval()
     data = batch(0)
     calls = []
-    velocity = model.velocity
-    model.velocity = lambda *args: calls.append(1) or velocity(*args)
+    inner = model.displacement
+    model.displacement = lambda *args: calls.append(1) or inner(*args)
     first = model.sample(data, seed=0)["result"][0]["cart_coords"]
     assert len(calls) == 1
     assert first == model.sample(data, seed=1)["result"][0]["cart_coords"]
@@ -172,10 +172,10 @@ def test_regressor_needs_one_call_and_ignores_the_seed():
 def test_training_beats_standing_still(build, loss_type):
     model = build(loss_type=loss_type)
     data = batch(0, 1)
-    weight = model.velocity_head.weight.clone()
-    model.velocity_head.weight.set_value(paddle.zeros_like(weight))
+    weight = model.displacement_head.weight.clone()
+    model.displacement_head.weight.set_value(paddle.zeros_like(weight))
     still = np.mean([float(model(data)["loss_dict"]["loss"]) for _ in range(10)])
-    model.velocity_head.weight.set_value(weight)
+    model.displacement_head.weight.set_value(weight)
     optimizer = paddle.optimizer.Adam(5e-3, parameters=model.parameters())
     losses = []
     for _ in range(120):

@@ -16,11 +16,11 @@
 
 A path joins a source point to a target point, ``x_t = x_0 + t d + (1 - t) sigma z``
 with ``d`` the displacement from source to target and ``z`` standard normal, and its
-velocity ``d - sigma z`` is what a network learns (Lipman et al., arXiv 2210.02747;
-stochastic interpolants, Albergo et al., arXiv 2303.08797). Sampling integrates the
-learned velocity from ``t = 0`` to ``t = 1``. On a torus (periodic cells) the path is
-the unwrapped straight line along the minimum image; nothing is wrapped on the way, so
-an integral is continuous across cell faces.
+velocity is ``d - sigma z`` (flow matching, Lipman et al., arXiv 2210.02747; stochastic
+interpolants, Albergo et al., arXiv 2303.08797). A network learns the velocity, or the
+displacement it leads to. Sampling integrates from ``t = 0`` to ``t = 1``. On a torus
+(periodic cells) the path is the unwrapped straight line along the minimum image;
+nothing is wrapped on the way, so an integral is continuous across cell faces.
 """
 
 from __future__ import annotations
@@ -48,8 +48,12 @@ class FlowMatchingScheduler:
             the source is a single point.
         solver: ``"euler"``, one network call a step, or ``"heun"``, two (the last
             step is an Euler step: there is no velocity beyond ``t = 1``).
-        time_sampling: How training times are drawn: ``"uniform"`` on [0, 1), or
-            ``"zero"``, always the source, which makes plain regression.
+        time_sampling: How training times are drawn: ``"uniform"`` on [0, 1) before
+            ``time_power``, or ``"zero"``, always the source, which makes plain
+            regression.
+        time_power: Training times are raised to this power. Above 1 they crowd near
+            the source: where a condition names the start of the path, later points
+            give the target away, and only early ones teach to find it.
     """
 
     def __init__(
@@ -57,10 +61,12 @@ class FlowMatchingScheduler:
         noise_std: float = 0.0,
         solver: Literal["euler", "heun"] = "euler",
         time_sampling: Literal["uniform", "zero"] = "uniform",
+        time_power: float = 1.0,
     ) -> None:
         self.noise_std = noise_std
         self.solver = solver
         self.time_sampling = time_sampling
+        self.time_power = time_power
         self.timesteps: list[float] = []
         self._steps: list[float] = []
         self._call = 0
@@ -91,7 +97,7 @@ class FlowMatchingScheduler:
         """Draw ``count`` training times, [count]."""
         if self.time_sampling == "zero":
             return paddle.zeros([count])
-        return paddle.rand([count])
+        return paddle.rand([count]) ** self.time_power
 
     def prior_sampling(
         self, source: paddle.Tensor, noise: paddle.Tensor
@@ -116,8 +122,27 @@ class FlowMatchingScheduler:
     def velocity(
         self, displacement: paddle.Tensor, noise: paddle.Tensor
     ) -> paddle.Tensor:
-        """Return the velocity of the path, the network's target."""
+        """Return the velocity of the path."""
         return displacement - self.noise_std * noise
+
+    def velocity_to(
+        self,
+        displacement: paddle.Tensor,
+        moved: paddle.Tensor,
+        timesteps: float,
+    ) -> paddle.Tensor:
+        """Return the velocity that ends at a predicted target.
+
+        On a straight path the velocity at ``t`` is the way that is left over the time
+        that is left, ``(d - (x_t - x_0)) / (1 - t)``; a network that predicts the
+        displacement ``d`` so has one target of one size at all times.
+
+        Args:
+            displacement: Predicted displacement from the source to the target, [N, 3].
+            moved: ``x_t - x_0``, [N, 3].
+            timesteps: ``t``, below 1.
+        """
+        return (displacement - moved) / (1.0 - timesteps)
 
     def set_timesteps(self, num_inference_steps: int) -> None:
         """Lay ``num_inference_steps`` equal steps from 0 to 1.

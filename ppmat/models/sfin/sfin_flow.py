@@ -25,7 +25,6 @@ import paddle
 from paddle import nn
 from paddle.nn import functional as F
 
-from ppmat.models.sfin.sfin_structure import Features
 from ppmat.models.sfin.sfin_structure import GatedActivation
 from ppmat.models.sfin.sfin_structure import SFINBackbone
 from ppmat.schedulers import build_scheduler
@@ -50,16 +49,17 @@ class SFINFlow(nn.Layer):
     """Flow from the initial to the relaxed structure of a slab with an adsorbate.
 
     The network sees the initial structure (elements, tags, cell, graph, positions)
-    and the present positions, and gives each free atom a velocity. Fixed atoms never
-    move. With a scheduler that always starts at the source without noise, and one
-    inference step, the same class is a plain regressor of the displacement.
+    and the present positions, and predicts for each free atom where it will end; the
+    scheduler makes a velocity of that. Fixed atoms never move. With a scheduler that
+    always starts at the source without noise, and one inference step, the same class
+    is a plain regressor of the displacement.
 
     Args:
         backbone_cfg: Constructor arguments of :class:`SFINBackbone`.
         scheduler_cfg: Block of the scheduler (``FlowMatchingScheduler``).
         loss_type: ``"l2_norm"``, the mean length of the error vectors, whose minimum
             is the median that distance thresholds reward; or ``"mse"``, whose
-            minimum is the mean, the velocity field of flow matching proper.
+            minimum is the mean, from which flow matching proper has its velocity.
         num_inference_steps: Integration steps, in evaluation and where ``sample`` is
             not told otherwise.
     """
@@ -83,25 +83,31 @@ class SFINFlow(nn.Layer):
         channels, vectors = self.backbone.out_channels, self.backbone.out_vectors
         self.time = TimeEmbedding(channels)
         self.readout = GatedActivation(channels, vectors)
-        self.velocity_head = nn.Linear(
+        self.displacement_head = nn.Linear(
             vectors,
             1,
             weight_attr=nn.initializer.Normal(std=0.01),  # begins near copying
             bias_attr=False,
         )
 
-    def velocity(
+    def displacement(
         self, batch: dict, positions: paddle.Tensor, time: paddle.Tensor
     ) -> paddle.Tensor:
-        """Return the velocity [N, 3] (Å per unit of time) at positions and time [S]."""
+        """Predict the way from initial to relaxed positions, [N, 3] Å.
+
+        Args:
+            batch: The batch.
+            positions: Where the atoms are now, [N, 3] Å.
+            time: Time on the path of each structure, [S].
+        """
         atoms = batch["structure_array"]
         condition = paddle.repeat_interleave(
             self.time(time), atoms["num_atoms"], axis=0
         )
         x, _ = self.backbone(batch, positions, condition)
-        x = self.readout(Features(x.s, x.v))
         free = 1.0 - atoms["fixed"].astype(positions.dtype)
-        return self.velocity_head(x.v).squeeze(-1) * free.unsqueeze(-1)
+        way = self.displacement_head(self.readout(x).v).squeeze(-1)
+        return way * free.unsqueeze(-1)
 
     def forward(self, batch: dict) -> dict:
         """Compute the flow-matching loss and, in evaluation, relaxed structures.
@@ -129,8 +135,8 @@ class SFINFlow(nn.Layer):
         noise = noise * free.unsqueeze(-1)
         per_atom = paddle.repeat_interleave(time, num_atoms).unsqueeze(-1)
         positions = self.scheduler.add_noise(start, displacement, noise, per_atom)
-        target = self.scheduler.velocity(displacement, noise)
-        error = ((self.velocity(batch, positions, time) - target) ** 2).sum(axis=-1)
+        predicted = self.displacement(batch, positions, time)
+        error = (predicted - displacement).square().sum(axis=-1)
         if self.loss_type == "l2_norm":
             error = (error + 1e-12).sqrt()
         structure = paddle.repeat_interleave(paddle.arange(count), num_atoms)
@@ -152,7 +158,11 @@ class SFINFlow(nn.Layer):
         self.scheduler.set_timesteps(num_inference_steps)
         for t in self.scheduler.timesteps:
             time = paddle.full(atoms["num_atoms"].shape, t, dtype=positions.dtype)
-            velocity = self.velocity(batch, positions, time)
+            velocity = self.scheduler.velocity_to(
+                self.displacement(batch, positions, time),
+                positions - atoms["cart_coords"],
+                t,
+            )
             positions = self.scheduler.step(velocity, t, positions).prev_sample
         return positions
 
