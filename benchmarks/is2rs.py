@@ -44,23 +44,23 @@ CONFIG = ROOT / "structure_generation/configs/sfin/oc20.yaml"
 SPLITS = ["val_id", "val_ood_ads", "val_ood_cat"]
 BACKBONE = "Model.__init_params__.backbone_cfg"
 SCHEDULER = "Model.__init_params__.scheduler_cfg.__init_params__"
-REGRESSOR = [
-    f"{SCHEDULER}.noise_std=0.0",
-    f"{SCHEDULER}.time_sampling=zero",
-    "Model.__init_params__.num_inference_steps=1",
+FLOW = [
+    f"{SCHEDULER}.noise_std=0.1",
+    f"{SCHEDULER}.time_sampling=uniform",
+    f"{SCHEDULER}.time_power=3.0",
+    "Model.__init_params__.num_inference_steps=2",
 ]
 ROWS = {
-    "spatial half only": [f"{BACKBONE}.halves=spatial", *REGRESSOR],
+    "spatial half only": [f"{BACKBONE}.halves=spatial"],
     "spatial half only, as many parameters as full": [
         f"{BACKBONE}.halves=spatial",
         f"{BACKBONE}.channels=60",
         f"{BACKBONE}.vectors=30",
-        *REGRESSOR,
     ],
-    "frequency half only": [f"{BACKBONE}.halves=frequency", *REGRESSOR],
-    "both halves without exchange": [f"{BACKBONE}.exchange=false", *REGRESSOR],
-    "full network, regressor": REGRESSOR,
-    "full network, flow": [],
+    "frequency half only": [f"{BACKBONE}.halves=frequency"],
+    "both halves without exchange": [f"{BACKBONE}.exchange=false"],
+    "full network, regressor": [],
+    "full network, flow": FLOW,
 }
 COPY = "copy input"
 

@@ -32,7 +32,7 @@ CONFIGS = sorted(ROOT.glob("*/configs/**/*.yaml"))
 
 def test_there_are_configs():
     names = [path.name for path in CONFIGS]
-    assert {"oc20.yaml", "oc20_10k.yaml", "oc20_all.yaml", "oc20_smoke.yaml"} <= set(
+    assert {"oc20.yaml", "oc20_10k.yaml", "oc20_all.yaml", "oc20_flow.yaml"} <= set(
         names
     )
 
