@@ -24,8 +24,8 @@ import numpy as np
 import paddle
 import pytest
 import yaml
-from trainer_toys import Toy
-from trainer_toys import read_rows
+from helpers_trainer import Toy
+from helpers_trainer import read_rows
 
 from ppmat.datasets import DATASETS
 from ppmat.datasets.custom_data_type import ConcatData

@@ -17,9 +17,9 @@
 import numpy as np
 import paddle
 import pytest
+from helpers_sampler import GRAPH
+from helpers_sampler import make_slabs
 from pymatgen.io.ase import AseAtomsAdaptor
-from sampler_toys import GRAPH
-from sampler_toys import make_slabs
 
 from ppmat.models import MODELS
 from ppmat.predictor import BasePredictor

@@ -23,12 +23,12 @@ import numpy as np
 import pytest
 from ase.io import read
 from ase.io import write
-from sampler_toys import GRAPH
-from sampler_toys import ToyRelaxer
-from sampler_toys import data_block
-from sampler_toys import make_slabs
-from sampler_toys import write_model
-from sampler_toys import write_split
+from helpers_sampler import GRAPH
+from helpers_sampler import ToyRelaxer
+from helpers_sampler import data_block
+from helpers_sampler import make_slabs
+from helpers_sampler import write_model
+from helpers_sampler import write_split
 
 from ppmat.sampler.entry import main
 from ppmat.sampler.entry import parse_args

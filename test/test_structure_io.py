@@ -22,8 +22,8 @@ from ase import Atoms
 from ase.constraints import FixAtoms
 from ase.io import read
 from ase.io import write
-from sampler_toys import make_slabs
-from sampler_toys import write_split
+from helpers_sampler import make_slabs
+from helpers_sampler import write_split
 
 from ppmat.sampler.structure_io import FORMATS
 from ppmat.sampler.structure_io import Chain

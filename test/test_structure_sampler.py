@@ -26,14 +26,14 @@ import paddle
 import pytest
 from ase.constraints import FixAtoms
 from ase.io import read
+from helpers_sampler import GRAPH
+from helpers_sampler import ToyRelaxer
+from helpers_sampler import data_block
+from helpers_sampler import make_slab
+from helpers_sampler import make_slabs
+from helpers_sampler import write_model
+from helpers_sampler import write_split
 from pymatgen.io.ase import AseAtomsAdaptor
-from sampler_toys import GRAPH
-from sampler_toys import ToyRelaxer
-from sampler_toys import data_block
-from sampler_toys import make_slab
-from sampler_toys import make_slabs
-from sampler_toys import write_model
-from sampler_toys import write_split
 
 from ppmat.datasets.oc20_lmdb import OC20LMDB
 from ppmat.datasets.oc20_lmdb import write_lmdb
@@ -411,7 +411,7 @@ def test_two_processes_share_the_batches(tmp_path):
         f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'test')!r}]\n"
         "import paddle; paddle.set_device('cpu')\n"
         "import paddle.distributed as dist; dist.init_parallel_env()\n"
-        "from sampler_toys import ToyRelaxer\n"
+        "from helpers_sampler import ToyRelaxer\n"
         "from ppmat.sampler import StructureSampler\n"
         f"sampler = StructureSampler(**{arguments!r})\n"
         f"out = {str(tmp_path / 'two')!r}\n"

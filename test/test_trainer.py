@@ -18,13 +18,13 @@ import os
 import numpy as np
 import paddle
 import pytest
+from helpers_trainer import Structures
+from helpers_trainer import Toy
+from helpers_trainer import make_model
+from helpers_trainer import make_trainer
+from helpers_trainer import read_rows
+from helpers_trainer import weights_of
 from paddle import nn
-from trainer_toys import Structures
-from trainer_toys import Toy
-from trainer_toys import make_model
-from trainer_toys import make_trainer
-from trainer_toys import read_rows
-from trainer_toys import weights_of
 
 from ppmat.metrics import StreamingMetricBase
 from ppmat.trainer import TRAINERS

@@ -20,12 +20,12 @@ import os
 import subprocess
 import sys
 
+import helpers_ranks
 import numpy as np
 import paddle
 import pytest
-import trainer_ranks
-from trainer_toys import make_model
-from trainer_toys import read_rows
+from helpers_trainer import make_model
+from helpers_trainer import read_rows
 
 from ppmat.utils import save_load
 
@@ -47,7 +47,7 @@ def run(tmp_path_factory):
         "OMP_NUM_THREADS": "1",
     }
     launch = [sys.executable, "-W", "ignore", "-m", "paddle.distributed.launch"]
-    script = os.path.join(HERE, "trainer_ranks.py")
+    script = os.path.join(HERE, "helpers_ranks.py")
     logs = folder / "logs"
     done = subprocess.run(
         [*launch, "--nproc_per_node=2", f"--log_dir={logs}", script, str(folder)],
@@ -78,7 +78,7 @@ def assert_close(first, second, tolerance=2e-5):
 def test_same_run_as_one_process_with_the_global_batch(run, tmp_path):
     """19 structures, batches of 4 + 4; the last one is 2 + 1."""
     folder, ranks = run
-    alone = trainer_ranks.trajectory(str(tmp_path), 8)
+    alone = helpers_ranks.trajectory(str(tmp_path), 8)
     both = [report["trajectory"] for report in ranks]
     assert both[0]["weights"] == both[1]["weights"]
     assert_close(both[0]["weights"], alone["weights"])
@@ -116,7 +116,7 @@ def test_ranks_agree_on_best_value_and_rate(run):
 
 def test_weights_of_a_step_are_those_of_all_its_structures(run, tmp_path):
     _, ranks = run
-    alone = trainer_ranks.accumulated(str(tmp_path), 8, 1)
+    alone = helpers_ranks.accumulated(str(tmp_path), 8, 1)
     for report in ranks:
         assert_close(report["accumulated"]["weights"], alone["weights"])
         assert report["accumulated"]["state"]["global_step"] == 9
@@ -124,9 +124,9 @@ def test_weights_of_a_step_are_those_of_all_its_structures(run, tmp_path):
 
 def test_broken_twin_mean_of_ranks_is_not_the_mean(tmp_path, monkeypatch):
     """Without weights the unequal parts of a batch give another step."""
-    alone = trainer_ranks.accumulated(str(tmp_path / "a"), 8, 1)
+    alone = helpers_ranks.accumulated(str(tmp_path / "a"), 8, 1)
     monkeypatch.setattr("ppmat.trainer.update.loss_weight", lambda *args: 1)
-    twin = trainer_ranks.accumulated(str(tmp_path / "b"), 4, 2)
+    twin = helpers_ranks.accumulated(str(tmp_path / "b"), 4, 2)
     with pytest.raises(AssertionError):
         assert_close(twin["weights"], alone["weights"])
 
@@ -143,7 +143,7 @@ def test_noise_differs_and_weights_agree(run):
 def test_evaluation_counts_each_structure_once(run, tmp_path, size):
     """1 structure leaves a rank without a batch, 5 leave it a shorter share."""
     _, ranks = run
-    alone = trainer_ranks.tiny_evaluation(str(tmp_path), size)
+    alone = helpers_ranks.tiny_evaluation(str(tmp_path), size)
     for strategy in ("step", "epoch"):
         first, second = (r[f"evaluation_{size}"][strategy] for r in ranks)
         assert first == second
@@ -156,7 +156,7 @@ def test_parameters_used_on_one_rank_only(run):
     first, second = (report["unused"]["weights"] for report in ranks)
     assert first == second
     paddle.seed(0)
-    initial = trainer_ranks.Moody(unused=True).spare.weight.tolist()
+    initial = helpers_ranks.Moody(unused=True).spare.weight.tolist()
     assert first["spare.weight"] != initial
 
 

@@ -23,14 +23,14 @@ import time
 import numpy as np
 import paddle
 import pytest
+from helpers_trainer import Structures
+from helpers_trainer import Toy
+from helpers_trainer import curve
+from helpers_trainer import make_model
+from helpers_trainer import make_trainer
+from helpers_trainer import read_rows
+from helpers_trainer import weights_of
 from paddle import nn
-from trainer_toys import Structures
-from trainer_toys import Toy
-from trainer_toys import curve
-from trainer_toys import make_model
-from trainer_toys import make_trainer
-from trainer_toys import read_rows
-from trainer_toys import weights_of
 
 from ppmat.trainer import TrainerState
 from ppmat.trainer.signals import TrainingInterrupted

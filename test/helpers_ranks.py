@@ -27,13 +27,13 @@ import sys
 import numpy as np
 import paddle
 import paddle.distributed as dist
+from helpers_trainer import Structures
+from helpers_trainer import Toy
+from helpers_trainer import curve
+from helpers_trainer import make_model
+from helpers_trainer import make_trainer
+from helpers_trainer import weights_of
 from paddle import nn
-from trainer_toys import Structures
-from trainer_toys import Toy
-from trainer_toys import curve
-from trainer_toys import make_model
-from trainer_toys import make_trainer
-from trainer_toys import weights_of
 
 from ppmat.metrics import StreamingMetricBase
 from ppmat.metrics.streaming_base import _all_reduce_sum_
