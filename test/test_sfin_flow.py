@@ -218,6 +218,11 @@ def test_sampler_refuses_to_start_from_nothing(call):
         getattr(sampler, method)(argument)
 
 
+def test_no_steps_is_an_error_not_the_default():
+    with pytest.raises(ValueError, match="num_inference_steps must be at least 1"):
+        flow().sample(batch(0), num_inference_steps=0)
+
+
 def test_wrong_settings_name_the_key():
     with pytest.raises(ConfigError, match="loss_type"):
         flow(loss_type="l3")

@@ -205,7 +205,9 @@ class SFINFlow(nn.Layer):
             ``atom_types``, ``lattice`` (rows, Å), ``frac_coords``, ``cart_coords`` (Å,
             not wrapped), ``tags``, ``fixed``, ``id`` and ``sample``.
         """
-        steps = num_inference_steps or self.num_inference_steps
+        steps = num_inference_steps
+        if steps is None:
+            steps = self.num_inference_steps
         atoms = batch_data["structure_array"]
         free = 1.0 - atoms["fixed"].astype(atoms["cart_coords"].dtype)
         draws = [
