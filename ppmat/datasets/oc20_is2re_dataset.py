@@ -49,7 +49,6 @@ from typing import Union
 import ase
 import numpy as np
 import paddle.distributed as dist
-from ase.constraints import FixAtoms
 from paddle import io
 from pymatgen.core.structure import IStructure
 from pymatgen.core.structure import Structure
@@ -63,6 +62,7 @@ from ppmat.datasets.oc20_lmdb import OC20LMDB
 from ppmat.datasets.oc20_lmdb import SUBSETS
 from ppmat.datasets.oc20_lmdb import OC20FormatError
 from ppmat.datasets.oc20_lmdb import OC20Record
+from ppmat.datasets.oc20_record import fixed_atoms
 from ppmat.utils import logger
 from ppmat.utils.download import get_datasets_path_from_url
 
@@ -388,14 +388,7 @@ def _from_atoms(atoms: ase.Atoms, sid: str) -> OC20Record:
             "three directions; a slab needs one, with vacuum along its normal "
             "(atoms.center(vacuum=10, axis=2))"
         )
-    fixed = np.zeros(len(atoms), dtype=bool)
-    for constraint in atoms.constraints:
-        if not isinstance(constraint, FixAtoms):
-            raise ValueError(
-                f"structure {sid!r} has the constraint {type(constraint).__name__}; "
-                "only FixAtoms has a meaning here. Remove it or fix whole atoms"
-            )
-        fixed[constraint.index] = True
+    fixed = fixed_atoms(atoms, f"structure {sid!r}")
     tags = atoms.get_tags() if atoms.has("tags") else None
     return _record(atoms.numbers, atoms.positions, atoms.cell, tags, fixed, sid)
 

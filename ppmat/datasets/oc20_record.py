@@ -261,6 +261,27 @@ class _Canonical:
         return str(int(array.reshape(())))
 
 
+def fixed_atoms(atoms: Any, where: str) -> np.ndarray:
+    """Return which atoms the ``FixAtoms`` constraints of ``ase.Atoms`` hold, bool [N].
+
+    Args:
+        atoms: The ``ase.Atoms``.
+        where: Their name, for the error.
+
+    Raises:
+        OC20FormatError: There is a constraint of another kind.
+    """
+    fixed = np.zeros(len(atoms), dtype=bool)
+    for constraint in atoms.constraints:
+        if not isinstance(constraint, FixAtoms):
+            raise OC20FormatError(
+                f"{where}: constraint {type(constraint).__name__}; only FixAtoms has "
+                "a meaning here. Remove it or fix whole atoms"
+            )
+        fixed[constraint.index] = True
+    return fixed
+
+
 def record_from_frames(
     frames: list, sid: str, energy_key: Optional[str] = None
 ) -> OC20Record:
@@ -284,14 +305,7 @@ def record_from_frames(
         last.cell.tolist(),
     ):
         raise OC20FormatError(f"{sid}: first and last frame differ in atoms or cell")
-    fixed = np.zeros(len(first), dtype=bool)
-    for constraint in first.constraints:
-        if not isinstance(constraint, FixAtoms):
-            raise OC20FormatError(
-                f"{sid}: constraint {type(constraint).__name__} has no place in a "
-                "record, which knows fixed and free atoms (FixAtoms) only"
-            )
-        fixed[constraint.index] = True
+    fixed = fixed_atoms(first, sid)
     energies = []
     for atoms in (first, last) if energy_key is not None else ():
         if energy_key not in atoms.info:

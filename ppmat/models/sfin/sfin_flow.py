@@ -45,6 +45,29 @@ class TimeEmbedding(nn.Layer):
         return self.out(F.silu(self.hidden(waves)))
 
 
+def structure_ids(batch: dict) -> list[str]:
+    """Return the ids of a batch, or numbers where it has none."""
+    count = batch["structure_array"]["num_atoms"].shape[0]
+    return batch.get("id") or [str(i) for i in range(count)]
+
+
+def draw_noise(batch: dict, seed: int, sample: int) -> paddle.Tensor:
+    """Draw the noise of each structure from its own stream, [N, 3].
+
+    The stream is named by seed, structure id and sample number, so a structure gets
+    the same noise in whatever batch it stands.
+    """
+    counts = batch["structure_array"]["num_atoms"].tolist()
+    draws = [
+        np.random.default_rng(
+            [seed, zlib.crc32(str(name).encode()), sample]
+        ).standard_normal((n, 3))
+        for name, n in zip(structure_ids(batch), counts)
+    ]
+    dtype = batch["structure_array"]["cart_coords"].dtype
+    return paddle.to_tensor(np.concatenate(draws), dtype=dtype)
+
+
 class SFINFlow(nn.Layer):
     """Flow from the initial to the relaxed structure of a slab with an adsorbate.
 
@@ -127,7 +150,7 @@ class SFINFlow(nn.Layer):
             noise = paddle.randn(start.shape, dtype=start.dtype)
             time = self.scheduler.sample_timesteps(count).astype(start.dtype)
         else:
-            noise = self._noise(batch, seed=0, sample=0)
+            noise = draw_noise(batch, seed=0, sample=0)
             time = (paddle.arange(count, dtype=start.dtype) + 0.5) / count
             if self.scheduler.time_sampling == "zero":
                 time = paddle.zeros_like(time)
@@ -166,23 +189,6 @@ class SFINFlow(nn.Layer):
             positions = self.scheduler.step(velocity, t, positions).prev_sample
         return positions
 
-    def _noise(self, batch: dict, seed: int, sample: int) -> paddle.Tensor:
-        """Draw the noise of each structure from its own stream, [N, 3].
-
-        The stream is named by seed, structure id and sample number, so a structure
-        gets the same noise in whatever batch it stands.
-        """
-        counts = batch["structure_array"]["num_atoms"].tolist()
-        ids = batch.get("id") or [str(i) for i in range(len(counts))]
-        draws = [
-            np.random.default_rng(
-                [seed, zlib.crc32(str(name).encode()), sample]
-            ).standard_normal((n, 3))
-            for name, n in zip(ids, counts)
-        ]
-        dtype = batch["structure_array"]["cart_coords"].dtype
-        return paddle.to_tensor(np.concatenate(draws), dtype=dtype)
-
     @paddle.no_grad()
     def sample(
         self,
@@ -213,13 +219,13 @@ class SFINFlow(nn.Layer):
         draws = [
             self.integrate(
                 batch_data,
-                self._noise(batch_data, seed, sample) * free.unsqueeze(-1),
+                draw_noise(batch_data, seed, sample) * free.unsqueeze(-1),
                 steps,
             ).numpy()
             for sample in range(num_samples)
         ]
         counts = atoms["num_atoms"].tolist()
-        ids = batch_data.get("id") or [str(i) for i in range(len(counts))]
+        ids = structure_ids(batch_data)
         rows = np.cumsum([0, *counts])
         lattice = atoms["lattice"].numpy()
         fields = {key: atoms[key].numpy() for key in ("atom_types", "tags", "fixed")}

@@ -402,7 +402,6 @@ class SFINBackbone(nn.Layer):
     ) -> None:
         super().__init__()
         self.num_halves = 2 if halves == "both" else 1
-        self.channels, self.vectors = channels, vectors
         self.out_channels = channels * self.num_halves
         self.out_vectors = vectors * self.num_halves
         self.k_cut = k_cut
