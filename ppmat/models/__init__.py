@@ -29,6 +29,7 @@ from typing import Tuple
 import paddle.nn as nn
 
 from ppmat.datasets.graph_utils import PeriodicGraphConverter
+from ppmat.models.sfin.sfin_energy import SFINEnergy
 from ppmat.models.sfin.sfin_flow import SFINFlow
 from ppmat.utils import download
 from ppmat.utils import logger
@@ -44,6 +45,7 @@ from ppmat.utils.registry import nearest
 __all__ = [
     "MODEL_REGISTRY",
     "PeriodicGraphConverter",
+    "SFINEnergy",
     "SFINFlow",
     "build_graph_converter",
     "build_model",
@@ -52,7 +54,7 @@ __all__ = [
 ]
 
 GRAPH_CONVERTERS = Registry("graph converter", [PeriodicGraphConverter])
-MODELS = Registry("model", [SFINFlow])
+MODELS = Registry("model", [SFINEnergy, SFINFlow])
 
 # Registered name -> address of its package (see ppmat.utils.model_package).
 MODEL_REGISTRY: Dict[str, str] = {}
