@@ -26,11 +26,13 @@ from typing import Union
 
 import paddle
 
+from ppmat.metrics.is2re_metric import IS2REMetric
 from ppmat.metrics.is2rs_metric import IS2RSMetric
 from ppmat.metrics.streaming_base import StreamingMetricBase
 from ppmat.utils.registry import Registry
 
 __all__ = [
+    "IS2REMetric",
     "IS2RSMetric",
     "IgnoreNanMetricWrapper",
     "StreamingMetricBase",
@@ -57,7 +59,7 @@ class IgnoreNanMetricWrapper:
         return self._metric(pred[known], label[known])
 
 
-METRICS = Registry("metric", [IS2RSMetric, IgnoreNanMetricWrapper])
+METRICS = Registry("metric", [IS2REMetric, IS2RSMetric, IgnoreNanMetricWrapper])
 # Existing YAML files name these two by the path under which Paddle documents them.
 METRICS.register(paddle.nn.L1Loss, "paddle.nn.L1Loss")
 METRICS.register(paddle.nn.MSELoss, "paddle.nn.MSELoss")

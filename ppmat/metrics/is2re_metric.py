@@ -1,0 +1,149 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""How close predicted adsorption energies come: MAE and EwT.
+
+Definitions follow the Open Catalyst evaluator: energy MAE is the mean absolute error in
+eV; energy within threshold (EwT) is the share of structures whose absolute error is
+strictly below 0.02 eV. Errors are taken in the precision of the input, as there: for
+float32 energies an error of float32(0.02) is not within the threshold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+
+import numpy as np
+import paddle
+import paddle.distributed as dist
+
+EWT_THRESHOLD = 0.02  # eV
+
+
+def absolute_errors(energy_pred: Sequence, energy_true: Sequence) -> np.ndarray:
+    """Return each structure's absolute error, [S] eV.
+
+    Args:
+        energy_pred: Predicted energies, [S] or [S, 1] eV.
+        energy_true: Energies of the relaxed structures, [S] or [S, 1] eV.
+
+    Raises:
+        ValueError: They are not equally many.
+    """
+    pred, true = np.asarray(energy_pred), np.asarray(energy_true)
+    if pred.size != true.size:
+        raise ValueError(
+            f"predicted energies {pred.shape} and true energies {true.shape} do not "
+            "belong together: one number a structure is wanted in both"
+        )
+    return np.abs(pred.reshape(-1) - true.reshape(-1))
+
+
+def energy_mae(energy_pred: Sequence, energy_true: Sequence) -> float:
+    """Return the mean absolute error, eV; see :func:`absolute_errors`."""
+    return float(absolute_errors(energy_pred, energy_true).mean(dtype=np.float64))
+
+
+def energy_within_threshold(
+    energy_pred: Sequence, energy_true: Sequence, threshold: float = EWT_THRESHOLD
+) -> float:
+    """Return the share of structures with an error strictly below ``threshold`` eV."""
+    errors = absolute_errors(energy_pred, energy_true)
+    return float((errors < float(threshold)).mean())
+
+
+def mean_over_splits(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Return each score's plain mean over splits, as leaderboards report it.
+
+    Splits count alike, whatever their sizes.
+
+    Args:
+        scores: Split to the scores of that split, the same names in each.
+
+    Raises:
+        ValueError: There is no split, or they have different scores.
+    """
+    if not scores:
+        raise ValueError("there are no splits to average over")
+    names = list(next(iter(scores.values())))
+    for split, values in scores.items():
+        if set(values) != set(names):
+            raise ValueError(
+                f"split '{split}' has the scores {', '.join(sorted(values))}, another "
+                f"one {', '.join(sorted(names))}; wanted the same in all"
+            )
+    return {
+        name: float(np.mean([values[name] for values in scores.values()]))
+        for name in names
+    }
+
+
+class IS2REMetric:
+    """Streaming form, for the trainer: ``energy_mae`` [eV] and ``ewt`` (a share).
+
+    Only sums are kept, so memory does not grow and processes add up.
+
+    Args:
+        property_name: Key of the energy in ``pred_dict`` and in the batch.
+        threshold: Errors strictly below it [eV] count for ``ewt``.
+    """
+
+    def __init__(
+        self, property_name: str = "y_relaxed", threshold: float = EWT_THRESHOLD
+    ) -> None:
+        self.property_name = property_name
+        self.threshold = float(threshold)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all structures."""
+        self.sums = np.zeros(3)  # absolute errors [eV], errors within, structures
+
+    def bind(self, **runtime_objs: object) -> None:
+        """Take part in the trainer's metric contract; nothing is needed from it."""
+
+    def update(self, energy_pred: Sequence, energy_true: Sequence) -> None:
+        """Add structures; arguments as in :func:`absolute_errors`."""
+        errors = absolute_errors(energy_pred, energy_true)
+        within = (errors < self.threshold).sum()
+        self.sums += [errors.sum(dtype=np.float64), within, len(errors)]
+
+    def update_step(self, *, result: dict, batch: dict, stage: str) -> None:
+        """Add a batch; batches without a prediction or without labels are passed by.
+
+        Args:
+            result: With ``pred_dict``, which holds the energies [S, 1] eV.
+            batch: The batch, with the energies [S, 1] eV if there are labels.
+            stage: Not used; numbers of all stages mean the same.
+        """
+        predicted = result.get("pred_dict", {}).get(self.property_name)
+        if predicted is None or self.property_name not in batch:
+            return
+        self.update(predicted, batch[self.property_name])
+
+    def compute_epoch(self, *, stage: str = "eval") -> dict[str, float]:
+        """Return both numbers over all processes; none when nothing was scored."""
+        total = self.sums
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            reduced = paddle.to_tensor(total, dtype="float64")
+            dist.all_reduce(reduced)
+            total = reduced.numpy()
+        errors, within, structures = total
+        if structures == 0:
+            return {}
+        return {
+            "energy_mae": float(errors / structures),
+            "ewt": float(within / structures),
+        }
