@@ -53,7 +53,6 @@ def test_package_loads_nothing_of_others():
         "ppmat.utils.model_package",
         "ppmat.sampler",
         "ppmat.sampler.entry",
-        "ppmat.sampler.submission",
         "ppmat.trainer",
         "ppmat.trainer.entry",
     ],

@@ -40,9 +40,9 @@ from ppmat.datasets.oc20_lmdb import write_lmdb
 from ppmat.metrics import METRICS
 from ppmat.metrics.is2rs_metric import average_distance_within_threshold
 from ppmat.sampler import StructureSampler
-from ppmat.sampler import result_store
 from ppmat.utils.periodic import minimum_image
 from ppmat.utils.registry import ConfigError
+from ppmat.utils.result_store import ResultStore
 from ppmat.utils.save_load import CheckpointError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -228,14 +228,14 @@ def test_stopped_run_goes_on_where_it_stopped(relaxer, tmp_path, monkeypatch):
     slabs = make_slabs(7)
     options = {"batch_size": 2, "seed": 1, "save_path": str(tmp_path / "out")}
     whole = [a.positions for a in relaxer.sample_by_structures(slabs, 2, 1)]
-    write = result_store.ResultStore.write
+    write = ResultStore.write
 
     def stop_at_third(self, part, results):
         if part == 2:
             raise KeyboardInterrupt
         write(self, part, results)
 
-    monkeypatch.setattr(result_store.ResultStore, "write", stop_at_third)
+    monkeypatch.setattr(ResultStore, "write", stop_at_third)
     with pytest.raises(KeyboardInterrupt):
         relaxer.sample_by_structures(slabs, **options)
     assert not (tmp_path / "out" / "structures.extxyz").exists()

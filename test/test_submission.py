@@ -17,12 +17,12 @@
 import numpy as np
 import pytest
 
+from ppmat.datasets import submission
 from ppmat.datasets.oc20_lmdb import write_lmdb
 from ppmat.datasets.oc20_record import OC20Record
-from ppmat.sampler import submission
-from ppmat.sampler.submission import SubmissionError
-from ppmat.sampler.submission import check_submission
-from ppmat.sampler.submission import write_submission
+from ppmat.datasets.submission import SubmissionError
+from ppmat.datasets.submission import check_submission
+from ppmat.datasets.submission import write_submission
 
 rng = np.random.default_rng(0)
 SIZES = (3, 1, 4)

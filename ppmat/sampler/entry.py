@@ -119,7 +119,7 @@ def main(task_dir: str, argv: Optional[Sequence[str]] = None) -> int:
     args = parse_args(argv)
     # Paddle is loaded from here on.
     from ppmat.datasets.pyg_pickle import OC20FormatError
-    from ppmat.sampler.submission import SubmissionError
+    from ppmat.datasets.submission import SubmissionError
     from ppmat.utils.download import ArchiveError
     from ppmat.utils.download import DownloadError
     from ppmat.utils.save_load import CheckpointError
@@ -148,9 +148,9 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
     """
     import paddle.distributed as dist
 
-    from ppmat.sampler.structure_io import check_format
+    from ppmat.datasets.submission import split_name
     from ppmat.sampler.structure_sampler import StructureSampler
-    from ppmat.sampler.submission import split_name
+    from ppmat.sampler.structure_writer import check_format
 
     _check_options(args)
     if args.format is not None:
@@ -239,8 +239,8 @@ def _conditions(items: Sequence[str]) -> Dict[str, Any]:
 def _run_splits(sampler: Any, args: argparse.Namespace) -> int:
     import paddle.distributed as dist
 
+    from ppmat.datasets.submission import write_submission
     from ppmat.sampler.scoring import has_truth
-    from ppmat.sampler.submission import write_submission
 
     found: Dict[str, Any] = {}
     for split in args.split or [None]:
@@ -280,9 +280,9 @@ def _score(sampler: Any, results: Any, folder: str, split: Optional[str]) -> Non
 def _run_structures(sampler: Any, args: argparse.Namespace) -> int:
     import paddle.distributed as dist
 
+    from ppmat.datasets.structure_reader import read_inputs
+    from ppmat.datasets.submission import write_submission
     from ppmat.sampler.scoring import has_truth
-    from ppmat.sampler.structure_io import read_inputs
-    from ppmat.sampler.submission import write_submission
 
     structures, faults = read_inputs(args.input)
     for fault in faults:

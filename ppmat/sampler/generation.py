@@ -16,7 +16,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import os
 from collections.abc import Mapping
@@ -34,16 +33,13 @@ import paddle.distributed as dist
 from paddle import io
 from tqdm import tqdm
 
-from ppmat.datasets.oc20_lmdb import OC20LMDB
-from ppmat.datasets.structure_dataset import as_records
 from ppmat.datasets.structure_dataset import batches_in_order
-from ppmat.sampler.result_store import Result
-from ppmat.sampler.result_store import ResultStore
-from ppmat.sampler.structure_io import Chain
-from ppmat.sampler.structure_io import Prepared
 from ppmat.utils import logger
 from ppmat.utils import misc
 from ppmat.utils.registry import ConfigError
+from ppmat.utils.result_store import Result
+from ppmat.utils.result_store import ResultStore
+from ppmat.utils.save_load import fingerprint
 
 
 class Source(NamedTuple):
@@ -198,56 +194,12 @@ def generate(
     return store
 
 
-def fingerprint(model: paddle.nn.Layer) -> str:
-    """Return a text that changes when the weights do."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(tensor.numpy()).tobytes())
-    return digest.hexdigest()[:16]
-
-
 def wait_for_all() -> None:
     """Wait until every process is here."""
     if dist.get_world_size() > 1:
         if not dist.is_initialized():
             dist.init_parallel_env()
         dist.barrier()
-
-
-def to_records(structures: Sequence) -> Sequence:
-    """Return structures as records; data sets stay on the disk."""
-    if isinstance(structures, OC20LMDB):
-        return structures
-    if isinstance(structures, Prepared):
-        return structures.records
-    if isinstance(structures, Chain):
-        return Chain([to_records(piece) for piece in structures.pieces])
-    return as_records(structures)
-
-
-def identity(records: Sequence) -> Any:
-    """Return plain values that change when the records do."""
-    if isinstance(records, Chain):
-        return [identity(piece) for piece in records.pieces]
-    if isinstance(records, OC20LMDB):
-        stats = [os.stat(file) for file in records.files]
-        return [
-            [os.path.abspath(file), stat.st_size, stat.st_mtime_ns]
-            for file, stat in zip(records.files, stats, strict=True)
-        ]
-    digest = hashlib.sha256()
-    for record in records:
-        digest.update(record.sid.encode())
-        for array in (
-            record.atomic_numbers,
-            record.pos,
-            record.cell,
-            record.tags,
-            record.fixed,
-        ):
-            digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()[:16]
 
 
 def positions_of_records(records: Sequence, rows: range) -> List[Dict[str, Any]]:

@@ -28,10 +28,10 @@ from typing import Tuple
 import numpy as np
 import paddle.distributed as dist
 
-from ppmat.sampler.result_store import Result
-from ppmat.sampler.result_store import ResultStore
 from ppmat.utils import logger
 from ppmat.utils.config import save_config
+from ppmat.utils.result_store import Result
+from ppmat.utils.result_store import ResultStore
 
 _CHUNK = 64  # structures handed to a metric at once
 _COPY = "copy_"

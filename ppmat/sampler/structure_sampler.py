@@ -39,28 +39,28 @@ from ppmat.datasets import build_dataloader
 from ppmat.datasets.build_structure import BuildStructure
 from ppmat.datasets.oc20_record import OC20Record
 from ppmat.datasets.structure_dataset import StructureDataset
+from ppmat.datasets.structure_reader import identity
+from ppmat.datasets.structure_reader import to_records
 from ppmat.datasets.transform import build_post_transforms
 from ppmat.metrics import build_metric
 from ppmat.models import build_graph_converter
 from ppmat.models import build_trained_model
 from ppmat.sampler.generation import Source
 from ppmat.sampler.generation import generate
-from ppmat.sampler.generation import identity
 from ppmat.sampler.generation import positions_of_batch
 from ppmat.sampler.generation import positions_of_records
 from ppmat.sampler.generation import sample_arguments
 from ppmat.sampler.generation import sample_batch
-from ppmat.sampler.generation import to_records
 from ppmat.sampler.generation import wait_for_all
-from ppmat.sampler.result_store import Result
 from ppmat.sampler.scoring import score
-from ppmat.sampler.structure_io import StructureWriter
-from ppmat.sampler.structure_io import check_format
-from ppmat.sampler.structure_io import result_to_atoms
+from ppmat.sampler.structure_writer import StructureWriter
+from ppmat.sampler.structure_writer import check_format
+from ppmat.sampler.structure_writer import result_to_atoms
 from ppmat.utils import logger
 from ppmat.utils.registry import ConfigError
 from ppmat.utils.registry import check_call
 from ppmat.utils.registry import check_keys
+from ppmat.utils.result_store import Result
 
 SAMPLE_KEYS = (
     "data",

@@ -56,6 +56,7 @@ from ppmat.utils.restricted_pickle import loads
 
 __all__ = [
     "CheckpointError",
+    "fingerprint",
     "load_checkpoint",
     "load_file",
     "load_pretrain",
@@ -530,3 +531,12 @@ def load_pretrain(
         raise CheckpointError(f"weights {path} do not exist")
     _apply_weights(model, load_file(file), path)
     logger.message(f"Loaded weights {path}")
+
+
+def fingerprint(model: paddle.nn.Layer) -> str:
+    """Return a text that changes when the weights do."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(tensor.numpy()).tobytes())
+    return digest.hexdigest()[:16]

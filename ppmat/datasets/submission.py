@@ -24,8 +24,8 @@ For each split (``id``, ``ood_ads``, ``ood_cat``, ``ood_both``) three arrays:
 
 On the command line::
 
-    python -m ppmat.sampler.submission check FILE.npz val_id=PATH val_ood_ads=PATH
-    python -m ppmat.sampler.submission merge OUT.npz FILE.npz FILE.npz ...
+    python -m ppmat.datasets.submission check FILE.npz val_id=PATH val_ood_ads=PATH
+    python -m ppmat.datasets.submission merge OUT.npz FILE.npz FILE.npz ...
 
 Source: fairchem, "Submitting to the OC20 leaderboard" (EvalAI challenge 712).
 """
@@ -48,6 +48,7 @@ from typing import Union
 
 import numpy as np
 
+from ppmat.datasets.oc20_lmdb import OC20LMDB
 from ppmat.utils.registry import nearest
 
 SPLITS = ("id", "ood_ads", "ood_cat", "ood_both")
@@ -256,7 +257,7 @@ def _save(path: PathLike, arrays: Mapping[str, np.ndarray]) -> None:
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the command; returns 0, or 1 for a file that is no good submission."""
     parser = argparse.ArgumentParser(
-        prog="python -m ppmat.sampler.submission",
+        prog="python -m ppmat.datasets.submission",
         description="Check or join IS2RS submissions.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
@@ -286,9 +287,6 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def _open_data(items: Sequence[str]) -> Dict[str, Any]:
-    # Needs Paddle, the rest of this module does not.
-    from ppmat.datasets.oc20_lmdb import OC20LMDB
-
     data = {}
     for item in items:
         name, equals, path = item.partition("=")
