@@ -31,13 +31,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import statistics
-import subprocess
-import sys
 import time
 from datetime import date
 from pathlib import Path
+
+from runs import machine
+from runs import median_rate
+from runs import run_all
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "structure_generation/configs/sfin/oc20.yaml"
@@ -141,8 +141,6 @@ def one(row: str, seed: int, args: argparse.Namespace) -> None:
 
 def speed(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Median structures/s of training steps and of sampling, one thread, no loading."""
-    import paddle
-
     from ppmat.models import build_model
     from ppmat.optimizer import build_optimizer
     from ppmat.utils.config import load_config
@@ -164,52 +162,22 @@ def speed(args: argparse.Namespace) -> dict[str, dict[str, float]]:
             model.eval()
             model.sample(batch)
 
-        rates[row] = {}
-        for name, step in (("train", train), ("sample", sample)):
-            step(batches[0])
-            times = []
-            for batch in batches * 2:
-                start = time.perf_counter()
-                step(batch)
-                if paddle.get_device() != "cpu":
-                    paddle.device.synchronize()
-                times.append(len(batch["id"]) / (time.perf_counter() - start))
-            rates[row][f"{name}_structures_per_s"] = round(statistics.median(times), 1)
+        rates[row] = {
+            f"{name}_structures_per_s": median_rate(step, batches)
+            for name, step in (("train", train), ("sample", sample))
+        }
         print(row, rates[row], flush=True)
     return rates
 
 
-def run_all(args: argparse.Namespace) -> None:
-    """Run what is missing, ``--jobs`` processes of one thread each."""
-    missing = [
-        (row, seed)
+def run_missing(args: argparse.Namespace) -> None:
+    words = ["--data", args.data, "--epochs", args.epochs, "--work", args.work]
+    commands = {
+        file_name(row, seed): [*words, "--one", row, "--seed", seed]
         for seed in args.seeds
         for row in ROWS
-        if not (args.work / f"{file_name(row, seed)}.json").exists()
-    ]
-    running: list[subprocess.Popen] = []
-    failed = []
-    while missing or running:
-        while missing and len(running) < args.jobs:
-            row, seed = missing.pop(0)
-            words = ["--data", args.data, "--epochs", args.epochs, "--work", args.work]
-            command = [sys.executable, __file__, *words, "--one", row, "--seed", seed]
-            log = open(args.work / f"{file_name(row, seed)}.log", "w")
-            running.append(
-                subprocess.Popen(
-                    [str(word) for word in command],
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    env={**os.environ, "OMP_NUM_THREADS": "1"},
-                )
-            )
-        time.sleep(1)
-        for process in [p for p in running if p.poll() is not None]:
-            running.remove(process)
-            if process.returncode:
-                failed.append(process.args)
-    if failed:
-        raise SystemExit(f"failed, see the logs in {args.work}: {failed}")
+    }
+    run_all(commands, args.work, args.jobs, __file__)
 
 
 def gather(args: argparse.Namespace) -> dict:
@@ -242,7 +210,7 @@ def gather(args: argparse.Namespace) -> dict:
     return {
         "command": f"python benchmarks/is2rs.py --data DATA --epochs {args.epochs} "
         f"--seeds {' '.join(map(str, args.seeds))} --jobs {args.jobs}",
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread a run",
+        "machine": machine(),
         "date": str(date.today()),
         "epochs": args.epochs,
         "rows": rows,
@@ -272,7 +240,7 @@ def main() -> None:
     if args.speed:
         (args.work / "speed.json").write_text(json.dumps(speed(args)))
     else:
-        run_all(args)
+        run_missing(args)
     result = gather(args)
     if (args.work / "speed.json").exists():
         rates = json.loads((args.work / "speed.json").read_text())

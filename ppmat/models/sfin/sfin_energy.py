@@ -17,6 +17,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 from typing import Optional
 from typing import Sequence
@@ -24,10 +25,10 @@ from typing import Sequence
 import paddle
 from paddle import nn
 from paddle.nn import functional as F
+from pymatgen.core import Element
 
 from ppmat.models.sfin.sfin_structure import MAX_ATOMIC_NUMBER
 from ppmat.models.sfin.sfin_structure import GatedActivation
-from ppmat.models.sfin.sfin_structure import Lookup
 from ppmat.models.sfin.sfin_structure import SFINBackbone
 
 
@@ -73,8 +74,9 @@ class SFINEnergy(nn.Layer):
         data_std: Divides the label [eV]. Kept as a buffer.
         pooling: ``"sum"`` or ``"mean"`` of the energies of the atoms read.
         readout_tags: Tags of the atoms read: 0 sub-surface, 1 surface, 2 adsorbate.
-        element_reference: Whether each element has a learned energy of its own, added
-            for the atoms read.
+        element_reference: Energy [eV] of an atom by element symbol, summed over the
+            atoms read and taken off the label before it is normalised; the network
+            learns the rest. Kept as a buffer.
         displacement_weight: Weight of the auxiliary loss [1/Å] at the begin and at the
             end of training; None for energies alone.
         noisy_nodes: Share of the structures that are shown on their way.
@@ -96,7 +98,7 @@ class SFINEnergy(nn.Layer):
         data_std: float = 1.0,
         pooling: Literal["sum", "mean"] = "sum",
         readout_tags: Sequence[int] = (1, 2),
-        element_reference: bool = False,
+        element_reference: Optional[Mapping[str, float]] = None,
         displacement_weight: Optional[Sequence[float]] = None,
         noisy_nodes: float = 0.0,
         noise_std: float = 0.3,
@@ -124,9 +126,6 @@ class SFINEnergy(nn.Layer):
         channels, vectors = self.backbone.out_channels, self.backbone.out_vectors
         self.readout = GatedActivation(channels, vectors)
         self.energy_head = AtomHead(channels, dropout)
-        self.reference = None
-        if element_reference:
-            self.reference = Lookup(MAX_ATOMIC_NUMBER + 1, 1, std=0.01)
         self.displacement_head = None
         if displacement_weight is not None:
             self.displacement_head = nn.Linear(
@@ -139,6 +138,10 @@ class SFINEnergy(nn.Layer):
 
         self.register_buffer("data_mean", paddle.full([], data_mean))
         self.register_buffer("data_std", paddle.full([], data_std))
+        reference = paddle.zeros([MAX_ATOMIC_NUMBER + 1])
+        for symbol, energy in (element_reference or {}).items():
+            reference[Element(symbol).Z] = energy
+        self.register_buffer("reference", reference)
         self.register_buffer("batches_seen", paddle.zeros([], dtype="int64"))
         self.register_buffer(
             "elements_seen", paddle.zeros([MAX_ATOMIC_NUMBER + 1], dtype="bool")
@@ -178,10 +181,7 @@ class SFINEnergy(nn.Layer):
         atoms = batch["structure_array"]
         features, _ = self.backbone(batch, positions)
         x = self.readout(features)
-        energy = self.energy_head(x.s)
-        if self.reference is not None:
-            energy = energy + self.reference(atoms["atom_types"]).squeeze(-1)
-        energy = self.pool(atoms, energy, self.pooling)
+        energy = self.pool(atoms, self.energy_head(x.s), self.pooling)
         relaxed = log_error = None
         if self.displacement_head is not None:
             free = 1.0 - atoms["fixed"].astype(positions.dtype)
@@ -251,7 +251,7 @@ class SFINEnergy(nn.Layer):
             positions = self.recycle(batch, self.num_recycles)
         energy, relaxed, log_error = self.look(batch, positions)
         label = batch[self.property_name].squeeze(-1)
-        error = (energy - (label - self.data_mean) / self.data_std).abs()
+        error = (energy - (label - self.offset(atoms)) / self.data_std).abs()
         losses = {"energy": error.mean()}
         loss = losses["energy"]
         if relaxed is not None:
@@ -268,7 +268,7 @@ class SFINEnergy(nn.Layer):
             loss = loss + losses["error"]
         if self.training:
             self.keep_count(atoms["atom_types"])
-        predicted = {self.property_name: self.in_ev(energy).unsqueeze(-1)}
+        predicted = {self.property_name: self.in_ev(atoms, energy).unsqueeze(-1)}
         if relaxed is not None:
             predicted["cart_coords_relaxed"] = relaxed
         return {"loss_dict": {"loss": loss, **losses}, "pred_dict": predicted}
@@ -280,9 +280,14 @@ class SFINEnergy(nn.Layer):
         count = paddle.bincount(atom_types, minlength=MAX_ATOMIC_NUMBER + 1)
         self.elements_seen.set_value(paddle.logical_or(self.elements_seen, count > 0))
 
-    def in_ev(self, energy: paddle.Tensor) -> paddle.Tensor:
-        """Undo the normalisation."""
-        return energy * self.data_std + self.data_mean
+    def offset(self, atoms: dict) -> paddle.Tensor:
+        """Return what is taken off the labels before they are scaled, [S] eV."""
+        reference = paddle.gather(self.reference, atoms["atom_types"])
+        return self.data_mean + self.pool(atoms, reference, "sum")
+
+    def in_ev(self, atoms: dict, energy: paddle.Tensor) -> paddle.Tensor:
+        """Undo the normalisation of energies [S]."""
+        return energy * self.data_std + self.offset(atoms)
 
     @paddle.no_grad()
     def predict(self, batch: dict) -> dict:
@@ -298,11 +303,12 @@ class SFINEnergy(nn.Layer):
         """
         positions = self.recycle(batch, self.num_recycles)
         energy, relaxed, log_error = self.look(batch, positions)
-        result = {self.property_name: self.in_ev(energy).numpy()}
+        atoms = batch["structure_array"]
+        result = {self.property_name: self.in_ev(atoms, energy).numpy()}
         if log_error is not None:
             result["expected_error"] = (log_error.exp() * self.data_std).numpy()
         if relaxed is not None:
-            counts = batch["structure_array"]["num_atoms"].tolist()
+            counts = atoms["num_atoms"].tolist()
             result["cart_coords_relaxed"] = [
                 part.numpy() for part in paddle.split(relaxed, counts)
             ]

@@ -127,10 +127,10 @@ class Mix(nn.Layer):
 class Lookup(nn.Layer):
     """Rows of a learned table, [N] to [N, C]; Embedding has no second derivative."""
 
-    def __init__(self, rows: int, channels: int, std: float = 0.5) -> None:
+    def __init__(self, rows: int, channels: int) -> None:
         super().__init__()
         self.weight = self.create_parameter(
-            [rows, channels], default_initializer=nn.initializer.Normal(std=std)
+            [rows, channels], default_initializer=nn.initializer.Normal(std=0.5)
         )
 
     def forward(self, index: paddle.Tensor) -> paddle.Tensor:
