@@ -202,12 +202,7 @@ def _build_dataset(cfg: Any, vocab: Any, where: str) -> io.Dataset:
         runtime["transforms"] = build_transforms(
             params["transforms"], f"{where}.{PARAMS_KEY}.transforms"
         )
-    try:
-        dataset = DATASETS.build(cfg, where, **runtime)
-    except ValueError as error:
-        if type(error) is not ValueError:
-            raise
-        raise ConfigError(f"{where}.{PARAMS_KEY} of {cls.__name__}: {error}") from error
+    dataset = DATASETS.build(cfg, where, **runtime)
     if len(dataset) == 0:
         raise ConfigError(f"{where}: the data set ({cls.__name__}) is empty")
     return dataset

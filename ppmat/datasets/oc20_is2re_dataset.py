@@ -67,9 +67,15 @@ from ppmat.utils import logger
 from ppmat.utils.download import get_datasets_path_from_url
 
 LABELS = ("pos_relaxed", "y_relaxed")
+# Labels as a sample names them, and the fields of a record they are made of.
+_LABEL_FIELDS = {
+    "y_relaxed": "y_relaxed",
+    "cart_coords_relaxed": "pos_relaxed",
+    "displacement": "pos_relaxed",
+}
 STORED_CUTOFF = 6.0  # Å, of the edges in the official files
 STORED_NEIGHBORS = 50
-_CLOSEST = 0.05  # Å; nearer atoms are two copies of one
+CLOSEST = 0.05  # Å; nearer atoms are two copies of one
 
 _GRAPH_CONVERTERS = {"PeriodicGraphConverter": PeriodicGraphConverter}
 
@@ -88,6 +94,8 @@ class OC20IS2REDataset(io.Dataset):
         split: ``train``, ``val_id``, ``val_ood_ads``, ``val_ood_cat``,
             ``val_ood_both``, ``test_...``, or the name of a folder.
         subset: ``10k``, ``100k`` or ``all``; which train split is meant.
+        property_names: Labels every record must have, as a sample names them; a record
+            without one is bad. None takes what the first record has.
         build_structure_cfg: Arguments of ``BuildStructure``; format ``ase_atoms``
             (default) or ``array``. ``primitive``, ``niggli`` and ``canocial`` are off,
             since the labels are Cartesian.
@@ -105,7 +113,8 @@ class OC20IS2REDataset(io.Dataset):
 
     Attributes:
         labels: Fields of the record that become labels: those of ``pos_relaxed`` and
-            ``y_relaxed`` the first record has. A later record without one is bad.
+            ``y_relaxed`` the first (good) record has. A later record without one is
+            bad.
         skipped: One line for each record left out.
 
     Raises:
@@ -126,6 +135,7 @@ class OC20IS2REDataset(io.Dataset):
         path: Optional[str] = None,
         split: str = "train",
         subset: str = "all",
+        property_names: Union[str, Sequence[str], None] = None,
         build_structure_cfg: Optional[Dict] = None,
         build_graph_cfg: Optional[Dict] = None,
         reuse_edges: bool = False,
@@ -139,6 +149,11 @@ class OC20IS2REDataset(io.Dataset):
         _check_choice("on_error", on_error, ("raise", "skip"))
         if max_samples is not None and max_samples < 1:
             raise ValueError(f"max_samples is {max_samples}, wanted at least 1")
+        if isinstance(property_names, str):
+            property_names = [property_names]
+        for name in property_names or ():
+            _check_choice("property_names: label", name, _LABEL_FIELDS)
+        self.property_names = tuple(property_names or ())
         self.build_structure = _structure_builder(build_structure_cfg)
         self.build_graph = _graph_converter(build_graph_cfg)
         self.transforms = transforms
@@ -167,7 +182,7 @@ class OC20IS2REDataset(io.Dataset):
     def __getitem__(self, idx: int) -> Dict[str, Any]:
         if not 0 <= idx < self.num_samples:
             raise IndexError(f"sample {idx} of {self.num_samples}")
-        row = idx if self._rows is None else int(self._rows[idx])
+        row = self._row(idx)
         record = self._read(row)
         try:
             sample = record_to_sample(
@@ -182,6 +197,41 @@ class OC20IS2REDataset(io.Dataset):
                 f"{self.records.where(row)} (sid {record.sid}): {error}"
             ) from error
         return sample if self.transforms is None else self.transforms(sample)
+
+    def read_label(self, idx: int, name: str) -> np.ndarray:
+        """Return one label of a sample without making its structure and graph.
+
+        Where there are transforms the whole sample is made, since they may change it.
+
+        Args:
+            idx: Index of the sample.
+            name: As a sample names it: ``y_relaxed`` [1], ``cart_coords_relaxed`` or
+                ``displacement`` [N, 3].
+
+        Raises:
+            OC20FormatError: The record is bad or has no such label.
+            ValueError: There is no label of that name.
+        """
+        _check_choice("label", name, _LABEL_FIELDS)
+        row = self._row(idx)
+        record = self.records[row]
+        self._check_label(record, row, name)
+        if self.transforms is not None:
+            label = self[idx][name]
+            return label.data if isinstance(label, ConcatData) else label
+        if name == "y_relaxed":
+            return np.array([record.y_relaxed], dtype="float32")
+        return record.displacement if name == "displacement" else record.pos_relaxed
+
+    def _row(self, idx: int) -> int:
+        return idx if self._rows is None else int(self._rows[idx])
+
+    def _check_label(self, record: OC20Record, row: int, name: str) -> None:
+        if getattr(record, _LABEL_FIELDS[name]) is None:
+            raise OC20FormatError(
+                f"{self.records.where(row)}: sid {record.sid} has no "
+                f"{_LABEL_FIELDS[name]}, which is needed for the label '{name}'"
+            )
 
     def _locate(self, path: Optional[str], download: bool) -> str:
         if path is not None and os.path.exists(path):
@@ -201,6 +251,8 @@ class OC20IS2REDataset(io.Dataset):
             check_record(record)
         except ValueError as error:
             raise OC20FormatError(f"{self.records.where(row)}: {error}") from error
+        for name in self.property_names:
+            self._check_label(record, row, name)
         if self.labels is None:
             self.labels = tuple(
                 name for name in LABELS if getattr(record, name) is not None
@@ -314,8 +366,8 @@ def record_to_sample(
     return sample
 
 
-def check_record(record: OC20Record) -> None:
-    """Raise ``ValueError`` for tags beyond 0..2 and for atoms in one place.
+def check_record(record: OC20Record, closest: float = CLOSEST) -> None:
+    """Raise ``ValueError`` for tags beyond 0..2 and atoms nearer than ``closest`` [Å].
 
     Everything else a record must satisfy was checked when it was made.
     """
@@ -329,7 +381,7 @@ def check_record(record: OC20Record) -> None:
     i, j, image, distance = find_points_in_spheres(
         pos,
         pos,
-        r=_CLOSEST,
+        r=closest,
         pbc=np.array([1, 1, 1], dtype=np.int64),
         lattice=record.cell.astype(np.float64),
         min_r=3.0,  # size of the search grid; a fine one costs ten times as much
@@ -338,12 +390,15 @@ def check_record(record: OC20Record) -> None:
         pair = np.flatnonzero((i != j) | image.any(axis=1))[0]
         raise ValueError(
             f"sid {record.sid}: atoms {i[pair]} and {j[pair]} are at the same place "
-            f"({distance[pair]:.2g} Å apart)"
+            f"({distance[pair]:.2g} Å apart; wanted at least {closest} Å)"
         )
 
 
 def structure_to_record(
-    structure: Union[ase.Atoms, Structure, OC20Record], sid: str = ""
+    structure: Union[ase.Atoms, Structure, OC20Record],
+    sid: str = "",
+    closest: float = CLOSEST,
+    warn: bool = True,
 ) -> OC20Record:
     """Turn a structure of a user into a record without labels.
 
@@ -359,6 +414,8 @@ def structure_to_record(
     Args:
         structure: The structure.
         sid: Id of the record; "" takes the structure's own if it has one.
+        closest: Atoms nearer than this [Å] are an error.
+        warn: Say in the log that tags or fixed atoms are missing.
 
     Raises:
         ValueError: No cell, NaN, unknown elements, tags beyond 0..2, atoms in one
@@ -368,19 +425,19 @@ def structure_to_record(
     if isinstance(structure, OC20Record):
         record = structure
     elif isinstance(structure, ase.Atoms):
-        record = _from_atoms(structure, sid)
+        record = _from_atoms(structure, sid, warn)
     elif isinstance(structure, IStructure):
-        record = _from_pymatgen(structure, sid)
+        record = _from_pymatgen(structure, sid, warn)
     else:
         raise TypeError(
             f"structure {sid!r} is {type(structure).__name__}; wanted ase.Atoms, a "
             "pymatgen Structure (a molecule has no cell) or an OC20Record"
         )
-    check_record(record)
+    check_record(record, closest)
     return record
 
 
-def _from_atoms(atoms: ase.Atoms, sid: str) -> OC20Record:
+def _from_atoms(atoms: ase.Atoms, sid: str, warn: bool) -> OC20Record:
     sid = sid or str(atoms.info.get("sid", ""))
     if atoms.cell.rank < 3:
         raise ValueError(
@@ -390,10 +447,10 @@ def _from_atoms(atoms: ase.Atoms, sid: str) -> OC20Record:
         )
     fixed = fixed_atoms(atoms, f"structure {sid!r}")
     tags = atoms.get_tags() if atoms.has("tags") else None
-    return _record(atoms.numbers, atoms.positions, atoms.cell, tags, fixed, sid)
+    return _record(atoms.numbers, atoms.positions, atoms.cell, tags, fixed, sid, warn)
 
 
-def _from_pymatgen(structure: Structure, sid: str) -> OC20Record:
+def _from_pymatgen(structure: Structure, sid: str, warn: bool) -> OC20Record:
     if not structure.is_ordered:
         raise ValueError(
             f"structure {sid!r} has partly occupied sites; choose one ordering"
@@ -409,11 +466,12 @@ def _from_pymatgen(structure: Structure, sid: str) -> OC20Record:
         properties.get("tags"),
         np.zeros(len(structure), dtype=bool) if fixed is None else fixed,
         sid,
+        warn,
     )
 
 
-def _record(numbers, pos, cell, tags, fixed, sid: str) -> OC20Record:
-    if tags is None:
+def _record(numbers, pos, cell, tags, fixed, sid: str, warn: bool) -> OC20Record:
+    if tags is None and warn:
         logger.warning(
             f"structure {sid!r} has no tags (0 sub-surface, 1 surface, 2 adsorbate): "
             "every atom counts as sub-surface"
@@ -427,7 +485,7 @@ def _record(numbers, pos, cell, tags, fixed, sid: str) -> OC20Record:
         "sid": sid,
     }
     record = OC20Record.from_fields(fields, f"structure {sid!r}")
-    if not record.fixed.any():
+    if warn and not record.fixed.any():
         logger.warning(f"structure {sid!r} has no fixed atoms: all of them may move")
     return record
 

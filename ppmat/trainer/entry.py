@@ -22,13 +22,16 @@ before.
 from __future__ import annotations
 
 import argparse
+import inspect
 import os
 import time
 from collections.abc import Mapping
 from typing import Any
 from typing import Dict
+from typing import List
 from typing import Optional
 from typing import Sequence
+from typing import Union
 
 from ppmat.utils import logger
 from ppmat.utils.command_line import EXIT_BAD_INPUT
@@ -37,8 +40,12 @@ from ppmat.utils.command_line import set_threads
 from ppmat.utils.command_line import unset_variables
 from ppmat.utils.config import load_config
 from ppmat.utils.config import save_config
+from ppmat.utils.registry import CLASS_KEY
+from ppmat.utils.registry import PARAMS_KEY
 from ppmat.utils.registry import ConfigError
+from ppmat.utils.registry import check_call
 from ppmat.utils.registry import check_keys
+from ppmat.utils.registry import fits
 
 EXIT_NOT_FINITE = 3
 _SPLITS = ("train", "val", "test")
@@ -122,7 +129,9 @@ def run(config: Dict[str, Any], source: str) -> Any:
     from ppmat.trainer.config import TrainerConfig
     from ppmat.trainer.factory import build_trainer
     from ppmat.trainer.reporting import draw_loss_curve
+    from ppmat.trainer.utils import STREAM_DATA
     from ppmat.trainer.utils import gather_objects
+    from ppmat.trainer.utils import own_random_stream
     from ppmat.utils import misc
 
     for section in ("Trainer", "Model", "Dataset"):
@@ -135,6 +144,9 @@ def run(config: Dict[str, Any], source: str) -> Any:
     if do_train and not config.get("Optimizer"):
         raise ConfigError(f"{source}: the section Optimizer is missing")
     settings = TrainerConfig.from_dict(config["Trainer"])
+    scaled = config["Dataset"].get("transform") is not None
+    if scaled:
+        check_statistics(config)
     if dist.get_world_size() > 1:
         dist.init_parallel_env()
     if settings.timestamp_output_dir:
@@ -144,8 +156,9 @@ def run(config: Dict[str, Any], source: str) -> Any:
     output_dir = config["Trainer"]["output_dir"]
     os.makedirs(output_dir, exist_ok=True)
     logger.init_logger(log_file=os.path.join(output_dir, "run.log"))
+    merged = os.path.join(output_dir, os.path.basename(source))
     if dist.get_rank() == 0:
-        save_config(config, os.path.join(output_dir, os.path.basename(source)))
+        save_config(config, merged)
     logger.info(f"Configuration {source}, output in {output_dir}")
     for name in unset_variables(source):
         logger.message(
@@ -154,7 +167,8 @@ def run(config: Dict[str, Any], source: str) -> Any:
         )
 
     misc.set_random_seed(settings.seed)
-    model = build_model(config["Model"])
+    measured = do_train and scaled
+    model = None if measured else build_model(config["Model"])
     loaders = build_loaders(
         config["Dataset"],
         {"train": do_train, "val": do_train or do_eval, "test": do_test},
@@ -167,6 +181,17 @@ def run(config: Dict[str, Any], source: str) -> Any:
     ):
         if asked and loaders[split] is None:
             raise ConfigError(f"Dataset.{split} is missing, but Global.{flag} is true")
+    if measured:
+        with own_random_stream(settings.seed, STREAM_DATA):
+            fill_statistics(config, loaders["train"])
+        if dist.get_rank() == 0:
+            save_config(config, merged)
+        model = build_model(config["Model"])
+        if settings.pretrained_model_path is not None:
+            logger.warning(
+                "the weights of Trainer.pretrained_model_path bring data_mean and "
+                "data_std of their own, which stay in force"
+            )
     optimizer = lr_scheduler = None
     if do_train:
         steps = -(-len(loaders["train"]) // settings.gradient_accumulation_steps)
@@ -204,20 +229,69 @@ def _flag(flags: Mapping, name: str, default: bool) -> bool:
     return value
 
 
+def check_statistics(config: Mapping) -> None:
+    """Raise ``ConfigError`` if ``Dataset.transform`` cannot be followed.
+
+    Everything but the data is looked at, also when nothing will be trained.
+    """
+    from ppmat.datasets.transform import check_scaling
+    from ppmat.datasets.transform import single_target
+    from ppmat.models import MODELS
+
+    check_scaling(config["Dataset"]["transform"])
+    names = (config.get("Global") or {}).get("label_names")
+    if not names or not fits(names, Union[str, List[str]]):
+        raise ConfigError(
+            "Dataset.transform normalises the target named by Global.label_names, e.g. "
+            f"[y_relaxed]; found {names!r}"
+        )
+    single_target(names)
+    model, params = MODELS.parse(config["Model"], "Model")
+    accepted = inspect.signature(model.__init__).parameters
+    if not {"data_mean", "data_std"} <= set(accepted):
+        raise ConfigError(
+            "Dataset.transform fills data_mean and data_std of the model, but "
+            f"{model.__name__} has no such arguments; remove the block"
+        )
+    # The data come before the model, so a misspelt key would show only after them.
+    filled = {**params, "data_mean": 0.0, "data_std": 1.0}
+    check_call(model, filled, f"Model.{PARAMS_KEY}")
+
+
+def fill_statistics(config: Dict[str, Any], train_loader: Any) -> None:
+    """Put the statistics ``Dataset.transform`` asks for into the Model section."""
+    from ppmat.datasets.transform import run_dataset_transform
+    from ppmat.datasets.transform import single_target
+
+    block = config["Dataset"]["transform"]
+    target = single_target(config["Global"]["label_names"])
+    mean, std = run_dataset_transform(
+        block[CLASS_KEY], train_loader, target, **(block.get(PARAMS_KEY) or {})
+    )
+    params = dict(config["Model"].get(PARAMS_KEY) or {})
+    params.update(data_mean=mean, data_std=std)
+    config["Model"] = {**config["Model"], PARAMS_KEY: params}
+    logger.message(
+        f"{block[CLASS_KEY]} of {target} over {len(train_loader.dataset)} training "
+        f"records: data_mean {mean:.6g}, data_std {std:.6g}"
+    )
+
+
 def build_loaders(
     cfg: Mapping, wanted: Mapping[str, bool], seed: int
 ) -> Dict[str, Any]:
     """Build the loaders of the splits that are wanted; None for the others.
 
     ``cfg`` holds the blocks ``train``, ``val``, ``test``, or one block with
-    ``split_dataset_ratio``.
+    ``split_dataset_ratio``; ``transform`` beside them is not looked at.
     """
     from ppmat.datasets import build_dataloader
 
+    cfg = {key: block for key, block in cfg.items() if key != "transform"}
     if "split_dataset_ratio" in cfg:
         loaders = build_dataloader(cfg, seed=seed)
         return {split: loaders[split] if wanted[split] else None for split in _SPLITS}
-    check_keys(cfg, _SPLITS, "Dataset")
+    check_keys(cfg, (*_SPLITS, "transform"), "Dataset")
     return {
         split: build_dataloader(
             cfg.get(split),

@@ -38,6 +38,7 @@ from ppmat.utils import misc
 # Streams drawn from one seed; each is independent of the others.
 STREAM_TRAIN = 1
 STREAM_EVAL = 2
+STREAM_DATA = 3
 
 
 def log_paddle_version() -> None:

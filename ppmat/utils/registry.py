@@ -118,13 +118,24 @@ class Registry(Mapping):
                 class name (``clip_norm_global`` of an optimizer).
             **runtime: Arguments that come from the program, not from the YAML; they
                 win over a YAML value of the same name.
+
+        Raises:
+            ConfigError: The block cannot be meant, or the class refuses a value.
         """
         cls, params = self.parse(cfg, where, extra_keys)
         params = {**params, **runtime}
         check_call(
             cls, params, f"{where}.{PARAMS_KEY}", from_yaml=set(params) - set(runtime)
         )
-        return cls(**params)
+        try:
+            return cls(**params)
+        except ValueError as error:
+            # Other kinds (a bad record, a block further inside) say where they are.
+            if type(error) is not ValueError:
+                raise
+            raise ConfigError(
+                f"{where}.{PARAMS_KEY} of {cls.__name__}: {error}"
+            ) from error
 
     def build_all(self, cfg: Optional[Mapping], where: str) -> Any:
         """Build one block, a mapping from name to block, or nothing.

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Transforms a YAML file may name, and their factory."""
+"""Transforms and scalings a YAML file may name, and their factories."""
 
 from __future__ import annotations
 
@@ -22,15 +22,24 @@ from typing import Any
 from typing import Callable
 from typing import List
 from typing import Optional
+from typing import Tuple
 
+from ppmat.datasets.transform.dataset import Target
+from ppmat.datasets.transform.dataset import custom_scaling
+from ppmat.datasets.transform.dataset import mean_std_scaling
+from ppmat.datasets.transform.dataset import no_scaling
+from ppmat.datasets.transform.dataset import single_target
 from ppmat.datasets.transform.post_process import PowerData
 from ppmat.datasets.transform.post_process import UnNormalize
 from ppmat.datasets.transform.preprocess import Abs
 from ppmat.datasets.transform.preprocess import Log10
 from ppmat.datasets.transform.preprocess import Normalize
 from ppmat.datasets.transform.preprocess import Scale
+from ppmat.utils.registry import CLASS_KEY
+from ppmat.utils.registry import PARAMS_KEY
 from ppmat.utils.registry import ConfigError
 from ppmat.utils.registry import Registry
+from ppmat.utils.registry import check_call
 
 __all__ = [
     "Abs",
@@ -42,11 +51,18 @@ __all__ = [
     "UnNormalize",
     "build_post_transforms",
     "build_transforms",
+    "check_scaling",
+    "custom_scaling",
+    "mean_std_scaling",
+    "no_scaling",
+    "run_dataset_transform",
+    "single_target",
 ]
 
 TRANSFORMS = Registry(
     "transform", [Normalize, Log10, Scale, Abs, UnNormalize, PowerData]
 )
+SCALINGS = Registry("scaling", [no_scaling, mean_std_scaling, custom_scaling])
 
 
 class Compose:
@@ -95,3 +111,35 @@ def build_post_transforms(
 ) -> Optional[Compose]:
     """Build what is applied to a model's output; see :func:`build_transforms`."""
     return build_transforms(cfg, where)
+
+
+def check_scaling(cfg: Mapping, where: str = "Dataset.transform") -> None:
+    """Raise ``ConfigError`` for a scaling block that cannot be meant; nothing is read.
+
+    Args:
+        cfg: The block, e.g. ``{__class_name__: mean_std_scaling}``.
+        where: Its YAML path.
+    """
+    scaling, params = SCALINGS.parse(cfg, where)
+    runtime = {"train_loader": None, "target": None}
+    check_call(scaling, {**params, **runtime}, f"{where}.{PARAMS_KEY}", set(params))
+
+
+def run_dataset_transform(
+    trans_func: str, train_loader: Any, target: Target, **params: Any
+) -> Tuple[float, float]:
+    """Return mean and standard deviation of the target, as the scaling says.
+
+    Args:
+        trans_func: ``no_scaling``, ``mean_std_scaling`` or ``custom_scaling``.
+        train_loader: Loader of the training data.
+        target: Name of the label, or a list of that one name.
+        **params: Further arguments of the scaling.
+
+    Raises:
+        ConfigError: See :func:`~ppmat.datasets.transform.dataset.mean_std_scaling`.
+    """
+    block = {CLASS_KEY: trans_func, PARAMS_KEY: params}
+    return SCALINGS.build(
+        block, "Dataset.transform", train_loader=train_loader, target=target
+    )

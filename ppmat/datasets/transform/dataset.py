@@ -1,0 +1,160 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Mean and standard deviation a target is normalised with (``Dataset.transform``).
+
+Every function takes the training loader and the name of the target and returns
+``(mean, std)``, in the unit of the target.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from typing import List
+from typing import Optional
+from typing import Sequence
+from typing import Tuple
+from typing import Union
+
+import numpy as np
+import paddle.distributed as dist
+from paddle import io
+from tqdm import tqdm
+
+from ppmat.datasets.custom_data_type import ConcatData
+from ppmat.utils.registry import ConfigError
+
+Target = Union[str, Sequence[str]]
+
+
+def no_scaling(train_loader: io.DataLoader, target: Target) -> Tuple[float, float]:
+    """Return 0 and 1: the target as it is."""
+    return 0.0, 1.0
+
+
+def mean_std_scaling(
+    train_loader: io.DataLoader, target: Target
+) -> Tuple[float, float]:
+    """Return mean and standard deviation (``n - 1``) over the training data.
+
+    Each record counts once, whatever the sampler does with it. A data set with a
+    method ``read_label(index, name)`` is asked for the label alone; of another one
+    whole samples are made. In several processes each reads its share, and all return
+    the same two numbers, those of a single process.
+
+    Args:
+        train_loader: Loader of the training data; only its data set is read.
+        target: Name of the label, or a list of that one name.
+
+    Raises:
+        ConfigError: Several targets; a record without the label, or with one that is
+            not finite, by name; labels that are all equal.
+    """
+    name = single_target(target)
+    labels = read_labels(train_loader.dataset, name)
+    if len(labels) < 2 or not (std := labels.std(ddof=1)) > 0:
+        raise ConfigError(
+            f"mean_std_scaling: the {len(labels)} training labels '{name}' have no "
+            "spread to normalise by; use no_scaling or custom_scaling"
+        )
+    return float(labels.mean()), float(std)
+
+
+def custom_scaling(
+    train_loader: io.DataLoader,
+    target: Target,
+    mean: Optional[float] = None,
+    std: Optional[float] = None,
+    rmsd: Optional[float] = None,
+) -> Tuple[float, float]:
+    """Return numbers known beforehand: ``mean`` and ``std``, or 0 and ``rmsd``.
+
+    Raises:
+        ConfigError: Neither the pair nor ``rmsd`` is given, or both are.
+    """
+    pair = mean is not None and std is not None
+    if pair == (rmsd is not None) or pair != (mean is not None or std is not None):
+        raise ConfigError(
+            "custom_scaling: give mean and std, or rmsd alone; got "
+            f"mean={mean}, std={std}, rmsd={rmsd}"
+        )
+    return (float(mean), float(std)) if pair else (0.0, float(rmsd))
+
+
+def single_target(target: Target) -> str:
+    """Return the one name a target stands for.
+
+    Raises:
+        ConfigError: There are several, or none.
+    """
+    names = [target] if isinstance(target, str) else list(target)
+    if len(names) != 1:
+        raise ConfigError(
+            f"statistics are taken of one target, got {len(names)}: {names}"
+        )
+    return names[0]
+
+
+def read_labels(dataset: io.Dataset, name: str) -> np.ndarray:
+    """Return the label of all records as float64, flat, in the order of the data set.
+
+    Raises:
+        ConfigError: A record lacks it or has one that is not finite; on all processes.
+        Exception: What the data set raises for a record it cannot read.
+    """
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    total = len(dataset)
+    share = range(total * rank // world_size, total * (rank + 1) // world_size)
+    labels: List[np.ndarray] = []
+    failure: Optional[Exception] = None
+    try:
+        for index in tqdm(
+            share,
+            desc=f"reading '{name}' of the training data",
+            disable=None if rank == 0 else True,
+        ):
+            labels.append(_read_label(dataset, index, name))
+    except Exception as error:  # the other processes wait for an answer
+        failure = error
+    text = None if failure is None else f"{type(failure).__name__}: {failure}"
+    answers: List[Any] = [(labels, text)]
+    if world_size > 1:
+        answers = []
+        dist.all_gather_object(answers, (labels, text))
+    if failure is not None:
+        raise failure
+    for other, (_, fault) in enumerate(answers):
+        if fault is not None:
+            raise ConfigError(f"process {other} could not read '{name}': {fault}")
+    return np.concatenate([label for part, _ in answers for label in part])
+
+
+def _read_label(dataset: io.Dataset, index: int, name: str) -> np.ndarray:
+    while isinstance(dataset, io.Subset):
+        dataset, index = dataset.dataset, dataset.indices[index]
+    if hasattr(dataset, "read_label"):
+        label = dataset.read_label(index, name)
+    else:
+        sample = dataset[index]
+        if sample.get(name) is None:
+            raise ConfigError(
+                f"training record {index} (id {sample.get('id')!r}) has no '{name}', "
+                f"whose statistics are asked for; it has {', '.join(map(str, sample))}"
+            )
+        label = sample[name]
+        label = label.data if isinstance(label, ConcatData) else label
+    label = np.asarray(label, dtype="float64").reshape(-1)
+    if not np.isfinite(label).all():
+        raise ConfigError(f"training record {index}: '{name}' is {label.tolist()}")
+    return label
