@@ -50,7 +50,7 @@ THIRD_PARTIES = {
     *("scipy", "spglib"),  # pymatgen needs them
     "paddle",
 }
-OPTIONAL = {"visualdl", "tensorboardX", "wandb", "fairchem"}
+OPTIONAL = {"visualdl", "tensorboardX", "wandb", "fairchem", "pandas"}
 
 
 def package_of(module: str) -> str:

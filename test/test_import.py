@@ -51,6 +51,7 @@ def test_package_loads_nothing_of_others():
         "ppmat.utils.download",
         "ppmat.utils.logger",
         "ppmat.utils.model_package",
+        "ppmat.predictor",
         "ppmat.sampler",
         "ppmat.sampler.entry",
         "ppmat.trainer",

@@ -456,6 +456,13 @@ def _from_pymatgen(structure: Structure, sid: str, warn: bool) -> OC20Record:
             f"structure {sid!r} has partly occupied sites; choose one ordering"
         )
     properties = structure.site_properties
+    for name in ("tags", "fixed", "selective_dynamics"):
+        missing = [i for i, v in enumerate(properties.get(name, ())) if v is None]
+        if missing:
+            raise ValueError(
+                f"structure {sid!r}: atom {missing[0]} has no site property '{name}', "
+                "unlike others"
+            )
     fixed = properties.get("fixed")
     if fixed is None and "selective_dynamics" in properties:
         fixed = ~np.array(properties["selective_dynamics"], dtype=bool).any(axis=1)

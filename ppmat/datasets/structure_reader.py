@@ -24,20 +24,25 @@ import glob
 import hashlib
 import os
 import re
+from collections.abc import Iterator
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from typing import List
+from typing import NamedTuple
 from typing import Optional
 from typing import Tuple
+from typing import Union
 
 import numpy as np
-from ase.io import read
+from ase import Atoms
+from ase.io import iread
 from ase.io.formats import string2index
 
 from ppmat.datasets.oc20_is2re_dataset import structure_to_record
 from ppmat.datasets.oc20_lmdb import OC20LMDB
 from ppmat.datasets.oc20_record import OC20Record
+from ppmat.datasets.pyg_pickle import OC20FormatError
 from ppmat.datasets.structure_dataset import as_records
 from ppmat.utils.registry import ConfigError
 
@@ -143,35 +148,22 @@ def read_inputs(inputs: Sequence[str]) -> Tuple[Chain, List[str]]:
     pieces: List[Sequence] = []
     faults: List[str] = []
     for item in find_inputs(inputs):
-        path, index = _split_index(item)
-        if os.path.isdir(path) or path.endswith(".lmdb"):
+        if _is_database(item):
             try:
-                pieces.append(OC20LMDB(path))
+                pieces.append(OC20LMDB(item))
             except (OSError, ValueError) as error:
                 faults.append(str(error))
             continue
-        try:
-            frames = read(path, index=index, format=_reader(path))
-        # Readers of foreign files raise whatever they stumble over.
-        except Exception as error:
-            faults.append(
-                f"{path}: cannot be read as {_reader(path)}: "
-                f"{type(error).__name__}: {error}"
-            )
-            continue
-        frames = frames if isinstance(frames, list) else [frames]
-        if not frames:
-            faults.append(f"{path}: holds no structure")
         good = Prepared()
-        for number, atoms in enumerate(frames):
-            name = Path(path).stem if Path(path).suffix else Path(path).name
-            name = name if len(frames) == 1 else f"{name}_{number}"
-            atoms.info.setdefault("sid", name)
+        for number, atoms in enumerate(_read_frames(item)):
+            if isinstance(atoms, Unreadable):
+                faults.append(atoms.reason)
+                continue
             try:
                 good.records.append(structure_to_record(atoms))
                 good.append(atoms)
             except ValueError as error:
-                faults.append(f"{path} frame {number}: {error}")
+                faults.append(f"{_split_index(item)[0]} frame {number}: {error}")
         pieces.append(good)
     chain = Chain(pieces)
     if not len(chain):
@@ -180,6 +172,87 @@ def read_inputs(inputs: Sequence[str]) -> Tuple[Chain, List[str]]:
             + "".join(f"\n  {fault}" for fault in faults)
         )
     return chain, faults
+
+
+class Unreadable(NamedTuple):
+    """Stands for a structure, or a whole file, that cannot be read.
+
+    Attributes:
+        sid: Its id as far as it is known: the name of the file, or its path and key.
+        reason: What is wrong, with the path.
+    """
+
+    sid: str
+    reason: str
+
+
+def iter_structures(
+    inputs: Sequence[str],
+) -> Iterator[Union[Atoms, OC20Record, Unreadable]]:
+    """Yield structures one by one as they are read; ids as in :func:`read_inputs`.
+
+    Args:
+        inputs: See :func:`find_inputs`.
+
+    Raises:
+        ConfigError: See :func:`find_inputs`.
+    """
+    for item in find_inputs(inputs):
+        if not _is_database(item):
+            yield from _read_frames(item)
+            continue
+        try:
+            rows = OC20LMDB(item)
+        except (OSError, ValueError) as error:
+            yield Unreadable(item, str(error))
+        else:
+            yield from iter_rows(rows)
+
+
+def iter_rows(rows: Sequence) -> Iterator[Union[OC20Record, Unreadable]]:
+    """Yield the rows of an ``OC20LMDB``; one that is no record is ``Unreadable``."""
+    for number in range(len(rows)):
+        try:
+            yield rows[number]
+        except OC20FormatError as error:
+            yield Unreadable(rows.where(number), str(error))
+
+
+def _read_frames(item: str) -> Iterator[Union[Atoms, Unreadable]]:
+    """Yield the frames of a file, one at a time."""
+    path, index = _split_index(item)
+    stem = Path(path).stem if Path(path).suffix else Path(path).name
+    held: Optional[Atoms] = None  # the name depends on whether another one follows
+    number = 0
+    try:
+        for atoms in iread(path, index=index, format=_reader(path)):
+            if held is not None:
+                yield _named(held, f"{stem}_{number - 1}")
+            held = atoms
+            number += 1
+    # Readers of foreign files raise whatever they stumble over.
+    except Exception as error:
+        after = f" after {number} frames" if number else ""
+        fault = Unreadable(
+            stem,
+            f"{path}: cannot be read as {_reader(path)}{after}: "
+            f"{type(error).__name__}: {error}",
+        )
+    else:
+        fault = None if number else Unreadable(stem, f"{item}: holds no structure")
+    if held is not None:
+        yield _named(held, f"{stem}_{number - 1}" if number > 1 else stem)
+    if fault is not None:
+        yield fault
+
+
+def _named(atoms: Atoms, name: str) -> Atoms:
+    atoms.info.setdefault("sid", name)
+    return atoms
+
+
+def _is_database(item: str) -> bool:
+    return os.path.isdir(item) or item.endswith(".lmdb")
 
 
 def _split_index(item: str) -> Tuple[str, Any]:

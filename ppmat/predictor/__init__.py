@@ -12,8 +12,30 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Predictors: a trained model and its configuration, applied to structures."""
 
-from ppmat.predictor.base import BasePredictor
+"""Predictors: a trained model and its configuration, applied to structures.
 
-__all__ = ["BasePredictor"]
+Names are looked up at first use: the command sets the number of threads, which must
+happen before Paddle is imported.
+"""
+
+import importlib
+
+_NAMES = {
+    "BasePredictor": "base",
+    "PropertyPredictor": "property_predictor",
+    "PropertyTable": "table",
+}
+
+__all__ = list(_NAMES)
+
+
+def __getattr__(name: str):
+    if name in _NAMES:
+        module = importlib.import_module(f"{__name__}.{_NAMES[name]}")
+        return getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

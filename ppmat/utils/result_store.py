@@ -14,18 +14,26 @@
 
 """Results on disk while they are made, so that a run can stop and go on.
 
-Results are what ``model.sample`` returns: one dict of plain lists and numbers a
-structure. Each batch becomes one file ``part_<batch>.json.gz``, written under another
-name and renamed. Runs with different settings (weights, data, seed, ...) have folders
-of their own, named by a hash of the settings; ``run.json`` tells them in clear.
+:class:`ResultStore` keeps what ``model.sample`` returns: one dict of plain lists and
+numbers a structure. Each batch becomes one file ``part_<batch>.json.gz``, written under
+another name and renamed. Runs with different settings (weights, data, seed, ...) have
+folders of their own, named by a hash of the settings; ``run.json`` tells them in clear.
+
+:class:`RowFile` keeps one line a structure in a CSV file, which the user named. Beside
+it, ``<file>.run.json`` tells the settings and how far the file is good; other settings
+or inputs are refused.
 """
 
 from __future__ import annotations
 
+import csv
 import gzip
 import hashlib
+import io
 import json
 import os
+from array import array
+from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -33,9 +41,14 @@ from pathlib import Path
 from typing import Any
 from typing import Dict
 from typing import List
+from typing import NamedTuple
 from typing import Union
 
 Result = Dict[str, Any]
+
+
+class StoredRunError(ValueError):
+    """Stored results that are damaged or belong to another run."""
 
 
 class ResultStore(Sequence):
@@ -85,7 +98,7 @@ class ResultStore(Sequence):
             try:
                 results = json.loads(gzip.decompress(path.read_bytes()))
             except (EOFError, gzip.BadGzipFile, ValueError) as error:
-                raise ValueError(
+                raise StoredRunError(
                     f"{path} is damaged; delete it and run again"
                 ) from error
             self._cached = (part, results)
@@ -103,6 +116,195 @@ class ResultStore(Sequence):
     def __iter__(self) -> Iterator[Result]:
         for part in range(self.num_parts):
             yield from self.read(part)
+
+
+class Column(NamedTuple):
+    """A column of a table.
+
+    Attributes:
+        name: Key in a row.
+        kind: What a row holds: ``text``, ``number`` and ``count`` (or None), or
+            ``flags``, a dict of texts.
+        unit: Written behind the name in the head of a file.
+    """
+
+    name: str
+    kind: str
+    unit: str = ""
+
+    @property
+    def title(self) -> str:
+        """The name with the unit."""
+        return f"{self.name} [{self.unit}]" if self.unit else self.name
+
+    def to_text(self, value: Any) -> str:
+        """Return a value as the text of one cell, without line breaks."""
+        if value is None:
+            return ""
+        if self.kind == "flags":
+            value = ";".join(f"{k}={v}" if v else k for k, v in value.items())
+        return " ".join(str(value).splitlines())
+
+    def from_text(self, text: str) -> Any:
+        """Return the value of a cell."""
+        if self.kind == "flags":
+            pairs = (item.partition("=") for item in text.split(";") if item)
+            return {name: detail for name, _, detail in pairs}
+        if not text:
+            return None
+        return {"number": float, "count": int, "text": str}[self.kind](text)
+
+
+def csv_lines(rows: Iterable[Mapping[str, Any]], columns: Sequence) -> Iterator[str]:
+    """Yield the head of a CSV file, then its lines."""
+    yield _csv_line([column.title for column in columns])
+    for row in rows:
+        yield _csv_line([column.to_text(row[column.name]) for column in columns])
+
+
+def _csv_line(cells: Sequence) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue()
+
+
+class RowFile(Sequence):
+    """A CSV file that grows by rows, and can be read as a sequence of dicts.
+
+    Nothing is written before the first rows come. Only the position of each row is
+    kept in memory.
+
+    Args:
+        path: The file.
+        columns: Its columns.
+        settings: What decides the rows beside the inputs, as plain values.
+
+    Attributes:
+        inputs: Text that tells the inputs of the rows that are there; "" for none.
+
+    Raises:
+        StoredRunError: There is a file that holds something else.
+    """
+
+    def __init__(
+        self,
+        path: Union[str, os.PathLike],
+        columns: Sequence,
+        settings: Mapping[str, Any],
+    ) -> None:
+        self.path = Path(path)
+        self.columns = tuple(columns)
+        self.inputs = ""
+        self._manifest = self.path.with_name(f"{self.path.name}.run.json")
+        # Through JSON and back, so that it can be compared with what a file says.
+        self._settings = json.loads(
+            _dumps({**settings, "columns": [c.title for c in self.columns]})
+        )
+        self._digest = hashlib.sha256()
+        self._starts = array("q")
+        self._size = 0
+        if self._manifest.exists():
+            self._resume()
+        elif self.path.exists():
+            self._refuse("was not written by such a run")
+
+    def _refuse(self, reason: str) -> None:
+        raise StoredRunError(
+            f"{self.path} {reason}. Choose another name, or remove it (and "
+            f"{self._manifest.name}, if it is there) to start anew"
+        )
+
+    def _resume(self) -> None:
+        try:
+            state = json.loads(self._manifest.read_text(encoding="utf-8"))
+            then, rows = state["settings"], state["rows"]
+            self.inputs, size = state["inputs"], state["bytes"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoredRunError(
+                f"{self._manifest} is damaged; remove it and {self.path.name}"
+            ) from error
+        names = sorted({*then, *self._settings})
+        other = [n for n in names if then.get(n) != self._settings.get(n)]
+        if other:
+            self._refuse(f"holds rows made with other {', '.join(other)}")
+        if rows:
+            self._find_rows(size)
+        if len(self) != rows or self._digest.hexdigest() != state["sha256"]:
+            self._refuse("was changed since it was written")
+
+    def _find_rows(self, size: int) -> None:
+        with open(self.path, "rb") as file:
+            self._digest.update(file.readline())
+            self._size = file.tell()
+            while self._size < size:
+                line = file.readline()
+                if not line:
+                    break
+                self._keep(line)
+
+    def _keep(self, line: bytes) -> None:
+        self._starts.append(self._size)
+        self._size += len(line)
+        self._digest.update(line)
+
+    def append(self, rows: Iterable[Mapping[str, Any]], inputs: str) -> None:
+        """Add rows.
+
+        Args:
+            rows: Dicts with the keys of the columns.
+            inputs: Becomes :attr:`inputs`.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if not self._size:
+            self._describe()
+        lines = (line.encode() for line in csv_lines(rows, self.columns))
+        head = next(lines)
+        with open(self.path, "r+b" if self._size else "wb") as file:
+            # An interrupted run may have left rows its manifest does not know of.
+            file.truncate(self._size)
+            file.seek(self._size)
+            if not self._size:
+                file.write(head)
+                self._digest.update(head)
+                self._size = len(head)
+            for line in lines:
+                file.write(line)
+                self._keep(line)
+        self.inputs = inputs
+        self._describe()
+
+    def _describe(self) -> None:
+        state = {
+            "rows": len(self),
+            "bytes": self._size,
+            "sha256": self._digest.hexdigest(),
+            "inputs": self.inputs,
+            "settings": self._settings,
+        }
+        _replace(self._manifest, _dumps(state, indent=1).encode())
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __getitem__(self, index: int) -> Result:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        with open(self.path, "rb") as file:
+            file.seek(self._starts[index])
+            return self._row(file.readline())
+
+    def __iter__(self) -> Iterator[Result]:
+        if not len(self):
+            return
+        with open(self.path, "rb") as file:
+            file.seek(self._starts[0])
+            for _ in range(len(self)):
+                yield self._row(file.readline())
+
+    def _row(self, line: bytes) -> Result:
+        (cells,) = csv.reader([line.decode()])
+        pairs = zip(self.columns, cells, strict=True)
+        return {column.name: column.from_text(text) for column, text in pairs}
 
 
 def _dumps(value: Any, **options: Any) -> str:

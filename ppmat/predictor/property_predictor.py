@@ -1,0 +1,398 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Properties of structures, in batches, with errors and doubts in the result."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
+from typing import Dict
+from typing import List
+from typing import Literal
+from typing import Optional
+from typing import Union
+
+import numpy as np
+import paddle
+from ase import Atoms
+from pymatgen.core.structure import IMolecule
+from pymatgen.core.structure import IStructure
+from tqdm import tqdm
+
+from ppmat.datasets.oc20_lmdb import OC20LMDB
+from ppmat.datasets.oc20_record import OC20Record
+from ppmat.datasets.structure_dataset import StructureDataset
+from ppmat.datasets.structure_dataset import batches_in_order
+from ppmat.datasets.structure_reader import iter_rows
+from ppmat.datasets.structure_reader import iter_structures
+from ppmat.models import build_trained_model
+from ppmat.predictor.base import BasePredictor
+from ppmat.predictor.base import PathLike
+from ppmat.predictor.checks import Checked
+from ppmat.predictor.checks import StructureChecker
+from ppmat.predictor.checks import count_isolated
+from ppmat.predictor.checks import digest_of_inputs
+from ppmat.predictor.table import PropertyTable
+from ppmat.utils import logger
+from ppmat.utils.registry import ConfigError
+from ppmat.utils.result_store import Column
+from ppmat.utils.result_store import RowFile
+from ppmat.utils.result_store import StoredRunError
+from ppmat.utils.save_load import fingerprint
+
+Structure = Union[Atoms, IStructure, OC20Record]
+
+_UNIT = "eV"
+_CUTOFF = 6.0  # Å, of the graphs of OC20; for converters that do not tell theirs
+_READ_AHEAD = 32  # batches that are prepared by one set of worker processes
+
+
+class PropertyPredictor(BasePredictor):
+    """Predicts a property of structures, for instance an adsorption energy.
+
+    The model is loaded by the constructor::
+
+        predictor = PropertyPredictor(config_path="sfin_oc20_is2re.yaml",
+                                      checkpoint_path="best.pdparams")
+        predictor.from_structures(slab)["y_relaxed"]
+
+    Args:
+        model_name: A registered model.
+        weights_name: File of the weights in the package of a registered model.
+        config_path: YAML of a model of your own.
+        checkpoint_path: Its weights; None takes ``Predict.checkpoint_path``. Several
+            are an ensemble: the result is their mean, and ``ensemble_std`` tells how
+            much they differ.
+        work_dir: Folder that relative paths start from; the current one when None.
+        device: ``"cpu"``, ``"gpu"``, ``"gpu:0"``; Paddle's own choice when None.
+        config_overrides: ``KEY=VALUE`` with a dotted key.
+
+    Attributes:
+        property_name: What the model predicts.
+        models: The members of the ensemble, often one.
+
+    Raises:
+        ConfigError: Arguments or YAML cannot be meant, or the model predicts nothing.
+        CheckpointError: Weights that cannot be read or belong to another model.
+    """
+
+    def __init__(
+        self,
+        model_name: Optional[str] = None,
+        weights_name: Optional[str] = None,
+        config_path: Optional[PathLike] = None,
+        checkpoint_path: Union[PathLike, Sequence[PathLike], None] = None,
+        work_dir: Optional[PathLike] = None,
+        device: Optional[str] = None,
+        config_overrides: Optional[Sequence[str]] = None,
+    ) -> None:
+        several = isinstance(checkpoint_path, (list, tuple))
+        paths = list(checkpoint_path) if several else [checkpoint_path]
+        super().__init__(
+            model_name,
+            weights_name,
+            config_path,
+            paths[0] if paths else None,
+            work_dir,
+            device,
+            config_overrides,
+        )
+        self._more_paths = [self._below_work_dir(path) for path in paths[1:]]
+        self.load_inference_model()
+
+    def load_inference_model(self) -> None:
+        """Load the members, see :meth:`BasePredictor.load_inference_model`."""
+        super().load_inference_model()
+        self.models = [self.model] + [
+            build_trained_model(
+                None, None, self.config_path, path, self.config_overrides
+            )[0]
+            for path in self._more_paths
+        ]
+        self.property_name = getattr(self.model, "property_name", None)
+        kind = type(self.model).__name__
+        if not callable(getattr(self.model, "predict", None)) or not self.property_name:
+            raise ConfigError(
+                f"Model: {kind} has no method 'predict' or no 'property_name', so it "
+                "predicts no property of a structure; use StructureSampler for a model "
+                "that relaxes or generates"
+            )
+        if self.graph_converter_fn is None:
+            raise ConfigError(
+                f"Predict.graph_converter is missing: {kind} needs the graph it was "
+                "trained with, e.g. graph_converter: ${Global.graph}"
+            )
+        self._weights = [fingerprint(model) for model in self.models]
+        if len(set(self._weights)) < len(self._weights):
+            raise ConfigError(
+                "checkpoint_path: two members of the ensemble have the same weights"
+            )
+
+    @property
+    def columns(self) -> List[Column]:
+        """The columns of a result row."""
+        numbers = [self.property_name, "expected_error"]
+        if len(self.models) > 1:
+            numbers.append("ensemble_std")
+        return [
+            Column("id", "text"),
+            *(Column(name, "number", _UNIT) for name in numbers),
+            Column("num_atoms", "count"),
+            Column("flags", "flags"),
+            Column("error", "text"),
+        ]
+
+    def from_structures(
+        self,
+        structures: Union[Structure, Iterable[Structure]],
+        batch_size: int = 16,
+        save_path: Optional[PathLike] = None,
+        progress: bool = True,
+        on_error: Literal["raise", "flag"] = "raise",
+        missing_tags: Literal["raise", "guess"] = "raise",
+        num_workers: int = 0,
+    ) -> Union[Dict[str, Any], PropertyTable]:
+        """Predict one structure or many.
+
+        Structures are taken from ``structures`` as they are needed, so a generator of
+        any length is fine. With ``save_path`` the rows go to that file as they are
+        made, and only a batch is in memory; the same call made again, with the same
+        weights and structures, goes on where the last one stopped (and goes on further
+        if more structures follow).
+
+        Args:
+            structures: One or an iterable of ``ase.Atoms`` (tags: 0 sub-surface,
+                1 surface, 2 adsorbate), pymatgen ``Structure`` (site property
+                ``tags``) or ``OC20Record``; an ``OC20LMDB`` is read row by row.
+            batch_size: Structures predicted at once.
+            save_path: CSV file; None keeps the rows in memory.
+            progress: Show a progress bar for more than one structure.
+            on_error: What a structure that cannot be used does: ``raise``, or ``flag``
+                for a row with a text in ``error`` and no number.
+            missing_tags: ``raise``, or ``guess`` as
+                :func:`ppmat.predictor.checks.guess_tags` does. Only for structures
+                without any tag, and only with a model that reads atoms by their tags.
+            num_workers: Processes that search neighbours; 0 uses this one.
+
+        Returns:
+            For one structure a dict; for an iterable a :class:`PropertyTable` of such
+            dicts in the order of the input: ``id`` (``info["sid"]``, else the position
+            in the input), the property and ``expected_error`` (eV; the latter None if
+            the model does not give it), with an ensemble ``ensemble_std`` (eV, sample
+            standard deviation), ``num_atoms``, ``flags`` (a dict, see
+            :data:`ppmat.predictor.checks.FLAGS`; empty if nothing is unusual) and
+            ``error`` (None if all is well).
+
+        Raises:
+            ValueError: A structure that cannot be used (its position is named), or no
+                structure at all.
+            TypeError: An object that is no structure.
+            StoredRunError: The file holds something else.
+        """
+        _check_choice("on_error", on_error, ("raise", "flag"))
+        _check_choice("missing_tags", missing_tags, ("raise", "guess"))
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size!r}, wanted a whole number > 0")
+        if isinstance(structures, (str, os.PathLike)):
+            raise TypeError(
+                f"structures is the path {str(structures)!r}; use from_files for files"
+            )
+        one = isinstance(structures, (Atoms, IStructure, IMolecule, OC20Record))
+        if one:
+            structures = [structures]
+        total = len(structures) if hasattr(structures, "__len__") else None
+        if isinstance(structures, OC20LMDB):
+            structures = iter_rows(structures)
+        rows: Any = []
+        if save_path is not None:
+            rows = RowFile(save_path, self.columns, self._settings(missing_tags))
+        keep_errors = on_error == "flag"
+        source = self._checked(structures, missing_tags == "guess", keep_errors)
+        with tqdm(
+            desc="predicting",
+            unit=" structures",
+            total=total,
+            disable=one or not progress,
+        ) as bar:
+            self._run(source, rows, batch_size, num_workers, keep_errors, bar)
+        if not len(rows):
+            raise ValueError("from_structures: there is no structure to predict")
+        return dict(rows[0]) if one else PropertyTable(rows, self.columns)
+
+    def from_files(self, inputs: Union[str, Sequence[str]], **options: Any) -> Any:
+        """Predict the structures of files, folders and patterns.
+
+        Args:
+            inputs: CIF, POSCAR, extxyz, ASE trajectories, LMDB data sets;
+                ``FILE@INDEX`` picks frames. Folders stand for all files in them that
+                can be read.
+            **options: See :meth:`from_structures`.
+
+        Returns:
+            A :class:`PropertyTable`. With ``on_error="flag"`` a file that cannot be
+            read is a row too.
+
+        Raises:
+            ConfigError: A file is missing or of an unknown format.
+        """
+        inputs = [inputs] if isinstance(inputs, (str, os.PathLike)) else inputs
+        inputs = [os.fspath(item) for item in inputs]
+        return self.from_structures(iter_structures(inputs), **options)
+
+    def from_cif_file(
+        self, cif_file_path: PathLike, save_path: Optional[PathLike] = None
+    ) -> PropertyTable:
+        """Predict a CIF file or the CIF files of a folder; see :meth:`from_files`."""
+        path = os.fspath(cif_file_path)
+        if os.path.isdir(path):
+            path = os.path.join(path, "*.cif")
+        return self.from_files(path, save_path=save_path)
+
+    # --- how ----------------------------------------------------------------------
+
+    def _settings(self, missing_tags: str) -> Dict[str, Any]:
+        """Return what decides a row beside its structure."""
+        return {
+            "model": self.config.get("Model", type(self.model).__name__),
+            "weights": self._weights,
+            "Predict": {
+                key: self.predict_config.get(key)
+                for key in ("graph_converter", "post_transforms")
+            },
+            "missing_tags": missing_tags,
+        }
+
+    def _checked(
+        self, structures: Iterable, guess_tags: bool, keep_errors: bool
+    ) -> Iterator[Checked]:
+        seen = getattr(self.model, "elements_seen", None)
+        elements = None if seen is None else np.flatnonzero(seen.numpy()).tolist()
+        check = StructureChecker(
+            getattr(self.graph_converter_fn, "cutoff", _CUTOFF),
+            getattr(self.model, "readout_tags", None),
+            elements or None,  # a model that was not trained here has none
+            guess_tags,
+        )
+        for number, structure in enumerate(structures):
+            checked = check(structure, number)
+            if checked.error is not None and not keep_errors:
+                kind = TypeError if isinstance(checked.error, TypeError) else ValueError
+                raise kind(
+                    f"structure {number}: {checked.error} (on_error='flag' leaves it "
+                    "out and goes on)"
+                ) from checked.error
+            yield checked
+
+    def _run(
+        self,
+        source: Iterator[Checked],
+        rows: Any,
+        batch_size: int,
+        workers: int,
+        keep_errors: bool,
+        bar: tqdm,
+    ) -> None:
+        """Add the rows of all structures that have none yet."""
+        digest = digest_of_inputs()
+        stored = isinstance(rows, RowFile)
+        if stored and len(rows):
+            done = 0
+            for checked in islice(source, len(rows)):
+                checked.add_to(digest)
+                done += 1
+                bar.update()
+            if done < len(rows) or digest.hexdigest() != rows.inputs:
+                raise StoredRunError(
+                    f"{rows.path} holds the results of {len(rows)} structures, which "
+                    f"are not the first {len(rows)} given now. Choose another name, or "
+                    "remove it to start anew"
+                )
+            logger.message(f"{rows.path} holds {done} rows already")
+        size = batch_size * (_READ_AHEAD if workers else 1)
+        while chunk := list(islice(source, size)):
+            new = self._predict(chunk, batch_size, workers, bar)
+            for row in new:
+                if row["error"] is not None and not keep_errors:
+                    raise ValueError(f"structure {row['id']!r}: {row['error']}")
+            if not stored:
+                rows.extend(new)
+                continue
+            for checked in chunk:
+                checked.add_to(digest)
+            rows.append(new, digest.hexdigest())
+
+    def _predict(
+        self, chunk: List[Checked], batch_size: int, workers: int, bar: tqdm
+    ) -> List[Dict[str, Any]]:
+        """Return the rows of some structures."""
+        rows = [
+            {
+                **dict.fromkeys(column.name for column in self.columns),
+                "id": checked.sid,
+                "num_atoms": checked.record and len(checked.record.pos),
+                "flags": checked.flags,
+                "error": checked.error and str(checked.error),
+            }
+            for checked in chunk
+        ]
+        good = [i for i, checked in enumerate(chunk) if checked.record is not None]
+        bar.update(len(chunk) - len(good))
+        dataset = StructureDataset(
+            [chunk[i].record for i in good], self.graph_converter_fn
+        )
+        todo = iter(good)
+        for batch in batches_in_order(dataset, batch_size, num_workers=workers):
+            numbers = self._numbers(batch)
+            lonely = count_isolated(batch)
+            for j, i in enumerate(islice(todo, len(lonely))):
+                if lonely[j]:
+                    rows[i]["flags"]["isolated_atoms"] = str(lonely[j])
+                values = {name: array[j] for name, array in numbers.items()}
+                if np.isfinite(list(values.values())).all():
+                    rows[i].update(values)
+                else:
+                    rows[i]["error"] = f"the model returned {values}"
+            bar.update(len(lonely))
+        return rows
+
+    def _numbers(self, batch: Dict[str, Any]) -> Dict[str, List[float]]:
+        """Return the numbers of a batch, mean and spread over the ensemble."""
+        outputs = []
+        for model in self.models:
+            with paddle.set_grad_enabled(not self.eval_with_no_grad):
+                output = self.post_process(model.predict(batch))
+            outputs.append(output)
+        numbers = {}
+        for name in (self.property_name, "expected_error"):
+            if name in outputs[0]:
+                values = np.array([np.asarray(o[name]).reshape(-1) for o in outputs])
+                numbers[name] = values.mean(axis=0)
+                if name == self.property_name and len(outputs) > 1:
+                    numbers["ensemble_std"] = values.std(axis=0, ddof=1)
+        # As short as the precision is: -0.64, not -0.6399999856948853.
+        return {
+            name: [float(str(value)) for value in array.astype(np.float32)]
+            for name, array in numbers.items()
+        }
+
+
+def _check_choice(name: str, value: Any, legal: Sequence[str]) -> None:
+    if value not in legal:
+        raise ValueError(f"{name} is {value!r}; wanted one of {', '.join(legal)}")
