@@ -35,6 +35,7 @@ from helpers_trainer import make_trainer
 from helpers_trainer import weights_of
 from paddle import nn
 
+from ppmat.datasets.transform import mean_std_scaling
 from ppmat.metrics import StreamingMetricBase
 from ppmat.metrics.streaming_base import _all_reduce_sum_
 from ppmat.trainer.signals import TrainingInterrupted
@@ -209,6 +210,36 @@ def unequal_gather():
     }
 
 
+class Labelled(paddle.io.Dataset):
+    """An odd number of records with an energy; some have none."""
+
+    def __init__(self, bad=()):
+        self.y = np.random.RandomState(3).randn(11) * 5 - 2
+        self.bad = bad
+        self.asked = []
+
+    def __len__(self):
+        return len(self.y)
+
+    def read_label(self, index, name):
+        self.asked.append(index)
+        if index in self.bad:
+            raise KeyError(f"record {index} has no {name}")
+        return self.y[index : index + 1]
+
+
+def statistics():
+    """Each rank reads its share; a fault of one is told to all."""
+    data = Labelled()
+    mean, std = mean_std_scaling(paddle.io.DataLoader(data), "y")
+    try:
+        mean_std_scaling(paddle.io.DataLoader(Labelled(bad=[9])), ["y"])
+        fault = None
+    except Exception as error:
+        fault = f"{type(error).__name__}: {error}"
+    return {"mean": mean, "std": std, "asked": data.asked, "fault": fault}
+
+
 def main(folder):
     paddle.set_device("cpu")
     dist.init_parallel_env()
@@ -223,6 +254,7 @@ def main(folder):
         "bad_record": bad_record(f"{folder}/bad"),
         "interrupted": interrupted(f"{folder}/interrupted"),
         "gather": unequal_gather(),
+        "statistics": statistics(),
     }
     with open(f"{folder}/rank{rank}.json", "w") as file:
         json.dump(results, file)

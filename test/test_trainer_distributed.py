@@ -183,3 +183,16 @@ def test_gather_of_unequal_lengths(run):
         assert report["gather"]["joined"] == expected
         assert report["gather"]["lengths"] == [1, 3]
         assert report["gather"]["columns"] == [2, 4]
+
+
+def test_target_statistics_are_those_of_one_process(run):
+    _, ranks = run
+    labels = helpers_ranks.Labelled().y
+    for report in ranks:
+        found = report["statistics"]
+        assert found["mean"] == labels.mean()
+        assert found["std"] == labels.std(ddof=1)
+    assert [r["statistics"]["asked"] for r in ranks] == [[*range(5)], [*range(5, 11)]]
+    faults = [report["statistics"]["fault"] for report in ranks]
+    assert "process 1 could not read 'y': KeyError" in faults[0]
+    assert faults[1].startswith("KeyError") and "record 9 has no y" in faults[1]

@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
@@ -40,6 +41,7 @@ from ppmat.utils.registry import PARAMS_KEY
 from ppmat.utils.registry import ConfigError
 from ppmat.utils.registry import Registry
 from ppmat.utils.registry import check_call
+from ppmat.utils.registry import check_keys
 
 __all__ = [
     "Abs",
@@ -122,6 +124,8 @@ def check_scaling(cfg: Mapping, where: str = "Dataset.transform") -> None:
     """
     scaling, params = SCALINGS.parse(cfg, where)
     runtime = {"train_loader": None, "target": None}
+    legal = set(inspect.signature(scaling).parameters) - set(runtime)
+    check_keys(params, legal, f"{where}.{PARAMS_KEY} of {scaling.__name__}")
     check_call(scaling, {**params, **runtime}, f"{where}.{PARAMS_KEY}", set(params))
 
 

@@ -1,0 +1,358 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""``Dataset.transform``: statistics of the training labels, by hand and by command."""
+
+import math
+import re
+import statistics
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
+from paddle import io
+
+from ppmat.datasets import OC20IS2REDataset
+from ppmat.datasets.custom_data_type import ConcatData
+from ppmat.datasets.oc20_lmdb import OC20LMDB
+from ppmat.datasets.oc20_lmdb import OC20FormatError
+from ppmat.datasets.oc20_lmdb import write_lmdb
+from ppmat.datasets.transform import run_dataset_transform
+from ppmat.trainer import entry
+from ppmat.utils import logger
+from ppmat.utils import save_load
+from ppmat.utils.config import load_config
+from ppmat.utils.config import save_config
+from ppmat.utils.registry import ConfigError
+
+SAMPLE = "structure_generation/example_data/oc20_emt"
+SMOKE = "sfin_oc20_is2re_smoke.yaml"
+
+
+class Labelled(io.Dataset):
+    """Whole samples only; label ``y`` where it is known, ``rows`` per atom."""
+
+    def __init__(self, labels):
+        self.labels = list(labels)
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, index):
+        sample = {"id": f"s{index}", "rows": ConcatData(np.full([index + 1, 2], index))}
+        if self.labels[index] is not None:
+            sample["y"] = np.array([self.labels[index]], dtype="float32")
+        return sample
+
+
+class LabelledQuickly(Labelled):
+    """Gives labels without making samples."""
+
+    def __getitem__(self, index):
+        raise AssertionError("a sample was made to read a label")
+
+    def read_label(self, index, name):
+        assert name == "y"
+        return np.array([self.labels[index]], dtype="float32")
+
+
+def measure(dataset, target="y", **loader):
+    """Return mean and standard deviation over a data set."""
+    return run_dataset_transform(
+        "mean_std_scaling", io.DataLoader(dataset, **loader), target
+    )
+
+
+# By hand -----------------------------------------------------------------------------
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.floats(-1e3, 1e3, width=32, allow_subnormal=False), min_size=2, max_size=30
+    )
+)
+def test_equals_the_statistics_module(labels):
+    if len(set(labels)) == 1:
+        return
+    for dataset in (Labelled(labels), LabelledQuickly(labels)):
+        mean, std = measure(dataset)
+        assert mean == pytest.approx(statistics.fmean(labels), rel=1e-9, abs=1e-9)
+        assert std == pytest.approx(statistics.stdev(labels), rel=1e-7, abs=1e-12)
+
+
+def test_the_sampler_does_not_matter():
+    """The twin that reads batches loses what drop_last drops."""
+    data = Labelled([1.0, 2.0, 3.0, 4.0, 50.0])
+    loader = {"batch_size": 2, "drop_last": True}
+    assert measure(data, **loader)[0] == pytest.approx(12.0)
+    twin = [float(y.mean()) for y in _labels_by_batch(data, 2)]
+    assert np.mean(twin) == pytest.approx(2.5)
+
+
+def _labels_by_batch(data, size):
+    for first in range(0, len(data) - size + 1, size):
+        yield np.array([data[i]["y"] for i in range(first, first + size)])
+
+
+def test_a_part_of_a_data_set_is_measured_alone():
+    part = io.Subset(io.Subset(LabelledQuickly([9, 1, 9, 3, 9, 8]), [5, 3, 1]), [1, 2])
+    assert measure(part) == pytest.approx((2.0, math.sqrt(2)))
+
+
+def test_labels_per_atom_count_each_number():
+    assert measure(Labelled([1, 2]), "rows") == pytest.approx(
+        (4 / 6, np.std([0, 0, 1, 1, 1, 1], ddof=1))
+    )
+
+
+@pytest.mark.parametrize(
+    "labels, target, match",
+    [
+        ([1, None, 2], "y", r"record 1 \(id 's1'\) has no 'y'.*it has id, rows"),
+        ([1, float("nan")], ["y"], "record 1: 'y' is .nan"),
+        ([2, 2, 2], "y", "the 3 training labels 'y' have no spread"),
+        ([2], "y", "the 1 training labels"),
+        ([1, 2], ["y", "z"], "statistics are taken of one target, got 2"),
+    ],
+)
+def test_what_cannot_be_measured_is_named(labels, target, match):
+    with pytest.raises(ConfigError, match=match):
+        measure(Labelled(labels), target)
+
+
+def test_known_numbers():
+    def scale(name, **params):
+        return run_dataset_transform(name, None, "y", **params)
+
+    assert scale("no_scaling") == (0.0, 1.0)
+    assert scale("custom_scaling", mean=-1, std=2) == (-1.0, 2.0)
+    assert scale("custom_scaling", rmsd=3.0) == (0.0, 3.0)
+    for params in ({}, {"mean": 1.0}, {"rmsd": 1.0, "std": 1.0}):
+        with pytest.raises(ConfigError, match="give mean and std, or rmsd alone"):
+            scale("custom_scaling", **params)
+
+
+def test_oc20_labels_without_graphs(monkeypatch):
+    data = OC20IS2REDataset(SAMPLE, split="val_id", subset="10k")
+    plain = [record.y_relaxed for record in OC20LMDB(SAMPLE, "val_id")]
+    monkeypatch.setattr(
+        OC20IS2REDataset, "__getitem__", lambda *_: pytest.fail("a sample was made")
+    )
+    mean, std = measure(data, "y_relaxed")
+    assert mean == pytest.approx(np.mean(plain), abs=1e-6)
+    assert std == pytest.approx(np.std(plain, ddof=1), abs=1e-6)
+    ways = [record.displacement for record in OC20LMDB(SAMPLE, "val_id")]
+    assert measure(data, "displacement")[1] == pytest.approx(
+        np.concatenate(ways).std(ddof=1), abs=1e-6
+    )
+
+
+# By command --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def train(tmp_path, monkeypatch, capsys):
+    """Return a function: run the task's train.py; returns status and what was shown."""
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+    monkeypatch.setattr("ppmat.trainer.reporting.draw_loss_curve", lambda folder: None)
+    monkeypatch.delenv("OC20_ROOT", raising=False)
+
+    def call(*overrides, name="out", config=f"configs/sfin/{SMOKE}"):
+        capsys.readouterr()
+        folder = f"Trainer.output_dir={tmp_path / name}"
+        status = entry.main("property_prediction", ["-c", config, folder, *overrides])
+        logger.init_logger()
+        return status, capsys.readouterr().out
+
+    yield call
+    logger.init_logger()
+
+
+def model_params(folder):
+    return load_config(folder / SMOKE)["Model"]["__init_params__"]
+
+
+def weights_of(folder):
+    """Return the weights of a run; Paddle adds a table of automatic names."""
+    found = save_load.load_file(str(folder / "checkpoints/latest.pdparams"))
+    return {name: np.array(x) for name, x in found.items() if not isinstance(x, dict)}
+
+
+def test_statistics_reach_log_yaml_and_checkpoint(train, tmp_path):
+    status, shown = train()
+    assert status == 0
+    labels = [OC20LMDB(SAMPLE, "train")[i].y_relaxed for i in range(8)]
+    params = model_params(tmp_path / "out")
+    assert params["data_mean"] == pytest.approx(np.mean(labels), abs=1e-6)
+    assert params["data_std"] == pytest.approx(np.std(labels, ddof=1), abs=1e-6)
+    assert "mean_std_scaling of y_relaxed over 8 training records" in shown
+    assert f"data_mean {params['data_mean']:.6g}" in shown
+    weights = weights_of(tmp_path / "out")
+    assert float(weights["data_std"]) == pytest.approx(params["data_std"], rel=1e-6)
+
+
+def test_numbers_known_beforehand_give_the_same_run(train, tmp_path):
+    """Measuring draws nothing and changes nothing but the two numbers."""
+    assert train()[0] == 0
+    params = model_params(tmp_path / "out")
+    status, _ = train(
+        "Dataset.transform=null",
+        f"Model.__init_params__.data_mean={params['data_mean']!r}",
+        f"Model.__init_params__.data_std={params['data_std']!r}",
+        name="given",
+    )
+    assert status == 0
+    first, second = (weights_of(tmp_path / name) for name in ("out", "given"))
+    assert first.keys() == second.keys()
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name], name)
+
+
+def test_evaluation_takes_the_statistics_of_the_checkpoint(train, tmp_path):
+    train("Global.do_eval=true")
+    best = tmp_path / "out/checkpoints/latest_ema.pdparams"
+    flags = ["Global.do_train=false", "Global.do_eval=true"]
+    status, shown = train(*flags, f"Trainer.pretrained_model_path={best}", name="eval")
+    assert status == 0 and "training records" not in shown
+    assert "data_mean" not in model_params(tmp_path / "eval")
+    log = (tmp_path / "out/run.log").read_text()
+
+    def score(text):
+        (line,) = (row for row in text.splitlines() if " Val:" in row)
+        return line.partition("energy_mae(metric): ")[2].partition(" ")[0]
+
+    assert score(shown) == score(log) != ""
+    # The merged YAML of the training says the same numbers by itself.
+    merged = str(tmp_path / "out" / SMOKE)
+    assert train(*flags, config=merged, name="again")[0] == 0
+    assert model_params(tmp_path / "again") == model_params(tmp_path / "out")
+
+
+def test_a_resumed_run_measures_the_same(train, tmp_path):
+    train("Trainer.max_epochs=2", name="whole")
+    train()
+    latest = tmp_path / "out/checkpoints/latest"
+    status, _ = train(
+        "Trainer.max_epochs=2", f"Trainer.resume_from_checkpoint={latest}"
+    )
+    assert status == 0
+    assert model_params(tmp_path / "out") == model_params(tmp_path / "whole")
+
+
+def test_pretrained_weights_keep_their_statistics_and_say_so(train, tmp_path):
+    train("Dataset.transform.__class_name__=no_scaling", name="first")
+    weights = tmp_path / "first/checkpoints/latest.pdparams"
+    status, shown = train(f"Trainer.pretrained_model_path={weights}")
+    assert status == 0 and "data_std of their own, which stay in force" in shown
+    found = weights_of(tmp_path / "out")
+    assert (float(found["data_mean"]), float(found["data_std"])) == (0.0, 1.0)
+
+
+def test_split_by_ratio_measures_the_training_part(train, tmp_path):
+    """One data set, split at random: train.py runs all three parts."""
+    config = load_config(f"property_prediction/configs/sfin/{SMOKE}")
+    block = config["Dataset"]
+    dataset = block["train"]["dataset"]
+    dataset["__init_params__"]["max_samples"] = 20
+    sampler = {"__class_name__": "BatchSampler", "__init_params__": {"batch_size": 4}}
+    config["Dataset"] = {
+        "dataset": dataset,
+        "transform": block["transform"],
+        "split_dataset_ratio": {"train": 0.4, "val": 0.2, "test": 0.4},
+        **{f"{name}_sampler": sampler for name in ("train", "val", "test")},
+    }
+    config["Global"].update(do_eval=True, do_test=True)
+    path = tmp_path / SMOKE
+    save_config(config, path)
+    status, shown = train(config=str(path))
+    assert status == 0
+    assert "train 8, val 4, test 8" in shown and "over 8 training records" in shown
+    order = np.random.RandomState(config["Trainer"]["seed"]).permutation(20)[:8]
+    records = OC20LMDB(SAMPLE, "train")
+    labels = [records[int(i)].y_relaxed for i in order]
+    params = model_params(tmp_path / "out")
+    assert params["data_mean"] == pytest.approx(np.mean(labels), abs=1e-6)
+    assert "Val:" in shown and "Test:" in shown
+
+
+@pytest.mark.parametrize(
+    "overrides, text",
+    [
+        (
+            ["Dataset.transform.__class_name__=mean_scaling"],
+            "Dataset.transform.__class_name__: unknown scaling 'mean_scaling'.*Did you",
+        ),
+        (
+            ["Dataset.transform.__init_params__.meen=1"],
+            "Dataset.transform.__init_params__ of mean_std_scaling: unknown key 'meen'",
+        ),
+        (["Global.label_names=null"], "named by Global.label_names.*found None"),
+        (["Global.label_names=7"], "named by Global.label_names.*found 7"),
+        (["Global.label_names=[a,b]"], "of one target, got 2"),
+        (["Global.label_names=y"], "label 'y' is not known. Legal: y_relaxed"),
+        (["Model.__init_params__.poolin=sum"], "unknown key 'poolin'.*'pooling'"),
+        (
+            ["Model.__init_params__.displacement_weight=null"],
+            "Model.__init_params__ of SFINEnergy: noisy_nodes",
+        ),
+    ],
+)
+def test_wrong_settings_end_with_status_2(train, overrides, text):
+    status, shown = train(*overrides)
+    assert status == entry.EXIT_BAD_INPUT
+    assert "ConfigError" in shown
+    assert re.search(text, shown), shown
+
+
+def test_wrong_model_keys_are_found_before_data_are_read(train):
+    _, shown = train("Model.__init_params__.poolin=sum", "Global.data_root=/nowhere")
+    assert "poolin" in shown and "/nowhere" not in shown.replace("data_root: ", "")
+
+
+def test_a_model_without_statistics_is_named(train):
+    status, shown = train("Model.__class_name__=SFINFlow")
+    assert status == entry.EXIT_BAD_INPUT
+    assert "SFINFlow has no such arguments; remove the block" in shown
+
+
+def test_records_without_energies_are_named(train, tmp_path):
+    """The first record, a later one, and records that are skipped on request."""
+    records = [OC20LMDB(SAMPLE, "train")[i] for i in range(8)]
+    records[2].y_relaxed = None
+    for split in ("train", "val_id"):
+        write_lmdb(tmp_path / split / "data.lmdb", records)
+    root = f"Global.data_root={tmp_path}"
+    status, shown = train(root)
+    assert status == entry.EXIT_BAD_INPUT
+    sid = records[2].sid
+    assert f"train/data.lmdb key '2': sid {sid} has no y_relaxed" in shown
+    skip = [
+        f"Dataset.{split}.dataset.__init_params__.on_error=skip"
+        for split in ("train", "val")
+    ]
+    status, shown = train(root, *skip)
+    assert status == 0 and "over 7 training records" in shown
+
+    for record in records:
+        record.y_relaxed = None
+    for split in ("train", "val_id"):
+        write_lmdb(tmp_path / split / "data.lmdb", records, overwrite=True)
+    status, shown = train(root, "Dataset.transform=null")
+    assert status == entry.EXIT_BAD_INPUT
+    assert "key '0'" in shown and "has no y_relaxed, which is needed" in shown
+    with pytest.raises(OC20FormatError, match="has no y_relaxed"):
+        OC20IS2REDataset(str(tmp_path)).read_label(0, "y_relaxed")
