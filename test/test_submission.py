@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The IS2RS submission file: form, checks against the data, command."""
+"""The submission files: form, checks against the data, command."""
 
 import numpy as np
 import pytest
@@ -22,6 +22,7 @@ from ppmat.datasets.oc20_lmdb import write_lmdb
 from ppmat.datasets.oc20_record import OC20Record
 from ppmat.datasets.submission import SubmissionError
 from ppmat.datasets.submission import check_submission
+from ppmat.datasets.submission import write_energy_submission
 from ppmat.datasets.submission import write_submission
 
 rng = np.random.default_rng(0)
@@ -147,3 +148,59 @@ def test_command_merges_and_checks(tmp_path, capsys):
     assert submission.main(["merge", out, a, a]) == 1
     assert "in an earlier file too" in capsys.readouterr().err
     assert submission.main(["check", str(tmp_path / "none.npz")]) == 1
+
+
+ENERGIES = [("7", -1.25), ("6", 0.5), ("5", 2)]
+
+
+def test_energies_are_the_arrays_the_server_reads(tmp_path):
+    path = tmp_path / "is2re.npz"
+    write_energy_submission(path, {"test_id": ENERGIES, "ood_both": iter(ENERGIES[:1])})
+    with np.load(path, allow_pickle=False) as file:
+        assert sorted(file.files) == [
+            "id_energy", "id_ids", "ood_both_energy", "ood_both_ids",
+        ]  # fmt: skip
+        assert file["id_ids"].tolist() == ["7", "6", "5"]
+        assert file["id_ids"].dtype.kind == "U" and file["id_energy"].dtype == "f8"
+        assert file["id_energy"].tolist() == [-1.25, 0.5, 2.0]
+    assert check_submission(path, {"id": records()}) == {"id": 3, "ood_both": 1}
+    with pytest.raises(SubmissionError, match="ood_both: sid 6 is missing"):
+        check_submission(path, {"ood_both": records()})
+    with pytest.raises(SubmissionError, match="1 ids are not in the data set"):
+        check_submission(path, {"id": records()[:2]})
+
+
+BAD_ENERGIES = {
+    "unknown split": ({"train": ENERGIES}, "unknown split 'train'"),
+    "same split twice": ({"id": ENERGIES, "val_id": ENERGIES}, "given twice"),
+    "no structures": ({"id": []}, "no structures"),
+    "same id twice": ({"id": [*ENERGIES, ENERGIES[0]]}, "sid 7 occurs 2 times"),
+    "none": ({"id": [("1", None)]}, "sid 1 has no energy"),
+    "nan": ({"id": [*ENERGIES, ("99", np.nan)]}, "sid 99 has a NaN energy"),
+}
+
+
+@pytest.mark.parametrize("case", sorted(BAD_ENERGIES))
+def test_bad_energies_are_refused(tmp_path, case):
+    splits, message = BAD_ENERGIES[case]
+    with pytest.raises(SubmissionError, match=message):
+        write_energy_submission(tmp_path / "a.npz", splits)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_of_the_two_tasks_do_not_mix(tmp_path, capsys):
+    write_energy_submission(tmp_path / "e.npz", {"id": ENERGIES})
+    write_energy_submission(tmp_path / "f.npz", {"ood_ads": ENERGIES})
+    write_submission(tmp_path / "p.npz", {"ood_cat": ENTRIES})
+    files = [str(tmp_path / name) for name in ("e.npz", "f.npz", "p.npz")]
+    out = str(tmp_path / "out.npz")
+    assert submission.main(["merge", out, *files[:2]]) == 0
+    assert "ood_ads: 3 structures" in capsys.readouterr().out
+    assert submission.main(["merge", out, *files]) == 1
+    assert "'ood_cat_energy' is missing" in capsys.readouterr().err
+    np.savez(out, id_ids=np.array(["1"]), id_energy=np.ones(1), id_pos=np.ones((1, 3)))
+    with pytest.raises(SubmissionError, match="'id_pos' beside energies"):
+        check_submission(out, {})
+    np.savez(out, id_ids=np.array(["1"]), id_energy=np.ones((1, 1)))
+    with pytest.raises(SubmissionError, match=r"shape \(1, 1\), wanted 1 floats"):
+        check_submission(out, {})

@@ -12,11 +12,17 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The file the Open Catalyst challenge takes for IS2RS: relaxed positions as npz.
+"""The files the Open Catalyst challenge takes: arrays in an npz.
 
-For each split (``id``, ``ood_ads``, ``ood_cat``, ``ood_both``) three arrays:
+For each split (``id``, ``ood_ads``, ``ood_cat``, ``ood_both``) of IS2RE, the adsorption
+energies, two arrays:
 
 - ``<split>_ids``: sid of each structure, text [S];
+- ``<split>_energy``: energies, float [S], eV;
+
+and of IS2RS, the relaxed structures, three:
+
+- ``<split>_ids``: as above;
 - ``<split>_pos``: positions of all atoms, fixed ones included, one structure after
   the other, float32 [N, 3], Å;
 - ``<split>_chunk_idx``: rows at which to cut ``pos``: the cumulative numbers of atoms
@@ -52,7 +58,8 @@ from ppmat.datasets.oc20_lmdb import OC20LMDB
 from ppmat.utils.registry import nearest
 
 SPLITS = ("id", "ood_ads", "ood_cat", "ood_both")
-_PARTS = ("ids", "pos", "chunk_idx")
+# The arrays of a split, for each of the two tasks.
+PARTS = {"is2re": ("ids", "energy"), "is2rs": ("ids", "pos", "chunk_idx")}
 
 PathLike = Union[str, "os.PathLike[str]"]
 
@@ -79,7 +86,7 @@ def split_name(name: str) -> str:
 def write_submission(
     path: PathLike, splits: Mapping[str, Iterable[Tuple[str, np.ndarray]]]
 ) -> None:
-    """Write a submission.
+    """Write a submission for IS2RS.
 
     Args:
         path: The npz file; appears whole or not at all.
@@ -90,10 +97,7 @@ def write_submission(
             with NaN, or a split without structures.
     """
     arrays: Dict[str, np.ndarray] = {}
-    for name, entries in splits.items():
-        short = split_name(name)
-        if f"{short}_ids" in arrays:
-            raise SubmissionError(f"split '{short}' is given twice")
+    for short, entries in _by_short_name(splits):
         ids: List[str] = []
         positions: List[np.ndarray] = []
         for sid, pos in entries:
@@ -114,11 +118,54 @@ def write_submission(
     _save(path, arrays)
 
 
+def write_energy_submission(
+    path: PathLike, splits: Mapping[str, Iterable[Tuple[str, Optional[float]]]]
+) -> None:
+    """Write a submission for IS2RE.
+
+    Args:
+        path: The npz file; appears whole or not at all.
+        splits: For each split its structures as (sid, adsorption energy in eV).
+
+    Raises:
+        SubmissionError: An unknown split, an id twice, an energy that is missing or no
+            finite number, or a split without structures.
+    """
+    arrays: Dict[str, np.ndarray] = {}
+    for short, entries in _by_short_name(splits):
+        ids: List[str] = []
+        energies: List[float] = []
+        for sid, energy in entries:
+            if energy is None:
+                raise SubmissionError(
+                    f"{short}: sid {sid} has no energy; the challenge wants one for "
+                    "each structure"
+                )
+            ids.append(str(sid))
+            energies.append(float(energy))
+        if not ids:
+            raise SubmissionError(f"{short}: no structures")
+        arrays[f"{short}_ids"] = np.array(ids)
+        arrays[f"{short}_energy"] = np.array(energies, dtype=np.float64)
+    _save(path, arrays)
+
+
+def _by_short_name(splits: Mapping[str, Any]) -> List[Tuple[str, Any]]:
+    found: Dict[str, Any] = {}
+    for name, entries in splits.items():
+        short = split_name(name)
+        if short in found:
+            raise SubmissionError(f"split '{short}' is given twice")
+        found[short] = entries
+    return list(found.items())
+
+
 def merge_submissions(path: PathLike, parts: Sequence[PathLike]) -> None:
     """Join files of single splits into one submission.
 
     Raises:
-        SubmissionError: A part cannot be used, or two parts hold the same split.
+        SubmissionError: A part cannot be used, two parts hold the same split, or parts
+            belong to different tasks.
     """
     arrays: Dict[str, np.ndarray] = {}
     for part in parts:
@@ -133,7 +180,7 @@ def merge_submissions(path: PathLike, parts: Sequence[PathLike]) -> None:
 
 
 def read_submission(path: PathLike) -> Dict[str, Dict[str, np.ndarray]]:
-    """Return ``{split: {"ids", "pos", "chunk_idx"}}`` of a file after checking it.
+    """Return the arrays of each split, ``{split: {"ids": ...}}``, after checking them.
 
     Raises:
         SubmissionError: No such file, not an npz, or not the arrays of a submission.
@@ -143,9 +190,9 @@ def read_submission(path: PathLike) -> Dict[str, Dict[str, np.ndarray]]:
             arrays = {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, AttributeError) as error:
         raise SubmissionError(f"{path}: not a submission file: {error}") from error
-    _check_arrays(arrays, str(path))
+    task = _check_arrays(arrays, str(path))
     return {
-        split: {part: arrays[f"{split}_{part}"] for part in _PARTS}
+        split: {part: arrays[f"{split}_{part}"] for part in PARTS[task]}
         for split in SPLITS
         if f"{split}_ids" in arrays
     }
@@ -175,13 +222,15 @@ def check_submission(
         if short not in found:
             raise SubmissionError(f"{path}: split '{short}' is missing")
         split = found[short]
-        ends = [0, *split["chunk_idx"].tolist(), len(split["pos"])]
-        sizes = dict(zip(split["ids"].tolist(), np.diff(ends).tolist(), strict=True))
+        sizes = dict.fromkeys(split["ids"].tolist())
+        if "pos" in split:
+            ends = [0, *split["chunk_idx"].tolist(), len(split["pos"])]
+            sizes = dict(zip(sizes, np.diff(ends).tolist(), strict=True))
         for record in records:
-            size = sizes.pop(record.sid, None)
-            if size is None:
+            if record.sid not in sizes:
                 raise SubmissionError(f"{path}: {short}: sid {record.sid} is missing")
-            if size != len(record.pos):
+            size = sizes.pop(record.sid)
+            if size not in (None, len(record.pos)):
                 raise SubmissionError(
                     f"{path}: {short}: sid {record.sid} has {size} atoms, the data set "
                     f"has {len(record.pos)}"
@@ -194,51 +243,89 @@ def check_submission(
     return {name: len(split["ids"]) for name, split in found.items()}
 
 
-def _check_arrays(arrays: Mapping[str, np.ndarray], where: str) -> None:
-    legal = {f"{split}_{part}" for split in SPLITS for part in _PARTS}
+def _check_arrays(arrays: Mapping[str, np.ndarray], where: str) -> str:
+    """Check the arrays of a file; returns its task."""
+    legal = {
+        f"{s}_{part}" for s in SPLITS for parts in PARTS.values() for part in parts
+    }
     for name in arrays:
         if name not in legal:
             raise SubmissionError(
                 f"{where}: unknown array '{name}'.{nearest(name, legal)}"
             )
-    splits = [s for s in SPLITS if any(f"{s}_{part}" in arrays for part in _PARTS)]
+    splits = [s for s in SPLITS if any(name.startswith(f"{s}_") for name in arrays)]
     if not splits:
         raise SubmissionError(f"{where}: no arrays of a submission")
+    task = "is2re" if any(name.endswith("_energy") for name in arrays) else "is2rs"
+    extra = set(arrays) - {f"{s}_{part}" for s in splits for part in PARTS[task]}
+    if extra:
+        raise SubmissionError(
+            f"{where}: '{min(extra)}' beside energies; IS2RE and IS2RS go in files of "
+            "their own"
+        )
     for split in splits:
-        for part in _PARTS:
+        for part in PARTS[task]:
             if f"{split}_{part}" not in arrays:
                 raise SubmissionError(f"{where}: array '{split}_{part}' is missing")
-        ids, pos, cuts = (arrays[f"{split}_{part}"] for part in _PARTS)
-        if ids.ndim != 1 or ids.dtype.kind != "U" or not len(ids):
-            raise SubmissionError(
-                f"{where}: {split}_ids is {ids.dtype} of shape {ids.shape}, wanted a "
-                "list of texts"
-            )
-        names, counts = np.unique(ids, return_counts=True)
-        if counts.max() > 1:
-            raise SubmissionError(
-                f"{where}: {split}: sid {names[counts.argmax()]} occurs "
-                f"{counts.max()} times; each structure has one prediction"
-            )
-        if pos.ndim != 2 or pos.shape[1] != 3 or pos.dtype.kind != "f":
-            raise SubmissionError(
-                f"{where}: {split}_pos is {pos.dtype} of shape {pos.shape}, wanted "
-                "floats of shape [number of atoms, 3]"
-            )
-        if not np.isfinite(pos).all():
-            row = int(np.flatnonzero(~np.isfinite(pos).all(axis=1))[0])
-            sid = ids[int(np.searchsorted(cuts, row, side="right"))]
-            raise SubmissionError(f"{where}: {split}: sid {sid} has NaN positions")
-        ends = np.concatenate([[0], cuts, [len(pos)]])
-        if (
-            cuts.dtype.kind not in "iu"
-            or cuts.shape != (len(ids) - 1,)
-            or (np.diff(ends) < 1).any()
-        ):
-            raise SubmissionError(
-                f"{where}: {split}_chunk_idx does not cut {len(pos)} positions into "
-                f"{len(ids)} structures"
-            )
+    for split in splits:
+        ids, *values = (arrays[f"{split}_{part}"] for part in PARTS[task])
+        _check_ids(ids, split, where)
+        if task == "is2re":
+            _check_energies(ids, *values, split, where)
+        else:
+            _check_positions(ids, *values, split, where)
+    return task
+
+
+def _check_ids(ids: np.ndarray, split: str, where: str) -> None:
+    if ids.ndim != 1 or ids.dtype.kind != "U" or not len(ids):
+        raise SubmissionError(
+            f"{where}: {split}_ids is {ids.dtype} of shape {ids.shape}, wanted a list "
+            "of texts"
+        )
+    names, counts = np.unique(ids, return_counts=True)
+    if counts.max() > 1:
+        raise SubmissionError(
+            f"{where}: {split}: sid {names[counts.argmax()]} occurs {counts.max()} "
+            "times; each structure has one prediction"
+        )
+
+
+def _check_energies(
+    ids: np.ndarray, energy: np.ndarray, split: str, where: str
+) -> None:
+    if energy.shape != ids.shape or energy.dtype.kind != "f":
+        raise SubmissionError(
+            f"{where}: {split}_energy is {energy.dtype} of shape {energy.shape}, wanted "
+            f"{len(ids)} floats"
+        )
+    bad = np.flatnonzero(~np.isfinite(energy))
+    if len(bad):
+        raise SubmissionError(f"{where}: {split}: sid {ids[bad[0]]} has a NaN energy")
+
+
+def _check_positions(
+    ids: np.ndarray, pos: np.ndarray, cuts: np.ndarray, split: str, where: str
+) -> None:
+    if pos.ndim != 2 or pos.shape[1] != 3 or pos.dtype.kind != "f":
+        raise SubmissionError(
+            f"{where}: {split}_pos is {pos.dtype} of shape {pos.shape}, wanted floats "
+            "of shape [number of atoms, 3]"
+        )
+    if not np.isfinite(pos).all():
+        row = int(np.flatnonzero(~np.isfinite(pos).all(axis=1))[0])
+        sid = ids[int(np.searchsorted(cuts, row, side="right"))]
+        raise SubmissionError(f"{where}: {split}: sid {sid} has NaN positions")
+    ends = np.concatenate([[0], cuts, [len(pos)]])
+    if (
+        cuts.dtype.kind not in "iu"
+        or cuts.shape != (len(ids) - 1,)
+        or (np.diff(ends) < 1).any()
+    ):
+        raise SubmissionError(
+            f"{where}: {split}_chunk_idx does not cut {len(pos)} positions into "
+            f"{len(ids)} structures"
+        )
 
 
 def _save(path: PathLike, arrays: Mapping[str, np.ndarray]) -> None:
@@ -258,7 +345,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the command; returns 0, or 1 for a file that is no good submission."""
     parser = argparse.ArgumentParser(
         prog="python -m ppmat.datasets.submission",
-        description="Check or join IS2RS submissions.",
+        description="Check or join submissions.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser("check", help="check a file, also against its data")
