@@ -197,7 +197,7 @@ def test_files_of_the_two_tasks_do_not_mix(tmp_path, capsys):
     assert submission.main(["merge", out, *files[:2]]) == 0
     assert "ood_ads: 3 structures" in capsys.readouterr().out
     assert submission.main(["merge", out, *files]) == 1
-    assert "'ood_cat_energy' is missing" in capsys.readouterr().err
+    assert "'ood_cat_chunk_idx' beside energies" in capsys.readouterr().err
     np.savez(out, id_ids=np.array(["1"]), id_energy=np.ones(1), id_pos=np.ones((1, 3)))
     with pytest.raises(SubmissionError, match="'id_pos' beside energies"):
         check_submission(out, {})

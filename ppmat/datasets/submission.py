@@ -296,8 +296,8 @@ def _check_energies(
 ) -> None:
     if energy.shape != ids.shape or energy.dtype.kind != "f":
         raise SubmissionError(
-            f"{where}: {split}_energy is {energy.dtype} of shape {energy.shape}, wanted "
-            f"{len(ids)} floats"
+            f"{where}: {split}_energy is {energy.dtype} of shape {energy.shape}, "
+            f"wanted {len(ids)} floats"
         )
     bad = np.flatnonzero(~np.isfinite(energy))
     if len(bad):
