@@ -19,7 +19,8 @@ them is replaced by the table of ``docs/results/NAME.yaml``. That file is a mapp
 ``rows``, a list of mappings, and whatever says how the numbers were made (``command``,
 ``machine``, ``date``, ``note``, others), which comes below the table. A key that a row
 lacks is a dash. A nested mapping becomes one column a key; a list of numbers (one a
-seed) becomes mean ± sample standard deviation.
+seed) becomes mean ± sample standard deviation. The rows of a result named in ``SHAPES``
+are brought into another form before.
 """
 
 from __future__ import annotations
@@ -50,6 +51,9 @@ BLOCK = re.compile(
 MADE = ("command", "machine", "date")
 HEADINGS = {
     "adwt": "ADwT",
+    "energy_mae": "MAE [eV]",
+    "ewt": "EwT",
+    "infer_structures_per_s": "inference [structures/s]",
     "mae": "MAE [Å]",
     "records_per_s": "records/s",
     "ms_per_record": "ms a record",
@@ -58,6 +62,38 @@ HEADINGS = {
     "sample_structures_per_s": "sampling [structures/s]",
     "name": "",
 }
+
+
+def energy_row(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of adsorption energies: MAE of each split, means, then the rest.
+
+    Args:
+        row: With splits ``val_...``, each with lists ``energy_mae`` [eV] and ``ewt``,
+            one number a seed. Means are taken over splits for each seed.
+
+    Raises:
+        ValueError: If the splits do not have the same number of seeds.
+    """
+    splits = {key: value for key, value in row.items() if key.startswith("val_")}
+    fresh: dict[str, Any] = {"name": row["name"]}
+    fresh.update(
+        {
+            split: {"energy_mae": scores["energy_mae"]}
+            for split, scores in splits.items()
+        }
+    )
+    for score in ("energy_mae", "ewt") if splits else ():
+        seeds = [scores[score] for scores in splits.values()]
+        if len(set(map(len, seeds))) > 1:
+            raise ValueError(f"{row['name']}: {score} has other seeds in each split")
+        means = [statistics.mean(values) for values in zip(*seeds)]
+        fresh.setdefault("mean", {})[score] = means
+    last = ("parameters", "train_structures_per_s", "infer_structures_per_s")
+    fresh.update({key: row[key] for key in last if key in row})
+    return fresh
+
+
+SHAPES = {"is2re": energy_row}
 
 
 def heading(key: str) -> str:
@@ -121,7 +157,10 @@ def render(name: str, page: Path, root: Path = ROOT) -> str:
     result = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(result, dict) or not {"rows", *MADE} <= set(result):
         raise ValueError(f"{path}: wanted a mapping with rows, {', '.join(MADE)}")
-    rows = [flatten(row) for row in result["rows"]]
+    try:
+        rows = [flatten(SHAPES.get(name, dict)(row)) for row in result["rows"]]
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{path}: {type(error).__name__} {error}") from error
     longest = max(rows, key=len)
     columns = list(dict.fromkeys(key for row in (longest, *rows) for key in row))
     lines = [columns, ["---"] * len(columns)]

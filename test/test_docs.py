@@ -300,3 +300,53 @@ def test_a_table_is_written_from_its_result(tmp_path):
     page.write_text("<!-- table:x -->\n")
     with pytest.raises(ValueError, match="opened: \\['x'\\], closed: \\[\\]"):
         tables.rewrite(page, tmp_path)
+
+
+def test_energies_are_averaged_over_splits_for_each_seed(tmp_path):
+    """Spread of the mean is that over seeds; the twin over splits is another number."""
+
+    def split(*mae):
+        return {"energy_mae": list(mae), "ewt": [value / 10 for value in mae]}
+
+    full = {
+        "name": "full",
+        "parameters": 1234,
+        "learning_rate": 0.003,
+        "train_minutes": [1.0, 2.0],
+        "train_structures_per_s": 50.25,
+        "infer_structures_per_s": 120,
+        "val_id": split(0.1, 0.2),
+        "val_ood_ads": split(0.3, 0.4),
+        "val_ood_cat": split(0.5, 0.6),
+    }
+    result = {
+        "command": "python x.py",
+        "machine": "2 cores",
+        "date": "2026-01-02",
+        "epochs": 8,
+        "rows": [{"name": "mean", "val_id": split(0.75)}, full],
+    }
+    path = tmp_path / "docs/results/is2re.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(yaml.safe_dump(result, sort_keys=False))
+    page = tmp_path / "docs/page.md"
+    page.write_text("<!-- table:is2re -->\n<!-- /table:is2re -->\n")
+    lines = tables.rewrite(page, tmp_path).splitlines()
+    assert lines[2] == (
+        "| | val_id MAE [eV] | val_ood_ads MAE [eV] | val_ood_cat MAE [eV] | mean MAE "
+        "[eV] | mean EwT | parameters | training [structures/s] | inference "
+        "[structures/s] |"
+    )
+    assert lines[4] == "| mean | 0.750 | - | - | 0.750 | 0.075 | - | - | - |"
+    assert lines[5] == (
+        "| full | 0.150 ± 0.071 | 0.350 ± 0.071 | 0.550 ± 0.071 | 0.350 ± 0.071 | "
+        "0.035 ± 0.007 | 1,234 | 50.2 | 120 |"
+    )
+    full["val_id"] = split(0.1)
+    path.write_text(yaml.safe_dump(result, sort_keys=False))
+    with pytest.raises(ValueError, match=r"is2re\.yaml.*full: energy_mae has other"):
+        tables.rewrite(page, tmp_path)
+    del full["val_id"]["energy_mae"]
+    path.write_text(yaml.safe_dump(result, sort_keys=False))
+    with pytest.raises(ValueError, match=r"is2re\.yaml: KeyError 'energy_mae'"):
+        tables.rewrite(page, tmp_path)

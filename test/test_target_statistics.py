@@ -17,6 +17,7 @@
 import math
 import re
 import statistics
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -38,7 +39,9 @@ from ppmat.utils.config import load_config
 from ppmat.utils.config import save_config
 from ppmat.utils.registry import ConfigError
 
-SAMPLE = "structure_generation/example_data/oc20_emt"
+ROOT = Path(__file__).resolve().parents[1]
+SAMPLE = str(ROOT / "structure_generation/example_data/oc20_emt")
+TASK = str(ROOT / "property_prediction")
 SMOKE = "sfin_oc20_is2re_smoke.yaml"
 
 
@@ -169,12 +172,12 @@ def train(tmp_path, monkeypatch, capsys):
     """Return a function: run the task's train.py; returns status and what was shown."""
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
     monkeypatch.setattr("ppmat.trainer.reporting.draw_loss_curve", lambda folder: None)
-    monkeypatch.delenv("OC20_ROOT", raising=False)
+    monkeypatch.setenv("OC20_ROOT", SAMPLE)
 
     def call(*overrides, name="out", config=f"configs/sfin/{SMOKE}"):
         capsys.readouterr()
         folder = f"Trainer.output_dir={tmp_path / name}"
-        status = entry.main("property_prediction", ["-c", config, folder, *overrides])
+        status = entry.main(TASK, ["-c", config, folder, *overrides])
         logger.init_logger()
         return status, capsys.readouterr().out
 
@@ -264,7 +267,7 @@ def test_pretrained_weights_keep_their_statistics_and_say_so(train, tmp_path):
 
 def test_split_by_ratio_measures_the_training_part(train, tmp_path):
     """One data set, split at random: train.py runs all three parts."""
-    config = load_config(f"property_prediction/configs/sfin/{SMOKE}")
+    config = load_config(f"{TASK}/configs/sfin/{SMOKE}")
     block = config["Dataset"]
     dataset = block["train"]["dataset"]
     dataset["__init_params__"]["max_samples"] = 20
