@@ -28,6 +28,7 @@ from paddle.nn import functional as F
 from pymatgen.core import Element
 
 from ppmat.models.sfin.sfin_structure import MAX_ATOMIC_NUMBER
+from ppmat.models.sfin.sfin_structure import NUM_TAGS
 from ppmat.models.sfin.sfin_structure import GatedActivation
 from ppmat.models.sfin.sfin_structure import SFINBackbone
 
@@ -112,6 +113,13 @@ class SFINEnergy(nn.Layer):
                 "noisy_nodes and num_recycles move atoms as the displacement head "
                 "says; give displacement_weight too, e.g. [15, 1]"
             )
+        if displacement_weight is not None and len(displacement_weight) != 2:
+            raise ValueError(
+                "displacement_weight is the weight at the begin and at the end of "
+                f"training, got {displacement_weight!r}"
+            )
+        if not set(readout_tags) <= set(range(NUM_TAGS)) or not readout_tags:
+            raise ValueError(f"readout_tags must be of 0, 1, 2, got {readout_tags!r}")
         if not data_std > 0:
             raise ValueError(f"data_std must be above 0, got {data_std!r}")
         self.property_name = property_name

@@ -1,0 +1,383 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""SFINEnergy: contract, what is read, normalisation, joint training, errors."""
+
+import copy
+
+import numpy as np
+import paddle
+import pytest
+from helpers import batch_of
+from helpers import random_slab
+
+from ppmat.models import build_model
+from ppmat.utils.registry import ConfigError
+
+GRAPH = {"cutoff": 4.0, "max_neighbors": None, "k_cut": 1.3}
+BACKBONE = {
+    "channels": 8,
+    "vectors": 4,
+    "num_blocks": 1,
+    "cutoff": 4.0,
+    "k_cut": 1.3,
+    "num_basis": 6,
+}
+JOINT = {"displacement_weight": [15.0, 1.0]}
+
+
+def energy_model(**params):
+    paddle.seed(5)
+    init = {"backbone_cfg": copy.deepcopy(BACKBONE), **params}
+    model = build_model({"__class_name__": "SFINEnergy", "__init_params__": init})
+    for head in (model.energy_head, model.error_head):  # not as quiet as at the start
+        if head is not None:
+            head.out.weight.set_value(paddle.randn(head.out.weight.shape))
+    if model.displacement_head is not None:
+        weight = model.displacement_head.weight
+        weight.set_value(0.3 * paddle.randn(weight.shape))
+    return model
+
+
+def slabs(*seeds, **kwargs):
+    return [random_slab(np.random.default_rng(s), **kwargs) for s in seeds]
+
+
+def batch(*seeds, label=-1.0, **kwargs):
+    data = batch_of(slabs(*seeds, **kwargs), "float32", **GRAPH)
+    data["y_relaxed"] = label + 0.5 * paddle.arange(len(seeds)).astype(
+        "float32"
+    ).unsqueeze(-1)
+    return data
+
+
+def energies(model, structures):
+    model.eval()
+    return model.predict(batch_of(structures, "float32", **GRAPH))["y_relaxed"]
+
+
+def test_forward_contract():
+    model, data = energy_model(), batch(0, 1)
+    before = {k: v.numpy().copy() for k, v in data["structure_array"].items()}
+    result = model(data)
+    assert list(result["loss_dict"]) == ["loss", "energy"]
+    assert result["loss_dict"]["loss"].shape == []
+    assert result["pred_dict"]["y_relaxed"].shape == [2, 1]
+    for key, value in before.items():
+        np.testing.assert_array_equal(data["structure_array"][key].numpy(), value)
+
+
+def test_forward_contract_of_joint_training():
+    model, data = energy_model(**JOINT, predict_error=True), batch(0, 1)
+    losses = {k: float(v) for k, v in model(data)["loss_dict"].items()}
+    assert list(losses) == ["loss", "energy", "displacement", "error"]
+    expected = losses["energy"] + 15 * losses["displacement"] + losses["error"]
+    assert losses["loss"] == pytest.approx(expected, rel=1e-5)
+    model.eval()
+    result = model(data)["pred_dict"]
+    assert result["cart_coords_relaxed"].shape == data["displacement"].shape
+    predicted = model.predict(data)
+    np.testing.assert_allclose(
+        predicted["y_relaxed"], result["y_relaxed"].numpy().ravel(), rtol=1e-5
+    )
+    positions = np.concatenate(predicted["cart_coords_relaxed"])
+    np.testing.assert_allclose(
+        positions, result["cart_coords_relaxed"].numpy(), atol=1e-5
+    )
+
+
+def test_predict_needs_no_labels():
+    model = energy_model(**JOINT, predict_error=True)
+    data = batch_of(slabs(0, 1, 2), "float32", **GRAPH)
+    for label in ("displacement", "cart_coords_relaxed"):
+        del data[label]
+    result = model.predict(data)
+    assert result["y_relaxed"].shape == (3,)
+    assert result["expected_error"].shape == (3,)
+    assert (result["expected_error"] > 0).all()
+    counts = data["structure_array"]["num_atoms"].tolist()
+    assert [len(p) for p in result["cart_coords_relaxed"]] == counts
+
+
+def test_reads_adsorbate_and_surface_alone():
+    """The energy is the sum of the head over tags > 0, whatever tag 0 says."""
+    model = energy_model()
+    model.eval()
+    data = batch(0, 1)
+    features, _ = model.backbone(data)
+    per_atom = model.energy_head(model.readout(features).s).numpy()
+    tags = data["structure_array"]["tags"].numpy()
+    rows = np.split(np.arange(len(tags)), np.cumsum([7]))
+    want = [per_atom[r][tags[r] > 0].sum() for r in rows]
+    every = [per_atom[r].sum() for r in rows]
+    found = model.predict(data)["y_relaxed"]
+    np.testing.assert_allclose(found, want, rtol=1e-5)
+    assert np.abs(found - every).max() > 1e-3
+
+
+def test_mean_pooling():
+    total, mean = energy_model(), energy_model(pooling="mean")
+    structures = slabs(0, 1)
+    count = np.array([(s["tags"] > 0).sum() for s in structures])
+    np.testing.assert_allclose(
+        energies(mean, structures) * count, energies(total, structures), rtol=1e-5
+    )
+
+
+def test_supercell_has_the_energy_of_its_cells():
+    a = slabs(3)[0]
+    twice = {k: v if k == "cell" else np.concatenate([v, v]) for k, v in a.items()}
+    twice["pos"] = np.concatenate([a["pos"], a["pos"] + a["cell"][0]])
+    twice["cell"] = a["cell"] * [[2], [1], [1]]
+    model = energy_model(**JOINT, num_recycles=1)
+    one, two = energies(model, [a, twice])
+    assert two == pytest.approx(2 * one, rel=1e-4)
+
+
+def test_frame_and_order_do_not_matter():
+    a = slabs(3)[0]
+    rng = np.random.default_rng(0)
+    q, _ = np.linalg.qr(rng.normal(size=(3, 3)))
+    p = rng.permutation(len(a["z"]))
+    turned = {**a, "pos": a["pos"] @ q, "cell": a["cell"] @ q}
+    mixed = {k: v if k == "cell" else v[p] for k, v in a.items()}
+    model = energy_model(**JOINT, num_recycles=1)
+    found = energies(model, [a, turned, mixed])
+    np.testing.assert_allclose(found, found[0], rtol=1e-4)
+    swapped = {**a, "z": a["z"][::-1].copy()}  # the twin: elements on other places
+    assert abs(energies(model, [swapped])[0] - found[0]) > 1e-3
+
+
+def test_normalisation_and_reference():
+    reference = {"H": 0.25, "Cu": -1.5}
+    plain = energy_model()
+    model = energy_model(data_mean=-1.2, data_std=0.7, element_reference=reference)
+    structures = slabs(0, 1)
+    offset = [
+        sum(
+            {1: 0.25, 29: -1.5}.get(z, 0.0)
+            for z, tag in zip(s["z"], s["tags"])
+            if tag > 0
+        )
+        for s in structures
+    ]
+    want = energies(plain, structures) * 0.7 - 1.2 + offset
+    np.testing.assert_allclose(energies(model, structures), want, rtol=1e-5)
+    data = batch(0, 1)
+    model.eval()
+    result = model(data)
+    error = result["pred_dict"]["y_relaxed"] - data["y_relaxed"]
+    assert float(result["loss_dict"]["energy"]) == pytest.approx(
+        float(error.abs().mean()) / 0.7, rel=1e-5
+    )
+
+
+def test_statistics_travel_with_the_weights():
+    trained = energy_model(data_mean=-1.2, data_std=0.7, element_reference={"H": 1.0})
+    fresh = energy_model()
+    fresh.set_state_dict(trained.state_dict())
+    structures = slabs(0, 1)
+    np.testing.assert_allclose(
+        energies(fresh, structures), energies(trained, structures), rtol=1e-6
+    )
+
+
+class OfTrainer:
+    """What the hook looks at."""
+
+    class config:
+        max_epochs = 2
+
+    train_dataloader = range(5)
+
+
+def test_auxiliary_weight_falls_over_the_training():
+    model, data = energy_model(**JOINT), batch(0)
+    model.before_train(OfTrainer())
+    seen = []
+    for _ in range(12):
+        seen.append(model.present_displacement_weight())
+        model(data)
+    np.testing.assert_allclose(seen[:10], 15 - 1.4 * np.arange(10), rtol=1e-6)
+    assert seen[10:] == [1.0, 1.0]
+    model.eval()
+    model(data)
+    assert int(model.batches_seen) == 12  # evaluation is not training
+    again = energy_model(**JOINT)
+    again.set_state_dict(model.state_dict())
+    again.before_train(OfTrainer())
+    assert again.present_displacement_weight() == 1.0
+
+
+def test_noisy_nodes_stand_on_their_way():
+    """Without noise each free atom is between its ends; no fixed atom ever moves."""
+    data = batch(0, 1, 2, 3, n=9)
+    model = energy_model(**JOINT, noisy_nodes=1.0, noise_std=0.0)
+    start = data["structure_array"]["cart_coords"].numpy()
+    way = data["displacement"].numpy()
+    free = ~data["structure_array"]["fixed"].numpy()
+    moved = model.start_positions(data).numpy() - start
+    share = (moved * way).sum(-1)[free] / (way**2).sum(-1)[free]
+    assert share.min() > 0 and share.max() < 1 and share.std() > 0.1
+    np.testing.assert_allclose(moved[free], share[:, None] * way[free], atol=2e-5)
+    assert not moved[~free].any()
+
+
+def test_noise_and_share_of_noisy_nodes():
+    paddle.seed(3)
+    data = batch(*range(40), n=12)
+    data["displacement"] = paddle.zeros_like(data["displacement"])
+    model = energy_model(**JOINT, noisy_nodes=0.25, noise_std=0.2)
+    start = data["structure_array"]["cart_coords"].numpy()
+    free = ~data["structure_array"]["fixed"].numpy()
+    moved = np.stack(
+        [model.start_positions(data).numpy() - start for _ in range(20)]
+    ).reshape(20, 40, 12, 3)
+    free = free.reshape(40, 12)
+    shown = np.abs(moved).sum((2, 3)) > 0
+    assert 0.2 < shown.mean() < 0.3  # 800 draws of 0.25: sd 0.015
+    noise = moved[shown[:, :, None] & free[None]]
+    assert noise.std() == pytest.approx(0.2, rel=0.03)
+    assert not moved[:, ~free].any()
+
+
+def test_recycling_reads_the_energy_where_the_atoms_went():
+    model, data = energy_model(**JOINT, num_recycles=2), batch(0, 1)
+    model.eval()
+    positions = data["structure_array"]["cart_coords"]
+    for _ in range(2):
+        _, positions, _ = model.look(data, positions)
+    energy, relaxed, _ = model.look(data, positions)
+    result = model.predict(data)
+    np.testing.assert_allclose(result["y_relaxed"], energy.numpy(), rtol=1e-5)
+    np.testing.assert_allclose(
+        np.concatenate(result["cart_coords_relaxed"]), relaxed.numpy(), atol=1e-5
+    )
+    once = energy_model(**JOINT)
+    assert np.abs(result["y_relaxed"] - once.predict(data)["y_relaxed"]).max() > 1e-3
+
+
+def test_training_takes_a_random_number_of_looks():
+    model, data = energy_model(**JOINT, num_recycles=2), batch(0)
+    asked = []
+    recycle = model.recycle
+    model.recycle = lambda batch, looks: asked.append(looks) or recycle(batch, looks)
+    for _ in range(40):
+        model.start_positions(data)
+    assert {0, 1, 2} == set(asked)
+    assert model.start_positions(data).stop_gradient
+
+
+def test_fixed_atoms_stay():
+    model, data = energy_model(**JOINT, num_recycles=1), batch(0, 1)
+    model.eval()
+    fixed = data["structure_array"]["fixed"].numpy()
+    moved = np.concatenate(model.predict(data)["cart_coords_relaxed"])
+    moved = moved - data["structure_array"]["cart_coords"].numpy()
+    assert np.abs(moved[fixed]).max() == 0
+    assert np.abs(moved[~fixed]).max() > 1e-3
+
+
+def test_error_head_leaves_the_energy_alone():
+    with_head, data = energy_model(predict_error=True), batch(0, 1)
+    without = energy_model()
+    state = {k: v for k, v in with_head.state_dict().items() if "error_head" not in k}
+    without.set_state_dict(state)
+    for model in (with_head, without):
+        model.eval()
+        model(data)["loss_dict"]["loss"].backward()
+    other = dict(without.named_parameters())
+    for name, parameter in with_head.named_parameters():
+        if name in other and parameter.grad is not None:
+            np.testing.assert_allclose(
+                parameter.grad.numpy(), other[name].grad.numpy(), atol=1e-6
+            )
+    head = with_head.error_head.out.weight
+    assert np.abs(head.grad.numpy()).max() > 0
+
+
+def test_error_head_learns_the_mean_absolute_error():
+    """Two kinds of structures, errors 0.1 and 0.6 eV: the head tells them apart."""
+    model = energy_model(predict_error=True, data_std=0.5)
+    data = batch(0, 1)
+    model.eval()
+    model.energy_head.out.weight.set_value(
+        paddle.zeros_like(model.energy_head.out.weight)
+    )
+    model.energy_head.out.bias.set_value(paddle.zeros([1]))
+    data["y_relaxed"] = paddle.to_tensor([[0.1], [-0.6]])
+    optimizer = paddle.optimizer.Adam(0.02, parameters=model.error_head.parameters())
+    for _ in range(300):
+        model(data)["loss_dict"]["loss"].backward()
+        optimizer.step()
+        optimizer.clear_grad()
+    found = model.predict(data)["expected_error"]
+    np.testing.assert_allclose(found, [0.1, 0.6], rtol=0.05)
+
+
+def test_elements_met_in_training_are_remembered():
+    model, data = energy_model(), batch(0, 1)
+    assert not model.elements_seen.numpy().any()
+    model.eval()
+    model(data)
+    assert not model.elements_seen.numpy().any()
+    model.train()
+    model(data)
+    met = set(np.flatnonzero(model.elements_seen.numpy()).tolist())
+    assert met == set(data["structure_array"]["atom_types"].numpy().tolist())
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {},
+        {**JOINT, "noisy_nodes": 0.5, "num_recycles": 1, "predict_error": True},
+        {"dropout": 0.1, "pooling": "mean"},
+    ],
+)
+def test_learns(params):
+    model, data = energy_model(**params), batch(0, 1, 2, 3)
+    optimizer = paddle.optimizer.Adam(3e-3, parameters=model.parameters())
+
+    def loss():
+        model.eval()
+        return float(model(data)["loss_dict"]["energy"])
+
+    first = loss()
+    for _ in range(60):
+        model.train()
+        model(data)["loss_dict"]["loss"].backward()
+        optimizer.step()
+        optimizer.clear_grad()
+    assert loss() < 0.5 * first
+
+
+@pytest.mark.parametrize(
+    "params, word",
+    [
+        ({"noisy_nodes": 0.5}, "displacement_weight"),
+        ({"num_recycles": 1}, "displacement_weight"),
+        ({"data_std": 0.0}, "data_std"),
+        ({"pooling": "max"}, "pooling"),
+        ({"element_reference": {"Xx": 1.0}}, "Xx"),
+        ({"displacement_weight": [1.0]}, "displacement_weight"),
+        ({"readout_tags": [3]}, "readout_tags"),
+        ({"backbone_cfg": {"chanels": 8}}, "chanels"),
+    ],
+)
+def test_refuses(params, word):
+    init = {"backbone_cfg": BACKBONE, **params}
+    with pytest.raises((ConfigError, ValueError), match=word):
+        build_model({"__class_name__": "SFINEnergy", "__init_params__": init})
