@@ -52,6 +52,7 @@ def test_package_loads_nothing_of_others():
         "ppmat.utils.logger",
         "ppmat.utils.model_package",
         "ppmat.predictor",
+        "ppmat.predictor.entry",
         "ppmat.sampler",
         "ppmat.sampler.entry",
         "ppmat.trainer",

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 from typing import Any
 from typing import Dict
 from typing import Optional
@@ -30,12 +29,13 @@ from typing import Sequence
 
 from ppmat.utils import logger
 from ppmat.utils.command_line import EXIT_BAD_INPUT
+from ppmat.utils.command_line import EXIT_SOME_LEFT_OUT
 from ppmat.utils.command_line import find_task_config
+from ppmat.utils.command_line import move_overrides
 from ppmat.utils.command_line import set_threads
 from ppmat.utils.command_line import unset_variables
 from ppmat.utils.registry import ConfigError
 
-EXIT_SOME_LEFT_OUT = 1
 MODES = (
     "by_chemical_formula",
     "by_num_atoms",
@@ -93,19 +93,10 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         help="changes of the YAML, e.g. "
         "Sample.model_sample_params.num_inference_steps=8")  # fmt: skip
     args = parser.parse_intermixed_args(argv)
-    # "--input a.traj KEY=VALUE" is meant as one input and one override.
-    for name in ("input", "split"):
-        values = getattr(args, name)
-        changes = [v for v in values if _is_override(v)]
-        setattr(args, name, [v for v in values if v not in changes])
-        args.overrides += changes
+    move_overrides(args, ("input", "split"))
     if args.mode is None:
         args.mode = "by_structures" if args.input else "by_chemical_formula"
     return args
-
-
-def _is_override(text: str) -> bool:
-    return bool(re.match(r"[A-Z]\w*(\.\w+)+=", text)) and not os.path.exists(text)
 
 
 def main(task_dir: str, argv: Optional[Sequence[str]] = None) -> int:

@@ -16,14 +16,17 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import re
+from collections.abc import Sequence
 from typing import List
 
 from ppmat.utils.config import find_config
 from ppmat.utils.registry import ConfigError
 
+EXIT_SOME_LEFT_OUT = 1
 EXIT_BAD_INPUT = 2
 _MAX_THREADS = 8
 
@@ -41,6 +44,22 @@ def set_threads() -> None:
         processes = int(os.environ.get("PADDLE_LOCAL_SIZE", "1"))
         threads = max(1, min(_MAX_THREADS, cores // max(1, processes)))
         os.environ["OMP_NUM_THREADS"] = str(threads)
+
+
+def move_overrides(args: argparse.Namespace, names: Sequence[str]) -> None:
+    """Move ``KEY=VALUE`` out of options that take several values, to ``overrides``.
+
+    ``--input a.traj KEY=VALUE`` is meant as one input and one override.
+    """
+    for name in names:
+        values = getattr(args, name)
+        changes = [value for value in values if _is_override(value)]
+        setattr(args, name, [value for value in values if value not in changes])
+        args.overrides += changes
+
+
+def _is_override(text: str) -> bool:
+    return bool(re.match(r"[A-Z]\w*(\.\w+)+=", text)) and not os.path.exists(text)
 
 
 def find_task_config(path: str, task_dir: str) -> str:

@@ -1,0 +1,338 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""The predicting command of a task folder.
+
+Importing this module does not import Paddle: the number of threads has to be set
+before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections import Counter
+from itertools import islice
+from typing import Any
+from typing import Dict
+from typing import List
+from typing import Mapping
+from typing import Optional
+from typing import Sequence
+
+import numpy as np
+
+from ppmat.utils import logger
+from ppmat.utils.command_line import EXIT_BAD_INPUT
+from ppmat.utils.command_line import EXIT_SOME_LEFT_OUT
+from ppmat.utils.command_line import find_task_config
+from ppmat.utils.command_line import move_overrides
+from ppmat.utils.command_line import set_threads
+from ppmat.utils.command_line import unset_variables
+from ppmat.utils.config import save_config
+from ppmat.utils.registry import ConfigError
+
+_EPILOG = """\
+With --save_path the same command given again goes on where the last one stopped.
+Exit status: 0 done, 1 some structures were left out (they are listed), 2 bad input.
+
+examples:
+  predict.py --config_path=configs/sfin/sfin_oc20_is2re.yaml
+             --checkpoint_path=best.pdparams --input slab.traj@-1 more/*.extxyz
+  predict.py ... --checkpoint_path a.pdparams b.pdparams --input POSCAR
+             --missing_tags=guess --save_path=energies.csv
+  predict.py ... --split val_id val_ood_ads --save_path=scores --submission=is2re.npz
+"""
+_LISTED = 20  # rows, and faults, that are printed
+
+
+def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    """Return the options; KEY=VALUE arguments are gathered in ``overrides``."""
+    parser = argparse.ArgumentParser(
+        description="Predict a property of structures with a trained model.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--model_name", help="registered model; excludes --config_path")
+    add("--weights_name", help="file of the weights of a registered model")
+    add("-c", "--config_path", help="YAML of the model")
+    add("--checkpoint_path", nargs="+", default=[], action="extend",
+        help="weights that belong to --config_path; several: an ensemble")  # fmt: skip
+    add("--device", help="cpu, gpu, gpu:0; Paddle's choice if not given")
+    add("--input", "--input_path", nargs="+", default=[], action="extend",
+        help="files (.traj, .cif, .extxyz, .xyz, POSCAR, .lmdb), folders, patterns; "
+        "FILE@INDEX picks frames")  # fmt: skip
+    add("--split", nargs="+", default=[], action="extend",
+        help="splits of the configuration's data set, scored if they have labels; with "
+        "--input the name of the split for --submission")  # fmt: skip
+    add("--missing_tags", choices=("raise", "guess"), default="raise",
+        help="what to do with structures without tags (CIF, POSCAR): leave them out, "
+        "or guess which atoms are the adsorbate")  # fmt: skip
+    add("--batch_size", type=int, default=16, help="structures predicted at once")
+    add("--num_workers", type=int, default=0, help="processes that prepare structures")
+    add("--save_path", "--output_path", metavar="FILE.csv|FOLDER",
+        help="keep the rows; a folder gets <split>.csv and metrics.yaml")  # fmt: skip
+    add("--submission", metavar="FILE.npz",
+        help="also write the IS2RE submission of the splits")  # fmt: skip
+    add("overrides", nargs="*", metavar="KEY=VALUE", help="changes of the YAML")
+    args = parser.parse_intermixed_args(argv)
+    move_overrides(args, ("checkpoint_path", "input", "split"))
+    return args
+
+
+def main(task_dir: str, argv: Optional[Sequence[str]] = None) -> int:
+    """Run the command of a task folder; returns the exit status.
+
+    Args:
+        task_dir: Folder of the calling script.
+        argv: Command line without the program name; None takes ``sys.argv``.
+    """
+    set_threads()
+    args = parse_args(argv)
+    # Paddle is loaded from here on.
+    from ppmat.datasets.pyg_pickle import OC20FormatError
+    from ppmat.datasets.submission import SubmissionError
+    from ppmat.utils.download import ArchiveError
+    from ppmat.utils.download import DownloadError
+    from ppmat.utils.result_store import StoredRunError
+    from ppmat.utils.save_load import CheckpointError
+
+    try:
+        return run(args, task_dir)
+    except (
+        ArchiveError,
+        CheckpointError,
+        ConfigError,
+        DownloadError,
+        FileNotFoundError,
+        OC20FormatError,
+        StoredRunError,
+        SubmissionError,
+    ) as error:
+        logger.error(f"{type(error).__name__}: {error}")
+        return EXIT_BAD_INPUT
+
+
+def run(args: argparse.Namespace, task_dir: str) -> int:
+    """Do what the options say; returns the exit status.
+
+    Raises:
+        ConfigError: Options that do not go together, and see ``PropertyPredictor``.
+    """
+    from ppmat.datasets.structure_reader import find_inputs
+    from ppmat.datasets.submission import split_name
+    from ppmat.datasets.submission import write_energy_submission
+    from ppmat.predictor.property_predictor import PropertyPredictor
+
+    _check_options(args)
+    for name in args.split if args.submission else ():
+        split_name(name)
+    if args.input:
+        find_inputs(args.input)  # a misspelt path shows before the model is loaded
+    if args.config_path is not None:
+        args.config_path = find_task_config(args.config_path, task_dir)
+        for name in unset_variables(args.config_path):
+            logger.message(
+                f"{name} is not set: the default in {args.config_path} is used"
+            )
+    predictor = PropertyPredictor(
+        model_name=args.model_name,
+        weights_name=args.weights_name,
+        config_path=args.config_path,
+        checkpoint_path=args.checkpoint_path or None,
+        device=args.device,
+        config_overrides=args.overrides,
+    )
+    options = {
+        "batch_size": args.batch_size,
+        "progress": sys.stderr.isatty(),
+        "on_error": "flag",
+        "missing_tags": args.missing_tags,
+        "num_workers": args.num_workers,
+    }
+    if args.input:
+        path = _csv_path(args.save_path, "predictions")
+        table = predictor.from_files(args.input, save_path=path, **options)
+        tables = {args.split[0] if args.split else "": table}
+    else:
+        tables = _predict_splits(predictor, args, options)
+    left_out = total = 0
+    for split, table in tables.items():
+        left_out += _show(table, split)
+        total += len(table)
+    if args.submission:
+        energies = {
+            split: ((row["id"], row[predictor.property_name]) for row in table)
+            for split, table in tables.items()
+        }
+        write_energy_submission(args.submission, energies)
+        logger.message(f"Wrote {args.submission}")
+    if left_out == total:
+        logger.error("no structure could be used")
+        return EXIT_BAD_INPUT
+    if left_out:
+        logger.error(f"left out: {_count(left_out)}; the others are done")
+        return EXIT_SOME_LEFT_OUT
+    return 0
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    import paddle.distributed as dist
+
+    if dist.get_world_size() > 1:
+        raise ConfigError(
+            "predict.py runs in one process; give each process its own --input"
+        )
+    if args.batch_size < 1 or args.num_workers < 0:
+        raise ConfigError(
+            f"--batch_size={args.batch_size} and --num_workers={args.num_workers}: "
+            "wanted at least 1 and 0"
+        )
+    if not args.input and not args.split:
+        raise ConfigError("nothing to predict: give --input or --split")
+    if args.submission and not args.split:
+        raise ConfigError("--submission needs --split, which names the arrays")
+    if args.input and args.split and not args.submission:
+        raise ConfigError("--split with --input only names a --submission")
+    if args.input and len(args.split) > 1:
+        raise ConfigError("--input makes one split; give one name to --split")
+    if len(set(args.split)) < len(args.split):
+        raise ConfigError(f"--split names a split twice: {' '.join(args.split)}")
+    if len(args.split) > 1 and _is_csv(args.save_path):
+        raise ConfigError(
+            f"--save_path={args.save_path}: several splits go to a folder, not one file"
+        )
+
+
+def _is_csv(path: Optional[str]) -> bool:
+    return path is not None and path.endswith(".csv")
+
+
+def _csv_path(save_path: Optional[str], name: str) -> Optional[str]:
+    if save_path is None or _is_csv(save_path):
+        return save_path
+    return os.path.join(save_path, f"{name}.csv")
+
+
+def _show(table: Any, split: str) -> int:
+    """Print a table and what is unusual in it; returns the number of rows left out."""
+    from ppmat.predictor.checks import FLAGS
+
+    flags: Counter = Counter()
+    faults: List[str] = []
+    left_out = 0
+    for row in table:
+        flags.update(list(row["flags"]))
+        if row["error"] is not None:
+            left_out += 1
+            if len(faults) < _LISTED:
+                faults.append(f"{row['id']}: {row['error']}")
+    title = f"{split}, " if split else ""
+    print(f"{title}{_count(len(table))}\n{table.to_text(_LISTED)}", flush=True)
+    for name, count in flags.items():
+        print(f"flag {name} ({_count(count)}): {FLAGS[name]}", flush=True)
+    for fault in faults:
+        logger.error(f"left out: {fault}")
+    if left_out > len(faults):
+        logger.error(f"... and {left_out - len(faults)} more")
+    return left_out
+
+
+def _count(number: int) -> str:
+    return "1 structure" if number == 1 else f"{number} structures"
+
+
+# Splits of a data set -------------------------------------------------------------
+
+
+def _predict_splits(
+    predictor: Any, args: argparse.Namespace, options: Mapping[str, Any]
+) -> Dict[str, Any]:
+    """Predict splits and score those with labels; returns their tables."""
+    from ppmat.metrics.is2re_metric import mean_over_splits
+
+    tables, scores, notes = {}, {}, []
+    for split in args.split:
+        rows = open_split(predictor.config, split)
+        path = _csv_path(args.save_path, split)
+        tables[split] = predictor.from_structures(rows, save_path=path, **options)
+        values = score(tables[split], rows, predictor.property_name)
+        if values:
+            scores[split] = values
+        else:
+            notes.append(f"{split} has no labels, so it is not scored")
+    if scores:
+        if len(scores) > 1:
+            scores["mean"] = mean_over_splits(scores)
+        print(_score_table(scores), flush=True)
+        if args.save_path is not None and not _is_csv(args.save_path):
+            save_config(scores, os.path.join(args.save_path, "metrics.yaml"))
+    for note in notes:
+        logger.message(note)
+    return tables
+
+
+def open_split(config: Mapping[str, Any], split: str) -> Any:
+    """Return all records of a split of the configuration's OC20 data set.
+
+    Args:
+        config: The configuration; the first of ``Dataset.val``, ``test`` and ``train``
+            tells the path.
+        split: Name of the split.
+
+    Raises:
+        ConfigError: No such data set in the configuration.
+        FileNotFoundError: No such split.
+    """
+    from ppmat.datasets.oc20_lmdb import OC20LMDB
+
+    for name in ("val", "test", "train"):
+        block = ((config.get("Dataset") or {}).get(name) or {}).get("dataset") or {}
+        params = block.get("__init_params__") or {}
+        if block.get("__class_name__") == "OC20IS2REDataset" and params.get("path"):
+            return OC20LMDB(params["path"], split, params.get("subset", "all"))
+    raise ConfigError(
+        "--split: none of Dataset.val, Dataset.test and Dataset.train is an "
+        "OC20IS2REDataset with a path; give the files to --input"
+    )
+
+
+def score(table: Any, rows: Any, property_name: str) -> Dict[str, float]:
+    """Return MAE [eV] and EwT of the rows that have a number and a label."""
+    from ppmat.metrics.is2re_metric import IS2REMetric
+
+    metric = IS2REMetric(property_name)
+    predicted = iter(enumerate(table))
+    while chunk := list(islice(predicted, 1024)):
+        pairs = [
+            (row[property_name], getattr(rows[i], property_name, None))
+            for i, row in chunk
+            if row["error"] is None
+        ]
+        pairs = [pair for pair in pairs if pair[1] is not None]
+        if pairs:
+            metric.update(*np.array(pairs, dtype=np.float32).T)
+    return metric.compute_epoch()
+
+
+def _score_table(scores: Mapping[str, Mapping[str, float]]) -> str:
+    width = max(map(len, scores))
+    lines = [f"{'split':<{width}}  energy_mae [eV]     ewt"]
+    for split, values in scores.items():
+        mae, ewt = values["energy_mae"], values["ewt"]
+        lines.append(f"{split:<{width}}  {mae:15.4f}  {ewt:6.2%}")
+    return "\n".join(lines)
