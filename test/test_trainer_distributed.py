@@ -196,3 +196,11 @@ def test_target_statistics_are_those_of_one_process(run):
     faults = [report["statistics"]["fault"] for report in ranks]
     assert "process 1 could not read 'y': KeyError" in faults[0]
     assert faults[1].startswith("KeyError") and "record 9 has no y" in faults[1]
+
+
+def test_energy_scores_add_up_over_processes(run):
+    _, ranks = run
+    alone = helpers_ranks.energies(share=False)
+    assert 0.0 < alone["ewt"] < 1.0
+    for report in ranks:
+        assert report["energies"] == pytest.approx(alone, rel=1e-12)
