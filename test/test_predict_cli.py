@@ -115,7 +115,7 @@ def test_long_tables_and_lists_are_cut(run, capsys):
     assert run("--input", "many.traj") == 1
     text = capsys.readouterr().out
     assert "... and 40 more\n" in text and "ERROR: ... and 10 more" in text
-    assert text.count("left out: sid") == 20
+    assert text.count("ERROR: left out: sid") == 20
 
 
 def test_splits_are_scored_and_submitted(run, tmp_path, capsys):

@@ -329,10 +329,11 @@ def ase_slab():
 def test_tags_of_ase_builders_are_guessed_when_asked(predictor):
     slab = ase_slab()
     with pytest.raises(ValueError, match="number layers instead"):
-        predictor.from_structures(slab, missing_tags="guess")  # layers are no tags
-    slab.set_tags([0] * len(slab))
+        predictor.from_structures(slab)
     row = predictor.from_structures(slab, missing_tags="guess")
-    assert "tags_guessed" in row["flags"]
+    assert "tags_guessed" in row["flags"] and slab.get_tags().max() == 3
+    slab.set_tags([0] * len(slab))
+    assert predictor.from_structures(slab, missing_tags="guess") == row
     slab.set_tags([0] * 8 + [1] * 4 + [2] * 2)
     right = predictor.from_structures(slab, missing_tags="guess")
     assert right["y_relaxed"] == row["y_relaxed"]

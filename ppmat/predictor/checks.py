@@ -94,7 +94,8 @@ class StructureChecker:
         cutoff: Atoms nearer than this [Å] see each other.
         readout_tags: Tags of the atoms the model reads; None if it needs no tags.
         elements: Atomic numbers trained on; None if that is not known.
-        guess_tags: Guess missing tags, see :func:`guess_tags`.
+        guess_tags: Guess missing tags, see :func:`guess_tags`; tags beyond 2, the
+            layer numbers of ASE's surface builders, count as missing then.
     """
 
     def __init__(
@@ -124,6 +125,11 @@ class StructureChecker:
         if isinstance(structure, OC20Record):
             # One that was made by hand has been through no check.
             structure = OC20Record.from_fields(structure.to_fields(), sid)
+        if self.guess_tags and isinstance(structure, Atoms):
+            if structure.get_tags().max(initial=0) > ADSORBATE:
+                # Numbers of layers, as the surface builders of ASE count them.
+                structure = structure.copy()
+                structure.set_tags(0)
         record = structure_to_record(structure, sid, closest=CLOSEST, warn=False)
         flags: Dict[str, str] = {}
         if self.readout_tags is not None:

@@ -28,7 +28,6 @@ from collections import Counter
 from itertools import islice
 from typing import Any
 from typing import Dict
-from typing import List
 from typing import Mapping
 from typing import Optional
 from typing import Sequence
@@ -57,6 +56,7 @@ examples:
   predict.py ... --split val_id val_ood_ads --save_path=scores --submission=is2re.npz
 """
 _LISTED = 20  # rows, and faults, that are printed
+_LISTED_OF_SPLIT = 5
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -167,13 +167,10 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
     if args.input:
         path = _csv_path(args.save_path, "predictions")
         table = predictor.from_files(args.input, save_path=path, **options)
+        _show(table, "", _LISTED)
         tables = {args.split[0] if args.split else "": table}
     else:
         tables = _predict_splits(predictor, args, options)
-    left_out = total = 0
-    for split, table in tables.items():
-        left_out += _show(table, split)
-        total += len(table)
     if args.submission:
         energies = {
             split: ((row["id"], row[predictor.property_name]) for row in table)
@@ -181,7 +178,8 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
         }
         write_energy_submission(args.submission, energies)
         logger.message(f"Wrote {args.submission}")
-    if left_out == total:
+    left_out = sum(_left_out(table) for table in tables.values())
+    if left_out == sum(map(len, tables.values())):
         logger.error("no structure could be used")
         return EXIT_BAD_INPUT
     if left_out:
@@ -228,21 +226,20 @@ def _csv_path(save_path: Optional[str], name: str) -> Optional[str]:
     return os.path.join(save_path, f"{name}.csv")
 
 
-def _show(table: Any, split: str) -> int:
+def _left_out(table: Any) -> int:
+    return sum(row["error"] is not None for row in table)
+
+
+def _show(table: Any, split: str, limit: int) -> int:
     """Print a table and what is unusual in it; returns the number of rows left out."""
     from ppmat.predictor.checks import FLAGS
 
-    flags: Counter = Counter()
-    faults: List[str] = []
-    left_out = 0
-    for row in table:
-        flags.update(list(row["flags"]))
-        if row["error"] is not None:
-            left_out += 1
-            if len(faults) < _LISTED:
-                faults.append(f"{row['id']}: {row['error']}")
+    left_out = _left_out(table)
+    bad = (row for row in table if row["error"] is not None)
+    faults = [f"{row['id']}: {row['error']}" for row in islice(bad, _LISTED)]
+    flags = Counter(name for row in table for name in row["flags"])
     title = f"{split}, " if split else ""
-    print(f"{title}{_count(len(table))}\n{table.to_text(_LISTED)}", flush=True)
+    print(f"{title}{_count(len(table))}\n{table.to_text(limit)}", flush=True)
     for name, count in flags.items():
         print(f"flag {name} ({_count(count)}): {FLAGS[name]}", flush=True)
     for fault in faults:
@@ -262,27 +259,29 @@ def _count(number: int) -> str:
 def _predict_splits(
     predictor: Any, args: argparse.Namespace, options: Mapping[str, Any]
 ) -> Dict[str, Any]:
-    """Predict splits and score those with labels; returns their tables."""
+    """Predict splits, print and score them; returns their tables."""
     from ppmat.metrics.is2re_metric import mean_over_splits
 
-    tables, scores, notes = {}, {}, []
+    tables, scores = {}, {}
     for split in args.split:
         rows = open_split(predictor.config, split)
         path = _csv_path(args.save_path, split)
-        tables[split] = predictor.from_structures(rows, save_path=path, **options)
-        values = score(tables[split], rows, predictor.property_name)
-        if values:
-            scores[split] = values
-        else:
-            notes.append(f"{split} has no labels, so it is not scored")
+        table = predictor.from_structures(rows, save_path=path, **options)
+        tables[split] = table
+        left_out = _show(table, split, _LISTED_OF_SPLIT)
+        values = score(table, rows, predictor.property_name)
+        if not values:
+            logger.message(f"{split} has no labels, so it is not scored")
+            continue
+        scores[split] = values
+        if left_out:
+            logger.warning(f"the scores of {split} are without those left out")
+    if len(scores) > 1:
+        scores["mean"] = mean_over_splits(scores)
     if scores:
-        if len(scores) > 1:
-            scores["mean"] = mean_over_splits(scores)
         print(_score_table(scores), flush=True)
         if args.save_path is not None and not _is_csv(args.save_path):
             save_config(scores, os.path.join(args.save_path, "metrics.yaml"))
-    for note in notes:
-        logger.message(note)
     return tables
 
 

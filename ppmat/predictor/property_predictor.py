@@ -188,7 +188,8 @@ class PropertyPredictor(BasePredictor):
                 for a row with a text in ``error`` and no number.
             missing_tags: ``raise``, or ``guess`` as
                 :func:`ppmat.predictor.checks.guess_tags` does. Only for structures
-                without any tag, and only with a model that reads atoms by their tags.
+                without any tag, or with ASE's layer numbers beyond 2, and only with a
+                model that reads atoms by their tags.
             num_workers: Processes that search neighbours; 0 uses this one.
 
         Returns:

@@ -30,7 +30,8 @@ from typing import Union
 from ppmat.utils.result_store import Column
 from ppmat.utils.result_store import csv_lines
 
-_SHOWN = 10
+_SHOWN = 10  # rows
+_WIDEST = 60  # letters in a cell that is shown
 
 
 class PropertyTable(Sequence):
@@ -133,4 +134,5 @@ class PropertyTable(Sequence):
 def _shorten(column: Column, value: Any) -> str:
     if column.kind == "number" and value is not None:
         return f"{value:.4f}"
-    return column.to_text(value)
+    text = column.to_text(value)
+    return text if len(text) <= _WIDEST else f"{text[: _WIDEST - 3]}..."
