@@ -79,6 +79,22 @@ def measure(dataset, target="y", **loader):
     )
 
 
+class Composed(Labelled):
+    """Slabs of counts [n, elements] with labels that the counts explain."""
+
+    def __init__(self, counts, labels):
+        super().__init__(labels)
+        self.counts = counts
+
+    def __getitem__(self, index):
+        elements = np.repeat([1, 8, 29], self.counts[index])
+        atoms = {
+            "atom_types": ConcatData(np.append(elements, [6, 6])),
+            "tags": ConcatData(np.append(np.full(len(elements), 2), [0, 0])),
+        }
+        return {**super().__getitem__(index), "structure_array": atoms}
+
+
 # By hand -----------------------------------------------------------------------------
 
 
@@ -120,6 +136,66 @@ def test_labels_per_atom_count_each_number():
     assert measure(Labelled([1, 2]), "rows") == pytest.approx(
         (4 / 6, np.std([0, 0, 1, 1, 1, 1], ddof=1))
     )
+
+
+def composed(noise=0.0, n=200):
+    rng = np.random.default_rng(0)
+    counts = rng.integers(0, 5, (n, 3))
+    labels = counts @ [0.5, -1.0, 2.0] - 3.0 + noise * rng.normal(size=n)
+    return Composed(counts, labels)
+
+
+def test_composition_finds_the_energies_of_the_elements():
+    """Planted energies come back; atoms of other tags are not counted."""
+    data = composed(noise=0.1)
+    loader = io.DataLoader(data)
+    mean, std, reference = run_dataset_transform(
+        "composition_scaling", loader, "y", tags=[2]
+    )
+    assert reference == pytest.approx({"H": 0.5, "O": -1.0, "Cu": 2.0}, abs=0.03)
+    assert mean == pytest.approx(-3.0, abs=0.1)
+    assert std == pytest.approx(0.1, rel=0.1)
+    assert measure(data)[1] > 10 * std
+
+
+def test_composition_does_not_depend_on_the_origin_of_the_energies():
+    a, b = composed(0.1), composed(0.1)
+    b.labels = [y + 100.0 for y in b.labels]
+    one, two = (
+        run_dataset_transform("composition_scaling", io.DataLoader(d), "y", ridge=50.0)
+        for d in (a, b)
+    )
+    assert two[0] - one[0] == pytest.approx(100.0, rel=1e-5)
+    assert two[1] == pytest.approx(one[1], rel=1e-4)
+    assert two[2] == pytest.approx(one[2], rel=1e-3)
+
+
+def test_composition_that_says_everything_is_refused():
+    counts = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1]])
+    data = Composed(counts, [2.0, 2.0, 2.0])
+    with pytest.raises(ConfigError, match="no spread beside their composition"):
+        run_dataset_transform("composition_scaling", io.DataLoader(data), "y")
+
+
+def test_composition_is_read_without_making_samples():
+    """The shipped sample: the same numbers from records and from whole samples."""
+    params = {"path": SAMPLE, "split": "val_id"}
+    quick = OC20IS2REDataset(**params)
+    slow = [quick[i] for i in range(len(quick))]
+
+    class Whole(io.Dataset):
+        def __len__(self):
+            return len(slow)
+
+        def __getitem__(self, index):
+            return slow[index]
+
+    found = [
+        run_dataset_transform("composition_scaling", io.DataLoader(d), "y_relaxed")
+        for d in (quick, Whole())
+    ]
+    assert found[0][:2] == pytest.approx(found[1][:2], rel=1e-6)
+    assert found[0][2] == pytest.approx(found[1][2], rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -329,7 +405,7 @@ def test_wrong_model_keys_are_found_before_data_are_read(train):
 def test_a_model_without_statistics_is_named(train):
     status, shown = train("Model.__class_name__=SFINFlow")
     assert status == entry.EXIT_BAD_INPUT
-    assert "SFINFlow has no such arguments; remove the block" in shown
+    assert "SFINFlow lacks such arguments; remove the block" in shown
 
 
 def test_records_without_energies_are_named(train, tmp_path):
@@ -356,6 +432,6 @@ def test_records_without_energies_are_named(train, tmp_path):
         write_lmdb(tmp_path / split / "data.lmdb", records, overwrite=True)
     status, shown = train(root, "Dataset.transform=null")
     assert status == entry.EXIT_BAD_INPUT
-    assert "key '0'" in shown and "has no y_relaxed, which is needed" in shown
+    assert "key '0'" in shown and "has no y_relaxed, but the label" in shown
     with pytest.raises(OC20FormatError, match="has no y_relaxed"):
         OC20IS2REDataset(str(tmp_path)).read_label(0, "y_relaxed")

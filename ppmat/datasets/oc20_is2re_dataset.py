@@ -44,6 +44,7 @@ from typing import Callable
 from typing import Dict
 from typing import Optional
 from typing import Sequence
+from typing import Tuple
 from typing import Union
 
 import ase
@@ -223,6 +224,11 @@ class OC20IS2REDataset(io.Dataset):
             return np.array([record.y_relaxed], dtype="float32")
         return record.displacement if name == "displacement" else record.pos_relaxed
 
+    def read_atoms(self, idx: int) -> Tuple[np.ndarray, np.ndarray]:
+        """Return a record's atomic numbers and tags, [N] each, without its graph."""
+        record = self.records[self._row(idx)]
+        return record.atomic_numbers, record.tags
+
     def _row(self, idx: int) -> int:
         return idx if self._rows is None else int(self._rows[idx])
 
@@ -230,7 +236,7 @@ class OC20IS2REDataset(io.Dataset):
         if getattr(record, _LABEL_FIELDS[name]) is None:
             raise OC20FormatError(
                 f"{self.records.where(row)}: sid {record.sid} has no "
-                f"{_LABEL_FIELDS[name]}, which is needed for the label '{name}'"
+                f"{_LABEL_FIELDS[name]}, but the label '{name}' is asked for"
             )
 
     def _locate(self, path: Optional[str], download: bool) -> str:

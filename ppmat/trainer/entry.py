@@ -248,13 +248,16 @@ def check_statistics(config: Mapping) -> None:
     single_target(names)
     model, params = MODELS.parse(config["Model"], "Model")
     accepted = inspect.signature(model.__init__).parameters
-    if not {"data_mean", "data_std"} <= set(accepted):
+    filled = {"data_mean": 0.0, "data_std": 1.0}
+    if config["Dataset"]["transform"][CLASS_KEY] == "composition_scaling":
+        filled["element_reference"] = {}
+    if not set(filled) <= set(accepted):
         raise ConfigError(
-            "Dataset.transform fills data_mean and data_std of the model, but "
-            f"{model.__name__} has no such arguments; remove the block"
+            f"Dataset.transform fills {', '.join(filled)} of the model, but "
+            f"{model.__name__} lacks such arguments; remove the block"
         )
     # The data come before the model, so a misspelt key would show only after them.
-    filled = {**params, "data_mean": 0.0, "data_std": 1.0}
+    filled = {**params, **filled}
     check_call(model, filled, f"Model.{PARAMS_KEY}")
 
 
@@ -265,11 +268,13 @@ def fill_statistics(config: Dict[str, Any], train_loader: Any) -> None:
 
     block = config["Dataset"]["transform"]
     target = single_target(config["Global"]["label_names"])
-    mean, std = run_dataset_transform(
+    mean, std, *reference = run_dataset_transform(
         block[CLASS_KEY], train_loader, target, **(block.get(PARAMS_KEY) or {})
     )
     params = dict(config["Model"].get(PARAMS_KEY) or {})
     params.update(data_mean=mean, data_std=std)
+    if reference:
+        params["element_reference"] = reference[0]
     config["Model"] = {**config["Model"], PARAMS_KEY: params}
     logger.message(
         f"{block[CLASS_KEY]} of {target} over {len(train_loader.dataset)} training "

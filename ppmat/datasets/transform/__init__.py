@@ -26,6 +26,7 @@ from typing import Optional
 from typing import Tuple
 
 from ppmat.datasets.transform.dataset import Target
+from ppmat.datasets.transform.dataset import composition_scaling
 from ppmat.datasets.transform.dataset import custom_scaling
 from ppmat.datasets.transform.dataset import mean_std_scaling
 from ppmat.datasets.transform.dataset import no_scaling
@@ -54,6 +55,7 @@ __all__ = [
     "build_post_transforms",
     "build_transforms",
     "check_scaling",
+    "composition_scaling",
     "custom_scaling",
     "mean_std_scaling",
     "no_scaling",
@@ -64,7 +66,9 @@ __all__ = [
 TRANSFORMS = Registry(
     "transform", [Normalize, Log10, Scale, Abs, UnNormalize, PowerData]
 )
-SCALINGS = Registry("scaling", [no_scaling, mean_std_scaling, custom_scaling])
+SCALINGS = Registry(
+    "scaling", [no_scaling, mean_std_scaling, composition_scaling, custom_scaling]
+)
 
 
 class Compose:

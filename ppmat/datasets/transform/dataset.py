@@ -15,12 +15,15 @@
 """Mean and standard deviation a target is normalised with (``Dataset.transform``).
 
 Every function takes the training loader and the name of the target and returns
-``(mean, std)``, in the unit of the target.
+``(mean, std)``, in the unit of the target; ``composition_scaling`` adds the energies of
+the elements.
 """
 
 from __future__ import annotations
 
 from typing import Any
+from typing import Callable
+from typing import Dict
 from typing import List
 from typing import Optional
 from typing import Sequence
@@ -30,11 +33,13 @@ from typing import Union
 import numpy as np
 import paddle.distributed as dist
 from paddle import io
+from pymatgen.core import Element
 from tqdm import tqdm
 
 from ppmat.datasets.custom_data_type import ConcatData
 from ppmat.utils.registry import ConfigError
 
+NUM_ELEMENTS = 119  # row 0 is no element
 Target = Union[str, Sequence[str]]
 
 
@@ -69,6 +74,51 @@ def mean_std_scaling(
             "spread to normalise by; use no_scaling or custom_scaling"
         )
     return float(labels.mean()), float(std)
+
+
+def composition_scaling(
+    train_loader: io.DataLoader,
+    target: Target,
+    tags: Sequence[int] = (1, 2),
+    ridge: float = 1.0,
+) -> Tuple[float, float, Dict[str, float]]:
+    """Return mean and standard deviation of what the composition leaves open.
+
+    The label is fitted by ``mean + sum of the energies of the atoms`` with one energy
+    an element (least squares; elements that always come together share theirs).
+
+    Args:
+        train_loader: Loader of the training data; only its data set is read, without
+            making graphs where it has a method ``read_atoms(index)``.
+        target: Name of the label, or a list of that one name.
+        tags: Tags of the atoms that are counted; those the model reads.
+        ridge: Penalty on the square of an energy, in records.
+
+    Returns:
+        Mean, standard deviation (``n - 1``) of the rest, energy by element symbol.
+
+    Raises:
+        ConfigError: See :func:`mean_std_scaling`.
+    """
+    labels = read_labels(train_loader.dataset, single_target(target))
+    counts = np.array(_read_all(train_loader.dataset, _read_composition, tags))
+    if len(labels) != len(counts):
+        raise ConfigError(
+            f"composition_scaling wants one label a record, got {len(labels)} in "
+            f"{len(counts)} records"
+        )
+    met = np.flatnonzero(counts.any(axis=0))
+    centre = counts[:, met].mean(axis=0)
+    x, y = counts[:, met] - centre, labels - labels.mean()
+    energies = np.linalg.solve(x.T @ x + ridge * np.eye(len(met)), x.T @ y)
+    rest = labels - counts[:, met] @ energies
+    if len(labels) < 2 or not (std := rest.std(ddof=1)) > 0:
+        raise ConfigError(
+            f"composition_scaling: the {len(labels)} training labels have no spread "
+            "beside their composition; use custom_scaling"
+        )
+    reference = {Element.from_Z(int(z)).symbol: float(e) for z, e in zip(met, energies)}
+    return float(rest.mean()), float(std), reference
 
 
 def custom_scaling(
@@ -113,36 +163,56 @@ def read_labels(dataset: io.Dataset, name: str) -> np.ndarray:
         ConfigError: A record lacks it or has one that is not finite; on all processes.
         Exception: What the data set raises for a record it cannot read.
     """
+    return np.concatenate(_read_all(dataset, _read_label, name))
+
+
+def _read_all(dataset: io.Dataset, read: Callable, *args: Any) -> List[np.ndarray]:
+    """Return ``read(dataset, index, *args)`` of all records, shared among processes."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
     total = len(dataset)
     share = range(total * rank // world_size, total * (rank + 1) // world_size)
-    labels: List[np.ndarray] = []
+    found: List[np.ndarray] = []
     failure: Optional[Exception] = None
     try:
         for index in tqdm(
             share,
-            desc=f"reading '{name}' of the training data",
+            desc="reading the training labels",
             disable=None if rank == 0 else True,
         ):
-            labels.append(_read_label(dataset, index, name))
+            source, row = dataset, index
+            while isinstance(source, io.Subset):
+                source, row = source.dataset, source.indices[row]
+            found.append(read(source, row, *args))
     except Exception as error:  # the other processes wait for an answer
         failure = error
     text = None if failure is None else f"{type(failure).__name__}: {failure}"
-    answers: List[Any] = [(labels, text)]
+    answers: List[Any] = [(found, text)]
     if world_size > 1:
         answers = []
-        dist.all_gather_object(answers, (labels, text))
+        dist.all_gather_object(answers, (found, text))
     if failure is not None:
         raise failure
     for other, (_, fault) in enumerate(answers):
         if fault is not None:
-            raise ConfigError(f"process {other} could not read '{name}': {fault}")
-    return np.concatenate([label for part, _ in answers for label in part])
+            raise ConfigError(f"process {other} could not read its share: {fault}")
+    return [row for part, _ in answers for row in part]
+
+
+def _read_composition(
+    dataset: io.Dataset, index: int, tags: Sequence[int]
+) -> np.ndarray:
+    """Return how many atoms of each atomic number have one of the tags, [119]."""
+    if hasattr(dataset, "read_atoms"):
+        atom_types, atom_tags = dataset.read_atoms(index)
+    else:
+        atoms = dataset[index]["structure_array"]
+        atom_types, atom_tags = atoms["atom_types"].data, atoms["tags"].data
+    return np.bincount(
+        np.asarray(atom_types)[np.isin(atom_tags, tags)], minlength=NUM_ELEMENTS
+    )
 
 
 def _read_label(dataset: io.Dataset, index: int, name: str) -> np.ndarray:
-    while isinstance(dataset, io.Subset):
-        dataset, index = dataset.dataset, dataset.indices[index]
     if hasattr(dataset, "read_label"):
         label = dataset.read_label(index, name)
     else:
