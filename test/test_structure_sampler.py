@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
+from ase import Atoms
 from ase.constraints import FixAtoms
 from ase.io import read
 from helpers_sampler import GRAPH
@@ -71,7 +72,7 @@ def crystals(tmp_path):
 def test_atoms_come_back_as_they_were_but_moved(relaxer):
     slabs = make_slabs(5)
     before = [slab.copy() for slab in slabs]
-    relaxed = relaxer.sample_by_structures(slabs, batch_size=2, seed=1)
+    relaxed = relaxer.from_structures(slabs, batch_size=2, seed=1)
     assert ToyRelaxer.calls == [["sid0", "sid1"], ["sid2", "sid3"], ["sid4"]]
     assert isinstance(relaxed, list) and len(relaxed) == 5
     for old, slab, new in zip(before, slabs, relaxed, strict=True):
@@ -89,10 +90,28 @@ def test_atoms_come_back_as_they_were_but_moved(relaxer):
         assert abs(moved[2:]).max() > 0.05
 
 
+def test_one_structure_gives_one_and_an_iterable_all(relaxer, capfd):
+    slabs = make_slabs(3)
+    one = relaxer.from_structures(slabs[0], seed=1)
+    assert isinstance(one, Atoms)
+    assert "sampling" not in capfd.readouterr().err
+    several = relaxer.from_structures(slabs[0], seed=1, num_samples=2)
+    assert isinstance(several, list) and len(several) == 2
+    many = relaxer.from_structures(iter(slabs), seed=1)
+    assert [atoms.info["sid"] for atoms in many] == ["sid0", "sid1", "sid2"]
+    assert "sampling: 100%" in capfd.readouterr().err
+    for atoms in (many[0], several[0]):
+        assert (atoms.positions == one.positions).all()
+    relaxer.from_structures(slabs, progress=False)
+    assert "sampling" not in capfd.readouterr().err
+    with pytest.raises(ConfigError, match="no structure to relax"):
+        relaxer.from_structures(iter(()))
+
+
 def test_batch_size_and_order_do_not_change_a_structure(relaxer):
     slabs = make_slabs(4)
-    together = relaxer.sample_by_structures(slabs, batch_size=4, seed=7)
-    alone = [relaxer.sample_by_structures(slab, seed=7)[0] for slab in slabs]
+    together = relaxer.from_structures(slabs, batch_size=4, seed=7)
+    alone = [relaxer.from_structures(slab, seed=7) for slab in slabs]
     for a, b in zip(together, alone, strict=True):
         np.testing.assert_array_equal(a.positions, b.positions)
 
@@ -101,7 +120,7 @@ def test_seed_names_the_structures(relaxer):
     slabs = make_slabs(2)
 
     def positions(seed):
-        return relaxer.sample_by_structures(slabs, seed=seed)[1].positions
+        return relaxer.from_structures(slabs, seed=seed)[1].positions
 
     assert (positions(3) == positions(3)).all()
     assert (positions(3) != positions(4)).any()
@@ -109,7 +128,7 @@ def test_seed_names_the_structures(relaxer):
 
 def test_several_samples_stand_next_to_each_other(relaxer):
     slabs = make_slabs(3)
-    relaxed = relaxer.sample_by_structures(slabs, batch_size=2, num_samples=2, seed=0)
+    relaxed = relaxer.from_structures(slabs, batch_size=2, num_samples=2, seed=0)
     assert [a.info["sid"] for a in relaxed] == ["sid0"] * 2 + ["sid1"] * 2 + [
         "sid2"
     ] * 2
@@ -124,17 +143,15 @@ def test_kinds_of_structures_agree(relaxer, tmp_path):
     rows = OC20LMDB(tmp_path / "data")
     slabs = make_slabs(3)
     crystals = [AseAtomsAdaptor.get_structure(slab) for slab in slabs]
-    from_atoms = relaxer.sample_by_structures(slabs)
+    from_atoms = relaxer.from_structures(slabs)
     for structures in (records, rows):
-        for a, b in zip(
-            from_atoms, relaxer.sample_by_structures(structures), strict=True
-        ):
+        for a, b in zip(from_atoms, relaxer.from_structures(structures), strict=True):
             np.testing.assert_allclose(a.positions, b.positions, atol=2e-6)
             assert (a.numbers == b.numbers).all()
             assert (a.get_tags() == b.get_tags()).all()
             assert b.constraints[0].index.tolist() == [0, 1]
             assert b.info["sid"] == a.info["sid"]
-    relaxed = relaxer.sample_by_structures(crystals)
+    relaxed = relaxer.from_structures(crystals)
     assert [a.info["sid"] for a in relaxed] == ["0", "1", "2"]
     for a, slab in zip(relaxed, slabs, strict=True):
         assert a.get_tags().tolist() == [0, 0, 2, 1, 1]
@@ -146,7 +163,7 @@ def test_atom_that_the_model_wraps_does_not_jump(relaxer):
     """A model may return wrapped positions; the way the atom took is kept."""
     slab = make_slab(0, np.random.default_rng(0))
     slab.positions[2] += slab.cell[0] + 2 * slab.cell[1]
-    plain = relaxer.sample_by_structures(slab, seed=1)[0]
+    plain = relaxer.from_structures(slab, seed=1)
     sample = relaxer.model.sample
 
     def wrapped(batch, noise=0.05, seed=0, num_samples=1):
@@ -158,7 +175,7 @@ def test_atom_that_the_model_wraps_does_not_jump(relaxer):
         return output
 
     relaxer.model.sample = wrapped
-    again = relaxer.sample_by_structures(slab, seed=1)[0]
+    again = relaxer.from_structures(slab, seed=1)
     np.testing.assert_allclose(again.positions, plain.positions, atol=1e-5)
 
 
@@ -183,23 +200,23 @@ def test_bad_structure_is_named(relaxer, case):
     slabs = make_slabs(2)
     spoil(slabs[1])
     with pytest.raises(ValueError, match=message):
-        relaxer.sample_by_structures(slabs)
+        relaxer.from_structures(slabs)
 
 
 def test_bad_arguments_are_named(relaxer):
     slabs = make_slabs(1)
-    with pytest.raises(ConfigError, match="list of structures is empty"):
-        relaxer.sample_by_structures([])
+    with pytest.raises(ConfigError, match="there is no structure to relax"):
+        relaxer.from_structures([])
     with pytest.raises(TypeError, match="structure 0.*wanted ase.Atoms"):
-        relaxer.sample_by_structures(["slab.cif"])
+        relaxer.from_structures(["slab.cif"])
     with pytest.raises(ConfigError, match="unknown output format 'xyzz'"):
-        relaxer.sample_by_structures(slabs, format="xyzz")
+        relaxer.from_structures(slabs, format="xyzz")
     with pytest.raises(ConfigError, match="batch_size is 0"):
-        relaxer.sample_by_structures(slabs, batch_size=0)
+        relaxer.from_structures(slabs, batch_size=0)
     with pytest.raises(ConfigError, match="num_samples is 0"):
-        relaxer.sample_by_structures(slabs, num_samples=0)
+        relaxer.from_structures(slabs, num_samples=0)
     with pytest.raises(ConfigError, match=r"\(ToyRelaxer.sample\).*'nois'"):
-        relaxer.sample_by_structures(slabs, sample_params={"nois": 1})
+        relaxer.from_structures(slabs, sample_params={"nois": 1})
 
 
 # --- to disk, and on again ---------------------------------------------------------
@@ -211,8 +228,8 @@ def stored(folder):
 
 def test_results_on_disk_are_those_of_memory(relaxer, tmp_path):
     slabs = make_slabs(5)
-    kept = relaxer.sample_by_structures(slabs, batch_size=2, seed=1)
-    read_back = relaxer.sample_by_structures(
+    kept = relaxer.from_structures(slabs, batch_size=2, seed=1)
+    read_back = relaxer.from_structures(
         slabs, batch_size=2, seed=1, save_path=str(tmp_path / "out")
     )
     assert len(stored(tmp_path / "out")) == 3
@@ -227,7 +244,7 @@ def test_results_on_disk_are_those_of_memory(relaxer, tmp_path):
 def test_stopped_run_goes_on_where_it_stopped(relaxer, tmp_path, monkeypatch):
     slabs = make_slabs(7)
     options = {"batch_size": 2, "seed": 1, "save_path": str(tmp_path / "out")}
-    whole = [a.positions for a in relaxer.sample_by_structures(slabs, 2, 1)]
+    whole = [a.positions for a in relaxer.from_structures(slabs, 2, 1)]
     write = ResultStore.write
 
     def stop_at_third(self, part, results):
@@ -237,16 +254,16 @@ def test_stopped_run_goes_on_where_it_stopped(relaxer, tmp_path, monkeypatch):
 
     monkeypatch.setattr(ResultStore, "write", stop_at_third)
     with pytest.raises(KeyboardInterrupt):
-        relaxer.sample_by_structures(slabs, **options)
+        relaxer.from_structures(slabs, **options)
     assert not (tmp_path / "out" / "structures.extxyz").exists()
     monkeypatch.undo()
     ToyRelaxer.calls.clear()
-    relaxed = relaxer.sample_by_structures(slabs, **options)
+    relaxed = relaxer.from_structures(slabs, **options)
     assert ToyRelaxer.calls == [["sid4", "sid5"], ["sid6"]]
     for atoms, positions in zip(relaxed, whole, strict=True):
         np.testing.assert_array_equal(atoms.positions, positions)
     ToyRelaxer.calls.clear()
-    relaxer.sample_by_structures(slabs, **options, format="traj")
+    relaxer.from_structures(slabs, **options, format="traj")
     assert ToyRelaxer.calls == []  # another format needs no new sampling
     assert len(read(tmp_path / "out" / "structures.traj", ":")) == 7
 
@@ -259,7 +276,7 @@ def test_other_settings_are_another_run(relaxer, tmp_path):
 
     def batches_made(structures, **changes):
         ToyRelaxer.calls.clear()
-        relaxer.sample_by_structures(structures, **{**options, **changes})
+        relaxer.from_structures(structures, **{**options, **changes})
         return len(ToyRelaxer.calls)
 
     assert batches_made(slabs) == 1
@@ -292,13 +309,13 @@ def test_changed_data_file_is_another_run(scored, tmp_path):
 def test_damaged_part_is_named(relaxer, tmp_path):
     slabs = make_slabs(3)
     options = {"batch_size": 2, "seed": 1, "save_path": str(tmp_path)}
-    relaxer.sample_by_structures(slabs, **options)
+    relaxer.from_structures(slabs, **options)
     part = stored(tmp_path)[1]
     part.write_bytes(part.read_bytes()[:-20])
     with pytest.raises(ValueError, match="part_000001.json.gz is damaged; delete it"):
-        relaxer.sample_by_structures(slabs, **options)
+        relaxer.from_structures(slabs, **options)
     part.unlink()
-    assert len(relaxer.sample_by_structures(slabs, **options)) == 3
+    assert len(relaxer.from_structures(slabs, **options)) == 3
 
 
 def test_full_disk_leaves_no_half_part(relaxer, tmp_path, monkeypatch):
@@ -307,10 +324,10 @@ def test_full_disk_leaves_no_half_part(relaxer, tmp_path, monkeypatch):
             file.write(data[:10])
         raise OSError(28, "No space left on device")
 
-    relaxer.sample_by_structures(make_slabs(1), save_path=str(tmp_path / "ok"))
+    relaxer.from_structures(make_slabs(1), save_path=str(tmp_path / "ok"))
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="No space left"):
-        relaxer.sample_by_structures(make_slabs(1), save_path=str(tmp_path / "full"))
+        relaxer.from_structures(make_slabs(1), save_path=str(tmp_path / "full"))
     assert not list((tmp_path / "full").rglob("part_*"))
 
 
@@ -469,7 +486,7 @@ def test_structures_of_a_size(crystals, relaxer):
         crystals.sample_by_num_atoms("3")
     with pytest.raises(ConfigError, match="num_atoms is 0"):
         crystals.sample_by_num_atoms(0)
-    with pytest.raises(NotImplementedError, match="ToyRelaxer.*sample_by_structures"):
+    with pytest.raises(NotImplementedError, match="ToyRelaxer.*from_structures"):
         relaxer.sample_by_num_atoms(3)
 
 
@@ -542,7 +559,7 @@ def test_device_and_overrides(tmp_path):
     assert paddle.get_device() == "cpu"
     sampler.model.needs_graph = False
     slab = make_slabs(1)[0]
-    moved = sampler.sample_by_structures(slab)[0].positions - slab.positions
+    moved = sampler.from_structures(slab).positions - slab.positions
     np.testing.assert_allclose(moved[2:], [[0, 0, 0.1]] * 3, atol=1e-6)
 
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from typing import Any
 from typing import Dict
 from typing import Optional
@@ -279,7 +280,7 @@ def _run_structures(sampler: Any, args: argparse.Namespace) -> int:
     for fault in faults:
         logger.error(f"left out: {fault}")
     logger.info(f"{len(structures)} structures to relax")
-    atoms = sampler.sample_by_structures(
+    atoms = sampler.from_structures(
         structures,
         batch_size=args.batch_size or 16,
         seed=args.seed,
@@ -287,6 +288,7 @@ def _run_structures(sampler: Any, args: argparse.Namespace) -> int:
         save_path=args.save_path,
         format=args.format or "extxyz",
         num_workers=args.num_workers,
+        progress=sys.stderr.isatty(),
     )
     if has_truth(atoms.results) and sampler.sample_config.get("metrics"):
         _score(sampler, atoms.results, args.save_path, None)

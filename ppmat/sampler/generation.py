@@ -115,6 +115,7 @@ def generate(
     seed: Optional[int],
     num_samples: int,
     save_path: Optional[str],
+    progress: Optional[bool] = None,
 ) -> Sequence:
     """Generate for a whole data set.
 
@@ -127,6 +128,7 @@ def generate(
         num_samples: Results for each structure.
         save_path: Keep the results of each batch in ``<save_path>/results``, leave out
             batches that are there already, and share the batches among processes.
+        progress: Whether to show a bar; None shows it on a terminal.
 
     Returns:
         The results in the order of the data set: a list, or a :class:`ResultStore`.
@@ -170,7 +172,9 @@ def generate(
     loader = batches_in_order(
         source.dataset, batch_size, wanted, source.collate_fn, source.num_workers
     )
-    quiet = True if dist.get_rank() != 0 else None
+    quiet = None if progress is None else not progress
+    if dist.get_rank() != 0:
+        quiet = True
     bar = tqdm(desc="sampling", unit=" batches", total=len(wanted), disable=quiet)
     for number, batch in zip(wanted, loader, strict=True):
         rows = range(number * batch_size, min((number + 1) * batch_size, total))

@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
@@ -322,7 +323,7 @@ class StructureSampler:
         if not getattr(self.model, f"supports_{source}_sampling", True):
             raise NotImplementedError(
                 f"{type(self.model).__name__} cannot generate a structure from {words} "
-                "alone; a model that relaxes takes structures: sample_by_structures, "
+                "alone; a model that relaxes takes structures: from_structures, "
                 "or on the command line --mode=by_structures --input FILE"
             )
 
@@ -446,9 +447,9 @@ class StructureSampler:
 
     # --- given structures -------------------------------------------------------
 
-    def sample_by_structures(
+    def from_structures(
         self,
-        structures: Union[Atoms, Structure, OC20Record, Sequence],
+        structures: Union[Atoms, Structure, OC20Record, Iterable],
         batch_size: int = 16,
         seed: Optional[int] = None,
         num_samples: Optional[int] = None,
@@ -456,27 +457,31 @@ class StructureSampler:
         format: str = "extxyz",
         sample_params: Optional[Mapping] = None,
         num_workers: int = 0,
-    ) -> Sequence:
-        """Relax structures.
+        progress: bool = True,
+    ) -> Union[Atoms, Sequence]:
+        """Relax one structure or many.
 
         Args:
-            structures: One or a sequence of ``ase.Atoms`` (tags: 0 sub-surface,
+            structures: One or an iterable of ``ase.Atoms`` (tags: 0 sub-surface,
                 1 surface, 2 adsorbate; ``FixAtoms`` for atoms that are held), pymatgen
                 ``Structure`` (site properties ``tags`` and ``fixed``) or
                 ``OC20Record``; an ``OC20LMDB`` is read row by row.
             batch_size: Structures relaxed at once.
             seed: Names the noise; the same seed gives the same structures.
-            num_samples: Results for each structure, one after the other.
+            num_samples: Results for each structure, one after the other; None makes
+                one, or as many as ``Sample.model_sample_params`` says.
             save_path: Output folder; see the class.
             format: ``extxyz``, ``traj`` or ``cif`` (which loses tags and constraints).
             sample_params: Arguments of ``model.sample``; None takes
                 ``Sample.model_sample_params``.
             num_workers: Processes that search neighbours; 0 uses this one.
+            progress: Show a progress bar for more than one structure.
 
         Returns:
-            ``ase.Atoms`` in the order of the input: atoms in the same order, with
+            For one structure its relaxed ``ase.Atoms``: atoms in the same order, with
             tags, constraints and info, initial positions in
-            ``arrays["initial_positions"]``. A list, or with ``save_path`` a sequence
+            ``arrays["initial_positions"]``. For an iterable, or several samples, all of
+            them in the order of the input: a list, or with ``save_path`` a sequence
             that reads from there.
 
         Raises:
@@ -485,10 +490,13 @@ class StructureSampler:
                 ...); its position is named.
         """
         check_format(format)
-        if isinstance(structures, (Atoms, Structure, OC20Record)):
+        one = isinstance(structures, (Atoms, Structure, OC20Record))
+        if one:
             structures = [structures]
+        elif not hasattr(structures, "__len__"):
+            structures = list(structures)
         if not len(structures):
-            raise ConfigError("sample_by_structures: the list of structures is empty")
+            raise ConfigError("from_structures: there is no structure to relax")
         records = to_records(structures)
         graph = build_graph_converter(*self._graph_config())
         source = Source(
@@ -506,8 +514,11 @@ class StructureSampler:
             save_path,
             format,
             structures,
+            progress and not one,
         )
         atoms = _RelaxedAtoms(results, structures)
+        if one and num_samples is None and len(atoms) == 1:
+            return atoms[0]
         return list(atoms) if save_path is None else atoms
 
     def _graph_config(self) -> tuple:
@@ -538,6 +549,7 @@ class StructureSampler:
         save_path: Optional[str],
         format: Optional[str],
         templates: Optional[Sequence] = None,
+        progress: Optional[bool] = None,
     ) -> Sequence:
         if format is not None:
             check_format(format)
@@ -551,6 +563,7 @@ class StructureSampler:
             own_seed if seed is None else seed,
             own_number if num_samples is None else num_samples,
             save_path,
+            progress,
         )
         if save_path is not None:
             if dist.get_rank() == 0:
