@@ -170,7 +170,7 @@ BAD = {
     "split": (["--split=val_idd"], "no split 'val_idd'"),
     "no data set": (
         ["--split=val_id", "Dataset.val=null"],
-        "none of Dataset.val, Dataset.test and Dataset.train",
+        "none of Dataset.val, Dataset.test, Dataset.train and Dataset.dataset",
     ),
     "split twice": (["--split", "val_id", "val_id"], "names a split twice"),
     "splits in a file": (

@@ -16,14 +16,18 @@
 
 import os
 
+import lmdb
 import pytest
 from ase import Atoms
 from ase.io import write
 from helpers_sampler import make_slabs
 from helpers_sampler import write_split
 
+from ppmat.datasets import structure_reader
 from ppmat.datasets.structure_reader import Chain
+from ppmat.datasets.structure_reader import Unreadable
 from ppmat.datasets.structure_reader import find_inputs
+from ppmat.datasets.structure_reader import iter_structures
 from ppmat.datasets.structure_reader import read_inputs
 from ppmat.utils.registry import ConfigError
 
@@ -118,6 +122,54 @@ def test_unusable_database_is_reported(files):
     assert len(structures) == 1 and len(faults) == 1 and "bad.lmdb" in faults[0]
     with pytest.raises(ConfigError, match="no input structure can be used\n  .*bad"):
         read_inputs(["bad.lmdb"])
+
+
+def test_structures_come_one_by_one_with_what_cannot_be_read(files, monkeypatch):
+    with open("folder/b.cif", "w") as file:
+        file.write("data_rubbish\n_cell_length_a what\n")
+    with open("bad.lmdb", "wb") as file:
+        file.write(b"not an lmdb" * 1000)
+    inputs = ["slab.traj@:2", "folder/b.cif", "bad.lmdb", "data", "b.extxyz"]
+    found = list(iter_structures(inputs))
+    names = [getattr(s, "sid", None) or s.info["sid"] for s in found]
+    assert names == ["sid0", "sid1", "b", "bad.lmdb", "sid0", "sid1", "sid1"]
+    assert [isinstance(s, Unreadable) for s in found] == [False] * 2 + [True] * 2 + [
+        False
+    ] * 3
+    assert "folder/b.cif" in found[2].reason
+    read = []
+    frames = structure_reader.iread
+
+    def counted(*args, **kwargs):
+        for atoms in frames(*args, **kwargs):
+            read.append(atoms)
+            yield atoms
+
+    monkeypatch.setattr(structure_reader, "iread", counted)
+    rows = iter_structures(["slab.traj"])
+    next(rows)
+    assert len(read) == 2  # one ahead tells whether the name takes a number
+
+
+def test_frames_before_a_damage_are_kept(files):
+    text = open("b.extxyz").read()
+    for keep in ("b", "c"):
+        with open(f"{keep}.extxyz", "w") as file:
+            file.write(text + text if keep == "b" else text + text[:-30])
+    structures, faults = read_inputs(["b.extxyz"])
+    assert len(structures) == 2 and faults == []
+    structures, faults = read_inputs(["c.extxyz"])
+    assert len(structures) == 1
+    assert "c.extxyz: cannot be read as extxyz after 1 frames: " in faults[0]
+
+
+def test_row_that_is_no_record_is_named(files):
+    with lmdb.open("data/data.lmdb", subdir=False, lock=False) as env:
+        with env.begin(write=True) as txn:
+            txn.put(b"0", b"rubbish")
+    bad, good = iter_structures(["data"])
+    assert bad.sid == "data/data.lmdb key '0'" and bad.sid in bad.reason
+    assert good.sid == "sid1"
 
 
 def test_chain_reads_item_by_item():

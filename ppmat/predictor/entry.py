@@ -57,6 +57,7 @@ examples:
 """
 _LISTED = 20  # rows, and faults, that are printed
 _LISTED_OF_SPLIT = 5
+_BLOCKS = ("val", "test", "train")
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -289,8 +290,8 @@ def open_split(config: Mapping[str, Any], split: str) -> Any:
     """Return all records of a split of the configuration's OC20 data set.
 
     Args:
-        config: The configuration; the first of ``Dataset.val``, ``test`` and ``train``
-            tells the path.
+        config: The configuration; the first of ``Dataset.val``, ``test``, ``train``
+            and ``dataset`` that is one tells the path.
         split: Name of the split.
 
     Raises:
@@ -299,14 +300,16 @@ def open_split(config: Mapping[str, Any], split: str) -> Any:
     """
     from ppmat.datasets.oc20_lmdb import OC20LMDB
 
-    for name in ("val", "test", "train"):
-        block = ((config.get("Dataset") or {}).get(name) or {}).get("dataset") or {}
+    section = config.get("Dataset") or {}
+    blocks = [(section.get(name) or {}).get("dataset") for name in _BLOCKS]
+    for block in [*blocks, section.get("dataset")]:
+        block = block or {}
         params = block.get("__init_params__") or {}
         if block.get("__class_name__") == "OC20IS2REDataset" and params.get("path"):
             return OC20LMDB(params["path"], split, params.get("subset", "all"))
     raise ConfigError(
-        "--split: none of Dataset.val, Dataset.test and Dataset.train is an "
-        "OC20IS2REDataset with a path; give the files to --input"
+        "--split: none of Dataset.val, Dataset.test, Dataset.train and Dataset.dataset "
+        "is an OC20IS2REDataset with a path; give the files to --input"
     )
 
 
