@@ -25,6 +25,7 @@ from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
 from paddle import io
+from pymatgen.core import Element
 
 from ppmat.datasets import OC20IS2REDataset
 from ppmat.datasets.custom_data_type import ConcatData
@@ -42,6 +43,10 @@ from ppmat.utils.registry import ConfigError
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = str(ROOT / "structure_generation/example_data/oc20_emt")
 TASK = str(ROOT / "property_prediction")
+PLAIN = (
+    "Dataset.transform.__class_name__=mean_std_scaling",
+    "Dataset.transform.__init_params__=null",
+)
 SMOKE = "sfin_oc20_is2re_smoke.yaml"
 
 
@@ -250,10 +255,10 @@ def train(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("ppmat.trainer.reporting.draw_loss_curve", lambda folder: None)
     monkeypatch.setenv("OC20_ROOT", SAMPLE)
 
-    def call(*overrides, name="out", config=f"configs/sfin/{SMOKE}"):
+    def call(*overrides, name="out", config=f"configs/sfin/{SMOKE}", scaling=PLAIN):
         capsys.readouterr()
         folder = f"Trainer.output_dir={tmp_path / name}"
-        status = entry.main(TASK, ["-c", config, folder, *overrides])
+        status = entry.main(TASK, ["-c", config, folder, *scaling, *overrides])
         logger.init_logger()
         return status, capsys.readouterr().out
 
@@ -282,6 +287,20 @@ def test_statistics_reach_log_yaml_and_checkpoint(train, tmp_path):
     assert f"data_mean {params['data_mean']:.6g}" in shown
     weights = weights_of(tmp_path / "out")
     assert float(weights["data_std"]) == pytest.approx(params["data_std"], rel=1e-6)
+
+
+def test_energies_of_the_elements_reach_yaml_and_checkpoint(train, tmp_path):
+    assert train(scaling=())[0] == 0
+    params = model_params(tmp_path / "out")
+    data = OC20IS2REDataset(SAMPLE, subset="10k", max_samples=8)
+    mean, std, reference = run_dataset_transform(
+        "composition_scaling", io.DataLoader(data), "y_relaxed"
+    )
+    assert params["element_reference"] == pytest.approx(reference)
+    assert (params["data_mean"], params["data_std"]) == pytest.approx((mean, std))
+    buffer = weights_of(tmp_path / "out")["reference"]
+    kept = {Element.from_Z(int(z)).symbol: buffer[z] for z in np.flatnonzero(buffer)}
+    assert kept == pytest.approx(reference, rel=1e-5)
 
 
 def test_numbers_known_beforehand_give_the_same_run(train, tmp_path):

@@ -194,7 +194,7 @@ def test_target_statistics_are_those_of_one_process(run):
         assert found["std"] == labels.std(ddof=1)
     assert [r["statistics"]["asked"] for r in ranks] == [[*range(5)], [*range(5, 11)]]
     faults = [report["statistics"]["fault"] for report in ranks]
-    assert "process 1 could not read 'y': KeyError" in faults[0]
+    assert "process 1 could not read its share: KeyError" in faults[0]
     assert faults[1].startswith("KeyError") and "record 9 has no y" in faults[1]
 
 
