@@ -47,6 +47,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "property_prediction/configs/sfin/sfin_oc20_is2re.yaml"
 SPLITS = ["val_id", "val_ood_ads", "val_ood_cat"]
 MODEL = "Model.__init_params__"
+SCHEDULE = "Optimizer.__init_params__.lr.__init_params__"
 ENERGY_ONLY = [
     f"{MODEL}.displacement_weight=null",
     f"{MODEL}.noisy_nodes=0.0",
@@ -67,7 +68,7 @@ CURVES = {
     "full network, with relaxed structure": "full, with relaxed structure",
 }
 # Fewer records are seen more often, else small sets would be cut off in training.
-SIZES = {100: 40, 300: 30, 1000: 15}
+SIZES = {100: 25, 300: 18, 1000: 9}
 
 
 def file_name(row: str, seed: int, **more: object) -> str:
@@ -85,10 +86,10 @@ def overrides(row: str, seed: int, name: str, args: argparse.Namespace) -> list[
         "Trainer.best_metric_indicator=null",
         "Global.num_workers=0",
         f"Trainer.output_dir={args.work / name}",
+        f"{SCHEDULE}.warmup_epoch=0.25",
     ]
     if args.rate:
-        rate = "Optimizer.__init_params__.lr.__init_params__.learning_rate"
-        words.append(f"{rate}={args.rate}")
+        words.append(f"{SCHEDULE}.learning_rate={args.rate}")
     if args.size:
         size = "Dataset.train.dataset.__init_params__.max_samples"
         words.append(f"{size}={args.size}")
@@ -344,7 +345,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--data", required=True, type=lambda p: Path(p).resolve())
-    add("--epochs", type=int, default=8)
+    add("--epochs", type=int, default=5)
     add("--seeds", type=int, nargs="+", default=[0, 1, 2])
     add("--jobs", type=int, default=1)
     add("--work", type=Path, default=Path("output/benchmark_is2re"))
