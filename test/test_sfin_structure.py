@@ -388,3 +388,27 @@ def test_second_derivatives_exist():
     (force**2).sum().backward()
     weight = model.blocks[0][0].g2g.unit.mix.weight
     assert float(weight.grad.abs().max()) > 0.0
+
+
+def test_drop_path_leaves_out_whole_structures():
+    """A structure passes each block entirely or not at all, twice as strongly."""
+    slabs = [slab(i, n=5) for i in range(12)]
+    batch = batch_of(slabs, **GRAPH)
+    plain = backbone()
+    (full, _), model = plain(batch), backbone(drop_path=0.5)
+    for block in plain.blocks[0]:  # the block adds nothing when its last gate is shut
+        for act in block.act:
+            act.out.weight.set_value(paddle.zeros_like(act.out.weight))
+            act.out.bias.set_value(paddle.zeros_like(act.out.bias))
+    none, _ = plain(batch)
+    model.train()
+    paddle.seed(1)
+    x, _ = model(batch)
+    share = (x.s - none.s).numpy() / (full.s - none.s).numpy()
+    share = share.reshape(len(slabs), -1)
+    np.testing.assert_allclose(
+        share, np.round(share[:, :1]) * np.ones_like(share), atol=1e-6
+    )
+    assert set(np.round(share[:, 0])) == {0.0, 2.0}
+    model.eval()
+    np.testing.assert_allclose(model(batch)[0].s.numpy(), full.s.numpy())

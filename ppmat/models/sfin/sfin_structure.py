@@ -384,6 +384,8 @@ class SFINBackbone(nn.Layer):
         num_basis: Radial basis functions, of distances and of wave vectors.
         halves: ``"both"``, ``"spatial"`` or ``"frequency"``.
         exchange: Whether the halves hear each other.
+        drop_path: Share of structures that pass a residual block by in training
+            (stochastic depth).
 
     Returns of ``forward``: :class:`Features` with both halves side by side, and the
     :class:`Geometry`.
@@ -399,8 +401,12 @@ class SFINBackbone(nn.Layer):
         num_basis: int = 8,
         halves: Literal["both", "spatial", "frequency"] = "both",
         exchange: bool = True,
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
+        if not 0.0 <= drop_path < 1.0:
+            raise ValueError(f"drop_path is a share below 1, got {drop_path!r}")
+        self.drop_path = drop_path
         self.num_halves = 2 if halves == "both" else 1
         self.out_channels = channels * self.num_halves
         self.out_vectors = vectors * self.num_halves
@@ -460,8 +466,17 @@ class SFINBackbone(nn.Layer):
             identity = halves
             for block in pair:
                 halves = block(halves, geo)
+            if self.drop_path and self.training:
+                kept = self.kept_paths(atoms["num_atoms"], start.dtype)
+                halves = [Features(x.s * kept, x.v * kept.unsqueeze(1)) for x in halves]
             halves = [add(x, y) for x, y in zip(halves, identity)]
         return concat([add(x, y) for x, y in zip(halves, head)]), geo
+
+    def kept_paths(self, num_atoms: paddle.Tensor, dtype: str) -> paddle.Tensor:
+        """Draw which structures go through a block, [N, 1]; 0, or 1 / share kept."""
+        share = 1.0 - self.drop_path
+        kept = (paddle.rand(num_atoms.shape) < share).astype(dtype) / share
+        return paddle.repeat_interleave(kept, num_atoms).unsqueeze(1)
 
     def geometry(self, batch: dict, positions: paddle.Tensor) -> Geometry:
         """Turn positions [N, 3] and the batch's graph into a :class:`Geometry`."""
