@@ -442,6 +442,18 @@ def test_interrupted_run_goes_on_where_it_stopped(predictor, tmp_path):
     assert ToyEnergy.calls == [["sid7", "sid8"]] and list(more)[:7] == whole
 
 
+def test_flags_and_errors_do_not_hinder_going_on(predictor, tmp_path):
+    far = Atoms("CuO", [[0, 0, 0], [0, 0, 9]], cell=[20] * 3, tags=[1, 2])
+    bad = make_slabs(1)[0]
+    bad.positions[0] = np.nan
+    options = {"save_path": tmp_path / "a.csv", "on_error": "flag", **SILENT}
+    first = list(predictor.from_structures([far, bad], **options))
+    assert "isolated_atoms" in first[0]["flags"] and first[1]["error"]
+    table = predictor.from_structures([far, bad, far], **options)
+    assert list(table)[:2] == first
+    assert {**table[2], "id": "0"} == first[0]
+
+
 def test_file_of_another_run_is_refused(predictor, tmp_path):
     slabs = make_slabs(3)
     path = tmp_path / "energies.csv"

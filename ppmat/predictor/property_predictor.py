@@ -348,7 +348,7 @@ class PropertyPredictor(BasePredictor):
                 **dict.fromkeys(column.name for column in self.columns),
                 "id": checked.sid,
                 "num_atoms": checked.record and len(checked.record.pos),
-                "flags": checked.flags,
+                "flags": dict(checked.flags),
                 "error": checked.error and str(checked.error),
             }
             for checked in chunk
