@@ -13,13 +13,11 @@
 # limitations under the License.
 
 
-"""PropertyPredictor: kinds of input, bad input, files, resume, memory, ensembles."""
+"""PropertyPredictor: kinds of input, bad input, files, ensembles, the network."""
 
-import gc
-import itertools
 import math
 import os
-import weakref
+from pathlib import Path
 
 import numpy as np
 import paddle
@@ -29,6 +27,7 @@ from ase.build import add_adsorbate
 from ase.build import fcc111
 from ase.constraints import FixAtoms
 from ase.io import write
+from helpers import to_tensors
 from helpers_predictor import BIG
 from helpers_predictor import ToyEnergy
 from helpers_predictor import energy_of
@@ -41,16 +40,19 @@ from pymatgen.core import DummySpecies
 from pymatgen.core import Molecule
 from pymatgen.io.ase import AseAtomsAdaptor
 
+from ppmat.datasets.collate_fn import DefaultCollator
+from ppmat.datasets.oc20_is2re_dataset import record_to_sample
 from ppmat.datasets.oc20_lmdb import OC20LMDB
 from ppmat.datasets.oc20_record import OC20Record
+from ppmat.models import build_model
 from ppmat.predictor import PropertyPredictor
 from ppmat.predictor.checks import FLAGS
 from ppmat.predictor.table import PropertyTable
+from ppmat.utils.config import load_config
 from ppmat.utils.registry import ConfigError
-from ppmat.utils.result_store import Column
-from ppmat.utils.result_store import RowFile
-from ppmat.utils.result_store import StoredRunError
 
+ROOT = Path(__file__).resolve().parents[1]
+SAMPLE = ROOT / "structure_generation" / "example_data" / "oc20_emt"
 SILENT = {"progress": False}
 
 
@@ -62,13 +64,6 @@ def setup_module():
 def predictor(tmp_path):
     ToyEnergy.calls.clear()
     return PropertyPredictor(**write_energy_model(tmp_path / "model"))
-
-
-def endless(rng=None):
-    """Slabs that are made when asked for."""
-    rng = rng or np.random.default_rng(0)
-    for i in itertools.count():
-        yield make_slab(i, rng)
 
 
 # --- what goes in and comes out ---------------------------------------------------
@@ -392,174 +387,6 @@ def test_cif_files_by_upstreams_name(predictor, tmp_path, monkeypatch):
     assert len(predictor.from_cif_file(tmp_path / "cifs" / "1.cif")) == 1
 
 
-# --- rows on the disk -------------------------------------------------------------
-
-
-def test_rows_on_the_disk_are_those_in_memory(predictor, tmp_path):
-    slabs = make_slabs(5)
-    slabs[1].info["sid"] = 'a, "b"'
-    slabs[3].positions[0] = np.nan
-    options = {"batch_size": 2, "on_error": "flag", **SILENT}
-    kept = predictor.from_structures(slabs, **options)
-    path = tmp_path / "deep" / "energies.csv"
-    stored = predictor.from_structures(slabs, save_path=path, **options)
-    assert list(stored) == list(kept) and stored[3] == kept[3] and len(stored) == 5
-    assert stored[-1] == kept[-1] and stored[1:3] == kept[1:3]
-    kept.to_csv(tmp_path / "kept.csv")
-    assert path.read_text() == (tmp_path / "kept.csv").read_text()
-    assert sorted(os.listdir(path.parent)) == [path.name, f"{path.name}.run.json"]
-    one = predictor.from_structures(slabs[0], save_path=tmp_path / "one.csv")
-    assert one == kept[0]
-
-
-class Interrupted(Exception):
-    """Stands for a killed process."""
-
-
-def test_interrupted_run_goes_on_where_it_stopped(predictor, tmp_path):
-    slabs = make_slabs(7)
-    whole = list(predictor.from_structures(slabs, **SILENT))
-    path = tmp_path / "energies.csv"
-    options = {"batch_size": 2, "save_path": path, **SILENT}
-
-    def stops():
-        yield from slabs[:5]
-        raise Interrupted
-
-    with pytest.raises(Interrupted):
-        predictor.from_structures(stops(), **options)
-    assert len(path.read_text().splitlines()) == 5  # head and two batches
-    with open(path, "a") as file:
-        file.write("sid4,0.1")  # a row that was being written
-    ToyEnergy.calls.clear()
-    table = predictor.from_structures(iter(slabs), **options)
-    assert ToyEnergy.calls == [["sid4", "sid5"], ["sid6"]]
-    assert list(table) == whole
-    ToyEnergy.calls.clear()
-    assert list(predictor.from_structures(slabs, **options)) == whole
-    assert ToyEnergy.calls == []
-    more = predictor.from_structures(make_slabs(9), **options)
-    assert ToyEnergy.calls == [["sid7", "sid8"]] and list(more)[:7] == whole
-
-
-def test_flags_and_errors_do_not_hinder_going_on(predictor, tmp_path):
-    far = Atoms("CuO", [[0, 0, 0], [0, 0, 9]], cell=[20] * 3, tags=[1, 2])
-    bad = make_slabs(1)[0]
-    bad.positions[0] = np.nan
-    options = {"save_path": tmp_path / "a.csv", "on_error": "flag", **SILENT}
-    first = list(predictor.from_structures([far, bad], **options))
-    assert "isolated_atoms" in first[0]["flags"] and first[1]["error"]
-    table = predictor.from_structures([far, bad, far], **options)
-    assert list(table)[:2] == first
-    assert {**table[2], "id": "0"} == first[0]
-
-
-def test_file_of_another_run_is_refused(predictor, tmp_path):
-    slabs = make_slabs(3)
-    path = tmp_path / "energies.csv"
-    options = {"save_path": path, **SILENT}
-    predictor.from_structures(slabs, **options)
-    text = path.read_text()
-    other = PropertyPredictor(**write_energy_model(tmp_path / "other", weight=2.0))
-    with pytest.raises(StoredRunError, match="made with other weights. Choose another"):
-        other.from_structures(slabs, **options)
-    with pytest.raises(StoredRunError, match="other missing_tags"):
-        predictor.from_structures(slabs, missing_tags="guess", **options)
-    for inputs in (slabs[::-1], slabs[:2], make_slabs(3, seed=1)):
-        with pytest.raises(StoredRunError, match="not the first 3 given now. Choose"):
-            predictor.from_structures(inputs, **options)
-    assert path.read_text() == text
-    path.write_text(text.replace("sid1", "sid9"))
-    with pytest.raises(StoredRunError, match="was changed since"):
-        predictor.from_structures(slabs, **options)
-    path.write_text(text[:-9])
-    with pytest.raises(StoredRunError, match="was changed since"):
-        predictor.from_structures(slabs, **options)
-    manifest = tmp_path / "energies.csv.run.json"
-    manifest.write_text("{}")
-    with pytest.raises(StoredRunError, match="is damaged"):
-        predictor.from_structures(slabs, **options)
-    manifest.unlink()
-    with pytest.raises(StoredRunError, match="not written by such a run"):
-        predictor.from_structures(slabs, **options)
-    path.unlink()
-    assert len(predictor.from_structures(slabs, **options)) == 3
-
-
-def live_at_most(predictor, count, **options):
-    """Return how many of ``count`` generated slabs were alive at once, at most."""
-    made = []
-    most = 0
-
-    def alive():
-        return sum(ref() is not None for ref in made)
-
-    def slabs():
-        nonlocal most
-        for slab in itertools.islice(endless(), count):
-            made.append(weakref.ref(slab))
-            most = max(most, alive())
-            yield slab
-
-    table = predictor.from_structures(slabs(), batch_size=4, **options, **SILENT)
-    gc.collect()
-    assert len(table) == count and not alive()
-    return most
-
-
-def test_memory_does_not_grow_with_the_input(predictor, tmp_path):
-    """At most the structures of a batch are alive, and no row with ``save_path``."""
-    assert live_at_most(predictor, 60) <= 8
-    assert live_at_most(predictor, 60, save_path=tmp_path / "a.csv") <= 8
-    alive = []
-
-    class Watched(dict):
-        def __init__(self, *args):
-            super().__init__(*args)
-            alive.append(weakref.ref(self))
-
-    predict = predictor._predict
-
-    def watched(*args):
-        rows = [Watched(row) for row in predict(*args)]
-        assert sum(ref() is not None for ref in alive) <= 8
-        return rows
-
-    predictor._predict = watched
-    live_at_most(predictor, 60, save_path=tmp_path / "b.csv")
-    assert len(alive) == 60
-    with pytest.raises(AssertionError):  # the probe sees rows that are kept
-        live_at_most(predictor, 60)
-
-
-def test_row_file_keeps_values(tmp_path):
-    """Text of any kind comes back; line breaks become blanks."""
-    columns = [
-        Column("id", "text"),
-        Column("y_relaxed", "number", "eV"),
-        Column("num_atoms", "count"),
-        Column("flags", "flags"),
-        Column("error", "text"),
-    ]
-    rows = [
-        {
-            "id": text,
-            "y_relaxed": value,
-            "num_atoms": 3,
-            "flags": {"a": "", "b": "Xe,Au"},
-            "error": None,
-        }
-        for text, value in [('a"b,c', -1e-20), ("ä;=", 1.5), ("x\ny", None)]
-    ]
-    file = RowFile(tmp_path / "a.csv", columns, {})
-    file.append(rows, "1")
-    rows[2]["id"] = "x y"
-    assert list(file) == rows and file[1] == rows[1] and file[-1] == rows[2]
-    assert list(RowFile(tmp_path / "a.csv", columns, {})) == rows
-    with pytest.raises(IndexError):
-        file[3]
-
-
 # --- ensembles and models ---------------------------------------------------------
 
 
@@ -579,6 +406,53 @@ def test_ensemble_gives_mean_and_spread(tmp_path):
         PropertyPredictor(
             config_path=arguments[0]["config_path"], checkpoint_path=[paths[0]] * 2
         )
+
+
+@pytest.fixture(scope="module")
+def sfin(tmp_path_factory):
+    """SFINEnergy of the smoke configuration with weights of a few random bits."""
+    config = str(ROOT / "property_prediction/configs/sfin/sfin_oc20_is2re_smoke.yaml")
+    paddle.seed(0)
+    model = build_model(load_config(config)["Model"])
+    model.data_mean.set_value(paddle.full([], -0.5))
+    for number in (1, 6, 8, 29, 78):
+        model.elements_seen[number] = True
+    weights = str(tmp_path_factory.mktemp("sfin") / "w.pdparams")
+    paddle.save(model.state_dict(), weights)
+    return PropertyPredictor(config_path=config, checkpoint_path=weights)
+
+
+def test_energies_are_those_the_model_was_scored_with(sfin):
+    rows = OC20LMDB(SAMPLE / "val_id")
+    records = [rows[i] for i in range(6)]
+    table = sfin.from_structures(records, batch_size=4, **SILENT)
+    samples = [
+        record_to_sample(r, build_graph=sfin.graph_converter_fn) for r in records
+    ]
+    batch = to_tensors(DefaultCollator()(samples))
+    with paddle.no_grad():
+        expected = sfin.model(batch)["pred_dict"]["y_relaxed"].numpy()[:, 0]
+    np.testing.assert_allclose([r["y_relaxed"] for r in table], expected, atol=1e-5)
+    assert all(0 < row["expected_error"] < 100 for row in table)
+    for record, row in zip(records, table, strict=True):
+        unseen = set(record.atomic_numbers.tolist()) - {1, 6, 8, 29, 78}
+        assert ("unseen_elements" in row["flags"]) == bool(unseen)
+    shuffled = sfin.from_structures(records[::-1], batch_size=1, **SILENT)
+    for a, b in zip(table, list(shuffled)[::-1], strict=True):
+        assert a["y_relaxed"] == pytest.approx(b["y_relaxed"], abs=1e-5)
+
+
+def test_slab_of_ase_with_the_network(sfin):
+    slab = ase_slab()
+    row = sfin.from_structures(slab, missing_tags="guess")
+    assert math.isfinite(row["y_relaxed"]) and row["error"] is None
+    lonely = slab[[0, -1]]
+    lonely.set_tags([1, 2])
+    lonely.positions[1, 2] = lonely.positions[0, 2] + 9.0
+    lonely.cell[2] *= 2
+    lonely.set_cell(lonely.cell * 3)
+    row = sfin.from_structures(lonely)
+    assert row["flags"]["isolated_atoms"] == "2" and math.isfinite(row["y_relaxed"])
 
 
 def test_model_that_predicts_nothing(tmp_path):
