@@ -84,10 +84,8 @@ REPULSION_RANGE = 10.0  # Å; exp(-(10 - 3.2) / 0.32) = 6e-10
 IONS = {  # charge [e], Shannon's radius for six neighbours [Å]
     "Na": (1, 1.02),
     "K": (1, 1.38),
-    "Mg": (2, 0.72),
     "F": (-1, 1.33),
     "Cl": (-1, 1.81),
-    "O": (-2, 1.40),
 }
 CHARGE = np.zeros(119)
 RADIUS = np.zeros(119)
@@ -97,15 +95,13 @@ for _symbol, (_charge, _radius) in IONS.items():
 SHAPES = (  # pieces of a rock salt lattice, in units of the nearest distance
     ((0, 0, 0), (1, 0, 0)),
     ((0, 0, 0), (1, 0, 0), (2, 0, 0)),
-    ((0, 0, 0), (1, 0, 0), (1, 1, 0)),
     ((0, 0, 0), (1, 0, 0), (0, 1, 0), (1, 1, 0)),
-    ((0, 0, 0), (1, 0, 0), (2, 0, 0), (0, 1, 0), (1, 1, 0), (2, 1, 0)),
 )
 CHARGED = (2, 3)  # motifs of charge +1 in a structure, and as many of charge -1
 NEUTRAL = (0, 1, 2)  # motifs without charge
 ATOMS = (12, 40)
 GAP = 6.2  # Å, smallest distance between motifs
-DISTORTION = 0.1  # Å, standard deviation of each coordinate
+DISTORTION = 0.12  # Å, standard deviation of each coordinate
 ARRANGEMENTS = 16  # of the same motifs in the split "twins"
 SPLITS = ("train", "val_id")
 SPLIT_SID = 10_000_000  # sid = split number times this, plus the index
@@ -147,19 +143,30 @@ def crystal_energy(numbers: np.ndarray, positions: np.ndarray, cell: np.ndarray)
     """
     structure = Structure(Lattice(cell), numbers, positions, coords_are_cartesian=True)
     structure.add_oxidation_state_by_site(CHARGE[numbers].tolist())
-    i, j, _, r = neighbours(positions, cell, REPULSION_RANGE)
+    i, j, _, r = neighbours(positions, positions, cell, REPULSION_RANGE)
     pairs = 0.5 * repulsion(numbers[i], numbers[j], r).sum()
     return float(EwaldSummation(structure).total_energy + pairs)
 
 
-def neighbours(positions: np.ndarray, cell: np.ndarray, radius: float):
-    """Return centres, neighbours, lattice shifts and distances within a radius."""
+def neighbours(centres: np.ndarray, points: np.ndarray, cell, radius: float):
+    """Return the pairs nearer than a radius, but no atom with itself.
+
+    Args:
+        centres: [M, 3] Å, the first of ``points``.
+        points: [N, 3] Å.
+        cell: Lattice vectors as rows, [3, 3] Å.
+        radius: Å.
+
+    Returns:
+        Rows of centres and of points, lattice shifts of the points, distances.
+    """
     i, j, shift, r = find_points_in_spheres(
-        np.ascontiguousarray(positions),
-        np.ascontiguousarray(positions),
+        np.ascontiguousarray(points),
+        np.ascontiguousarray(centres),
         r=radius,
         pbc=np.array([1, 1, 1], dtype=np.int64),
         lattice=np.ascontiguousarray(cell),
+        min_r=3.0,  # size of the search grid
     )
     other = (i != j) | shift.any(axis=1)
     return i[other], j[other], shift[other], r[other]
@@ -235,7 +242,7 @@ def draw_motifs(rng: np.random.Generator) -> List[Motif]:
 
 
 def random_cell(rng: np.random.Generator, volume: float) -> np.ndarray:
-    """Return a triclinic cell of a volume [Å^3], turned at random, longest row last."""
+    """Return a right-handed triclinic cell of a volume [Å^3], longest row last."""
     while True:
         cell = np.eye(3) + rng.uniform(-0.35, 0.35, (3, 3))
         cell *= np.exp(rng.uniform(-0.4, 0.4, (3, 1)))
@@ -244,14 +251,33 @@ def random_cell(rng: np.random.Generator, volume: float) -> np.ndarray:
         if size > 0.5 * lengths.prod():  # not too flat
             break
     cell = cell @ random_rotation(rng) * (volume / size) ** (1 / 3)
-    return cell[np.argsort(lengths)]
+    cell = cell[np.argsort(lengths)]
+    return cell * np.sign(np.linalg.det(cell))
 
 
 def random_rotation(rng: np.random.Generator) -> np.ndarray:
-    """Return a proper rotation matrix, uniformly distributed."""
-    q, r = np.linalg.qr(rng.normal(size=(3, 3)))
-    q = q * np.sign(np.diag(r))
-    return q * np.linalg.det(q)
+    """Return a proper rotation matrix, uniformly distributed, from a quaternion."""
+    a, b, c, d = rng.normal(size=4)
+    norm = 2.0 / (a * a + b * b + c * c + d * d)
+    return np.array(
+        [
+            [
+                1 - norm * (c * c + d * d),
+                norm * (b * c - a * d),
+                norm * (b * d + a * c),
+            ],
+            [
+                norm * (b * c + a * d),
+                1 - norm * (b * b + d * d),
+                norm * (c * d - a * b),
+            ],
+            [
+                norm * (b * d - a * c),
+                norm * (c * d + a * b),
+                1 - norm * (b * b + c * c),
+            ],
+        ]
+    )
 
 
 def arrange(motifs: Sequence[Motif], rng: np.random.Generator):
@@ -262,7 +288,7 @@ def arrange(motifs: Sequence[Motif], rng: np.random.Generator):
     """
     extents = [np.ptp(m.positions, axis=0).max() for m in motifs]
     # a little above the density at which random placing gets stuck
-    volume = sum(1.6 * (extent + GAP) * GAP**2 for extent in extents)
+    volume = sum(2.0 * (extent + GAP) * GAP**2 for extent in extents)
     while True:
         cell = random_cell(rng, volume * rng.uniform(1.0, 1.6))
         placed = _place(motifs, cell, rng)
@@ -274,15 +300,13 @@ def arrange(motifs: Sequence[Motif], rng: np.random.Generator):
 def _place(motifs: Sequence[Motif], cell: np.ndarray, rng) -> Optional[np.ndarray]:
     """Place one motif after the other; None if one found no room."""
     placed = np.zeros((0, 3))
-    owner = np.zeros(0, dtype=int)
-    for number, motif in enumerate(motifs):
+    for motif in reversed(motifs):  # the first one stands first in the end
         for _ in range(30):
-            turned = motif.positions @ random_rotation(rng)
-            trial = np.concatenate([placed, turned + rng.random(3) @ cell])
-            owners = np.append(owner, np.full(len(turned), number))
-            i, j, shift, _ = neighbours(trial, cell, GAP)
-            if not ((owners[i] != owners[j]) | shift.any(axis=1)).any():
-                placed, owner = trial, owners
+            own = motif.positions @ random_rotation(rng) + rng.random(3) @ cell
+            trial = np.concatenate([own, placed])
+            _, j, shift, _ = neighbours(own, trial, cell, GAP)
+            if not ((j >= len(own)) | shift.any(axis=1)).any():
+                placed = trial
                 break
         else:
             return None

@@ -1,0 +1,426 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""What the frequency half is for: ionic clusters that no cut-off connects.
+
+Trains small energy networks on the set of ``ppmat.datasets.ionic_clusters``, where
+clusters stand further apart than the radius graph reaches, and measures
+
+* the error beside that of the best model with a cut-off (``cutoff_floor`` of the
+  set's statistics), and beside the spatial half alone;
+* whether the trained networks give the same energy for another basis of the same
+  lattice, and twice the energy for a doubled cell. The *index box* is a variant of
+  the network that fails: its wave vectors are ``|n_i| <= (1, 1, 3)`` with a free
+  weight for each index, as in Ewald message passing (arXiv 2303.04791).
+
+Every (row, seed) is a process and leaves a file in ``--work``, so the run can be
+interrupted and continued; the last step gathers them and draws the figure.
+
+Usage::
+
+    python -m ppmat.datasets.ionic_clusters DATA
+    python benchmarks/long_range.py --data DATA --seeds 0 1 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+BACKBONE = {
+    "channels": 24,
+    "vectors": 8,
+    "num_blocks": 1,
+    "cutoff": 6.0,
+    "k_cut": 0.7,
+    "num_basis": 8,
+}
+SCALE = 0.1  # eV; the label's spread divided by the atoms that are summed
+SPATIAL = "spatial half only"
+WIDE = "spatial half only, as many parameters as full"
+FULL = "full network"
+BOX = "full network, index box"
+ROWS = {
+    SPATIAL: {"halves": "spatial"},
+    WIDE: {"halves": "spatial", "channels": 44, "vectors": 14},
+    FULL: {},
+    BOX: {},
+}
+BOX_SIZE = (1, 1, 3)
+LATTICE_CHANGES = 100  # structures of each check of invariance
+
+
+def file_name(row: str, seed: int) -> str:
+    return f"{row.replace(' ', '_').replace(',', '')}_{seed}"
+
+
+def box_indices() -> np.ndarray:
+    """Half of the index box, one of each pair k, -k: int64 [31, 3]."""
+    ranges = [range(-n, n + 1) for n in BOX_SIZE]
+    return np.array([n for n in itertools.product(*ranges) if n > (0, 0, 0)])
+
+
+def build(row: str, seed: int):
+    """Make a network; the index box replaces the sphere and its radial filter."""
+    import paddle
+
+    from ppmat.models.sfin.sfin_energy import SFINEnergy
+    from ppmat.models.sfin.sfin_structure import SFINBackbone
+
+    class IndexBox(SFINBackbone):
+        def __init__(self, **kwargs) -> None:
+            super().__init__(**kwargs)
+            self.register_buffer("box", paddle.to_tensor(box_indices()))
+            for block in itertools.chain(*self.blocks):
+                outputs = block.g2g.unit.radial.weight.shape[1]
+                block.g2g.unit.radial = paddle.nn.Linear(
+                    len(self.box),
+                    outputs,
+                    weight_attr=paddle.nn.initializer.Normal(std=1.0),
+                    bias_attr=False,
+                )
+
+        def geometry(self, batch, positions):
+            count = len(batch["structure_array"]["num_atoms"])
+            size = len(self.box)
+            graph = {
+                **batch["graph"],
+                "k_index": self.box.tile([count, 1]),
+                "num_k": paddle.full([count], size, dtype="int64"),
+            }
+            geo = super().geometry({**batch, "graph": graph}, positions)
+            own = paddle.eye(size, dtype=positions.dtype)
+            return geo._replace(k_radial=own.unsqueeze(0).tile([count, 1, 1]))
+
+    paddle.seed(seed)
+    config = {**BACKBONE, **ROWS[row]}
+    # without an offset, so that two cells have twice the energy of one
+    model = SFINEnergy(backbone_cfg=config, data_mean=0.0, data_std=SCALE)
+    if row == BOX:
+        model.backbone = IndexBox(**config)
+    return model
+
+
+def converter():
+    from ppmat.datasets.graph_utils.periodic_graph import PeriodicGraphConverter
+
+    return PeriodicGraphConverter(
+        cutoff=BACKBONE["cutoff"], max_neighbors=None, k_cut=BACKBONE["k_cut"]
+    )
+
+
+def samples_of(records) -> list[dict]:
+    """Turn records into samples, with the graphs of their present cells."""
+    from ppmat.datasets.oc20_is2re_dataset import record_to_sample
+
+    graph = converter()
+    return [record_to_sample(record, build_graph=graph) for record in records]
+
+
+def read(data: Path, split: str) -> list:
+    from ppmat.datasets.oc20_lmdb import OC20LMDB
+
+    rows = OC20LMDB(data, split)
+    return [rows[i] for i in range(len(rows))]
+
+
+def to_batch(samples: list[dict]) -> dict:
+    from ppmat.datasets.collate_fn import DefaultCollator
+
+    return tensors(DefaultCollator()(samples))
+
+
+def tensors(batch):
+    import paddle
+
+    if isinstance(batch, dict):
+        return {key: tensors(value) for key, value in batch.items()}
+    return paddle.to_tensor(batch) if isinstance(batch, np.ndarray) else batch
+
+
+def train(model, samples: list[dict], seed: int, args: argparse.Namespace) -> None:
+    """Adam with a warm-up and a cosine, loss L1 on the energy."""
+    import paddle
+
+    rng = np.random.default_rng(seed)
+    per_epoch = len(samples) // args.batch_size
+    steps = args.epochs * per_epoch
+    lr = paddle.optimizer.lr
+    cosine = lr.CosineAnnealingDecay(args.lr, steps)
+    schedule = lr.LinearWarmup(cosine, steps // 20, 0.0, args.lr)
+    optimizer = paddle.optimizer.AdamW(
+        schedule, parameters=model.parameters(), weight_decay=0.01
+    )
+    model.train()
+    for epoch in range(args.epochs):
+        losses = []
+        order = rng.permutation(len(samples))[: per_epoch * args.batch_size]
+        for rows in order.reshape(per_epoch, -1):
+            loss = model(to_batch([samples[i] for i in rows]))["loss_dict"]["loss"]
+            loss.backward()
+            optimizer.step()
+            optimizer.clear_grad()
+            schedule.step()
+            losses.append(float(loss))
+        print(f"epoch {epoch + 1}: loss {SCALE * np.mean(losses):.4f} eV", flush=True)
+
+
+def predict(model, samples: list[dict]) -> np.ndarray:
+    """Energies [eV] of samples."""
+    model.eval()
+    parts = [samples[i : i + 50] for i in range(0, len(samples), 50)]
+    return np.concatenate(
+        [model.predict(to_batch(part))["y_relaxed"] for part in parts]
+    )
+
+
+def unimodular(rng: np.random.Generator) -> np.ndarray:
+    """A random change of lattice basis: int [3, 3] with determinant 1."""
+    change = np.eye(3, dtype=int)
+    while (np.abs(change).sum(axis=1) == 1).any():  # every row a new vector
+        i, j = rng.permutation(3)[:2]
+        change[i] += rng.choice([-1, 1]) * change[j]
+    return change[rng.permutation(3)] * [[-1], [1], [1]]
+
+
+def other_basis(record, rng: np.random.Generator):
+    """The same crystal with other lattice vectors."""
+    return replace(record, cell=(unimodular(rng) @ record.cell).astype(np.float32))
+
+
+def doubled(record):
+    """The same crystal with a cell that is twice as long in the first direction."""
+    arrays = {
+        name: np.concatenate([getattr(record, name)] * 2)
+        for name in ("atomic_numbers", "tags", "fixed")
+    }
+    pos = np.concatenate([record.pos, record.pos + record.cell[0]])
+    cell = record.cell * np.array([[2], [1], [1]], dtype=np.float32)
+    return replace(record, pos=pos, cell=cell, **arrays)
+
+
+def invariance(model, records: list) -> dict[str, float]:
+    """Largest differences [eV] between two descriptions of one crystal."""
+    rng = np.random.default_rng(0)
+    energy = predict(model, samples_of(records))
+    basis = predict(model, samples_of([other_basis(r, rng) for r in records]))
+    double = predict(model, samples_of([doubled(r) for r in records]))
+    return {
+        "basis_change": float(np.abs(basis - energy).max()),
+        "supercell": float(np.abs(double - 2 * energy).max()),
+    }
+
+
+def one(row: str, seed: int, args: argparse.Namespace) -> None:
+    """Train and score one row with one seed."""
+    records = {split: read(args.data, split) for split in ("train", "val_id", "twins")}
+    model = build(row, seed)
+    samples = samples_of(records["train"][: args.train])
+    start = time.process_time()
+    train(model, samples, seed, args)
+    seconds = time.process_time() - start
+    found = {
+        split: predict(model, samples_of(records[split])).tolist()
+        for split in ("val_id", "twins")
+    }
+    labels = np.array([record.y_relaxed for record in records["val_id"]])
+    result = {
+        "row": row,
+        "seed": seed,
+        "parameters": int(sum(p.size for p in model.parameters())),
+        "train_seconds": round(seconds, 1),
+        "mae": float(np.abs(np.array(found["val_id"]) - labels).mean()),
+        "twins": found["twins"],
+        **invariance(model, records["val_id"][:LATTICE_CHANGES]),
+    }
+    path = args.work / f"{file_name(row, seed)}.json"
+    path.write_text(json.dumps(result))
+    print({key: value for key, value in result.items() if key != "twins"})
+
+
+def run_all(args: argparse.Namespace) -> None:
+    """Run what is missing, ``--jobs`` processes of one thread each."""
+    missing = [
+        (row, seed)
+        for seed in args.seeds
+        for row in ROWS
+        if not (args.work / f"{file_name(row, seed)}.json").exists()
+    ]
+    running: list[subprocess.Popen] = []
+    failed = []
+    while missing or running:
+        while missing and len(running) < args.jobs:
+            row, seed = missing.pop(0)
+            words = ["--data", args.data, "--work", args.work, "--lr", args.lr]
+            words += ["--epochs", args.epochs, "--batch-size", args.batch_size]
+            words += ["--train", args.train, "--one", row, "--seed", seed]
+            command = [sys.executable, __file__, *map(str, words)]
+            with open(args.work / f"{file_name(row, seed)}.log", "w") as log:
+                running.append(
+                    subprocess.Popen(
+                        command,
+                        stdout=log,
+                        stderr=subprocess.STDOUT,
+                        env={**os.environ, "OMP_NUM_THREADS": "1"},
+                    )
+                )
+        time.sleep(1)
+        for process in [p for p in running if p.poll() is not None]:
+            running.remove(process)
+            if process.returncode:
+                failed.append(process.args)
+    if failed:
+        raise SystemExit(f"failed, see the logs in {args.work}: {failed}")
+
+
+def load(row: str, args: argparse.Namespace) -> list[dict]:
+    """Results of all seeds of a row."""
+    paths = [args.work / f"{file_name(row, seed)}.json" for seed in args.seeds]
+    return [json.loads(path.read_text()) for path in paths]
+
+
+def gather(args: argparse.Namespace) -> dict:
+    """Put the files of all rows and seeds into one result."""
+    statistics = json.loads((args.data / "statistics.json").read_text())
+    floor = statistics["cutoff_floor"]
+    train_labels = [r.y_relaxed for r in read(args.data, "train")[: args.train]]
+    labels = np.array([r.y_relaxed for r in read(args.data, "val_id")])
+    constant = float(np.abs(labels - np.median(train_labels)).mean())
+    rows = [
+        {"name": "median of the training set", "energy_mae": round(constant, 4)},
+        {
+            "name": "best model with a cut-off (measured on the twins)",
+            "energy_mae": "{:.2f} to {:.2f}".format(*floor["mae"]),
+        },
+    ]
+    for row in ROWS:
+        seeds = load(row, args)
+        rows.append(
+            {
+                "name": row,
+                "parameters": seeds[0]["parameters"],
+                "train_minutes": [round(s["train_seconds"] / 60, 1) for s in seeds],
+                "energy_mae": [round(s["mae"], 4) for s in seeds],
+                "other basis [meV]": [round(1e3 * s["basis_change"], 4) for s in seeds],
+                "doubled cell [meV]": [round(1e3 * s["supercell"], 4) for s in seeds],
+            }
+        )
+    return {
+        "command": f"python benchmarks/long_range.py --data DATA --epochs {args.epochs}"
+        f" --batch-size {args.batch_size} --lr {args.lr} --train {args.train}"
+        f" --seeds {' '.join(map(str, args.seeds))}",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread a run",
+        "date": str(date.today()),
+        "note": "Training minutes are minutes of processor time. The last two columns "
+        "are the largest change of the energy when the same crystal is described "
+        f"anew, over {LATTICE_CHANGES} structures of the validation set.",
+        "long_range_share": round(statistics["val_id"]["long_range_share"], 3),
+        "share_no_cutoff_sees": round(floor["share"], 3),
+        "rows": rows,
+    }
+
+
+def draw(result: dict, args: argparse.Namespace) -> None:
+    """Draw twins, where a cut-off sees no difference, and the errors of all rows."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    from ppmat.datasets.ionic_clusters import ARRANGEMENTS
+
+    def deviation(energies) -> np.ndarray:
+        groups = np.reshape(energies, (-1, ARRANGEMENTS))
+        return (groups - groups.mean(axis=1, keepdims=True)).ravel()
+
+    truth = deviation([record.y_relaxed for record in read(args.data, "twins")])
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for row, colour in ((SPATIAL, "tab:orange"), (FULL, "tab:blue")):
+        predicted = deviation(load(row, args)[0]["twins"])
+        axes[0].plot(truth, predicted, ".", ms=3, alpha=0.5, color=colour, label=row)
+    ends = np.array([truth.min(), truth.max()])
+    axes[0].plot(ends, ends, "k-", lw=0.8)
+    axes[0].set(
+        title="the same clusters, arranged anew",
+        xlabel="energy - mean of the arrangements [eV]",
+        ylabel="predicted [eV]",
+    )
+    axes[0].legend(frameon=False, markerscale=3)
+    rows = [row for row in result["rows"] if row["name"] in ROWS]
+    names = [row["name"].replace(", ", ",\n") for row in rows]
+    errors = [np.mean(row["energy_mae"]) for row in rows]
+    axes[1].barh(names, errors, color="tab:blue", alpha=0.7)
+    for number, row in enumerate(rows):
+        seeds = row["energy_mae"]
+        axes[1].plot(seeds, [number] * len(seeds), "k.", ms=4)
+    floor = json.loads((args.data / "statistics.json").read_text())["cutoff_floor"]
+    axes[1].axvspan(*floor["mae"], color="tab:red", alpha=0.3, label="best cut-off")
+    axes[1].set(xlabel="MAE [eV], held-out structures")
+    axes[1].invert_yaxis()
+    axes[1].legend(frameon=False)
+    for axis in axes:
+        axis.grid(alpha=0.3)
+    figure.savefig(args.figure, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, type=lambda p: Path(p).resolve())
+    parser.add_argument("--train", type=int, default=2000, help="training structures")
+    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--work", type=Path, default=Path("output/long_range"))
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "docs/results/long_range.yaml"
+    )
+    parser.add_argument(
+        "--figure", type=Path, default=ROOT / "docs/images/long_range.png"
+    )
+    parser.add_argument("--one", choices=ROWS, help="one row (used by the run itself)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of --one")
+    args = parser.parse_args()
+    args.work = args.work.resolve()
+    args.work.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    import yaml
+
+    if args.one:
+        one(args.one, args.seed, args)
+        return
+    run_all(args)
+    result = gather(args)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(yaml.safe_dump(result, sort_keys=False, allow_unicode=True))
+    draw(result, args)
+    print(f"wrote {args.out} and {args.figure}")
+
+
+if __name__ == "__main__":
+    main()
