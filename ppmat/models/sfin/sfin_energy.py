@@ -23,6 +23,7 @@ from typing import Optional
 from typing import Sequence
 
 import paddle
+import paddle.distributed as dist
 from paddle import nn
 from paddle.nn import functional as F
 from pymatgen.core import Element
@@ -283,9 +284,11 @@ class SFINEnergy(nn.Layer):
 
     @paddle.no_grad()
     def keep_count(self, atom_types: paddle.Tensor) -> None:
-        """Remember that a batch, and which elements, were trained on."""
+        """Remember that a batch, and which elements on any process, were trained on."""
         self.batches_seen.add_(paddle.ones_like(self.batches_seen))
         count = paddle.bincount(atom_types, minlength=MAX_ATOMIC_NUMBER + 1)
+        if dist.get_world_size() > 1:
+            dist.all_reduce(count)
         self.elements_seen.set_value(paddle.logical_or(self.elements_seen, count > 0))
 
     def offset(self, atoms: dict) -> paddle.Tensor:
