@@ -31,9 +31,9 @@ old SymPy, which PyTorch 2.13 refuses, hence ``--no-deps``::
 
 Every row learns ``y_relaxed`` from the initial positions in the same epochs, batches,
 loss and schedule; the networks learn what the composition ridge leaves open, as ours
-do. Every (row, seed) leaves a ``.json`` and its predictions in ``--work``, so the run can be interrupted and continued. ``--compile`` makes the
-networks 1.3 to 1.8 times as fast, needs a C++ compiler, and changes energies by
-rounding only.
+do. Every (row, seed) leaves a ``.json`` and its predictions in ``--work``, so the run
+can be interrupted and continued. ``--compile`` makes the networks 1.3 to 1.8 times as
+fast, needs a C++ compiler, and changes energies by rounding only.
 
 Usage::
 
