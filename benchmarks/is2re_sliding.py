@@ -1,0 +1,97 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Where adsorption energies go wrong: structures whose slab slides, and the others.
+
+The label holds what the adsorbate sets off in the slab. Splits each validation set by
+the mean way of its surface atoms (tag 1) to the relaxed structure, and gives the error
+of every row of ``is2re.py`` in both parts.
+
+Usage::
+
+    python benchmarks/is2re_sliding.py --data DATA --work WORK --peers WORK_OF_THE_PEERS
+"""
+
+from __future__ import annotations
+
+import argparse
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+from is2re import PEERS
+from is2re import ROWS
+from is2re import SPLITS
+from is2re import file_name
+from is2re import write
+from runs import machine
+
+ROOT = Path(__file__).resolve().parent.parent
+SLIDING = 0.5  # Å; between the two heaps of the distribution
+
+
+def sliding(data: Path, split: str) -> np.ndarray:
+    """Return which structures of a split have a sliding slab, [S]."""
+    from ppmat.datasets.oc20_lmdb import OC20LMDB
+
+    records = OC20LMDB(data, split)
+    ways = []
+    for record in records:
+        way = np.linalg.norm(record.displacement, axis=1)
+        ways.append(way[record.tags == 1].mean())
+    return np.array(ways) > SLIDING
+
+
+def errors(folder: Path, row: str, seed: int, split: str) -> np.ndarray:
+    """Return the absolute errors of a run, [S] eV."""
+    found = np.load(folder / f"{file_name(row, seed)}_{split}.npz")
+    if "energy" in found:
+        return np.abs(found["energy"] - found["label"])
+    return np.abs(found["prediction"] - found["y"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--work", type=Path, default=Path("output/benchmark_is2re"))
+    parser.add_argument("--peers", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, default=ROOT / "docs/results")
+    args = parser.parse_args()
+    slides = {split: sliding(args.data, split) for split in SPLITS}
+    rows = []
+    for folder, names in ((args.peers, PEERS), (args.work, ROWS)):
+        for row in names:
+            parts: dict = {"name": row, "slab slides": [], "slab stays": []}
+            for seed in args.seeds:
+                found = {s: errors(folder, row, seed, s) for s in SPLITS}
+                for part, wanted in (("slab slides", True), ("slab stays", False)):
+                    means = [found[s][slides[s] == wanted].mean() for s in SPLITS]
+                    parts[part].append(round(float(np.mean(means)), 4))
+            rows.append(parts)
+    shares = ", ".join(f"{s} {slides[s].mean():.1%}" for s in SPLITS)
+    result = {
+        "command": "python benchmarks/is2re_sliding.py --data DATA --peers PEERS",
+        "machine": machine(),
+        "date": str(date.today()),
+        "note": "Energy MAE [eV], mean of the three splits. A slab slides when its "
+        f"surface atoms move more than {SLIDING} Å on average: {shares}.",
+        "rows": rows,
+    }
+    write(result, args.out / "is2re_sliding.yaml")
+
+
+if __name__ == "__main__":
+    main()
