@@ -71,6 +71,7 @@ ROWS = {
     BOX: {},
 }
 BOX_SIZE = (1, 1, 3)
+WARMUP = 100  # steps
 LATTICE_CHANGES = 100  # structures of each check of invariance
 
 
@@ -171,7 +172,7 @@ def train(model, samples: list[dict], seed: int, args: argparse.Namespace) -> No
     steps = args.epochs * per_epoch
     lr = paddle.optimizer.lr
     cosine = lr.CosineAnnealingDecay(args.lr, steps)
-    schedule = lr.LinearWarmup(cosine, steps // 20, 0.0, args.lr)
+    schedule = lr.LinearWarmup(cosine, WARMUP, 0.0, args.lr)
     optimizer = paddle.optimizer.AdamW(
         schedule, parameters=model.parameters(), weight_decay=0.01
     )
@@ -237,12 +238,15 @@ def invariance(model, records: list) -> dict[str, float]:
 
 def one(row: str, seed: int, args: argparse.Namespace) -> None:
     """Train and score one row with one seed."""
+    import paddle
+
     records = {split: read(args.data, split) for split in ("train", "val_id", "twins")}
     model = build(row, seed)
     samples = samples_of(records["train"][: args.train])
     start = time.process_time()
     train(model, samples, seed, args)
     seconds = time.process_time() - start
+    paddle.save(model.state_dict(), str(args.work / f"{file_name(row, seed)}.pdparams"))
     found = {
         split: predict(model, samples_of(records[split])).tolist()
         for split in ("val_id", "twins")
@@ -391,7 +395,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, type=lambda p: Path(p).resolve())
     parser.add_argument("--train", type=int, default=2000, help="training structures")
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=24)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
