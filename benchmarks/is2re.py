@@ -27,6 +27,7 @@ Usage::
     python benchmarks/is2re.py --data DATA --search           # learning rates
     python benchmarks/is2re.py --data DATA --jobs 2 --peers WORK_OF_THE_PEERS
     python benchmarks/is2re.py --data DATA --curves --jobs 2  # learning curves
+    python benchmarks/is2re.py --data DATA --choices --jobs 2 # variants, one seed
     python benchmarks/is2re.py --data DATA --speed            # on an idle machine
 """
 
@@ -60,6 +61,16 @@ ROWS = {
     "spatial half, with relaxed structure": SPATIAL,
     "full network, with relaxed structure": [],
 }
+# One seed each, beside the last row: why the configuration is as it is.
+CHOICES = {
+    "noisy nodes, share 0.5": [f"{MODEL}.noisy_nodes=0.5"],
+    "one recycle": [f"{MODEL}.num_recycles=1"],
+    "weight of the second target 15 to 1": [f"{MODEL}.displacement_weight=[15.0,1.0]"],
+    "no composition reference": [
+        "Dataset.transform.__class_name__=mean_std_scaling",
+        "Dataset.transform.__init_params__={}",
+    ],
+}
 PEERS = ["mean", "composition ridge", "SchNet", "PaiNN"]
 RATES = [0.001, 0.003, 0.005]
 CURVES = {
@@ -78,7 +89,7 @@ def file_name(row: str, seed: int, **more: object) -> str:
 
 def overrides(row: str, seed: int, name: str, args: argparse.Namespace) -> list[str]:
     words = [
-        *ROWS[row],
+        *{**ROWS, **CHOICES}[row],
         f"Global.data_root={args.data}",
         f"Trainer.seed={seed}",
         f"Trainer.max_epochs={args.epochs}",
@@ -212,10 +223,10 @@ def run_search(args: argparse.Namespace) -> None:
         print(f"{row:40s} {rate:.4f} {found['val_id']['energy_mae']:.4f} eV")
 
 
-def run_rows(args: argparse.Namespace) -> None:
+def run_rows(args: argparse.Namespace, rows: dict, seeds: list[int]) -> None:
     commands = {}
-    for seed in args.seeds:
-        for row in ROWS:
+    for seed in seeds:
+        for row in rows:
             name = file_name(row, seed)
             commands[name] = command(row, seed, name, args)
     run_all(commands, args.work, args.jobs, __file__)
@@ -279,6 +290,23 @@ def gather(args: argparse.Namespace) -> dict:
         "machine": machine(),
         "date": str(date.today()),
         "epochs": args.epochs,
+        "rows": rows,
+    }
+
+
+def gather_choices(args: argparse.Namespace) -> dict:
+    """Put the variants below the row they vary."""
+    rows = []
+    for row in [list(ROWS)[-1], *CHOICES]:
+        found = summary(row, read(args.work, row, args.seeds[:1]))
+        rows.append({"name": row, **{s: found[s]["energy_mae"] for s in SPLITS}})
+        rows[-1]["mean"] = found["mean"]["energy_mae"]
+    return {
+        "command": "python benchmarks/is2re.py --data DATA --choices "
+        f"--epochs {args.epochs} --seeds {args.seeds[0]} --jobs {args.jobs}",
+        "machine": machine(),
+        "date": str(date.today()),
+        "note": "Energy MAE [eV] of one seed; below the first row, one thing changed.",
         "rows": rows,
     }
 
@@ -353,9 +381,14 @@ def main() -> None:
     add("--out", type=Path, default=ROOT / "docs/results")
     add("--search", type=int, metavar="EPOCHS", help="try learning rates")
     add("--curves", action="store_true", help="learning curves, after the rows")
+    add("--choices", action="store_true", help="variants, after the rows")
     add("--full_size", type=int, default=3000, help="records of the whole train split")
     add("--speed", action="store_true", help="only measure rates")
-    add("--one", choices=ROWS, help="one run (used by the benchmark itself)")
+    add(
+        "--one",
+        choices=[*ROWS, *CHOICES],
+        help="one run (used by the benchmark itself)",
+    )
     add("--seed", type=int, default=0, help="seed of --one")
     add("--name", help="name of --one")
     add("--rate", type=float, help="learning rate of --one")
@@ -368,6 +401,9 @@ def main() -> None:
         one(args.one, args.seed, args)
     elif args.search:
         run_search(args)
+    elif args.choices:
+        run_rows(args, CHOICES, args.seeds[:1])
+        write(gather_choices(args), args.out / "is2re_choices.yaml")
     elif args.curves:
         run_curves(args)
         result = gather_curves(args)
@@ -377,7 +413,7 @@ def main() -> None:
         if args.speed:
             (args.work / "speed.json").write_text(json.dumps(speed(args)))
         else:
-            run_rows(args)
+            run_rows(args, ROWS, args.seeds)
         write(gather(args), args.out / "is2re.yaml")
 
 
