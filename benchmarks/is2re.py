@@ -68,7 +68,7 @@ CHOICES = {
     "weight of the second target 15 to 1": [f"{MODEL}.displacement_weight=[15.0,1.0]"],
     "no composition reference": [
         "Dataset.transform.__class_name__=mean_std_scaling",
-        "Dataset.transform.__init_params__={}",
+        "Dataset.transform.__init_params__=null",
     ],
 }
 PEERS = ["mean", "composition ridge", "SchNet", "PaiNN"]
