@@ -61,7 +61,13 @@ setup(
     install_requires=CORE,
     extras_require={
         "cpu": ["paddlepaddle>=3.3"],
-        "test": ["pytest>=8", "hypothesis>=6.100", "setuptools>=70.1"],
+        "test": [
+            "pytest>=8",
+            "hypothesis>=6.100",
+            "setuptools>=70.1",
+            "nbclient>=0.10",  # runs docs/notebooks
+            "ipykernel>=6.29",
+        ],
         "dev": ["ruff==0.17.5", "pre-commit>=4"],
         "generator": ["fairchem-data-oc==0.0.1"],
     },
