@@ -54,6 +54,7 @@ examples:
   predict.py ... --checkpoint_path a.pdparams b.pdparams --input POSCAR
              --missing_tags=guess --save_path=energies.csv
   predict.py ... --split val_id val_ood_ads --save_path=scores --submission=is2re.npz
+  predict.py ... --split val_id --calibrate=calibrated.pdparams
 """
 _LISTED = 20  # rows, and faults, that are printed
 _LISTED_OF_SPLIT = 5
@@ -89,6 +90,9 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         help="keep the rows; a folder gets <split>.csv and metrics.yaml")  # fmt: skip
     add("--submission", metavar="FILE.npz",
         help="also write the IS2RE submission of the splits")  # fmt: skip
+    add("--calibrate", metavar="FILE.pdparams",
+        help="measure on the one --split how large errors really are, and write the "
+        "weights with expected errors scaled to that")  # fmt: skip
     add("overrides", nargs="*", metavar="KEY=VALUE", help="changes of the YAML")
     args = parser.parse_intermixed_args(argv)
     move_overrides(args, ("checkpoint_path", "input", "split"))
@@ -158,6 +162,11 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
         device=args.device,
         config_overrides=args.overrides,
     )
+    if args.calibrate and not hasattr(predictor.model, "error_factor"):
+        raise ConfigError(
+            "--calibrate: the model gives no expected errors; train it with "
+            "Model.__init_params__.predict_error=true"
+        )
     options = {
         "batch_size": args.batch_size,
         "progress": sys.stderr.isatty(),
@@ -203,6 +212,12 @@ def _check_options(args: argparse.Namespace) -> None:
         )
     if not args.input and not args.split:
         raise ConfigError("nothing to predict: give --input or --split")
+    if args.calibrate and (
+        args.input or len(args.split) != 1 or len(args.checkpoint_path) > 1
+    ):
+        raise ConfigError("--calibrate takes one --split and one checkpoint")
+    if args.calibrate and not args.calibrate.endswith(".pdparams"):
+        raise ConfigError(f"--calibrate={args.calibrate}: wanted FILE.pdparams")
     if args.submission and not args.split:
         raise ConfigError("--submission needs --split, which names the arrays")
     if args.input and args.split and not args.submission:
@@ -272,11 +287,15 @@ def _predict_splits(
         left_out = _show(table, split, _LISTED_OF_SPLIT)
         values = score(table, rows, predictor.property_name)
         if not values:
+            if args.calibrate:
+                raise ConfigError(f"--calibrate: {split} has no labels")
             logger.message(f"{split} has no labels, so it is not scored")
             continue
         scores[split] = values
         if left_out:
             logger.warning(f"the scores of {split} are without those left out")
+        if args.calibrate:
+            _calibrate(predictor, table, rows, args.calibrate)
     if len(scores) > 1:
         scores["mean"] = mean_over_splits(scores)
     if scores:
@@ -284,6 +303,20 @@ def _predict_splits(
         if args.save_path is not None and not _is_csv(args.save_path):
             save_config(scores, os.path.join(args.save_path, "metrics.yaml"))
     return tables
+
+
+def _calibrate(predictor: Any, table: Any, rows: Any, path: str) -> None:
+    from ppmat.predictor.calibration import calibrate
+    from ppmat.predictor.calibration import measure_factor
+
+    name = predictor.property_name
+    factor = measure_factor(
+        (abs(row[name] - getattr(rows[i], name)), row["expected_error"])
+        for i, row in enumerate(table)
+        if row["error"] is None and getattr(rows[i], name) is not None
+    )
+    calibrate(predictor.model, factor, path)
+    logger.message(f"Errors are {factor:.3f} times the expected ones; wrote {path}")
 
 
 def open_split(config: Mapping[str, Any], split: str) -> Any:

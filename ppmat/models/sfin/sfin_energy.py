@@ -143,7 +143,11 @@ class SFINEnergy(nn.Layer):
                 weight_attr=nn.initializer.Normal(std=0.01),
                 bias_attr=False,
             )
-        self.error_head = AtomHead(channels) if predict_error else None
+        self.error_head = None
+        if predict_error:
+            self.error_head = AtomHead(channels)
+            # above 1 where errors on other data are larger than in training
+            self.register_buffer("error_factor", paddle.ones([]))
 
         self.register_buffer("data_mean", paddle.full([], data_mean))
         self.register_buffer("data_std", paddle.full([], data_std))
@@ -317,7 +321,8 @@ class SFINEnergy(nn.Layer):
         atoms = batch["structure_array"]
         result = {self.property_name: self.in_ev(atoms, energy).numpy()}
         if log_error is not None:
-            result["expected_error"] = (log_error.exp() * self.data_std).numpy()
+            scale = self.data_std * self.error_factor
+            result["expected_error"] = (log_error.exp() * scale).numpy()
         if relaxed is not None:
             counts = atoms["num_atoms"].tolist()
             result["cart_coords_relaxed"] = [
