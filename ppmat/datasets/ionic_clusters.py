@@ -16,10 +16,10 @@
 """Ionic clusters in a periodic cell: a data set whose label is partly long-ranged.
 
 A structure holds four to eight clusters ("motifs") of two to four ions, pieces of a
-rock salt lattice, each a little distorted. Atoms of different motifs, and of a motif and its
-periodic images, are more than 6.2 Å apart, so that a radius graph with a cut-off of
-6 Å falls into the motifs and messages never pass from one to another, however deep the
-network is. Most motifs are charged; the cell is neutral.
+rock salt lattice, each a little distorted. Atoms of different motifs, and of a motif
+and its periodic images, are more than 6.2 Å apart, so that a radius graph with a
+cut-off of 6 Å falls into the motifs and messages never pass from one to another,
+however deep the network is. Most motifs are charged; the cell is neutral.
 
 Energies, in eV, with charges ``q`` in units of e and ``k_e = e^2 / (4 pi eps_0)``::
 
