@@ -373,6 +373,37 @@ def test_workers_do_not_outlive_a_killed_parent():
     assert not any(map(is_running, pids))
 
 
+LATE = """
+import multiprocessing, os, signal, time
+from ppmat.datasets.loader import _Start
+
+def begin_late(parent):
+    while os.getppid() == parent:
+        time.sleep(0.01)
+    _Start(None)(0)
+    time.sleep(600)
+
+worker = multiprocessing.get_context("fork").Process(
+    target=begin_late, args=[os.getpid()]
+)
+worker.start()
+print(worker.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_worker_that_begins_after_its_parents_death_ends():
+    run = subprocess.run(
+        [sys.executable, "-c", LATE],
+        stdout=subprocess.PIPE,  # read to its end, which is the worker's
+        stderr=subprocess.DEVNULL,
+        text=True,
+        timeout=60,
+    )
+    assert run.returncode == -signal.SIGKILL
+    assert not is_running(int(run.stdout))
+
+
 def is_running(pid):
     try:
         with open(f"/proc/{pid}/stat") as file:

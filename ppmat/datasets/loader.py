@@ -20,6 +20,7 @@ Checked against Paddle 3.3.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import signal
@@ -155,7 +156,9 @@ class _Start:
         self.worker_init_fn = worker_init_fn
 
     def __call__(self, worker_id: int) -> None:
-        threading.Thread(target=_follow, args=[os.getppid()], daemon=True).start()
+        # Asking the system would give the wrong one if the parent is dead already.
+        parent = multiprocessing.parent_process().pid
+        threading.Thread(target=_follow, args=[parent], daemon=True).start()
         if self.worker_init_fn is not None:
             self.worker_init_fn(worker_id)
 
