@@ -64,12 +64,7 @@ ROWS = {
 # One seed each, beside the last row: why the configuration is as it is.
 CHOICES = {
     "noisy nodes, share 0.5": [f"{MODEL}.noisy_nodes=0.5"],
-    "one recycle": [f"{MODEL}.num_recycles=1"],
-    "weight of the second target 15 to 1": [f"{MODEL}.displacement_weight=[15.0,1.0]"],
-    "no composition reference": [
-        "Dataset.transform.__class_name__=mean_std_scaling",
-        "Dataset.transform.__init_params__=null",
-    ],
+    "energy read from all atoms": [f"{MODEL}.readout_tags=[0,1,2]"],
 }
 PEERS = ["mean", "composition ridge", "SchNet", "PaiNN"]
 RATES = [0.001, 0.003, 0.006]
