@@ -367,10 +367,7 @@ def test_workers_do_not_outlive_a_killed_parent():
     assert run.returncode == -signal.SIGKILL
     pids = [int(pid) for pid in run.stdout.split()]
     assert len(pids) == 2
-    deadline = time.monotonic() + 10
-    while any(map(is_running, pids)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not any(map(is_running, pids))
+    assert are_gone(pids)
 
 
 LATE = """
@@ -401,7 +398,15 @@ def test_a_worker_that_begins_after_its_parents_death_ends():
         timeout=60,
     )
     assert run.returncode == -signal.SIGKILL
-    assert not is_running(int(run.stdout))
+    assert are_gone([int(run.stdout)])
+
+
+def are_gone(pids):
+    """Return whether processes end within ten seconds."""
+    deadline = time.monotonic() + 10
+    while any(map(is_running, pids)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return not any(map(is_running, pids))
 
 
 def is_running(pid):
