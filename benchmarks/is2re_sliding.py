@@ -34,6 +34,7 @@ from pathlib import Path
 import numpy as np
 from is2re import PEERS
 from is2re import ROWS
+from is2re import SIZES
 from is2re import SPLITS
 from is2re import file_name
 from is2re import write
@@ -56,9 +57,9 @@ def sliding(data: Path, split: str) -> np.ndarray:
     return np.array(ways) > SLIDING
 
 
-def errors(folder: Path, row: str, seed: int, split: str) -> np.ndarray:
+def errors(folder: Path, row: str, seed: int, split: str, **more: object) -> np.ndarray:
     """Return the absolute errors of a run, [S] eV."""
-    found = np.load(folder / f"{file_name(row, seed)}_{split}.npz")
+    found = np.load(folder / f"{file_name(row, seed, **more)}_{split}.npz")
     if "energy" in found:
         return np.abs(found["energy"] - found["label"])
     return np.abs(found["prediction"] - found["y"])
@@ -73,16 +74,20 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "docs/results")
     args = parser.parse_args()
     slides = {split: sliding(args.data, split) for split in SPLITS}
+    runs = [(args.peers, row, {}) for row in PEERS]
+    runs += [(args.work, row, {}) for row in ROWS]
+    # of the learning curve, one seed each
+    runs += [(args.work, list(ROWS)[-1], {"size": size}) for size in SIZES]
     rows = []
-    for folder, names in ((args.peers, PEERS), (args.work, ROWS)):
-        for row in names:
-            parts: dict = {"name": row, "slab slides": [], "slab stays": []}
-            for seed in args.seeds:
-                found = {s: errors(folder, row, seed, s) for s in SPLITS}
-                for part, wanted in (("slab slides", True), ("slab stays", False)):
-                    means = [found[s][slides[s] == wanted].mean() for s in SPLITS]
-                    parts[part].append(round(float(np.mean(means)), 4))
-            rows.append(parts)
+    for folder, row, more in runs:
+        name = f"{row}, {more['size']:,} structures" if more else row
+        parts: dict = {"name": name, "slab slides": [], "slab stays": []}
+        for seed in args.seeds[:1] if more else args.seeds:
+            found = {s: errors(folder, row, seed, s, **more) for s in SPLITS}
+            for part, wanted in (("slab slides", True), ("slab stays", False)):
+                means = [found[s][slides[s] == wanted].mean() for s in SPLITS]
+                parts[part].append(round(float(np.mean(means)), 4))
+        rows.append(parts)
     shares = ", ".join(f"{s} {slides[s].mean():.1%}" for s in SPLITS)
     result = {
         "command": "python benchmarks/is2re_sliding.py --data DATA --peers PEERS",

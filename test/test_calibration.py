@@ -32,14 +32,16 @@ DATA = f"Global.data_root={ROOT / 'structure_generation/example_data/oc20_emt'}"
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """Untrained weights of the smoke configuration."""
+    """Untrained weights of the smoke configuration, whose expected errors are off."""
     import paddle
 
     from ppmat.models import build_model
     from ppmat.utils.config import load_config
 
     path = tmp_path_factory.mktemp("weights") / "model.pdparams"
-    model = build_model(load_config(CONFIG, [DATA])["Model"])
+    paddle.seed(0)
+    changes = [DATA, "Model.__init_params__.data_std=3.0"]
+    model = build_model(load_config(CONFIG, changes)["Model"])
     paddle.save(model.state_dict(), str(path))
     return path
 
@@ -70,7 +72,7 @@ def test_calibrated_errors_are_as_large_as_the_errors(weights, tmp_path, capsys)
     out = tmp_path / "calibrated.pdparams"
     assert command(weights, "--split", "val_id", f"--calibrate={out}") == 0
     error, before, energy = table_of(weights, "val_id")
-    assert before.mean() != pytest.approx(error.mean(), rel=0.05)  # there is work
+    assert before.mean() > 2 * error.mean()
     same, expected, calibrated = table_of(out, "val_id")
     assert expected.mean() == pytest.approx(error.mean(), rel=1e-4)
     np.testing.assert_allclose(calibrated, energy, rtol=1e-6)  # energies stay

@@ -15,7 +15,9 @@
 """Reading configurations: values, overrides, and errors that say where."""
 
 import pytest
+from hypothesis import HealthCheck
 from hypothesis import given
+from hypothesis import settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
@@ -152,6 +154,7 @@ plain = st.recursive(
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
 @given(st.dictionaries(st.sampled_from(SECTIONS), plain))
 def test_saved_config_is_read_back(tmp_path_factory, config):
     path = tmp_path_factory.mktemp("c") / "deep" / "saved.yaml"
