@@ -27,7 +27,6 @@ Usage::
 from __future__ import annotations
 
 import argparse
-import sys
 from datetime import date
 from pathlib import Path
 
@@ -41,7 +40,6 @@ from is2re import write
 from runs import machine
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 SLIDING = 0.5  # Å; between the two heaps of the distribution
 
 
