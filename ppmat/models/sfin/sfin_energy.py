@@ -32,6 +32,8 @@ from ppmat.models.sfin.sfin_structure import MAX_ATOMIC_NUMBER
 from ppmat.models.sfin.sfin_structure import NUM_TAGS
 from ppmat.models.sfin.sfin_structure import GatedActivation
 from ppmat.models.sfin.sfin_structure import SFINBackbone
+from ppmat.models.sfin.sfin_structure import mean_over_free_atoms
+from ppmat.models.sfin.sfin_structure import sum_per_structure
 
 
 class AtomHead(nn.Layer):
@@ -269,12 +271,8 @@ class SFINEnergy(nn.Layer):
         loss = losses["energy"]
         if relaxed is not None:
             way = relaxed - atoms["cart_coords"] - batch["displacement"]
-            free = 1.0 - atoms["fixed"].astype(way.dtype)
-            length = (way.square().sum(axis=-1) + 1e-12).sqrt() * free
-            num_atoms = atoms["num_atoms"]
-            num_free = sum_per_structure(free, num_atoms).clip(min=1.0)
-            mean = sum_per_structure(length, num_atoms) / num_free
-            losses["displacement"] = mean.mean()
+            length = (way.square().sum(axis=-1) + 1e-12).sqrt()
+            losses["displacement"] = mean_over_free_atoms(length, atoms)
             loss = loss + self.present_displacement_weight() * losses["displacement"]
         if log_error is not None:
             losses["error"] = (error.detach() * (-log_error).exp() + log_error).mean()
@@ -329,11 +327,3 @@ class SFINEnergy(nn.Layer):
                 part.numpy() for part in paddle.split(relaxed, counts)
             ]
         return result
-
-
-def sum_per_structure(values: paddle.Tensor, num_atoms: paddle.Tensor) -> paddle.Tensor:
-    """Sum the values [N] of each structure's atoms, to [S]."""
-    count = num_atoms.shape[0]
-    structure = paddle.repeat_interleave(paddle.arange(count), num_atoms)
-    zeros = paddle.zeros([count], dtype=values.dtype)
-    return paddle.index_add(zeros, structure, 0, values)

@@ -27,6 +27,7 @@ from paddle.nn import functional as F
 
 from ppmat.models.sfin.sfin_structure import GatedActivation
 from ppmat.models.sfin.sfin_structure import SFINBackbone
+from ppmat.models.sfin.sfin_structure import mean_over_free_atoms
 from ppmat.schedulers import build_scheduler
 
 
@@ -162,10 +163,7 @@ class SFINFlow(nn.Layer):
         error = (predicted - displacement).square().sum(axis=-1)
         if self.loss_type == "l2_norm":
             error = (error + 1e-12).sqrt()
-        structure = paddle.repeat_interleave(paddle.arange(count), num_atoms)
-        zeros = paddle.zeros([count], dtype=start.dtype)
-        num_free = paddle.index_add(zeros, structure, 0, free).clip(min=1.0)
-        loss = (paddle.index_add(zeros, structure, 0, error * free) / num_free).mean()
+        loss = mean_over_free_atoms(error, atoms)
         result = {"loss_dict": {"loss": loss}}
         if not self.training:
             relaxed = self.integrate(batch, noise, self.num_inference_steps)

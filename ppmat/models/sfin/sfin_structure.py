@@ -89,6 +89,22 @@ def with_empty_row(x: paddle.Tensor) -> paddle.Tensor:
     return paddle.concat([x, paddle.zeros([1, *x.shape[1:]], dtype=x.dtype)])
 
 
+def sum_per_structure(values: paddle.Tensor, num_atoms: paddle.Tensor) -> paddle.Tensor:
+    """Sum the values [N] of each structure's atoms, to [S]."""
+    count = num_atoms.shape[0]
+    structure = paddle.repeat_interleave(paddle.arange(count), num_atoms)
+    zeros = paddle.zeros([count], dtype=values.dtype)
+    return paddle.index_add(zeros, structure, 0, values)
+
+
+def mean_over_free_atoms(values: paddle.Tensor, atoms: dict) -> paddle.Tensor:
+    """Average values [N] over the free atoms of each structure, then structures."""
+    num_atoms = atoms["num_atoms"]
+    free = 1.0 - atoms["fixed"].astype(values.dtype)
+    num_free = sum_per_structure(free, num_atoms).clip(min=1.0)
+    return (sum_per_structure(values * free, num_atoms) / num_free).mean()
+
+
 class RadialBasis(nn.Layer):
     """Gaussians on [0, cutoff] under an envelope that ends smoothly at the cutoff.
 
