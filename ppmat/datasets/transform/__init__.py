@@ -135,11 +135,13 @@ def check_scaling(cfg: Mapping, where: str = "Dataset.transform") -> None:
 
 def run_dataset_transform(
     trans_func: str, train_loader: Any, target: Target, **params: Any
-) -> Tuple[float, float]:
+) -> Tuple:
     """Return mean and standard deviation of the target, as the scaling says.
 
+    ``composition_scaling`` returns the energies of the elements behind them.
+
     Args:
-        trans_func: ``no_scaling``, ``mean_std_scaling`` or ``custom_scaling``.
+        trans_func: Name of a scaling.
         train_loader: Loader of the training data.
         target: Name of the label, or a list of that one name.
         **params: Further arguments of the scaling.

@@ -100,8 +100,10 @@ def composition_scaling(
     Raises:
         ConfigError: See :func:`mean_std_scaling`.
     """
-    labels = read_labels(train_loader.dataset, single_target(target))
-    counts = np.array(_read_all(train_loader.dataset, _read_composition, tags))
+    name = single_target(target)
+    rows = _read_all(train_loader.dataset, _read_label_and_composition, name, tags)
+    labels = np.concatenate([label for label, _ in rows])
+    counts = np.array([count for _, count in rows])
     if len(labels) != len(counts):
         raise ConfigError(
             f"composition_scaling wants one label a record, got {len(labels)} in "
@@ -166,12 +168,12 @@ def read_labels(dataset: io.Dataset, name: str) -> np.ndarray:
     return np.concatenate(_read_all(dataset, _read_label, name))
 
 
-def _read_all(dataset: io.Dataset, read: Callable, *args: Any) -> List[np.ndarray]:
+def _read_all(dataset: io.Dataset, read: Callable, *args: Any) -> List[Any]:
     """Return ``read(dataset, index, *args)`` of all records, shared among processes."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
     total = len(dataset)
     share = range(total * rank // world_size, total * (rank + 1) // world_size)
-    found: List[np.ndarray] = []
+    found: List[Any] = []
     failure: Optional[Exception] = None
     try:
         for index in tqdm(
@@ -198,9 +200,15 @@ def _read_all(dataset: io.Dataset, read: Callable, *args: Any) -> List[np.ndarra
     return [row for part, _ in answers for row in part]
 
 
-def _read_composition(
-    dataset: io.Dataset, index: int, tags: Sequence[int]
-) -> np.ndarray:
+def _read_label_and_composition(
+    dataset: io.Dataset, index: int, name: str, tags: Sequence[int]
+) -> Tuple[np.ndarray, np.ndarray]:
+    """Return both of a record; a sample that must be made for them is made once."""
+    source = dataset if hasattr(dataset, "read_atoms") else {index: dataset[index]}
+    return _read_label(source, index, name), _read_composition(source, index, tags)
+
+
+def _read_composition(dataset: Any, index: int, tags: Sequence[int]) -> np.ndarray:
     """Return how many atoms of each atomic number have one of the tags, [119]."""
     if hasattr(dataset, "read_atoms"):
         atom_types, atom_tags = dataset.read_atoms(index)
@@ -212,7 +220,7 @@ def _read_composition(
     )
 
 
-def _read_label(dataset: io.Dataset, index: int, name: str) -> np.ndarray:
+def _read_label(dataset: Any, index: int, name: str) -> np.ndarray:
     if hasattr(dataset, "read_label"):
         label = dataset.read_label(index, name)
     else:
