@@ -37,10 +37,9 @@ import numpy as np
 from ppmat.utils import logger
 from ppmat.utils.command_line import EXIT_BAD_INPUT
 from ppmat.utils.command_line import EXIT_SOME_LEFT_OUT
-from ppmat.utils.command_line import find_task_config
+from ppmat.utils.command_line import announce_task_config
 from ppmat.utils.command_line import move_overrides
 from ppmat.utils.command_line import set_threads
-from ppmat.utils.command_line import unset_variables
 from ppmat.utils.config import save_config
 from ppmat.utils.registry import ConfigError
 
@@ -149,11 +148,7 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
     if args.input:
         find_inputs(args.input)  # a misspelt path shows before the model is loaded
     if args.config_path is not None:
-        args.config_path = find_task_config(args.config_path, task_dir)
-        for name in unset_variables(args.config_path):
-            logger.message(
-                f"{name} is not set: the default in {args.config_path} is used"
-            )
+        args.config_path = announce_task_config(args.config_path, task_dir)
     predictor = PropertyPredictor(
         model_name=args.model_name,
         weights_name=args.weights_name,
@@ -310,10 +305,11 @@ def _calibrate(predictor: Any, table: Any, rows: Any, path: str) -> None:
     from ppmat.predictor.calibration import measure_factor
 
     name = predictor.property_name
+    labels = ((row, getattr(rows[i], name)) for i, row in enumerate(table))
     factor = measure_factor(
-        (abs(row[name] - getattr(rows[i], name)), row["expected_error"])
-        for i, row in enumerate(table)
-        if row["error"] is None and getattr(rows[i], name) is not None
+        (abs(row[name] - label), row["expected_error"])
+        for row, label in labels
+        if row["error"] is None and label is not None
     )
     calibrate(predictor.model, factor, path)
     logger.message(f"Errors are {factor:.3f} times the expected ones; wrote {path}")

@@ -18,19 +18,10 @@ Names are looked up at first use: the command sets the number of threads, which 
 happen before Paddle is imported.
 """
 
-import importlib
+from ppmat.utils.lazy import lazy
 
 _NAMES = {"StructureSampler": "structure_sampler"}
 
 __all__ = list(_NAMES)
 
-
-def __getattr__(name: str):
-    if name in _NAMES:
-        module = importlib.import_module(f"{__name__}.{_NAMES[name]}")
-        return getattr(module, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__():
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy(__name__, _NAMES)

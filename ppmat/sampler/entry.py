@@ -31,10 +31,9 @@ from typing import Sequence
 from ppmat.utils import logger
 from ppmat.utils.command_line import EXIT_BAD_INPUT
 from ppmat.utils.command_line import EXIT_SOME_LEFT_OUT
-from ppmat.utils.command_line import find_task_config
+from ppmat.utils.command_line import announce_task_config
 from ppmat.utils.command_line import move_overrides
 from ppmat.utils.command_line import set_threads
-from ppmat.utils.command_line import unset_variables
 from ppmat.utils.registry import ConfigError
 
 MODES = (
@@ -151,11 +150,7 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
         for name in args.split:
             split_name(name)
     if args.config_path is not None:
-        args.config_path = find_task_config(args.config_path, task_dir)
-        for name in unset_variables(args.config_path):
-            logger.message(
-                f"{name} is not set: the default in {args.config_path} is used"
-            )
+        args.config_path = announce_task_config(args.config_path, task_dir)
     if dist.get_world_size() > 1:
         dist.init_parallel_env()
     sampler = StructureSampler(

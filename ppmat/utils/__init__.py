@@ -19,7 +19,7 @@ Names are looked up at first use, so that a light module such as
 ``ppmat.utils.registry`` does not pull in Paddle.
 """
 
-import importlib
+from ppmat.utils.lazy import lazy
 
 _SUBMODULES = (
     "command_line",
@@ -45,14 +45,4 @@ _NAMES = {
 
 __all__ = [*_SUBMODULES, *_NAMES]
 
-
-def __getattr__(name: str):
-    if name in _SUBMODULES:
-        return importlib.import_module(f"{__name__}.{name}")
-    if name in _NAMES:
-        return getattr(importlib.import_module(f"{__name__}.{_NAMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__():
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy(__name__, _NAMES, _SUBMODULES)

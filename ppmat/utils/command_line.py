@@ -23,6 +23,7 @@ import re
 from collections.abc import Sequence
 from typing import List
 
+from ppmat.utils import logger
 from ppmat.utils.config import find_config
 from ppmat.utils.registry import ConfigError
 
@@ -73,6 +74,14 @@ def find_task_config(path: str, task_dir: str) -> str:
         f"configuration file not found: {path}, also not below {task_dir} or "
         f"{os.path.join(task_dir, 'configs')}"
     )
+
+
+def announce_task_config(path: str, task_dir: str) -> str:
+    """Return :func:`find_task_config`, saying which of its variables are not set."""
+    path = find_task_config(path, task_dir)
+    for name in unset_variables(path):
+        logger.message(f"{name} is not set: the default in {path} is used")
+    return path
 
 
 def unset_variables(path: str) -> List[str]:
