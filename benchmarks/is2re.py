@@ -40,9 +40,12 @@ import time
 from datetime import date
 from pathlib import Path
 
+from runs import file_name
+from runs import loader_of
 from runs import machine
 from runs import median_rate
 from runs import run_all
+from runs import write
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "property_prediction/configs/sfin/sfin_oc20_is2re.yaml"
@@ -77,11 +80,6 @@ CURVES = {
 SIZES = {100: 25, 300: 18, 1000: 9}
 
 
-def file_name(row: str, seed: int, **more: object) -> str:
-    extra = "".join(f"_{key}{value}" for key, value in more.items())
-    return f"{row.replace(' ', '_').replace(',', '')}{extra}_{seed}"
-
-
 def overrides(row: str, seed: int, name: str, args: argparse.Namespace) -> list[str]:
     words = [
         *{**ROWS, **CHOICES}[row],
@@ -100,14 +98,6 @@ def overrides(row: str, seed: int, name: str, args: argparse.Namespace) -> list[
         size = "Dataset.train.dataset.__init_params__.max_samples"
         words.append(f"{size}={args.size}")
     return words
-
-
-def loader_of(config: dict, split: str):
-    from ppmat.datasets import build_dataloader
-
-    block = config["Dataset"]["val"]
-    block["dataset"]["__init_params__"]["split"] = split
-    return build_dataloader(block)
 
 
 def predict(model, config: dict, split: str) -> dict:
@@ -372,14 +362,6 @@ def draw_curves(result: dict, path: Path) -> None:
     axes.legend()
     figure.tight_layout()
     figure.savefig(path, dpi=150)
-
-
-def write(result: dict, path: Path) -> None:
-    import yaml
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(result, sort_keys=False, allow_unicode=True))
-    print(f"wrote {path}")
 
 
 def main() -> None:

@@ -35,9 +35,9 @@ from is2re import PEERS
 from is2re import ROWS
 from is2re import SIZES
 from is2re import SPLITS
-from is2re import file_name
-from is2re import write
+from runs import file_name
 from runs import machine
+from runs import write
 
 ROOT = Path(__file__).resolve().parent.parent
 SLIDING = 0.5  # Å; between the two heaps of the distribution

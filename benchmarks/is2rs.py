@@ -35,9 +35,12 @@ import time
 from datetime import date
 from pathlib import Path
 
+from runs import file_name
+from runs import loader_of
 from runs import machine
 from runs import median_rate
 from runs import run_all
+from runs import write
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "structure_generation/configs/sfin/oc20.yaml"
@@ -65,10 +68,6 @@ ROWS = {
 COPY = "copy input"
 
 
-def file_name(row: str, seed: int) -> str:
-    return f"{row.replace(' ', '_').replace(',', '')}_{seed}"
-
-
 def overrides(row: str, seed: int, args: argparse.Namespace) -> list[str]:
     return [
         *ROWS[row],
@@ -80,14 +79,6 @@ def overrides(row: str, seed: int, args: argparse.Namespace) -> list[str]:
         "Global.num_workers=0",
         f"Trainer.output_dir={args.work / file_name(row, seed)}",
     ]
-
-
-def loader_of(config: dict, split: str):
-    from ppmat.datasets import build_dataloader
-
-    block = config["Dataset"]["val"]
-    block["dataset"]["__init_params__"]["split"] = split
-    return build_dataloader(block)
 
 
 def score(model, config: dict, split: str) -> dict[str, float]:
@@ -232,8 +223,6 @@ def main() -> None:
     args.work = args.work.resolve()
     args.work.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    import yaml
-
     if args.one:
         one(args.one, args.seed, args)
         return
@@ -246,9 +235,7 @@ def main() -> None:
         rates = json.loads((args.work / "speed.json").read_text())
         for row in result["rows"]:
             row.update(rates.get(row["name"], {}))
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(yaml.safe_dump(result, sort_keys=False, allow_unicode=True))
-    print(f"wrote {args.out}")
+    write(result, args.out)
 
 
 if __name__ == "__main__":

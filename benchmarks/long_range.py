@@ -40,15 +40,16 @@ import argparse
 import itertools
 import json
 import os
-import platform
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
 import numpy as np
+from runs import file_name
+from runs import machine
+from runs import run_all
+from runs import write
 
 ROOT = Path(__file__).resolve().parent.parent
 BACKBONE = {
@@ -74,10 +75,6 @@ BOX_SIZE = (1, 1, 3)
 ON_TWINS = "MAE on the twins [eV]"
 WARMUP = 100  # steps
 LATTICE_CHANGES = 100  # structures of each check of invariance
-
-
-def file_name(row: str, seed: int) -> str:
-    return f"{row.replace(' ', '_').replace(',', '')}_{seed}"
 
 
 def box_indices() -> np.ndarray:
@@ -267,39 +264,16 @@ def one(row: str, seed: int, args: argparse.Namespace) -> None:
     print({key: value for key, value in result.items() if key != "twins"})
 
 
-def run_all(args: argparse.Namespace) -> None:
-    """Run what is missing, ``--jobs`` processes of one thread each."""
-    missing = [
-        (row, seed)
+def run_missing(args: argparse.Namespace) -> None:
+    words = ["--data", args.data, "--work", args.work, "--lr", args.lr]
+    words += ["--epochs", args.epochs, "--batch-size", args.batch_size]
+    words += ["--train", args.train]
+    commands = {
+        file_name(row, seed): [*words, "--one", row, "--seed", seed]
         for seed in args.seeds
         for row in ROWS
-        if not (args.work / f"{file_name(row, seed)}.json").exists()
-    ]
-    running: list[subprocess.Popen] = []
-    failed = []
-    while missing or running:
-        while missing and len(running) < args.jobs:
-            row, seed = missing.pop(0)
-            words = ["--data", args.data, "--work", args.work, "--lr", args.lr]
-            words += ["--epochs", args.epochs, "--batch-size", args.batch_size]
-            words += ["--train", args.train, "--one", row, "--seed", seed]
-            command = [sys.executable, __file__, *map(str, words)]
-            with open(args.work / f"{file_name(row, seed)}.log", "w") as log:
-                running.append(
-                    subprocess.Popen(
-                        command,
-                        stdout=log,
-                        stderr=subprocess.STDOUT,
-                        env={**os.environ, "OMP_NUM_THREADS": "1"},
-                    )
-                )
-        time.sleep(1)
-        for process in [p for p in running if p.poll() is not None]:
-            running.remove(process)
-            if process.returncode:
-                failed.append(process.args)
-    if failed:
-        raise SystemExit(f"failed, see the logs in {args.work}: {failed}")
+    }
+    run_all(commands, args.work, args.jobs, __file__)
 
 
 def load(row: str, args: argparse.Namespace) -> list[dict]:
@@ -349,7 +323,7 @@ def gather(args: argparse.Namespace) -> dict:
         "command": f"python benchmarks/long_range.py --data DATA --epochs {args.epochs}"
         f" --batch-size {args.batch_size} --lr {args.lr} --train {args.train}"
         f" --seeds {' '.join(map(str, args.seeds))}",
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread a run",
+        "machine": machine(),
         "date": str(date.today()),
         "note": "Training minutes are minutes of processor time. The last two columns "
         "are the largest change of the energy when the same crystal is described "
@@ -427,17 +401,14 @@ def main() -> None:
     args.work = args.work.resolve()
     args.work.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    import yaml
-
     if args.one:
         one(args.one, args.seed, args)
         return
-    run_all(args)
+    run_missing(args)
     result = gather(args)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(yaml.safe_dump(result, sort_keys=False, allow_unicode=True))
+    write(result, args.out)
     draw(result, args)
-    print(f"wrote {args.out} and {args.figure}")
+    print(f"wrote {args.figure}")
 
 
 if __name__ == "__main__":

@@ -82,6 +82,30 @@ def median_rate(step: Callable, batches: Iterable[Mapping]) -> float:
     return round(statistics.median(rates), 1)
 
 
+def file_name(row: str, seed: int, **more: object) -> str:
+    """Return the name of a run's files."""
+    extra = "".join(f"_{key}{value}" for key, value in more.items())
+    return f"{row.replace(' ', '_').replace(',', '')}{extra}_{seed}"
+
+
+def loader_of(config: dict, split: str):
+    """Return the loader of ``Dataset.val`` for another split."""
+    from ppmat.datasets import build_dataloader
+
+    block = config["Dataset"]["val"]
+    block["dataset"]["__init_params__"]["split"] = split
+    return build_dataloader(block)
+
+
+def write(result: Mapping, path: Path) -> None:
+    """Write a result file."""
+    import yaml
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(result, sort_keys=False, allow_unicode=True))
+    print(f"wrote {path}")
+
+
 def machine() -> str:
     """Describe the machine for a result file."""
     return f"{platform.machine()}, {os.cpu_count()} cores, one thread a run"

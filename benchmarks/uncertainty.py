@@ -34,9 +34,9 @@ from pathlib import Path
 
 import numpy as np
 from is2re import SPLITS
-from is2re import file_name
-from is2re import write
+from runs import file_name
 from runs import machine
+from runs import write
 from scipy.stats import spearmanr
 
 ROOT = Path(__file__).resolve().parent.parent
