@@ -108,7 +108,7 @@ class FourierUnit(nn.Layer):
             )
             features = nn.functional.relu(self.bn(self.conv_layer(features)))
             features = features.reshape([x.shape[0], -1, 2, height, wf])
-            spectrum = paddle.as_complex(features.transpose([0, 1, 3, 4, 2]))
+            spectrum = paddle.complex(features[:, :, 0], features[:, :, 1])
             return paddle.fft.irfft2(spectrum, s=[height, width], norm="ortho")
 
 
