@@ -40,10 +40,8 @@ class TinyModel(paddle.nn.Layer):
 
 @pytest.fixture
 def registered(monkeypatch):
-    table = dict(models.MODELS._table)
+    monkeypatch.setattr(models.MODELS, "_table", dict(models.MODELS._table))
     models.MODELS.register(TinyModel)
-    yield
-    monkeypatch.setattr(models.MODELS, "_table", table)
 
 
 def touch(path):

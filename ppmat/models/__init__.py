@@ -29,6 +29,7 @@ from typing import Tuple
 import paddle.nn as nn
 
 from ppmat.datasets.graph_utils import PeriodicGraphConverter
+from ppmat.models.sfin.sfin import SFIN
 from ppmat.models.sfin.sfin_energy import SFINEnergy
 from ppmat.models.sfin.sfin_flow import SFINFlow
 from ppmat.utils import download
@@ -45,6 +46,7 @@ from ppmat.utils.registry import nearest
 __all__ = [
     "MODEL_REGISTRY",
     "PeriodicGraphConverter",
+    "SFIN",
     "SFINEnergy",
     "SFINFlow",
     "build_graph_converter",
@@ -54,10 +56,19 @@ __all__ = [
 ]
 
 GRAPH_CONVERTERS = Registry("graph converter", [PeriodicGraphConverter])
-MODELS = Registry("model", [SFINEnergy, SFINFlow])
+MODELS = Registry("model", [SFIN, SFINEnergy, SFINFlow])
 
+_UPSTREAM = "https://paddle-org.bj.bcebos.com/paddlematerials/checkpoints"
 # Registered name -> address of its package (see ppmat.utils.model_package).
-MODEL_REGISTRY: Dict[str, str] = {}
+MODEL_REGISTRY: Dict[str, str] = {
+    name: f"{_UPSTREAM}/spectrum_enhancement/sfin/{name}.zip"
+    for name in (
+        "sfin_haadf_enhance",
+        "sfin_haadf_detect",
+        "sfin_bf_enhance",
+        "sfin_bf_detect",
+    )
+}
 
 
 def build_graph_converter(cfg: Optional[Mapping], where: str = "graph_converter"):
