@@ -235,6 +235,41 @@ def test_evaluation_alone(tmp_path, capsys):
     assert "the weights evaluated are untrained" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_best_weights_are_tested(tmp_path, ema_decay):
+    """A rate that ruins the weights after the first look makes best and last differ."""
+    content = config(tmp_path)
+    rate = {
+        "__class_name__": "MultiStepDecay",
+        "__init_params__": {
+            "learning_rate": 0.05, "milestones": [1], "gamma": -200.0, "by_epoch": True,
+        },
+    }  # fmt: skip
+    content["Optimizer"]["__init_params__"]["lr"] = rate
+    content["Trainer"]["ema_decay"] = ema_decay
+    path = write(tmp_path, content)
+    assert call(tmp_path, "-c", path) == 0
+    log = (tmp_path / "out" / "run.log").read_text()
+    assert "The best weights are tested" in log and "epoch 1, loss" in log
+    tested = float(read_rows(tmp_path / "out", "test")[-1]["loss(loss)"])
+    for name, same in (("best", True), ("latest", False)):
+        out = tmp_path / name
+        flags = ["Global.do_train=false", "Global.do_eval=false"]
+        weights = f"Trainer.pretrained_model_path={tmp_path}/out/checkpoints/{name}"
+        trainer = f"Trainer.output_dir={out}"
+        assert call(tmp_path, "-c", path, *flags, weights, trainer) == 0
+        lines = (out / "run.log").read_text().splitlines()
+        line = next(line for line in lines if " Test:" in line)
+        assert (f"loss(loss): {tested:.6g}" in line) is same
+
+
+def test_last_weights_are_tested_when_none_were_chosen(tmp_path, capsys):
+    path = write(tmp_path, config(tmp_path))
+    flags = ["Trainer.best_metric_indicator=null", "Trainer.max_epochs=1"]
+    assert call(tmp_path, "-c", path, *flags) == 0
+    assert "The weights after the last step are tested" in capsys.readouterr().out
+
+
 def test_resume_by_override(tmp_path):
     path = write(tmp_path, config(tmp_path))
     assert call(tmp_path, "-c", path) == 0

@@ -218,8 +218,28 @@ def run(config: Dict[str, Any], source: str) -> Any:
             logger.message(f"Drew {picture}")
     for wanted, split in ((do_eval, "val"), (do_test, "test")):
         if wanted:
+            if do_train and split == "test":
+                take_best(trainer)
             trainer.eval(loaders[split], stage=split)
     return trainer
+
+
+def take_best(trainer: Any) -> None:
+    """Put the weights this run chose on validation into the model, if it chose any."""
+    from ppmat.utils import save_load
+
+    settings, state = trainer.config, trainer.state
+    best = os.path.join(settings.output_dir, "checkpoints", "best.pdparams")
+    if state.best_metric is None or not os.path.exists(best):
+        logger.message("The weights after the last step are tested")
+        return
+    save_load.load_pretrain(trainer.model, best)
+    trainer.ema_model = None  # the file has the average, if one is kept
+    logger.message(
+        f"The best weights are tested: {best}, epoch {state.best_epoch}, "
+        f"{settings.name_for_best_metric} {state.best_metric:.6g} "
+        f"({settings.best_metric_indicator})"
+    )
 
 
 def _flag(flags: Mapping, name: str, default: bool) -> bool:
