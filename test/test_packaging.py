@@ -185,6 +185,7 @@ UPSTREAM = {
     "ppmat.datasets.custom_data_type",
     "ppmat.losses",
     "ppmat.metrics",
+    "ppmat.metrics.streaming_base",
     "ppmat.models",
     "ppmat.optimizer",
     "ppmat.sampler",

@@ -28,6 +28,7 @@ import paddle
 
 from ppmat.metrics.is2re_metric import IS2REMetric
 from ppmat.metrics.is2rs_metric import IS2RSMetric
+from ppmat.metrics.sfin_metric import SFINStreamingAdapter
 from ppmat.metrics.streaming_base import StreamingMetricBase
 from ppmat.utils.registry import Registry
 
@@ -35,6 +36,7 @@ __all__ = [
     "IS2REMetric",
     "IS2RSMetric",
     "IgnoreNanMetricWrapper",
+    "SFINStreamingAdapter",
     "StreamingMetricBase",
     "build_metric",
 ]
@@ -59,7 +61,9 @@ class IgnoreNanMetricWrapper:
         return self._metric(pred[known], label[known])
 
 
-METRICS = Registry("metric", [IS2REMetric, IS2RSMetric, IgnoreNanMetricWrapper])
+METRICS = Registry(
+    "metric", [IS2REMetric, IS2RSMetric, IgnoreNanMetricWrapper, SFINStreamingAdapter]
+)
 # Existing YAML files name these two by the path under which Paddle documents them.
 METRICS.register(paddle.nn.L1Loss, "paddle.nn.L1Loss")
 METRICS.register(paddle.nn.MSELoss, "paddle.nn.MSELoss")
