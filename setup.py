@@ -39,6 +39,7 @@ def read_version() -> str:
 # cannot restore the random state of a named device.
 CORE = [
     "numpy>=1.26",
+    "scipy>=1.11.4",
     "pymatgen>=2024.10.29",
     "lmdb>=1.5.1",
     "omegaconf>=2.4",

@@ -1,0 +1,100 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""The noise terms: their sizes, directions and independence of each other."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from scipy.stats import tukeylambda
+
+from ppmat.datasets.stem.noise import NoiseModel
+
+QUIET = NoiseModel(
+    background_sd=0,
+    scan_slope=0,
+    scan_intercept=0,
+    pointwise_slope=0,
+    pointwise_intercept=0,
+)
+FLAT = np.full((256, 256), 100.0)
+
+
+def noise(clean, seed=0, **changes):
+    model = dataclasses.replace(QUIET, **changes)
+    return model.apply(clean, np.random.default_rng(seed)) - clean
+
+
+def correlation(field, axis, lag=1):
+    moved = np.roll(field, lag, axis)
+    return np.mean(field * moved) / np.mean(field**2)
+
+
+def test_without_noise_nothing_changes():
+    assert np.abs(noise(FLAT)).max() == 0
+
+
+@pytest.mark.parametrize("shape", [-0.3, 0.0, 0.14, 0.17, 1.0])
+def test_pointwise_noise_is_tukey_lambda(shape):
+    values = noise(FLAT, pointwise_intercept=5.0, pointwise_lambda=shape)
+    assert values.std() == pytest.approx(5, rel=0.03)
+    unit = tukeylambda(shape, scale=5 / np.sqrt(tukeylambda.var(shape)))
+    for level in (0.1, 0.5, 0.9):
+        share = np.mean(values < unit.ppf(level))
+        assert share == pytest.approx(level, abs=4 * 0.5 / 256)
+
+
+def test_pointwise_noise_grows_with_the_grey_value_and_is_white():
+    clean = np.repeat([[20.0], [220.0]], 256, axis=0) * np.ones((1, 256))
+    values = noise(clean, pointwise_intercept=10, pointwise_slope=0.05)
+    assert values[:256].std() == pytest.approx(11, rel=0.02)
+    assert values[256:].std() == pytest.approx(21, rel=0.02)
+    for axis in (0, 1):
+        assert abs(correlation(values[:256], axis)) < 5 / 256
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_scan_noise_runs_along_the_fast_axis(axis):
+    values = noise(FLAT, scan_intercept=6, scan_length=4, fast_axis=axis)
+    assert values.std() == pytest.approx(6, rel=0.05)
+    # The autocorrelation of white noise under a Gaussian kernel of this length.
+    assert correlation(values, axis, 4) == pytest.approx(np.exp(-0.25), abs=0.06)
+    assert abs(correlation(values, 1 - axis)) < 0.06
+
+
+def test_scan_noise_grows_with_the_gradient():
+    steps = np.concatenate([np.full(128, 2.0), np.full(128, 20.0)])
+    clean = np.ones((256, 1)) * np.cumsum(steps)
+    values = noise(clean, scan_slope=0.5, scan_length=1.0)
+    assert values[:, 4:120].std() == pytest.approx(1, rel=0.05)
+    assert values[:, 136:250].std() == pytest.approx(10, rel=0.05)
+
+
+def test_background_is_smooth():
+    values = noise(FLAT, background_sd=4, background_length=16)
+    assert values.std() == pytest.approx(4)
+    assert correlation(values, 0, 4) > 0.95
+
+
+def test_terms_have_streams_of_their_own():
+    both = noise(FLAT, pointwise_intercept=5, scan_intercept=3)
+    alone = noise(FLAT, pointwise_intercept=5) + noise(FLAT, scan_intercept=3)
+    np.testing.assert_allclose(both, alone, atol=1e-12)
+
+
+def test_json_round_trip():
+    model = NoiseModel(scan_length=2.5, fast_axis=0)
+    assert NoiseModel.from_json(model.to_json()) == model
