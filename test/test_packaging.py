@@ -76,6 +76,7 @@ def test_metadata(built):
     core = {re.match(r"[\w-]+", r)[0] for r in requirements if "extra ==" not in r}
     assert core == {
         "numpy",
+        "scipy",
         "pymatgen",
         "lmdb",
         "omegaconf",
