@@ -93,6 +93,8 @@ class FourierUnit(nn.Layer):
                 x = x.astype("float32")
             height, width = x.shape[-2:]
             spectrum = paddle.fft.rfft2(x, norm="ortho")
+            # Channels: real and imaginary part of the first, of the second, ...
+            parts = paddle.stack([spectrum.real(), spectrum.imag()], axis=2)
             wf = width // 2 + 1
             vertical = paddle.linspace(0, 1, height, dtype=x.dtype)
             horizontal = paddle.linspace(0, 1, wf, dtype=x.dtype)
@@ -101,8 +103,7 @@ class FourierUnit(nn.Layer):
                 [
                     vertical.reshape([1, 1, -1, 1]).expand(ramp_shape),
                     horizontal.reshape([1, 1, 1, -1]).expand(ramp_shape),
-                    # Channels: real and imaginary part of the first, the second, ...
-                    paddle.as_real(spectrum).transpose([0, 1, 4, 2, 3]).flatten(1, 2),
+                    parts.flatten(1, 2),
                 ],
                 axis=1,
             )
