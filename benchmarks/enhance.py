@@ -1,0 +1,216 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Time and memory of enhancing one image on a CPU, by three programs.
+
+- ``authors``: their network in PyTorch, eager, the whole image at once, as their demo
+  runs it (on a GPU there; here on the CPU).
+- ``upstream``: the network of ppmat 0.3.0 in eager Paddle, the whole image at once.
+- ``ours``: :func:`ppmat.predictor.enhance`, tiles of 256 that overlap by 64, with
+  scaling, blending and the residual's whiteness.
+
+All have 64 channels, 8 blocks and random weights. Each cell is a process of its own,
+which runs the image once to warm up and then ``--repeats`` times; the processes take
+turns. Seconds are medians; the first call, which exports our program where it is not
+cached yet, is given too. Memory is the process's peak, libraries included.
+
+The first two come from files that the project does not have::
+
+    python benchmarks/enhance.py --torch TORCH_PYTHON --authors SFIN_REPO/sfin.py \
+        --upstream PPMAT_0_3_0/ppmat/models/sfin/sfin.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.util
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import types
+from pathlib import Path
+from typing import Callable
+from typing import Optional
+
+import numpy as np
+
+RESULT = Path(__file__).parents[1] / "docs" / "results" / "enhance.yaml"
+ROWS = {
+    "authors": "authors' network, PyTorch",
+    "upstream": "ppmat 0.3.0, eager Paddle",
+    "ours": "ours",
+}
+
+
+# One process -------------------------------------------------------------------------
+
+
+def load_file(path: Path, absent: tuple[str, ...] = ()) -> types.ModuleType:
+    """Return a Python file as a module, with stand-ins for modules it does not use."""
+    for name in absent:
+        sys.modules[name] = types.ModuleType(name)
+        sys.modules[name].__dict__.update(
+            rotate=None, get_model_complexity_info=None, __path__=[]
+        )
+    spec = importlib.util.spec_from_file_location("foreign_sfin", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def authors(path: Path) -> Callable[[np.ndarray], object]:
+    """Return the authors' network as a function of an image [H, W]."""
+    import torch
+
+    absent = ("kornia", "kornia.geometry", "kornia.geometry.transform", "ptflops")
+    model = load_file(path, absent).SFIN().eval()
+    torch.set_grad_enabled(False)
+    return lambda image: model(torch.from_numpy(image)[None, None])
+
+
+def upstream(path: Path) -> Callable[[np.ndarray], object]:
+    """Return upstream's network as a function of an image [H, W]."""
+    import paddle
+
+    model = load_file(path).SFIN()
+    model.eval()
+
+    @paddle.no_grad()
+    def run(image: np.ndarray) -> object:
+        return model(paddle.to_tensor(image[None, None])).numpy()
+
+    return run
+
+
+def ours(cache: Path) -> Callable[[np.ndarray], object]:
+    """Return our enhancement as a function of an image [H, W]."""
+    import paddle
+
+    from ppmat.models.sfin.sfin import SFIN
+    from ppmat.predictor import enhance
+
+    paddle.seed(0)
+    model = SFIN()
+    model.eval()
+    return lambda image: enhance(image, model, tile_size=256, overlap=64)
+
+
+def run_one(row: str, source: Optional[Path], size: int, repeats: int) -> None:
+    """Print the seconds of every call and the peak memory in bytes as JSON."""
+    image = np.random.default_rng(0).uniform(0, 255, (size, size)).astype("float32")
+    start = time.perf_counter()
+    run = {"authors": authors, "upstream": upstream, "ours": ours}[row](source)
+    seconds = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter() if seconds else start
+        run(image)
+        seconds.append(time.perf_counter() - start)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"seconds": seconds, "peak": peak}))
+
+
+# All ---------------------------------------------------------------------------------
+
+
+def measure(args: argparse.Namespace, row: str, size: int, cache: str) -> dict:
+    """Run one process and return what it printed."""
+    python, source = {
+        "authors": (args.torch, args.authors),
+        "upstream": (sys.executable, args.upstream),
+        "ours": (sys.executable, cache),
+    }[row]
+    repeats = max(1, args.repeats // (size // 256))
+    command = [python, __file__, "--one", row, str(source), str(size), str(repeats)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
+    environment["PADDLEMAT_HOME"] = cache
+    if row == "authors":
+        environment.pop("PYTHONPATH", None)
+    output = subprocess.run(
+        [str(part) for part in command],
+        env=environment,
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
+    return json.loads(output.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--one", nargs=4, metavar=("ROW", "SOURCE", "SIZE", "REPEATS"))
+    parser.add_argument("--torch", help="python with PyTorch")
+    parser.add_argument("--authors", type=Path, help="the authors' sfin.py")
+    parser.add_argument("--upstream", type=Path, help="sfin.py of ppmat 0.3.0")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[256, 1024])
+    parser.add_argument("--large", type=int, default=4096, help="ours alone")
+    parser.add_argument("--repeats", type=int, default=8, help="calls at 256 x 256")
+    parser.add_argument("--turns", type=int, default=3, help="processes of each cell")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    args = parser.parse_args()
+    if args.one:
+        row, source, size, repeats = args.one
+        return run_one(row, Path(source), int(size), int(repeats))
+    if not (args.torch and args.authors and args.upstream):
+        parser.error("wanted --torch, --authors and --upstream")
+    cells: dict[tuple[str, int], list[dict]] = {}
+    with tempfile.TemporaryDirectory() as cache:
+        for turn in range(args.turns):
+            for size in args.sizes:
+                for row in ROWS:
+                    if row == "upstream" and size > 512 and turn:
+                        continue  # minutes a call; once is enough
+                    found = measure(args, row, size, cache)
+                    cells.setdefault((row, size), []).append(found)
+                    print(row, size, found, flush=True)
+        if args.large:
+            cells["ours", args.large] = [measure(args, "ours", args.large, cache)]
+            print("ours", args.large, cells["ours", args.large], flush=True)
+    from runs import write
+
+    write(
+        {
+            "command": "python benchmarks/enhance.py --torch TORCH_PYTHON "
+            "--authors SFIN_REPO/sfin.py "
+            "--upstream PPMAT_0_3_0/ppmat/models/sfin/sfin.py",
+            "machine": f"x86-64, {os.cpu_count()} cores, {args.threads} threads",
+            "date": datetime.date.today().isoformat(),
+            "rows": [summary(row, cells) for row in ROWS],
+        },
+        RESULT,
+    )
+
+
+def summary(row: str, cells: dict[tuple[str, int], list[dict]]) -> dict:
+    """Return the table row: median seconds, first call and peak MB for each size."""
+    result: dict = {"name": ROWS[row]}
+    for (name, size), found in cells.items():
+        if name == row:
+            later = [s for process in found for s in process["seconds"][1:]]
+            result[f"{size} x {size}"] = {
+                "s": round(statistics.median(later), 3),
+                "first_s": round(found[0]["seconds"][0], 2),
+                "peak_MB": round(max(p["peak"] for p in found) / 1e6),
+            }
+    return result
+
+
+if __name__ == "__main__":
+    main()
