@@ -143,12 +143,10 @@ def test_start_is_the_authors():
     paddle.seed(0)
     model = SFIN(base_channels=32, num_blocks=1)
     ffc = model.body[0].conv1.ffc
-    bound = 1 / np.sqrt(16 * 9)
-    assert np.abs(ffc.convl2l.bias.numpy()).max() <= bound
-    for bound, conv in (
-        (bound, ffc.convl2l),
-        (1 / np.sqrt(34), ffc.convg2g.fu.conv_layer),
-    ):
+    near = ffc.convl2l
+    assert np.abs(near.bias.numpy()).max() <= 1 / 12
+    for conv, fan_in in ((near, 16 * 9), (ffc.convg2g.fu.conv_layer, 34)):
+        bound = 1 / np.sqrt(fan_in)
         values = conv.weight.numpy()
         assert 0.95 * bound < np.abs(values).max() <= bound
         assert values.std() == pytest.approx(bound / np.sqrt(3), rel=0.1)
