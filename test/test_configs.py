@@ -17,6 +17,7 @@
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from ppmat.trainer import entry
 from ppmat.utils import logger
@@ -24,10 +25,24 @@ from ppmat.utils.config import load_config
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "structure_generation/example_data/oc20_emt"
+IMAGES = ROOT / "spectrum_enhancement/example_data/stem_sample"
 CONFIGS = sorted(ROOT.glob("*/configs/**/*.yaml"))
-# How a data set is made small, and where its data are.
-SMALL = {"OC20IS2REDataset": {"max_samples": 2}}
+# How a data set is made small.
+SMALL = {"OC20IS2REDataset": {"max_samples": 2}, "SFINDataset": {"data_count": 2}}
 NAMES = {path: str(path.relative_to(ROOT)) for path in CONFIGS}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """Return a folder with both SFIN data sets, made of corners of the sample's."""
+    folder = tmp_path_factory.mktemp("images")
+    for source in sorted(IMAGES.glob("*/*/*.png")):
+        corner = Image.open(source).crop((0, 0, 24, 32))
+        for name in ("sfin_haadf", "sfin_bf"):
+            target = folder / name / source.relative_to(IMAGES)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            corner.save(target)
+    return folder
 
 
 def load(path, *overrides):
@@ -40,8 +55,8 @@ def load(path, *overrides):
 def data_sets(config):
     """Return the data set blocks, also of one data set that is split by ratio."""
     data = config["Dataset"]
-    blocks = [data] if "dataset" in data else [data[s] for s in ("train", "val")]
-    return [block["dataset"] for block in blocks]
+    splits = [data[s] for s in ("train", "val", "test") if s in data]
+    return [block["dataset"] for block in ([data] if "dataset" in data else splits)]
 
 
 def shrunk(path, folder):
@@ -64,13 +79,17 @@ def test_there_are_configs():
     assert {"oc20.yaml", "oc20_10k.yaml", "oc20_all.yaml", "oc20_flow.yaml"} <= names
     is2re = ("", "_10k", "_all", "_smoke")
     assert {f"sfin_oc20_is2re{kind}.yaml" for kind in is2re} <= names
+    image = ("haadf_enhance", "haadf_detect", "bf_enhance", "bf_detect", "smoke")
+    assert {f"sfin_{kind}.yaml" for kind in image} <= names
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=NAMES.get)
-def test_config_trains_and_evaluates(path, tmp_path, monkeypatch):
+def test_config_trains_and_evaluates(path, tmp_path, monkeypatch, images):
     """The best checkpoint is there only if the metric it is chosen by was computed."""
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
     monkeypatch.setattr("ppmat.trainer.reporting.draw_loss_curve", lambda folder: None)
+    monkeypatch.setenv("SFIN_ROOT", str(images))
+    monkeypatch.chdir(ROOT)  # the smoke configuration of images has no variable
     config = shrunk(path, tmp_path)
     try:
         trainer = entry.run(config, str(path))
