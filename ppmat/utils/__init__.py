@@ -33,6 +33,7 @@ _SUBMODULES = (
     "registry",
     "restricted_pickle",
     "save_load",
+    "torch_checkpoint",
 )
 _NAMES = {
     "AverageMeter": "misc",

@@ -48,6 +48,7 @@ import paddle.distributed as dist
 
 from ppmat.utils import download
 from ppmat.utils import logger
+from ppmat.utils import torch_checkpoint
 from ppmat.utils.restricted_pickle import PLAIN_TABLE
 from ppmat.utils.restricted_pickle import Budget
 from ppmat.utils.restricted_pickle import Global
@@ -56,10 +57,12 @@ from ppmat.utils.restricted_pickle import loads
 
 __all__ = [
     "CheckpointError",
+    "apply_weights",
     "fingerprint",
     "load_checkpoint",
     "load_file",
     "load_pretrain",
+    "load_torch_weights",
     "save_checkpoint",
 ]
 
@@ -321,7 +324,7 @@ def _set_of(file: str) -> _Set:
     return _Set(stem)
 
 
-def _apply_weights(model: paddle.nn.Layer, weights: Any, source: str) -> None:
+def apply_weights(model: paddle.nn.Layer, weights: Any, source: str) -> None:
     """Put weights into a model after checking names and shapes.
 
     Raises:
@@ -435,7 +438,7 @@ def load_checkpoint(
     weights = load_file(online) if online else files.load(".pdparams")
     saved_optimizer = files.load(".pdopt")
     states = files.load(".pdstates")
-    _apply_weights(model, weights, online or f"{path}.pdparams")
+    apply_weights(model, weights, online or f"{path}.pdparams")
     table = weights.get(_NAME_TABLE, {})
     _apply_optimizer(optimizer, saved_optimizer, table, model, f"{path}.pdopt")
     if grad_scaler is not None:
@@ -465,8 +468,36 @@ def _choose(candidates: List[str], what: str, folder: str) -> str:
     return candidates[0]
 
 
+def _is_torch(path: str) -> bool:
+    return path.endswith(torch_checkpoint.SUFFIXES)
+
+
+def load_torch_weights(
+    model: paddle.nn.Layer, path: str, key: Optional[str] = None
+) -> Dict[str, np.ndarray]:
+    """Read a file of PyTorch with the names and layouts of a Paddle model.
+
+    Args:
+        model: Tells which weights belong to linear layers; it is not changed.
+        path: The file.
+        key: Entry of the file; see :func:`ppmat.utils.torch_checkpoint.load`.
+
+    Raises:
+        CheckpointError: The file cannot be read or holds no weights.
+    """
+    layers = model.sublayers(include_self=True)
+    linear = {id(at.weight) for at in layers if isinstance(at, paddle.nn.Linear)}
+    names = [name for name, value in model.state_dict().items() if id(value) in linear]
+    try:
+        return torch_checkpoint.to_paddle(torch_checkpoint.load(path, key), names)
+    except torch_checkpoint.TorchCheckpointError as error:
+        raise CheckpointError(str(error)) from error
+
+
 def find_weights(folder: str, weights_name: Optional[str] = None) -> str:
     """Return the weight file of a folder: best, latest, last epoch, or the only one.
+
+    A PyTorch file is taken if there is no ``.pdparams`` and it is the only one.
 
     Raises:
         CheckpointError: None, or several that are equally good.
@@ -479,7 +510,7 @@ def find_weights(folder: str, weights_name: Optional[str] = None) -> str:
             names += os.listdir(os.path.join(root, commit))
         dirs[:] = sorted(d for d in dirs if not d.startswith("."))
         for name in sorted(set(names)):
-            if name.endswith(".pdparams"):
+            if name.endswith((".pdparams", *torch_checkpoint.SUFFIXES)):
                 found.setdefault(name, []).append(os.path.join(root, name))
     if weights_name is not None:
         if weights_name not in found:
@@ -488,15 +519,21 @@ def find_weights(folder: str, weights_name: Optional[str] = None) -> str:
                 f"{', '.join(sorted(found)) or 'none'}"
             )
         return _choose(found[weights_name], f"files named {weights_name}", folder)
-    plain = [n for n in found if not n.endswith(_DERIVED)]
+    foreign = [path for n in found if _is_torch(n) for path in found[n]]
+    plain = [n for n in found if not n.endswith(_DERIVED) and not _is_torch(n)]
     epochs = [n for n in plain if re.fullmatch(r"epoch_\d+\.pdparams", n)]
     epochs.sort(key=lambda n: -int(re.findall(r"\d+", n)[0]))
     for name in ("best.pdparams", "latest.pdparams", *epochs):
         if name in found:
             return _choose(found[name], f"files named {name}", folder)
     others = [path for name in plain for path in found[name]]
+    if not others and foreign:
+        return _choose(foreign, "PyTorch files and no .pdparams", folder)
     if not others:
-        raise CheckpointError(f"no weight file (*.pdparams) below {folder}")
+        raise CheckpointError(
+            f"no weight file (*.pdparams, or *{', *'.join(torch_checkpoint.SUFFIXES)} "
+            f"of PyTorch) below {folder}"
+        )
     return _choose(others, "weight files, none called best, latest or epoch_N", folder)
 
 
@@ -509,9 +546,10 @@ def load_pretrain(
 
     Args:
         model: Receives the weights.
-        path: A ``.pdparams`` file (the suffix may be left out), a folder (best >
-            latest > last epoch > the only file, looked for in sub-folders too), or
-            the address of an archive with one of these.
+        path: A ``.pdparams`` file (the suffix may be left out), a file of PyTorch
+            (``.pth``, ``.pt``, ``.pth.tar``, ``.bin``), a folder (best > latest >
+            last epoch > the only file, looked for in sub-folders too), or the address
+            of an archive or file of these.
         weights_name: File to take from the folder or archive.
 
     Raises:
@@ -519,17 +557,25 @@ def load_pretrain(
             of another model.
     """
     if download.is_url(path):
-        path = download.get_weights_path_from_url(path)
+        if _is_torch(path):  # .pth.tar is no archive
+            home = download.WEIGHTS_HOME
+            path = download.get_path_from_url(path, home, decompress=False)
+        else:
+            path = download.get_weights_path_from_url(path)
     path = os.fspath(path)
     if os.path.isdir(path):
         path = find_weights(path, weights_name)
+    if _is_torch(path):
+        apply_weights(model, load_torch_weights(model, path), path)
+        logger.message(f"Loaded weights {path}")
+        return
     if not path.endswith(".pdparams"):
         path += ".pdparams"
     files = _set_of(path)
     file = files.find(os.path.basename(path))
     if file is None:
         raise CheckpointError(f"weights {path} do not exist")
-    _apply_weights(model, load_file(file), path)
+    apply_weights(model, load_file(file), path)
     logger.message(f"Loaded weights {path}")
 
 

@@ -207,18 +207,17 @@ _USUAL_PICKLES = re.compile(
 ).match
 
 
-def _read_legacy_head(raw: bytes, budget: Budget) -> int:
+def read_legacy_head(raw: Any, budget: Budget) -> int:
+    """Check magic number, protocol and system of a legacy stream; return their end."""
     magic, pos = load_one(raw, {}, 0, budget=budget)
     if type(magic) is not int or magic != _MAGIC:
-        raise RestrictedPickleError(
-            "a storage does not start with torch's magic number"
-        )
+        raise RestrictedPickleError("a stream does not start with torch's magic number")
     version, pos = load_one(raw, {}, pos, budget=budget)
     if type(version) is not int or version != _PROTOCOL:
-        raise RestrictedPickleError("a storage is not of torch.save protocol 1001")
+        raise RestrictedPickleError("a stream is not of torch.save protocol 1001")
     system, pos = load_one(raw, {}, pos, budget=budget)
     if type(system) is not dict or system.get("little_endian") is not True:
-        raise RestrictedPickleError("a storage was written on a big-endian machine")
+        raise RestrictedPickleError("a stream was written on a big-endian machine")
     return pos
 
 
@@ -238,7 +237,7 @@ def load_legacy_storage(budget: Budget, raw: Any) -> Storage:
     if raw.startswith(LEGACY_HEAD):
         pos = len(LEGACY_HEAD)
     else:
-        pos = _read_legacy_head(raw, budget)
+        pos = read_legacy_head(raw, budget)
     match = _USUAL_PICKLES(raw, pos)
     key = match["key"] if match else b""
     if match and match["key_again"] == key and key[1] == len(key) - 5:
