@@ -168,10 +168,12 @@ def _similarities(
     positions = (height - win_size + 1) * (width - win_size + 1)
     scores = np.zeros((count, channels))
     for index in np.ndindex(count, channels):
-        for strip in _similarity(pred[index], label[index], band, *constants):
-            if nonnegative_ssim:
-                strip = np.maximum(strip, 0.0)
-            scores[index] += strip.sum() / positions
+        # An infinite pixel makes the score NaN, which tells enough.
+        with np.errstate(invalid="ignore"):
+            for strip in _similarity(pred[index], label[index], band, *constants):
+                if nonnegative_ssim:
+                    strip = np.maximum(strip, 0.0)
+                scores[index] += strip.sum() / positions
     return scores.mean(axis=1)
 
 
