@@ -46,6 +46,10 @@ CORE = [
     "tqdm>=4.66.3",
     "ase>=3.26",
     "matplotlib>=3.8",
+    # Microscope images: PNG, TIFF, MRC.
+    "pillow>=11.0",
+    "tifffile>=2024.8.30",
+    "mrcfile>=1.5.3",
 ]
 
 setup(
@@ -71,6 +75,9 @@ setup(
         ],
         "dev": ["ruff==0.17.5", "pre-commit>=4"],
         "generator": ["fairchem-data-oc==0.0.1"],
+        # GPL (RosettaSciIO: dm3, dm4, emd, ser, hspy), so never a core dependency;
+        # imagecodecs for compressed TIFF.
+        "stem": ["rosettasciio[hdf5]>=0.9", "imagecodecs>=2024.9.22"],
     },
     classifiers=[
         "Development Status :: 4 - Beta",

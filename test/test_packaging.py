@@ -83,9 +83,13 @@ def test_metadata(built):
         "tqdm",
         "ase",
         "matplotlib",
+        "pillow",
+        "tifffile",
+        "mrcfile",
     }
     assert all(">=" in r for r in requirements if "extra ==" not in r)
-    assert {"cpu", "test", "dev", "generator"} == set(meta.get_all("Provides-Extra"))
+    extras = {"cpu", "test", "dev", "generator", "stem"}
+    assert extras == set(meta.get_all("Provides-Extra"))
 
 
 def test_wheel_holds_every_module_of_ppmat_and_nothing_else(built):

@@ -1,0 +1,171 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Microscope images on the disk: pixel size, units and metadata stay with the pixels.
+
+Read: PNG, TIFF, npy, MRC, and through RosettaSciIO (``pip install 'ppmat[stem]'``)
+DigitalMicrograph 3 and 4, EMD (Velox, Berkeley), TIA ``.ser`` and HyperSpy ``.hspy``.
+What a file is, is told from its first bytes, not from its name.
+
+Written: TIFF as ImageJ has it, npy, MRC, and ``.hspy`` through RosettaSciIO.
+
+Values stay as they are stored: nothing is scaled, clipped or brought to 8 bits.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Callable
+from typing import Dict
+from typing import Optional
+from typing import Union
+
+import numpy as np
+
+from ppmat.datasets import micrograph_readers
+from ppmat.datasets.micrograph_base import ImageFormatError
+from ppmat.datasets.micrograph_base import Micrograph
+from ppmat.datasets.micrograph_base import check_array
+from ppmat.datasets.micrograph_tiff import read_tiff
+from ppmat.datasets.micrograph_writers import check_writable
+from ppmat.datasets.micrograph_writers import write_micrograph
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "ImageFormatError",
+    "Micrograph",
+    "check_writable",
+    "image_from",
+    "read_micrograph",
+    "write_micrograph",
+]
+
+# File names that may be images, in small letters; reading goes by content.
+IMAGE_SUFFIXES = (
+    ".png",
+    ".tif",
+    ".tiff",
+    ".npy",
+    ".mrc",
+    ".dm3",
+    ".dm4",
+    ".emd",
+    ".ser",
+    ".hspy",
+)
+
+_READERS: Dict[str, Callable[[str, Optional[int]], Micrograph]] = {
+    "png": micrograph_readers.read_png,
+    "tiff": read_tiff,
+    "npy": micrograph_readers.read_npy,
+    "mrc": micrograph_readers.read_mrc,
+    **{
+        kind: functools.partial(micrograph_readers.read_rosettasciio, kind)
+        for kind in ("dm", "emd", "hspy", "ser")
+    },
+}
+_BEGINNINGS = {
+    b"\x89PNG\r\n\x1a\n": "png",
+    b"II*\0": "tiff",
+    b"MM\0*": "tiff",
+    b"II+\0": "tiff",
+    b"MM\0+": "tiff",
+    b"\x93NUMPY": "npy",
+    b"\0\0\0\x03": "dm",
+    b"\0\0\0\x04": "dm",
+    b"II\x97\x01": "ser",
+    b"\x89HDF\r\n\x1a\n": "hdf5",
+}
+_REFUSED = {
+    b"\xff\xd8\xff": "is a JPEG picture, whose compression has changed the grey values",
+    b"BM": "is a BMP picture",
+    b"GIF8": "is a GIF picture",
+    b"PK\x03\x04": "is a zip archive (npz?)",
+    b"%PDF": "is a PDF document",
+}
+_HEAD = 212  # bytes; MRC has its name at 208
+
+
+def read_micrograph(
+    path: Union[str, os.PathLike], index: Optional[int] = None
+) -> Micrograph:
+    """Read an image or a stack of images with all its file says of it.
+
+    Args:
+        path: The file.
+        index: Which image, from 0, of a file that holds several (a Velox EMD file with
+            HAADF and BF).
+
+    Returns:
+        The image; ``data`` [..., H, W] in the file's type.
+
+    Raises:
+        ImageFormatError: The file is no image that can be read completely, or what it
+            holds is not one grey value per pixel.
+        OSError: There is no such file, or it may not be read.
+    """
+    path = os.fspath(path)
+    image = _READERS[_kind(path)](path, index)
+    image.data = check_array(image.data, path)
+    return image
+
+
+def image_from(image: Micrograph) -> np.ndarray:
+    """Return the one image [H, W] of a micrograph.
+
+    Raises:
+        ImageFormatError: It is a stack.
+    """
+    data = image.data
+    if any(size != 1 for size in data.shape[:-2]):
+        raise ImageFormatError(
+            f"{image.path}: is a stack of shape {data.shape}; wanted one image [H, W]. "
+            "Save its images as single files, or their mean"
+        )
+    return data.reshape(data.shape[-2:])
+
+
+def _kind(path: str) -> str:
+    """Tell what a file is from its first bytes."""
+    if os.path.isdir(path):
+        raise ImageFormatError(f"{path}: is a folder; wanted an image file")
+    with open(path, "rb") as file:
+        head = file.read(_HEAD)
+    if not head:
+        raise ImageFormatError(f"{path}: the file is empty")
+    for beginning, reason in _REFUSED.items():
+        if head.startswith(beginning):
+            raise ImageFormatError(
+                f"{path}: {reason}; export the image as TIFF, or save the array with "
+                "numpy.save"
+            )
+    suffix = os.path.splitext(path)[1].lower()
+    found = [kind for start, kind in _BEGINNINGS.items() if head.startswith(start)]
+    if head[208:212] == b"MAP ":
+        return "mrc"
+    if found == ["hdf5"]:
+        if suffix in (".emd", ".hspy"):
+            return suffix[1:]
+        raise ImageFormatError(
+            f"{path}: is an HDF5 file, and these are read as .emd or .hspy only; give "
+            "it the name it had"
+        )
+    if not found:
+        raise ImageFormatError(
+            f"{path}: is none of PNG, TIFF, npy, MRC, DM3, DM4, EMD, SER, HSPY "
+            f"(it begins with {head[:8]!r})"
+        )
+    return found[0]

@@ -1,0 +1,327 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Writing of microscope images: TIFF as ImageJ has it, npy, MRC, HyperSpy's hspy."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+from typing import Dict
+from typing import Optional
+from typing import Tuple
+
+import numpy as np
+
+from ppmat.datasets.micrograph_base import ImageFormatError
+from ppmat.datasets.micrograph_base import PathLike
+from ppmat.datasets.micrograph_base import check_array
+from ppmat.datasets.micrograph_base import clean_units
+from ppmat.datasets.micrograph_base import convert_pixel_size
+from ppmat.datasets.micrograph_base import jsonable
+from ppmat.datasets.micrograph_base import replacing
+from ppmat.datasets.micrograph_readers import rosettasciio_plugin
+from ppmat.datasets.micrograph_tiff import OWN_KEY
+from ppmat.utils import logger
+
+PixelSize = Optional[Tuple[float, float]]
+
+# What each format can hold: TIFF what ImageJ reads, MRC what its standard has.
+_TYPES = {
+    ".tif": ("float32", "uint8", "uint16"),
+    ".tiff": ("float32", "uint8", "uint16"),
+    ".mrc": ("float32", "float16", "int8", "int16", "uint16"),
+    ".npy": None,
+    ".hspy": None,
+}
+_LARGEST_TIFF = (1 << 32) - (1 << 24)  # bytes; 4 GB less room for the tags
+# ImageJ writes ASCII; these two it understands (micron) or shows (angstrom).
+_ASCII_UNITS = {"µm": "micron", "Å": "angstrom"}
+# Pixels per unit that a TIFF rational holds with nine digits.
+_RESOLUTIONS = (1e-4, 1e6)
+
+
+def check_writable(
+    path: PathLike,
+    pixel_size: PixelSize = None,
+    units: Optional[str] = None,
+    dtype: Any = "float32",
+) -> None:
+    """Raise what :func:`write_micrograph` would raise before it has the pixels.
+
+    Raises:
+        ImageFormatError: The format is not written here, cannot keep the type or the
+            pixel size, or needs a package that is not installed.
+        OSError: The folder does not exist or cannot be written to.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in _TYPES:
+        raise ImageFormatError(
+            f"{path}: {suffix or 'a name without suffix'} is not written here; wanted "
+            f"one of {', '.join(_TYPES)}"
+        )
+    name = np.dtype(dtype).name
+    legal = _TYPES[suffix]
+    if np.dtype(dtype).kind not in "iuf" or (legal and name not in legal):
+        raise ImageFormatError(
+            f"{path}: {name} is not written to {suffix}; wanted "
+            f"{' or '.join(legal or ('an integer', 'float type'))}"
+        )
+    if pixel_size is not None:
+        _check_pixel_size(path, suffix, pixel_size, units)
+    if suffix == ".hspy":
+        rosettasciio_plugin("hspy", str(path))
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; wanted the name of a file")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path}: the folder {path.parent} does not exist")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise PermissionError(f"{path}: no permission to write into {path.parent}")
+
+
+def write_micrograph(
+    path: PathLike,
+    data: np.ndarray,
+    pixel_size: PixelSize = None,
+    units: Optional[str] = None,
+    metadata: Optional[Dict[str, Any]] = None,
+    dtype: Any = "float32",
+) -> None:
+    """Write an image or stack; the file appears complete or not at all.
+
+    ============  ==================================================================
+    ``.tif``      pixel size and units as ImageJ, DigitalMicrograph and HyperSpy look
+                  for them; metadata as JSON in ImageJ's "Info"
+    ``.npy``      the array alone
+    ``.mrc``      pixel size, in Å; no metadata, at most one leading axis
+    ``.hspy``     pixel size, units; metadata as HyperSpy's ``original_metadata``
+    ============  ==================================================================
+
+    Args:
+        path: The file; an older one is replaced.
+        data: [..., H, W].
+        pixel_size: (y, x) in ``units``.
+        units: Units of length if the format is MRC.
+        metadata: Values that ``jsonable`` of ``micrograph_base`` takes.
+        dtype: Type of the file. An integer type rounds to the nearest integer; values
+            beyond its range become its smallest or largest, and the log says how many.
+
+    Raises:
+        ImageFormatError: The format cannot keep what is to be written.
+        OSError: The file cannot be written; an older one is still there.
+    """
+    path = Path(path)
+    check_writable(path, pixel_size, units, dtype)
+    data = _as_type(check_array(np.asarray(data), str(path)), np.dtype(dtype), path)
+    if pixel_size is not None:
+        pixel_size = (float(pixel_size[0]), float(pixel_size[1]))
+    write = {
+        ".tif": _write_tiff,
+        ".tiff": _write_tiff,
+        ".npy": _write_npy,
+        ".mrc": _write_mrc,
+        ".hspy": _write_hspy,
+    }[path.suffix.lower()]
+    with replacing(path) as temporary:
+        write(temporary, data, pixel_size, clean_units(units), jsonable(metadata or {}))
+
+
+def _check_pixel_size(
+    path: Path, suffix: str, pixel_size: PixelSize, units: Optional[str]
+) -> None:
+    sizes = np.asarray(pixel_size, dtype=float)
+    if sizes.shape != (2,) or not (np.isfinite(sizes) & (sizes > 0)).all():
+        raise ImageFormatError(
+            f"{path}: the pixel size is {pixel_size!r}; wanted two positive numbers, "
+            "(y, x)"
+        )
+    if suffix == ".mrc" and convert_pixel_size(pixel_size, units, "Å") is None:
+        raise ImageFormatError(
+            f"{path}: MRC keeps pixel sizes in Å, and {pixel_size} {units!r} is no "
+            "length; write .tif or .hspy"
+        )
+
+
+def _as_type(data: np.ndarray, dtype: np.dtype, path: Path) -> np.ndarray:
+    if data.dtype == dtype:
+        return np.ascontiguousarray(data)
+    if dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            cast = data.astype(dtype)
+        too_large = int((np.isinf(cast) & np.isfinite(data)).sum())
+        if too_large:
+            raise ImageFormatError(
+                f"{path}: {too_large} values are too large for {dtype}; scale the "
+                "image or choose another type"
+            )
+        exact = 1 << (np.finfo(dtype).nmant + 1)
+        if data.dtype.kind in "iu" and np.abs(data.astype(np.float64)).max() > exact:
+            logger.warning(
+                f"{path}: integers beyond {exact} are rounded by {dtype}; an integer "
+                "type, or float64 in .npy and .hspy, keeps them"
+            )
+        return cast
+    if data.dtype.kind == "f" and not np.isfinite(data).all():
+        raise ImageFormatError(
+            f"{path}: {int((~np.isfinite(data)).sum())} pixels are NaN or infinite, "
+            f"which {dtype} does not know; write float32"
+        )
+    limits = np.iinfo(dtype)
+    # Compared as Python numbers: the limits of 64 bits are no floats.
+    values = np.rint(data) if data.dtype.kind == "f" else data
+    low, high = values < limits.min, values > limits.max
+    beyond = int(low.sum() + high.sum())
+    if beyond:
+        logger.warning(
+            f"{path}: {beyond} of {data.size} pixels are beyond {dtype} and become its "
+            f"limits {limits.min} and {limits.max}"
+        )
+    inside = np.where(low | high, 0, values).astype(dtype)
+    inside[low] = limits.min
+    inside[high] = limits.max
+    return inside
+
+
+def _write_tiff(
+    path: Path,
+    data: np.ndarray,
+    pixel_size: PixelSize,
+    units: Optional[str],
+    metadata: Dict[str, Any],
+) -> None:
+    import tifffile
+
+    if data.nbytes > _LARGEST_TIFF:
+        raise ImageFormatError(
+            f"{path.name}: {data.nbytes / 1e9:.1f} GB, and TIFF holds less than 4; "
+            "write .npy or .hspy"
+        )
+    own = {"shape": list(data.shape), "metadata": metadata}
+    frames = data.reshape(-1, *data.shape[-2:]) if data.ndim > 2 else data
+    details = {
+        "axes": "TYX" if data.ndim > 2 else "YX",
+        "Info": json.dumps({OWN_KEY: own}),
+    }
+    options: Dict[str, Any] = {}
+    if pixel_size is not None:
+        pixel_size, units = _fit_for_rationals(path, pixel_size, units)
+        options["resolution"] = (1 / pixel_size[1], 1 / pixel_size[0])
+        options["extratags"] = _digital_micrograph_tags(pixel_size, units)
+        if units is not None:
+            details["unit"] = _ascii(_ASCII_UNITS.get(units, units))
+    tifffile.imwrite(path, frames, imagej=True, metadata=details, **options)
+
+
+def _fit_for_rationals(
+    path: Path, pixel_size: Tuple[float, float], units: Optional[str]
+) -> Tuple[Tuple[float, float], Optional[str]]:
+    """Return the pixel size in units that the resolution tags hold exactly enough."""
+    candidates = [(pixel_size, units)]
+    for wanted in ("nm", "pm", "µm"):
+        candidates.append((convert_pixel_size(pixel_size, units, wanted), wanted))
+    low, high = _RESOLUTIONS
+    for sizes, unit in candidates:
+        if sizes is not None and all(low <= 1 / size <= high for size in sizes):
+            return sizes, unit
+    raise ImageFormatError(
+        f"{path.name}: a pixel size of {pixel_size} {units!r} does not fit into the "
+        "tags of a TIFF file; give it in nm"
+    )
+
+
+def _ascii(text: str) -> str:
+    return text.encode("ascii", "backslashreplace").decode()
+
+
+def _digital_micrograph_tags(
+    pixel_size: Tuple[float, float], units: Optional[str]
+) -> list:
+    y, x = pixel_size
+    tags = [(65009, "d", 1, x, True), (65010, "d", 1, y, True)]
+    if units is not None:
+        text = units.encode("latin-1", "replace")
+        tags += [(code, "s", 0, text, True) for code in (65003, 65004)]
+    return sorted(tags)
+
+
+def _write_npy(path: Path, data: np.ndarray, *_: Any) -> None:
+    with open(path, "wb") as file:
+        np.save(file, data, allow_pickle=False)
+
+
+def _write_mrc(
+    path: Path,
+    data: np.ndarray,
+    pixel_size: PixelSize,
+    units: Optional[str],
+    metadata: Dict[str, Any],
+) -> None:
+    import mrcfile
+
+    if data.ndim > 3:
+        raise ImageFormatError(
+            f"{path.name}: MRC holds images and stacks, not the shape {data.shape}; "
+            "write .npy, .tif or .hspy"
+        )
+    with mrcfile.new(path, overwrite=True) as file:
+        file.set_data(data)
+        if data.ndim == 3:
+            file.set_image_stack()
+        if pixel_size is not None:
+            y, x = convert_pixel_size(pixel_size, units, "Å")
+            file.voxel_size = (x, y, 1.0)
+
+
+def _write_hspy(
+    path: Path,
+    data: np.ndarray,
+    pixel_size: PixelSize,
+    units: Optional[str],
+    metadata: Dict[str, Any],
+) -> None:
+    leading = data.ndim - 2
+    axes = [
+        {
+            "name": name,
+            "size": size,
+            "scale": 1.0,
+            "offset": 0.0,
+            "units": None,
+            "navigate": position < leading,
+            "index_in_array": position,
+        }
+        for position, (name, size) in enumerate(
+            zip([*(f"axis {i}" for i in range(leading)), "y", "x"], data.shape)
+        )
+    ]
+    if pixel_size is not None:
+        for axis, size in zip(axes[-2:], pixel_size):
+            axis.update(scale=size, units=units)
+    signal = {
+        "data": data,
+        "axes": axes,
+        "metadata": {"General": {"title": ""}, "Signal": {"signal_type": ""}},
+        "original_metadata": metadata,
+        "attributes": {"_lazy": False},
+        "package_info": {"package": "", "package_version": ""},
+        "tmp_parameters": {},
+        "learning_results": {},
+        "models": {},
+    }
+    plugin = rosettasciio_plugin("hspy", str(path))
+    plugin.file_writer(str(path), signal, show_progressbar=False)
