@@ -13,7 +13,7 @@
 # limitations under the License.
 
 
-"""Predictors: a trained model and its configuration, applied to structures.
+"""Predictors: a trained model and its configuration, applied to structures or images.
 
 Names are looked up at first use: the command sets the number of threads, which must
 happen before Paddle is imported.
@@ -25,6 +25,7 @@ _NAMES = {
     "BasePredictor": "base",
     "PropertyPredictor": "property_predictor",
     "PropertyTable": "table",
+    "enhance": "enhancement",
 }
 
 __all__ = list(_NAMES)
