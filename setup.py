@@ -77,7 +77,7 @@ setup(
         "generator": ["fairchem-data-oc==0.0.1"],
         # GPL (RosettaSciIO: dm3, dm4, emd, ser, hspy), so never a core dependency;
         # imagecodecs for compressed TIFF.
-        "stem": ["rosettasciio[hdf5]>=0.9", "imagecodecs>=2024.9.22"],
+        "stem": ["rosettasciio[hdf5]>=0.9", "imagecodecs>=2024.12.30"],
     },
     classifiers=[
         "Development Status :: 4 - Beta",
