@@ -28,7 +28,9 @@ of its protocol says nothing:
 
 SSIM is that of Wang et al. (2004) as the authors' tool computes it: Gaussian window,
 positions where it fits wholly into the image only. All arithmetic is in float64 on the
-host: no gradient flows through it.
+host: no gradient flows through it. The authors' tool has float32, whose rounding is
+seen where images are flat and bright: on a constant image of 200 it is 3e-4 of SSIM
+(results above 1 occur), on images of a lattice of the order of 1e-5.
 """
 
 from __future__ import annotations
