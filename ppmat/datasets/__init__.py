@@ -54,6 +54,7 @@ from ppmat.datasets.collate_fn import DefaultCollator
 from ppmat.datasets.loader import Loader
 from ppmat.datasets.loader import WorkerInit
 from ppmat.datasets.oc20_is2re_dataset import OC20IS2REDataset
+from ppmat.datasets.sfin_dataset import SFINDataset
 from ppmat.datasets.transform import build_transforms
 from ppmat.utils import logger
 from ppmat.utils.registry import CLASS_KEY
@@ -69,11 +70,12 @@ __all__ = [
     "BatchSampler",
     "DistributedBatchSampler",
     "OC20IS2REDataset",
+    "SFINDataset",
     "build_dataloader",
     "set_build_sample",
 ]
 
-DATASETS = Registry("data set", [OC20IS2REDataset])
+DATASETS = Registry("data set", [OC20IS2REDataset, SFINDataset])
 COLLATORS = Registry("collator", [DefaultCollator])
 SAMPLERS = Registry("batch sampler", [BatchSampler, DistributedBatchSampler])
 

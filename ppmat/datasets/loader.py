@@ -44,7 +44,7 @@ _PARENT_CHECK = 1.0  # seconds
 
 
 class Loader(io.DataLoader):
-    """``paddle.io.DataLoader`` that differs in three points.
+    """``paddle.io.DataLoader`` that differs in four points.
 
     - Without workers a batch is made when it is asked for. Paddle makes it in a
       thread, ahead of time: random draws of the data set and of the training mix in
@@ -54,6 +54,9 @@ class Loader(io.DataLoader):
       memory" when one comes through shared memory; isolated atoms have no edges.
     - Ctrl-C and a batch system signal the whole process group; workers leave that to
       their parent, which still has to finish a step and write a checkpoint.
+    - A data set that has ``set_epoch`` is told the epoch of the batch sampler, so that
+      its random draws can be a function of seed, epoch and index. (Persistent workers
+      keep the epoch of their start.)
     """
 
     def __init__(
@@ -71,6 +74,8 @@ class Loader(io.DataLoader):
         )
 
     def __iter__(self) -> Iterator[Any]:
+        if hasattr(self.dataset, "set_epoch"):
+            self.dataset.set_epoch(self.batch_sampler.epoch)
         if self.num_workers == 0:
             for indices in self.batch_sampler:
                 samples = [self.dataset[i] for i in indices]

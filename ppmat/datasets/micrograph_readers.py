@@ -27,6 +27,7 @@ from typing import Any
 from typing import Dict
 from typing import List
 from typing import Optional
+from typing import Tuple
 
 import numpy as np
 
@@ -212,32 +213,35 @@ def read_rosettasciio(kind: str, path: str, index: Optional[int]) -> Micrograph:
             f"{path}: cannot be read by RosettaSciIO ({plugin.__name__}), damaged or "
             f"truncated: {type(error).__name__}: {error}"
         ) from error
-    images = [signal for signal in signals if len(_signal_axes(signal)) == 2]
+    images = [signal for signal in signals if len(_axes(signal)[1]) >= 2]
     if signals and not images:
         raise ImageFormatError(
             f"{path}: holds {len(signals)} data sets but no image (spectra only)"
         )
     names = [f"{_title(signal)!r} {np.shape(signal['data'])}" for signal in images]
     signal = images[choose(path, names, index)]
-    y, x = _signal_axes(signal)
-    others = [axis for axis in signal["axes"] if axis.get("navigate")]
-    order = [axis["index_in_array"] for axis in (*others, y, x)]
-    data = np.transpose(np.asarray(signal["data"]), order)
+    leading, (*more, y, x) = _axes(signal)
+    axes = [*leading, *more, y, x]
+    data = np.asarray(signal["data"])
+    data = data.transpose([axis["index_in_array"] for axis in axes])
     pixel_size, units = calibration(
         (y.get("scale"), x.get("scale")), (y.get("units"), x.get("units"))
     )
     metadata = {
         "format": plugin.__name__.rpartition(".")[2],
-        "axes": [*others, y, x],
+        "axes": axes,
         "metadata": signal.get("metadata", {}),
         "original_metadata": signal.get("original_metadata", {}),
     }
     return Micrograph(data, pixel_size, units, jsonable(metadata), path)
 
 
-def _signal_axes(signal: Dict[str, Any]) -> List[Dict[str, Any]]:
-    axes = [axis for axis in signal["axes"] if not axis.get("navigate")]
-    return sorted(axes, key=lambda axis: axis["index_in_array"])
+def _axes(signal: Dict[str, Any]) -> Tuple[List[Dict], List[Dict]]:
+    """Return the axes to step along and those of one image, in the array's order."""
+    axes = [{"index_in_array": i, **axis} for i, axis in enumerate(signal["axes"])]
+    axes.sort(key=lambda axis: axis["index_in_array"])
+    stepped = [axis for axis in axes if axis.get("navigate")]
+    return stepped, [axis for axis in axes if not axis.get("navigate")]
 
 
 def _title(signal: Dict[str, Any]) -> str:
