@@ -25,6 +25,7 @@ _NAMES = {
     "BasePredictor": "base",
     "PropertyPredictor": "property_predictor",
     "PropertyTable": "table",
+    "SpectrumPredictor": "spectrum_predictor",
     "enhance": "enhancement",
 }
 

@@ -192,10 +192,8 @@ def enhance_image(
         raise ValueError(f"dtype is {dtype!r}; wanted None or 'same'")
     if not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size is {batch_size!r}, wanted a whole number > 0")
-    scaling = _check_scaling(tiles.scaling if scaling is None else scaling)
-    if overlap is None:
-        overlap = tiles.overlap if tile_size is None else tile_size // 4
-    tile_size = tiles.tile_size if tile_size is None else tile_size
+    scaling = check_scaling(tiles.scaling if scaling is None else scaling)
+    tile_size, overlap = choose_tiles(tiles, tile_size, overlap)
     height, width = data.shape[-2:]
     plan = plan_tiles(height, width, tile_size, overlap)
     run = tiles.runner(*plan.tile)
@@ -416,8 +414,22 @@ def _check_array(data: Any) -> None:
         )
 
 
-def _check_scaling(scaling: Any) -> Scaling:
-    if scaling in ("robust", "grey"):
+def choose_tiles(
+    model: Any, tile_size: Optional[int], overlap: Optional[int]
+) -> Tuple[int, int]:
+    """Return both as given, or else the model's own, or a quarter of a tile."""
+    if overlap is None:
+        overlap = model.overlap if tile_size is None else tile_size // 4
+    return model.tile_size if tile_size is None else tile_size, overlap
+
+
+def check_scaling(scaling: Any) -> Scaling:
+    """Return a scaling as :func:`enhance_image` takes it.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if isinstance(scaling, str) and scaling in ("robust", "grey"):
         return scaling
     if isinstance(scaling, (tuple, list)) and len(scaling) == 2:
         offset, scale = (float(v) for v in scaling)

@@ -33,8 +33,9 @@ OVERLAP = 64
 class TileModel:
     """Tiles through a network.
 
-    On a CPU the network runs as a compiled program for one size of tile, kept for the
-    next tile and the next process; elsewhere as it is, without gradients.
+    On a CPU an SFIN runs as a compiled program for one size of tile, kept for the next
+    tile and the next process (a tenth of the time). On other devices, and for networks
+    of another class, what runs is the network as it is, without gradients.
 
     Args:
         network: The network in evaluation mode.
@@ -66,7 +67,9 @@ class TileModel:
         if size not in self._programs:
             import paddle
 
-            if paddle.get_device() == "cpu":
+            from ppmat.models.sfin.sfin import SFIN
+
+            if paddle.get_device() == "cpu" and isinstance(self.network, SFIN):
                 from ppmat.predictor.static_program import StaticProgram
 
                 self._programs[size] = StaticProgram(self.network, height, width)

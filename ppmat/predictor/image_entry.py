@@ -1,0 +1,337 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""The predicting command of the task folder of images.
+
+Importing this module does not import Paddle: the number of threads has to be set
+before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import Any
+from typing import Dict
+from typing import List
+from typing import Mapping
+from typing import Optional
+from typing import Sequence
+
+import numpy as np
+
+from ppmat.utils import logger
+from ppmat.utils.command_line import EXIT_BAD_INPUT
+from ppmat.utils.command_line import EXIT_SOME_LEFT_OUT
+from ppmat.utils.command_line import announce_task_config
+from ppmat.utils.command_line import move_overrides
+from ppmat.utils.command_line import set_threads
+from ppmat.utils.config import save_config
+from ppmat.utils.registry import ConfigError
+from ppmat.utils.result_store import Column
+
+_EPILOG = """\
+Values keep their units; outputs are float32 with the pixel size of the input. The same
+command given again goes on where the last one stopped.
+Exit status: 0 done, 1 some files failed (they are listed), 2 bad input.
+
+examples:
+  predict.py --config_path=configs/sfin/sfin_haadf_enhance.yaml
+             --checkpoint_path=best.pdparams --input monday/*.dm4 --save_path=enhanced
+  predict.py --model_name=sfin_haadf_enhance --input image.tif --save_path=enhanced
+             --residual --ensemble
+  predict.py -c configs/sfin/sfin_smoke.yaml --split test
+"""
+_FLAGS = Column("flags", "flags")
+_FORMATS = ("tif", "npy", "hspy", "mrc")
+
+
+def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    """Return the options; KEY=VALUE arguments are gathered in ``overrides``."""
+    parser = argparse.ArgumentParser(
+        description="Enhance microscope images with a trained network.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--model_name", help="registered model; excludes --config_path")
+    add("--weights_name", help="file of the weights of a registered model")
+    add("-c", "--config_path", help="YAML of the model")
+    add("--checkpoint_path",
+        help="weights that belong to --config_path: .pdparams, or .pth of the "
+        "authors")  # fmt: skip
+    add("--device", help="cpu, gpu, gpu:0; Paddle's choice if not given")
+    add("--input", "--input_path", nargs="+", default=[], action="extend",
+        help="images (.tif, .npy, .png, .mrc, .dm3, .dm4, .emd, .ser, .hspy), folders, "
+        "patterns; FILE@INDEX picks one of several images")  # fmt: skip
+    add("--save_path", "--output_path", metavar="FOLDER", help="for the outputs")
+    add("--format", choices=_FORMATS, default="tif", help="of the outputs")
+    add("--residual", action="store_true",
+        help="also draw raw image, enhanced image and what was taken away")  # fmt: skip
+    add("--ensemble", action="store_true",
+        help="average over the four flips: four times the work")  # fmt: skip
+    add("--tile_size", type=int, help="pixels; default: Predict.tile_size, or 256")
+    add("--overlap", type=int, help="pixels; default: Predict.overlap, or 64")
+    add("--scaling", choices=("robust", "grey"),
+        help="robust: any intensities, by percentiles; grey: values are grey levels "
+        "0 to 255 as in training")  # fmt: skip
+    add("--batch_size", type=int, default=1, help="tiles at once")
+    add("--overwrite", action="store_true", help="redo and replace what is there")
+    add("--split", choices=("train", "val", "test"),
+        help="score the network on a split of the configuration's data set "
+        "instead")  # fmt: skip
+    add("overrides", nargs="*", metavar="KEY=VALUE", help="changes of the YAML")
+    args = parser.parse_intermixed_args(argv)
+    move_overrides(args, ("input",))
+    return args
+
+
+def main(task_dir: str, argv: Optional[Sequence[str]] = None) -> int:
+    """Run the command of a task folder; returns the exit status.
+
+    Args:
+        task_dir: Folder of the calling script.
+        argv: Command line without the program name; None takes ``sys.argv``.
+    """
+    set_threads()
+    args = parse_args(argv)
+    # Paddle is loaded from here on.
+    from ppmat.datasets.micrograph import ImageFormatError
+    from ppmat.utils.download import ArchiveError
+    from ppmat.utils.download import DownloadError
+    from ppmat.utils.result_store import StoredRunError
+    from ppmat.utils.save_load import CheckpointError
+
+    try:
+        return run(args, task_dir)
+    except (
+        ArchiveError,
+        CheckpointError,
+        ConfigError,
+        DownloadError,
+        FileNotFoundError,
+        ImageFormatError,
+        StoredRunError,
+    ) as error:
+        logger.error(f"{type(error).__name__}: {error}")
+        return EXIT_BAD_INPUT
+
+
+def run(args: argparse.Namespace, task_dir: str) -> int:
+    """Do what the options say; returns the exit status.
+
+    Raises:
+        ConfigError: Options that do not go together, and see ``SpectrumPredictor``.
+    """
+    from ppmat.predictor.image_store import find_images
+    from ppmat.predictor.image_store import make_folder
+    from ppmat.predictor.spectrum_predictor import SpectrumPredictor
+
+    _check_options(args)
+    # What is misspelt or cannot be written shows before the model is loaded.
+    if args.input:
+        find_images(args.input)
+    if args.save_path is not None:
+        make_folder(args.save_path)
+    if args.config_path is not None:
+        args.config_path = announce_task_config(args.config_path, task_dir)
+    predictor = SpectrumPredictor(
+        model_name=args.model_name,
+        weights_name=args.weights_name,
+        config_path=args.config_path,
+        checkpoint_path=args.checkpoint_path,
+        device=args.device,
+        config_overrides=args.overrides,
+    )
+    _check_tiles(args, predictor)
+    if args.split is not None:
+        return _score_split(predictor, args)
+    rows = predictor.iter_files(
+        args.input,
+        args.save_path,
+        format=args.format,
+        residual=args.residual,
+        overwrite=args.overwrite,
+        on_error="flag",
+        progress=sys.stderr.isatty(),
+        scaling=args.scaling,
+        tile_size=args.tile_size,
+        overlap=args.overlap,
+        ensemble=args.ensemble,
+        batch_size=args.batch_size,
+    )
+    return _show(rows)
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    if args.batch_size < 1:
+        raise ConfigError(f"--batch_size={args.batch_size}: wanted at least 1")
+    if bool(args.input) == (args.split is not None):
+        raise ConfigError("give --input with --save_path, or --split")
+    if args.input and args.save_path is None:
+        raise ConfigError("--save_path is missing: wanted a folder for the outputs")
+    if args.split is not None:
+        for name in ("residual", "overwrite", "scaling"):
+            if getattr(args, name):
+                raise ConfigError(
+                    f"--{name} goes with --input; --split scores grey values and "
+                    "writes no images"
+                )
+
+
+def _check_tiles(args: argparse.Namespace, predictor: Any) -> None:
+    from ppmat.predictor.enhancement import choose_tiles
+    from ppmat.predictor.tiling import plan_axis
+
+    tile, overlap = choose_tiles(predictor, args.tile_size, args.overlap)
+    try:
+        plan_axis(tile, tile, overlap)
+    except ValueError as error:
+        raise ConfigError(f"--tile_size, --overlap: {error}") from error
+
+
+def _show(rows: Any) -> int:
+    """Print a line for each file as it is done; returns the exit status."""
+    from ppmat.predictor.enhancement import FLAGS
+
+    seen: Dict[str, int] = {}
+    failed = done = 0
+    for row in rows:
+        if row["error"] is not None:
+            failed += 1
+            logger.error(f"failed: {row['error']}")
+        elif row["skipped"]:
+            done += 1
+            print(f"{row['output']}: is there already", flush=True)
+        else:
+            done += 1
+            flags = row["result"].flags
+            for name in flags:
+                seen[name] = seen.get(name, 0) + 1
+            text = f" [{_FLAGS.to_text(flags)}]" if flags else ""
+            print(f"{row['output']}: {_numbers(row['result'])}{text}", flush=True)
+    for name, count in seen.items():
+        print(f"flag {name} ({_count(count)}): {FLAGS[name]}", flush=True)
+    if not done:
+        logger.error("no file could be enhanced")
+        return EXIT_BAD_INPUT
+    if failed:
+        logger.error(f"failed: {_count(failed)}; the others are done")
+        return EXIT_SOME_LEFT_OUT
+    return 0
+
+
+def _numbers(result: Any) -> str:
+    """Return size and residual, of a stack the first frame's."""
+    shape = " x ".join(map(str, result.record["input"]["shape"]))
+    found = result.record["frames"][0]["residual"]
+    if found is None or found["slow_axis"][0] is None:
+        return f"{shape}, nothing was taken away"
+    lost = found["lost_contrast"]
+    return (
+        f"{shape}, residual std {found['std']:.4g}, correlation of lines "
+        f"{found['slow_axis'][0]:+.3f}, contrast lost "
+        f"{'-' if lost is None else format(lost, '+.3f')}"
+    )
+
+
+def _count(number: int) -> str:
+    return "1 file" if number == 1 else f"{number} files"
+
+
+# Splits of a data set -------------------------------------------------------------
+
+
+def _score_split(predictor: Any, args: argparse.Namespace) -> int:
+    """Score the network on grey values and print both protocols."""
+    from ppmat.datasets import DATASETS
+
+    where = f"Dataset.{args.split}.dataset"
+    block = (predictor.config.get("Dataset") or {}).get(args.split) or {}
+    if not block.get("dataset"):
+        raise ConfigError(f"--split={args.split}: the configuration has no {where}")
+    dataset = DATASETS.build(block["dataset"], where)
+    scores = score(
+        predictor,
+        dataset,
+        tile_size=args.tile_size,
+        overlap=args.overlap,
+        ensemble=args.ensemble,
+        batch_size=args.batch_size,
+    )
+    print(f"{args.split}, {len(dataset)} images, grey values 0 to 255")
+    print(_score_table(scores), flush=True)
+    if args.save_path is not None:
+        save_config(scores, os.path.join(args.save_path, f"metrics_{args.split}.yaml"))
+    return 0
+
+
+def score(
+    predictor: Any, dataset: Any, **options: Any
+) -> Dict[str, Dict[str, Dict[str, float]]]:
+    """Return PSNR [dB] and SSIM of inputs and outputs by both protocols.
+
+    Args:
+        predictor: A ``SpectrumPredictor``.
+        dataset: Samples with ``[1, H, W]`` grey values under the model's
+            ``input_name`` and ``target_name``.
+        **options: See ``enhance_image``; the scaling is ``"grey"``.
+    """
+    from ppmat.metrics.sfin_metric import PROTOCOLS
+    from ppmat.metrics.sfin_metric import SFINStreamingAdapter
+
+    source, target = predictor.model.input_name, predictor.target_name
+    metrics = {
+        name: {
+            protocol: SFINStreamingAdapter(
+                target, "image", "psnr", "ssim", protocol=protocol
+            )
+            for protocol in PROTOCOLS
+        }
+        for name in ("input", "output")
+    }
+    for number in range(len(dataset)):
+        sample = dataset[number]
+        raw, truth = (np.asarray(sample[name])[None] for name in (source, target))
+        clean = predictor.enhance(raw, scaling="grey", **options)
+        for name, image in (("input", raw), ("output", clean)):
+            for metric in metrics[name].values():
+                metric.update_step(
+                    result={"pred_dict": {"image": image}},
+                    batch={target: truth},
+                    stage="eval",
+                )
+    return {
+        name: {
+            protocol: {
+                k: float(v) for k, v in metric.compute_epoch(stage="eval").items()
+            }
+            for protocol, metric in of_name.items()
+        }
+        for name, of_name in metrics.items()
+    }
+
+
+def _score_table(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    from ppmat.metrics.sfin_metric import PROTOCOLS
+
+    lines: List[str] = [f"{'protocol':<8}  {'image':<6}  PSNR [dB]    SSIM"]
+    for protocol in PROTOCOLS:
+        for name, of_name in scores.items():
+            psnr, ssim = of_name[protocol]["psnr"], of_name[protocol]["ssim"]
+            lines.append(f"{protocol:<8}  {name:<6}  {psnr:9.3f}  {ssim:6.4f}")
+    lines += [f"{name}: {text}" for name, text in PROTOCOLS.items()]
+    return "\n".join(lines)

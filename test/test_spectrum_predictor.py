@@ -1,0 +1,356 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Images through a model: arrays, tensors, files, resumed runs, real networks."""
+
+import json
+import os
+from pathlib import Path
+
+import helpers_image
+import numpy as np
+import paddle
+import pytest
+from helpers_image import TILE
+from helpers_image import ToyImage
+from helpers_image import picture
+from helpers_image import toy
+from helpers_image import write_image_model
+from helpers_image import write_pictures
+
+from ppmat.datasets.micrograph import read_micrograph
+from ppmat.datasets.micrograph import write_micrograph
+from ppmat.models.sfin.sfin import SFIN
+from ppmat.predictor import SpectrumPredictor
+from ppmat.predictor import enhance
+from ppmat.predictor.image_store import ImageFile
+from ppmat.predictor.image_store import find_images
+from ppmat.predictor.image_store import output_names
+from ppmat.predictor.tile_model import TileModel
+from ppmat.utils.registry import ConfigError
+from ppmat.utils.result_store import StoredRunError
+
+
+@pytest.fixture
+def arguments(tmp_path):
+    ToyImage.calls.clear()
+    return write_image_model(tmp_path / "model")
+
+
+@pytest.fixture
+def predictor(arguments):
+    return SpectrumPredictor(**arguments, device="cpu")
+
+
+def expected(x, **options):
+    return enhance(x, toy, tile_size=TILE, overlap=4, **options)
+
+
+def test_arrays(predictor):
+    x = picture()
+    found = predictor.enhance(x)
+    np.testing.assert_allclose(found, expected(x), atol=1e-5)
+    assert all(shape == [1, 1, TILE, TILE] for shape in ToyImage.calls)
+    assert (predictor.tile_size, predictor.overlap, predictor.scaling) == (
+        TILE,
+        4,
+        "robust",
+    )
+    grey = 200 * x
+    found = enhance(grey, predictor, scaling="grey", batch_size=3, ensemble=True)
+    wanted = expected(grey, scaling="grey", ensemble=True)
+    np.testing.assert_allclose(found, wanted, atol=1e-3)
+    record = predictor.enhance_image(x).record
+    assert record["model"] == {"__class_name__": "ToyImage"}
+    assert len(record["weights"]) == 16 and "paddle" in record["versions"]
+
+
+def test_upstreams_form_of_a_call(predictor):
+    x = picture()
+    wanted = predictor.enhance(x)
+    for image in (x, x[None], x[None, None], paddle.to_tensor(x[None])):
+        result = predictor.from_image(image)
+        assert list(result) == ["gt_enhance"]
+        assert list(result["gt_enhance"].shape) == [1, 1, 20, 30]
+        np.testing.assert_array_equal(result["gt_enhance"].numpy()[0, 0], wanted)
+    both = predictor.from_image([x, picture(16, 40)])
+    assert [list(r["gt_enhance"].shape[2:]) for r in both] == [[20, 30], [16, 40]]
+    for shape in ((9,), (3, 20, 30), (2, 3, 20, 30)):
+        with pytest.raises(ValueError, match="from_image: .*wanted"):
+            predictor.from_image(np.zeros(shape))
+
+
+def test_section_predict(arguments, tmp_path):
+    changes = ["Predict.scaling=grey", "Predict.tile_size=32", "Predict.overlap=8"]
+    predictor = SpectrumPredictor(**arguments, config_overrides=changes)
+    record = predictor.enhance_image(100 * picture(50, 50)).record
+    assert (record["tile"], record["overlap"]) == ([32, 32], 8)
+    assert record["scaling"] == "grey"
+    predictor = SpectrumPredictor(**write_image_model(tmp_path, Predict={}))
+    found = predictor.tile_size, predictor.overlap, predictor.scaling
+    assert found == (256, 64, "robust")
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["tile_size=big", "tile_size=true", "overlap=9", "tile_size=0", "scaling=minmax"],
+)
+def test_section_predict_that_cannot_be_meant(arguments, change):
+    with pytest.raises(ConfigError, match="Predict"):
+        SpectrumPredictor(**arguments, config_overrides=[f"Predict.{change}"])
+
+
+def test_a_model_that_gives_no_image(tmp_path):
+    arguments = write_image_model(tmp_path, model="ToyPotential")
+    with pytest.raises(ConfigError, match="ToyPotential has no 'target_name'"):
+        SpectrumPredictor(**arguments)
+
+
+def test_networks_and_names(arguments):
+    network = ToyImage()
+    with pytest.raises(ValueError, match=r"training mode.*\.eval\(\)"):
+        enhance(picture(), network)
+    network.eval()
+    x = picture()
+    np.testing.assert_allclose(
+        enhance(x, network, tile_size=TILE, overlap=4), expected(x), atol=1e-5
+    )
+    with pytest.raises(ConfigError, match="unknown registered model 'sfin_haadf'"):
+        enhance(x, "sfin_haadf")
+
+
+# A real network -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sfin():
+    """A small SFIN in evaluation mode with used statistics."""
+    paddle.seed(3)
+    network = SFIN(base_channels=8, num_blocks=1)
+    network.train()
+    for seed in range(3):
+        network(255 * picture(32, 32, seed)[None, None])
+    network.eval()
+    return network
+
+
+def test_sfin_through_its_program(sfin):
+    x = picture(40, 70)
+    found = enhance(x, sfin, tile_size=32)
+
+    def eager(tiles):
+        with paddle.no_grad():
+            return sfin(tiles).numpy()
+
+    wanted = enhance(x, eager, tile_size=32)
+    assert abs(found - wanted).max() < 1e-4 * np.ptp(wanted)
+    assert np.ptp(wanted) > 0
+    assert type(TileModel(sfin).runner(32, 32)).__name__ == "StaticProgram"
+
+
+def test_sfin_scales_and_shifts(sfin):
+    x = picture(40, 70).astype("f8")
+    y = enhance(x, sfin, tile_size=32)
+    for gain, shift in ((1e-4, 0.02), (3e4, -1e4), (1.0, 1e3)):
+        found = enhance(gain * x + shift, sfin, tile_size=32)
+        assert abs(found - (gain * y + shift)).max() < 1e-4 * gain * np.ptp(y)
+
+
+# Files ----------------------------------------------------------------------------
+
+
+def test_files(predictor, tmp_path):
+    paths = write_pictures(tmp_path / "in")
+    rows = predictor.from_files(tmp_path / "in", tmp_path / "out", progress=False)
+    assert [row["input"] for row in rows] == paths
+    assert not any(row["skipped"] or row["error"] for row in rows)
+    for seed, row in enumerate(rows):
+        found = read_micrograph(row["output"])
+        x = picture(seed=seed)
+        np.testing.assert_array_equal(found.data, predictor.enhance(x))
+        assert found.data.dtype == np.float32
+        assert found.pixel_size == pytest.approx((0.0118, 0.0118))
+        assert found.units == "nm"
+        assert found.metadata["ppmat"]["weights"] == predictor.describe()["weights"]
+        told = json.loads(Path(row["output"] + ".json").read_text())
+        assert told["input"]["path"] == os.path.abspath(paths[seed])
+        assert told["input"]["pixel_size"] == pytest.approx([0.0118, 0.0118])
+        assert told["record"]["frames"][0]["scale"] > 0
+        assert told["settings"]["scaling"] == "robust"
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {f"{n}.tif{end}" for n in "abc" for end in ("", ".json")}
+
+
+def test_a_folder_in_upstreams_form(predictor, tmp_path):
+    write_pictures(tmp_path / "in")
+    results = predictor.from_image_file(tmp_path / "in", save_path=tmp_path / "out")
+    assert [list(r) for r in results] == [["gt_enhance"]] * 3
+    for name, result in zip("abc", results, strict=True):
+        image = result["gt_enhance"].numpy()[0, 0]
+        found = read_micrograph(tmp_path / "out" / f"{name}.tif").data
+        np.testing.assert_array_equal(found, image)
+    (one,) = predictor.from_image_file(tmp_path / "in" / "b.tif")
+    np.testing.assert_array_equal(one["gt_enhance"], results[1]["gt_enhance"])
+
+
+def test_stacks_and_other_formats(predictor, tmp_path):
+    stack = np.stack([picture(seed=i) for i in range(3)])
+    np.save(tmp_path / "s.npy", stack)
+    for format in ("npy", "tif", "mrc"):
+        (row,) = predictor.from_files(
+            tmp_path / "s.npy", tmp_path / "out", format=format, residual=True
+        )
+        found = read_micrograph(row["output"]).data
+        np.testing.assert_array_equal(found, predictor.enhance(stack))
+        assert Path(row["output"] + ".residual.png").stat().st_size > 10_000
+
+
+def test_a_stopped_run_goes_on(predictor, tmp_path, monkeypatch):
+    write_pictures(tmp_path / "in")
+
+    def run(**options):
+        ToyImage.calls.clear()
+        return predictor.from_files(
+            tmp_path / "in", tmp_path / "out", progress=False, **options
+        )
+
+    class Killed(BaseException):
+        pass
+
+    def dies(path, *_args, **_options):
+        raise Killed
+
+    write = write_micrograph
+    order = []
+
+    def second_dies(path, *args, **options):
+        order.append(path)
+        (write if len(order) < 2 else dies)(path, *args, **options)
+
+    monkeypatch.setattr("ppmat.predictor.image_store.write_micrograph", second_dies)
+    with pytest.raises(Killed):
+        run()
+    monkeypatch.undo()
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"a.tif", "a.tif.json"}
+    first = (tmp_path / "out" / "a.tif").read_bytes()
+    assert [row["skipped"] for row in run()] == [True, False, False]
+    assert (tmp_path / "out" / "a.tif").read_bytes() == first
+    assert [row["skipped"] for row in run()] == [True, True, True]
+    assert ToyImage.calls == []
+    # A description without its image is that of a run that was killed between.
+    (tmp_path / "out" / "b.tif").unlink()
+    assert [row["skipped"] for row in run()] == [True, False, True]
+    assert [row["skipped"] for row in run(residual=True)] == [False] * 3
+    assert [row["skipped"] for row in run(overwrite=True)] == [False] * 3
+
+
+def test_what_is_there_is_not_overwritten(predictor, arguments, tmp_path):
+    (path,) = write_pictures(tmp_path / "in", ["a"])
+    out = tmp_path / "out"
+
+    def run(predictor=predictor, **options):
+        return predictor.from_files(path, out, progress=False, **options)
+
+    run()
+    before = (out / "a.tif").read_bytes()
+    with pytest.raises(StoredRunError, match="a.tif was made with other scaling"):
+        run(scaling="grey")
+    with pytest.raises(StoredRunError, match="made with other overlap, tile_size"):
+        run(tile_size=32)
+    other = write_image_model(tmp_path / "other", 2.0)
+    with pytest.raises(StoredRunError, match="made with other weights"):
+        run(SpectrumPredictor(**other))
+    write_micrograph(path, picture(seed=9))
+    with pytest.raises(StoredRunError, match="made from another input"):
+        run()
+    assert (out / "a.tif").read_bytes() == before
+    run(overwrite=True)
+    (out / "a.tif").write_bytes(before)
+    with pytest.raises(StoredRunError, match="was changed since it was written"):
+        run()
+    (out / "a.tif.json").unlink()
+    with pytest.raises(StoredRunError, match="was not written by such a run"):
+        run()
+    (out / "a.tif.json").write_text("{}")
+    with pytest.raises(StoredRunError, match="not written by such a run, or is dam"):
+        run()
+    with pytest.raises(ConfigError, match="is an input and would be replaced"):
+        predictor.from_files(path, tmp_path / "in", overwrite=True)
+    np.testing.assert_array_equal(read_micrograph(path).data, picture(seed=9))
+
+
+def test_a_file_that_fails(predictor, tmp_path):
+    write_pictures(tmp_path / "in", ["a"])
+    good = (tmp_path / "in" / "a.tif").read_bytes()
+    (tmp_path / "in" / "b.tif").write_bytes(good[: len(good) // 2])
+    np.save(tmp_path / "in" / "c.npy", np.full((8, 8), np.nan, "f4"))
+    rows = predictor.from_files(tmp_path / "in", tmp_path / "out", on_error="flag")
+    assert [row["error"] is None for row in rows] == [True, False, False]
+    assert "b.tif" in rows[1]["error"] and "c.npy" in rows[2]["error"]
+    assert "no pixel can be used" in rows[2]["error"]
+    assert len(list((tmp_path / "out").iterdir())) == 2
+    with pytest.raises(ValueError, match="b.tif"):
+        predictor.from_files(tmp_path / "in", tmp_path / "out2", progress=False)
+    with pytest.raises(ValueError, match="on_error"):
+        predictor.from_files(tmp_path / "in", tmp_path / "out2", on_error="skip")
+
+
+def test_inputs_are_found(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_pictures("x", ["a", "b"])
+    Path("x/readme.txt").write_text("no image")
+    found = [str(image) for image in find_images(["x/b.tif@1", "x/*.tif", "x"])]
+    assert found == ["x/b.tif@1", "x/a.tif", "x/b.tif"]  # nothing twice
+    os.makedirs("empty")
+    for item, message in {
+        "empty": "holds no image",
+        "y/*.tif": "no file matches",
+        "x/aa.tif": "not found: x/aa.tif. Did you mean 'a.tif'",
+    }.items():
+        with pytest.raises(ConfigError, match=message):
+            find_images(item)
+    with pytest.raises(ConfigError, match="no input image"):
+        find_images([])
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["/d/a.tif", "/d/b.tif"], ["a", "b"]),
+        (["/d/a.tif", "/d/a.dm4", "/d/b.tif"], ["a_tif", "a_dm4", "b"]),
+        (["/d/x/a.tif", "/d/y/a.tif"], ["x_a_tif", "y_a_tif"]),
+        (["/d/x/s/a.tif", "/d/y/s/a.tif"], ["x_s_a_tif", "y_s_a_tif"]),
+        (["/d/a.tif", "/d/a.dm4", "/d/a_tif.npy"], ["d_a_tif", "a_dm4", "a_tif_npy"]),
+    ],
+)
+def test_names_of_outputs_differ(paths, names):
+    assert output_names([ImageFile(path) for path in paths]) == names
+
+
+def test_names_of_files_that_hold_several_images():
+    many = [ImageFile("/d/a.emd", 0), ImageFile("/d/a.emd", 1)]
+    assert output_names(many) == ["a_0", "a_1"]
+
+
+def test_names_that_differ_in_large_letters_only():
+    with pytest.raises(ConfigError, match="would both become"):
+        output_names([ImageFile("/d/a.tif"), ImageFile("/d/A.tif")])
+
+
+def test_the_helper_network_is_the_one_of_numpy():
+    tiles = np.random.default_rng(0).normal(size=(2, 1, 8, 8)).astype("f4")
+    with paddle.no_grad():
+        found = helpers_image.ToyImage(2.0)(paddle.to_tensor(tiles)).numpy()
+    np.testing.assert_allclose(found, toy(tiles, 2.0), atol=1e-6)
