@@ -59,7 +59,7 @@ RESAVE = (
 )
 
 _MAX_VERSION = 10  # of the zip form, as PyTorch itself checks it
-_CHUNK = 1 << 20
+_CHUNK = 1 << 18
 _MAGIC = b"\xfc\x9cF\xf9 j\xa8P\x19."  # of a stream, inside its first pickle
 _MAX_PICKLE = 1 << 26  # what a stream's pickle may be taken for, in bytes
 
@@ -225,7 +225,12 @@ def _members(archive: zipfile.ZipFile, size: int) -> Dict[str, zipfile.ZipInfo]:
         top, slash, name = info.filename.partition("/")
         folder = top if folder is None else folder
         parts = name.split("/")
-        if not slash or top != folder or not set(parts).isdisjoint(("", ".", "..")):
+        if (
+            not top
+            or not slash
+            or top != folder
+            or not set(parts).isdisjoint(("", ".", ".."))
+        ):
             raise ContainerError(
                 f"the archive member {shown} is not inside the one folder of a PyTorch "
                 "checkpoint. If this is an archive with a checkpoint in it, unpack it"
@@ -270,7 +275,8 @@ def _zip_errors() -> Iterator[None]:
         OverflowError,
         struct.error,
     ) as error:
-        raise ContainerError(f"a damaged zip archive ({error}). {DAMAGED}") from error
+        reason = str(error) or type(error).__name__
+        raise ContainerError(f"a damaged zip archive: {reason}. {DAMAGED}") from error
 
 
 class _Zip:
@@ -278,6 +284,11 @@ class _Zip:
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         with _zip_errors():
+            if not zipfile.is_zipfile(file):
+                raise ContainerError(
+                    "truncated: the archive has no directory at its end "
+                    f"({size} bytes). {DAMAGED}"
+                )
             self.archive = zipfile.ZipFile(file)
         self.members = _members(self.archive, size)
 
