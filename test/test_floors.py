@@ -46,11 +46,12 @@ FLOORS = {
 # used only if the user has installed it.
 THIRD_PARTIES = {
     *("numpy", "pymatgen", "lmdb", "omegaconf", "tqdm", "ase", "matplotlib"),
+    *("PIL", "tifffile", "mrcfile"),
     "yaml",  # omegaconf needs it
     *("scipy", "spglib"),  # pymatgen needs them
     "paddle",
 }
-OPTIONAL = {"visualdl", "tensorboardX", "wandb", "fairchem", "pandas"}
+OPTIONAL = {"visualdl", "tensorboardX", "wandb", "fairchem", "pandas", "rsciio"}
 
 
 def package_of(module: str) -> str:
