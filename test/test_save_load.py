@@ -17,19 +17,25 @@ import errno
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import textwrap
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import paddle
 import pytest
 from paddle import nn
 
+from ppmat.models import SFIN
+from ppmat.models import build_trained_model
 from ppmat.utils import save_load
 from ppmat.utils.ema import ExponentialMovingAverage
 from ppmat.utils.save_load import CheckpointError
+
+DATA = Path(__file__).parent / "data"
 
 
 def setup_module():
@@ -455,3 +461,136 @@ def test_schedule_of_one_run_does_not_reach_the_other(tmp_path, saved, wanted):
     )
     assert optimizer.get_lr() == 0.1
     take_step(again, optimizer, 3)
+
+
+# Files of PyTorch
+
+
+def torch_twin():
+    """Return the Paddle layers of the network in torch_run.pth."""
+    return nn.Sequential(
+        nn.Conv2D(1, 2, 3), nn.BatchNorm2D(2), nn.Flatten(), nn.Linear(2, 3)
+    )
+
+
+@pytest.mark.parametrize("form", ["torch_run", "torch_run_legacy"])
+def test_weights_of_a_pytorch_run(form):
+    model = torch_twin()
+    save_load.load_pretrain(model, str(DATA / f"{form}.pth"))
+    got, truth = weights_of(model), np.load(DATA / "torch_run_truth.npz")
+    np.testing.assert_array_equal(got["1._mean"], truth["1.running_mean"])
+    np.testing.assert_array_equal(got["1._variance"], truth["1.running_var"])
+    np.testing.assert_array_equal(got["3.weight"], truth["3.weight"].T)
+    np.testing.assert_array_equal(got["0.weight"], truth["0.weight"])
+
+
+def test_square_linear_is_transposed_and_an_embedding_is_not(tmp_path, monkeypatch):
+    square = np.arange(9, dtype=np.float32).reshape(3, 3)
+    file = {"0.weight": square, "1.weight": square, "1.bias": square[0]}
+    monkeypatch.setattr(save_load.torch_checkpoint, "load", lambda *_: file)
+    model = nn.Sequential(nn.Embedding(3, 3), nn.Linear(3, 3))
+    save_load.load_pretrain(model, "x.pt")
+    x = np.ones(3, np.float32) * [1, 2, 3]
+    np.testing.assert_array_equal(model[0](paddle.to_tensor([1])).numpy()[0], square[1])
+    got = model[1](paddle.to_tensor(x.astype("float32"))).numpy()
+    np.testing.assert_array_equal(got, square @ x + square[0])
+
+
+def test_shared_linear_is_transposed_under_each_name(monkeypatch):
+    """A layer that has two names, of which a walk over layers gives one."""
+    flat = np.arange(9, dtype=np.float32).reshape(3, 3)
+    shared = nn.Linear(3, 3, bias_attr=False)
+    model = nn.Sequential(shared, nn.ReLU(), shared)
+    file = {"0.weight": flat, "2.weight": flat}
+    monkeypatch.setattr(save_load.torch_checkpoint, "load", lambda *_: file)
+    save_load.load_pretrain(model, "x.pth")
+    np.testing.assert_array_equal(shared.weight.numpy(), flat.T)
+
+
+def test_authors_network_gives_the_authors_image():
+    model = SFIN(base_channels=4, num_blocks=1)
+    truth = np.load(DATA / "torch_sfin_truth.npz")
+    model.eval()
+    save_load.load_pretrain(model, str(DATA / "torch_sfin.pth"))
+    got = model(truth["image"]).numpy()
+    assert got.shape == (1, 1, 17, 24)
+    assert np.abs(got - truth["output"]).max() < 1e-3
+    # The twin: without its statistics the network gives another image.
+    for name, value in model.state_dict().items():
+        if name.endswith("_variance"):
+            value.set_value(value * 1.1)
+    assert np.abs(model(truth["image"]).numpy() - truth["output"]).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    "settings, match",
+    [
+        (
+            {"base_channels": 8, "num_blocks": 1},
+            r"shape \[\d.*the model has \[\d.*more",
+        ),
+        ({"base_channels": 4, "num_blocks": 2}, "missing body.1.*more"),
+    ],
+)
+def test_authors_network_of_another_size(settings, match):
+    model = SFIN(**settings)
+    before = weights_of(model)
+    with pytest.raises(
+        CheckpointError, match=f"torch_sfin.pth belongs .*SFIN.*{match}"
+    ):
+        save_load.load_pretrain(model, str(DATA / "torch_sfin.pth"))
+    assert_same(before, weights_of(model))
+
+
+def test_pytorch_file_that_cannot_be_used(tmp_path):
+    with pytest.raises(CheckpointError, match="none.pth: cannot be read: No such file"):
+        save_load.load_pretrain(nn.Linear(1, 1), str(tmp_path / "none.pth"))
+    (tmp_path / "page.pth.tar").write_text("<html>")
+    with pytest.raises(CheckpointError, match="page.pth.tar: a web page"):
+        save_load.load_pretrain(nn.Linear(1, 1), str(tmp_path / "page.pth.tar"))
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".pth.tar", ".bin"])
+def test_folder_prefers_paddle_files_and_takes_the_only_pytorch_file(tmp_path, suffix):
+    os.makedirs(tmp_path / "sub")
+    shutil.copy(DATA / "torch_run.pth", tmp_path / "sub" / f"authors{suffix}")
+    wanted = torch_twin()
+    save_load.load_pretrain(wanted, str(DATA / "torch_run.pth"))
+    model = torch_twin()
+    save_load.load_pretrain(model, str(tmp_path))
+    assert_same(weights_of(model), weights_of(wanted))
+    shutil.copy(DATA / "torch_run.pth", tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match="several PyTorch files and no .pdparams"):
+        save_load.load_pretrain(torch_twin(), str(tmp_path))
+    model = torch_twin()
+    save_load.load_pretrain(model, str(tmp_path), f"authors{suffix}")
+    assert_same(weights_of(model), weights_of(wanted))
+    own = torch_twin()
+    paddle.save(own.state_dict(), str(tmp_path / "mine.pdparams"))
+    save_load.load_pretrain(model, str(tmp_path))
+    assert_same(weights_of(model), weights_of(own))
+
+
+def test_address_of_a_pytorch_file_is_not_unpacked(tmp_path, monkeypatch):
+    def fetch(url, root_dir, md5sum=None, check_exist=True, decompress=True):
+        assert url == "https://example.org/authors.pth.tar" and not decompress
+        return shutil.copy(DATA / "torch_run.pth", tmp_path / "authors.pth.tar")
+
+    monkeypatch.setattr(save_load.download, "get_path_from_url", fetch)
+    model = torch_twin()
+    save_load.load_pretrain(model, "https://example.org/authors.pth.tar")
+    truth = np.load(DATA / "torch_run_truth.npz")
+    np.testing.assert_array_equal(model[0].weight.numpy(), truth["0.weight"])
+
+
+def test_checkpoint_path_of_a_trained_model_may_be_the_authors_file(tmp_path):
+    config = tmp_path / "sfin.yaml"
+    config.write_text(
+        "Model:\n  __class_name__: SFIN\n  __init_params__: "
+        "{base_channels: 4, num_blocks: 1}\n"
+    )
+    model, _ = build_trained_model(
+        config_path=str(config), checkpoint_path=str(DATA / "torch_sfin.pth")
+    )
+    truth = np.load(DATA / "torch_sfin_truth.npz")
+    assert np.abs(model(truth["image"]).numpy() - truth["output"]).max() < 1e-3
