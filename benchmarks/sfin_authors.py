@@ -74,14 +74,23 @@ def load(folder: Path, name: str, **settings: int) -> ModuleType:
     return module
 
 
-def picture(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """Return a noisy lattice in whole grey levels, [H, W] float32 in 0..255."""
+def picture(
+    height: int, width: int, rng: np.random.Generator, noise: float = 25.0
+) -> np.ndarray:
+    """Return a lattice in whole grey levels, [H, W] float32 in 0..255.
+
+    Args:
+        height: H, pixels.
+        width: W, pixels.
+        rng: Source of period, direction and noise.
+        noise: Standard deviation of the noise of each pixel, grey levels.
+    """
     y, x = np.mgrid[:height, :width]
     period, angle = rng.uniform(5, 9), rng.uniform(0, np.pi)
     along = x * np.cos(angle) + y * np.sin(angle)
     across = y * np.cos(angle) - x * np.sin(angle)
     lattice = np.cos(2 * np.pi * along / period) + np.cos(2 * np.pi * across / period)
-    grey = 90 + 45 * lattice + rng.normal(0, 25, (height, width))
+    grey = 90 + 45 * lattice + rng.normal(0, noise, (height, width))
     return np.clip(np.rint(grey), 0, 255).astype(np.float32)
 
 

@@ -44,6 +44,7 @@ PAGES = (
     "*/README.md",
     "*/configs/*/README.md",
 )
+SMALL = 5e-4  # below it, three decimals show nothing
 BLOCK = re.compile(
     r"(<!-- table:(?P<name>[\w-]+) -->\n)(?P<body>.*?)(<!-- /table:(?P=name) -->)",
     flags=re.DOTALL,
@@ -121,6 +122,8 @@ def cell(value: Any) -> str:
         return f"{mean:.{digits}f} ± {spread:.{digits}f}"
     if not is_number(value):
         raise ValueError(f"{value!r} is not a number, a text or a list of numbers")
+    if isinstance(value, float) and 0 < abs(value) < SMALL:
+        return f"{value:.1e}"
     return f"{value:,}" if isinstance(value, int) else f"{value:.{decimals(value)}f}"
 
 
