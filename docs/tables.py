@@ -44,7 +44,7 @@ PAGES = (
     "*/README.md",
     "*/configs/*/README.md",
 )
-SMALL = 5e-4  # below it, three decimals show nothing
+SMALL = 1e-3  # below it, three decimals do not show one digit
 BLOCK = re.compile(
     r"(<!-- table:(?P<name>[\w-]+) -->\n)(?P<body>.*?)(<!-- /table:(?P=name) -->)",
     flags=re.DOTALL,

@@ -302,6 +302,12 @@ def test_a_table_is_written_from_its_result(tmp_path):
         tables.rewrite(page, tmp_path)
 
 
+def test_small_numbers_show_their_digits():
+    assert tables.cell(0.0012) == "0.001"
+    assert tables.cell(0.00099) == "9.9e-04" and tables.cell(-1.44e-10) == "-1.4e-10"
+    assert tables.cell(0.0) == "0.000" and tables.cell(0) == "0"
+
+
 def test_energies_are_averaged_over_splits_for_each_seed(tmp_path):
     """Spread of the mean is that over seeds; the twin over splits is another number."""
 
