@@ -163,6 +163,7 @@ def write_legacy(path, value, storages, keys=None, head=LEGACY_HEAD, tail=b""):
 
 WRITERS = {"zip": write_zip, "legacy": write_legacy}
 SIX = np.arange(6, dtype=np.float32)
+WEIGHTS = {"a": tensor("0", (6,))}
 
 
 @pytest.fixture(params=FORMS)
@@ -207,6 +208,17 @@ def test_wrappers_and_prefixes(write, wrapper, prefix):
     if wrapper is not None:
         value = {"epoch": 3, "loss": tensor("0", (), 6), wrapper: value, "other": {}}
     assert equal(load(write(value, {"0": SIX})), {"a": SIX, "b.c": SIX})
+
+
+def test_class_with_its_source_beside_the_weights(tmp_path):
+    """How the legacy form writes a loss; of the classes only a few losses are known."""
+    loss = Name("torch.nn.modules.loss", "MSELoss")
+    value = {"model": WEIGHTS, "loss": Pid("module", loss, "loss.py", "class MSELoss")}
+    path = write_legacy(tmp_path / "x.pth", value, {"0": SIX})
+    assert equal(load(path), {"a": SIX})
+    value["loss"] = Pid("module", Name("sfin", "SFIN"), "sfin.py", "class SFIN")
+    path = write_legacy(tmp_path / "x.pth", value, {"0": SIX})
+    refused(path, "'sfin'.'SFIN' is refused")
 
 
 def test_prefix_of_some_names_stays(write):
@@ -290,10 +302,11 @@ def test_genuine_pickle_would_have_run_it(tmp_path):
         (Call(REBUILD, 3, 0, (1,), (1,)), "refers to no storage"),
         (Call(REBUILD), "malformed arguments"),
         (Call(REBUILD, Pid("module", "x")), "malformed persistent id"),
+        (Call(REBUILD, Pid("module", "a", "b", "c")), "malformed persistent id"),
         (Call(REBUILD, tensor("0", (6,)).args[0]), "'a'.*missing 3 required"),
         (Call(Name("torch._utils", "_rebuild_parameter"), 3), "not made of a tensor"),
     ],
-    ids=range(18),
+    ids=range(19),
 )
 def test_tensors_that_lie(write, bad, match):
     refused(write({"a": bad}, {"0": SIX}), match)
@@ -311,9 +324,6 @@ def test_many_copies_of_one_storage(write):
     refused(write(value, {"0": large}), "more than a stream of this size may ask for")
     few = dict(list(value.items())[:3])
     assert len(load(write(few, {"0": large}))) == 3
-
-
-WEIGHTS = {"a": tensor("0", (6,))}
 
 
 @pytest.mark.parametrize(

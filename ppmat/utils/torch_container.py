@@ -140,7 +140,7 @@ def _table() -> Dict[Tuple[str, str], Any]:
     table["torch._utils", "_rebuild_parameter"] = Global(
         "torch._utils._rebuild_parameter", _parameter
     )
-    # What stands beside the weights: devices, dtypes, counts and settings of a run.
+    # What stands beside the weights: devices, dtypes, losses, settings of a run.
     table["torch", "device"] = Global("torch.device", _forget)
     for name in (
         "float16 bfloat16 float32 float64 int8 int16 int32 int64 uint8 bool "
@@ -149,6 +149,9 @@ def _table() -> Dict[Tuple[str, str], Any]:
         table["torch", name] = Global(f"torch.{name}")
     table["torch.serialization", "_get_layout"] = Global("torch.layout", _forget)
     table["collections", "Counter"] = Global("collections.Counter", _counter)
+    for name in ("L1Loss", "MSELoss", "SmoothL1Loss", "HuberLoss"):
+        full = f"torch.nn.modules.loss.{name}"
+        table["torch.nn.modules.loss", name] = Global(full, inert=True)
     table["argparse", "Namespace"] = Global("argparse.Namespace", inert=True)
     for name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath"):
         for module in ("pathlib", "pathlib._local"):
@@ -169,8 +172,11 @@ class StorageIds:
         self.views = views
         self.by_key: Dict[str, StoragePid] = {}
 
-    def __call__(self, pid: Any) -> StoredElements:
+    def __call__(self, pid: Any) -> Any:
         view = None
+        if self.views and type(pid) is tuple and len(pid) == 4 and pid[0] == "module":
+            if type(pid[1]) is Global:  # a class, with its source code
+                return pid[1]
         if self.views and type(pid) is tuple and len(pid) == 6:
             view = pid[5]
             pid = pid[:5]

@@ -75,7 +75,8 @@ def run_of_training():
         "model_state_dict": parallel.state_dict(),
         "optimizer_state_dict": optimizer.state_dict(),
         "scheduler": schedule.state_dict(),
-        "loss": loss.detach(),
+        "loss": loss,
+        "criterion": torch.nn.L1Loss(),
         "best": np.float64(31.5),
         "history": [1.0, 0.5],
         "device": torch.device("cpu"),
@@ -107,6 +108,7 @@ def kinds():
 def save_both(saved, name, truth):
     """Write the zip form, the legacy form and the values."""
     torch.save(saved, HERE / f"{name}.pth")
+    saved = {k: v for k, v in saved.items() if k != "criterion"}  # PyTorch's source
     torch.save(saved, HERE / f"{name}_legacy.pth", _use_new_zipfile_serialization=False)
     np.savez_compressed(HERE / f"{name}_truth.npz", **as_numpy(truth))
 
