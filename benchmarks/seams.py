@@ -1,0 +1,138 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""What tiles do to an enhanced image: seams, by overlap, for a trained network.
+
+``python benchmarks/seams.py -c YAML --checkpoint best.pdparams``
+
+Synthetic scenes with noise, larger than a tile, are enhanced with several overlaps. Of
+each result the difference to the one with the doubled overlap is taken, divided by
+the range of that image (greatest - least value), and the PSNR against the scene. Small
+images, cut from the scenes, are run reflected to a tile and at their own size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import statistics
+from pathlib import Path
+
+import numpy as np
+from runs import machine
+from runs import write
+
+RESULT = Path(__file__).parents[1] / "docs" / "results" / "seams.yaml"
+SMALL = (0.25, 0.5, 0.75)  # sides of small images, in tiles
+
+
+def scenes(number: int, size: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return pairs of noisy and clean images in grey levels."""
+    from ppmat.datasets.stem.noise import NoiseModel
+    from ppmat.datasets.stem.synthesis import make_scene
+
+    pairs = []
+    for seed in range(number):
+        rng = np.random.default_rng([2026, seed])
+        clean = make_scene(rng, (size, size)).clean
+        pairs.append((NoiseModel().apply(clean, rng), clean))
+    return pairs
+
+
+def psnr(found: np.ndarray, clean: np.ndarray) -> float:
+    """Return the PSNR [dB] for grey levels 0 to 255."""
+    return float(-10 * np.log10(np.mean((found - clean) ** 2) / 255**2))
+
+
+def rows_of_overlaps(predictor, pairs: list, tile: int) -> list[dict]:
+    """Return a row for each overlap."""
+    overlaps = [0, tile // 16, tile // 8, tile // 4, tile // 2]
+    table: dict[int, dict[str, list]] = {n: {} for n in overlaps}
+    for noisy, clean in pairs:
+        results = {
+            n: predictor.enhance(noisy, scaling="grey", overlap=n) for n in overlaps
+        }
+        for n, found in results.items():
+            row = table[n]
+            row.setdefault("PSNR [dB]", []).append(psnr(found, clean))
+            double = results.get(2 * n) if n else None
+            if double is not None:
+                change = abs(found - double) / np.ptp(double)
+                row.setdefault("RMS", []).append(float(np.sqrt(np.mean(change**2))))
+                row.setdefault("largest", []).append(float(change.max()))
+    return [
+        {"name": f"overlap {n}", **{k: mean(v) for k, v in row.items()}}
+        for n, row in table.items()
+    ]
+
+
+def rows_of_small_images(predictor, pairs: list, tile: int) -> list[dict]:
+    """Return a row for each size below a tile."""
+    rows = []
+    for share in SMALL:
+        size = int(share * tile)
+        found: dict[str, list] = {"reflected": [], "own size": []}
+        for noisy, clean in pairs:
+            part = noisy[:size, :size]
+            for name, values in found.items():
+                side = tile if name == "reflected" else size
+                image = predictor.enhance(part, scaling="grey", tile_size=side)
+                values.append(psnr(image, clean[:size, :size]))
+        for name, values in found.items():
+            label = f"{size} x {size}, {name}"
+            rows.append({"name": label, "PSNR [dB]": mean(values)})
+    return rows
+
+
+def mean(values: list[float]) -> float:
+    """Return the mean with four digits."""
+    return float(f"{statistics.mean(values):.4g}")
+
+
+def main() -> None:
+    """Measure and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("-c", "--config", required=True)
+    add("--checkpoint", required=True)
+    add("--size", type=int, default=4, help="side of the scenes, in tiles")
+    add("--scenes", type=int, default=4)
+    add("--out", type=Path, default=RESULT)
+    args = parser.parse_args()
+    from ppmat.predictor import SpectrumPredictor
+
+    predictor = SpectrumPredictor(
+        config_path=args.config, checkpoint_path=args.checkpoint
+    )
+    tile = predictor.tile_size
+    pairs = scenes(args.scenes, args.size * tile)
+    rows = rows_of_overlaps(predictor, pairs, tile)
+    rows += rows_of_small_images(predictor, pairs, tile)
+    name = Path(args.config).name
+    result = {
+        "command": f"python benchmarks/seams.py -c {name} --checkpoint best.pdparams "
+        f"--size {args.size} --scenes {args.scenes}",
+        "machine": machine(),
+        "date": str(datetime.date.today()),
+        "tile": tile,
+        "rows": rows,
+        "note": "RMS and largest: change when the overlap is doubled, in units of the "
+        "range of the image.",
+    }
+    write(result, args.out)
+
+
+if __name__ == "__main__":
+    main()
