@@ -89,11 +89,22 @@ def main(task_dir: str, argv: Optional[Sequence[str]] = None) -> int:
     except ConfigError as error:
         return _complain(error)
     # Paddle is loaded from here on.
+    from ppmat.datasets.micrograph_base import ImageFormatError
     from ppmat.datasets.pyg_pickle import OC20FormatError
     from ppmat.trainer.update import NonFiniteError
+    from ppmat.utils.download import ArchiveError
+    from ppmat.utils.download import DownloadError
     from ppmat.utils.save_load import CheckpointError
 
-    bad_input = (ConfigError, CheckpointError, FileNotFoundError, OC20FormatError)
+    bad_input = (
+        ConfigError,
+        CheckpointError,
+        FileNotFoundError,
+        OC20FormatError,
+        ImageFormatError,
+        DownloadError,
+        ArchiveError,
+    )
     try:
         run(config, path)
     except bad_input as error:
