@@ -182,7 +182,9 @@ class FoldedSFIN(nn.Layer):
             self._keep(name, _float64(conv.weight))
             self._keep(f"{name}_bias", _float64(conv.bias))
         for i, block in enumerate(blocks):
-            for name, value in fold_block(block).items():
+            weights = fold_block(block)
+            weights["unit"] = weights["unit"][None]
+            for name, value in weights.items():
                 self._keep(f"{name}_{i}", value)
         self._keep("ramps", ramp_channels(height, width)[None])
         if fourier == "matmul":
@@ -212,7 +214,7 @@ class FoldedSFIN(nn.Layer):
 
     def _unit_fft(self, x: paddle.Tensor, i: int) -> paddle.Tensor:
         batch, size = x.shape[0], [self.height, self.width]
-        spectrum = paddle.fft.rfft2(x, norm="ortho").flatten(2)
+        spectrum = paddle.fft.rfft2(x, norm="ortho").reshape([batch, self.half, -1])
         parts = [paddle.real(spectrum), paddle.imag(spectrum)]
         # Pairs (real, imaginary) in the last axis are a complex number in memory.
         pairs = self._mix(parts, i).transpose([0, 2, 3, 1])
