@@ -46,7 +46,7 @@ def scenes(number: int, size: int) -> list[tuple[np.ndarray, np.ndarray]]:
     pairs = []
     for seed in range(number):
         rng = np.random.default_rng([2026, seed])
-        clean = make_scene(rng, (size, size)).clean
+        clean = make_scene(rng, (size, size)).gt_enhance
         pairs.append((NoiseModel().apply(clean, rng), clean))
     return pairs
 

@@ -33,9 +33,8 @@ OVERLAP = 64
 class TileModel:
     """Tiles through a network.
 
-    On a CPU an SFIN runs as a compiled program for one size of tile, kept for the next
-    tile and the next process (a tenth of the time). On other devices, and for networks
-    of another class, what runs is the network as it is, without gradients.
+    An SFIN runs as a compiled program for one size of tile, kept for the next tile and
+    the next process. A network of another class runs as it is, without gradients.
 
     Args:
         network: The network in evaluation mode.
@@ -65,11 +64,9 @@ class TileModel:
         """Return what turns tiles ``[B, 1, h, w]`` into enhanced ones."""
         size = (height, width)
         if size not in self._programs:
-            import paddle
-
             from ppmat.models.sfin.sfin import SFIN
 
-            if paddle.get_device() == "cpu" and isinstance(self.network, SFIN):
+            if isinstance(self.network, SFIN):
                 from ppmat.predictor.static_program import StaticProgram
 
                 self._programs[size] = StaticProgram(self.network, height, width)
