@@ -25,6 +25,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 import ppmat.models as models
+from ppmat.datasets import DATASETS
+from ppmat.metrics import build_metric
 from ppmat.models.sfin.sfin import SFIN
 from ppmat.optimizer import build_optimizer
 from ppmat.trainer import entry
@@ -155,6 +157,40 @@ def test_recipe_is_that_of_the_paper(name):
     assert ours["Trainer"]["name_for_best_metric"] == "psnr_author"
     address = models.MODEL_REGISTRY[name]
     assert ours["Predict"]["checkpoint_path"] == address
+
+
+def test_validation_images_are_never_test_images(tmp_path, monkeypatch):
+    """No image is in two splits of our configurations."""
+    monkeypatch.setenv("SFIN_ROOT", str(tmp_path))
+    make_images(tmp_path / "sfin_haadf", train=20, test=5)
+    config = load_config(str(FOLDER / "sfin_haadf_enhance.yaml"))
+    files = {}
+    for split in ("train", "val", "test"):
+        dataset = DATASETS.build(config["Dataset"][split]["dataset"], split)
+        files[split] = {sample["noisy"] for sample in dataset.samples}
+    assert [len(files[s]) for s in ("train", "val", "test")] == [18, 2, 5]
+    assert len(set().union(*files.values())) == 25
+
+
+def test_scores_name_their_protocol():
+    """Known images: pooled and author PSNR differ, each under its own name."""
+    config = load_config(str(FOLDER / "sfin_bf_detect.yaml"))
+    true = np.full([2, 1, 16, 16], 100.0, "float32")
+    off = true + np.array([1.9, 20.2], "float32").reshape(2, 1, 1, 1)
+    found = {}
+    for metric in build_metric(config["Metric"]).values():
+        metric.update_step(
+            result={"pred_dict": {"gt_detect": paddle.to_tensor(off)}},
+            batch={"gt_detect": paddle.to_tensor(true)},
+            stage="eval",
+        )
+        found.update(metric.compute_epoch(stage="eval"))
+    level = 20 * np.log10(255)
+    author = level - 10 * np.mean(np.log10([1.0, 400.0]))
+    pooled = level - 10 * np.log10(np.mean([1.9**2, 20.2**2]))
+    assert found["psnr_author"] == pytest.approx(author, abs=1e-4)
+    assert found["psnr_pooled"] == pytest.approx(pooled, abs=1e-4)
+    assert config["Trainer"]["name_for_best_metric"] in found
 
 
 def test_rate_is_halved_at_the_milestones():
