@@ -65,7 +65,8 @@ _NAMES = {
     "micrometer": "µm",
     "micrometre": "µm",
 }
-_NO_UNITS = {"", "px", "pixel", "pixels", "none", "undefined", "<undefined>", "null"}
+_NO_UNITS = {"", "[]", "px", "pixel", "pixels", "none", "undefined", "<undefined>"}
+_LARGEST = 1e-3  # m; a larger "pixel" is a wrong unit (diffraction patterns in "m")
 _MOST_ELEMENTS = 1000
 _LONGEST_TEXT = 100_000
 
@@ -104,7 +105,7 @@ def clean_units(text: Any) -> Optional[str]:
         return None
     # ImageJ escapes letters beyond ASCII; there are two letters mu and two for Å.
     text = text.strip("\0 ").replace("\\u00B5", "µ").replace("\\u00C5", "Å")
-    text = text.replace("μ", "µ").replace("Å", "Å")
+    text = text.replace("μ", "µ").replace("Å", "Å").replace(" / ", "/")
     if text.lower() in _NO_UNITS:
         return None
     return text if text in _LENGTHS else _NAMES.get(text.lower(), text)
@@ -126,8 +127,9 @@ def calibration(
 ) -> Tuple[Optional[Tuple[float, float]], Optional[str]]:
     """Return pixel size and units as :class:`Micrograph` has them.
 
-    Sizes that are no positive numbers, or a size of 1 without units, mean that the
-    file is not calibrated. Metres, centimetres and millimetres become nm.
+    Sizes that are no positive numbers, a size of 1 without units, or one above a
+    millimetre mean that the file is not calibrated. Metres, centimetres and
+    millimetres become nm.
 
     Args:
         sizes: Of the axes (y, x), in ``units``; the sign is left out.
@@ -145,6 +147,8 @@ def calibration(
             return None, None
         y *= _LENGTHS[unit_y] / _LENGTHS[unit_x]
     if unit_x is None and (y, x) == (1, 1):
+        return None, None
+    if unit_x in _LENGTHS and max(y, x) * _LENGTHS[unit_x] > _LARGEST:
         return None, None
     if unit_x in ("m", "cm", "mm"):
         y, x = convert_pixel_size((y, x), unit_x, "nm")

@@ -224,6 +224,9 @@ def read_rosettasciio(kind: str, path: str, index: Optional[int]) -> Micrograph:
     axes = [*leading, *more, y, x]
     data = np.asarray(signal["data"])
     data = data.transpose([axis["index_in_array"] for axis in axes])
+    if data.dtype.names and set("RGB") <= set(data.dtype.names):
+        colours = np.stack([data[name] for name in "RGB"], axis=-1)
+        data = grey_from_colour(colours, 0, path)
     pixel_size, units = calibration(
         (y.get("scale"), x.get("scale")), (y.get("units"), x.get("units"))
     )

@@ -30,7 +30,6 @@ import json
 import logging
 import threading
 import xml.etree.ElementTree
-import zlib
 from collections.abc import Iterator
 from typing import Any
 from typing import Dict
@@ -85,9 +84,9 @@ def read_tiff(path: str, index: Optional[int]) -> Micrograph:
             pixel_size, units = _scale(file, page)
             tags = _tags(page)
             imagej = file.imagej_metadata or {}
-    except ImageFormatError:
+    except (ImageFormatError, MemoryError):
         raise
-    except (ValueError, OSError, EOFError, zlib.error, IndexError, KeyError) as error:
+    except Exception as error:  # whatever a damaged file does to a foreign reader
         raise ImageFormatError(f"{path}: {_reason(error)}") from error
     if complaints:
         raise ImageFormatError(
@@ -172,11 +171,13 @@ def _grey(
         return grey_from_colour(data, 0, path)
     if ending == "YXS":
         alphas = int(any(int(kind) in (1, 2) for kind in page.extrasamples))
-        if photometric == "RGB" or data.shape[-1] == 1 + alphas:
+        # Floats in separate planes: three images that the writer took for RGB.
+        stack = page.planarconfig == 2 and data.dtype.kind == "f"
+        if not stack and (photometric == "RGB" or data.shape[-1] == 1 + alphas):
             if page.planarconfig == 2:
                 path = f"{path} (or a stack of {data.shape[-1]} images written as one)"
             return grey_from_colour(data, alphas, path)
-        if photometric not in ("MINISBLACK", "MINISWHITE"):
+        if not stack and photometric not in ("MINISBLACK", "MINISWHITE"):
             raise ImageFormatError(
                 f"{path}: is a colour picture ({photometric}); export the image of the "
                 "detector as grey TIFF"

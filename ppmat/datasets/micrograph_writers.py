@@ -182,9 +182,13 @@ def _as_type(data: np.ndarray, dtype: np.dtype, path: Path) -> np.ndarray:
             f"which {dtype} does not know; write float32"
         )
     limits = np.iinfo(dtype)
-    # Compared as Python numbers: the limits of 64 bits are no floats.
-    values = np.rint(data) if data.dtype.kind == "f" else data
-    low, high = values < limits.min, values > limits.max
+    if data.dtype.kind == "f":
+        # The largest integer of 64 bits is no float; the one after it is.
+        values = np.rint(data)
+        low, high = values < limits.min, values >= float(limits.max + 1)
+    else:
+        values = data
+        low, high = values < limits.min, values > limits.max
     beyond = int(low.sum() + high.sum())
     if beyond:
         logger.warning(
@@ -213,8 +217,10 @@ def _write_tiff(
         )
     own = {"shape": list(data.shape), "metadata": metadata}
     frames = data.reshape(-1, *data.shape[-2:]) if data.ndim > 2 else data
+    if 1 in data.shape[-2:]:  # tifffile has no stacks of single lines
+        frames = data.reshape(-1, data.shape[-1])
     details = {
-        "axes": "TYX" if data.ndim > 2 else "YX",
+        "axes": "TYX"[-frames.ndim :],
         "Info": json.dumps({OWN_KEY: own}),
     }
     options: Dict[str, Any] = {}
