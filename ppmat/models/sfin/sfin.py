@@ -37,6 +37,9 @@ import numpy as np
 import paddle
 import paddle.nn as nn
 
+from ppmat.models.sfin.conv import merged_conv2d
+from ppmat.models.sfin.conv import merging_pays
+
 ImageLike = Union[paddle.Tensor, np.ndarray]
 Halves = Tuple[paddle.Tensor, paddle.Tensor]
 
@@ -95,7 +98,9 @@ class FourierUnit(nn.Layer):
             height, width = x.shape[-2:]
             spectrum = paddle.fft.rfft2(x, norm="ortho")
             # Channels: real and imaginary part of the first, of the second, ...
-            parts = paddle.stack([spectrum.real(), spectrum.imag()], axis=2)
+            # (The gradients of real() and imag() cost three times as much.)
+            parts = paddle.unbind(paddle.as_real(spectrum), axis=-1)
+            parts = paddle.stack(parts, axis=2)
             wf = width // 2 + 1
             vertical = paddle.linspace(0, 1, height, dtype=x.dtype)
             horizontal = paddle.linspace(0, 1, wf, dtype=x.dtype)
@@ -112,7 +117,7 @@ class FourierUnit(nn.Layer):
             features = self.bn(nn.functional.conv2d(features, weight))
             features = nn.functional.relu(features)
             features = features.reshape([x.shape[0], -1, 2, height, wf])
-            spectrum = paddle.complex(features[:, :, 0], features[:, :, 1])
+            spectrum = paddle.complex(*paddle.unbind(features, axis=2))
             return paddle.fft.irfft2(spectrum, s=[height, width], norm="ortho")
 
 
@@ -153,9 +158,31 @@ class FFC(nn.Layer):
     def forward(self, x: Halves) -> Halves:
         """Return both halves, [B, C, H, W] each, after the exchange."""
         x_l, x_g = x
+        if merging_pays(x_l):
+            return self._merged(x_l, x_g)
         out_l = self.convl2l(x_l) + self.convg2l(x_g)
         out_g = self.convl2g(x_l) + self.convg2g(x_g)
         return out_l, out_g
+
+    def _merged(self, x_l: paddle.Tensor, x_g: paddle.Tensor) -> Halves:
+        """Return the same from all convolutions of ``x_l`` and ``x_g`` in one."""
+        spectral = self.convg2g
+        of_x, of_unit = paddle.split(spectral.conv2.weight, 2, axis=1)
+        out_l, out_g, first = merged_conv2d(
+            [x_l, x_g],
+            [
+                [self.convl2l.weight, self.convg2l.weight],
+                [self.convl2g.weight, of_x],
+                [None, spectral.conv1.weight],
+            ],
+            [
+                self.convl2l.bias + self.convg2l.bias,
+                self.convl2g.bias + spectral.conv2.bias,
+                spectral.conv1.bias,
+            ],
+        )
+        unit = spectral.fu(first)
+        return out_l, out_g + nn.functional.conv2d(unit, of_unit, padding=1)
 
 
 class SFIB(nn.Layer):

@@ -1,0 +1,80 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Several 3x3 convolutions of the same images as one, for training on a CPU.
+
+Paddle's CPU convolution copies each pixel's neighbourhood into a matrix before it
+multiplies, once forward and twice backward, and adds a bias at about the price of the
+whole convolution when channels are few. One convolution for all outputs copies once
+and multiplies a larger, faster matrix. docs/stem_training.md has the derivation and
+the measurements.
+"""
+
+from __future__ import annotations
+
+from typing import List
+from typing import Optional
+from typing import Sequence
+
+import paddle
+import paddle.nn.functional as F
+
+
+def merging_pays(x: paddle.Tensor) -> bool:
+    """Return whether ``x`` is convolved by Paddle's own CPU kernel, eagerly.
+
+    Elsewhere cuDNN, or the passes over an exported program, see to it.
+    """
+    return (
+        paddle.in_dynamic_mode()
+        and x.place.is_cpu_place()
+        and x.dtype in (paddle.float32, paddle.float64)
+    )
+
+
+def merged_conv2d(
+    inputs: Sequence[paddle.Tensor],
+    weights: Sequence[Sequence[Optional[paddle.Tensor]]],
+    biases: Sequence[paddle.Tensor],
+) -> List[paddle.Tensor]:
+    """Return ``y[o] = biases[o] + sum over i of conv2d(inputs[i], weights[o][i])``.
+
+    The images are padded by zeros to keep H and W. A bias is the weight of a channel
+    of ones at the centre of its kernel: the centre never lies in the padding.
+
+    Args:
+        inputs: Images [B, I_i, H, W].
+        weights: A row for each output, and in it a kernel [O, I_i, 3, 3] for each
+            input, or None where there is no path. Rows have the same ``O``.
+        biases: [O] for each output.
+
+    Returns:
+        An image [B, O, H, W] for each row.
+    """
+    first = inputs[0]
+    rows = []
+    for kernels, bias in zip(weights, biases):
+        row = [
+            paddle.zeros([bias.shape[0], x.shape[1], 3, 3], dtype=x.dtype)
+            if kernel is None
+            else kernel
+            for x, kernel in zip(inputs, kernels)
+        ]
+        row.append(F.pad(bias.reshape([-1, 1, 1, 1]), [1, 1, 1, 1]))
+        rows.append(paddle.concat(row, axis=1))
+    batch, _, height, width = first.shape
+    ones = paddle.ones([batch, 1, height, width], dtype=first.dtype)
+    y = F.conv2d(paddle.concat([*inputs, ones], axis=1), paddle.concat(rows), padding=1)
+    return paddle.split(y, len(rows), axis=1)
