@@ -22,9 +22,11 @@ and the residual does not know the image. docs/stem_predict.md derives the numbe
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 from typing import Dict
 from typing import Optional
+from typing import Tuple
 
 import numpy as np
 
@@ -32,6 +34,7 @@ LAGS = 3
 CORRELATED = 0.1
 LOST_CONTRAST = 0.05
 SIGNIFICANT = 5.0  # standard deviations
+_ROWS = 256
 
 FLAGS = {
     "structure_in_residual": "neighbouring lines of what was taken away resemble each "
@@ -43,15 +46,34 @@ FLAGS = {
 }
 
 
-def _shifted(array: np.ndarray, axis: int, lag: int) -> tuple:
-    """Return the array without its last and without its first ``lag`` lines."""
-    if axis == 0:
-        return array[:-lag], array[lag:]
-    return array[:, :-lag], array[:, lag:]
-
-
 def _dot(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.einsum("ij,ij->", a, b))
+
+
+def _blocks(
+    raw: np.ndarray,
+    enhanced: np.ndarray,
+    missing: Optional[np.ndarray],
+    means: Tuple[float, float],
+) -> Iterator[Tuple[int, np.ndarray, np.ndarray, Optional[np.ndarray]]]:
+    """Yield residual, image and 0 or 1 for missing or there, some rows at a time.
+
+    Both are in float64, less their means, and 0 where pixels are missing. The number
+    of rows comes first; up to ``LAGS`` rows of the next block follow them.
+    """
+    for top in range(0, len(raw), _ROWS):
+        rows = slice(top, top + _ROWS + LAGS)
+        image = enhanced[rows].astype(np.float64)
+        with np.errstate(invalid="ignore"):
+            residual = raw[rows] - image
+        residual -= means[0]
+        image -= means[1]
+        valid = None
+        if missing is not None:
+            holes = missing[rows]
+            residual[holes] = image[holes] = 0.0
+            valid = (~holes).astype(np.float64)
+        yield min(_ROWS, len(raw) - top), residual, image, valid
 
 
 def residual_statistics(
@@ -75,25 +97,37 @@ def residual_statistics(
         ``structure_sigmas``; ``flags``, see :data:`FLAGS`. Numbers that do not exist
         (a residual or an image without variation) are None.
     """
-    with np.errstate(invalid="ignore"):
-        residual = np.subtract(raw, enhanced, dtype=np.float64)
-    image = enhanced.astype(np.float64)
-    valid = None
-    count = residual.size
-    if missing is not None and missing.any():
-        valid = (~missing).astype(np.float64)
-        count = int(valid.sum())
-        residual[missing] = 0.0
-        image[missing] = 0.0
-    mean = residual.sum() / count
-    residual -= mean
-    image -= image.sum() / count
-    if valid is not None:
-        residual *= valid
-        image *= valid
-    power = _dot(residual, residual) / count
-    signal = _dot(image, image) / count
-    squares = residual**2
+    if missing is not None and not missing.any():
+        missing = None
+    count = raw.size if missing is None else raw.size - int(missing.sum())
+    sums = np.zeros(2)
+    for number, residual, image, _ in _blocks(raw, enhanced, missing, (0.0, 0.0)):
+        sums += residual[:number].sum(), image[:number].sum()
+    mean, level = sums / count
+    power = signal = cross = cross_noise = 0.0
+    total, noise, pairs = np.zeros((3, 2, LAGS))
+    for number, residual, image, valid in _blocks(
+        raw, enhanced, missing, (mean, level)
+    ):
+        squares = residual**2
+        own, pixels = residual[:number], image[:number]
+        power += _dot(own, own)
+        signal += _dot(pixels, pixels)
+        cross += _dot(own, pixels)
+        cross_noise += float(np.einsum("ij,ij,ij->", squares[:number], pixels, pixels))
+        for lag in range(1, LAGS + 1):
+            lines = max(0, min(number, len(residual) - lag))
+            partners = (
+                (np.s_[:lines], np.s_[lag : lag + lines]),
+                (np.s_[:number, :-lag], np.s_[:number, lag:]),
+            )
+            for axis, (a, b) in enumerate(partners):
+                total[axis, lag - 1] += _dot(residual[a], residual[b])
+                noise[axis, lag - 1] += _dot(squares[a], squares[b])
+                pairs[axis, lag - 1] += (
+                    residual[a].size if valid is None else _dot(valid[a], valid[b])
+                )
+    power, signal, cross = power / count, signal / count, cross / count
     found: Dict[str, Any] = {
         "mean": float(mean),
         "std": float(np.sqrt(power)),
@@ -101,37 +135,25 @@ def residual_statistics(
         "spread": float(count**-0.5),
     }
     for axis, name in enumerate(("slow_axis", "fast_axis")):
-        values, sigmas = [], []
-        for lag in range(1, LAGS + 1):
-            value = sigma = None
-            if power > 0 and residual.shape[axis] > lag:
-                a, b = _shifted(residual, axis, lag)
-                pairs = a.size if valid is None else _dot(*_shifted(valid, axis, lag))
-                total = _dot(a, b)
-                noise = _dot(*_shifted(squares, axis, lag))
-                if pairs and noise > 0:
-                    value = total / pairs / power
-                    sigma = total / np.sqrt(noise)
-            values.append(_plain(value))
-            sigmas.append(_plain(sigma))
-        found[name] = values
-        found[f"{name}_sigmas"] = sigmas
-    slope = correlation = sigma = None
-    if power > 0 and signal > 0:
-        cross = _dot(residual, image) / count
-        slope = cross / signal
-        correlation = cross / np.sqrt(power * signal)
-        noise = float(np.einsum("ij,ij,ij->", squares, image, image))
-        sigma = cross * count / np.sqrt(noise) if noise > 0 else None
-    found["structure"] = _plain(correlation)
-    found["structure_sigmas"] = _plain(sigma)
-    found["lost_contrast"] = _plain(slope)
+        there = noise[axis] > 0
+        with np.errstate(invalid="ignore", divide="ignore"):
+            values = total[axis] / pairs[axis] / power
+            sigmas = total[axis] / np.sqrt(noise[axis])
+        found[name] = _plain(values, there)
+        found[f"{name}_sigmas"] = _plain(sigmas, there)
+    there = np.array(power > 0 and signal > 0 and cross_noise > 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found["structure"] = _plain(cross / np.sqrt(power * signal), there)
+        sigmas = cross * count / np.sqrt(cross_noise)
+        found["structure_sigmas"] = _plain(sigmas, there)
+        found["lost_contrast"] = _plain(np.float64(cross) / signal, there)
     found["flags"] = _flags(found)
     return found
 
 
-def _plain(value: Optional[float]) -> Optional[float]:
-    return None if value is None else float(value)
+def _plain(values: np.ndarray, there: np.ndarray) -> Any:
+    """Return numbers as floats, None where there is none."""
+    return np.where(there, values, None).tolist()
 
 
 def _flags(found: Dict[str, Any]) -> Dict[str, str]:
