@@ -35,11 +35,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from typing import Dict
-from typing import List
 from typing import Optional
 from typing import Union
 
@@ -90,8 +88,8 @@ def default_threads() -> int:
 class StaticProgram:
     """The function of an :class:`SFIN` on tiles of one size.
 
-    One tile uses all threads. Several tiles are run side by side, one thread each,
-    which is faster, since the Fourier transforms of a tile do not use several.
+    Tiles are run one after another, each with all threads: Paddle holds Python's lock
+    while a program runs, so several Python threads would not run side by side.
 
     On a GPU (``paddle.set_device("gpu")``) the program runs there, tile by tile. This
     was written without a GPU at hand and has not been run.
@@ -105,7 +103,7 @@ class StaticProgram:
 
     Attributes:
         folder: The entry of the cache; None if there is none (not writable).
-        parallel: Tiles that are run side by side when that many are given.
+        parallel: Tiles that are best given at once: 1.
     """
 
     def __init__(
@@ -124,15 +122,11 @@ class StaticProgram:
         self.shape = (model.in_channels, height, width)
         self.folder: Optional[Path] = None
         self._gpu = paddle.get_device().startswith("gpu")
-        self.parallel = 1 if self._gpu else self.threads
+        self.parallel = 1
         self._lock = threading.Lock()
-        self._idle: List[Any] = []
-        self._pool: Optional[ThreadPoolExecutor] = None
         top = Path(default_cache_dir() if cache_dir is None else cache_dir)
         with self._program(model, top) as folder:
-            self._whole = self._load(folder, self.threads)
-            if self.parallel > 1:
-                self._single = self._load(folder, 1)
+            self._predictor = self._load(folder)
 
     @contextlib.contextmanager
     def _program(self, model: SFIN, top: Path) -> Iterator[Path]:
@@ -162,7 +156,7 @@ class StaticProgram:
         self.folder = folder
         yield folder
 
-    def _load(self, folder: Path, threads: int) -> Any:
+    def _load(self, folder: Path) -> Any:
         config = paddle.inference.Config(*(str(folder / name) for name in _FILES))
         config.disable_glog_info()
         config.enable_new_ir(True)
@@ -173,7 +167,7 @@ class StaticProgram:
         else:
             config.disable_gpu()
             config.enable_mkldnn()
-            config.set_cpu_math_library_num_threads(threads)
+            config.set_cpu_math_library_num_threads(self.threads)
         return paddle.inference.create_predictor(config)
 
     def __call__(self, tiles: np.ndarray) -> np.ndarray:
@@ -195,35 +189,14 @@ class StaticProgram:
                 f"[B, {', '.join(map(str, self.shape))}]"
             )
         out = np.empty_like(tiles)
-        if len(tiles) == 1 or self.parallel == 1:
-            with self._lock:
-                for i, tile in enumerate(tiles):
-                    out[i] = _run(self._whole, tile)
-            return out
-
-        def work(i: int) -> None:
-            predictor = self._take()
-            try:
-                out[i] = _run(predictor, tiles[i])
-            finally:
-                self._idle.append(predictor)
-
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self.parallel)
-        list(self._pool.map(work, range(len(tiles))))
-        return out
-
-    def _take(self) -> Any:
+        (source,) = self._predictor.get_input_names()
+        (target,) = self._predictor.get_output_names()
         with self._lock:
-            return self._idle.pop() if self._idle else self._single.clone()
-
-
-def _run(predictor: Any, tile: np.ndarray) -> np.ndarray:
-    (name,) = predictor.get_input_names()
-    predictor.get_input_handle(name).copy_from_cpu(tile[None])
-    predictor.run()
-    (name,) = predictor.get_output_names()
-    return predictor.get_output_handle(name).copy_to_cpu()[0]
+            for i in range(len(tiles)):
+                self._predictor.get_input_handle(source).copy_from_cpu(tiles[i : i + 1])
+                self._predictor.run()
+                out[i] = self._predictor.get_output_handle(target).copy_to_cpu()[0]
+        return out
 
 
 # The cache ------------------------------------------------------------------------
