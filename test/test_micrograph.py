@@ -675,7 +675,7 @@ def test_tiff_round_trip(tmp_path_factory, data, pixel_size, units):
         assert image.pixel_size is None
     else:
         found = convert_pixel_size(image.pixel_size, image.units, units)
-        assert found == pytest.approx(pixel_size, rel=1e-6)
+        assert found == pytest.approx(pixel_size, rel=1e-9)
     assert [path.name] == [p.name for p in path.parent.iterdir()]
 
 

@@ -17,6 +17,7 @@
 
 from __future__ import annotations
 
+import fractions
 import json
 import os
 from pathlib import Path
@@ -51,7 +52,7 @@ _TYPES = {
 _LARGEST_TIFF = (1 << 32) - (1 << 24)  # bytes; 4 GB less room for the tags
 # ImageJ writes ASCII; these two it understands (micron) or shows (angstrom).
 _ASCII_UNITS = {"µm": "micron", "Å": "angstrom"}
-# Pixels per unit that a TIFF rational holds with nine digits.
+# Pixels per unit that a TIFF rational holds exactly enough.
 _RESOLUTIONS = (1e-4, 1e6)
 
 
@@ -226,7 +227,7 @@ def _write_tiff(
     options: Dict[str, Any] = {}
     if pixel_size is not None:
         pixel_size, units = _fit_for_rationals(path, pixel_size, units)
-        options["resolution"] = (1 / pixel_size[1], 1 / pixel_size[0])
+        options["resolution"] = tuple(_rational(1 / pixel_size[i]) for i in (1, 0))
         options["extratags"] = _digital_micrograph_tags(pixel_size, units)
         if units is not None:
             details["unit"] = _ascii(_ASCII_UNITS.get(units, units))
@@ -248,6 +249,13 @@ def _fit_for_rationals(
         f"{path.name}: a pixel size of {pixel_size} {units!r} does not fit into the "
         "tags of a TIFF file; give it in nm"
     )
+
+
+def _rational(value: float) -> Tuple[int, int]:
+    """Return two unsigned integers of 32 bits; tifffile's own are less exact."""
+    largest = (1 << 32) - 1
+    limit = int(largest / max(value, 1.0)) - 1
+    return fractions.Fraction(value).limit_denominator(limit).as_integer_ratio()
 
 
 def _ascii(text: str) -> str:
