@@ -48,6 +48,7 @@ from paddle import io
 
 from ppmat.datasets.build_image import BuildImage
 from ppmat.datasets.micrograph import IMAGE_SUFFIXES
+from ppmat.datasets.micrograph import ImageFormatError
 from ppmat.utils import logger
 from ppmat.utils.download import get_datasets_path_from_url
 
@@ -109,7 +110,8 @@ class SFINDataset(io.Dataset):
     Raises:
         FileNotFoundError: A folder is missing.
         ValueError: An argument that cannot be meant, or files that do not pair.
-        ImageFormatError: A file holds no grey image.
+        ImageFormatError: A file holds no grey image; or (also when a sample is read) a
+            pixel without a number, or images of a size that does not fit.
     """
 
     name = "sfin"
@@ -260,13 +262,13 @@ class SFINDataset(io.Dataset):
         images = {kind: self.build_image(path) for kind, path in paths.items()}
         for kind, image in images.items():
             if not np.isfinite(image).all():
-                raise ValueError(
+                raise ImageFormatError(
                     f"{paths[kind]}: {int((~np.isfinite(image)).sum())} of "
                     f"{image.size} pixels are NaN or infinite, which no network can "
                     "learn from; mend or remove the image"
                 )
             if image.shape != images["noisy"].shape:
-                raise ValueError(
+                raise ImageFormatError(
                     f"{paths[kind]} has {_size(image.shape)} pixels, but "
                     f"{paths['noisy']} has {_size(images['noisy'].shape)}"
                 )
@@ -276,14 +278,14 @@ class SFINDataset(io.Dataset):
         path = self.samples[idx]["noisy"]
         if self.crop_size is None:
             if self.same_size and shape != self._shape:
-                raise ValueError(
+                raise ImageFormatError(
                     f"{path} has {_size(shape)} pixels, but "
                     f"{self.samples[0]['noisy']} has {_size(self._shape)}, and images "
                     "of several sizes make no batch; set crop_size to the size of the "
                     "smallest, or same_size to false and batch_size to 1"
                 )
         elif shape[1] < self.crop_size[0] or shape[2] < self.crop_size[1]:
-            raise ValueError(
+            raise ImageFormatError(
                 f"{path} has {_size(shape)} pixels, less than crop_size "
                 f"{_size(self.crop_size)}; choose a smaller crop or remove the image"
             )
