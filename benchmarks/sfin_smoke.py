@@ -102,7 +102,6 @@ def one(seed: int, args: argparse.Namespace) -> None:
         checkpoint_path=str(folder / "checkpoints/best.pdparams"),
     )
     result = {"train_minutes": round(minutes, 2)}
-    result["parameters"] = int(sum(p.size for p in model.parameters()))
     for split in SPLITS:
         noisy, true = images(config, split)
         enhanced = [model.predict(image)[model.target_name] for image in noisy]
@@ -131,16 +130,19 @@ def baselines(config: Mapping) -> list[dict]:
 
 def gather(args: argparse.Namespace) -> dict:
     """Return the result of all seeds."""
+    from ppmat.models import build_model
+
     found = [
         json.loads((args.work / f"seed_{seed}.json").read_text()) for seed in args.seeds
     ]
     ours = {"name": "sfin_smoke.yaml"}
     for split in SPLITS:
         ours[split] = {k: [run[split][k] for run in found] for k in found[0][split]}
-    ours["parameters"] = found[0]["parameters"]
+    config = settings(args.seeds[0], args.work, args.overrides)
+    weights = build_model(config["Model"]).parameters()
+    ours["parameters"] = sum(int(w.size) for w in weights if not w.stop_gradient)
     ours["train_minutes"] = [run["train_minutes"] for run in found]
     words = [*map(str, args.seeds), f"--jobs {args.jobs}", *args.overrides]
-    config = settings(args.seeds[0], args.work, args.overrides)
     return {
         "command": f"python benchmarks/sfin_smoke.py --seeds {' '.join(words)}",
         "machine": machine(),
