@@ -58,7 +58,6 @@ _GREY_LIMITS = (-64.0, 320.0)
 _SMALLEST_RANGE = 25.0  # grey levels
 _FILL_PASSES = 8
 _ROWS = 256
-_SIDE_BY_SIDE = 4  # tiles; each takes some 0.5 GB with 64 channels
 
 FLAGS = {
     **RESIDUAL_FLAGS,
@@ -149,7 +148,7 @@ def enhance_image(
     tile_size: Optional[int] = None,
     overlap: Optional[int] = None,
     ensemble: bool = False,
-    batch_size: Optional[int] = None,
+    batch_size: int = 1,
     dtype: Optional[str] = None,
     on_tiles: Callable[[int, int], None] = lambda done, total: None,
 ) -> Enhancement:
@@ -173,8 +172,8 @@ def enhance_image(
         overlap: Pixels neighbouring tiles share, at most half a tile. None takes the
             model's own, or a quarter of ``tile_size``.
         ensemble: Average over the flips of each tile: four times the work.
-        batch_size: Tiles that go through the network at once; None takes as many as
-            the compiled network runs side by side, at most 4.
+        batch_size: Tiles that are given to the network at once; a compiled network
+            runs them one after another, so more than 1 helps other networks only.
         dtype: None gives float32, or float64 for float64 (and for masked arrays of
             it); ``"same"`` the type of ``x``, for integers rounded and held at the
             ends of their range.
@@ -192,15 +191,13 @@ def enhance_image(
     _check_array(data)
     if dtype not in (None, "same"):
         raise ValueError(f"dtype is {dtype!r}; wanted None or 'same'")
-    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+    if not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size is {batch_size!r}, wanted a whole number > 0")
     scaling = check_scaling(tiles.scaling if scaling is None else scaling)
     tile_size, overlap = choose_tiles(tiles, tile_size, overlap)
     height, width = data.shape[-2:]
     plan = plan_tiles(height, width, tile_size, overlap)
     run = tiles.runner(*plan.tile)
-    if batch_size is None:
-        batch_size = min(_SIDE_BY_SIDE, getattr(run, "parallel", 1))
     run = with_flips(run) if ensemble else run
 
     kind = np.dtype(data.dtype).newbyteorder("=")

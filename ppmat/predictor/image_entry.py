@@ -88,7 +88,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     add("--scaling", choices=("robust", "grey"),
         help="robust: any intensities, by percentiles; grey: values are grey levels "
         "0 to 255 as in training")  # fmt: skip
-    add("--batch_size", type=int, help="tiles at once; default: as the cores allow")
+    add("--batch_size", type=int, default=1, help="tiles given to the network at once")
     add("--overwrite", action="store_true", help="redo and replace what is there")
     add("--split", choices=("train", "val", "test"),
         help="score the network on a split of the configuration's data set "
@@ -177,7 +177,7 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
 
 
 def _check_options(args: argparse.Namespace) -> None:
-    if args.batch_size is not None and args.batch_size < 1:
+    if args.batch_size < 1:
         raise ConfigError(f"--batch_size={args.batch_size}: wanted at least 1")
     if bool(args.input) == (args.split is not None):
         raise ConfigError("give --input with --save_path, or --split")

@@ -236,7 +236,7 @@ class SpectrumPredictor(BasePredictor):
         tile_size: Optional[int] = None,
         overlap: Optional[int] = None,
         ensemble: bool = False,
-        batch_size: Optional[int] = None,
+        batch_size: int = 1,
     ) -> Iterator[Dict[str, Any]]:
         """Enhance files one by one; the outputs go to a folder.
 
