@@ -29,6 +29,7 @@ from ppmat.datasets import DATASETS
 from ppmat.metrics import build_metric
 from ppmat.models.sfin.sfin import SFIN
 from ppmat.optimizer import build_optimizer
+from ppmat.predictor import SpectrumPredictor
 from ppmat.trainer import entry
 from ppmat.utils import download
 from ppmat.utils import logger
@@ -275,6 +276,17 @@ def test_package_of_upstream_loads(package, weights):
     images = paddle.rand([2, 1, 13, 16]) * 255
     assert model(images).shape == [2, 1, 13, 16]
     assert config["Metric"]["__class_name__"] == "SFINStreamingAdapter"
+
+
+def test_registered_name_enhances_an_image(package, tmp_path, monkeypatch):
+    """From the name alone, as ``predict.py --model_name`` does it."""
+    monkeypatch.setenv("PADDLEMAT_HOME", str(tmp_path))  # programs are kept there
+    predictor = SpectrumPredictor(model_name=package)
+    assert (predictor.target_name, predictor.tile_size) == ("gt_detect", 256)
+    grey = np.random.RandomState(0).uniform(0, 255, (32, 32)).astype("float32")
+    found = predictor.enhance(grey, tile_size=32, overlap=8, scaling="grey")
+    wanted = predictor.model(grey[None, None]).numpy()[0, 0]
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4 * np.ptp(wanted))
 
 
 def test_package_with_other_weights_is_refused(package, tmp_path):
