@@ -36,6 +36,7 @@ from typing import Union
 from ppmat.utils import logger
 from ppmat.utils.command_line import EXIT_BAD_INPUT
 from ppmat.utils.command_line import find_task_config
+from ppmat.utils.command_line import keep_freed_memory
 from ppmat.utils.command_line import set_threads
 from ppmat.utils.command_line import unset_variables
 from ppmat.utils.config import load_config
@@ -82,6 +83,7 @@ def main(task_dir: str, argv: Optional[Sequence[str]] = None) -> int:
         argv: Command line without the program name; None takes ``sys.argv``.
     """
     set_threads()
+    keep_freed_memory()
     args = parse_args(argv, task_dir)
     try:
         path = find_task_config(args.config, task_dir)

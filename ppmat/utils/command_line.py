@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import platform
 import re
@@ -45,6 +46,23 @@ def set_threads() -> None:
         processes = int(os.environ.get("PADDLE_LOCAL_SIZE", "1"))
         threads = max(1, min(_MAX_THREADS, cores // max(1, processes)))
         os.environ["OMP_NUM_THREADS"] = str(threads)
+
+
+def keep_freed_memory() -> None:
+    """Have glibc reuse memory instead of returning it to the system.
+
+    Paddle's CPU allocator asks malloc for each tensor. What is larger than 32 MB comes
+    from the system and goes back at once, so every such result is written into pages
+    that the system has to find and clear first (docs/stem_training.md has the cost).
+    The process stays at its peak. A user's own ``MALLOC_...`` variables are left alone.
+    """
+    chosen = any(name.startswith("MALLOC_") for name in os.environ)
+    if platform.libc_ver()[0] != "glibc" or chosen:
+        return
+    trim_threshold, mmap_max = -1, -4  # numbers of malloc.h
+    mallopt = ctypes.CDLL(None).mallopt
+    mallopt(mmap_max, 0)
+    mallopt(trim_threshold, 2**31 - 1)
 
 
 def move_overrides(args: argparse.Namespace, names: Sequence[str]) -> None:

@@ -1,0 +1,57 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+# Fills 40 MB ten times and prints the page faults of it.
+FAULTS = """
+import ctypes, resource
+from ppmat.utils import command_line
+{call}
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+libc.free.argtypes = [ctypes.c_void_p]
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    memory = libc.malloc(40 << 20)
+    ctypes.memset(memory, 1, 40 << 20)
+    libc.free(memory)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def page_faults(call, **variables):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
+    output = subprocess.run(
+        [sys.executable, "-c", FAULTS.format(call=call)],
+        env={**environment, **variables},
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
+    return int(output.stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc")
+def test_kept_memory_is_written_without_new_pages():
+    kept = page_faults("command_line.keep_freed_memory()")
+    assert page_faults("") > 5 * kept
+    chosen = {"MALLOC_TRIM_THRESHOLD_": "131072"}
+    assert page_faults("command_line.keep_freed_memory()", **chosen) > 5 * kept
