@@ -493,6 +493,30 @@ def test_files_that_are_no_image(tmp_path):
         read_micrograph(tmp_path / "nothing.tif")
 
 
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".npy", ".mrc"])
+def test_damaged_bytes_give_an_image_or_the_one_error(tmp_path, suffix):
+    values = grey((20, 17), "u2")
+    if suffix == ".png":
+        Image.fromarray(values).save(tmp_path / "a.png")
+    elif suffix == ".tif":
+        tifffile.imwrite(tmp_path / "a.tif", values, tile=(16, 16), compression="zlib")
+    else:
+        write_micrograph(tmp_path / f"a{suffix}", values, dtype="uint16")
+    whole = (tmp_path / f"a{suffix}").read_bytes()
+    rng = np.random.default_rng(3)
+    refused = 0
+    for _ in range(150):
+        damaged = bytearray(whole)
+        for place in rng.integers(0, min(len(whole), 600), 3):
+            damaged[place] = rng.integers(0, 256)
+        (tmp_path / f"b{suffix}").write_bytes(damaged)
+        try:
+            read_micrograph(tmp_path / f"b{suffix}")
+        except ImageFormatError:
+            refused += 1
+    assert refused > 5
+
+
 def test_content_counts_and_not_the_name(tmp_path):
     values = grey((6, 5), "u2")
     Image.fromarray(values).save(tmp_path / "a.png")

@@ -140,7 +140,7 @@ def read_npy(path: str, index: Optional[int]) -> Micrograph:
     choose(path, ["array"], index)
     try:
         data = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError, SyntaxError) as error:
+    except Exception as error:  # the head of the file is parsed as Python tokens
         raise ImageFormatError(
             f"{path}: cannot be read as npy array (truncated, or made of Python "
             f"objects): {error}"

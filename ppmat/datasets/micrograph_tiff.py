@@ -28,6 +28,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import threading
 import xml.etree.ElementTree
 from collections.abc import Iterator
@@ -84,8 +85,13 @@ def read_tiff(path: str, index: Optional[int]) -> Micrograph:
             pixel_size, units = _scale(file, page)
             tags = _tags(page)
             imagej = file.imagej_metadata or {}
-    except (ImageFormatError, MemoryError):
+    except ImageFormatError:
         raise
+    except MemoryError as error:
+        raise ImageFormatError(
+            f"{path}: is larger than the memory, or says so because it is damaged: "
+            f"{error}"
+        ) from error
     except Exception as error:  # whatever a damaged file does to a foreign reader
         raise ImageFormatError(f"{path}: {_reason(error)}") from error
     if complaints:
@@ -145,9 +151,14 @@ def _pixels(series: Any, path: str) -> Tuple[np.ndarray, str]:
             f"{path}: planes of its stack are missing; they may be in other files that "
             "belong to it"
         )
+    # tifffile would fill missing strips and tiles with zeros.
+    chunks = math.prod(series.keyframe.chunked)
     for page in series.pages:
-        if not (len(page.dataoffsets) and all(page.databytecounts)):
-            raise ImageFormatError(f"{path}: parts of its pixels are missing")
+        if len(page.dataoffsets) != chunks or not all(page.databytecounts):
+            raise ImageFormatError(
+                f"{path}: parts of its pixels are missing ({len(page.dataoffsets)} of "
+                f"{chunks} strips or tiles), damaged or truncated"
+            )
     axes = series.axes
     data = series.asarray()
     if "Y" not in axes or "X" not in axes:
