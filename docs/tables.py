@@ -94,7 +94,36 @@ def energy_row(row: dict[str, Any]) -> dict[str, Any]:
     return fresh
 
 
-SHAPES = {"is2re": energy_row}
+def image_row(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of image scores: ``PSNR / SSIM`` of each split and protocol.
+
+    Args:
+        row: With ``val`` and ``test``, each with protocols that hold ``psnr`` [dB] and
+            ``ssim``, a number or a list with one a seed.
+
+    Raises:
+        ValueError: If one of them is something else.
+    """
+    fresh: dict[str, Any] = {"name": row["name"]}
+    for split in ("val", "test"):
+        for protocol, scores in row[split].items():
+            both = (fixed(scores["psnr"], 2), fixed(scores["ssim"], 4))
+            fresh[f"{split}, {protocol}"] = " / ".join(both)
+    return {**fresh, **{k: v for k, v in row.items() if k not in ("val", "test")}}
+
+
+def fixed(value: Any, digits: int) -> str:
+    """Return a number, or mean ± sample standard deviation of a list, as text."""
+    values = value if isinstance(value, list) else [value]
+    if not values or not all(map(is_number, values)):
+        raise ValueError(f"{value!r} is not a number or a list of numbers")
+    text = f"{statistics.mean(values):.{digits}f}"
+    if len(values) > 1:
+        text += f" ± {statistics.stdev(values):.{digits}f}"
+    return text
+
+
+SHAPES = {"is2re": energy_row, "sfin_smoke": image_row}
 
 
 def heading(key: str) -> str:

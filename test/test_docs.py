@@ -356,3 +356,21 @@ def test_energies_are_averaged_over_splits_for_each_seed(tmp_path):
     path.write_text(yaml.safe_dump(result, sort_keys=False))
     with pytest.raises(ValueError, match=r"is2re\.yaml: KeyError 'energy_mae'"):
         tables.rewrite(page, tmp_path)
+
+
+def test_image_scores_come_as_psnr_and_ssim():
+    row = {
+        "name": "net",
+        "val": {"author": {"psnr": [30.0, 32.0], "ssim": [0.5, 0.7]}},
+        "test": {"author": {"psnr": 20.123, "ssim": [0.56789]}},
+        "parameters": 5,
+    }
+    assert tables.image_row(row) == {
+        "name": "net",
+        "val, author": "31.00 ± 1.41 / 0.6000 ± 0.1414",
+        "test, author": "20.12 / 0.5679",
+        "parameters": 5,
+    }
+    row["val"]["author"]["ssim"] = "high"
+    with pytest.raises(ValueError, match="'high' is not a number"):
+        tables.image_row(row)

@@ -278,9 +278,8 @@ def test_package_of_upstream_loads(package, weights):
     assert config["Metric"]["__class_name__"] == "SFINStreamingAdapter"
 
 
-def test_registered_name_enhances_an_image(package, tmp_path, monkeypatch):
+def test_registered_name_enhances_an_image(package):
     """From the name alone, as ``predict.py --model_name`` does it."""
-    monkeypatch.setenv("PADDLEMAT_HOME", str(tmp_path))  # programs are kept there
     predictor = SpectrumPredictor(model_name=package)
     assert (predictor.target_name, predictor.tile_size) == ("gt_detect", 256)
     grey = np.random.RandomState(0).uniform(0, 255, (32, 32)).astype("float32")
