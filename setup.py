@@ -52,6 +52,10 @@ CORE = [
     "mrcfile>=1.5.3",
 ]
 
+# Files for machines without Paddle, and what checks them. No converter: Paddle2ONNX has
+# no wheel for Python 3.13.
+ONNX = ["onnx>=1.17", "onnxruntime>=1.20"]
+
 setup(
     name="ppmat",
     version=read_version(),
@@ -72,7 +76,9 @@ setup(
             "setuptools>=70.1",
             "nbclient>=0.10",  # runs docs/notebooks
             "ipykernel>=6.29",
+            *ONNX,
         ],
+        "onnx": ONNX,
         "dev": ["ruff==0.17.5", "pre-commit>=4"],
         "generator": ["fairchem-data-oc==0.0.1"],
         # GPL (RosettaSciIO: dm3, dm4, emd, ser, hspy), so never a core dependency;

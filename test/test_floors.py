@@ -52,6 +52,7 @@ THIRD_PARTIES = {
     "paddle",
 }
 OPTIONAL = {"visualdl", "tensorboardX", "wandb", "fairchem", "pandas", "rsciio"}
+OPTIONAL |= {"onnx", "onnxruntime"}
 
 
 def package_of(module: str) -> str:

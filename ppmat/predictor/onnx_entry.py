@@ -1,0 +1,154 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""The command that writes a trained network of the image task as an ONNX file.
+
+Importing this module does not import Paddle: the number of threads has to be set
+before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import Optional
+from typing import Sequence
+
+from ppmat.utils import logger
+from ppmat.utils.command_line import EXIT_BAD_INPUT
+from ppmat.utils.command_line import announce_task_config
+from ppmat.utils.command_line import set_threads
+from ppmat.utils.registry import ConfigError
+
+_EPILOG = """\
+The file takes tiles of one size; examples/enhance_onnx.py cuts images into such tiles
+and needs neither Paddle nor this package. Exit status: 0 done, 2 bad input, or a file
+that does not agree with Paddle (it is not written).
+
+examples:
+  export.py --config_path=configs/sfin/sfin_haadf_enhance.yaml
+            --checkpoint_path=best.pdparams --output=haadf.onnx
+  export.py --model_name=sfin_haadf_enhance --output=haadf.onnx --tile_size=128
+"""
+
+
+def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    """Return the options; KEY=VALUE arguments are gathered in ``overrides``."""
+    parser = argparse.ArgumentParser(
+        description="Write a trained network as an ONNX file, for machines without "
+        "Paddle.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--model_name", help="registered model; excludes --config_path")
+    add("--weights_name", help="file of the weights of a registered model")
+    add("-c", "--config_path", help="YAML of the model")
+    add("--checkpoint_path",
+        help="weights that belong to --config_path: .pdparams, or .pth of the "
+        "authors")  # fmt: skip
+    add("--output", "--save_path", required=True, metavar="FILE.onnx")
+    add("--tile_size", type=int, help="pixels; default: Predict.tile_size, or 256")
+    add("--overlap", type=int,
+        help="pixels that neighbouring tiles share, kept in the file; default: "
+        "Predict.overlap, or a quarter of the tile")  # fmt: skip
+    add("--no_check", action="store_true",
+        help="do not compare with Paddle in ONNX Runtime")  # fmt: skip
+    add("overrides", nargs="*", metavar="KEY=VALUE", help="changes of the YAML")
+    return parser.parse_intermixed_args(argv)
+
+
+def main(task_dir: str, argv: Optional[Sequence[str]] = None) -> int:
+    """Run the command of a task folder; returns the exit status.
+
+    Args:
+        task_dir: Folder of the calling script.
+        argv: Command line without the program name; None takes ``sys.argv``.
+    """
+    set_threads()
+    args = parse_args(argv)
+    # Paddle is loaded from here on.
+    from ppmat.predictor.onnx_export import OnnxExportError
+    from ppmat.utils.download import ArchiveError
+    from ppmat.utils.download import DownloadError
+    from ppmat.utils.save_load import CheckpointError
+
+    try:
+        return run(args, task_dir)
+    except (
+        ArchiveError,
+        CheckpointError,
+        ConfigError,
+        DownloadError,
+        FileNotFoundError,
+        OnnxExportError,
+    ) as error:
+        logger.error(f"{type(error).__name__}: {error}")
+        return EXIT_BAD_INPUT
+
+
+def run(args: argparse.Namespace, task_dir: str) -> int:
+    """Do what the options say; returns the exit status.
+
+    Raises:
+        ConfigError: Options or a model that cannot be meant.
+        OnnxExportError: See :func:`ppmat.predictor.onnx_export.export_onnx`.
+    """
+    from ppmat.models.sfin.sfin import SFIN
+    from ppmat.predictor.enhancement import choose_tiles
+    from ppmat.predictor.onnx_export import export_onnx
+    from ppmat.predictor.spectrum_predictor import SpectrumPredictor
+    from ppmat.predictor.tiling import plan_axis
+
+    if not args.output.endswith(".onnx"):
+        raise ConfigError(f"--output={args.output}: wanted FILE.onnx")
+    if args.config_path is not None:
+        args.config_path = announce_task_config(args.config_path, task_dir)
+    predictor = SpectrumPredictor(
+        model_name=args.model_name,
+        weights_name=args.weights_name,
+        config_path=args.config_path,
+        checkpoint_path=args.checkpoint_path,
+        device="cpu",
+        config_overrides=args.overrides,
+    )
+    if not isinstance(predictor.model, SFIN):
+        raise ConfigError(
+            f"Model: {type(predictor.model).__name__} cannot be written as ONNX; "
+            "wanted SFIN"
+        )
+    try:
+        tile, overlap = choose_tiles(predictor, args.tile_size, args.overlap)
+        plan_axis(tile, tile, overlap)
+    except ValueError as error:
+        raise ConfigError(f"--tile_size and --overlap: {error}") from error
+    worst = export_onnx(
+        predictor.model,
+        args.output,
+        (tile, tile),
+        overlap,
+        predictor.scaling,
+        name=args.model_name,
+        check=not args.no_check,
+    )
+    size = os.path.getsize(args.output) / 1e6
+    if worst is None:
+        logger.warning(f"Wrote {args.output} ({size:.1f} MB), not compared with Paddle")
+    else:
+        logger.message(
+            f"Wrote {args.output} ({size:.1f} MB); ONNX Runtime and Paddle differ by "
+            f"{worst:.1e} of the range at most"
+        )
+    return 0
