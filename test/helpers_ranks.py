@@ -42,6 +42,7 @@ from ppmat.metrics.streaming_base import _all_reduce_sum_
 from ppmat.trainer.signals import TrainingInterrupted
 from ppmat.trainer.update import NonFiniteError
 from ppmat.utils import misc
+from ppmat.utils.save_load import load_pretrain
 
 PLATEAU = {
     "__class_name__": "ReduceOnPlateau",
@@ -157,6 +158,37 @@ def bad_record(folder):
         return str(error)
 
 
+class Normed(Toy):
+    """Collects running statistics of the atoms it sees, other ones on each rank."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1D(3)
+
+    def forward(self, batch):
+        atoms = batch["structure_array"]
+        atoms = {**atoms, "cart_coords": self.norm(atoms["cart_coords"])}
+        return super().forward({**batch, "structure_array": atoms})
+
+
+def running_statistics(folder):
+    """The last evaluation of a run, and one of what the run saved."""
+    paddle.seed(0)
+    trainer = make_trainer(
+        folder, Structures(19), Normed(), metrics(), val=Structures(7, seed=5)
+    )
+    trainer.train()
+    dist.barrier()
+    result = {"mean": trainer.model.norm._mean.tolist()}
+    saved = Normed()
+    load_pretrain(saved, os.path.join(folder, "checkpoints", "latest.pdparams"))
+    for name, model in (("run", trainer.model), ("saved", saved)):
+        again = make_trainer(f"{folder}_{name}", Structures(4), model, metrics())
+        losses = again.eval(Structures(7, seed=5).loader(2, even=False))[1]
+        result[name] = {key: meter.avg for key, meter in losses.items()}
+    return result
+
+
 class Signalled(Toy):
     def forward(self, batch):
         result = super().forward(batch)
@@ -261,6 +293,7 @@ def main(folder):
         "evaluation_1": tiny_evaluation(f"{folder}/evaluation", 1),
         "evaluation_5": tiny_evaluation(f"{folder}/evaluation", 5),
         "unused": unused(f"{folder}/unused"),
+        "running_statistics": running_statistics(f"{folder}/normed"),
         "bad_record": bad_record(f"{folder}/bad"),
         "interrupted": interrupted(f"{folder}/interrupted"),
         "gather": unequal_gather(),

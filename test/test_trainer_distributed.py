@@ -151,6 +151,15 @@ def test_evaluation_counts_each_structure_once(run, tmp_path, size):
         assert_close(first, alone[strategy])
 
 
+def test_running_statistics_evaluated_are_those_saved(run):
+    folder, ranks = run
+    first, second = (report["running_statistics"] for report in ranks)
+    assert first == second
+    assert first["run"] == first["saved"]
+    weights = save_load.load_file(str(folder / "normed/checkpoints/latest.pdparams"))
+    np.testing.assert_array_equal(np.float32(first["mean"]), weights["norm._mean"])
+
+
 def test_parameters_used_on_one_rank_only(run):
     _, ranks = run
     first, second = (report["unused"]["weights"] for report in ranks)

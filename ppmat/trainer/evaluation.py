@@ -35,6 +35,7 @@ from ppmat.trainer.utils import gather_rows
 from ppmat.trainer.utils import loss_weight
 from ppmat.trainer.utils import merge_meters
 from ppmat.trainer.utils import own_random_stream
+from ppmat.trainer.utils import share_statistics
 from ppmat.utils import misc
 
 Meters = Dict[str, misc.AverageMeter]
@@ -170,6 +171,7 @@ class Evaluator:
         trainer = self.trainer
         model, average = trainer.model, trainer.ema_model
         was_training = model.training
+        share_statistics(model)
         model.eval()
         if average is not None:
             average.apply_shadow()

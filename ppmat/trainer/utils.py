@@ -138,6 +138,18 @@ def reduce_sum(values: List[Any]) -> paddle.Tensor:
     return total
 
 
+def share_statistics(model: paddle.nn.Layer) -> None:
+    """Give all ranks the untrained state of rank 0, such as running means.
+
+    Each rank collects them from its own batches and rank 0 saves its own, so those
+    are the ones to evaluate.
+    """
+    if dist.get_world_size() > 1:
+        for tensor in model.state_dict().values():
+            if tensor.stop_gradient:
+                dist.broadcast(tensor, src=0)
+
+
 def merge_meters(meters: Mapping[str, misc.AverageMeter]) -> Dict[str, Any]:
     """Join the meters of all ranks; each item counts once.
 
