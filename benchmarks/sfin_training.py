@@ -176,7 +176,7 @@ def main() -> None:
     parser.add_argument("--torch", help="python with PyTorch")
     parser.add_argument("--authors", type=Path, help="clone of HeasonLee/SFIN")
     parser.add_argument("--blocks", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=3, help="of one process")
+    parser.add_argument("--steps", type=int, default=2, help="of one process")
     parser.add_argument("--turns", type=int, default=3, help="processes of each cell")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path, default=RESULT)
@@ -195,15 +195,16 @@ def main() -> None:
                 print(row, *cell, run, flush=True)
     from runs import write
 
-    batches = ", ".join(f"{batch} of {size}" for _, size, batch in CELLS[:2])
+    batches = ", ".join(f"{batch} images of {size}" for _, size, batch in CELLS[:2])
     write(
         {
             "command": "python benchmarks/sfin_training.py --torch TORCH_PYTHON "
-            f"--authors SFIN_REPO --blocks {args.blocks}",
+            f"--authors SFIN_REPO --blocks {args.blocks} --steps {args.steps} "
+            f"--turns {args.turns} --threads {args.threads}",
             "machine": f"x86-64, {os.cpu_count()} cores, {args.threads} threads",
             "date": datetime.date.today().isoformat(),
             "note": f"Forward, backward and Adam step; {args.blocks} residual blocks; "
-            f"images in a batch: {batches}. GB: peak of the process.",
+            f"batches of {batches} pixels a side. GB: peak of the process.",
             "rows": [summary(row, found) for row in ROWS],
         },
         args.out,
