@@ -155,7 +155,7 @@ def read_rows(folder, stage=None):
 
 def curve(folder):
     """Return what must not depend on interruptions, as written, to the last digit."""
-    timing = ("reader_cost", "batch_cost", "structures_per_s")
+    timing = ("reader_cost", "batch_cost", "samples_per_s")
     return [
         {k: v for k, v in row.items() if k not in timing and v}
         for row in read_rows(folder)

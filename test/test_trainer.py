@@ -345,6 +345,13 @@ def test_broken_streaming_metric_is_an_error(tmp_path):
         trainer.train()
 
 
+def test_two_metrics_of_one_name_are_an_error(tmp_path):
+    data = Structures(4)
+    twice = {"a": Count(), "b": Count()}
+    with pytest.raises(MetricError, match="Metric.b gives 'eval_seen', as another"):
+        make_trainer(tmp_path, data, metrics=twice, val=data).train()
+
+
 def test_sampling_in_evaluation(tmp_path):
     class Sampler(Toy):
         def sample(self, batch, copies):
@@ -556,7 +563,7 @@ def test_gradient_norm_rate_and_speed(tmp_path):
     assert float(row["grad_norm"]) == pytest.approx(norm, rel=1e-5)
     assert float(row["lr"]) == 0.02
     assert 0 < float(row["reader_cost"]) < float(row["batch_cost"])
-    rate = 4 / float(row["structures_per_s"])
+    rate = 4 / float(row["samples_per_s"])
     assert float(row["batch_cost"]) <= rate < 10
 
 

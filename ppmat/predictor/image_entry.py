@@ -37,6 +37,7 @@ from ppmat.utils import logger
 from ppmat.utils.command_line import EXIT_BAD_INPUT
 from ppmat.utils.command_line import EXIT_SOME_LEFT_OUT
 from ppmat.utils.command_line import announce_task_config
+from ppmat.utils.command_line import find_task_config
 from ppmat.utils.command_line import move_overrides
 from ppmat.utils.command_line import set_threads
 from ppmat.utils.config import save_config
@@ -147,7 +148,9 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
     if args.save_path is not None:
         make_folder(args.save_path)
     if args.config_path is not None:
-        args.config_path = announce_task_config(args.config_path, task_dir)
+        # Only a split reads the data that the configuration's variables name.
+        find = find_task_config if args.split is None else announce_task_config
+        args.config_path = find(args.config_path, task_dir)
     predictor = SpectrumPredictor(
         model_name=args.model_name,
         weights_name=args.weights_name,

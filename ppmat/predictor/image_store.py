@@ -113,6 +113,7 @@ def _expand(item: str) -> List[ImageFile]:
         return [ImageFile(path) for path in matches]
     folder = os.path.dirname(item) or "."
     names = os.listdir(folder) if os.path.isdir(folder) else []
+    names = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
     hint = nearest(os.path.basename(item), names)
     raise ConfigError(f"input file or folder not found: {item}.{hint}")
 

@@ -28,7 +28,7 @@ from typing import Sequence
 
 from ppmat.utils import logger
 from ppmat.utils.command_line import EXIT_BAD_INPUT
-from ppmat.utils.command_line import announce_task_config
+from ppmat.utils.command_line import find_task_config
 from ppmat.utils.command_line import set_threads
 from ppmat.utils.registry import ConfigError
 
@@ -115,7 +115,7 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
     if not args.output.endswith(".onnx"):
         raise ConfigError(f"--output={args.output}: wanted FILE.onnx")
     if args.config_path is not None:
-        args.config_path = announce_task_config(args.config_path, task_dir)
+        args.config_path = find_task_config(args.config_path, task_dir)
     predictor = SpectrumPredictor(
         model_name=args.model_name,
         weights_name=args.weights_name,

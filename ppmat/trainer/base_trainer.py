@@ -569,7 +569,7 @@ class BaseTrainer:
         self.window = {"loss": {}, "metric": {}, "count": {}}
         values: Dict[str, float] = OrderedDict(lr=float(self.optimizer.get_lr()))
         values.update({name: m.avg for name, m in merged["count"].items()})
-        values["structures_per_s"] = structures / seconds
+        values["samples_per_s"] = structures / seconds
         values["grad_norm"] = float(self.updater.grad_norm)
         if state.skipped_steps:
             values["skipped_steps"] = float(state.skipped_steps)

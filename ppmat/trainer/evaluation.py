@@ -128,7 +128,11 @@ class StreamingMetrics:
                 raise MetricError(f"Metric.{name} failed: {error}") from error
 
     def compute(self) -> Meters:
-        """Return the values of the epoch and reset."""
+        """Return the values of the epoch and reset.
+
+        Raises:
+            MetricError: A metric failed, or two gave values of one name.
+        """
         values: Meters = {}
         for name, metric in self.metrics.items():
             try:
@@ -136,6 +140,11 @@ class StreamingMetrics:
             except Exception as error:
                 raise MetricError(f"Metric.{name} failed: {error}") from error
             for key, value in computed.items():
+                if key in values:
+                    raise MetricError(
+                        f"Metric.{name} gives '{key}', as another metric does; name "
+                        "one of the two otherwise in its __init_params__"
+                    )
                 values[key] = misc.AverageMeter(key)
                 values[key].update(float(value))
             metric.reset()
