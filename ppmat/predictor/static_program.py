@@ -59,6 +59,7 @@ _FILES = (f"{_STEM}.json", f"{_STEM}.pdiparams")
 _MANIFEST = "manifest.json"
 _UNFINISHED = ".new-"
 _HOUR = 3600.0
+_TOLERANCE = 1e-4  # of the range
 
 
 def default_cache_dir() -> Path:
@@ -85,6 +86,10 @@ def default_threads() -> int:
     return min(_MAX_THREADS, cores)
 
 
+class StaticProgramError(RuntimeError):
+    """The engine does not give what the network gives."""
+
+
 class StaticProgram:
     """The function of an :class:`SFIN` on tiles of one size.
 
@@ -104,6 +109,10 @@ class StaticProgram:
     Attributes:
         folder: The entry of the cache; None if there is none (not writable).
         parallel: Tiles that are best given at once: 1.
+
+    Raises:
+        StaticProgramError: This version of Paddle does not give what the network
+            gives; checked on a small network whenever a program is compiled.
     """
 
     def __init__(
@@ -121,12 +130,13 @@ class StaticProgram:
             )
         self.shape = (model.in_channels, height, width)
         self.folder: Optional[Path] = None
-        self._gpu = paddle.get_device().startswith("gpu")
+        device, _, number = paddle.get_device().partition(":")
+        gpu = int(number or 0) if device == "gpu" else None
         self.parallel = 1
         self._lock = threading.Lock()
         top = Path(default_cache_dir() if cache_dir is None else cache_dir)
         with self._program(model, top) as folder:
-            self._predictor = self._load(folder)
+            self._predictor = _load(folder, self.threads, gpu)
 
     @contextlib.contextmanager
     def _program(self, model: SFIN, top: Path) -> Iterator[Path]:
@@ -156,20 +166,6 @@ class StaticProgram:
         self.folder = folder
         yield folder
 
-    def _load(self, folder: Path) -> Any:
-        config = paddle.inference.Config(*(str(folder / name) for name in _FILES))
-        config.disable_glog_info()
-        config.enable_new_ir(True)
-        config.enable_new_executor(True)
-        config.enable_memory_optim()
-        if self._gpu:
-            config.enable_use_gpu(256, int(paddle.get_device().partition(":")[2] or 0))
-        else:
-            config.disable_gpu()
-            config.enable_mkldnn()
-            config.set_cpu_math_library_num_threads(self.threads)
-        return paddle.inference.create_predictor(config)
-
     def __call__(self, tiles: np.ndarray) -> np.ndarray:
         """Return the enhanced tiles.
 
@@ -189,14 +185,33 @@ class StaticProgram:
                 f"[B, {', '.join(map(str, self.shape))}]"
             )
         out = np.empty_like(tiles)
-        (source,) = self._predictor.get_input_names()
-        (target,) = self._predictor.get_output_names()
         with self._lock:
             for i in range(len(tiles)):
-                self._predictor.get_input_handle(source).copy_from_cpu(tiles[i : i + 1])
-                self._predictor.run()
-                out[i] = self._predictor.get_output_handle(target).copy_to_cpu()[0]
+                out[i] = _run(self._predictor, tiles[i : i + 1])[0]
         return out
+
+
+def _load(folder: Path, threads: int, gpu: Optional[int]) -> Any:
+    config = paddle.inference.Config(*(str(folder / name) for name in _FILES))
+    config.disable_glog_info()
+    config.enable_new_ir(True)
+    config.enable_new_executor(True)
+    config.enable_memory_optim()
+    if gpu is not None:
+        config.enable_use_gpu(256, gpu)
+    else:
+        config.disable_gpu()
+        config.enable_mkldnn()
+        config.set_cpu_math_library_num_threads(threads)
+    return paddle.inference.create_predictor(config)
+
+
+def _run(predictor: Any, tile: np.ndarray) -> np.ndarray:
+    (name,) = predictor.get_input_names()
+    predictor.get_input_handle(name).copy_from_cpu(tile)
+    predictor.run()
+    (name,) = predictor.get_output_names()
+    return predictor.get_output_handle(name).copy_to_cpu()
 
 
 # The cache ------------------------------------------------------------------------
@@ -225,15 +240,44 @@ def _is_whole(folder: Path) -> bool:
         return False
 
 
-def _export(model: SFIN, folder: Path, settings: Dict[str, Any]) -> None:
-    shape = [1, model.in_channels, *settings["size"]]
-    network = FoldedSFIN(model, *settings["size"])
+def _save(model: SFIN, folder: Path, height: int, width: int) -> None:
+    shape = [1, model.in_channels, height, width]
+    network = FoldedSFIN(model, height, width)
     spec = paddle.static.InputSpec(shape, "float32", "tile")
     network = paddle.jit.to_static(network, input_spec=[spec], full_graph=True)
     paddle.jit.save(network, str(folder / _STEM))
+
+
+def _export(model: SFIN, folder: Path, settings: Dict[str, Any]) -> None:
+    _check_engine()
+    _save(model, folder, *settings["size"])
     sums = {name: _sha256(folder / name) for name in _FILES}
     text = json.dumps({"settings": settings, "files": sums}, indent=1)
     (folder / _MANIFEST).write_text(text, encoding="utf-8")
+
+
+def _check_engine() -> None:
+    """Compare the engine with the layers it replaces, on a small network.
+
+    Its rewriting of programs can go wrong: that of 3.3.1 does for the transforms as
+    matrix products, without a word. A version that does it here is refused.
+    """
+    state = paddle.get_rng_state()
+    model = SFIN(base_channels=16, num_blocks=2)
+    paddle.set_rng_state(state)
+    model.eval()
+    tile = np.random.default_rng(0).uniform(0, 255, (1, 1, 24, 32)).astype("float32")
+    with tempfile.TemporaryDirectory() as folder, paddle.no_grad():
+        _save(model, Path(folder), *tile.shape[2:])
+        found = _run(_load(Path(folder), 1, None), tile)
+        expected = model(paddle.to_tensor(tile)).numpy()
+    difference = np.abs(found - expected).max() / np.ptp(expected)
+    if not difference <= _TOLERANCE:
+        raise StaticProgramError(
+            f"the inference engine of Paddle {paddle.__version__} differs from its "
+            f"layers by {difference:.1e} of the range, more than {_TOLERANCE:.0e}; use "
+            "version 3.3.1"
+        )
 
 
 def _build(model: SFIN, folder: Path, settings: Dict[str, Any]) -> None:

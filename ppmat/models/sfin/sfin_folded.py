@@ -156,8 +156,9 @@ class FoldedSFIN(nn.Layer):
         height: Pixels.
         width: Pixels.
         fourier: ``"fft"``, or ``"matmul"``: transforms as products with cosine and
-            sine tables, which all blocks share. For formats that have no FFT (ONNX);
-            the tables grow as the square of the size.
+            sine tables, which all blocks share. For formats that have no FFT (ONNX),
+            not for ``paddle.inference`` (docs/stem_speed.md); the tables grow as the
+            square of the size.
     """
 
     def __init__(
