@@ -292,6 +292,49 @@ def test_arrays_without_elements_pass_through_workers(num_workers):
         assert batch["edges"].dtype == paddle.int64
 
 
+class Fault(ValueError):
+    """An error that cannot be rebuilt from its text alone."""
+
+    def __init__(self, index, kind):
+        super().__init__(f"record {index} is {kind}")
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("error", [KeyError("no label in record 5"), Fault(5, "bad")])
+def test_errors_come_through_workers_as_what_they_are(monkeypatch, num_workers, error):
+    """Batches before the bad one are given; none is left out without a word."""
+
+    def load(self, idx, good=Toy.__getitem__):
+        if idx == 5:
+            raise error
+        return good(self, idx)
+
+    monkeypatch.setattr(Toy, "__getitem__", load)
+    cfg = block(size=12, loader={"num_workers": num_workers})
+    cfg["sampler"]["__init_params__"] = {"batch_size": 2, "shuffle": False}
+    loader = build_dataloader(cfg)
+    # A pickle of Fault has one argument for a constructor of two.
+    rebuilt = num_workers and isinstance(error, Fault)
+    kind = RuntimeError if rebuilt else type(error)
+    seen = []
+    with pytest.raises(kind, match="record 5"):
+        for batch in loader:
+            seen.append(batch["id"])
+    assert seen == [["0", "1"], ["2", "3"]]
+    assert isinstance(loader.dataset, Toy)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_errors_of_the_collator_come_through_workers(monkeypatch, num_workers):
+    def load(self, idx, good=Toy.__getitem__):
+        return {**good(self, idx), "x": np.zeros(1 + idx, dtype="float32")}
+
+    monkeypatch.setattr(Toy, "__getitem__", load)
+    loader = build_dataloader(block(loader={"num_workers": num_workers}))
+    with pytest.raises(ValueError, match="shape"):
+        list(loader)
+
+
 def draws(seed, epoch, rank=0):
     """Random numbers of the workers, one tuple per batch."""
     loader = build_dataloader(block(size=8, loader={"num_workers": 2}), seed=seed)

@@ -22,9 +22,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import random
 import signal
 import threading
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -44,7 +46,7 @@ _PARENT_CHECK = 1.0  # seconds
 
 
 class Loader(io.DataLoader):
-    """``paddle.io.DataLoader`` that differs in four points.
+    """``paddle.io.DataLoader`` that differs in five points.
 
     - Without workers a batch is made when it is asked for. Paddle makes it in a
       thread, ahead of time: random draws of the data set and of the training mix in
@@ -57,6 +59,8 @@ class Loader(io.DataLoader):
     - A data set that has ``set_epoch`` is told the epoch of the batch sampler, so that
       its random draws can be a function of seed, epoch and index. (Persistent workers
       keep the epoch of their start.)
+    - An error in a worker is raised in the main process as what it was. Paddle prints
+      it in a thread and raises a SystemError that says nothing of the cause.
     """
 
     def __init__(
@@ -84,12 +88,17 @@ class Loader(io.DataLoader):
         # The workers inherit the mask, so no signal meets them half started.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         numbers = np.random.get_state()  # Paddle draws a seed that nobody uses here
+        dataset = self.dataset
         try:
+            self.dataset = _Guarded(dataset)
             batches = super().__iter__()
         finally:
+            self.dataset = dataset
             np.random.set_state(numbers)
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         for batch in batches:
+            if isinstance(batch, list) and isinstance(batch[0], _Failure):
+                batch[0].reraise()
             yield _map(batch, _from_empty)
 
 
@@ -110,7 +119,44 @@ class _Pack:
         self.collate_fn = collate_fn
 
     def __call__(self, samples: List[Any]) -> Any:
-        return _map(self.collate_fn(samples), _to_empty)
+        failure = next((s for s in samples if isinstance(s, _Failure)), None)
+        if failure is None:
+            try:
+                return _map(self.collate_fn(samples), _to_empty)
+            except Exception as error:
+                failure = _Failure(error)
+        return [failure, np.zeros(1)]  # Paddle takes a batch without arrays for the end
+
+
+class _Guarded:
+    """A data set whose errors are samples, in a worker."""
+
+    def __init__(self, dataset: io.Dataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, index: Any) -> Any:
+        try:
+            return self.dataset[index]
+        except Exception as error:
+            return _Failure(error)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+
+class _Failure:
+    """An error on its way out of a worker, with the place where it was raised."""
+
+    def __init__(self, error: Exception) -> None:
+        self.text = traceback.format_exc()
+        try:
+            pickle.loads(pickle.dumps(error))
+            self.error = error
+        except Exception:  # a class whose constructor takes something else
+            self.error = RuntimeError(f"{type(error).__name__}: {error}")
+
+    def reraise(self) -> None:
+        raise self.error from RuntimeError(f"in a data worker:\n{self.text}")
 
 
 def _to_empty(field: Any) -> Any:
