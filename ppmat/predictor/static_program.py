@@ -108,7 +108,6 @@ class StaticProgram:
 
     Attributes:
         folder: The entry of the cache; None if there is none (not writable).
-        parallel: Tiles that are best given at once: 1.
 
     Raises:
         StaticProgramError: This version of Paddle does not give what the network
@@ -132,7 +131,6 @@ class StaticProgram:
         self.folder: Optional[Path] = None
         device, _, number = paddle.get_device().partition(":")
         gpu = int(number or 0) if device == "gpu" else None
-        self.parallel = 1
         self._lock = threading.Lock()
         top = Path(default_cache_dir() if cache_dir is None else cache_dir)
         with self._program(model, top) as folder:
