@@ -13,12 +13,20 @@
 # limitations under the License.
 
 
+import builtins
 import os
 import platform
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from ppmat.utils import command_line
+from ppmat.utils.registry import ConfigError
+
+ROOT = Path(__file__).resolve().parents[1]
 
 # Fills 40 MB ten times and prints the page faults of it.
 FAULTS = """
@@ -55,3 +63,32 @@ def test_kept_memory_is_written_without_new_pages():
     assert page_faults("") > 5 * kept
     chosen = {"MALLOC_TRIM_THRESHOLD_": "131072"}
     assert page_faults("command_line.keep_freed_memory()", **chosen) > 5 * kept
+
+
+def test_errors_of_bad_input_exist():
+    """A name nobody raises would let a traceback through where it was meant."""
+    defined = set(vars(builtins))
+    for path in (ROOT / "ppmat").rglob("*.py"):
+        defined.update(re.findall(r"^class (\w+Error)\(", path.read_text(), re.M))
+    assert command_line.BAD_INPUT <= defined
+
+
+class FarFetchedError(ValueError):
+    pass
+
+
+def test_bad_input_ends_with_status_2_and_a_line():
+    def fail(error):
+        def command():
+            raise error
+
+        return command
+
+    assert command_line.exit_status(lambda: 1) == 1
+    assert command_line.exit_status(fail(FileNotFoundError("no x.tif"))) == 2
+    child = type("WorseError", (ConfigError,), {})
+    assert command_line.exit_status(fail(child("bad key"))) == 2
+    assert command_line.exit_status(fail(FarFetchedError()), "FarFetchedError") == 2
+    for error in (FarFetchedError("mine"), ValueError("a fault of ours")):
+        with pytest.raises(ValueError):
+            command_line.exit_status(fail(error))

@@ -32,6 +32,7 @@ from ppmat.datasets.custom_data_type import ConcatData
 from ppmat.models import MODELS
 from ppmat.trainer import entry
 from ppmat.utils import logger
+from ppmat.utils.command_line import EXIT_BAD_INPUT
 from ppmat.utils.config import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -392,7 +393,7 @@ def test_a_bad_data_file_ends_with_its_name_and_status_2(tmp_path, capsys):
             f"Trainer.output_dir={tmp_path / 'out'}",
         ],
     )
-    assert status == entry.EXIT_BAD_INPUT
+    assert status == EXIT_BAD_INPUT
     shown = capsys.readouterr().out
     assert str(tmp_path / "train" / "data.lmdb") in shown
     assert "cannot be opened as an LMDB file" in shown

@@ -38,6 +38,7 @@ from ppmat.utils import logger
 from ppmat.utils.command_line import EXIT_BAD_INPUT
 from ppmat.utils.command_line import EXIT_SOME_LEFT_OUT
 from ppmat.utils.command_line import announce_task_config
+from ppmat.utils.command_line import exit_status
 from ppmat.utils.command_line import move_overrides
 from ppmat.utils.command_line import set_threads
 from ppmat.utils.config import save_config
@@ -107,28 +108,7 @@ def main(task_dir: str, argv: Optional[Sequence[str]] = None) -> int:
     """
     set_threads()
     args = parse_args(argv)
-    # Paddle is loaded from here on.
-    from ppmat.datasets.pyg_pickle import OC20FormatError
-    from ppmat.datasets.submission import SubmissionError
-    from ppmat.utils.download import ArchiveError
-    from ppmat.utils.download import DownloadError
-    from ppmat.utils.result_store import StoredRunError
-    from ppmat.utils.save_load import CheckpointError
-
-    try:
-        return run(args, task_dir)
-    except (
-        ArchiveError,
-        CheckpointError,
-        ConfigError,
-        DownloadError,
-        FileNotFoundError,
-        OC20FormatError,
-        StoredRunError,
-        SubmissionError,
-    ) as error:
-        logger.error(f"{type(error).__name__}: {error}")
-        return EXIT_BAD_INPUT
+    return exit_status(lambda: run(args, task_dir))
 
 
 def run(args: argparse.Namespace, task_dir: str) -> int:

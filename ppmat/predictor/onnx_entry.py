@@ -27,7 +27,7 @@ from typing import Optional
 from typing import Sequence
 
 from ppmat.utils import logger
-from ppmat.utils.command_line import EXIT_BAD_INPUT
+from ppmat.utils.command_line import exit_status
 from ppmat.utils.command_line import find_task_config
 from ppmat.utils.command_line import set_threads
 from ppmat.utils.registry import ConfigError
@@ -79,24 +79,7 @@ def main(task_dir: str, argv: Optional[Sequence[str]] = None) -> int:
     """
     set_threads()
     args = parse_args(argv)
-    # Paddle is loaded from here on.
-    from ppmat.predictor.onnx_export import OnnxExportError
-    from ppmat.utils.download import ArchiveError
-    from ppmat.utils.download import DownloadError
-    from ppmat.utils.save_load import CheckpointError
-
-    try:
-        return run(args, task_dir)
-    except (
-        ArchiveError,
-        CheckpointError,
-        ConfigError,
-        DownloadError,
-        FileNotFoundError,
-        OnnxExportError,
-    ) as error:
-        logger.error(f"{type(error).__name__}: {error}")
-        return EXIT_BAD_INPUT
+    return exit_status(lambda: run(args, task_dir))
 
 
 def run(args: argparse.Namespace, task_dir: str) -> int:

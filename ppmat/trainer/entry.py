@@ -34,7 +34,8 @@ from typing import Sequence
 from typing import Union
 
 from ppmat.utils import logger
-from ppmat.utils.command_line import EXIT_BAD_INPUT
+from ppmat.utils.command_line import complain
+from ppmat.utils.command_line import exit_status
 from ppmat.utils.command_line import find_task_config
 from ppmat.utils.command_line import keep_freed_memory
 from ppmat.utils.command_line import set_threads
@@ -85,40 +86,20 @@ def main(task_dir: str, argv: Optional[Sequence[str]] = None) -> int:
     set_threads()
     keep_freed_memory()
     args = parse_args(argv, task_dir)
-    try:
+
+    def train() -> int:
         path = find_task_config(args.config, task_dir)
         config = load_config(path, args.overrides)
-    except ConfigError as error:
-        return _complain(error)
-    # Paddle is loaded from here on.
-    from ppmat.datasets.micrograph_base import ImageFormatError
-    from ppmat.datasets.pyg_pickle import OC20FormatError
-    from ppmat.trainer.update import NonFiniteError
-    from ppmat.utils.download import ArchiveError
-    from ppmat.utils.download import DownloadError
-    from ppmat.utils.save_load import CheckpointError
+        # Paddle is loaded from here on.
+        from ppmat.trainer.update import NonFiniteError
 
-    bad_input = (
-        ConfigError,
-        CheckpointError,
-        FileNotFoundError,
-        OC20FormatError,
-        ImageFormatError,
-        DownloadError,
-        ArchiveError,
-    )
-    try:
-        run(config, path)
-    except bad_input as error:
-        return _complain(error)
-    except NonFiniteError as error:
-        return _complain(error, EXIT_NOT_FINITE)
-    return 0
+        try:
+            run(config, path)
+        except NonFiniteError as error:
+            return complain(error, EXIT_NOT_FINITE)
+        return 0
 
-
-def _complain(error: Exception, status: int = EXIT_BAD_INPUT) -> int:
-    logger.error(f"{type(error).__name__}: {error}")
-    return status
+    return exit_status(train)
 
 
 def run(config: Dict[str, Any], source: str) -> Any:

@@ -21,6 +21,7 @@ import ctypes
 import os
 import platform
 import re
+from collections.abc import Callable
 from collections.abc import Sequence
 from typing import List
 
@@ -31,6 +32,42 @@ from ppmat.utils.registry import ConfigError
 EXIT_SOME_LEFT_OUT = 1
 EXIT_BAD_INPUT = 2
 _MAX_THREADS = 8
+# Errors of what the user gave, by name: to name the classes, a command would have to
+# import Paddle before it knows whether its configuration can be read.
+BAD_INPUT = {
+    "ArchiveError",
+    "CheckpointError",
+    "ConfigError",
+    "DownloadError",
+    "FileNotFoundError",
+    "ImageFormatError",
+    "OC20FormatError",
+    "OnnxExportError",
+    "StaticProgramError",
+    "StoredRunError",
+    "SubmissionError",
+}
+
+
+def exit_status(command: Callable[[], int], *also: str) -> int:
+    """Return what a command returns; 2, and a line in the log, for bad input.
+
+    Args:
+        command: Does the work; returns the exit status.
+        *also: Names of more errors that are the user's.
+    """
+    try:
+        return command()
+    except Exception as error:
+        if BAD_INPUT.union(also).isdisjoint(c.__name__ for c in type(error).__mro__):
+            raise
+        return complain(error)
+
+
+def complain(error: Exception, status: int = EXIT_BAD_INPUT) -> int:
+    """Log an error without its traceback; returns the status."""
+    logger.error(f"{type(error).__name__}: {error}")
+    return status
 
 
 def set_threads() -> None:
