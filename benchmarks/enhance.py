@@ -26,7 +26,8 @@ which runs the image once to warm up and then ``--repeats`` times (at 1024 x 102
 1/16 as often, at least once); the processes take turns. The large image is run once.
 Seconds are medians; the first call, with building the network and, where it is not in
 the cache yet, exporting our program, is given too. Memory is the process's peak,
-libraries included.
+libraries included. What a process found stays in ``--work``, so the run can be
+interrupted and continued.
 
 The first two come from files that the project does not have::
 
@@ -45,7 +46,6 @@ import resource
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 import types
 from pathlib import Path
@@ -102,7 +102,7 @@ def upstream(path: Path) -> Callable[[np.ndarray], object]:
     return run
 
 
-def ours(cache: Path) -> Callable[[np.ndarray], object]:
+def ours(_: Path) -> Callable[[np.ndarray], object]:
     """Return our enhancement as a function of an image [H, W]."""
     import paddle
 
@@ -132,8 +132,12 @@ def run_one(row: str, source: Optional[Path], size: int, repeats: int) -> None:
 # All ---------------------------------------------------------------------------------
 
 
-def measure(args: argparse.Namespace, row: str, size: int, cache: str) -> dict:
-    """Run one process and return what it printed."""
+def measure(args: argparse.Namespace, row: str, size: int, turn: int) -> dict:
+    """Run one process, or read what it left; returns what it printed."""
+    left = args.work / f"{row}_{size}_{turn}.json"
+    if left.exists():
+        return json.loads(left.read_text())
+    cache = args.work / "programs"
     python, source = {
         "authors": (args.torch, args.authors),
         "upstream": (sys.executable, args.upstream),
@@ -142,7 +146,7 @@ def measure(args: argparse.Namespace, row: str, size: int, cache: str) -> dict:
     repeats = max(1, args.repeats // (size // 256) ** 2) if size < args.large else 0
     command = [python, __file__, "--one", row, str(source), str(size), str(repeats)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
-    environment["PADDLEMAT_HOME"] = cache
+    environment["PADDLEMAT_HOME"] = str(cache)
     if row == "authors":
         environment.pop("PYTHONPATH", None)
     output = subprocess.run(
@@ -152,7 +156,10 @@ def measure(args: argparse.Namespace, row: str, size: int, cache: str) -> dict:
         check=True,
         text=True,
     )
-    return json.loads(output.stdout.splitlines()[-1])
+    found = output.stdout.splitlines()[-1]
+    print(row, size, found, flush=True)
+    left.write_text(found)
+    return json.loads(found)
 
 
 def main() -> None:
@@ -166,25 +173,25 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=8, help="calls at 256 x 256")
     parser.add_argument("--turns", type=int, default=2, help="processes of each cell")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--work", type=Path, default=Path("output/benchmark_enhance"))
     args = parser.parse_args()
     if args.one:
         row, source, size, repeats = args.one
         return run_one(row, Path(source), int(size), int(repeats))
     if not (args.torch and args.authors and args.upstream):
         parser.error("wanted --torch, --authors and --upstream")
+    args.work = args.work.resolve()
+    args.work.mkdir(parents=True, exist_ok=True)
     cells: dict[tuple[str, int], list[dict]] = {}
-    with tempfile.TemporaryDirectory() as cache:
-        for turn in range(args.turns):
-            for size in args.sizes:
-                for row in ROWS:
-                    if row == "upstream" and size > 512 and turn:
-                        continue  # minutes a call; once is enough
-                    found = measure(args, row, size, cache)
-                    cells.setdefault((row, size), []).append(found)
-                    print(row, size, found, flush=True)
-        if args.large:
-            cells["ours", args.large] = [measure(args, "ours", args.large, cache)]
-            print("ours", args.large, cells["ours", args.large], flush=True)
+    for turn in range(args.turns):
+        for size in args.sizes:
+            for row in ROWS:
+                if row == "upstream" and size > 512 and turn:
+                    continue  # minutes a call; once is enough
+                found = measure(args, row, size, turn)
+                cells.setdefault((row, size), []).append(found)
+    if args.large:
+        cells["ours", args.large] = [measure(args, "ours", args.large, 0)]
     from runs import write
 
     write(
