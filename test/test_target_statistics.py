@@ -36,6 +36,7 @@ from ppmat.datasets.transform import run_dataset_transform
 from ppmat.trainer import entry
 from ppmat.utils import logger
 from ppmat.utils import save_load
+from ppmat.utils.command_line import EXIT_BAD_INPUT
 from ppmat.utils.config import load_config
 from ppmat.utils.config import save_config
 from ppmat.utils.registry import ConfigError
@@ -411,7 +412,7 @@ def test_split_by_ratio_measures_the_training_part(train, tmp_path):
 )
 def test_wrong_settings_end_with_status_2(train, overrides, text):
     status, shown = train(*overrides)
-    assert status == entry.EXIT_BAD_INPUT
+    assert status == EXIT_BAD_INPUT
     assert "ConfigError" in shown
     assert re.search(text, shown), shown
 
@@ -423,7 +424,7 @@ def test_wrong_model_keys_are_found_before_data_are_read(train):
 
 def test_a_model_without_statistics_is_named(train):
     status, shown = train("Model.__class_name__=SFINFlow")
-    assert status == entry.EXIT_BAD_INPUT
+    assert status == EXIT_BAD_INPUT
     assert "SFINFlow lacks such arguments; remove the block" in shown
 
 
@@ -435,7 +436,7 @@ def test_records_without_energies_are_named(train, tmp_path):
         write_lmdb(tmp_path / split / "data.lmdb", records)
     root = f"Global.data_root={tmp_path}"
     status, shown = train(root)
-    assert status == entry.EXIT_BAD_INPUT
+    assert status == EXIT_BAD_INPUT
     sid = records[2].sid
     assert f"train/data.lmdb key '2': sid {sid} has no y_relaxed" in shown
     skip = [
@@ -450,7 +451,7 @@ def test_records_without_energies_are_named(train, tmp_path):
     for split in ("train", "val_id"):
         write_lmdb(tmp_path / split / "data.lmdb", records, overwrite=True)
     status, shown = train(root, "Dataset.transform=null")
-    assert status == entry.EXIT_BAD_INPUT
+    assert status == EXIT_BAD_INPUT
     assert "key '0'" in shown and "has no y_relaxed, but the label" in shown
     with pytest.raises(OC20FormatError, match="has no y_relaxed"):
         OC20IS2REDataset(str(tmp_path)).read_label(0, "y_relaxed")
