@@ -16,7 +16,7 @@
 """A network compiled for one tile size, kept on the disk, run without Python per layer.
 
 The folded network is exported once and run by Paddle's inference engine, with oneDNN
-on a CPU: ten times the speed of the same layers called one by one. An entry of the
+on a CPU, several times as fast as the same layers called one by one. An entry of the
 cache is a folder below ``~/.paddlemat/programs`` (or ``$PADDLEMAT_HOME/programs``)
 named by a hash of weights, size and versions. It is written under another name and
 renamed, so processes that start at once do not disturb each other; its files are
