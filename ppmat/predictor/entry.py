@@ -37,6 +37,7 @@ import numpy as np
 from ppmat.utils import logger
 from ppmat.utils.command_line import EXIT_BAD_INPUT
 from ppmat.utils.command_line import EXIT_SOME_LEFT_OUT
+from ppmat.utils.command_line import add_model_options
 from ppmat.utils.command_line import announce_task_config
 from ppmat.utils.command_line import exit_status
 from ppmat.utils.command_line import move_overrides
@@ -68,10 +69,8 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add_model_options(parser)
     add = parser.add_argument
-    add("--model_name", help="registered model; excludes --config_path")
-    add("--weights_name", help="file of the weights of a registered model")
-    add("-c", "--config_path", help="YAML of the model")
     add("--checkpoint_path", nargs="+", default=[], action="extend",
         help="weights that belong to --config_path; several: an ensemble")  # fmt: skip
     add("--device", help="cpu, gpu, gpu:0; Paddle's choice if not given")

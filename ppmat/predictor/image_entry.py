@@ -36,6 +36,7 @@ import numpy as np
 from ppmat.utils import logger
 from ppmat.utils.command_line import EXIT_BAD_INPUT
 from ppmat.utils.command_line import EXIT_SOME_LEFT_OUT
+from ppmat.utils.command_line import add_model_options
 from ppmat.utils.command_line import announce_task_config
 from ppmat.utils.command_line import exit_status
 from ppmat.utils.command_line import find_task_config
@@ -68,10 +69,8 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add_model_options(parser)
     add = parser.add_argument
-    add("--model_name", help="registered model; excludes --config_path")
-    add("--weights_name", help="file of the weights of a registered model")
-    add("-c", "--config_path", help="YAML of the model")
     add("--checkpoint_path",
         help="weights that belong to --config_path: .pdparams, or .pth of the "
         "authors")  # fmt: skip

@@ -30,6 +30,7 @@ from typing import Sequence
 
 from ppmat.utils import logger
 from ppmat.utils.command_line import EXIT_SOME_LEFT_OUT
+from ppmat.utils.command_line import add_model_options
 from ppmat.utils.command_line import announce_task_config
 from ppmat.utils.command_line import exit_status
 from ppmat.utils.command_line import move_overrides
@@ -62,10 +63,8 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add_model_options(parser)
     add = parser.add_argument
-    add("--model_name", help="registered model; excludes --config_path")
-    add("--weights_name", help="file of the weights of a registered model")
-    add("-c", "--config_path", help="YAML of the model")
     add("--checkpoint_path", help="weights that belong to --config_path")
     add("--device", help="cpu, gpu, gpu:0; Paddle's choice if not given")
     add("--mode", choices=MODES, help="default: by_structures with --input, else "

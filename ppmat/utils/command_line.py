@@ -102,6 +102,14 @@ def keep_freed_memory() -> None:
     mallopt(trim_threshold, 2**31 - 1)
 
 
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which model: a registered one, or one's own YAML."""
+    add = parser.add_argument
+    add("--model_name", help="registered model; excludes --config_path")
+    add("--weights_name", help="file of the weights of a registered model")
+    add("-c", "--config_path", help="YAML of the model")
+
+
 def move_overrides(args: argparse.Namespace, names: Sequence[str]) -> None:
     """Move ``KEY=VALUE`` out of options that take several values, to ``overrides``.
 
