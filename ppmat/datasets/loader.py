@@ -20,9 +20,9 @@ Checked against Paddle 3.3.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
-import pickle
 import random
 import signal
 import threading
@@ -43,6 +43,7 @@ from ppmat.datasets.batch_sampler import DistributedBatchSampler
 
 _SIGNALS = {signal.SIGINT, signal.SIGTERM}
 _PARENT_CHECK = 1.0  # seconds
+_PLAIN = (str, bytes, int, float, type(None))
 
 
 class Loader(io.DataLoader):
@@ -149,11 +150,10 @@ class _Failure:
 
     def __init__(self, error: Exception) -> None:
         self.text = traceback.format_exc()
-        try:
-            pickle.loads(pickle.dumps(error))
-            self.error = error
-        except Exception:  # a class whose constructor takes something else
-            self.error = RuntimeError(f"{type(error).__name__}: {error}")
+        self.error: Exception = RuntimeError(f"{type(error).__name__}: {error}")
+        if all(isinstance(value, _PLAIN) for value in error.args):
+            with contextlib.suppress(TypeError):  # a constructor that takes others
+                self.error = type(error)(*error.args)
 
     def reraise(self) -> None:
         raise self.error from RuntimeError(f"in a data worker:\n{self.text}")
