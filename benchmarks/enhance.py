@@ -31,7 +31,7 @@ interrupted and continued.
 
 The first two come from files that the project does not have::
 
-    python benchmarks/enhance.py --torch TORCH_PYTHON --authors SFIN_REPO/sfin.py \
+    python benchmarks/enhance.py --torch TORCH_PYTHON --authors SFIN_REPO \
         --upstream PPMAT_0_3_0/ppmat/models/sfin/sfin.py
 """
 
@@ -47,7 +47,6 @@ import statistics
 import subprocess
 import sys
 import time
-import types
 from pathlib import Path
 from typing import Callable
 from typing import Optional
@@ -65,25 +64,12 @@ ROWS = {
 # One process -------------------------------------------------------------------------
 
 
-def load_file(path: Path, absent: tuple[str, ...] = ()) -> types.ModuleType:
-    """Return a Python file as a module, with stand-ins for modules it does not use."""
-    for name in absent:
-        sys.modules[name] = types.ModuleType(name)
-        sys.modules[name].__dict__.update(
-            rotate=None, get_model_complexity_info=None, __path__=[]
-        )
-    spec = importlib.util.spec_from_file_location("foreign_sfin", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def authors(path: Path) -> Callable[[np.ndarray], object]:
     """Return the authors' network as a function of an image [H, W]."""
     import torch
+    from sfin_authors import load
 
-    absent = ("kornia", "kornia.geometry", "kornia.geometry.transform", "ptflops")
-    model = load_file(path, absent).SFIN().eval()
+    model = load(path, "sfin").SFIN().eval()
     torch.set_grad_enabled(False)
     return lambda image: model(torch.from_numpy(image)[None, None])
 
@@ -92,7 +78,10 @@ def upstream(path: Path) -> Callable[[np.ndarray], object]:
     """Return upstream's network as a function of an image [H, W]."""
     import paddle
 
-    model = load_file(path).SFIN()
+    spec = importlib.util.spec_from_file_location("upstream_sfin", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    model = module.SFIN()
     model.eval()
 
     @paddle.no_grad()
@@ -166,7 +155,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--one", nargs=4, metavar=("ROW", "SOURCE", "SIZE", "REPEATS"))
     parser.add_argument("--torch", help="python with PyTorch")
-    parser.add_argument("--authors", type=Path, help="the authors' sfin.py")
+    parser.add_argument("--authors", type=Path, help="clone of HeasonLee/SFIN")
     parser.add_argument("--upstream", type=Path, help="sfin.py of ppmat 0.3.0")
     parser.add_argument("--sizes", type=int, nargs="+", default=[256, 1024])
     parser.add_argument("--large", type=int, default=4096, help="ours alone")
@@ -197,7 +186,7 @@ def main() -> None:
     write(
         {
             "command": "python benchmarks/enhance.py --torch TORCH_PYTHON "
-            "--authors SFIN_REPO/sfin.py "
+            "--authors SFIN_REPO "
             "--upstream PPMAT_0_3_0/ppmat/models/sfin/sfin.py",
             "machine": f"x86-64, {os.cpu_count()} cores, {args.threads} threads",
             "date": datetime.date.today().isoformat(),

@@ -23,7 +23,6 @@ interrupted run goes on where it stopped, and nothing of other origin is overwri
 from __future__ import annotations
 
 import glob
-import hashlib
 import json
 import os
 import re
@@ -46,6 +45,7 @@ from ppmat.datasets.micrograph_base import replacing
 from ppmat.utils.registry import ConfigError
 from ppmat.utils.registry import nearest
 from ppmat.utils.result_store import StoredRunError
+from ppmat.utils.save_load import hash_of_file
 
 PathLike = Union[str, "os.PathLike[str]"]
 
@@ -173,15 +173,6 @@ def make_folder(folder: PathLike) -> None:
         ) from error
 
 
-def hash_of_file(path: PathLike) -> str:
-    """Return the SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 class ImageStore:
     """The outputs of a run in their folder.
 
@@ -300,8 +291,7 @@ class ImageStore:
             "settings": self._settings,
             "record": result.record,
         }
-        temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-        try:
+        with replacing(path) as temporary:
             write_micrograph(
                 temporary,
                 result.image,
@@ -316,6 +306,3 @@ class ImageStore:
             text = json.dumps(description, indent=1, ensure_ascii=False)
             with replacing(self.sidecar(number)) as sidecar:
                 sidecar.write_text(text, encoding="utf-8")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)

@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 from typing import Dict
@@ -40,6 +39,7 @@ import numpy as np
 import paddle
 
 import ppmat
+from ppmat.datasets.micrograph_base import replacing
 from ppmat.models.sfin.sfin import SFIN
 from ppmat.models.sfin.sfin_folded import FoldedSFIN
 from ppmat.predictor.enhancement import GREY
@@ -303,16 +303,7 @@ def export_onnx(
 def _write(path: Path, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(
-            prefix=f".{path.name}.", dir=path.parent
-        )
-        try:
-            with open(descriptor, "wb") as file:
-                file.write(content)
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        with replacing(path) as temporary:
+            temporary.write_bytes(content)
     except OSError as error:
         raise OnnxExportError(f"{path} cannot be written: {error}") from error

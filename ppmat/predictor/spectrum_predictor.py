@@ -42,7 +42,6 @@ from ppmat.predictor.enhancement import enhance_image
 from ppmat.predictor.image_store import ImageFile
 from ppmat.predictor.image_store import ImageStore
 from ppmat.predictor.image_store import find_images
-from ppmat.predictor.image_store import hash_of_file
 from ppmat.predictor.tile_model import OVERLAP
 from ppmat.predictor.tile_model import TILE_SIZE
 from ppmat.predictor.tile_model import TileModel
@@ -50,6 +49,7 @@ from ppmat.predictor.tiling import TileRunner
 from ppmat.predictor.tiling import plan_axis
 from ppmat.utils import logger
 from ppmat.utils.registry import ConfigError
+from ppmat.utils.save_load import hash_of_file
 
 OnError = Literal["raise", "flag"]
 

@@ -50,6 +50,7 @@ from ppmat.models.sfin.sfin_folded import FoldedSFIN
 from ppmat.utils import download
 from ppmat.utils import logger
 from ppmat.utils.save_load import fingerprint
+from ppmat.utils.save_load import hash_of_file
 
 CACHE_ENTRIES = 32
 _FORMAT = 1  # raised when the exported program changes for the same weights
@@ -226,14 +227,10 @@ def _settings(model: SFIN, height: int, width: int) -> Dict[str, Any]:
     }
 
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def _is_whole(folder: Path) -> bool:
     try:
         sums = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))["files"]
-        return all(sums.get(name) == _sha256(folder / name) for name in _FILES)
+        return all(sums.get(name) == hash_of_file(folder / name) for name in _FILES)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
@@ -249,7 +246,7 @@ def _save(model: SFIN, folder: Path, height: int, width: int) -> None:
 def _export(model: SFIN, folder: Path, settings: Dict[str, Any]) -> None:
     _check_engine()
     _save(model, folder, *settings["size"])
-    sums = {name: _sha256(folder / name) for name in _FILES}
+    sums = {name: hash_of_file(folder / name) for name in _FILES}
     text = json.dumps({"settings": settings, "files": sums}, indent=1)
     (folder / _MANIFEST).write_text(text, encoding="utf-8")
 
