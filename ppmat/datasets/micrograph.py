@@ -30,6 +30,7 @@ import functools
 import os
 from typing import Callable
 from typing import Dict
+from typing import List
 from typing import Optional
 from typing import Union
 
@@ -49,6 +50,7 @@ __all__ = [
     "Micrograph",
     "check_writable",
     "image_from",
+    "image_names",
     "read_micrograph",
     "write_micrograph",
 ]
@@ -121,6 +123,15 @@ def read_micrograph(
     image = _READERS[_kind(path)](path, index)
     image.data = check_array(image.data, path)
     return image
+
+
+def image_names(folder: str) -> List[str]:
+    """Return the names of the files in a folder that may be images, sorted."""
+    return [
+        name
+        for name in sorted(os.listdir(folder))
+        if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+    ]
 
 
 def image_from(image: Micrograph) -> np.ndarray:

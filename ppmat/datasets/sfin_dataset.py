@@ -49,6 +49,7 @@ from paddle import io
 from ppmat.datasets.build_image import BuildImage
 from ppmat.datasets.micrograph import IMAGE_SUFFIXES
 from ppmat.datasets.micrograph import ImageFormatError
+from ppmat.datasets.micrograph import image_names
 from ppmat.utils import logger
 from ppmat.utils.download import get_datasets_path_from_url
 
@@ -333,11 +334,7 @@ def _files(folder: str, mode: str) -> Dict[Any, str]:
             f"'{folder}' does not exist; wanted root/<split>/noisy and beside it the "
             "targets gt_enhance, gt_detect"
         )
-    names = sorted(
-        name
-        for name in os.listdir(folder)
-        if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
-    )
+    names = image_names(folder)
     if not names:
         raise FileNotFoundError(
             f"'{folder}' holds no image ({', '.join(IMAGE_SUFFIXES)})"

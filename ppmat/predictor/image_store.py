@@ -39,6 +39,7 @@ from typing import Union
 
 from ppmat.datasets.micrograph import IMAGE_SUFFIXES
 from ppmat.datasets.micrograph import Micrograph
+from ppmat.datasets.micrograph import image_names
 from ppmat.datasets.micrograph import write_micrograph
 from ppmat.datasets.micrograph_base import jsonable
 from ppmat.datasets.micrograph_base import replacing
@@ -91,11 +92,7 @@ def find_images(inputs: Union[PathLike, Sequence[PathLike]]) -> List[ImageFile]:
 
 def _expand(item: str) -> List[ImageFile]:
     if os.path.isdir(item):
-        files = [
-            os.path.join(item, name)
-            for name in sorted(os.listdir(item))
-            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
-        ]
+        files = [os.path.join(item, name) for name in image_names(item)]
         if not files:
             raise ConfigError(
                 f"folder {item} holds no image ({', '.join(IMAGE_SUFFIXES)})"
@@ -112,8 +109,7 @@ def _expand(item: str) -> List[ImageFile]:
             raise ConfigError(f"no file matches the pattern {item}")
         return [ImageFile(path) for path in matches]
     folder = os.path.dirname(item) or "."
-    names = os.listdir(folder) if os.path.isdir(folder) else []
-    names = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
+    names = image_names(folder) if os.path.isdir(folder) else []
     hint = nearest(os.path.basename(item), names)
     raise ConfigError(f"input file or folder not found: {item}.{hint}")
 
