@@ -16,11 +16,13 @@
 """The noise terms: their sizes, directions and independence of each other."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 from scipy.stats import tukeylambda
 
+from ppmat.datasets.stem.noise import NoiseFormatError
 from ppmat.datasets.stem.noise import NoiseModel
 
 QUIET = NoiseModel(
@@ -98,3 +100,50 @@ def test_terms_have_streams_of_their_own():
 def test_json_round_trip():
     model = NoiseModel(scan_length=2.5, fast_axis=0)
     assert NoiseModel.from_json(model.to_json()) == model
+
+
+def test_scaled_noise_is_noise_of_the_scaled_image():
+    clean = np.random.default_rng(1).uniform(0, 200, (64, 64))
+    model = NoiseModel(standard_errors={"scan_intercept": 0.5, "scan_slope": 0.01})
+    other = model.scaled(0.01, 3.0)
+    expected = 0.01 * model.apply(clean, np.random.default_rng(2)) + 3.0
+    found = other.apply(0.01 * clean + 3.0, np.random.default_rng(2))
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    assert other.low == pytest.approx(0.01 * model.low + 3)
+    assert other.standard_errors == {"scan_intercept": 0.005, "scan_slope": 0.01}
+    with pytest.raises(ValueError, match="above 0"):
+        model.scaled(-1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda r: r.update(version=2), "version 2"),
+        (lambda r: r.pop("format"), "no noise model"),
+        (lambda r: r["parameters"].pop("low"), "low"),
+        (lambda r: r["parameters"].update(colour=1.0), "colour"),
+        (lambda r: r["parameters"].update(scan_slope="a"), "scan_slope cannot be 'a'"),
+        (lambda r: r["parameters"].update(scan_slope=float("nan")), "cannot be nan"),
+        (lambda r: r["parameters"].update(mode="tem"), "mode cannot be 'tem'"),
+        (lambda r: r["parameters"].update(fast_axis=2), "fast_axis cannot be 2"),
+        (lambda r: r.update(parameters=[1]), "mappings"),
+    ],
+)
+def test_foreign_json_is_refused(tmp_path, change, message):
+    record = json.loads(NoiseModel().to_json())
+    change(record)
+    path = tmp_path / "noise.json"
+    path.write_text(json.dumps(record))
+    with pytest.raises(NoiseFormatError, match=message) as error:
+        NoiseModel.load(path)
+    assert str(path) in str(error.value)
+
+
+def test_file_round_trip_keeps_standard_errors(tmp_path):
+    model = NoiseModel(mode="bf", standard_errors={"scan_slope": 0.02})
+    model.save(tmp_path / "noise.json")
+    read = NoiseModel.load(tmp_path / "noise.json")
+    assert read == model and read.standard_errors == model.standard_errors
+    (tmp_path / "noise.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(NoiseFormatError, match="no text"):
+        NoiseModel.load(tmp_path / "noise.json")
