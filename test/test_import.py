@@ -14,6 +14,7 @@
 
 """What importing loads: a command must set threads before Paddle is there."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,8 @@ def test_package_loads_nothing_of_others():
 @pytest.mark.parametrize(
     "module",
     [
+        "ppmat.datasets",
+        "ppmat.datasets.micrograph",
         "ppmat.utils",
         "ppmat.utils.registry",
         "ppmat.utils.config",
@@ -65,18 +68,47 @@ def test_light_modules_do_not_load_paddle(module):
     assert not {"paddle", "pymatgen", "matplotlib", "ase"} & loaded
 
 
+STEM = sorted((ROOT / "ppmat" / "datasets" / "stem").glob("*.py"))
+# The package and what makes its names lazy.
+ABOVE_STEM = {"ppmat", "ppmat.datasets", "ppmat.utils", "ppmat.utils.lazy"}
+
+
+def test_stem_stands_alone_and_is_quick():
+    names = [f"ppmat.datasets.stem.{path.stem}" for path in STEM]
+    names = [name.removesuffix(".__init__") for name in names]
+    clock = "import time; start = time.process_time()"
+    end = "assert time.process_time() - start < 4, time.process_time() - start"
+    loaded = loaded_by(f"{clock}; import {', '.join(names)}; {end}")
+    assert len(names) > 3 and set(names) <= loaded
+    assert {n for n in loaded if n.split(".")[0] == "ppmat"} == ABOVE_STEM | set(names)
+    foreign = {"paddle", "pymatgen", "matplotlib", "ase", "abtem", "hyperspy"}
+    assert not foreign & loaded
+
+
+@pytest.mark.parametrize("path", STEM, ids=lambda path: path.stem)
+def test_no_function_of_stem_needs_the_toolkit(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        modules = [node.module] if isinstance(node, ast.ImportFrom) else []
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        for name in modules:
+            assert name.split(".")[0] not in ("paddle", "torch")
+            assert name.split(".")[0] != "ppmat" or "ppmat.datasets.stem" in name
+
+
 def test_the_probe_sees_paddle():
-    assert "paddle" in loaded_by("import ppmat; ppmat.metrics")
+    assert "paddle" in loaded_by("from ppmat.datasets import DATASETS")
 
 
 def test_sub_packages_and_names_are_found_at_first_use():
     code = (
-        "import ppmat, ppmat.utils as u\n"
+        "import ppmat, ppmat.datasets as d, ppmat.utils as u\n"
         "assert ppmat.__version__ == '0.4.0'\n"
         "for n in ppmat.__all__: getattr(ppmat, n)\n"
-        "for n in u.__all__: getattr(u, n)\n"
-        "for m in (ppmat, u): assert set(m.__all__) <= set(dir(m))\n"
-        "for m in (ppmat, u, ppmat.sampler):\n"
+        "for m in (d, u):\n"
+        "    for n in m.__all__: getattr(m, n)\n"
+        "for m in (ppmat, d, u): assert set(m.__all__) <= set(dir(m))\n"
+        "for m in (ppmat, d, u, ppmat.sampler):\n"
         "    try: m.no_such\n"
         "    except AttributeError as e: assert 'no_such' in str(e)\n"
         "    else: raise SystemExit('no_such was found')\n"

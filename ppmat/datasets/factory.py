@@ -1,0 +1,283 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""The one way from a ``Dataset.<split>`` block to a loader.
+
+.. code-block:: yaml
+
+    Dataset:
+      train:
+        dataset:
+          __class_name__: OC20IS2REDataset
+          __init_params__: {path: ..., split: train}
+        loader:
+          num_workers: 2          # any argument of paddle.io.DataLoader
+          collate_fn: DefaultCollator
+          collate_params: {}
+        sampler:
+          __class_name__: BatchSampler
+          __init_params__: {batch_size: 8, shuffle: true, drop_last: false}
+
+``loader`` may be missing (no workers, DefaultCollator), and so may ``sampler`` (batch
+size 1, file order). With ``split_dataset_ratio: {train: 0.8, val: 0.1, test: 0.1}``
+one data set is split at random and ``{train,val,test}_sampler`` stand for ``sampler``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+from typing import Dict
+from typing import Optional
+from typing import Union
+
+import numpy as np
+import paddle.distributed as dist
+from paddle import io
+
+from ppmat.datasets.batch_sampler import BatchSampler
+from ppmat.datasets.batch_sampler import DistributedBatchSampler
+from ppmat.datasets.collate_fn import DefaultCollator
+from ppmat.datasets.loader import Loader
+from ppmat.datasets.loader import WorkerInit
+from ppmat.datasets.oc20_is2re_dataset import OC20IS2REDataset
+from ppmat.datasets.sfin_dataset import SFINDataset
+from ppmat.datasets.transform import build_transforms
+from ppmat.utils import logger
+from ppmat.utils.registry import CLASS_KEY
+from ppmat.utils.registry import PARAMS_KEY
+from ppmat.utils.registry import ConfigError
+from ppmat.utils.registry import Registry
+from ppmat.utils.registry import check_call
+from ppmat.utils.registry import check_keys
+from ppmat.utils.registry import fits
+from ppmat.utils.registry import nearest
+
+DATASETS = Registry("data set", [OC20IS2REDataset, SFINDataset])
+COLLATORS = Registry("collator", [DefaultCollator])
+SAMPLERS = Registry("batch sampler", [BatchSampler, DistributedBatchSampler])
+
+_SPLITS = ("train", "val", "test")
+# What build_dataloader sets itself, or what means nothing beside a batch sampler.
+_RESERVED = {
+    "self",
+    "dataset",
+    "feed_list",
+    "places",
+    "return_list",
+    "batch_sampler",
+    "batch_size",
+    "shuffle",
+    "drop_last",
+    "worker_init_fn",
+}
+_LOADER_DEFAULTS = {
+    name: parameter.default
+    for name, parameter in inspect.signature(io.DataLoader.__init__).parameters.items()
+    if name not in _RESERVED
+}
+_LOADER_DEFAULTS.update(collate_fn="DefaultCollator", collate_params=None)
+
+
+def build_dataloader(
+    cfg: Optional[Mapping],
+    vocab: Any = None,
+    *,
+    where: str = "Dataset",
+    seed: int = 0,
+    training: bool = True,
+) -> Union[io.DataLoader, Dict[str, Optional[io.DataLoader]], None]:
+    """Build the loader of one split.
+
+    The sampler of the loader (``loader.batch_sampler``) gives a reproducible order
+    that can be entered in the middle; see
+    :class:`~ppmat.datasets.batch_sampler.DistributedBatchSampler`.
+
+    Args:
+        cfg: The block of a split; it is not changed.
+        vocab: Handed to the data set as ``vocab`` if given.
+        where: YAML path of ``cfg``, for errors.
+        seed: Seed of the sample order, of a random split and of the workers; the same
+            in all processes. ``seed`` in the sampler block wins for the order.
+        training: In several processes: True deals the same number of batches to each,
+            False deals every sample exactly once (for evaluation).
+
+    Returns:
+        The loader; with ``split_dataset_ratio`` a dict of loaders ``train``, ``val``,
+        ``test`` (None for an empty part); None for None.
+
+    Raises:
+        ConfigError: Whatever in the block cannot be meant, with its YAML path.
+    """
+    if cfg is None:
+        return None
+    ratios = cfg.get("split_dataset_ratio")
+    samplers = [f"{name}_sampler" for name in _SPLITS] if ratios else ["sampler"]
+    check_keys(cfg, ("dataset", "loader", "split_dataset_ratio", *samplers), where)
+    if "dataset" not in cfg:
+        raise ConfigError(f"{where}: the block 'dataset' is missing")
+    dataset = _build_dataset(cfg["dataset"], vocab, f"{where}.dataset")
+    options = _loader_options(cfg.get("loader"), f"{where}.loader")
+    if not ratios:
+        return _build_loader(
+            dataset, options, cfg, "sampler", where, seed, even=training
+        )
+    parts = _split(dataset, ratios, seed, f"{where}.split_dataset_ratio")
+    return {
+        name: _build_loader(
+            part, options, cfg, f"{name}_sampler", where, seed, even=name == "train"
+        )
+        if len(part)
+        else None
+        for name, part in parts.items()
+    }
+
+
+def set_build_sample(
+    sampler_cfg: Optional[Mapping],
+    world_size: int,
+    dataset: io.Dataset,
+    *,
+    where: str = "sampler",
+    seed: int = 0,
+    even: bool = True,
+) -> DistributedBatchSampler:
+    """Build the batch sampler of a data set.
+
+    ``BatchSampler`` becomes ``DistributedBatchSampler`` in several processes; the
+    batch size is per process.
+
+    Args:
+        sampler_cfg: The block; None means batch size 1 in file order.
+        world_size: Number of processes.
+        dataset: The data set.
+        where: YAML path of the block, for errors.
+        seed: Seed of the order unless the block has one.
+        even: See :class:`~ppmat.datasets.batch_sampler.DistributedBatchSampler`.
+
+    Raises:
+        ConfigError: The block cannot be meant, or it leaves no batch.
+    """
+    if sampler_cfg is None:
+        sampler_cfg = {CLASS_KEY: "BatchSampler", PARAMS_KEY: {"batch_size": 1}}
+        logger.message(f"{where} is not given: batch size 1, file order")
+    cls, params = SAMPLERS.parse(sampler_cfg, where)
+    params = {"seed": seed, **params}
+    if cls is BatchSampler and world_size > 1:
+        logger.message(
+            f"{where}: {world_size} processes, so BatchSampler becomes "
+            "DistributedBatchSampler"
+        )
+        cls = DistributedBatchSampler
+    if cls is DistributedBatchSampler:
+        params = {"even": even, **params}
+    block = {CLASS_KEY: cls.__name__, PARAMS_KEY: params}
+    return SAMPLERS.build(block, where, dataset=dataset)
+
+
+def _build_dataset(cfg: Any, vocab: Any, where: str) -> io.Dataset:
+    cls, params = DATASETS.parse(cfg, where)
+    runtime = {} if vocab is None else {"vocab": vocab}
+    if "transforms" in params:
+        runtime["transforms"] = build_transforms(
+            params["transforms"], f"{where}.{PARAMS_KEY}.transforms"
+        )
+    dataset = DATASETS.build(cfg, where, **runtime)
+    if len(dataset) == 0:
+        raise ConfigError(f"{where}: the data set ({cls.__name__}) is empty")
+    return dataset
+
+
+def _loader_options(cfg: Any, where: str) -> Dict[str, Any]:
+    """Check a ``loader`` block; return arguments of the DataLoader."""
+    cfg = {} if cfg is None else cfg
+    if not isinstance(cfg, Mapping):
+        raise ConfigError(f"{where}: expected a mapping, got {cfg!r}")
+    check_keys(cfg, _LOADER_DEFAULTS, where)
+    options = {**_LOADER_DEFAULTS, **cfg}
+    for name, value in options.items():
+        wanted = type(_LOADER_DEFAULTS[name])
+        if wanted in (bool, int) and not fits(value, wanted):
+            raise ConfigError(
+                f"{where}.{name}: wanted {wanted.__name__}, got "
+                f"{type(value).__name__} {value!r}"
+            )
+        lowest = {"prefetch_factor": 1, "reader_buffer_size": 1}.get(name, 0)
+        if wanted is int and value < lowest:
+            raise ConfigError(f"{where}.{name} is {value}, wanted at least {lowest}")
+    name, params = options.pop("collate_fn"), options.pop("collate_params")
+    if name not in COLLATORS:
+        raise ConfigError(
+            f"{where}.collate_fn: unknown collator {name!r}. Legal names: "
+            f"{', '.join(sorted(COLLATORS))}.{nearest(name, COLLATORS)}"
+        )
+    params = {} if params is None else params
+    if not isinstance(params, Mapping):
+        raise ConfigError(f"{where}.collate_params: expected a mapping, got {params!r}")
+    check_call(COLLATORS[name], params, f"{where}.collate_params")
+    return {**options, "collate_fn": COLLATORS[name](**params)}
+
+
+def _build_loader(
+    dataset: io.Dataset,
+    options: Dict[str, Any],
+    cfg: Mapping,
+    sampler_key: str,
+    where: str,
+    seed: int,
+    even: bool,
+) -> io.DataLoader:
+    where = f"{where}.{sampler_key}"
+    world_size = dist.get_world_size()
+    sampler = set_build_sample(
+        cfg.get(sampler_key), world_size, dataset, where=where, seed=seed, even=even
+    )
+    if len(sampler) == 0 and sampler.drop_last:
+        raise ConfigError(
+            f"{where}: drop_last leaves no batch: {len(dataset)} samples, batch_size "
+            f"{sampler.batch_size} in {sampler.nranks} processes"
+        )
+    return Loader(
+        dataset=dataset,
+        batch_sampler=sampler,
+        worker_init_fn=WorkerInit(sampler, seed),
+        **options,
+    )
+
+
+def _split(
+    dataset: io.Dataset, ratios: Any, seed: int, where: str
+) -> Dict[str, io.Dataset]:
+    """Split at random; the last part that is asked for takes what rounding leaves."""
+    if not isinstance(ratios, Mapping):
+        raise ConfigError(f"{where}: expected train, val, test, got {ratios!r}")
+    check_keys(ratios, _SPLITS, where)
+    parts = {name: ratios.get(name) or 0 for name in _SPLITS}
+    for name, ratio in parts.items():
+        if not fits(ratio, float) or not 0 <= ratio <= 1:
+            raise ConfigError(f"{where}.{name} is {ratio!r}, wanted 0 to 1")
+    if abs(sum(parts.values()) - 1) > 1e-6:
+        raise ConfigError(f"{where}: the parts add up to {sum(parts.values())}, not 1")
+    sizes = [int(len(dataset) * ratio + 1e-6) for ratio in parts.values()]
+    last = max(i for i, ratio in enumerate(parts.values()) if ratio > 0)
+    sizes[last] += len(dataset) - sum(sizes)
+    order = np.random.RandomState(seed).permutation(len(dataset)).tolist()
+    logger.info(f"{where}: {', '.join(f'{n} {s}' for n, s in zip(_SPLITS, sizes))}")
+    ends = np.cumsum(sizes).tolist()
+    return {
+        name: io.Subset(dataset, order[end - size : end])
+        for name, size, end in zip(_SPLITS, sizes, ends)
+    }
