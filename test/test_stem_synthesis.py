@@ -24,8 +24,10 @@ from PIL import Image
 from scipy.spatial.distance import pdist
 
 from ppmat.datasets.stem import sample
-from ppmat.datasets.stem.synthesis import Columns
-from ppmat.datasets.stem.synthesis import lattice_positions
+from ppmat.datasets.stem.columns import Columns
+from ppmat.datasets.stem.columns import Scene
+from ppmat.datasets.stem.sample import lattice_positions
+from ppmat.datasets.stem.synthesis import lattice_sites
 from ppmat.datasets.stem.synthesis import make_scene
 from ppmat.datasets.stem.synthesis import random_positions
 
@@ -70,20 +72,85 @@ def test_random_positions_keep_their_distance():
     assert len(positions) > 0.6 * 96 * 128 / 10.0**2
 
 
+@pytest.mark.parametrize("mode", ["haadf", "bf"])
 @pytest.mark.parametrize("seed", range(6))
-def test_scene_targets_agree_with_the_columns(seed):
-    scene = make_scene(np.random.default_rng(seed), (64, 96))
+def test_scene_targets_agree_with_the_columns(mode, seed):
+    recipe = SceneRecipe(mode=mode, spacing=(8, 14), thick_share=0)
+    scene = make_scene(np.random.default_rng(seed), (64, 96), recipe)
     assert scene.gt_enhance.shape == scene.gt_detect.shape == (64, 96)
-    for image in (scene.gt_enhance, scene.gt_detect):
-        assert image.min() >= 0 and image.max() <= 255
+    assert scene.gt_detect.min() >= 0 and scene.gt_detect.max() <= 255
     columns = scene.columns
     y, x = np.rint(columns.y).astype(int), np.rint(columns.x).astype(int)
     inside = (y >= 0) & (y < 64) & (x >= 0) & (x < 96)
     assert inside.sum() > 10
-    spots = scene.gt_detect[y[inside], x[inside]]
-    assert spots.min() > 200
+    assert scene.gt_detect[y[inside], x[inside]].min() > 200
     peaks = scene.gt_enhance[y[inside], x[inside]]
-    assert np.median(peaks) > np.median(scene.gt_enhance)
+    rest = np.median(scene.gt_enhance)
+    if mode == "haadf":
+        assert np.median(peaks) > rest and scene.gt_enhance.min() >= recipe.low
+    else:
+        assert np.median(peaks) < rest and scene.gt_enhance.max() <= recipe.high
+
+
+def test_thick_bright_field_has_bright_and_dark_columns():
+    recipe = SceneRecipe(mode="bf", thick_share=1, random_share=1)
+    for seed in range(4):
+        columns = make_scene(np.random.default_rng(seed), (96, 96), recipe).columns
+        assert columns.height.min() < 0 < columns.height.max()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_sites_of_a_lattice_are_apart_and_cover_the_image(seed):
+    shape, spacing = (96, 128), 12.0
+    positions, kinds = lattice_sites(np.random.default_rng(seed), shape, spacing)
+    assert pdist(positions).min() > 0.33 * spacing
+    assert kinds.min() == 0 and kinds.max() <= 2
+    rows, cols = np.mgrid[0:96:6, 0:128:6]
+    probes = np.stack([rows.ravel(), cols.ravel()], axis=1)
+    nearest = np.linalg.norm(probes[:, None] - positions, axis=-1).min(axis=1)
+    assert nearest.max() < 1.6 * spacing
+
+
+def test_tiles_of_a_large_image_fit_together():
+    rng = np.random.default_rng(0)
+    n = 400
+    columns = Columns(
+        rng.uniform(-5, 305, n), rng.uniform(-5, 605, n), np.ones(n), np.full(n, 3.0)
+    )
+    image = columns.render((300, 600), 1.0, tail=(0.3, 2.0))
+    rows, cols = np.mgrid[:300:7, :600:7]
+    square = (rows[..., None] - columns.y) ** 2 + (cols[..., None] - columns.x) ** 2
+    expected = 1 + (0.7 * np.exp(-square / 18) + 0.3 * np.exp(-square / 72)).sum(-1)
+    np.testing.assert_allclose(image[::7, ::7], expected, atol=1e-6)
+
+
+def test_table_tells_positions_in_angstrom():
+    columns = Columns(
+        *(np.array([v]) for v in (2.0, 3.0, 50.0, 1.5)),
+        element=np.array(["Ti+O"], dtype=object),
+        occupancy=np.array([0.5]),
+    )
+    scene = Scene(np.zeros((8, 8)), np.zeros((8, 8)), columns, pixel_size=0.1)
+    (row,) = scene.table()
+    assert row["y_angstrom"] == pytest.approx(0.2)
+    assert (row["element"], row["occupancy"]) == ("Ti+O", 0.5)
+    (bare,) = Scene(scene.gt_enhance, scene.gt_detect, columns.select([0])).table()
+    assert "y_angstrom" not in bare and bare["x"] == 3.0
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"mode": "tem"}, "wanted one of haadf, bf"),
+        ({"low": 200.0}, "must be below high"),
+        ({"spacing": (30, 9)}, "spacing"),
+        ({"random_share": 1.5}, "random_share is 1.5"),
+        ({"spacing": (2, 3)}, "narrower than half a pixel"),
+    ],
+)
+def test_recipes_that_cannot_be_meant(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        SceneRecipe(**wrong)
 
 
 def test_same_seed_same_scene():

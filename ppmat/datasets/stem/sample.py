@@ -15,6 +15,9 @@
 
 """Write a small synthetic data set in the folder layout of the SFIN data.
 
+Its recipe is kept as it was when the sample of this repository was made; scenes for
+training are drawn by :func:`ppmat.datasets.stem.synthesis.make_scene`.
+
 ``python -m ppmat.datasets.stem.sample FOLDER --train 64 --test 16 --size 128``
 """
 
@@ -27,8 +30,68 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ppmat.datasets.stem.columns import Columns
+from ppmat.datasets.stem.columns import Scene
 from ppmat.datasets.stem.noise import NoiseModel
-from ppmat.datasets.stem.synthesis import make_scene
+from ppmat.datasets.stem.synthesis import random_positions
+
+
+def lattice_positions(
+    rng: np.random.Generator, shape: tuple[int, int], spacing: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return a random two-dimensional crystal that covers the image.
+
+    Args:
+        rng: Random numbers.
+        shape: ``(H, W)``.
+        spacing: Length of the first lattice vector, pixels.
+
+    Returns:
+        Positions ``(y, x)`` in pixels [n, 2] and the site in the cell [n].
+    """
+    angle = rng.uniform(0, 2 * np.pi)
+    opening = np.deg2rad(rng.choice([60.0, 90.0, rng.uniform(60, 120)]))
+    ratio = rng.choice([1.0, rng.uniform(1.0, 1.6)])
+    first = np.array([np.sin(angle), np.cos(angle)])
+    second = np.array([np.sin(angle + opening), np.cos(angle + opening)])
+    cell = spacing * np.stack([first, ratio * second])
+    reach = int(np.ceil(1.5 * max(shape) / spacing / np.sin(opening)))
+    index = np.arange(-reach, reach + 1)
+    corners = np.stack(np.meshgrid(index, index), axis=-1).reshape(-1, 2) @ cell
+    sites = [rng.uniform(size=2)]
+    if rng.random() < 0.6:
+        sites.append(sites[0] + rng.uniform(0.4, 0.6, size=2))
+    positions = np.concatenate([corners + site @ cell for site in sites])
+    kinds = np.repeat(np.arange(len(sites)), len(corners))
+    positions += np.array(shape) / 2
+    inside = np.all((positions > -4) & (positions < np.array(shape) + 3), axis=1)
+    return positions[inside], kinds[inside]
+
+
+def sample_scene(rng: np.random.Generator, shape: tuple[int, int]) -> Scene:
+    """Return a HAADF-like scene: a crystal with defects, or a random arrangement.
+
+    Args:
+        rng: Random numbers.
+        shape: ``(H, W)``.
+    """
+    spacing = rng.uniform(9.0, 18.0)
+    if rng.random() < 0.75:
+        positions, kinds = lattice_positions(rng, shape, spacing)
+        positions = positions + rng.normal(0, rng.uniform(0, 0.4), positions.shape)
+        present = rng.random(len(positions)) > rng.choice([0.0, 0.03])
+        positions, kinds = positions[present], kinds[present]
+    else:
+        positions = random_positions(rng, shape, 0.8 * spacing)
+        kinds = rng.integers(0, 3, len(positions))
+    level = rng.uniform(15, 60)
+    contrast = rng.uniform(90, 180) * np.array([1.0, *rng.uniform(0.25, 0.9, 2)])
+    height = contrast[kinds] * rng.normal(1.0, 0.05, len(kinds))
+    sigma = np.full(len(kinds), rng.uniform(0.16, 0.24) * spacing)
+    columns = Columns(positions[:, 0], positions[:, 1], height, sigma)
+    return Scene(
+        np.clip(columns.render(shape, level), 0, 255), columns.spots(shape), columns
+    )
 
 
 def write_pair(
@@ -43,7 +106,7 @@ def write_pair(
         size: Height and width, pixels.
         noise: Noise of the image.
     """
-    scene = make_scene(rng, (size, size))
+    scene = sample_scene(rng, (size, size))
     images = {
         "noisy": noise.apply(scene.gt_enhance, rng),
         "gt_enhance": scene.gt_enhance,

@@ -13,11 +13,12 @@
 # limitations under the License.
 
 
-"""Clean STEM images of atomic columns, and what a network should make of them.
+"""Random clean scenes to train on: crystals with defects, and disorder.
 
-The paper trains on periodic and random arrangements of round spots (Li et al., CVPR
-2025, Sec. 3); its recipe is not published. Here a column is a Gaussian, and lattices,
-vacancies and disorder are drawn within wide ranges.
+The paper trains on periodic and random arrangements of round spots, HAADF and BF (Li et
+al., CVPR 2025, Sec. 3); its recipe is not published. This one draws lattices, widths,
+contrasts and defects within wide ranges, see docs/stem_noise.md. Scenes of a known
+crystal are made by :mod:`ppmat.datasets.stem.crystal`.
 """
 
 from __future__ import annotations
@@ -27,62 +28,131 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
+from ppmat.datasets.stem.columns import Columns
+from ppmat.datasets.stem.columns import Scene
+from ppmat.datasets.stem.noise import MODES
+
 _TRIES = 8  # positions tried for a square of the spacing: nearly a full packing
+_MARGIN = 8.0  # pixels around the image where columns still reach into it
+# Sites of common crystals seen along an axis: cubic, perovskite, honeycomb.
+_SPECIAL = ((0.5, 0.5), (0.5, 0.0), (0.0, 0.5), (1 / 3, 1 / 3), (2 / 3, 2 / 3))
 
 
-@dataclass
-class Columns:
-    """Atomic columns in view.
-
-    Args:
-        y: Rows, pixels [n]; the centre of the first pixel is 0.
-        x: Columns of the image, pixels [n].
-        height: Peak above the background, grey levels [n]; negative where dark.
-        sigma: Width of the Gaussian, pixels [n].
-    """
-
-    y: np.ndarray
-    x: np.ndarray
-    height: np.ndarray
-    sigma: np.ndarray
-
-    def render(self, shape: tuple[int, int], level: float = 0.0) -> np.ndarray:
-        """Return the sum of the Gaussians over a flat background.
-
-        Args:
-            shape: ``(H, W)`` of the image.
-            level: Background, grey levels.
-
-        Returns:
-            Grey levels [H, W].
-        """
-
-        def profile(size: int, centre: np.ndarray) -> np.ndarray:
-            offset = np.arange(size) - centre[:, None]
-            return np.exp(-0.5 * (offset / self.sigma[:, None]) ** 2)
-
-        # A round Gaussian is the product of its profiles, so the sum over columns is
-        # one matrix product.
-        rows, columns = profile(shape[0], self.y), profile(shape[1], self.x)
-        return level + (self.height[:, None] * rows).T @ columns
-
-
-@dataclass
-class Scene:
-    """A clean image with its targets, all in grey levels 0 to 255.
+@dataclass(frozen=True)
+class SceneRecipe:
+    """Ranges that :func:`make_scene` draws from.
 
     Args:
-        gt_enhance: Image without noise, with its contrast [H, W].
-        gt_detect: Equal narrow spots on black, one a column [H, W].
-        columns: The columns.
+        mode: ``haadf``: bright columns; ``bf``: a bright background with dark columns,
+            or, as in thick specimens, some dark and some bright.
+        low: Image value of the background in HAADF, of the darkest columns in BF.
+        high: Image value of the brightest columns in HAADF, of the background in BF.
+        spacing: Length of the first lattice vector, pixels.
+        width: Standard deviation of a column, of the smallest distance.
+        random_share: Part of the scenes that is no crystal.
+        thick_share: Part of the BF scenes with bright columns too.
     """
 
-    gt_enhance: np.ndarray
-    gt_detect: np.ndarray
-    columns: Columns
+    mode: str = "haadf"
+    low: float = 30.0
+    high: float = 180.0
+    spacing: tuple[float, float] = (9.0, 36.0)
+    width: tuple[float, float] = (0.14, 0.36)
+    random_share: float = 0.25
+    thick_share: float = 0.4
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ValueError(f"mode is {self.mode!r}, wanted one of {', '.join(MODES)}")
+        if not self.low < self.high:
+            raise ValueError(f"low {self.low} must be below high {self.high}")
+        for name in ("spacing", "width"):
+            first, last = getattr(self, name)
+            if not 0 < first <= last:
+                raise ValueError(f"{name} is {(first, last)}, wanted 0 < first <= last")
+        for name in ("random_share", "thick_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, wanted 0 to 1")
+        if self.spacing[0] * self.width[0] < 0.5:
+            raise ValueError(
+                f"spacing {self.spacing} and width {self.width} make columns narrower "
+                "than half a pixel; take larger ones"
+            )
 
 
-def lattice_positions(
+def make_scene(
+    rng: np.random.Generator,
+    shape: tuple[int, int],
+    recipe: SceneRecipe = SceneRecipe(),
+) -> Scene:
+    """Return a random scene.
+
+    Args:
+        rng: Random numbers.
+        shape: ``(H, W)``.
+        recipe: Ranges.
+    """
+    # Uniform in the logarithm: the image shows the same crystal at any magnification.
+    spacing = np.exp(rng.uniform(*np.log(recipe.spacing)))
+    if rng.random() < recipe.random_share:
+        positions = random_positions(rng, shape, 0.7 * spacing)
+        kinds = rng.integers(0, 3, len(positions))
+    else:
+        positions, kinds = _crystal(rng, shape, spacing)
+    distance = _smallest_distance(positions, spacing)
+    sigma = max(rng.uniform(*recipe.width) * distance, 0.8)
+    strength = _strengths(rng, positions, kinds, shape)
+    columns = Columns(
+        positions[:, 0], positions[:, 1], strength, np.full(len(kinds), sigma)
+    )
+    tail = (rng.choice([0.0, rng.uniform(0.0, 0.4)]), rng.uniform(1.6, 3.0))
+    contrast = rng.uniform(0.7, 1.0) * (recipe.high - recipe.low)
+    if recipe.mode == "haadf":
+        level, sign = recipe.low, np.ones(3)
+    else:
+        level, sign = recipe.high, -np.ones(3)
+        if rng.random() < recipe.thick_share:
+            sign[rng.integers(3)] = rng.uniform(0.1, 1.0)
+            contrast *= 0.5  # so that bright columns stay in the range of the image
+            level -= contrast
+    columns.height = contrast * sign[kinds] * strength
+    return Scene(columns.render(shape, level, tail), columns.spots(shape), columns)
+
+
+def _crystal(
+    rng: np.random.Generator, shape: tuple[int, int], spacing: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return positions [n, 2] and kinds [n] of a crystal with defects."""
+    positions, kinds = lattice_sites(rng, shape, spacing)
+    fault = rng.choice(["none", "boundary", "edge"], p=[0.7, 0.15, 0.15])
+    if fault != "none":
+        beyond = _beyond_a_line(rng, positions, shape)
+        kept = ~beyond
+        if fault == "boundary":
+            others, other_kinds = lattice_sites(rng, shape, spacing)
+            # The line is drawn through both; columns that would touch are left out.
+            free = cKDTree(positions[kept]).query(others)[0] > 0.5 * spacing
+            inside = free & _same_side(others, positions[beyond], positions[kept])
+            positions = np.concatenate([positions[kept], others[inside]])
+            kinds = np.concatenate([kinds[kept], other_kinds[inside]])
+        else:
+            positions, kinds = positions[kept], kinds[kept]
+    positions = positions + _strain(rng, positions, shape, spacing)
+    positions = positions + rng.normal(
+        0, rng.uniform(0, 0.03) * spacing, positions.shape
+    )
+    present = rng.random(len(positions)) > rng.choice([0.0, 0.03, 0.1])
+    if present.any():
+        positions, kinds = positions[present], kinds[present]
+    if rng.random() < 0.2:  # adatoms
+        count = 1 + rng.poisson(0.02 * len(positions))
+        extra = rng.uniform(0, shape, size=(count, 2))
+        positions = np.concatenate([positions, extra])
+        kinds = np.concatenate([kinds, np.full(count, 2)])
+    return positions, kinds
+
+
+def lattice_sites(
     rng: np.random.Generator, shape: tuple[int, int], spacing: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return a random two-dimensional crystal that covers the image.
@@ -93,7 +163,7 @@ def lattice_positions(
         spacing: Length of the first lattice vector, pixels.
 
     Returns:
-        Positions ``(y, x)`` in pixels [n, 2] and the site in the cell [n].
+        Positions ``(y, x)`` in pixels [n, 2] and the site in the cell [n], 0 to 2.
     """
     angle = rng.uniform(0, 2 * np.pi)
     opening = np.deg2rad(rng.choice([60.0, 90.0, rng.uniform(60, 120)]))
@@ -101,16 +171,21 @@ def lattice_positions(
     first = np.array([np.sin(angle), np.cos(angle)])
     second = np.array([np.sin(angle + opening), np.cos(angle + opening)])
     cell = spacing * np.stack([first, ratio * second])
-    reach = int(np.ceil(1.5 * max(shape) / spacing / np.sin(opening)))
+    basis = [np.zeros(2)]
+    for _ in range(rng.choice([0, 1, 2, 3], p=[0.25, 0.4, 0.2, 0.15])):
+        special = rng.random() < 0.7
+        site = np.array(_SPECIAL[rng.integers(5)]) if special else rng.uniform(size=2)
+        offsets = site - np.array(basis)
+        offsets = (offsets - np.rint(offsets)) @ cell
+        if np.linalg.norm(offsets, axis=1).min() > 0.33 * spacing:
+            basis.append(site)
+    reach = int(np.ceil((1.5 * max(shape) + 2 * _MARGIN) / spacing / np.sin(opening)))
     index = np.arange(-reach, reach + 1)
     corners = np.stack(np.meshgrid(index, index), axis=-1).reshape(-1, 2) @ cell
-    sites = [rng.uniform(size=2)]
-    if rng.random() < 0.6:
-        sites.append(sites[0] + rng.uniform(0.4, 0.6, size=2))
-    positions = np.concatenate([corners + site @ cell for site in sites])
-    kinds = np.repeat(np.arange(len(sites)), len(corners))
-    positions += np.array(shape) / 2
-    inside = np.all((positions > -4) & (positions < np.array(shape) + 3), axis=1)
+    origin = np.array(shape) / 2 + rng.uniform(size=2) @ cell
+    positions = np.concatenate([corners + site @ cell for site in basis]) + origin
+    kinds = np.repeat(np.minimum(np.arange(len(basis)), 2), len(corners))
+    inside = _in_view(positions, shape)
     return positions[inside], kinds[inside]
 
 
@@ -128,35 +203,66 @@ def random_positions(
     return tries[keep]
 
 
-def make_scene(rng: np.random.Generator, shape: tuple[int, int]) -> Scene:
-    """Return a HAADF-like scene: a crystal with defects, or a random arrangement.
+def _strengths(
+    rng: np.random.Generator,
+    positions: np.ndarray,
+    kinds: np.ndarray,
+    shape: tuple[int, int],
+) -> np.ndarray:
+    """Return how strong each column is [n], the strongest kind about 1."""
+    # Light columns beside heavy ones are weaker by more than ten times.
+    kind = np.array([1.0, *np.exp(rng.uniform(np.log(0.04), 0.0, 2))])
+    spread = rng.uniform(0, 0.1)
+    strength = kind[kinds] * np.maximum(rng.normal(1.0, spread, len(kinds)), 0.1)
+    if rng.random() < 0.3:  # substituted atoms
+        odd = rng.random(len(kinds)) < 0.05
+        strength[odd] *= rng.uniform(0.3, 1.6)
+    if rng.random() < 0.3:  # thickness
+        slope = rng.uniform(-0.4, 0.4, 2)
+        place = positions / np.array(shape) - 0.5
+        strength *= np.clip(1 + place @ slope, 0.5, 1.5)
+    return strength
 
-    Args:
-        rng: Random numbers.
-        shape: ``(H, W)``.
-    """
-    spacing = rng.uniform(9.0, 18.0)
-    if rng.random() < 0.75:
-        positions, kinds = lattice_positions(rng, shape, spacing)
-        positions = positions + rng.normal(0, rng.uniform(0, 0.4), positions.shape)
-        present = rng.random(len(positions)) > rng.choice([0.0, 0.03])
-        positions, kinds = positions[present], kinds[present]
-    else:
-        positions = random_positions(rng, shape, 0.8 * spacing)
-        kinds = rng.integers(0, 3, len(positions))
-    level = rng.uniform(15, 60)
-    contrast = rng.uniform(90, 180) * np.array([1.0, *rng.uniform(0.25, 0.9, 2)])
-    height = contrast[kinds] * rng.normal(1.0, 0.05, len(kinds))
-    sigma = np.full(len(kinds), rng.uniform(0.16, 0.24) * spacing)
-    columns = Columns(positions[:, 0], positions[:, 1], height, sigma)
-    spots = Columns(
-        columns.y,
-        columns.x,
-        np.full(len(kinds), 255.0),
-        np.full(len(kinds), 1.5),
-    )
-    return Scene(
-        np.clip(columns.render(shape, level), 0, 255),
-        np.clip(spots.render(shape), 0, 255),
-        columns,
+
+def _strain(
+    rng: np.random.Generator,
+    positions: np.ndarray,
+    shape: tuple[int, int],
+    spacing: float,
+) -> np.ndarray:
+    """Return a smooth displacement [n, 2], pixels, none in half of the scenes."""
+    if rng.random() < 0.5:
+        return np.zeros_like(positions)
+    wave = rng.normal(0, 1.0, (2, 2)) * 2 * np.pi / max(shape)
+    phase = rng.uniform(0, 2 * np.pi, 2)
+    size = rng.uniform(0, 0.15) * spacing
+    return size * np.sin(positions @ wave.T + phase)
+
+
+def _beyond_a_line(
+    rng: np.random.Generator, positions: np.ndarray, shape: tuple[int, int]
+) -> np.ndarray:
+    angle = rng.uniform(0, 2 * np.pi)
+    through = np.array(shape) * rng.uniform(0.25, 0.75, 2)
+    beyond = (positions - through) @ np.array([np.sin(angle), np.cos(angle)]) > 0
+    return beyond if not beyond.all() else np.zeros_like(beyond)
+
+
+def _same_side(points: np.ndarray, here: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """Return which points are closer to the first positions than to the second."""
+    if not len(here):
+        return np.zeros(len(points), dtype=bool)
+    return cKDTree(here).query(points)[0] < cKDTree(there).query(points)[0]
+
+
+def _smallest_distance(positions: np.ndarray, spacing: float) -> float:
+    """Return a distance that nine of ten columns keep from their neighbours."""
+    if len(positions) < 2:
+        return spacing
+    return float(np.quantile(cKDTree(positions).query(positions, k=2)[0][:, 1], 0.1))
+
+
+def _in_view(positions: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    return np.all(
+        (positions > -_MARGIN) & (positions < np.array(shape) + _MARGIN), axis=1
     )
