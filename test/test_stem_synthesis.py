@@ -27,6 +27,7 @@ from ppmat.datasets.stem import sample
 from ppmat.datasets.stem.columns import Columns
 from ppmat.datasets.stem.columns import Scene
 from ppmat.datasets.stem.sample import lattice_positions
+from ppmat.datasets.stem.synthesis import SceneRecipe
 from ppmat.datasets.stem.synthesis import lattice_sites
 from ppmat.datasets.stem.synthesis import make_scene
 from ppmat.datasets.stem.synthesis import random_positions
