@@ -38,6 +38,7 @@ _NAMES = {
     "DistributedBatchSampler": "batch_sampler",
     "OC20IS2REDataset": "oc20_is2re_dataset",
     "SFINDataset": "sfin_dataset",
+    "SFINSyntheticDataset": "sfin_synthetic_dataset",
     "build_dataloader": "factory",
     "set_build_sample": "factory",
 }

@@ -55,6 +55,7 @@ from ppmat.datasets.loader import Loader
 from ppmat.datasets.loader import WorkerInit
 from ppmat.datasets.oc20_is2re_dataset import OC20IS2REDataset
 from ppmat.datasets.sfin_dataset import SFINDataset
+from ppmat.datasets.sfin_synthetic_dataset import SFINSyntheticDataset
 from ppmat.datasets.transform import build_transforms
 from ppmat.utils import logger
 from ppmat.utils.registry import CLASS_KEY
@@ -66,7 +67,7 @@ from ppmat.utils.registry import check_keys
 from ppmat.utils.registry import fits
 from ppmat.utils.registry import nearest
 
-DATASETS = Registry("data set", [OC20IS2REDataset, SFINDataset])
+DATASETS = Registry("data set", [OC20IS2REDataset, SFINDataset, SFINSyntheticDataset])
 COLLATORS = Registry("collator", [DefaultCollator])
 SAMPLERS = Registry("batch sampler", [BatchSampler, DistributedBatchSampler])
 

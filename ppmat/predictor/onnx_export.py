@@ -40,10 +40,10 @@ import paddle
 
 import ppmat
 from ppmat.datasets.micrograph_base import replacing
+from ppmat.datasets.stem.grey_scaling import GREY
+from ppmat.datasets.stem.grey_scaling import PERCENTILES
 from ppmat.models.sfin.sfin import SFIN
 from ppmat.models.sfin.sfin_folded import FoldedSFIN
-from ppmat.predictor.enhancement import GREY
-from ppmat.predictor.enhancement import PERCENTILES
 from ppmat.predictor.enhancement import Scaling
 from ppmat.utils.save_load import fingerprint
 

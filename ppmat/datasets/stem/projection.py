@@ -462,7 +462,7 @@ def project(
         if isinstance(structure, View)
         else view_along(structure, zone_axis, direction)
     )
-    layers, thickness = _layers(view, thickness)
+    layers, thickness = specimen_layers(view, thickness)
     repeats = view.repeats[:, :2]
     if len(repeats) and np.linalg.norm(repeats, axis=1).min() < 2 * tolerance:
         raise CrystalError(
@@ -472,10 +472,7 @@ def project(
         )
     members = _merge(view, repeats, tolerance)
     centres, spread, counts, kinds = _columns(view, repeats, members)
-    angle = math.radians(rotation)
-    turn = np.array(
-        [[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]]
-    )
+    turn = turn_matrix(rotation)
     middle = (np.array(shape) - 1) / 2 * pixel_size + np.asarray(offset, dtype=float)
     placed = centres @ turn + middle[::-1]
     positions, which = _tile(placed, repeats @ turn, shape, pixel_size, margin)
@@ -506,6 +503,14 @@ def project(
     return found
 
 
+def turn_matrix(rotation: float) -> np.ndarray:
+    """Return what turns rows ``(x, y)`` by an angle in degrees, from x to y."""
+    angle = math.radians(rotation)
+    return np.array(
+        [[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]]
+    )
+
+
 def _check_frame(
     shape: tuple[int, int], pixel_size: float, margin: float, tolerance: float
 ) -> None:
@@ -518,7 +523,7 @@ def _check_frame(
         raise CrystalError(f"margin is {margin}, wanted a length in Å")
 
 
-def _layers(view: View, thickness: float | None) -> tuple[int, float]:
+def specimen_layers(view: View, thickness: float | None) -> tuple[int, float]:
     """Return how often the structure is repeated along the beam, and the sum, Å."""
     if view.along is None:
         own = float(np.ptp(view.positions[:, 2]))

@@ -1,0 +1,273 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""The clean image under a noisy one: fitted columns over a smooth background.
+
+The noise is measured on what is left of the image without its columns, and depends on
+the gradient of the clean image. Smoothing would give neither without a bias: it leaves
+part of sharp columns behind and flattens their flanks. A sum of Gaussians, fitted to
+the raw image, does not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import fft
+from scipy import sparse
+from scipy.ndimage import gaussian_filter
+from scipy.ndimage import maximum_filter
+from scipy.optimize import least_squares
+from scipy.sparse.linalg import LinearOperator
+from scipy.sparse.linalg import lsmr
+
+_REACH = 3.2  # standard deviations of a column that are rendered
+_ROUNDS = 3  # of finding columns in what the ones before have left
+_STEPS = 4  # of the fit in each round
+_SIGNIFICANT = 4.5  # standard errors of a column's height
+
+
+@dataclass
+class CleanImage:
+    """An estimate of an image without its noise.
+
+    Args:
+        image: Columns over the mean level, without the background's waves [H, W].
+        smooth: Coefficients of the background by cosine waves, orthonormal
+            [P, Q]; the first is the level.
+        cutoff: Highest wave number of the background, 1 / pixel (angular).
+        columns: Row, column (pixels), height (image units) and standard deviation
+            (pixels) of each Gaussian [n, 4].
+        width: Standard deviation of a typical column, pixels.
+    """
+
+    image: np.ndarray
+    smooth: np.ndarray
+    cutoff: float
+    columns: np.ndarray
+    width: float
+
+    @property
+    def background(self) -> np.ndarray:
+        """Waves of the background, without the level [H, W]."""
+        coefficients = np.zeros(self.image.shape)
+        coefficients[: self.smooth.shape[0], : self.smooth.shape[1]] = self.smooth
+        coefficients[0, 0] = 0.0
+        return fft.idctn(coefficients, norm="ortho")
+
+
+def column_width(image: np.ndarray) -> float:
+    """Return the standard deviation of a typical column, pixels.
+
+    Taken from the autocorrelation across the scan lines (axis 0), to which, at lags
+    above 0, neither pointwise nor scan noise contributes.
+    """
+    flat = image - gaussian_filter(image, 16.0)
+    length = image.shape[0] // 4
+    lags = [np.mean(flat[k:] * flat[: len(flat) - k]) for k in range(1, length)]
+    lags = np.array(lags) / max(abs(lags[0]), 1e-30)
+    rising = np.flatnonzero(np.diff(lags) > 0)
+    last = max(4, int(rising[0]) + 1 if rising.size else len(lags))
+    k, values = np.arange(1, last + 1), lags[:last]
+
+    def misfit(p: np.ndarray) -> np.ndarray:
+        return p[0] * np.exp(-((k / np.exp(p[1])) ** 2) / 4) + p[2] - values
+
+    start = [values[0] - values[-1], np.log(max(last / 3, 0.8)), values[-1]]
+    found = least_squares(misfit, start, max_nfev=200)
+    return float(np.clip(np.exp(found.x[1]), 0.7, 12.0))
+
+
+def fit_clean(
+    image: np.ndarray,
+    width: float,
+    noise: tuple[float, float, float],
+    signs: tuple[int, ...],
+) -> CleanImage:
+    """Fit columns and background to an image whose lines run along axis 1.
+
+    Args:
+        image: Noisy image [H, W].
+        width: Standard deviation of a typical column, pixels.
+        noise: Rough standard deviation of pointwise noise and of scan noise, image
+            units, and length of the scan noise, pixels.
+        signs: 1 for bright columns, -1 for dark ones, or both.
+    """
+    columns = np.empty((0, 4))
+    smooth, cutoff = np.zeros((1, 1)), 0.0
+    rest = image - np.median(image)
+    for turn in range(_ROUNDS):
+        found = _find(rest, width, noise, signs if turn == 0 else (1, -1), columns)
+        if turn == 0 and not len(found):
+            break
+        columns = np.concatenate([columns, found])
+        if turn == 0:
+            distance = np.sqrt(image.size / len(columns))
+            cutoff = min(0.25, np.pi / (1.2 * distance))
+        for step in range(_STEPS):
+            columns, smooth = _improve(
+                image, columns, width, cutoff, last=step == _STEPS - 1
+            )
+        rest = image - _waves(smooth, image.shape) - _render(columns, image.shape)
+        if turn and len(found) < 0.02 * len(columns):
+            break
+    clean = _render(columns, image.shape) + smooth[0, 0] / np.sqrt(image.size)
+    if not len(columns):
+        clean = np.full(image.shape, image.mean())
+    return CleanImage(clean, smooth, cutoff, columns, width)
+
+
+def _find(
+    rest: np.ndarray,
+    width: float,
+    noise: tuple[float, float, float],
+    signs: tuple[int, ...],
+    known: np.ndarray,
+) -> np.ndarray:
+    """Return the columns [n, 4] that stand out of the noise."""
+    size = 2 * int(4 * width + 4 * 2.5 * width) + 1
+    impulse = np.zeros((size, size))
+    impulse[size // 2, size // 2] = 1.0
+
+    def matched(x: np.ndarray) -> np.ndarray:
+        return gaussian_filter(x, width) - gaussian_filter(x, 2.5 * width)
+
+    kernel = matched(impulse)
+    pointwise, scan, length = noise
+    spread = np.sqrt(
+        pointwise**2 * np.sum(kernel**2)
+        + scan**2
+        * np.sum(gaussian_filter(kernel, (0, length)) ** 2)
+        * 2
+        * np.sqrt(np.pi)
+        * length
+    )
+    response = matched(rest)
+    # Height of a column whose response has this peak.
+    gain = 0.5 - 1 / (1 + 2.5**2)
+    found = []
+    reach = 2 * int(np.ceil(0.9 * width)) + 1
+    for sign in signs:
+        top = sign * response
+        peaks = (top == maximum_filter(top, reach)) & (top > _SIGNIFICANT * spread)
+        y, x = np.nonzero(peaks)
+        height = sign * top[y, x] / gain
+        found.append(
+            np.stack([y, x, height, np.full(len(y), width)], axis=1).astype(float)
+        )
+    return np.concatenate(found)
+
+
+def _window(columns: np.ndarray, shape: tuple) -> tuple:
+    """Return pixels [n, w], their offsets, and which of them are in the image."""
+    reach = int(np.ceil(_REACH * columns[:, 3].max()))
+    span = np.arange(-reach, reach + 1)
+    centre = np.rint(columns[:, :2]).astype(int)
+    y = centre[:, 0, None, None] + span[None, :, None]
+    x = centre[:, 1, None, None] + span[None, None, :]
+    inside = (y >= 0) & (y < shape[0]) & (x >= 0) & (x < shape[1])
+    dy = (y - columns[:, 0, None, None]) + 0.0 * x
+    dx = (x - columns[:, 1, None, None]) + 0.0 * y
+    inside &= dy**2 + dx**2 <= (_REACH * columns[:, 3, None, None]) ** 2
+    pixel = y * shape[1] + x
+    return pixel, dy, dx, inside
+
+
+def _render(columns: np.ndarray, shape: tuple) -> np.ndarray:
+    if not len(columns):
+        return np.zeros(shape)
+    pixel, dy, dx, inside = _window(columns, shape)
+    sigma, height = columns[:, 3, None, None], columns[:, 2, None, None]
+    value = height * np.exp(-0.5 * (dy**2 + dx**2) / sigma**2)
+    flat = np.bincount(pixel[inside], value[inside], minlength=shape[0] * shape[1])
+    return flat.reshape(shape)
+
+
+def _cosines(size: int, cutoff: float) -> np.ndarray:
+    """Return orthonormal cosine waves [size, P] up to a wave number."""
+    count = 1 + int(cutoff * size / np.pi)
+    return fft.idct(np.eye(size)[:count], norm="ortho", axis=1).T
+
+
+def _waves(smooth: np.ndarray, shape: tuple) -> np.ndarray:
+    coefficients = np.zeros(shape)
+    coefficients[: smooth.shape[0], : smooth.shape[1]] = smooth
+    return fft.idctn(coefficients, norm="ortho")
+
+
+def _improve(
+    image: np.ndarray, columns: np.ndarray, width: float, cutoff: float, last: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return columns and background after one Gauss-Newton step on all of them."""
+    shape = image.shape
+    rows, waves = _cosines(shape[0], cutoff), _cosines(shape[1], cutoff)
+    count, grid = len(columns), (rows.shape[1], waves.shape[1])
+    pixel, dy, dx, inside = _window(columns, shape)
+    sigma, height = columns[:, 3, None, None], columns[:, 2, None, None]
+    r2 = (dy**2 + dx**2) / sigma**2
+    bell = np.exp(-0.5 * r2)
+    # By height, row, column and logarithm of the width; all of about unit norm.
+    parts = [bell, height * bell * dy / sigma**2, height * bell * dx / sigma**2]
+    parts.append(height * bell * r2)
+    which = np.broadcast_to(np.arange(count)[:, None, None], pixel.shape)[inside]
+    jacobian = sparse.csr_matrix(
+        (
+            np.concatenate([p[inside] for p in parts]),
+            (
+                np.tile(pixel[inside], 4),
+                np.concatenate([which + i * count for i in range(4)]),
+            ),
+        ),
+        shape=(image.size, 4 * count),
+    )
+    norm = np.sqrt(np.asarray(jacobian.power(2).sum(axis=0)).ravel())
+    # A column outside the view, or of no height, must not become infinite.
+    floor = np.repeat([1.0, *3 * [np.median(abs(columns[:, 2]))]], count)
+    norm = np.maximum(norm, 0.3 * floor)
+    jacobian = (jacobian @ sparse.diags(1 / norm)).tocsr()
+    transposed = jacobian.T.tocsr()
+    parameters = 4 * count
+
+    def forward(v: np.ndarray) -> np.ndarray:
+        smooth = rows @ v[parameters:].reshape(grid) @ waves.T
+        return jacobian @ v[:parameters] + smooth.ravel()
+
+    def backward(v: np.ndarray) -> np.ndarray:
+        smooth = rows.T @ v.reshape(shape) @ waves
+        return np.concatenate([transposed @ v, smooth.ravel()])
+
+    operator = LinearOperator(
+        (image.size, parameters + grid[0] * grid[1]),
+        matvec=forward,
+        rmatvec=backward,
+        dtype=float,
+    )
+    rest = image - _render(columns, shape)
+    step = lsmr(
+        operator, rest.ravel(), damp=0.05, maxiter=60 if last else 25, atol=1e-4
+    )[0]
+    change = (step[:parameters] / norm).reshape(4, count)
+    new = columns.copy()
+    new[:, 2] += change[0]
+    limit = 0.5 * width
+    new[:, 0] += np.clip(change[1], -limit, limit)
+    new[:, 1] += np.clip(change[2], -limit, limit)
+    new[:, 3] *= np.exp(np.clip(change[3], -0.2, 0.2))
+    new[:, 3] = np.clip(new[:, 3], 0.6 * width, 1.8 * width)
+    inside = np.all(
+        (new[:, :2] > -2 * width) & (new[:, :2] < np.array(shape) - 1 + 2 * width), 1
+    )
+    return new[inside], step[parameters:].reshape(grid)
