@@ -21,7 +21,9 @@ import numpy as np
 import paddle
 
 from ppmat.datasets.micrograph import write_micrograph
+from ppmat.models import MODEL_REGISTRY
 from ppmat.models import MODELS
+from ppmat.predictor.shipped import SHIPPED
 from ppmat.utils.config import save_config
 
 TILE = 16
@@ -77,6 +79,27 @@ def write_image_model(folder, weight=1.0, model="ToyImage", **sections):
     network = ToyPotential() if model == "ToyPotential" else ToyImage(weight)
     paddle.save(network.state_dict(), weights)
     return {"config_path": config_path, "checkpoint_path": weights}
+
+
+def write_package(folder, name, weight=1.0, **results):
+    """Write a package as they stand in ppmat/models/packages; returns its folder."""
+    package = os.path.join(folder, name)
+    config = {
+        "Model": {"__class_name__": "ToyImage", "__init_params__": {"weight": weight}},
+        "Predict": {"tile_size": TILE, "overlap": 4},
+    }
+    save_config(config, os.path.join(package, f"{name}.yaml"))
+    save_config({"rows": [], **results}, os.path.join(package, "results.yaml"))
+    weights = os.path.join(package, "checkpoints", "best.pdparams")
+    paddle.save(ToyImage(weight).state_dict(), weights)
+    return package
+
+
+def replace_shipped(folder, monkeypatch):
+    """Put stand-ins for the packages of the tree, with the weights 1 and 2."""
+    for (mode, name), weight in zip(SHIPPED.items(), (1.0, 2.0), strict=True):
+        package = write_package(folder, name, weight, trained_on=f"drawn {mode}")
+        monkeypatch.setitem(MODEL_REGISTRY, name, package)
 
 
 def picture(height=20, width=30, seed=0):

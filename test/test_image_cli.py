@@ -25,6 +25,7 @@ import numpy as np
 import pytest
 from helpers_image import ToyImage
 from helpers_image import picture
+from helpers_image import replace_shipped
 from helpers_image import write_image_model
 from helpers_image import write_pictures
 from omegaconf import OmegaConf
@@ -37,6 +38,7 @@ from ppmat.metrics.sfin_metric import calc_ssim
 from ppmat.predictor import image_entry
 from ppmat.predictor import image_store
 from ppmat.predictor.image_entry import main
+from ppmat.predictor.shipped import SHIPPED
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -111,6 +113,44 @@ def test_settings_of_the_command_line(run):
     assert image_entry._FORMATS == image_store.FORMATS
 
 
+@pytest.fixture
+def shipped(tmp_path, monkeypatch):
+    replace_shipped(tmp_path, monkeypatch)
+
+
+def test_without_a_model_the_shipped_one_is_taken(run, shipped, capsys):
+    def record(folder):
+        return json.loads(Path(folder, "a.tif.json").read_text())["record"]
+
+    for folder, options in {"haadf": [], "bf": ["--mode=bf"]}.items():
+        files = ["--input=in/a.tif", f"--save_path={folder}"]
+        assert main("task", [*files, *options]) == 0
+        text = capsys.readouterr().out
+        assert f"{SHIPPED[folder]}' comes with ppmat; trained on drawn {folder}" in text
+        found = record(folder)["package"]
+        assert found["name"] == SHIPPED[folder]
+        assert found["trained_on"] == f"drawn {folder}"
+        assert Path(found["results"]).name == "results.yaml"
+    assert record("haadf")["weights"] != record("bf")["weights"]
+    # The same weights are the same model, whatever they are called.
+    assert main("task", ["--input=in/a.tif", "--save_path=bf", "--mode=bf"]) == 0
+    assert "is there already" in capsys.readouterr().out
+    named = ["--input=in/a.tif", "--save_path=bf", f"--model_name={SHIPPED['bf']}"]
+    assert main("task", named) == 0
+    assert "is there already" in capsys.readouterr().out
+    assert main("task", [*named, "--mode=bf"]) == 2
+    assert "does not go with model_name" in capsys.readouterr().out
+
+
+def test_the_script_names_an_example_that_is_there(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(str(ROOT / "spectrum_enhancement"), []) == 2
+    text = capsys.readouterr().out
+    path = text.partition("e.g. --input ")[2].split()[0]
+    assert read_micrograph(path).data.shape == (128, 128)
+    assert len(text.strip().splitlines()) == 1
+
+
 def test_equal_names_do_not_clash(run):
     write_pictures("in2", ["a"])
     assert run("--input", "in/a.tif", "in2/a.tif", "in2/a.tif", "--save_path=out") == 0
@@ -152,8 +192,8 @@ def test_a_split_is_scored_by_both_protocols(run, capsys):
 
 
 BAD = {
-    "nothing": ([], "give --input with --save_path, or --split"),
-    "both": (["--input=in", "--split=test"], "or --split"),
+    "nothing": ([], "--input is missing: wanted image files or folders, and --save"),
+    "both": (["--input=in", "--split=test"], "or --split; not both"),
     "no output": (["--input=in"], "--save_path is missing"),
     "missing file": (["--input=in/aa.tif", "--save_path=o"], "Did you mean 'a.tif'"),
     "pattern": (["--input=no/*.tif", "--save_path=o"], "no file matches"),
@@ -167,6 +207,10 @@ BAD = {
     "two models": (
         ["--input=in", "--save_path=o", "--model_name=x"],
         "give either model_name",
+    ),
+    "mode": (
+        ["--input=in", "--save_path=o", "--mode=bf"],
+        "mode=bf chooses among the shipped models and does not go with config_path",
     ),
     "name": (["--input=in", "--save_path=in/a.tif"], "cannot be written to"),
 }

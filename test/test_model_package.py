@@ -24,6 +24,7 @@ import pytest
 import ppmat.models as models
 from ppmat.utils import download
 from ppmat.utils.config import save_config
+from ppmat.utils.model_package import find_packages
 from ppmat.utils.model_package import get_model_config_path
 from ppmat.utils.model_package import resolve_model_package_dir
 from ppmat.utils.registry import ConfigError
@@ -145,9 +146,57 @@ def test_unknown_name_lists_the_registered(package):
         models.build_model_from_name(NAME + "s")
 
 
-def test_url_of_every_registered_model_names_its_package():
-    for name, url in models.MODEL_REGISTRY.items():
-        assert download.is_url(url) and url.endswith(f"/{name}.zip")
+def test_every_registered_model_names_its_package():
+    downloads = 0
+    for name, address in models.MODEL_REGISTRY.items():
+        if download.is_url(address):
+            assert address.endswith(f"/{name}.zip")
+            assert models.package_label(name) is None
+            downloads += 1
+        else:
+            assert address == str(models.PACKAGES / name)
+    assert downloads == 4
+
+
+def test_packages_of_a_folder(tmp_path):
+    assert find_packages(tmp_path / "none") == {}
+    touch(tmp_path / "b" / "b.yaml")
+    touch(tmp_path / "a" / "a.yml")
+    touch(tmp_path / "c" / "other.yaml")
+    touch(tmp_path / "d.yaml")
+    assert find_packages(tmp_path) == {n: str(tmp_path / n) for n in "ab"}
+
+
+@pytest.fixture
+def local(package, monkeypatch):
+    """The same package, but in a folder, as those that are part of the tree."""
+    folder = package.parents[1] / "make" / NAME
+    monkeypatch.setitem(models.MODEL_REGISTRY, NAME, str(folder))
+    monkeypatch.setattr(download, "WEIGHTS_HOME", "/nowhere")
+    return folder
+
+
+def test_a_local_package_is_built_as_a_downloaded_one(local):
+    model, config = models.build_model_from_name(NAME)
+    assert config["Model"]["__init_params__"] == {"width": 3}
+    np.testing.assert_array_equal(model.linear.weight.numpy(), np.ones([3, 1]))
+    model, _ = models.build_trained_model(NAME, "latest.pdparams")
+    np.testing.assert_array_equal(model.linear.weight.numpy(), 2 * np.ones([3, 1]))
+
+
+def test_a_local_package_says_what_it_is(local):
+    with pytest.raises(ConfigError, match="results.yaml is missing"):
+        models.package_label(NAME)
+    for bad in ({}, {"trained_on": ""}, {"trained_on": 3}):
+        save_config({"rows": [], **bad}, local / "results.yaml")
+        with pytest.raises(ConfigError, match="results.yaml: trained_on is .*wanted"):
+            models.package_label(NAME)
+    save_config({"trained_on": "drawn images"}, local / "results.yaml")
+    label = models.package_label(NAME)
+    assert label["name"] == NAME and label["trained_on"] == "drawn images"
+    assert label["results"].endswith(f"{NAME}/results.yaml")
+    with pytest.raises(ConfigError, match="unknown registered model"):
+        models.package_label("other")
 
 
 @pytest.mark.parametrize(

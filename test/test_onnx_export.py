@@ -29,14 +29,18 @@ from helpers_folded import difference
 from helpers_folded import eager
 from helpers_folded import grey
 from helpers_folded import trained_like
+from helpers_image import replace_shipped
 from helpers_image import write_image_model
 
+from ppmat.datasets.stem.grey_scaling import GREY
+from ppmat.datasets.stem.grey_scaling import PERCENTILES
 from ppmat.predictor import onnx_entry
 from ppmat.predictor import onnx_export
 from ppmat.predictor import static_program
 from ppmat.predictor.enhancement import enhance
 from ppmat.predictor.onnx_export import OnnxExportError
 from ppmat.predictor.onnx_export import export_onnx
+from ppmat.predictor.shipped import SHIPPED
 from ppmat.utils.config import save_config
 
 onnx = pytest.importorskip("onnx")
@@ -198,6 +202,16 @@ def test_bad_input_ends_with_2(tmp_path, capsys):
     assert not (tmp_path / "x.onnx").exists()
 
 
+def test_without_a_model_the_shipped_one_is_written(tmp_path, monkeypatch, capsys):
+    replace_shipped(tmp_path, monkeypatch)
+    output = f"--output={tmp_path / 'x.onnx'}"
+    assert command(output, "--mode=bf") == 2  # the stand-in is no SFIN
+    text = capsys.readouterr().out
+    assert f"'{SHIPPED['bf']}' comes with ppmat" in text and "ToyImage cannot" in text
+    assert command(*write_sfin(tmp_path), output, "--mode=bf") == 2
+    assert "does not go with config_path" in capsys.readouterr().out
+
+
 # The example ----------------------------------------------------------------------
 
 
@@ -236,6 +250,18 @@ def test_the_example_takes_the_scaling_of_the_file(example, model, tmp_path, sca
     image = grey(32, 40)
     expected = enhance(image, model, tile_size=32, overlap=8, scaling=scaling)
     assert difference(example.enhance(image, session_of(path)), expected) < 1e-5
+
+
+def test_the_example_leaves_a_map_in_grey_levels(example, model, tmp_path, monkeypatch):
+    monkeypatch.setattr(model, "target_name", "gt_detect")
+    path = tmp_path / "x.onnx"
+    export_onnx(model, path, (16, 16), 4, check=False)
+    image = grey(16, 16) * 31.7 + 900
+    found = example.enhance(image, session_of(path))
+    low, high = np.percentile(image, PERCENTILES)
+    levels = GREY[0] + (image - low) / (high - low) * (GREY[1] - GREY[0])
+    assert difference(found, eager(model, levels[None, None])[0, 0]) < 1e-5
+    assert not example.enhance(np.full((20, 20), 7.5), session_of(path)).any()
 
 
 def test_the_example_leaves_constant_images_and_refuses_others(

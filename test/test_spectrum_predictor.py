@@ -26,6 +26,7 @@ import pytest
 from helpers_image import TILE
 from helpers_image import ToyImage
 from helpers_image import picture
+from helpers_image import replace_shipped
 from helpers_image import toy
 from helpers_image import write_image_model
 from helpers_image import write_pictures
@@ -35,9 +36,11 @@ from ppmat.datasets.micrograph import write_micrograph
 from ppmat.models.sfin.sfin import SFIN
 from ppmat.predictor import SpectrumPredictor
 from ppmat.predictor import enhance
+from ppmat.predictor import tile_model
 from ppmat.predictor.image_store import ImageFile
 from ppmat.predictor.image_store import find_images
 from ppmat.predictor.image_store import output_names
+from ppmat.predictor.shipped import SHIPPED
 from ppmat.predictor.tile_model import TileModel
 from ppmat.utils.registry import ConfigError
 from ppmat.utils.result_store import StoredRunError
@@ -129,6 +132,83 @@ def test_networks_and_names(arguments):
     )
     with pytest.raises(ConfigError, match="unknown registered model 'sfin_haadf'"):
         enhance(x, "sfin_haadf")
+
+
+@pytest.fixture
+def shipped(tmp_path, monkeypatch):
+    replace_shipped(tmp_path, monkeypatch)
+    tile_model._shipped_model.cache_clear()
+    yield
+    tile_model._shipped_model.cache_clear()
+
+
+def test_a_shipped_model_needs_no_name(shipped, monkeypatch):
+    x = 200 * picture()
+    wanted = {"haadf": expected(x), "bf": enhance(x, doubled, tile_size=TILE)}
+    assert abs(wanted["haadf"] - wanted["bf"]).max() > 10
+    for mode in SHIPPED:
+        predictor = SpectrumPredictor(mode=mode)
+        assert predictor.model_name == SHIPPED[mode]
+        assert predictor.describe()["package"]["trained_on"] == f"drawn {mode}"
+        np.testing.assert_allclose(predictor.enhance(x), wanted[mode], atol=1e-3)
+        np.testing.assert_allclose(enhance(x, mode=mode), wanted[mode], atol=1e-3)
+    assert SpectrumPredictor().model_name == SHIPPED["haadf"]
+    np.testing.assert_array_equal(enhance(x), enhance(x, mode="haadf"))
+    assert tile_model._shipped_model.cache_info().misses == 2  # loaded once each
+    assert tile_model.as_tile_model(None) is tile_model.as_tile_model(None, "haadf")
+
+
+def doubled(tiles):
+    return toy(tiles, 2.0)
+
+
+def test_a_mode_beside_a_model_is_refused(arguments, shipped):
+    with pytest.raises(ConfigError, match="mode=bf .*config_path and checkpoint_path"):
+        SpectrumPredictor(**arguments, mode="bf")
+    with pytest.raises(ConfigError, match="does not go with model_name"):
+        SpectrumPredictor(model_name=SHIPPED["bf"], mode="bf")
+    with pytest.raises(ConfigError, match="'df'; wanted 'haadf' or 'bf'"):
+        SpectrumPredictor(mode="df")
+    with pytest.raises(ValueError, match="'df'; wanted 'haadf' or 'bf'"):
+        enhance(picture(), mode="df")
+    with pytest.raises(ValueError, match="mode='bf' chooses among the shipped"):
+        enhance(picture(), toy, mode="bf")
+    with pytest.raises(ConfigError, match="give either model_name"):
+        SpectrumPredictor(checkpoint_path=arguments["checkpoint_path"])
+
+
+# Maps of columns ------------------------------------------------------------------
+
+
+def test_a_map_of_columns_stays_in_grey_levels(arguments, tmp_path, monkeypatch):
+    monkeypatch.setattr(ToyImage, "target_name", "gt_detect")
+    predictor = SpectrumPredictor(**arguments)
+    x = 1e-3 * picture() - 7.0
+    result = predictor.enhance_image(x)
+    frame = result.record["frames"][0]
+    assert result.record["output_values"] == "map of columns, grey levels 0 to 255"
+    grey = (x.astype("f8") - frame["offset"]) / frame["scale"]
+    wanted = enhance(grey, toy, scaling="grey", tile_size=TILE, overlap=4)
+    np.testing.assert_allclose(result.image, wanted, atol=0.02)
+    assert 20 < result.image.mean() < 200
+    # Units and gain of the detector do not reach a map.
+    again = predictor.enhance(50 * x + 3)
+    np.testing.assert_allclose(again, result.image, atol=0.1)
+    assert result.whiteness is None and result.flags == {}
+    with pytest.raises(ValueError, match="leaves no residual"):
+        _ = result.residual
+    x[2, 3] = np.nan
+    holed = predictor.enhance(x)
+    assert np.isnan(holed[2, 3]) and np.isnan(holed).sum() == 1
+    empty = predictor.enhance_image(np.full((20, 20), 5.0))
+    assert "constant" in empty.flags and not empty.image.any()
+    write_pictures(tmp_path / "in", ["a"])
+    with pytest.raises(ConfigError, match="residual: the model gives a map"):
+        predictor.from_files(tmp_path / "in", tmp_path / "out", residual=True)
+    (row,) = predictor.from_files(tmp_path / "in", tmp_path / "out", progress=False)
+    np.testing.assert_array_equal(
+        read_micrograph(row["output"]).data, predictor.enhance(picture())
+    )
 
 
 # A real network -------------------------------------------------------------------

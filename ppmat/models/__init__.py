@@ -18,7 +18,9 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from typing import Callable
 from typing import Dict
@@ -37,7 +39,9 @@ from ppmat.utils import logger
 from ppmat.utils import save_load
 from ppmat.utils.config import load_config
 from ppmat.utils.config import resolve_config
+from ppmat.utils.model_package import find_packages
 from ppmat.utils.model_package import get_model_config_path
+from ppmat.utils.model_package import read_label
 from ppmat.utils.model_package import resolve_model_package_dir
 from ppmat.utils.registry import ConfigError
 from ppmat.utils.registry import Registry
@@ -53,21 +57,27 @@ __all__ = [
     "build_model",
     "build_model_from_name",
     "build_trained_model",
+    "package_label",
 ]
 
 GRAPH_CONVERTERS = Registry("graph converter", [PeriodicGraphConverter])
 MODELS = Registry("model", [SFIN, SFINEnergy, SFINFlow])
 
 _UPSTREAM = "https://paddle-org.bj.bcebos.com/paddlematerials/checkpoints"
-# Registered name -> address of its package (see ppmat.utils.model_package).
+# Packages that are part of this tree.
+PACKAGES = Path(__file__).resolve().parent / "packages"
+# Registered name -> folder or address of its package, see ppmat.utils.model_package.
 MODEL_REGISTRY: Dict[str, str] = {
-    name: f"{_UPSTREAM}/spectrum_enhancement/sfin/{name}.zip"
-    for name in (
-        "sfin_haadf_enhance",
-        "sfin_haadf_detect",
-        "sfin_bf_enhance",
-        "sfin_bf_detect",
-    )
+    **find_packages(PACKAGES),
+    **{
+        name: f"{_UPSTREAM}/spectrum_enhancement/sfin/{name}.zip"
+        for name in (
+            "sfin_haadf_enhance",
+            "sfin_haadf_detect",
+            "sfin_bf_enhance",
+            "sfin_bf_detect",
+        )
+    },
 }
 
 
@@ -137,7 +147,9 @@ def build_model_from_name(
     weights_name: Optional[str] = None,
     model_config_modifier: Optional[Callable[[Dict], Dict]] = None,
 ) -> Tuple[nn.Layer, Dict[str, Any]]:
-    """Download a registered model package, build its model and load its weights.
+    """Build the model of a registered package and load its weights.
+
+    A package that is not part of this tree is downloaded once.
 
     Args:
         model_name: A key of ``MODEL_REGISTRY``.
@@ -151,15 +163,10 @@ def build_model_from_name(
     Raises:
         ConfigError: Unknown name, or a package whose YAML is not usable.
     """
-    if model_name not in MODEL_REGISTRY:
-        raise ConfigError(
-            f"unknown registered model '{model_name}'. Registered: "
-            f"{', '.join(sorted(MODEL_REGISTRY)) or 'none'}."
-            f"{nearest(model_name, MODEL_REGISTRY)} A model of your own is given by "
-            "config_path and checkpoint_path."
-        )
-    extracted = download.get_weights_path_from_url(MODEL_REGISTRY[model_name])
-    package = resolve_model_package_dir(model_name, extracted)
+    address = _find_package(model_name)
+    if download.is_url(address):
+        address = download.get_weights_path_from_url(address)
+    package = resolve_model_package_dir(model_name, address)
     logger.info(f"Model package of '{model_name}': {package}")
     config = load_config(get_model_config_path(model_name, package))
     if model_config_modifier is not None:
@@ -169,6 +176,35 @@ def build_model_from_name(
         raise ConfigError(f"package of '{model_name}': its YAML has no Model section")
     save_load.load_pretrain(model, package, weights_name)
     return model, config
+
+
+def package_label(model_name: str) -> Optional[Dict[str, str]]:
+    """Return what a package inside this tree says of itself; None for a download.
+
+    Returns:
+        ``name``, ``trained_on`` and ``results`` (a path from the root of the tree), see
+        :func:`ppmat.utils.model_package.read_label`.
+
+    Raises:
+        ConfigError: Unknown name, or a package without its results.
+    """
+    address = _find_package(model_name)
+    if download.is_url(address):
+        return None
+    label = read_label(model_name, address)
+    results = os.path.relpath(label["results"], PACKAGES.parents[2])
+    return {**label, "results": Path(results).as_posix()}
+
+
+def _find_package(model_name: str) -> str:
+    if model_name not in MODEL_REGISTRY:
+        raise ConfigError(
+            f"unknown registered model '{model_name}'. Registered: "
+            f"{', '.join(sorted(MODEL_REGISTRY)) or 'none'}."
+            f"{nearest(model_name, MODEL_REGISTRY)} A model of your own is given by "
+            "config_path and checkpoint_path."
+        )
+    return MODEL_REGISTRY[model_name]
 
 
 # What can be changed after a package has brought its own model and weights.

@@ -20,6 +20,9 @@ The network sees ``grey = (x - offset) / scale`` and the result is
 so ``enhance(a * x + b) = a * enhance(x) + b`` for ``a > 0``. For ``a < 0`` the network
 sees the negative of the picture, bright for dark, which it was not trained on: nothing
 is promised. Nothing is clipped. The reasons are in docs/stem_predict.md.
+
+A map of atomic columns (a model with the target ``gt_detect``) has no units to go back
+to and stays in grey levels.
 """
 
 from __future__ import annotations
@@ -37,6 +40,8 @@ from typing import Union
 import numpy as np
 
 import ppmat
+from ppmat.datasets.stem.grey_scaling import PERCENTILES
+from ppmat.datasets.stem.grey_scaling import robust_scaling
 from ppmat.predictor.residual import FLAGS as RESIDUAL_FLAGS
 from ppmat.predictor.residual import residual_statistics
 from ppmat.predictor.tile_model import as_tile_model
@@ -50,10 +55,6 @@ from ppmat.utils import logger
 
 Scaling = Union[str, Tuple[float, float]]
 
-PERCENTILES = (0.1, 99.9)
-# Where these percentiles are put: the mean over the noisy training images of the
-# shipped sample is 1.5 and 213.6.
-GREY = (2.0, 214.0)
 _GREY_LIMITS = (-64.0, 320.0)
 _SMALLEST_RANGE = 25.0  # grey levels
 _FILL_PASSES = 8
@@ -61,7 +62,7 @@ _ROWS = 256
 
 FLAGS = {
     **RESIDUAL_FLAGS,
-    "constant": "all pixels are equal: returned unchanged",
+    "constant": "all pixels are equal: returned unchanged, or as an empty map",
     "sparse": "nearly all pixels are equal: scaled by least and greatest value",
     "filled": "this many pixels were missing (NaN, infinite or masked): filled for the "
     "network, put back in the result",
@@ -71,12 +72,17 @@ FLAGS = {
 }
 
 
+# What the numbers of a result are, in the record.
+VALUES_LIKE_INPUT = "units of the input"
+VALUES_OF_MAP = "map of columns, grey levels 0 to 255"
+
+
 @dataclass(frozen=True)
 class Enhancement:
     """An enhanced image and what is known about it.
 
     Attributes:
-        image: Of the type, shape and units of the input.
+        image: Of the type, shape and units of the input; a map is in grey levels.
         raw: The input.
         record: Plain values: what was done, with what, and what was found, see
             docs/stem_predict.md.
@@ -88,7 +94,13 @@ class Enhancement:
 
     @property
     def residual(self) -> np.ndarray:
-        """Raw - enhanced; NaN (or masked) where the input is missing."""
+        """Raw - enhanced; NaN (or masked) where the input is missing.
+
+        Raises:
+            ValueError: The image is a map of columns.
+        """
+        if self.record["output_values"] != VALUES_LIKE_INPUT:
+            raise ValueError("the result is a map of columns: it leaves no residual")
         raw, image = (np.ma.asanyarray(_data_of(x)) for x in (self.raw, self.image))
         kind = np.result_type(raw.dtype, image.dtype, np.float32)
         with np.errstate(invalid="ignore"):
@@ -98,7 +110,10 @@ class Enhancement:
 
     @property
     def whiteness(self) -> Any:
-        """:func:`ppmat.predictor.residual.residual_statistics`; a list for a stack."""
+        """:func:`ppmat.predictor.residual.residual_statistics`; a list for a stack.
+
+        None for a map of columns and for a constant image.
+        """
         found = [frame["residual"] for frame in self.record["frames"]]
         return found if self.record["input"]["stack"] else found[0]
 
@@ -114,7 +129,7 @@ class Enhancement:
 
 def enhance(
     x: Any,
-    model: Any,
+    model: Any = None,
     *,
     return_record: bool = False,
     **options: Any,
@@ -123,6 +138,7 @@ def enhance(
 
     ::
 
+        clean = enhance(image)                  # with a small model of ppmat's own
         predictor = SpectrumPredictor(config_path="sfin_haadf_enhance.yaml",
                                       checkpoint_path="best.pdparams")
         clean = enhance(image, predictor)
@@ -142,8 +158,9 @@ def enhance(
 
 def enhance_image(
     x: Any,
-    model: Any,
+    model: Any = None,
     *,
+    mode: Optional[str] = None,
     scaling: Optional[Scaling] = None,
     tile_size: Optional[int] = None,
     overlap: Optional[int] = None,
@@ -162,7 +179,9 @@ def enhance_image(
             the same class with its axes and metadata; a lazy one is read frame by
             frame, while the result is in memory.
         model: A ``SpectrumPredictor``, the name of a registered model, a network, or a
-            function of float32 tiles ``[B, 1, h, w]``.
+            function of float32 tiles ``[B, 1, h, w]``. None is the shipped model of
+            ``mode``, trained on synthetic images, which stays loaded.
+        mode: ``"haadf"`` or ``"bf"``, only without ``model``; ``"haadf"`` when None.
         scaling: ``"robust"``: the 0.1 and 99.9 percentiles of a frame become the grey
             levels they have in training. ``"grey"``: values are grey levels 0 to 255
             already. ``(offset, scale)``: grey is ``(x - offset) / scale``, the same
@@ -184,7 +203,7 @@ def enhance_image(
         ValueError: No image (1-D, one pixel wide, colours), a frame without any
             finite pixel, options that cannot be meant, or a network that returns NaN.
     """
-    tiles = as_tile_model(model)
+    tiles = as_tile_model(model, mode)
     if _is_signal(x):
         _check_signal(x)
     data = _data_of(x)
@@ -221,7 +240,16 @@ def enhance_image(
         frame = np.asarray(frame.data if masked else frame)
         where = f"frame {list(index)}: " if lead else ""
         result, found = _enhance_frame(
-            frame, mask, scaling, plan, run, batch_size, working, where, count
+            frame,
+            mask,
+            scaling,
+            plan,
+            run,
+            batch_size,
+            working,
+            where,
+            count,
+            tiles.gives_map,
         )
         out[index] = _cast(result, final)
         frames.append({"index": list(index), **found})
@@ -241,6 +269,7 @@ def enhance_image(
         "scaling": list(scaling) if isinstance(scaling, tuple) else scaling,
         "input": {"shape": list(data.shape), "dtype": str(kind), "stack": bool(lead)},
         "output_dtype": str(final),
+        "output_values": VALUES_OF_MAP if tiles.gives_map else VALUES_LIKE_INPUT,
         "frames": frames,
         "versions": _versions(),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(
@@ -265,6 +294,7 @@ def _enhance_frame(
     working: Any,
     where: str,
     count: Callable[[int], None],
+    gives_map: bool,
 ) -> Tuple[np.ndarray, Dict[str, Any]]:
     """Return the result ``[H, W]`` and what the record says about it."""
     missing = ~np.isfinite(frame)
@@ -287,7 +317,10 @@ def _enhance_frame(
     found = {"offset": offset, "scale": scale, "flags": flags, "residual": None}
     if scale == 0.0:
         count(len(plan))
-        return frame.astype(working, copy=True), found
+        result = frame.astype(working, copy=True)
+        if gives_map:
+            result[~missing] = 0.0
+        return result, found
     if plan.rows.length < plan.rows.tile or plan.columns.length < plan.columns.tile:
         flags["reflected"] = ""
     grey = _affine(frame, 1.0 / scale, -offset / scale, np.float32)
@@ -297,10 +330,13 @@ def _enhance_frame(
     if not np.isfinite(clean).all():
         raise ValueError(f"{where}the network returned NaN or infinite values")
     del grey
-    result = _affine(clean, scale, offset, working)
+    if gives_map:
+        result = clean.astype(working, copy=False)
+    else:
+        result = _affine(clean, scale, offset, working)
+        found["residual"] = residual_statistics(frame, result, missing)
+        flags.update(found["residual"].pop("flags"))
     del clean
-    found["residual"] = residual_statistics(frame, result, missing)
-    flags.update(found["residual"].pop("flags"))
     if number:
         result[missing] = frame[missing]
     return result, found
@@ -318,21 +354,17 @@ def _affine(image: np.ndarray, factor: float, shift: float, kind: Any) -> np.nda
 
 def _find_scaling(values: np.ndarray, scaling: Scaling) -> Tuple[float, float, str]:
     """Return offset, scale (0 for a constant image) and a flag or ""."""
-    least, greatest = float(values.min()), float(values.max())
-    if least == greatest:
+    if values.min() == values.max():
         return 0.0, 0.0, "constant"
     if isinstance(scaling, tuple):
         return (*scaling, "")
-    low, high = (float(v) for v in np.percentile(values, PERCENTILES))
     if scaling == "grey":
+        low, high = (float(v) for v in np.percentile(values, PERCENTILES))
         inside = _GREY_LIMITS[0] <= low and high <= _GREY_LIMITS[1]
         wide = high - low >= _SMALLEST_RANGE
         return 0.0, 1.0, "" if inside and wide else "not_grey"
-    flag = ""
-    if not high > low:
-        low, high, flag = least, greatest, "sparse"
-    scale = (high - low) / (GREY[1] - GREY[0])
-    return low - GREY[0] * scale, scale, flag
+    offset, scale, sparse = robust_scaling(values)
+    return offset, scale, "sparse" if sparse else ""
 
 
 def fill_missing(image: np.ndarray, missing: np.ndarray) -> None:

@@ -33,6 +33,7 @@ from typing import Sequence
 
 import numpy as np
 
+from ppmat.predictor.shipped import add_mode_option
 from ppmat.utils import logger
 from ppmat.utils.command_line import EXIT_BAD_INPUT
 from ppmat.utils.command_line import EXIT_SOME_LEFT_OUT
@@ -47,11 +48,14 @@ from ppmat.utils.registry import ConfigError
 from ppmat.utils.result_store import Column
 
 _EPILOG = """\
+Without a model a small one that comes with ppmat is taken, trained on synthetic images.
 Values keep their units; outputs are float32 with the pixel size of the input. The same
 command given again goes on where the last one stopped.
 Exit status: 0 done, 1 some files failed (they are listed), 2 bad input.
 
 examples:
+  predict.py --input image.tif --save_path=enhanced
+  predict.py --mode=bf --input image.tif --save_path=enhanced
   predict.py --config_path=configs/sfin/sfin_haadf_enhance.yaml
              --checkpoint_path=best.pdparams --input monday/*.dm4 --save_path=enhanced
   predict.py --model_name=sfin_haadf_enhance --input image.tif --save_path=enhanced
@@ -70,6 +74,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_model_options(parser)
+    add_mode_option(parser)
     add = parser.add_argument
     add("--checkpoint_path",
         help="weights that belong to --config_path: .pdparams, or .pth of the "
@@ -122,7 +127,7 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
     from ppmat.predictor.image_store import make_folder
     from ppmat.predictor.spectrum_predictor import SpectrumPredictor
 
-    _check_options(args)
+    _check_options(args, task_dir)
     # What is misspelt or cannot be written shows before the model is loaded.
     if args.input:
         find_images(args.input)
@@ -139,6 +144,7 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
         checkpoint_path=args.checkpoint_path,
         device=args.device,
         config_overrides=args.overrides,
+        mode=args.mode,
     )
     _check_tiles(args, predictor)
     if args.split is not None:
@@ -160,11 +166,20 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
     return _show(rows)
 
 
-def _check_options(args: argparse.Namespace) -> None:
+_EXAMPLE = "example_data/stem_sample/test/noisy/0.png"  # below the task folder
+
+
+def _check_options(args: argparse.Namespace, task_dir: str) -> None:
     if args.batch_size < 1:
         raise ConfigError(f"--batch_size={args.batch_size}: wanted at least 1")
-    if bool(args.input) == (args.split is not None):
-        raise ConfigError("give --input with --save_path, or --split")
+    if args.input and args.split is not None:
+        raise ConfigError("give --input with --save_path, or --split; not both")
+    if not args.input and args.split is None:
+        example = os.path.relpath(os.path.join(task_dir, _EXAMPLE))
+        raise ConfigError(
+            "--input is missing: wanted image files or folders, and --save_path for "
+            f"the outputs, e.g. --input {example} --save_path output/enhanced"
+        )
     if args.input and args.save_path is None:
         raise ConfigError("--save_path is missing: wanted a folder for the outputs")
     if args.split is not None:
@@ -220,7 +235,11 @@ def _show(rows: Any) -> int:
 
 def _numbers(result: Any) -> str:
     """Return size and residual, of a stack the first frame's."""
+    from ppmat.predictor.enhancement import VALUES_OF_MAP
+
     shape = " x ".join(map(str, result.record["input"]["shape"]))
+    if result.record["output_values"] == VALUES_OF_MAP:
+        return f"{shape}, {VALUES_OF_MAP}"
     found = result.record["frames"][0]["residual"]
     if found is None or found["slow_axis"][0] is None:
         return f"{shape}, nothing was taken away"

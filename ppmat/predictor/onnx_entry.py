@@ -26,6 +26,7 @@ import os
 from typing import Optional
 from typing import Sequence
 
+from ppmat.predictor.shipped import add_mode_option
 from ppmat.utils import logger
 from ppmat.utils.command_line import add_model_options
 from ppmat.utils.command_line import exit_status
@@ -39,6 +40,7 @@ and needs neither Paddle nor this package. Exit status: 0 done, 2 bad input, or 
 that does not agree with Paddle (it is not written).
 
 examples:
+  export.py --output=haadf.onnx      # the small model that comes with ppmat
   export.py --config_path=configs/sfin/sfin_haadf_enhance.yaml
             --checkpoint_path=best.pdparams --output=haadf.onnx
   export.py --model_name=sfin_haadf_enhance --output=haadf.onnx --tile_size=128
@@ -54,6 +56,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_model_options(parser)
+    add_mode_option(parser)
     add = parser.add_argument
     add("--checkpoint_path",
         help="weights that belong to --config_path: .pdparams, or .pth of the "
@@ -105,6 +108,7 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
         checkpoint_path=args.checkpoint_path,
         device="cpu",
         config_overrides=args.overrides,
+        mode=args.mode,
     )
     if not isinstance(predictor.model, SFIN):
         raise ConfigError(
@@ -122,7 +126,7 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
         (tile, tile),
         overlap,
         predictor.scaling,
-        name=args.model_name,
+        name=predictor.model_name,
         check=not args.no_check,
     )
     size = os.path.getsize(args.output) / 1e6

@@ -32,6 +32,7 @@ from tqdm import tqdm
 
 from ppmat.datasets.micrograph import read_micrograph
 from ppmat.datasets.micrograph_base import replacing
+from ppmat.models import package_label
 from ppmat.predictor.base import BasePredictor
 from ppmat.predictor.base import PathLike
 from ppmat.predictor.enhancement import Enhancement
@@ -42,6 +43,7 @@ from ppmat.predictor.enhancement import enhance_image
 from ppmat.predictor.image_store import ImageFile
 from ppmat.predictor.image_store import ImageStore
 from ppmat.predictor.image_store import find_images
+from ppmat.predictor.shipped import registered_name
 from ppmat.predictor.tile_model import OVERLAP
 from ppmat.predictor.tile_model import TILE_SIZE
 from ppmat.predictor.tile_model import TileModel
@@ -59,25 +61,33 @@ class SpectrumPredictor(BasePredictor):
 
     The model is loaded by the constructor::
 
-        predictor = SpectrumPredictor(config_path="sfin_haadf_enhance.yaml",
-                                      checkpoint_path="best.pdparams")
+        predictor = SpectrumPredictor()         # a small model that comes with ppmat
         clean = predictor.enhance(image)        # float in, float out
         predictor.from_files("monday/*.dm4", save_path="enhanced")
+
+        own = SpectrumPredictor(config_path="sfin_haadf_enhance.yaml",
+                                checkpoint_path="best.pdparams")
+
+    A model whose target is ``gt_detect`` gives a map of atomic columns, in grey levels
+    0 to 255 whatever the units of the image.
 
     The section ``Predict`` of the YAML may have ``tile_size`` (256), ``overlap`` (64)
     and ``scaling`` (``robust``), see :func:`ppmat.predictor.enhancement.enhance_image`.
 
     Args:
-        model_name: A registered model.
+        model_name: A registered model. Without it and ``config_path`` the shipped
+            model of ``mode``, which was trained on synthetic images.
         weights_name: File of the weights in the package of a registered model.
         config_path: YAML of a model of your own.
         checkpoint_path: Its weights (``.pdparams``, or ``.pth`` of the authors' code);
             None takes ``Predict.checkpoint_path``.
         device: ``"cpu"``, ``"gpu"``, ``"gpu:0"``; Paddle's own choice when None.
         config_overrides: ``KEY=VALUE`` with a dotted key.
+        mode: ``"haadf"`` or ``"bf"``: which shipped model; ``"haadf"`` when None.
 
     Attributes:
         target_name: What the network was trained to give.
+        gives_map: Whether that is a map of columns, see above.
         tile_size: From ``Predict``.
         overlap: From ``Predict``.
         scaling: From ``Predict``.
@@ -95,9 +105,15 @@ class SpectrumPredictor(BasePredictor):
         checkpoint_path: Optional[PathLike] = None,
         device: Optional[str] = None,
         config_overrides: Optional[Sequence[str]] = None,
+        mode: Optional[str] = None,
     ) -> None:
         super().__init__(
-            model_name,
+            registered_name(
+                mode,
+                model_name,
+                config_path=config_path,
+                checkpoint_path=checkpoint_path,
+            ),
             weights_name,
             config_path,
             checkpoint_path,
@@ -123,8 +139,16 @@ class SpectrumPredictor(BasePredictor):
             self.scaling = check_scaling(self.predict_config.get("scaling", "robust"))
         except ValueError as error:
             raise ConfigError(f"Predict: {error}") from error
-        block = self.config.get("Model", kind)
-        self._tiles = TileModel(self.model, {"model": block})
+        description = {"model": self.config.get("Model", kind)}
+        label = package_label(self.model_name) if self.model_name else None
+        if label is not None:
+            description["package"] = label
+            logger.message(
+                f"Model '{label['name']}' comes with ppmat; trained on "
+                f"{label['trained_on']}. Measured: {label['results']}"
+            )
+        self._tiles = TileModel(self.model, description)
+        self.gives_map = self._tiles.gives_map
 
     def _pixels(self, name: str, default: int) -> int:
         value = self.predict_config.get(name, default)
@@ -137,8 +161,12 @@ class SpectrumPredictor(BasePredictor):
         return self._tiles.runner(height, width)
 
     def describe(self) -> Dict[str, Any]:
-        """Return model and fingerprint of its weights, for records."""
+        """Return model, fingerprint of its weights, and package, for records."""
         return self._tiles.describe()
+
+    def _identity(self) -> Dict[str, Any]:
+        """Return what decides an output: not the name under which weights came."""
+        return {k: v for k, v in self.describe().items() if k != "package"}
 
     def enhance(self, x: Any, **options: Any) -> Any:
         """Return the enhanced array or signal, of the shape, units and kind of ``x``.
@@ -199,7 +227,7 @@ class SpectrumPredictor(BasePredictor):
         if save_path is not None:
             names = ("scaling", "tile_size", "overlap")
             settings = {name: getattr(self, name) for name in names}
-            settings = {**self.describe(), **settings, "ensemble": False}
+            settings = {**self._identity(), **settings, "ensemble": False}
             kept = ImageStore(save_path, images, "tif", settings, overwrite=True)
         results = []
         for number, image in enumerate(tqdm(images, desc="enhancing", unit=" files")):
@@ -282,8 +310,13 @@ class SpectrumPredictor(BasePredictor):
         }
         plan_axis(tile_size, tile_size, overlap)  # says what is wrong with them
         options = {**decide, "batch_size": batch_size}
+        if residual and self.gives_map:
+            raise ConfigError(
+                f"residual: the model gives a map of columns ({self.target_name}), "
+                "which cannot be taken from the image; leave it out"
+            )
         images = find_images(inputs)
-        settings = {**self.describe(), **decide}
+        settings = {**self._identity(), **decide}
         store = ImageStore(save_path, images, format, settings, overwrite, residual)
         done = sum(store.done)
         if done:

@@ -17,6 +17,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 from typing import Dict
 from typing import Optional
@@ -24,10 +25,13 @@ from typing import Tuple
 
 import numpy as np
 
+from ppmat.predictor.shipped import registered_name
 from ppmat.predictor.tiling import TileRunner
 
 TILE_SIZE = 256
 OVERLAP = 64
+# What a network is trained on that marks columns instead of cleaning the image.
+MAP_TARGET = "gt_detect"
 
 
 class TileModel:
@@ -44,6 +48,8 @@ class TileModel:
         tile_size: Pixels of a tile when the caller does not say.
         overlap: Pixels neighbours share when the caller says neither.
         scaling: See :func:`ppmat.predictor.enhancement.enhance`.
+        gives_map: Whether the result is a map of columns in grey levels, which has no
+            units to be brought back to.
     """
 
     tile_size = TILE_SIZE
@@ -56,6 +62,7 @@ class TileModel:
         from ppmat.utils.save_load import fingerprint
 
         self.network = network
+        self.gives_map = getattr(network, "target_name", None) == MAP_TARGET
         self._description = description or {"model": type(network).__name__}
         self._description["weights"] = fingerprint(network)
         self._programs: Dict[Tuple[int, int], TileRunner] = {}
@@ -91,6 +98,7 @@ class FunctionTiles:
     tile_size = TILE_SIZE
     overlap = OVERLAP
     scaling = "robust"
+    gives_map = False
 
     def __init__(self, function: TileRunner) -> None:
         self._function = function
@@ -105,16 +113,33 @@ class FunctionTiles:
         return {"model": name, "weights": None}
 
 
-def as_tile_model(model: Any) -> Any:
+@functools.cache
+def _shipped_model(name: str) -> Any:
+    from ppmat.predictor.spectrum_predictor import SpectrumPredictor
+
+    return SpectrumPredictor(model_name=name)
+
+
+def as_tile_model(model: Any, mode: Optional[str] = None) -> Any:
     """Return an object with ``runner``, ``describe``, ``tile_size``, ...
 
     Args:
         model: A ``SpectrumPredictor``, the name of a registered model, a network
-            (``paddle.nn.Layer``), or a function of tiles.
+            (``paddle.nn.Layer``), or a function of tiles. None is the shipped model,
+            which stays loaded.
+        mode: Which shipped model; ``"haadf"`` when None.
 
     Raises:
         TypeError: Something else.
+        ValueError: A mode beside a model, a mode that does not exist, or a network in
+            training mode.
     """
+    if model is None:
+        return _shipped_model(registered_name(mode))
+    if mode is not None:
+        raise ValueError(
+            f"mode={mode!r} chooses among the shipped models; leave out the model or it"
+        )
     if hasattr(model, "runner") and hasattr(model, "describe"):
         return model
     if isinstance(model, str):

@@ -18,14 +18,25 @@
 
     <name>/<name>.yaml
     <name>/checkpoints/best.pdparams
+    <name>/results.yaml       # of packages inside this tree: what was measured
+    <name>/train.log          # likewise
 
-The archive may hold these files directly or inside one folder ``<name>``.
+An archive may hold these files directly or inside one folder ``<name>``.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Dict
 from typing import List
+from typing import Union
+
+from omegaconf import OmegaConf
+
+from ppmat.utils.registry import ConfigError
+
+RESULTS = "results.yaml"
 
 
 def _configs(folder: Path, model_name: str) -> List[Path]:
@@ -78,3 +89,37 @@ def get_model_config_path(model_name: str, package_dir: str) -> str:
             "both exist; keep one"
         )
     return str(files[0])
+
+
+def find_packages(folder: Union[str, os.PathLike]) -> Dict[str, str]:
+    """Return the packages in a folder, name to path; none for a missing folder."""
+    if not os.path.isdir(folder):
+        return {}
+    return {
+        path.name: str(path)
+        for path in sorted(Path(folder).iterdir())
+        if _configs(path, path.name)
+    }
+
+
+def read_label(model_name: str, package_dir: str) -> Dict[str, str]:
+    """Return what has to be said of a package wherever it is used.
+
+    Returns:
+        ``name``, ``trained_on`` (from the package's ``results.yaml``) and ``results``
+        (the path of that file).
+
+    Raises:
+        ConfigError: There is no such file, or it does not say what the model was
+            trained on.
+    """
+    path = Path(package_dir) / RESULTS
+    if not path.is_file():
+        raise ConfigError(f"package of model '{model_name}': {path} is missing")
+    trained_on = OmegaConf.load(path).get("trained_on")
+    if not isinstance(trained_on, str) or not trained_on:
+        raise ConfigError(
+            f"{path}: trained_on is {trained_on!r}; wanted a text that says what the "
+            "model was trained on"
+        )
+    return {"name": model_name, "trained_on": trained_on, "results": str(path)}

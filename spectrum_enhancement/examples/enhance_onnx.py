@@ -43,13 +43,14 @@ def starts_and_weights(length, tile, overlap):
 
 
 def enhance(image, session):
-    """Return float32 [H, W] in the units of ``image`` [H, W]."""
+    """Return float32 [H, W] in the units of ``image`` [H, W]; a map in grey levels."""
     about = json.loads(session.get_modelmeta().custom_metadata_map["ppmat"])
     (height, width), overlap = about["tile"], about["overlap"]
     if image.ndim != 2 or not np.isfinite(image).all():
         raise SystemExit(f"wanted one image without NaN, not {image.shape}")
+    is_map = about["target"] == "gt_detect"
     if image.min() == image.max():
-        return image.astype(np.float32)
+        return image.astype(np.float32) * (not is_map)
     offset, scale = 0.0, 1.0
     if about["scaling"] == "robust":
         low, high = np.percentile(image, about["percentiles"])
@@ -69,7 +70,8 @@ def enhance(image, session):
             place = np.s_[top : top + height, left : left + width]
             (tile,) = session.run(None, {"tile": grey[place][None, None]})
             out[place] += tile[0, 0] * weight[:, None] * other
-    return out[: image.shape[0], : image.shape[1]] * scale + offset
+    out = out[: image.shape[0], : image.shape[1]]
+    return out if is_map else out * scale + offset
 
 
 def main(model, source, target):
