@@ -28,7 +28,11 @@ SAMPLE = ROOT / "structure_generation/example_data/oc20_emt"
 IMAGES = ROOT / "spectrum_enhancement/example_data/stem_sample"
 CONFIGS = sorted(ROOT.glob("*/configs/**/*.yaml"))
 # How a data set is made small.
-SMALL = {"OC20IS2REDataset": {"max_samples": 2}, "SFINDataset": {"data_count": 2}}
+SMALL = {
+    "OC20IS2REDataset": {"max_samples": 2},
+    "SFINDataset": {"data_count": 2},
+    "SFINSyntheticDataset": {"count": 2, "size": [24, 32]},
+}
 NAMES = {path: str(path.relative_to(ROOT)) for path in CONFIGS}
 
 
@@ -81,6 +85,7 @@ def test_there_are_configs():
     assert {f"sfin_oc20_is2re{kind}.yaml" for kind in is2re} <= names
     image = ("haadf_enhance", "haadf_detect", "bf_enhance", "bf_detect", "smoke")
     assert {f"sfin_{kind}.yaml" for kind in image} <= names
+    assert {f"sfin_{kind}_synthetic.yaml" for kind in image[:-1]} <= names
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=NAMES.get)
