@@ -67,6 +67,13 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["ppmat", "ppmat.*"]),
+    # Trained models, see ppmat/utils/model_package.py.
+    package_data={
+        "ppmat.models": [
+            f"packages/*/{name}"
+            for name in ("*.yaml", "train.log", "checkpoints/best.pdparams")
+        ]
+    },
     install_requires=CORE,
     extras_require={
         "cpu": ["paddlepaddle>=3.3"],

@@ -41,6 +41,18 @@ def tracked(*suffixes: str) -> list[str]:
     return [name for name in names if name.endswith(suffixes)]
 
 
+# A package of weights as ppmat/models/packages holds them.
+STAND_IN = {
+    f"ppmat/models/packages/stand_in/{name}"
+    for name in (
+        "stand_in.yaml",
+        "results.yaml",
+        "train.log",
+        "checkpoints/best.pdparams",
+    )
+}
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Build the wheel and the sdist from a copy, so that no build/ is left behind."""
@@ -49,6 +61,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         if not name.endswith((".mdb", ".lmdb")):
             (tree / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, tree / name)
+    for name in [*STAND_IN, "ppmat/models/packages/stand_in/checkpoints/latest.pdopt"]:
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_text(name)
     build = (
         "import sys; from setuptools import build_meta as b; out = sys.argv[1]; "
         "b.build_wheel(out); b.build_sdist(out)"
@@ -92,15 +107,23 @@ def test_metadata(built):
     assert extras == set(meta.get_all("Provides-Extra"))
 
 
-def test_wheel_holds_every_module_of_ppmat_and_nothing_else(built):
+def in_ppmat() -> set[str]:
+    """Return the modules and the trained models."""
+    modules = {name for name in tracked(".py") if name.startswith("ppmat/")}
+    weights = {n for n in tracked("") if n.startswith("ppmat/models/packages/")}
+    return modules | weights | STAND_IN
+
+
+def test_wheel_holds_modules_and_trained_models_of_ppmat_and_nothing_else(built):
     with zipfile.ZipFile(built["wheel"]) as archive:
         names = {n for n in archive.namelist() if ".dist-info/" not in n}
-    assert names == {n for n in tracked(".py") if n.startswith("ppmat/")}
+    assert names == in_ppmat()
 
 
 def test_sdist_is_enough_to_build_from_and_holds_no_task_folder(built):
     with tarfile.open(built["sdist"]) as archive:
-        names = {n.partition("/")[2] for n in archive.getnames()}
+        names = {n.partition("/")[2] for n in archive.getnames() if "." in n}
+    assert in_ppmat() <= names
     assert {"setup.py", "pyproject.toml", "LICENSE", "README.md"} <= names
     folders = {n.split("/")[0] for n in names if "/" in n}
     assert folders <= {"ppmat", "ppmat.egg-info"}

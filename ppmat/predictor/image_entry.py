@@ -123,11 +123,11 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
     Raises:
         ConfigError: Options that do not go together, and see ``SpectrumPredictor``.
     """
+    _check_options(args, task_dir)
     from ppmat.predictor.image_store import find_images
     from ppmat.predictor.image_store import make_folder
     from ppmat.predictor.spectrum_predictor import SpectrumPredictor
 
-    _check_options(args, task_dir)
     # What is misspelt or cannot be written shows before the model is loaded.
     if args.input:
         find_images(args.input)

@@ -145,7 +145,7 @@ class SpectrumPredictor(BasePredictor):
             description["package"] = label
             logger.message(
                 f"Model '{label['name']}' comes with ppmat; trained on "
-                f"{label['trained_on']}. Measured: {label['results']}"
+                f"{label['trained_on']}. What was measured: {label['results']}"
             )
         self._tiles = TileModel(self.model, description)
         self.gives_map = self._tiles.gives_map
