@@ -94,7 +94,7 @@ class SFINSyntheticDataset(io.Dataset):
         noise: Union[str, Sequence[str]] = _ANY,
         endless: bool = False,
         spacing: Sequence[float] = (9.0, 36.0),
-        width: Sequence[float] = (0.14, 0.36),
+        width: Sequence[float] = (0.1, 0.36),
         random_share: float = 0.25,
         scaling: str = "robust",
         seed: int = 0,

@@ -47,10 +47,13 @@ def _counts(
     rng: np.random.Generator, mode: str, low: float, high: float
 ) -> CountingNoise:
     counts = np.exp(rng.uniform(np.log(0.5), np.log(200.0)))
-    # Where no electrons are: in HAADF at or below the dark parts, in BF far below them.
-    pedestal = rng.uniform(0.0, 0.5) if mode == "haadf" else rng.uniform(0.3, 6.0)
-    if mode == "bf":
-        counts *= 4  # the bright disk holds more electrons than a ring far outside
+    # How far below the dark parts no electrons are, by the contrast. A thin specimen is
+    # black between its columns in HAADF, and takes little from the bright disk.
+    if mode == "haadf":
+        pedestal = rng.choice([rng.uniform(0.0, 0.05), rng.uniform(0.0, 0.5)])
+    else:
+        pedestal = np.exp(rng.uniform(np.log(0.2), np.log(20.0)))
+        counts *= 10  # the bright disk holds more electrons than a ring far outside
     return CountingNoise(
         counts=counts,
         bright=high,

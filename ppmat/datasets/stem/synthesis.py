@@ -57,7 +57,7 @@ class SceneRecipe:
     low: float = 30.0
     high: float = 180.0
     spacing: tuple[float, float] = (9.0, 36.0)
-    width: tuple[float, float] = (0.14, 0.36)
+    width: tuple[float, float] = (0.1, 0.36)
     random_share: float = 0.25
     thick_share: float = 0.4
 

@@ -1,0 +1,136 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""How fast synthetic images are made, and whether a training waits for them.
+
+Rates of one process by image size and noise, and the share of a training step that is
+spent waiting for data with two workers: ``sfin_haadf_enhance_synthetic.yaml`` with the
+network and the batch of ``sfin_smoke.yaml``, one epoch through the entry of train.py.
+
+Usage::
+
+    python benchmarks/stem_rate.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import statistics
+import tempfile
+import time
+from datetime import date
+from pathlib import Path
+
+from runs import machine
+from runs import write
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG = ROOT / "spectrum_enhancement/configs/sfin/sfin_haadf_enhance_synthetic.yaml"
+SMOKE = ROOT / "spectrum_enhancement/configs/sfin/sfin_smoke.yaml"
+SIZES = (64, 128, 256, 512)
+SECONDS = 3.0  # of one turn
+
+
+def rates(size: int, noise: str) -> list[float]:
+    """Return images/s of three turns in this process."""
+    from ppmat.datasets import SFINSyntheticDataset
+
+    data = SFINSyntheticDataset(count=100_000, size=size, noise=noise)
+    data[0]
+    found, number = [], 1
+    for _ in range(3):
+        start, first = time.perf_counter(), number
+        while time.perf_counter() - start < SECONDS:
+            data[number]
+            number += 1
+        found.append((number - first) / (time.perf_counter() - start))
+    return found
+
+
+def waiting(folder: Path) -> dict[str, float]:
+    """Return the median seconds of a step, and of its waiting, with two workers."""
+    from ppmat.trainer import entry
+    from ppmat.utils.config import load_config
+
+    smoke = load_config(SMOKE)["Model"]["__init_params__"]
+    config = load_config(
+        CONFIG,
+        [
+            "Global.num_workers=2",
+            "Global.do_test=false",
+            "Trainer.max_epochs=1",
+            "Trainer.eval_freq=2",
+            "Trainer.log_freq=1",
+            f"Trainer.output_dir={folder}",
+            "Dataset.train.dataset.__init_params__.count=240",
+            "Optimizer.__init_params__.lr.__init_params__.warmup_epoch=0",
+            *(
+                f"Model.__init_params__.{k}={smoke[k]}"
+                for k in ("base_channels", "num_blocks")
+            ),
+        ],
+    )
+    entry.run(config, str(CONFIG))
+    with open(folder / "metrics.csv", newline="") as file:
+        steps = [row for row in csv.DictReader(file) if row["stage"] == "train(step)"]
+    # The first steps start the workers.
+    return {
+        name: round(statistics.median(float(row[name]) for row in steps[5:]), 5)
+        for name in ("batch_cost", "reader_cost")
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=ROOT / "docs/results")
+    args = parser.parse_args()
+    os.chdir(ROOT)
+    from ppmat.datasets.stem.noise import NoiseModel
+
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder) / "noise.json"
+        NoiseModel().save(model)
+        for name, noise in (("any", "any"), ("a noise model", str(model))):
+            for size in SIZES:
+                found = rates(size, noise)
+                rows.append(
+                    {
+                        "noise": name,
+                        "size": size,
+                        "images_per_s": round(statistics.median(found), 1),
+                        "least": round(min(found), 1),
+                        "most": round(max(found), 1),
+                    }
+                )
+        training = waiting(Path(folder) / "training")
+    write(
+        {
+            "command": "python benchmarks/stem_rate.py",
+            "machine": machine(),
+            "date": str(date.today()),
+            "note": "images/s of one process, median of three turns; training: medians "
+            "of a step of the smoke network, batch 4, 64 x 64, two workers, seconds",
+            "rows": rows,
+            "training": training,
+        },
+        args.out / "stem_rate.yaml",
+    )
+
+
+if __name__ == "__main__":
+    main()
