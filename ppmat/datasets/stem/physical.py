@@ -28,6 +28,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from scipy.fft import next_fast_len
 
 from ppmat.datasets.stem.projection import CrystalError
 from ppmat.datasets.stem.projection import View
@@ -37,7 +38,7 @@ from ppmat.datasets.stem.projection import view_along
 
 HAADF = (70.0, 180.0)  # mrad
 BF = (0.0, 11.0)
-_FIELD = 14.0  # Å that the wave needs sideways, so that it does not meet itself
+_FIELD = 11.0  # Å that the wave needs sideways, so that it does not meet itself
 _VACUUM = 10.0  # Å beside a specimen that ends in the image
 _SPACE = 2.0  # Å above and below a specimen that ends along the beam
 _MOST_CELLS = 6  # repeats combined to a rectangular cell
@@ -116,6 +117,7 @@ def physical_images(
         else view_along(structure, zone_axis, direction)
     )
     lengths, atoms, padded = _box(view, thickness)
+    block = atoms.cell.lengths()[:2]
     with abtem.config.set(
         {
             "fft": "fftw" if importlib.util.find_spec("pyfftw") else "numpy",
@@ -125,8 +127,11 @@ def physical_images(
         if phonons:
             sigmas = _sigmas(thermal, atoms.get_chemical_symbols())
             atoms = abtem.FrozenPhonons(atoms, phonons, sigmas=sigmas, seed=seed)
+        fine = _sampling(energy, haadf)
         potential = abtem.Potential(
-            atoms, sampling=_sampling(energy, haadf), slice_thickness=slice_thickness
+            atoms,
+            gpts=tuple(_fast_length(length / fine) for length in block),
+            slice_thickness=slice_thickness,
         )
         probe = abtem.Probe(
             energy=energy,
@@ -161,6 +166,11 @@ def _sampling(energy: float, detector: tuple[float, float]) -> float:
     wavelength = _hplanck / math.sqrt(momentum2) * 1e10
     # Two thirds of the spectrum stay after each slice.
     return wavelength / (detector[1] * 1e-3) / 2 * (2 / 3) * 0.98
+
+
+def _fast_length(least: float) -> int:
+    """Return the next number whose prime factors are 2, 3 and 5."""
+    return next_fast_len(int(math.ceil(least)), real=True)
 
 
 def _sigmas(
