@@ -31,6 +31,7 @@ from typing import Tuple
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy import sparse
+from scipy.ndimage import uniform_filter
 from scipy.sparse.linalg import LinearOperator
 from scipy.sparse.linalg import cg
 from scipy.spatial import cKDTree
@@ -45,7 +46,7 @@ _BINS = 24  # of grey values, for the strength of the noise
 _NODE_SPACING = 3.0  # of the background, in separations
 _DAMPING = 1e-4
 _LARGEST_STEP = np.array([0.4, 0.4, np.inf, 0.25])  # sigma, sigma, -, log
-_TILE = 8.0  # side of the parts whose covariance is computed together, in separations
+_TILE = 3.0  # side of the parts whose covariance is computed together, in separations
 # A column's derivatives in terms of three profiles along each axis: e = exp(-u^2 / 2),
 # d = u / sigma e, s = u^2 e, with u = offset / sigma; (y, x) profiles summed.
 _E, _D, _S = range(3)
@@ -116,8 +117,12 @@ class ColumnFit:
         self.valid = valid
         self.sigma = sigma
         self.separation = separation
+        self._center = np.log(sigma)
         self.width_spread = width_spread
+        self.log = []
+        self.limit = 1.5 * sigma
         self.half = int(np.ceil(REACH * sigma))
+        self._window_size = (2 * self.half + 1) ** 2
         n = len(starts)
         self.values = np.concatenate(
             [self.starts, np.zeros((n, 1)), np.full((n, 1), np.log(sigma))], axis=1
@@ -291,53 +296,112 @@ class ColumnFit:
 
     # --- iteration ----------------------------------------------------------------
 
-    def iterate(self, steps: int, tolerance: float = 2e-3) -> bool:
+    def iterate(self, steps: int, tolerance: float = 0.03) -> bool:
         """Do Gauss-Newton steps.
 
         Args:
             steps: At most.
-            tolerance: Of positions and widths, in units of sigma.
+            tolerance: Largest last step, in standard errors.
 
         Returns:
             Whether all columns settled.
         """
-        limit = 1.5 * self.sigma
         n = len(self.values)
-        for step in range(steps):
-            residual = np.where(self.valid, self.image - self.model(), 0.0)
-            noise = self._noise_around(residual**2)
-            gradient = self._project(residual)
-            gradient[:, WIDTH] += (
-                noise
-                * (np.log(self.sigma) - self.values[:, WIDTH])
-                / self.width_spread**2
-            )
-            of_nodes = self.hats[0] @ residual @ self.hats[1].T
-            matrix = self.normal_matrix(noise)
-            free = np.ones((n, 4))
-            # Heights first: what a shift does follows from them.
-            only_heights = self.frozen | (self._fresh & (step == 0))
-            free[only_heights] = np.arange(4) == HEIGHT
-            right = np.concatenate([(gradient * free).ravel(), of_nodes.ravel()])
-            change = _solve(matrix, self._own, right, free, n)
-            moved = change[: 4 * n].reshape(n, 4)
-            largest = _LARGEST_STEP * [self.sigma, self.sigma, 1, 1]
-            moved = np.clip(moved, -largest, largest)
-            self.values += moved
-            center = np.log(self.sigma)
-            self.values[:, WIDTH] = np.clip(
-                self.values[:, WIDTH], center - WIDTH_LIMIT, center + WIDTH_LIMIT
-            )
-            self.nodes += change[4 * n :].reshape(self.nodes.shape)
-            away = np.hypot(*(self.values[:, :2] - self.starts).T) > limit
-            self._freeze(away)
-            shift = np.abs(moved[:, [Y, X, WIDTH]] / [self.sigma, self.sigma, 1])
-            moving = (shift.max(axis=1) > tolerance) & ~self.frozen
-            if not moving.any() and not self._fresh:
-                return True
+        if self._fresh:
+            residual = self._residual()
+            self._linearise(residual, self._noise_around(residual**2))
+            self._move(self._step(np.zeros(n), only_heights=True))
             self._fresh = False
+        # Levenberg-Marquardt, and more careful with columns that got worse.
+        damping, care = 1e-2, np.ones(n)
+        residual = self._residual()
+        noise = self._noise_around(residual**2)
+        self._linearise(residual, noise)
+        moving = np.ones(n, dtype=bool)
+        for _ in range(steps):
+            step = self._step(damping * care)
+            before = self.values.copy(), self.nodes.copy()
+            cost = self._costs(residual, noise)
+            moved = self._move(step)
+            residual_then, residual = residual, self._residual()
+            cost_now = self._costs(residual, noise)
+            worse = cost_now[1] > cost[1]
+            self.log.append(
+                (
+                    int(moving.sum()),
+                    int(worse.sum()),
+                    int(self.frozen.sum()),
+                    damping,
+                    float(noise.mean()),
+                )
+            )
+            if cost_now[0] > cost[0]:
+                self.values, self.nodes = before
+                residual = residual_then
+                damping *= 8
+                care[worse] = np.minimum(4 * care[worse], 1e4)
+                if damping > 1e6:
+                    break
+                continue
+            damping = max(damping / 5, _DAMPING)
+            care = np.where(worse, np.minimum(4 * care, 1e4), np.maximum(care / 2, 1))
+            shift = np.hypot(*(self.values[:, :2] - self.starts).T)
+            away = (shift > self.limit) & ~self.frozen
+            if away.any():
+                self._freeze(away)
+                residual = self._residual()
+            noise = self._noise_around(residual**2)
+            settled = np.abs(moved) < tolerance * self._spread(noise)
+            moving = ~settled[:, [Y, X, WIDTH]].all(axis=1) & ~self.frozen
+            if not moving.any():
+                return True
+            self._linearise(residual, noise)
         self._moving = moving
         return False
+
+    def _costs(self, residual: np.ndarray, noise: np.ndarray) -> Tuple:
+        """Return what is minimised, and the part of it around each column [n]."""
+        prior = ((self.values[:, WIDTH] - self._center) / self.width_spread) ** 2
+        prior = prior * noise
+        local = _box_means(residual**2, self.valid, self.values[:, :2], self.half)
+        total = float(np.sum(residual**2) + np.sum(prior))
+        return total, local * self._window_size + prior
+
+    def _linearise(self, residual: np.ndarray, noise: np.ndarray) -> None:
+        gradient = self._project(residual)
+        off = self._center - self.values[:, WIDTH]
+        gradient[:, WIDTH] += noise * off / self.width_spread**2
+        of_nodes = self.hats[0] @ residual @ self.hats[1].T
+        self._gradient = gradient, of_nodes
+        self._matrix = self.normal_matrix(noise)
+
+    def _step(self, damping: np.ndarray, only_heights: bool = False) -> np.ndarray:
+        free = np.ones((len(self.values), 4))
+        # Heights first: what a shift does follows from them.
+        free[self.frozen | only_heights] = np.arange(4) == HEIGHT
+        of_columns, of_nodes = self._gradient
+        right = np.concatenate([(of_columns * free).ravel(), of_nodes.ravel()])
+        return _solve(self._matrix, self._own, right, free, damping)
+
+    def _move(self, step: np.ndarray) -> np.ndarray:
+        """Take a step; returns how far each column's parameters went [n, 4]."""
+        n = len(self.values)
+        largest = _LARGEST_STEP * [self.sigma, self.sigma, 1, 1]
+        moved = np.clip(step[: 4 * n].reshape(n, 4), -largest, largest)
+        self.values = self.values + moved
+        limits = self._center - WIDTH_LIMIT, self._center + WIDTH_LIMIT
+        self.values[:, WIDTH] = np.clip(self.values[:, WIDTH], *limits)
+        self.nodes = self.nodes + step[4 * n :].reshape(self.nodes.shape)
+        return moved
+
+    def _residual(self) -> np.ndarray:
+        return np.where(self.valid, self.image - self.model(), 0.0)
+
+    def _spread(self, noise: np.ndarray) -> np.ndarray:
+        """Return rough standard errors [n, 4], neighbours and background known."""
+        own = np.diagonal(self._own, axis1=1, axis2=2)
+        spread = np.sqrt(noise[:, None] / np.maximum(own, 1e-300))
+        return np.maximum(spread, 1e-6 * self.sigma)
 
     def _freeze(self, which: np.ndarray) -> None:
         new = which & ~self.frozen
@@ -425,7 +489,7 @@ class ColumnFit:
         """
         n = len(self.values)
         side = _TILE * self.separation
-        rim = max(2.0 * self.separation, _PAIR_REACH * self.sigma)
+        rim = min(2.0 * self.separation, _PAIR_REACH * self.sigma)
         position = self.values[:, :2]
         cell = np.floor(position / side).astype(int)
         tree = cKDTree(position)
@@ -459,7 +523,7 @@ class ColumnFit:
             part = matrix[index][:, index].toarray()
             scale = 1 / np.sqrt(np.maximum(np.diag(part), 1e-300))
             part = part * scale[:, None] * scale
-            part[np.diag_indices_from(part)] += 1e-10
+            part[np.diag_indices_from(part)] += 1e-7
             inverse = np.linalg.inv(part) * scale[:, None] * scale
             m = len(inside)
             blocks = inverse[: 4 * m, : 4 * m].reshape(m, 4, m, 4)
@@ -516,21 +580,25 @@ def _solve(
     own: np.ndarray,
     right: np.ndarray,
     free: np.ndarray,
-    n: int,
+    damping: np.ndarray,
 ) -> np.ndarray:
     """Return the step of the free parameters, by conjugate gradients."""
+    n = len(own)
     diagonal = matrix.diagonal()
     scale = 1 / np.sqrt(np.maximum(diagonal, 1e-12 * diagonal.max()))
     mask = np.concatenate([free.ravel(), np.ones(len(right) - 4 * n)])
+    extra = np.full(len(right), _DAMPING)
+    extra[: 4 * n] += np.repeat(damping, 4)
+    extra += 1 - mask
     inner = mask * scale
     local = inner[: 4 * n].reshape(n, 4)
     blocks = own * local[:, :, None] * local[:, None]
     k = np.arange(4)
-    blocks[:, k, k] = 1.0 + _DAMPING
+    blocks[:, k, k] = 1.0 + damping[:, None]
     inverse = np.linalg.inv(blocks)
 
     def apply(v: np.ndarray) -> np.ndarray:
-        return inner * (matrix @ (inner * v)) + (1 - mask + _DAMPING) * v
+        return inner * (matrix @ (inner * v)) + extra * v
 
     def precondition(v: np.ndarray) -> np.ndarray:
         out = v.copy()
@@ -542,8 +610,8 @@ def _solve(
     found, _ = cg(
         LinearOperator(shape, matvec=apply, dtype=np.float64),
         inner * right,
-        rtol=1e-3,
-        maxiter=300,
+        rtol=1e-2,
+        maxiter=100,
         M=LinearOperator(shape, matvec=precondition, dtype=np.float64),
     )
     return inner * found
@@ -553,18 +621,16 @@ def _box_means(
     image: np.ndarray, valid: np.ndarray, positions: np.ndarray, half: int
 ) -> np.ndarray:
     """Return the mean over the valid pixels of a square around each position."""
-    height, width = image.shape
-    sums = [
-        np.pad(np.cumsum(np.cumsum(a, 0), 1), ((1, 0), (1, 0)))
-        for a in (np.where(valid, image, 0.0), valid.astype(np.float64))
-    ]
-    centre = np.rint(positions).astype(int)
-    top, left = np.clip(centre - half, 0, np.array(image.shape) - 1).T
-    bottom, right = np.clip(centre + half + 1, 1, np.array(image.shape)).T
-    total, number = (
-        s[bottom, right] - s[top, right] - s[bottom, left] + s[top, left] for s in sums
+    size = 2 * half + 1
+    y, x = (
+        np.clip(np.rint(p).astype(int), 0, length - 1)
+        for p, length in zip(positions.T, image.shape)
     )
-    return total / np.maximum(number, 1.0)
+    total, number = (
+        uniform_filter(a, size, mode="constant")[y, x]
+        for a in (np.where(valid, image, 0.0), valid.astype(np.float64))
+    )
+    return total / np.maximum(number, 0.5 / size**2)
 
 
 def _noise_image(
