@@ -1,0 +1,215 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""The images that ``stem.py`` compares methods on, and the files between its stages.
+
+A case is one noisy exposure of one scene. Numpy and SciPy only, because the stages run
+in different environments.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Optional
+
+import numpy as np
+
+from ppmat.datasets.stem.counting import CountingNoise
+from ppmat.datasets.stem.noise import NoiseModel
+from ppmat.datasets.stem.synthesis import SceneRecipe
+from ppmat.datasets.stem.synthesis import make_scene
+
+MODES = ("haadf", "bf")
+DOSES = {"mos2": (1e4, 3e4, 1e5), "sto": (3e3, 1e4, 1e5)}  # electrons / Å^2
+# On which scene the filters' parameters are chosen.
+VALIDATION = {"sto": "bto", "mos2": "nbs2", "random": "random_val"}
+VALIDATION_SEED = 100
+JITTER = 0.35  # pixels RMS
+# Columns that are seen, and whether they are bright. Oxygen of a thick crystal is below
+# the tails of its neighbours in HAADF, and the brightest in BF.
+SEEN = {
+    ("sto", "haadf"): (("Sr", "Ti+O"), True),
+    ("sto", "bf"): (("O",), True),
+    ("mos2", "haadf"): (("Mo", "S"), True),
+    ("mos2", "bf"): (("Mo", "S"), False),
+}
+RANDOM_SIZE = 192  # pixels
+RANDOM_SCENES = 2  # of each seed
+VIEW = 320  # pixels; larger scenes are cut, which saves time
+_RANDOM_PIXEL = 0.1  # Å: nobody knows; makes a position error of 1 pixel 10 pm
+_NAMES = (*DOSES, "bto", "nbs2", "random", "random_val")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One exposure.
+
+    Args:
+        scene: ``sto``, ``mos2``, ``random``; or one of ``VALIDATION``.
+        mode: ``haadf`` or ``bf``.
+        dose: Electrons / Å^2; None for ``random``, whose noise is the default model.
+        seed: Of the noise, and of a random scene.
+        number: Of the random scene of this seed.
+    """
+
+    scene: str
+    mode: str
+    dose: Optional[float]
+    seed: int
+    number: int = 0
+
+    @property
+    def group(self) -> str:
+        """Name of the row that cases of all seeds share."""
+        dose = "" if self.dose is None else f"_{self.dose:.0e}".replace("e+0", "e")
+        return f"{self.scene}_{self.mode}{dose}"
+
+    @property
+    def name(self) -> str:
+        """Name of the case's files."""
+        return f"{self.group}_{self.seed}_{self.number}"
+
+    def validation(self) -> list[Case]:
+        """Return the cases on which a filter for this one is tuned."""
+        scene = VALIDATION[self.scene]
+        count = RANDOM_SCENES if self.scene == "random" else 1
+        return [
+            Case(scene, self.mode, self.dose, VALIDATION_SEED, i) for i in range(count)
+        ]
+
+
+@dataclass
+class Exposure:
+    """The arrays of a case.
+
+    Args:
+        noisy: Image [H, W] float32: counts, or grey levels of a random scene.
+        clean: Its expectation without jitter and noise, [H, W] float32.
+        truth: Positions ``(y, x)`` of the columns that are seen, pixels [n, 2].
+        bright: Whether they are brighter than what is between.
+        pixel_size: Å.
+    """
+
+    noisy: np.ndarray
+    clean: np.ndarray
+    truth: np.ndarray
+    bright: bool
+    pixel_size: float
+
+
+def cases(seeds: Sequence[int], scenes: Iterable[str]) -> Iterator[Case]:
+    """Yield the test cases."""
+    for mode, scene in itertools.product(MODES, scenes):
+        for dose in DOSES.get(scene, (None,)):
+            for seed in seeds:
+                for number in range(RANDOM_SCENES if dose is None else 1):
+                    yield Case(scene, mode, dose, seed, number)
+
+
+@lru_cache(maxsize=4)
+def _scene_file(path: Path) -> dict:
+    if not path.exists():
+        raise SystemExit(f"{path} is missing; benchmarks/stem_scenes.py makes it")
+    with np.load(path) as file:
+        return dict(file)
+
+
+def expose(case: Case, scenes: Path) -> Exposure:
+    """Return the exposure of a case.
+
+    Args:
+        case: Which.
+        scenes: Folder that ``stem_scenes.py`` wrote.
+    """
+    where = (_NAMES.index(case.scene), MODES.index(case.mode))
+    words = (int(case.dose or 0), case.seed, case.number)
+    rng = np.random.default_rng([*where, *words])
+    if case.dose is None:
+        noise = NoiseModel(mode=case.mode)
+        recipe = SceneRecipe(mode=case.mode, low=noise.low, high=noise.high)
+        scene = make_scene(rng, (RANDOM_SIZE, RANDOM_SIZE), recipe)
+        columns = scene.columns
+        heights = columns.height
+        # In a thick BF scene both kinds are columns; the more numerous are looked for.
+        bright = bool(np.mean(heights > 0) > 0.5)
+        seen = (heights > 0) == bright
+        inside = seen & _inside(columns.y, columns.x, scene.gt_enhance.shape)
+        truth = np.stack([columns.y, columns.x], axis=-1)[inside]
+        return Exposure(
+            noise.apply(scene.gt_enhance, rng).astype(np.float32),
+            scene.gt_enhance.astype(np.float32),
+            truth,
+            bright,
+            _RANDOM_PIXEL,
+        )
+    arrays = _scene_file(scenes / f"{case.scene}.npz")
+    pixel_size = float(arrays["pixel_size"])
+    beam = arrays[case.mode][:VIEW, :VIEW].astype(np.float64)
+    expected = beam * case.dose * pixel_size**2
+    noise = CountingNoise(counts=1.0, bright=1.0, dark=0.0, jitter=JITTER)
+    kinds, bright = SEEN.get((case.scene, case.mode), ((), True))
+    seen = np.isin(arrays["kind"], kinds)
+    seen &= _inside(arrays["row"], arrays["col"], expected.shape)
+    return Exposure(
+        noise.apply(expected, rng).astype(np.float32),
+        expected.astype(np.float32),
+        np.stack([arrays["row"], arrays["col"]], axis=-1)[seen],
+        bright,
+        pixel_size,
+    )
+
+
+def _inside(y: np.ndarray, x: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    return (y > -0.5) & (x > -0.5) & (y < shape[0] - 0.5) & (x < shape[1] - 0.5)
+
+
+# Files -------------------------------------------------------------------------------
+
+
+def save_image(path: Path, image: np.ndarray, seconds: float, **more: object) -> None:
+    """Write a method's result, all of it or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    record = json.dumps({"seconds": seconds, **more})
+    with open(part, "wb") as file:
+        np.savez(file, image=image.astype(np.float32), record=np.array(record))
+    os.replace(part, path)
+
+
+def load_image(path: Path) -> tuple[np.ndarray, dict]:
+    """Return what :func:`save_image` wrote."""
+    with np.load(path) as file:
+        return file["image"], json.loads(str(file["record"]))
+
+
+def save_json(path: Path, value: object) -> None:
+    """Write JSON, all of it or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(value))
+    os.replace(part, path)
+
+
+def load_json(path: Path) -> object:
+    """Return what :func:`save_json` wrote."""
+    return json.loads(path.read_text())
