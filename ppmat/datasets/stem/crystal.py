@@ -40,7 +40,7 @@ from ppmat.datasets.stem.projection import project
 
 _LIGHT = 3.0  # factor by which a drawn contrast of light columns may be off
 _SPARSE = 0.5  # part of the range below which percentiles miss the columns
-_NEAREST = 0.5  # pixels; narrower spots than that cannot be drawn
+_NARROWEST = 0.5  # pixels; narrower spots fall between the pixels
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Haadf:
     """
 
     exponent: float = 1.6
-    limit: float = 12.5
+    limit: float = 9.0
     power: float = 3.0
     depth: float = 30.0
     light: float = 1.0
@@ -90,7 +90,7 @@ class Bf:
     Thin: columns are dark, ``-(1 - exp(-absorption S))`` with ``S`` the sum of
     ``Z ** exponent``. Thick: light columns are bright and heavy ones dark, in the
     logarithm of the sum for each Å: ``gain ln(neutral / s)``. The second takes over
-    with ``1 - exp(-(thickness / depth) ** 2)``. The oscillations of BF with thickness
+    with ``1 - exp(-(thickness / depth) ** 4)``. The oscillations of BF with thickness
     and defocus are not in it.
 
     Args:
@@ -103,19 +103,19 @@ class Bf:
         widths: Of a column, thin and thick, over that in HAADF.
     """
 
-    exponent: float = 1.1
-    absorption: float = 9e-4
-    depth: float = 30.0
-    gain: float = 0.5
-    neutral: float = 24.0
+    exponent: float = 1.3
+    absorption: float = 5.2e-4
+    depth: float = 35.0
+    gain: float = 0.75
+    neutral: float = 30.0
     light: float = 1.0
-    widths: tuple[float, float] = (1.4, 0.9)
+    widths: tuple[float, float] = (1.5, 0.9)
 
     def heights(self, projection: Projection) -> tuple[np.ndarray, float]:
         """Return the peaks as parts of the background [n], and the factor of width."""
         strength = projection.counts @ projection.numbers.astype(float) ** self.exponent
         length = _length(projection)
-        thick = -math.expm1(-((length / self.depth) ** 2))
+        thick = -math.expm1(-((length / self.depth) ** 4))
         dark = np.expm1(-self.absorption * strength)
         bright = self.gain * np.log(self.light * self.neutral * length / strength)
         width = self.widths[0] + thick * (self.widths[1] - self.widths[0])
@@ -198,7 +198,7 @@ def render_projection(
     *,
     contrast: Haadf | Bf | None = None,
     probe: float = 0.4,
-    tail: tuple[float, float] = (0.15, 1.1),
+    tail: tuple[float, float] = (0.1, 1.0),
     thermal: float | Mapping[str, float] = 0.08,
     low: float = 30.0,
     high: float = 180.0,
@@ -219,7 +219,7 @@ def render_projection(
             percentiles miss them, least and greatest value are brought there.
 
     Raises:
-        CrystalError: No column is in view.
+        CrystalError: No column is in view, or columns are narrower than pixels.
     """
     contrast = _contrast(mode, contrast)
     share, wide = tail
@@ -236,7 +236,12 @@ def render_projection(
     thermal = _thermal(projection, thermal)
     square = probe**2 + thermal**2 + projection.spread**2
     pixel = projection.pixel_size
-    sigma = np.maximum(factor * np.sqrt(square) / pixel, _NEAREST)
+    sigma = factor * np.sqrt(square) / pixel
+    if sigma.min() < _NARROWEST:
+        raise CrystalError(
+            f"a pixel of {pixel:g} Å is too large for columns with a standard deviation"
+            f" of {sigma.min() * pixel:.2f} Å; wanted at most twice that"
+        )
     columns = Columns(
         projection.y / pixel,
         projection.x / pixel,

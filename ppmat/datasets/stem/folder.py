@@ -240,11 +240,12 @@ class SynthesisFolder:
         parts = {
             name: path.with_name(f".{path.name}.part") for name, path in files.items()
         }
-        clipped = {}
+        clipped = 0
         try:
             for kind, image in images.items():
                 if self.format == "png":
-                    clipped[kind] = write_grey(parts[kind], image)
+                    beyond = write_grey(parts[kind], image)
+                    clipped += beyond if kind == "noisy" else 0
                 else:
                     Image.fromarray(image.astype(np.float32)).save(
                         parts[kind], format="TIFF"
@@ -259,7 +260,17 @@ class SynthesisFolder:
         finally:
             for part in parts.values():
                 part.unlink(missing_ok=True)
-        return clipped.get("noisy", 0)
+        return clipped
+
+    def clipped(self) -> int:
+        """Return how many pixels of all noisy images were clipped."""
+        files = (
+            self._files(split, number)[f"{_COLUMNS}.json"]
+            for split, count in self.counts.items()
+            for number in range(count)
+        )
+        records = (json.loads(file.read_text(encoding="utf-8")) for file in files)
+        return sum(record["clipped_pixels"] for record in records)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write ``synthesis.json``.

@@ -28,10 +28,10 @@ import json
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from ppmat.datasets.stem.columns import Columns
 from ppmat.datasets.stem.columns import Scene
+from ppmat.datasets.stem.folder import write_grey
 from ppmat.datasets.stem.noise import NoiseModel
 from ppmat.datasets.stem.synthesis import random_positions
 
@@ -114,8 +114,7 @@ def write_pair(
     }
     for kind, image in images.items():
         (folder / kind).mkdir(parents=True, exist_ok=True)
-        grey = np.clip(np.rint(image), 0, 255).astype(np.uint8)
-        Image.fromarray(grey).save(folder / kind / f"{name}.png", optimize=True)
+        write_grey(folder / kind / f"{name}.png", image)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,0 +1,579 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""The command that writes a synthetic data set for one's own microscope."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import itertools
+import math
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+import ppmat
+from ppmat.datasets.stem import defects
+from ppmat.datasets.stem.crystal import draw_contrast
+from ppmat.datasets.stem.crystal import render_projection
+from ppmat.datasets.stem.folder import FORMATS
+from ppmat.datasets.stem.folder import SynthesisFolder
+from ppmat.datasets.stem.folder import fit_noise
+from ppmat.datasets.stem.noise import MODES
+from ppmat.datasets.stem.noise import NoiseModel
+from ppmat.datasets.stem.projection import CrystalError
+from ppmat.datasets.stem.projection import View
+from ppmat.datasets.stem.projection import project
+from ppmat.datasets.stem.projection import read_atoms
+from ppmat.datasets.stem.projection import view_along
+from ppmat.datasets.stem.synthesis import SceneRecipe
+from ppmat.datasets.stem.synthesis import make_scene
+from ppmat.utils import logger
+from ppmat.utils.command_line import EXIT_SOME_LEFT_OUT
+from ppmat.utils.command_line import exit_status
+from ppmat.utils.registry import ConfigError
+
+_EPILOG = """\
+A value that may be given twice, like --pixel_size 0.1 0.15, is drawn between the two
+for each image; orientation, offset, the tails of the probe and the contrast of light
+columns are drawn anyway. The same command given again goes on where the last stopped.
+Exit status: 0 done, 1 some structures were left out, 2 bad input.
+
+examples:
+  synthesize.py --structure slab.cif --noise noise.json -n 1000 -o folder
+  synthesize.py --structure crystals/*.cif --zone_axis 0 0 1 --zone_axis 1 1 0
+                --noise noise.json -n 1000 -o folder --thickness 50 300
+  synthesize.py --structure mos2.cif -n 200 -o folder --vacancies S:0.03
+                --substitute Mo:W:0.05 --grain_boundary 0.3
+  synthesize.py --noise noise.json -n 1000 -o folder        (random scenes)
+"""
+_MOST_STRUCTURES = 1000
+_TRIES = 10  # draws of a scene before its defects are said to leave nothing
+_OFFSET = 10.0  # Å
+_PIXEL_SIZE, _PROBE = (0.12, 0.12), (0.3, 0.5)
+_OF_CRYSTALS = (
+    *("zone_axis", "direction", "pixel_size", "thickness", "rotation", "probe"),
+    *("vacancies", "substitute", "adatoms", "strain", "local_strain"),
+    "grain_boundary",
+)
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the options."""
+    parser = argparse.ArgumentParser(
+        description="Write synthetic images with the noise of a microscope, in the "
+        "folder layout that training reads.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--structure", nargs="+", default=[], action="extend", metavar="FILE",
+        help="crystals, slabs, molecules: .cif, POSCAR, .xyz, .traj, .lmdb, folders, "
+        "patterns; without it random scenes are drawn")  # fmt: skip
+    add("--noise", metavar="JSON",
+        help="of calibrate.py; default: the paper's example image")  # fmt: skip
+    add("-n", "--number", type=int, default=1000, help="images (default: 1000)")
+    add("-o", "--output", required=True, metavar="FOLDER", help="of the data set")
+    add("--test_share", type=float, default=0.1,
+        help="of the images that go to test/ (default: 0.1)")  # fmt: skip
+    add("--size", type=int, nargs="+", default=[256], metavar="PIXELS",
+        help="height and width (default: 256)")  # fmt: skip
+    add("--mode", choices=MODES, help="default: that of the noise")
+    add("--format", choices=FORMATS, default="png",
+        help="png: 8 bits; tif: float32, not rounded or clipped")  # fmt: skip
+    add("--seed", type=int, default=0)
+    add("--overwrite", action="store_true", help="replace the data set that is there")
+    group = parser.add_argument_group("crystals (with --structure)")
+    add = group.add_argument
+    add("--zone_axis", type=int, nargs=3, action="append", metavar=("U", "V", "W"),
+        help="along the beam, of the direct lattice (default: 0 0 1); given several "
+        "times, one is drawn")  # fmt: skip
+    add("--direction", type=float, nargs=3, metavar=("X", "Y", "Z"),
+        help="Cartesian, along the beam, instead of a zone axis")  # fmt: skip
+    add("--pixel_size", type=float, nargs="+", metavar="Å", help="default: 0.12")
+    add("--thickness", type=float, nargs="+", metavar="Å",
+        help="along the beam, where structures repeat (default: 50)")  # fmt: skip
+    add("--rotation", type=float, nargs="+", metavar="DEGREES",
+        help="in the image (default: 0 360)")  # fmt: skip
+    add("--probe", type=float, nargs="+", metavar="Å",
+        help="standard deviation of the probe (default: 0.3 0.5)")  # fmt: skip
+    add("--vacancies", action="append", metavar="[ELEMENT:]SHARE", help="of the atoms")
+    add("--substitute", action="append", metavar="ELEMENT:BY:SHARE",
+        help="replace a share of the atoms of an element")  # fmt: skip
+    add("--adatoms", action="append", metavar="ELEMENT:NUMBER", help="for each nm²")
+    add("--strain", type=float, metavar="SD",
+        help="standard deviation of the components of a uniform strain")  # fmt: skip
+    add("--local_strain", type=float, metavar="Å",
+        help="root mean square of a smooth random displacement")  # fmt: skip
+    add("--grain_boundary", type=float, metavar="SHARE",
+        help="of the images that show two grains")  # fmt: skip
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    args = parse_args(words)
+    return exit_status(
+        lambda: run(args, words), "CrystalError", "FolderError", "NoiseFormatError"
+    )
+
+
+def run(args: argparse.Namespace, words: Sequence[str]) -> int:
+    """Do what the options say; returns the exit status.
+
+    Args:
+        args: See :func:`parse_args`.
+        words: The command line, for the record of the folder.
+
+    Raises:
+        ConfigError: Options that cannot be meant or do not go together.
+        CrystalError: A structure of which no image can be made.
+        FolderError: Something else is in the folder.
+    """
+    shape, counts = _check(args)
+    noise, factor, offset = _noise(args)
+    left_out = 0
+    if args.structure:
+        specimens, left_out = _read_specimens(args)
+        painter: Any = CrystalPainter(args, specimens, noise)
+    else:
+        painter = RandomPainter(noise)
+    settings = {
+        "seed": args.seed,
+        "size": list(shape),
+        "noise": noise.to_json(),
+        "scenes": painter.settings(),
+    }
+    about = {
+        "command": shlex.join(["synthesize.py", *words]),
+        "grey_levels": {"factor": factor, "offset": offset},
+        "versions": _versions(),
+    }
+    folder = SynthesisFolder(
+        args.output, counts, settings, about, args.format, args.overwrite
+    )
+    _write(folder, painter, noise, shape, args.seed)
+    return EXIT_SOME_LEFT_OUT if left_out else 0
+
+
+def _check(args: argparse.Namespace) -> tuple[tuple[int, int], dict[str, int]]:
+    """Return the size of the images and how many there are of each split."""
+    if args.number < 1:
+        raise ConfigError(f"--number={args.number}: wanted at least 1")
+    if not 0 <= args.test_share <= 1:
+        raise ConfigError(f"--test_share={args.test_share}: wanted 0 to 1")
+    if args.seed < 0:
+        raise ConfigError(f"--seed={args.seed}: wanted at least 0")
+    if len(args.size) > 2 or min(args.size) < 16:
+        raise ConfigError(
+            f"--size {' '.join(map(str, args.size))}: wanted one or two numbers of "
+            "pixels, at least 16"
+        )
+    if not args.structure:
+        given = [name for name in _OF_CRYSTALS if getattr(args, name) is not None]
+        if given:
+            raise ConfigError(
+                f"--{given[0]} goes with --structure; without it the scenes are "
+                "random and have no scale"
+            )
+    if args.direction is not None and args.zone_axis is not None:
+        raise ConfigError("give --zone_axis or --direction, not both")
+    share = args.grain_boundary
+    if share is not None and not 0 <= share <= 1:
+        raise ConfigError(f"--grain_boundary={share}: wanted 0 to 1")
+    test = round(args.test_share * args.number)
+    shape = (args.size[0], args.size[-1])
+    return shape, {"train": args.number - test, "test": test}
+
+
+def _noise(args: argparse.Namespace) -> tuple[NoiseModel, float, float]:
+    """Return the noise in grey levels, and how they came about."""
+    if args.noise is None:
+        noise = NoiseModel(mode=args.mode or "haadf")
+        logger.message("no --noise: that of the paper's example image is used")
+    else:
+        noise = NoiseModel.load(args.noise)
+    if args.mode not in (None, noise.mode):
+        raise ConfigError(
+            f"--mode={args.mode}, but {args.noise} was measured on {noise.mode} images;"
+            " calibrate on images of that mode"
+        )
+    try:
+        noise, factor, offset = fit_noise(noise)
+    except ValueError as error:
+        raise ConfigError(f"{args.noise}: {error}") from error
+    if (factor, offset) != (1.0, 0.0):
+        logger.info(
+            f"grey level = {factor:.4g} x value of the noise model's images "
+            f"{offset:+.4g}, so that three standard deviations of noise fit into 0..255"
+        )
+    return noise, factor, offset
+
+
+# Scenes ---------------------------------------------------------------------------
+
+
+class RandomPainter:
+    """Draws random scenes.
+
+    Args:
+        noise: In grey levels; tells mode and contrast.
+    """
+
+    def __init__(self, noise: NoiseModel) -> None:
+        self.recipe = SceneRecipe(mode=noise.mode, low=noise.low, high=noise.high)
+
+    def settings(self) -> dict:
+        """Return what decides the scenes."""
+        return {"random": True}
+
+    def paint(
+        self, rng: np.random.Generator, shape: tuple[int, int]
+    ) -> tuple[Any, dict]:
+        """Return a scene and what is special about it."""
+        return make_scene(rng, shape, self.recipe), {}
+
+
+@dataclass(frozen=True)
+class Specimen:
+    """A structure seen along an axis.
+
+    Args:
+        name: Of the structure.
+        formula: Reduced.
+        axis: [uvw], or the Cartesian direction.
+        view: See :class:`ppmat.datasets.stem.projection.View`.
+        digest: Hash of the atoms.
+    """
+
+    name: str
+    formula: str
+    axis: tuple
+    view: View
+    digest: str
+
+
+class CrystalPainter:
+    """Draws scenes of structures with defects.
+
+    Args:
+        args: See :func:`parse_args`.
+        specimens: What is drawn from.
+        noise: In grey levels; tells mode and contrast.
+
+    Raises:
+        ConfigError: Options that cannot be meant.
+    """
+
+    def __init__(
+        self, args: argparse.Namespace, specimens: list[Specimen], noise: NoiseModel
+    ) -> None:
+        self.specimens, self.noise = specimens, noise
+        self.pixel_size = _range("pixel_size", args.pixel_size, _PIXEL_SIZE)
+        self.probe = _range("probe", args.probe, _PROBE)
+        self.rotation = _range("rotation", args.rotation, (0.0, 360.0), positive=False)
+        self.thickness = _range("thickness", args.thickness, None)
+        if self.thickness and all(s.view.along is None for s in specimens):
+            raise ConfigError(
+                "--thickness: none of the structures repeats along the beam, so each "
+                "has a thickness of its own; leave it out"
+            )
+        self.vacancies = [_vacancy(text) for text in args.vacancies or ()]
+        self.substitutions = [_substitution(text) for text in args.substitute or ()]
+        self.adatoms = [_adatom(text) for text in args.adatoms or ()]
+        self.strain, self.local_strain = args.strain or 0.0, args.local_strain or 0.0
+        self.boundaries = args.grain_boundary or 0.0
+        for name in ("strain", "local_strain"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"--{name}={getattr(self, name)}: wanted at least 0")
+
+    def settings(self) -> dict:
+        """Return what decides the scenes."""
+        own = {k: v for k, v in vars(self).items() if k not in ("specimens", "noise")}
+        specimens = [
+            {
+                "structure": specimen.name,
+                "formula": specimen.formula,
+                "axis": list(specimen.axis),
+                "sha256": specimen.digest,
+            }
+            for specimen in self.specimens
+        ]
+        return {**own, "specimens": specimens}
+
+    def paint(
+        self, rng: np.random.Generator, shape: tuple[int, int]
+    ) -> tuple[Any, dict]:
+        """Return a scene and what is special about it.
+
+        Raises:
+            CrystalError: Nothing is left in view, however often it is drawn.
+        """
+        for attempt in range(_TRIES):
+            try:
+                return self._paint(rng, shape)
+            except CrystalError:
+                # Chance may take the last atom of a small structure.
+                if attempt == _TRIES - 1:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _paint(
+        self, rng: np.random.Generator, shape: tuple[int, int]
+    ) -> tuple[Any, dict]:
+        specimen = self.specimens[rng.integers(len(self.specimens))]
+        drawn: dict[str, Any] = {
+            "pixel_size": float(rng.uniform(*self.pixel_size)),
+            "rotation": float(rng.uniform(*self.rotation)),
+        }
+        reach = min(_OFFSET, min(shape) * drawn["pixel_size"] / 4)
+        drawn["offset"] = rng.uniform(-reach, reach, 2).tolist()
+        if specimen.view.along is not None and self.thickness:
+            drawn["thickness"] = float(rng.uniform(*self.thickness))
+        diagonal = math.hypot(*shape) * drawn["pixel_size"]
+        margin = 5 + 3 * self.strain * diagonal + 8 * self.local_strain
+        found = project(specimen.view, shape, margin=margin, **drawn)
+        if rng.random() < self.boundaries:
+            other = {**drawn, "rotation": drawn["rotation"] + rng.uniform(5, 85)}
+            found = defects.grain_boundary(
+                found,
+                project(specimen.view, shape, margin=margin, **other),
+                angle=float(rng.uniform(0, 180)),
+                through=tuple(rng.uniform(0.25, 0.75, 2)),
+            )
+        found = self._defects(rng, found)
+        optics = {
+            "probe": float(rng.uniform(*self.probe)),
+            "tail": (float(rng.uniform(0, 0.3)), float(rng.uniform(1.0, 1.4))),
+        }
+        contrast = draw_contrast(rng, self.noise.mode)
+        scene = render_projection(
+            found,
+            self.noise.mode,
+            contrast=contrast,
+            low=self.noise.low,
+            high=self.noise.high,
+            **optics,
+        )
+        return scene, {
+            "structure": specimen.name,
+            "formula": specimen.formula,
+            "axis": list(specimen.axis),
+            **drawn,
+            "thickness": found.thickness,
+            **optics,
+            "light": contrast.light,
+            "defects": list(found.records),
+        }
+
+    def _defects(self, rng: np.random.Generator, found: Any) -> Any:
+        # A structure without the element has nothing to lose.
+        for element, share in self.vacancies:
+            if element is None or element in found.elements:
+                found = defects.vacancies(found, rng, share, element)
+        for element, by, share in self.substitutions:
+            if element in found.elements:
+                found = defects.substitution(found, rng, share, element, by)
+        for element, density in self.adatoms:
+            found = defects.adatoms(found, rng, density, element)
+        if self.strain:
+            tensor = np.clip(rng.standard_normal((2, 2)), -3, 3) * self.strain
+            found = defects.strain(found, tensor)
+        if self.local_strain:
+            found = defects.local_strain(found, rng, self.local_strain)
+        return found
+
+
+def _read_specimens(args: argparse.Namespace) -> tuple[list[Specimen], int]:
+    """Return what the structures look like, and how many were left out."""
+    from ase import Atoms
+
+    from ppmat.datasets.structure_reader import Unreadable
+    from ppmat.datasets.structure_reader import iter_structures
+
+    specimens: list[Specimen] = []
+    left_out = 0
+    found = iter_structures(args.structure)
+    axes = [tuple(axis) for axis in args.zone_axis or [(0, 0, 1)]]
+    for structure in itertools.islice(found, _MOST_STRUCTURES):
+        if isinstance(structure, Unreadable):
+            logger.error(f"left out: {structure.reason}")
+            left_out += 1
+            continue
+        name = str(
+            structure.info["sid"] if isinstance(structure, Atoms) else structure.sid
+        )
+        try:
+            specimens += _specimens(structure, name, axes, args.direction)
+        except CrystalError as error:
+            raise CrystalError(f"{name}: {error}") from error
+    if next(found, None) is not None:
+        logger.warning(f"the first {_MOST_STRUCTURES} structures are used, not all")
+    if not specimens:
+        raise ConfigError("no structure can be used")
+    _check_elements(args, specimens)
+    return specimens, left_out
+
+
+def _specimens(
+    structure: Any, name: str, axes: list[tuple], direction: list | None
+) -> list[Specimen]:
+    from ase import Atoms
+
+    atoms = read_atoms(structure)
+    formula = Atoms(atoms.numbers).get_chemical_formula("reduce")
+    digest = hashlib.sha256()
+    for array in (atoms.numbers, atoms.occupancies, atoms.positions, atoms.cell):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    digest.update(atoms.periodic.tobytes())
+    views = (
+        [(axis, view_along(structure, axis)) for axis in axes]
+        if direction is None
+        else [(tuple(direction), view_along(structure, direction=direction))]
+    )
+    return [
+        Specimen(name, formula, axis, view, digest.hexdigest()) for axis, view in views
+    ]
+
+
+def _check_elements(args: argparse.Namespace, specimens: list[Specimen]) -> None:
+    """Refuse defects of elements that no structure has."""
+    from ase.data import atomic_numbers
+    from ase.data import chemical_symbols
+
+    there = {chemical_symbols[z] for s in specimens for z in s.view.numbers}
+    wanted = [_vacancy(text)[0] for text in args.vacancies or ()]
+    wanted += [_substitution(text)[0] for text in args.substitute or ()]
+    for element in wanted:
+        if element is not None and element not in there:
+            raise ConfigError(
+                f"none of the structures has {element}; they have "
+                f"{', '.join(sorted(there))}"
+            )
+    fresh = [_substitution(text)[1] for text in args.substitute or ()]
+    fresh += [_adatom(text)[0] for text in args.adatoms or ()]
+    for element in fresh:
+        if atomic_numbers.get(element, 0) < 1:
+            raise ConfigError(f"'{element}' is no element; wanted a symbol such as Pt")
+
+
+def _range(
+    name: str,
+    values: list[float] | None,
+    default: tuple[float, float] | None,
+    positive: bool = True,
+) -> tuple[float, float] | None:
+    """Return the two ends of what is drawn between."""
+    if values is None:
+        return default
+    first, last = values[0], values[-1]
+    good = len(values) <= 2 and math.isfinite(first) and first <= last < math.inf
+    if not good or (positive and first <= 0):
+        wanted = "one or two numbers" + (" above 0" if positive else "")
+        raise ConfigError(
+            f"--{name} {' '.join(map(str, values))}: wanted {wanted}, the lower first"
+        )
+    return first, last
+
+
+def _parts(text: str, form: str, count: int) -> tuple:
+    """Return the words and the number of ``WORD:...:NUMBER``."""
+    *words, number = text.split(":")
+    try:
+        value = float(number)
+    except ValueError:
+        value = math.nan
+    if len(words) != count or not 0 <= value < math.inf:
+        raise ConfigError(f"'{text}': wanted {form}, with a number of at least 0")
+    return (*words, value)
+
+
+def _vacancy(text: str) -> tuple[str | None, float]:
+    words = text.count(":")
+    found = _parts(text, "--vacancies [ELEMENT:]SHARE", min(words, 1))
+    return _share(text, found if words else (None, *found))
+
+
+def _substitution(text: str) -> tuple[str, str, float]:
+    return _share(text, _parts(text, "--substitute ELEMENT:BY:SHARE", 2))
+
+
+def _adatom(text: str) -> tuple[str, float]:
+    return _parts(text, "--adatoms ELEMENT:NUMBER", 1)
+
+
+def _share(text: str, found: tuple) -> tuple:
+    if found[-1] > 1:
+        raise ConfigError(f"'{text}': the share must be 0 to 1")
+    return found
+
+
+# Writing --------------------------------------------------------------------------
+
+
+def _write(
+    folder: SynthesisFolder,
+    painter: Any,
+    noise: NoiseModel,
+    shape: tuple[int, int],
+    seed: int,
+) -> None:
+    """Write what is missing and tell how it went."""
+    from tqdm import tqdm
+
+    missing = list(folder.missing())
+    total = sum(folder.counts.values())
+    if len(missing) < total:
+        logger.info(f"{total - len(missing)} of {total} images are there already")
+    start = time.perf_counter()
+    splits = list(folder.counts)
+    for split, number in tqdm(missing, unit="image", disable=not sys.stderr.isatty()):
+        # A function of seed, split and number only, so that a run can be continued.
+        rng = np.random.default_rng([seed, splits.index(split), number])
+        of_scene, of_noise = rng.spawn(2)
+        scene, record = painter.paint(of_scene, shape)
+        noisy = noise.apply(scene.gt_enhance, of_noise)
+        folder.write(split, number, noisy, scene, record)
+    seconds = time.perf_counter() - start
+    clipped = folder.clipped() / (total * shape[0] * shape[1])
+    folder.finish({"clipped_share_of_noisy_pixels": clipped})
+    rate = f", {len(missing) / seconds:.1f} images/s" if missing else ""
+    parts = ", ".join(f"{count} {split}" for split, count in folder.counts.items())
+    print(
+        f"{folder.path}: {parts}{rate}; {100 * clipped:.2f} % of the noisy pixels were "
+        "clipped",
+        flush=True,
+    )
+
+
+def _versions() -> dict[str, str]:
+    import ase
+    import scipy
+
+    return {
+        "ppmat": ppmat.__version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "scipy": scipy.__version__,
+        "ase": ase.__version__,
+    }
