@@ -91,6 +91,8 @@ setup(
         # GPL (RosettaSciIO: dm3, dm4, emd, ser, hspy), so never a core dependency;
         # imagecodecs for compressed TIFF.
         "stem": ["rosettasciio[hdf5]>=0.9", "imagecodecs>=2024.12.30"],
+        # GPL as well: multislice simulation, which needs Python 3.11 and numpy 2.
+        "abtem": ["abtem>=1.0.11; python_version>='3.11'"],
     },
     classifiers=[
         "Development Status :: 4 - Beta",

@@ -52,7 +52,7 @@ THIRD_PARTIES = {
     "paddle",
 }
 OPTIONAL = {"visualdl", "tensorboardX", "wandb", "fairchem", "pandas", "rsciio"}
-OPTIONAL |= {"onnx", "onnxruntime"}
+OPTIONAL |= {"onnx", "onnxruntime", "abtem"}
 
 
 def package_of(module: str) -> str:
