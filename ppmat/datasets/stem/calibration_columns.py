@@ -37,6 +37,8 @@ from scipy.sparse.linalg import lsmr
 _REACH = 3.2  # standard deviations of a column that are rendered
 _ROUNDS = 3  # of finding columns in what the ones before have left
 _STEPS = 4  # of the fit in each round
+_WIDTH_SPREAD = 0.1  # of the columns' widths, relative, that is expected
+_OTHER_KIND = 0.3  # least height of columns of the other sign, of that of most
 _SIGNIFICANT = 4.5  # standard errors of a column's height
 
 
@@ -52,6 +54,7 @@ class CleanImage:
         columns: Row, column (pixels), height (image units) and standard deviation
             (pixels) of each Gaussian [n, 4].
         width: Standard deviation of a typical column, pixels.
+        tangent: Change of the image by the parameters of the fit; None without columns.
     """
 
     image: np.ndarray
@@ -59,6 +62,26 @@ class CleanImage:
     cutoff: float
     columns: np.ndarray
     width: float
+    tangent: LinearOperator | None = None
+
+    def unfitted(self, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return what the fit would leave of small noise, and what it calls background.
+
+        Args:
+            noise: [H, W].
+
+        Returns:
+            The rest [H, W], and the coefficients of cosine waves [P, Q].
+        """
+        if self.tangent is None:
+            return noise - noise.mean(), np.zeros_like(self.smooth)
+        rest = np.zeros(self.tangent.shape[0])
+        rest[: noise.size] = noise.ravel()
+        step = _solve(self.tangent, rest, 40)
+        smooth = step[-self.smooth.size :].reshape(self.smooth.shape)
+        taken = self.tangent.matvec(step)[: noise.size].reshape(noise.shape)
+        # The background stays in the residual, as in that of the image.
+        return noise - taken + _waves(smooth, noise.shape), smooth
 
     @property
     def background(self) -> np.ndarray:
@@ -95,7 +118,7 @@ def fit_clean(
     image: np.ndarray,
     width: float,
     noise: tuple[float, float, float],
-    signs: tuple[int, ...],
+    sign: int | None,
 ) -> CleanImage:
     """Fit columns and background to an image whose lines run along axis 1.
 
@@ -104,13 +127,26 @@ def fit_clean(
         width: Standard deviation of a typical column, pixels.
         noise: Rough standard deviation of pointwise noise and of scan noise, image
             units, and length of the scan noise, pixels.
-        signs: 1 for bright columns, -1 for dark ones, or both.
+        sign: 1 for bright columns, -1 for dark ones, None for those that are fewer.
+            Columns of the other kind are looked for in what these leave.
     """
+    both = sign is None
+    if both:
+        # Columns are the rarer values, and no noise of the model is skewed.
+        smooth = gaussian_filter(image, width) - gaussian_filter(image, 8 * width)
+        sign = 1 if np.mean((smooth - smooth.mean()) ** 3) > 0 else -1
     columns = np.empty((0, 4))
-    smooth, cutoff = np.zeros((1, 1)), 0.0
+    smooth, cutoff, tangent = np.zeros((1, 1)), 0.0, None
     rest = image - np.median(image)
     for turn in range(_ROUNDS):
-        found = _find(rest, width, noise, signs if turn == 0 else (1, -1), columns)
+        found = _find(sign * rest, width, noise, 0.0)
+        found[:, 2] *= sign
+        if turn and both:
+            # What is wrong in the fit of the first kind must not count as the other.
+            height = _OTHER_KIND * np.median(abs(columns[:, 2]))
+            other = _find(-sign * rest, width, noise, height)
+            other[:, 2] *= -sign
+            found = np.concatenate([found, other])
         if turn == 0 and not len(found):
             break
         columns = np.concatenate([columns, found])
@@ -118,8 +154,8 @@ def fit_clean(
             distance = np.sqrt(image.size / len(columns))
             cutoff = min(0.25, np.pi / (1.2 * distance))
         for step in range(_STEPS):
-            columns, smooth = _improve(
-                image, columns, width, cutoff, last=step == _STEPS - 1
+            columns, smooth, tangent = _improve(
+                image, columns, width, cutoff, noise[0], last=step == _STEPS - 1
             )
         rest = image - _waves(smooth, image.shape) - _render(columns, image.shape)
         if turn and len(found) < 0.02 * len(columns):
@@ -127,17 +163,16 @@ def fit_clean(
     clean = _render(columns, image.shape) + smooth[0, 0] / np.sqrt(image.size)
     if not len(columns):
         clean = np.full(image.shape, image.mean())
-    return CleanImage(clean, smooth, cutoff, columns, width)
+    return CleanImage(clean, smooth, cutoff, columns, width, tangent)
 
 
 def _find(
     rest: np.ndarray,
     width: float,
     noise: tuple[float, float, float],
-    signs: tuple[int, ...],
-    known: np.ndarray,
+    least: float,
 ) -> np.ndarray:
-    """Return the columns [n, 4] that stand out of the noise."""
+    """Return the bright columns [n, 4] that stand out of the noise, above a height."""
     size = 2 * int(4 * width + 4 * 2.5 * width) + 1
     impulse = np.zeros((size, size))
     impulse[size // 2, size // 2] = 1.0
@@ -158,17 +193,12 @@ def _find(
     response = matched(rest)
     # Height of a column whose response has this peak.
     gain = 0.5 - 1 / (1 + 2.5**2)
-    found = []
     reach = 2 * int(np.ceil(0.9 * width)) + 1
-    for sign in signs:
-        top = sign * response
-        peaks = (top == maximum_filter(top, reach)) & (top > _SIGNIFICANT * spread)
-        y, x = np.nonzero(peaks)
-        height = sign * top[y, x] / gain
-        found.append(
-            np.stack([y, x, height, np.full(len(y), width)], axis=1).astype(float)
-        )
-    return np.concatenate(found)
+    peaks = response == maximum_filter(response, reach)
+    peaks &= response > max(_SIGNIFICANT * spread, gain * least)
+    y, x = np.nonzero(peaks)
+    height = response[y, x] / gain
+    return np.stack([y, x, height, np.full(len(y), width)], axis=1).astype(float)
 
 
 def _window(columns: np.ndarray, shape: tuple) -> tuple:
@@ -208,10 +238,19 @@ def _waves(smooth: np.ndarray, shape: tuple) -> np.ndarray:
     return fft.idctn(coefficients, norm="ortho")
 
 
+def _solve(operator: LinearOperator, rest: np.ndarray, steps: int) -> np.ndarray:
+    return lsmr(operator, rest, damp=0.05, maxiter=steps, atol=1e-3, btol=1e-3)[0]
+
+
 def _improve(
-    image: np.ndarray, columns: np.ndarray, width: float, cutoff: float, last: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return columns and background after one Gauss-Newton step on all of them."""
+    image: np.ndarray,
+    columns: np.ndarray,
+    width: float,
+    cutoff: float,
+    noise: float,
+    last: bool,
+) -> tuple[np.ndarray, np.ndarray, LinearOperator]:
+    """Return columns and background after a Gauss-Newton step, and its operator."""
     shape = image.shape
     rows, waves = _cosines(shape[0], cutoff), _cosines(shape[1], cutoff)
     count, grid = len(columns), (rows.shape[1], waves.shape[1])
@@ -241,24 +280,31 @@ def _improve(
     transposed = jacobian.T.tocsr()
     parameters = 4 * count
 
+    # Where columns fill the plane, width, height and background are nearly one thing;
+    # that columns of an image have about one width tells them apart.
+    stiff = noise / _WIDTH_SPREAD / norm[3 * count :]
+    middle = np.median(np.log(columns[:, 3]))
+
     def forward(v: np.ndarray) -> np.ndarray:
         smooth = rows @ v[parameters:].reshape(grid) @ waves.T
-        return jacobian @ v[:parameters] + smooth.ravel()
+        seen = jacobian @ v[:parameters] + smooth.ravel()
+        return np.concatenate([seen, stiff * v[3 * count : parameters]])
 
     def backward(v: np.ndarray) -> np.ndarray:
-        smooth = rows.T @ v.reshape(shape) @ waves
-        return np.concatenate([transposed @ v, smooth.ravel()])
+        smooth = rows.T @ v[: image.size].reshape(shape) @ waves
+        seen = transposed @ v[: image.size]
+        seen[3 * count :] += stiff * v[image.size :]
+        return np.concatenate([seen, smooth.ravel()])
 
     operator = LinearOperator(
-        (image.size, parameters + grid[0] * grid[1]),
+        (image.size + count, parameters + grid[0] * grid[1]),
         matvec=forward,
         rmatvec=backward,
         dtype=float,
     )
-    rest = image - _render(columns, shape)
-    step = lsmr(
-        operator, rest.ravel(), damp=0.05, maxiter=60 if last else 25, atol=1e-4
-    )[0]
+    rest = (image - _render(columns, shape)).ravel()
+    away = (middle - np.log(columns[:, 3])) * noise / _WIDTH_SPREAD
+    step = _solve(operator, np.concatenate([rest, away]), 40 if last else 15)
     change = (step[:parameters] / norm).reshape(4, count)
     new = columns.copy()
     new[:, 2] += change[0]
@@ -270,4 +316,4 @@ def _improve(
     inside = np.all(
         (new[:, :2] > -2 * width) & (new[:, :2] < np.array(shape) - 1 + 2 * width), 1
     )
-    return new[inside], step[parameters:].reshape(grid)
+    return new[inside], step[parameters:].reshape(grid), operator

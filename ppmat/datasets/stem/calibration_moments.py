@@ -30,7 +30,7 @@ calibration factor enters, hence no bias.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,10 +64,14 @@ class Sums:
     def __add__(self, other: Sums) -> Sums:
         return Sums(
             *(
-                np.concatenate([getattr(self, name), getattr(other, name)])
-                for name in ("count", "product", "first", "second", "leak")
+                np.concatenate([getattr(self, f.name), getattr(other, f.name)])
+                for f in dataclasses.fields(self)
             )
         )
+
+    def less(self, other: Sums) -> Sums:
+        """Return the sums with the products of the other, of the same pixels, away."""
+        return dataclasses.replace(self, product=self.product - other.product)
 
     def total(self, weights: np.ndarray) -> Sums:
         """Return means over the blocks [bins, lags], each counted ``weights`` times."""
@@ -116,7 +120,8 @@ def line_products(
     usable: np.ndarray,
     taps: np.ndarray,
     edges: np.ndarray,
-    lags: range,
+    lags: np.ndarray,
+    sort_by: np.ndarray | None = None,
 ) -> Sums:
     """Return the sums of products along the lines, filtered across them.
 
@@ -125,17 +130,22 @@ def line_products(
         variable: What the noise depends on, ``g`` [H, W].
         usable: Pixels that may enter [H, W].
         taps: Filter across the lines (axis 0).
-        edges: Of the bins by the mean ``g`` of a product.
+        edges: Of the bins, by the mean of ``sort_by`` over a product.
         lags: Distances along the line, pixels.
+        sort_by: What the pixels are sorted by into bins [H, W]; ``g`` if not given.
     """
     half = len(taps) // 2
     inner = slice(half, len(residual) - half)
     filtered = correlate1d(residual, taps, axis=0)[inner]
     squares = taps**2
     mean = correlate1d(variable, squares, axis=0)[inner]
+    order = mean
+    if sort_by is not None:
+        order = correlate1d(sort_by, squares, axis=0)[inner]
     fine = correlate1d((~usable).astype(float), squares, axis=0)[inner] < 0.02
-    blocks = block_of(residual.shape)[inner]
+    blocks = block_of(residual.shape)
     bins, number = len(edges) - 1, int(blocks.max()) + 1
+    blocks = blocks[inner]
     sums = np.zeros((5, number, bins, len(lags)))
     width = residual.shape[1]
     for i, lag in enumerate(lags):
@@ -143,7 +153,8 @@ def line_products(
         first = 0.5 * (mean[:, left] + mean[:, right])
         second = correlate1d(variable[:, left] * variable[:, right], squares, axis=0)
         product = filtered[:, left] * filtered[:, right]
-        index = np.searchsorted(edges, first, side="right") - 1
+        place = 0.5 * (order[:, left] + order[:, right])
+        index = np.searchsorted(edges, place, side="right") - 1
         keep = (index >= 0) & (index < bins) & fine[:, left] & fine[:, right]
         place = (blocks[:, left] * bins + index)[keep]
         for n, values in enumerate((None, product, first, second[inner])):
@@ -185,8 +196,9 @@ def pixel_squares(
     fine = correlate1d((~usable).astype(float), squares, axis=1)[:, inner] < 0.02
     index = np.searchsorted(edges, first, side="right") - 1
     bins = len(edges) - 1
-    blocks = block_of(residual.shape)[:, inner]
+    blocks = block_of(residual.shape)
     number = int(blocks.max()) + 1
+    blocks = blocks[:, inner]
     keep = (index >= 0) & (index < bins) & fine
     place = (blocks * bins + index)[keep]
     sums = [
@@ -211,9 +223,7 @@ def scan_leak(scan_sd: np.ndarray, taps: np.ndarray, length: float) -> np.ndarra
 
 def quadratic(sums: Sums, slope: float, intercept: float) -> np.ndarray:
     """Return the mean of ``(slope g + intercept)(slope g' + intercept)``."""
-    return (
-        slope**2 * sums.second + 2 * slope * intercept * sums.first + intercept**2
-    )
+    return slope**2 * sums.second + 2 * slope * intercept * sums.first + intercept**2
 
 
 def correlation(lags: np.ndarray, length: float) -> np.ndarray:
@@ -247,6 +257,36 @@ def fit_scan(
     return np.array([found.x[0], found.x[1], np.exp(found.x[2])])
 
 
+def refit_scan(
+    sums: Sums, lags: np.ndarray, weight: np.ndarray, near: np.ndarray
+) -> np.ndarray:
+    """Return what :func:`fit_scan` does for sums that differ little, in two steps."""
+    p = np.array(near, dtype=float)
+    for _ in range(2):
+        slope, intercept, length = p
+        rho = correlation(lags, length)
+        field = quadratic(sums, slope, intercept)
+        jacobian = np.stack(
+            [
+                2 * rho * (slope * sums.second + intercept * sums.first),
+                2 * rho * (slope * sums.first + intercept),
+                rho * field * np.asarray(lags) ** 2 / (2 * length**3),
+            ],
+            axis=-1,
+        )
+        rest = (sums.product - rho * field) * weight
+        step = np.linalg.lstsq(
+            (jacobian * weight[..., None]).reshape(-1, 3), rest.ravel(), rcond=None
+        )[0]
+        p = (
+            p
+            + np.clip(step, -0.5 * length, 0.5 * length) * [0, 0, 1]
+            + step * [1, 1, 0]
+        )
+        p = np.maximum(p, [0.0, 0.0, 0.6])
+    return p
+
+
 def fit_pointwise(sums: Sums, weight: np.ndarray, rounding: float) -> np.ndarray:
     """Return slope and intercept of the pointwise standard deviation.
 
@@ -261,22 +301,17 @@ def fit_pointwise(sums: Sums, weight: np.ndarray, rounding: float) -> np.ndarray
     weight = weight[used]
     # Linear start on the square root of each bin, then the exact quadratic form.
     root = np.sqrt(np.maximum(target, 1e-30))
-    slope, intercept = np.polyfit(first, root, 1, w=weight * root)
-
-    def misfit(p: np.ndarray) -> np.ndarray:
-        model = p[0] ** 2 * second + 2 * p[0] * p[1] * first + p[1] ** 2
-        return (model - target) * weight
-
-    return least_squares(misfit, [slope, intercept], method="lm").x
-
-
-def bootstrap(
-    blocks: int, draws: int, rng: np.random.Generator, fit: Callable
-) -> np.ndarray:
-    """Return what ``fit(weights)`` gives for blocks drawn with replacement."""
-    return np.array(
-        [
-            fit(np.bincount(rng.integers(blocks, size=blocks), minlength=blocks))
-            for _ in range(draws)
-        ]
-    )
+    p = np.polyfit(first, root, 1, w=weight * root)
+    for _ in range(3):
+        slope, intercept = p
+        model = slope**2 * second + 2 * slope * intercept * first + intercept**2
+        jacobian = 2 * np.stack(
+            [slope * second + intercept * first, slope * first + intercept], axis=1
+        )
+        p = (
+            p
+            + np.linalg.lstsq(
+                jacobian * weight[:, None], (target - model) * weight, rcond=None
+            )[0]
+        )
+    return p

@@ -1,0 +1,225 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Which images can be calibrated on, and how they are brought to one scale."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import correlate1d
+
+from ppmat.datasets.stem.noise import MODES
+
+MIN_SIDE = 64  # pixels
+MIN_LEVELS = 16  # different values in an image
+TILE = 512  # pixels; larger images are measured in some tiles of this size
+MAX_PIXELS = 2**21  # that are measured, of all images
+_CLIPPED = 2.5  # standard deviations of noise that must fit below the largest value
+_WHITE = (0.7, 1.4)  # limits of the ratio of noise in two bands
+
+
+class CalibrationError(ValueError):
+    """Images that the noise cannot be measured on, and why."""
+
+
+@dataclass
+class Frame:
+    """An image, or a tile of one, on a common scale, with its lines along axis 1.
+
+    Args:
+        image: [H, W].
+        name: Of the image, for errors.
+        floor: Value that darker pixels are clipped to, or None.
+        ceiling: Value that brighter pixels are clipped to, or None.
+    """
+
+    image: np.ndarray
+    name: str
+    floor: float | None
+    ceiling: float | None
+
+
+def prepare(
+    images: np.ndarray | Sequence[np.ndarray],
+    fast_axis: int,
+    mode: str,
+    names: Sequence[str] | None,
+) -> tuple[list[Frame], float, float, float]:
+    """Return frames that can be measured.
+
+    Returns:
+        The frames, ``(value - offset) / scale`` of the images; scale; offset; and the
+        smallest step between two values of a frame.
+
+    Raises:
+        CalibrationError: They cannot.
+    """
+    if mode not in MODES:
+        raise CalibrationError(f"mode is {mode!r}, wanted one of {', '.join(MODES)}")
+    if fast_axis not in (0, 1):
+        raise CalibrationError(f"fast_axis is {fast_axis!r}, wanted 0 or 1")
+    if isinstance(images, np.ndarray) and images.ndim == 2:
+        images = [images]
+    images = list(images)
+    if not images:
+        raise CalibrationError("no image is given, wanted one or several")
+    if names is None:
+        names = ["the image"] if len(images) == 1 else None
+    names = names or [f"image {i}" for i in range(len(images))]
+    arrays = [_check(image, name) for image, name in zip(images, names)]
+    for array, name in zip(arrays, names):
+        if array.shape != arrays[0].shape:
+            raise CalibrationError(
+                f"{name} has {array.shape[0]} x {array.shape[1]} pixels, {names[0]} "
+                f"has {arrays[0].shape[0]} x {arrays[0].shape[1]}: noise depends on "
+                "dwell time and magnification; calibrate each kind of image by itself"
+            )
+    low, high = np.quantile(np.stack(arrays), [0.01, 0.99])
+    if not high > low:
+        raise CalibrationError(
+            f"{names[0]}: 98 of 100 pixels have the value {low:g}; there is no contrast"
+        )
+    scale = (high - low) / 150.0
+    offset = low - 30.0 * scale
+    step = min(_step(array) for array in arrays) / scale
+    frames = []
+    for array, name in zip(arrays, names):
+        limits = [v if v is None else (v - offset) / scale for v in _clipping(array)]
+        array = (array - offset) / scale
+        array = array if fast_axis == 1 else array.T
+        _check_filtered(array, name, step)
+        frames += [Frame(tile, name, *limits) for tile in _tiles(array)]
+    most = max(1, MAX_PIXELS // frames[0].image.size)
+    if len(frames) > most:
+        frames = [frames[i] for i in np.linspace(0, len(frames) - 1, most).astype(int)]
+    return frames, scale, offset, step
+
+
+def _check(image: np.ndarray, name: str) -> np.ndarray:
+    array = np.asarray(image)
+    if array.ndim != 2:
+        raise CalibrationError(
+            f"{name} has the shape {array.shape}, wanted [H, W]; frames of a stack are "
+            "given as a list, and of a colour image one channel"
+        )
+    if array.dtype.kind not in "uif":
+        raise CalibrationError(
+            f"{name} holds {array.dtype}, wanted integers or floats: the grey values "
+            "as the detector gave them"
+        )
+    if min(array.shape) < MIN_SIDE:
+        raise CalibrationError(
+            f"{name} has {array.shape[0]} x {array.shape[1]} pixels, wanted at least "
+            f"{MIN_SIDE} a side"
+        )
+    array = array.astype(float)
+    bad = array.size - np.count_nonzero(np.isfinite(array))
+    if bad:
+        raise CalibrationError(
+            f"{name}: {bad} of {array.size} pixels are NaN or infinite; cut the image "
+            "to where it was recorded"
+        )
+    levels = len(np.unique(array[:: max(1, array.shape[0] // 512)]))
+    if levels < 2:
+        raise CalibrationError(f"{name}: all pixels are equal; there is no contrast")
+    if levels < MIN_LEVELS:
+        raise CalibrationError(
+            f"{name} has {levels} different values, wanted at least {MIN_LEVELS}: with "
+            "so few grey levels rounding hides the noise (or a few electrons a pixel "
+            "were counted, which this noise model does not describe)"
+        )
+    return array
+
+
+def _step(array: np.ndarray) -> float:
+    values = np.unique(array)
+    return float(np.diff(values).min())
+
+
+def _clipping(array: np.ndarray) -> tuple[float | None, float | None]:
+    """Return the values at which pixels pile up at both ends, None where not."""
+    values, counts = np.unique(array, return_counts=True)
+    limits = []
+    for value, count, beside in (
+        (values[0], counts[0], counts[1:4]),
+        (values[-1], counts[-1], counts[-4:-1]),
+    ):
+        piled = count > max(10, 3 * beside.mean())
+        limits.append(float(value) if piled else None)
+    return limits[0], limits[1]
+
+
+def _check_filtered(image: np.ndarray, name: str, step: float) -> None:
+    """Refuse an image whose neighbouring pixels do not have noise of their own."""
+    powers = []
+    for order in (4, 8):
+        taps = np.array([1.0])
+        for _ in range(order):
+            taps = np.convolve(taps, [1.0, -1.0])
+        taps /= np.sqrt(np.sum(taps**2))
+        cut = slice(order, -order)
+        high = correlate1d(correlate1d(image, taps, axis=0), taps, axis=1)[cut, cut]
+        powers.append(np.mean(high**2))
+    if np.sqrt(powers[1]) < 0.6 * step:
+        raise CalibrationError(
+            f"{name}: the noise of neighbouring pixels is {np.sqrt(powers[1]):.2g} of "
+            f"{step:.2g}, the step between two grey levels: too few grey levels, or "
+            "the image was filtered. Export raw frames with 16 bits or as floats"
+        )
+    ratio = powers[1] / powers[0]
+    if not _WHITE[0] < ratio < _WHITE[1]:
+        way = "less" if ratio < 1 else "more"
+        raise CalibrationError(
+            f"{name}: noise of the highest frequencies has {ratio:.2f} times the power "
+            f"of that below them, {way} than noise of single pixels has (1): the image "
+            "was filtered, resampled, sharpened or compressed. Export raw frames"
+        )
+
+
+def _tiles(image: np.ndarray) -> list[np.ndarray]:
+    """Return the image, or tiles of about equal size of a large one."""
+    if max(image.shape) <= 1.5 * TILE:
+        return [image]
+    size = [n // max(1, round(n / TILE)) for n in image.shape]
+    return [
+        image[y : y + size[0], x : x + size[1]]
+        for y in range(0, image.shape[0] - size[0] + 1, size[0])
+        for x in range(0, image.shape[1] - size[1] + 1, size[1])
+    ]
+
+
+def usable_pixels(
+    frame: Frame, expected: np.ndarray, noise: tuple[float, float, float]
+) -> np.ndarray:
+    """Return the pixels whose noise is not clipped [H, W].
+
+    Which they are is told from the clean image: the pixels' own values would leave out
+    the strongest noise.
+
+    Args:
+        frame: With its limits.
+        expected: Clean image and background [H, W].
+        noise: Rough standard deviations of pointwise and scan noise, and a length.
+    """
+    usable = np.ones(frame.image.shape, dtype=bool)
+    spread = _CLIPPED * np.hypot(noise[0], noise[1])
+    if frame.floor is not None:
+        usable &= expected - frame.floor > spread
+    if frame.ceiling is not None:
+        usable &= frame.ceiling - expected > spread
+    return usable
