@@ -119,7 +119,6 @@ class ColumnFit:
         self.separation = separation
         self._center = np.log(sigma)
         self.width_spread = width_spread
-        self.log = []
         self.limit = 1.5 * sigma
         self.half = int(np.ceil(REACH * sigma))
         self._window_size = (2 * self.half + 1) ** 2
@@ -132,6 +131,7 @@ class ColumnFit:
         self.hats, self.spacings = zip(*(_hats(size, spacing) for size in self.shape))
         self.nodes = np.zeros([hat.shape[0] for hat in self.hats])
         self._fresh = True
+        self._moving = np.zeros(n, dtype=bool)
         self._start_heights()
 
     def _start_heights(self) -> None:
@@ -296,7 +296,7 @@ class ColumnFit:
 
     # --- iteration ----------------------------------------------------------------
 
-    def iterate(self, steps: int, tolerance: float = 0.03) -> bool:
+    def iterate(self, steps: int, tolerance: float = 0.05) -> bool:
         """Do Gauss-Newton steps.
 
         Args:
@@ -326,15 +326,6 @@ class ColumnFit:
             residual_then, residual = residual, self._residual()
             cost_now = self._costs(residual, noise)
             worse = cost_now[1] > cost[1]
-            self.log.append(
-                (
-                    int(moving.sum()),
-                    int(worse.sum()),
-                    int(self.frozen.sum()),
-                    damping,
-                    float(noise.mean()),
-                )
-            )
             if cost_now[0] > cost[0]:
                 self.values, self.nodes = before
                 residual = residual_then
@@ -408,6 +399,18 @@ class ColumnFit:
         self.frozen |= new
         self.values[new, :2] = self.starts[new]
         self.values[new, WIDTH] = np.log(self.sigma)
+
+    def keep(self, which: np.ndarray) -> None:
+        """Go on with some of the columns.
+
+        Args:
+            which: Mask over the columns in the order of :meth:`result`.
+        """
+        which = which[self.order]
+        order = self.order[which]
+        self.order = np.argsort(np.argsort(order))
+        self.starts, self.values = self.starts[which], self.values[which]
+        self.frozen, self._moving = self.frozen[which], self._moving[which]
 
     def freeze_moving(self) -> None:
         """Put columns that never settled back to where they started."""

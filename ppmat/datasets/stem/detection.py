@@ -24,6 +24,7 @@ and scores are computed is in docs/stem_detection.md.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from dataclasses import fields
 from typing import Any
 from typing import Dict
 from typing import Optional
@@ -37,6 +38,7 @@ from scipy.spatial import cKDTree
 
 from ppmat.datasets.stem.column_fit import HEIGHT
 from ppmat.datasets.stem.column_fit import WIDTH
+from ppmat.datasets.stem.column_fit import WIDTH_SPREAD
 from ppmat.datasets.stem.column_fit import ColumnFit
 from ppmat.datasets.stem.column_fit import FittedColumns
 from ppmat.datasets.stem.column_table import COLUMNS
@@ -46,7 +48,7 @@ from ppmat.datasets.stem.column_table import pixel_size_in_nm
 MODES = {"haadf": "bright", "bf": "dark"}
 POLARITIES = ("bright", "dark")
 SEEDS = ("enhanced", "map")
-MIN_SCORE = 0.95
+MIN_SCORE = 0.5
 _SMALLEST = 16  # pixels a side
 _BLOCK = 512  # side of the parts whose autocorrelation is averaged
 _MOST_BLOCKS = 16
@@ -54,10 +56,15 @@ _HALF_WIDTH = 1.4  # radius at which a lattice's autocorrelation is halved, in s
 _WIDTHS = (0.8, 20.0)  # smallest and largest sigma that is looked for, pixels
 _SEPARATION = 2.0  # in sigma: Gaussians of equal height that are nearer have one peak
 _SEED_CONTRAST = 0.03  # of the strongest seeds
-_SEED_NOISE = 1.5  # standard deviations, in the raw image
-_COARSE_STEPS = 8
+_SEED_NOISE = 2.5  # standard deviations, in the raw image
+_COARSE_STEPS = 5
 _STEPS = 25
+_WIDTH_TRUST = (0.7, 1.4)  # of the width from the autocorrelation
+_SURE = 0.95
+_LEAST_SNR = 1.5  # in the raw image, however sure a network is
+_FEW = 4  # columns
 _WIDE = 0.4  # spread of widths while the common one is not known yet
+_PRUNING = (0.5, 0.75)  # of the height that is asked for in the end
 _MERGED = 1.0  # in sigma; fitted columns that are nearer are one
 _OVERLAP = 3.0  # distance in sigma
 _EDGE = 2.0  # distance in sigma
@@ -179,49 +186,61 @@ def _search(
     min_score: float,
 ) -> Optional[_Found]:
     """Find seeds, fit, and drop what is not sure."""
+    of_raw = column_width(raw.values, raw.valid)
     of_seeds = None if seeds is None else column_width(seeds.values, seeds.valid)
+    if of_raw is None or (seeds is not None and of_seeds is None):
+        return None  # nothing but noise, whatever a network made of it
     given = sigma is not None
     if sigma is None:
         # The enhanced image shows the raw one's widths, a map does not.
-        sigma = column_width(raw.values, raw.valid) if is_map or not seeds else of_seeds
-    if sigma is None or (seeds is not None and of_seeds is None):
-        return None
+        sigma = of_raw if is_map or seeds is None else of_seeds
 
-    def look(sigma: float) -> np.ndarray:
+    def look(sigma: float) -> Tuple[np.ndarray, np.ndarray]:
         apart = _SEPARATION * sigma if separation is None else separation
-        if seeds is None:
-            return _seeds(raw, sigma, apart, _noise_level(raw))
-        return _seeds(seeds, 0.7 * of_seeds, apart, 0.0)
+        if seeds is not None:
+            return _seeds(seeds, 0.7 * of_seeds, apart, 0.0)
+        starts, _ = _seeds(raw, sigma, apart, _noise_level(raw))
+        return starts, np.zeros(len(starts))
 
-    def fit(starts: np.ndarray, steps: int, spread: Optional[float] = None) -> tuple:
+    def problem(starts: np.ndarray, spread: float = WIDTH_SPREAD) -> ColumnFit:
         spacing = _spacing(starts, raw.values.shape, sigma)
-        options = {} if spread is None else {"width_spread": spread}
-        problem = ColumnFit(raw.values, raw.valid, starts, sigma, spacing, **options)
-        if not problem.iterate(steps) and spread is None:
-            problem.freeze_moving()
-        found = problem.result()
+        return ColumnFit(raw.values, raw.valid, starts, sigma, spacing, spread)
+
+    def measure(fit: ColumnFit) -> Tuple[FittedColumns, np.ndarray, np.ndarray]:
+        found = fit.result()
         correlation = noise_correlation(found, raw.valid, sigma)
         found.variance *= correlation
         snr = found.values[:, HEIGHT] / found.errors[:, HEIGHT]
         return found, np.maximum(np.nan_to_num(snr), 0.0), correlation
 
-    starts = look(sigma)
-    for _ in range(0 if given else 2):
-        if not len(starts):
-            return None
-        found, snr, _ = fit(starts, _COARSE_STEPS, _WIDE)
-        sigma = _common_width(found, snr, sigma)
-        starts = look(sigma) if seeds is None else starts
     area = float(raw.valid.sum())
-    while len(starts):
-        found, snr, correlation = fit(starts, _STEPS)
-        score = scores(snr, area, sigma)
-        keep = (score >= min_score) & ~_merged(found, snr, sigma)
-        if keep.all():
-            break
-        starts = found.values[keep, :2]
+    starts, contrast = look(sigma)
+    if not given and len(starts):
+        fit = problem(starts, _WIDE)
+        fit.iterate(_COARSE_STEPS)
+        found, snr, _ = measure(fit)
+        sigma = _common_width(found, snr, scores(snr, area, sigma), sigma)
+        if seeds is None:
+            starts, contrast = look(sigma)
     if not len(starts):
         return None
+    fit = problem(starts)
+    # Candidates that are none make their neighbours unsure, so the worst go first.
+    for share in (*_PRUNING, 1.0, 1.0, 1.0):
+        if not fit.iterate(_COARSE_STEPS if share < 1 else _STEPS) and share == 1:
+            fit.freeze_moving()
+        found, snr, correlation = measure(fit)
+        score = np.maximum(
+            scores(snr / share, area, sigma), _network_score(snr, contrast, area, sigma)
+        )
+        keep = (score >= min_score) & ~_merged(found, snr, sigma)
+        if not keep.any():
+            return None
+        if share == 1 and keep.all():
+            break
+        found, snr, score = _part(found, keep), snr[keep], score[keep]
+        fit.keep(keep)
+        contrast = contrast[keep]
     apart = _SEPARATION * sigma if separation is None else separation
     return _Found(found, snr, score, sigma, apart, correlation)
 
@@ -243,27 +262,29 @@ def column_width(image: np.ndarray, valid: np.ndarray) -> Optional[float]:
     Returns:
         None if nothing stands out of the noise.
     """
-    profile, sure = _radial_autocorrelation(image, valid)
+    radius, profile, sure = _radial_autocorrelation(image, valid)
     if not sure:
         return None
-    radius = np.arange(len(profile))
     smooth = profile.copy()
-    smooth[2:-1] = (profile[1:-2] + 2 * profile[2:-1] + profile[3:]) / 4
-    rising = np.nonzero(np.diff(smooth[1:]) > 0)[0]
-    lowest = 1 + int(rising[0]) if len(rising) else len(smooth) - 1
-    top = smooth[1] + (smooth[1] - smooth[2]) / 3  # a parabola's value at 0
+    smooth[1:-1] = (profile[:-2] + 2 * profile[1:-1] + profile[2:]) / 4
+    rising = np.nonzero(np.diff(smooth) > 0)[0]
+    lowest = int(rising[0]) if len(rising) else len(smooth) - 1
+    # The value at 0, from the parabola through the first two.
+    squares = radius[:2] ** 2
+    top = smooth[0] + (smooth[0] - smooth[1]) * squares[0] / (squares[1] - squares[0])
     half = (top + smooth[lowest]) / 2
     below = int(np.argmax(smooth <= half))
-    if below < 2:
+    if below == 0:
         return _WIDTHS[0]
     step = (smooth[below - 1] - half) / (smooth[below - 1] - smooth[below])
-    return float(np.clip((radius[below - 1] + step) / _HALF_WIDTH, *_WIDTHS))
+    at = radius[below - 1] + step * (radius[below] - radius[below - 1])
+    return float(np.clip(at / _HALF_WIDTH, *_WIDTHS))
 
 
 def _radial_autocorrelation(
     image: np.ndarray, valid: np.ndarray
-) -> Tuple[np.ndarray, bool]:
-    """Return the mean autocorrelation by radius, and whether it stands out of noise."""
+) -> Tuple[np.ndarray, np.ndarray, bool]:
+    """Return radii, mean autocorrelation there, and whether it stands out of noise."""
     sides = [min(_BLOCK, size) for size in image.shape]
     starts = [
         np.unique(np.linspace(0, size - side, -(-size // side)).astype(int))
@@ -282,14 +303,15 @@ def _radial_autocorrelation(
         number = number + _autocorrelation(mask, reach)
     correlation = total / np.maximum(number, 1.0)
     lag = np.arange(-reach, reach + 1)
-    distance = np.rint(np.hypot(lag[:, None], lag)).astype(int)
-    use = (lag[:, None] != 0) & (lag != 0) & (distance <= reach)
-    counts = np.bincount(distance[use], minlength=reach + 1)
-    profile = np.bincount(distance[use], correlation[use], minlength=reach + 1)
-    profile = profile / np.maximum(counts, 1)
+    distance = np.hypot(lag[:, None], lag)
+    use = (lag[:, None] != 0) & (lag != 0) & (distance < reach)
+    distance, values = distance[use], correlation[use]
+    ring = np.rint(distance).astype(int) - 1
+    counts = np.bincount(ring)
+    radius, profile = (np.bincount(ring, v) / counts for v in (distance, values))
     power = correlation[reach, reach]
-    sure = power > 0 and profile[1] > 5 * power / np.sqrt(2 * max(pixels, 1.0))
-    return profile, bool(sure)
+    sure = power > 0 and profile[0] > 5 * power / np.sqrt(2 * max(pixels, 1.0))
+    return radius, profile, bool(sure)
 
 
 def _autocorrelation(values: np.ndarray, reach: int) -> np.ndarray:
@@ -313,8 +335,11 @@ def _noise_level(plane: _Plane) -> float:
     return float(np.sqrt(np.mean(mixed[valid] ** 2)) / 6) if valid.any() else 0.0
 
 
-def _seeds(plane: _Plane, width: float, apart: float, noise: float) -> np.ndarray:
-    """Return the peaks ``(y, x)`` [n, 2] of an image under a filter for spots.
+def _seeds(
+    plane: _Plane, width: float, apart: float, noise: float
+) -> Tuple[np.ndarray, np.ndarray]:
+    """Return the peaks ``(y, x)`` [n, 2] of an image under a filter for spots, and
+    their heights under the filter [n].
 
     Args:
         plane: The image.
@@ -331,13 +356,13 @@ def _seeds(plane: _Plane, width: float, apart: float, noise: float) -> np.ndarra
     y, x = np.nonzero(peaks)
     strength = response[y, x]
     if not len(y):
-        return np.empty((0, 2))
+        return np.empty((0, 2)), strength
     # The filter turns white noise into this: its kernel's norm is 1 / sqrt(2 pi) / s.
     floor = _SEED_NOISE * noise / (np.sqrt(2 * np.pi) * width)
     floor = max(floor, _SEED_CONTRAST * float(np.percentile(strength, 95)))
     keep = strength > floor
-    y, x = y[keep], x[keep]
-    return np.stack([y, x], axis=1) + _vertex(response, y, x)
+    y, x, strength = y[keep], x[keep], strength[keep]
+    return np.stack([y, x], axis=1) + _vertex(response, y, x), strength
 
 
 def _vertex(image: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -369,36 +394,75 @@ def _spacing(starts: np.ndarray, shape: Tuple[int, int], sigma: float) -> float:
 # What to believe ------------------------------------------------------------------
 
 
-def _common_width(fit: FittedColumns, snr: np.ndarray, sigma: float) -> float:
-    """Return the median width of the surest columns, pixels."""
-    sure = (snr >= np.median(snr)) & ~fit.frozen & (fit.values[:, HEIGHT] > 0)
-    if not sure.any():
+def _common_width(
+    fit: FittedColumns, snr: np.ndarray, score: np.ndarray, sigma: float
+) -> float:
+    """Return the median width of the sure columns, pixels, or what it was."""
+    sure = (score >= _SURE) & (snr >= np.median(snr)) & ~fit.frozen
+    if sure.sum() < _FEW:
         return sigma
-    values = np.exp(fit.values[sure, WIDTH])
-    return float(np.clip(np.median(values), *_WIDTHS))
+    # Peaks of noise are narrow, and the narrow ones stand out.
+    limits = _WIDTH_TRUST[0] * sigma, _WIDTH_TRUST[1] * sigma
+    return float(np.clip(np.median(np.exp(fit.values[sure, WIDTH])), *limits))
 
 
 def scores(snr: np.ndarray, area: float, sigma: float) -> np.ndarray:
-    """Return 1 - the share of false columns expected among those as good or better.
+    """Return the probability of each column to be more than a peak of the noise.
 
-    White noise under the filter of a column's shape is a smooth random field; it has,
-    on the average, ``area / (2 sigma^2) (2 pi)^-1.5 t exp(-t^2 / 2)`` peaks above ``t``
-    standard deviations (Adler 1981). Fitting the width too adds a third dimension.
+    White noise under the filter of a column's shape is a smooth random field, which has
+    ``N(t) = area / (2 sigma^2) (2 pi)^-1.5 t exp(-t^2 / 2)`` peaks above ``t`` standard
+    deviations on the average (Adler 1981). The score is ``1 - expected / found`` with
+    the peaks of noise and the columns found between ``t - 1/2`` and ``t + 1/2``.
 
     Args:
         snr: Height divided by its error [n].
         area: Of the image, square pixels.
         sigma: Of the columns, pixels.
     """
-    t = np.maximum(snr, 1.0)
-    expected = area / (2 * sigma**2) * (2 * np.pi) ** -1.5 * t * np.exp(-0.5 * t**2)
-    order = np.argsort(-snr, kind="stable")
-    share = expected[order] / np.arange(1, len(snr) + 1)
-    # A better column is never less sure.
-    share = np.minimum.accumulate(share[::-1])[::-1]
+
+    def peaks(t: np.ndarray) -> np.ndarray:
+        t = np.maximum(t, 1.0)
+        return area / (2 * sigma**2) * (2 * np.pi) ** -1.5 * t * np.exp(-0.5 * t**2)
+
+    order = np.argsort(snr, kind="stable")
+    t = snr[order]
+    number = np.searchsorted(t, t + 0.5, "right") - np.searchsorted(t, t - 0.5, "left")
+    expected = peaks(t - 0.5) - peaks(t + 0.5)
+    sure = 1 - np.minimum(expected / np.maximum(number, 1), 1.0)
+    sure[t < 1.5] = 0.0
     out = np.empty(len(snr))
-    out[order] = 1 - np.minimum(share, 1.0)
+    # A better column is never less sure.
+    out[order] = np.maximum.accumulate(sure)
     return out
+
+
+def _network_score(
+    snr: np.ndarray, contrast: np.ndarray, area: float, sigma: float
+) -> np.ndarray:
+    """Return how sure the enhanced image is of each column [n], 0 to 1.
+
+    A network trained on squared errors gives the mean of what may be there: where a
+    column is half sure, half its height. So the probability is the contrast in the
+    enhanced image as a part of that of columns which the raw image alone is sure of.
+    What the raw image has no trace of is not believed.
+    """
+    sure = scores(snr, area, sigma) >= _SURE
+    if sure.sum() < _FEW:
+        return np.zeros(len(snr))
+    usual = float(np.median(contrast[sure]))
+    believed = np.clip(contrast / max(usual, 1e-300), 0.0, 1.0)
+    return np.where(snr >= _LEAST_SNR, believed, 0.0)
+
+
+def _part(fit: FittedColumns, which: np.ndarray) -> FittedColumns:
+    """Return some of the columns."""
+    values = {
+        f.name: getattr(fit, f.name)
+        if f.name in ("residual", "noise")
+        else getattr(fit, f.name)[which]
+        for f in fields(fit)
+    }
+    return FittedColumns(**values)
 
 
 def _merged(fit: FittedColumns, snr: np.ndarray, sigma: float) -> np.ndarray:
@@ -413,34 +477,35 @@ def _merged(fit: FittedColumns, snr: np.ndarray, sigma: float) -> np.ndarray:
 def noise_correlation(
     fit: FittedColumns, valid: np.ndarray, sigma: float
 ) -> np.ndarray:
-    """Return how much correlated noise adds to the variances of y, x, height, width.
+    """Return how much streaks along one axis add to the variances of y, x, height,
+    width.
 
-    1 for white noise. With the correlation ``rho(d)`` of the residual along an axis and
-    the autocorrelation ``q(d)`` of what a parameter projects on, the factor is
-    ``1 + 2 sum rho(d) q(d)``; that of both axes is taken as their product, which is
-    exact where the correlation is a product too, as for streaks along scan lines.
+    With the correlation ``rho(d)`` of the residual along the axis and the
+    autocorrelation ``q(d)`` of what a parameter projects on, the variance is that of
+    white noise times ``1 + 2 sum rho(d) q(d)``. What both axes share is left out: it
+    is also what a wrong profile or an unseen column leaves behind.
     """
     relative = np.where(valid, fit.residual / np.sqrt(fit.noise), 0.0)
-    power = float(np.sum(relative**2)) / max(valid.sum(), 1)
+    power = float(np.sum(relative**2))
     factors = np.ones(4)
     if power == 0:
         return factors
+    lags = np.arange(1, max(2, min(int(4 * sigma) + 1, min(valid.shape) // 2)))
+    rho = np.array([_correlations(im, lags) / power for im in (relative, relative.T)])
+    q = np.exp(-(lags**2) / (4 * sigma**2))
     for axis in (0, 1):
-        image = relative if axis == 0 else relative.T
-        mask = valid if axis == 0 else valid.T
-        flat = along = 0.0
-        for d in range(1, min(int(4 * sigma) + 1, len(image) - 1)):
-            number = max(int(np.sum(mask[d:] & mask[:-d])), 1)
-            rho = float(np.sum(image[d:] * image[:-d])) / (number * power)
-            if rho < 3 / np.sqrt(number):
-                break
-            q = np.exp(-(d**2) / (4 * sigma**2))
-            flat += rho * q
-            along += rho * q * (1 - d**2 / (2 * sigma**2))
-        each = np.full(4, 1 + 2 * flat)
-        each[axis] = max(1 + 2 * along, 0.1)
+        excess = rho[axis] - np.maximum(rho[1 - axis], 0.0)
+        end = int(np.argmin(np.append(excess, -1) > 3 / np.sqrt(valid.sum())))
+        flat = 1 + 2 * np.sum((excess * q)[:end])
+        along = 1 + 2 * np.sum((excess * q * (1 - lags**2 / (2 * sigma**2)))[:end])
+        each = np.full(4, flat)
+        each[axis] = max(along, 0.1)
         factors *= each
     return factors
+
+
+def _correlations(image: np.ndarray, lags: np.ndarray) -> np.ndarray:
+    return np.array([np.sum(image[d:] * image[:-d]) for d in lags])
 
 
 # The table ------------------------------------------------------------------------

@@ -1,0 +1,164 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Tables of columns as structures of ASE and pymatgen.
+
+An image shows neither elements nor heights along the beam. What is made here is the
+projected lattice: one atom for each column, all at the same height, with labels for
+columns that look alike. It is a start for a model, not a structure solution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from typing import Optional
+from typing import Tuple
+
+import numpy as np
+
+from ppmat.datasets.stem.column_table import ColumnTable
+from ppmat.datasets.stem.column_table import ColumnTableError
+from ppmat.datasets.stem.lattice_fit import guess_lattice
+from ppmat.datasets.stem.lattice_fit import intensity_groups
+
+_ANGSTROM = 10.0  # in one nm
+_UNKNOWN = "X"
+
+
+def to_atoms(
+    table: ColumnTable,
+    elements: Optional[Sequence[str]] = None,
+    *,
+    whole: bool = False,
+    thickness: float = 10.0,
+) -> Any:
+    """Return ``ase.Atoms`` of the average cell, or of all columns.
+
+    The first lattice vector, the shortest, is along x; y points up in the image, z to
+    the viewer. ``atoms.arrays`` has ``group``, ``intensity`` and, for a cell,
+    ``columns``, how many were averaged; ``atoms.info`` the lattice's quality.
+
+    Args:
+        table: With a pixel size.
+        elements: Of the groups of intensity, the strongest first; None leaves all atoms
+            unknown (``X``).
+        whole: All columns as they were found, in a box that is not periodic, instead of
+            one average cell.
+        thickness: Height of the cell along the beam, Å; nothing is known about it.
+
+    Raises:
+        ColumnTableError: No pixel size, or not as many elements as groups.
+        LatticeError: The columns form no lattice.
+    """
+    from ase import Atoms
+
+    cell, positions, groups, extra, info = _model(table, whole, thickness)
+    symbols = _labels(groups, elements)
+    atoms = Atoms(
+        symbols=symbols,
+        positions=positions,
+        cell=cell,
+        pbc=[not whole, not whole, False],
+        info=info,
+    )
+    for name, values in {"group": groups, **extra}.items():
+        atoms.set_array(name, values)
+    return atoms
+
+
+def to_structure(
+    table: ColumnTable,
+    elements: Optional[Sequence[str]] = None,
+    *,
+    whole: bool = False,
+    thickness: float = 10.0,
+) -> Any:
+    """Return a pymatgen ``Structure``, see :func:`to_atoms`.
+
+    Atoms without an element are ``DummySpecies("X")``; what ASE has as arrays are site
+    properties.
+    """
+    from pymatgen.core import DummySpecies
+    from pymatgen.core import Structure
+
+    cell, positions, groups, extra, info = _model(table, whole, thickness)
+    species = [
+        DummySpecies(_UNKNOWN) if label == _UNKNOWN else label
+        for label in _labels(groups, elements)
+    ]
+    properties = {k: v.tolist() for k, v in {"group": groups, **extra}.items()}
+    return Structure(
+        cell,
+        species,
+        positions,
+        coords_are_cartesian=True,
+        site_properties=properties,
+        properties=info,
+    )
+
+
+def _model(table: ColumnTable, whole: bool, thickness: float) -> Tuple:
+    """Return cell [3, 3] and positions [n, 3] in Å, groups, arrays, and quality."""
+    if not len(table):
+        raise ColumnTableError("the table has no columns")
+    # x to the right, y up.
+    position = table.positions_nm[:, ::-1] * [_ANGSTROM, -_ANGSTROM]
+    groups = intensity_groups(table.intensity)
+    if whole:
+        margin = 1.0
+        position = position - position.min(axis=0) + margin
+        cell = np.diag([*(position.max(axis=0) + margin), thickness])
+        extra = {"intensity": table.intensity, "score": table.score}
+        return cell, _in_space(position, thickness), groups, extra, {}
+    lattice = guess_lattice(position, groups)
+    members = [lattice.site == k for k in range(len(lattice.sites))]
+    vectors = lattice.vectors
+    if np.linalg.det(vectors) < 0:
+        vectors = vectors * [[1.0], [-1.0]]
+    angle = np.arctan2(vectors[0, 1], vectors[0, 0])
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    fraction = (lattice.sites - lattice.sites[0]) @ np.linalg.inv(vectors)
+    fraction -= np.floor(fraction + 1e-9)
+    vectors = vectors @ turn
+    cell = np.zeros((3, 3))
+    cell[:2, :2], cell[2, 2] = vectors, thickness
+    extra = {
+        "intensity": np.array([table.intensity[m].mean() for m in members]),
+        "columns": np.array([m.sum() for m in members]),
+    }
+    groups = np.array([groups[m][0] for m in members])
+    info = {
+        "lattice_rms_angstrom": lattice.rms,
+        "lattice_vector_errors_angstrom": (lattice.vector_errors).tolist(),
+        "columns_on_sites": float(np.mean(lattice.site >= 0)),
+    }
+    return cell, _in_space(fraction @ vectors, thickness), groups, extra, info
+
+
+def _in_space(position: np.ndarray, thickness: float) -> np.ndarray:
+    return np.column_stack([position, np.full(len(position), thickness / 2)])
+
+
+def _labels(groups: np.ndarray, elements: Optional[Sequence[str]]) -> list:
+    count = int(groups.max()) + 1
+    if elements is None:
+        return [_UNKNOWN] * len(groups)
+    if len(elements) != count:
+        raise ColumnTableError(
+            f"{len(elements)} elements ({', '.join(elements)}) for {count} groups of "
+            "intensity; wanted one each, the strongest first"
+        )
+    return [elements[group] for group in groups]

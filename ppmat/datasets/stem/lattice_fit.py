@@ -1,0 +1,248 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""The two-dimensional lattice of a set of columns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Tuple
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+_NEIGHBOURS = 24
+_TOLERANCE = 0.25  # of the distance of nearest neighbours
+_COVERAGE = 0.7  # of the columns have a partner one lattice vector away
+_EXPLAINED = 0.7  # of the columns are on sites that repeat
+_LEAST = 9  # columns
+_MOST_GROUPS = 4
+_WEAKEST = 0.05  # of the median intensity; what is less counts as this
+_ROUNDS = 4
+
+
+class LatticeError(ValueError):
+    """Positions that form no lattice."""
+
+
+@dataclass(frozen=True)
+class PlaneLattice:
+    """A lattice in the plane of the image.
+
+    Attributes:
+        vectors: Rows are the lattice vectors ``(y, x)``, pixels [2, 2], shortest first.
+        sites: Positions ``(y, x)`` of the sites of one cell, pixels [m, 2].
+        site: Which site each column is on, -1 for none [n].
+        index: In which cell each column is, in lattice vectors [n, 2].
+        rms: Of the distance between a column and its site, pixels.
+        vector_errors: Standard errors of ``vectors``, pixels [2, 2].
+    """
+
+    vectors: np.ndarray
+    sites: np.ndarray
+    site: np.ndarray
+    index: np.ndarray
+    rms: float
+    vector_errors: np.ndarray
+
+
+def intensity_groups(intensity: np.ndarray) -> np.ndarray:
+    """Return the group of each column by its intensity, 0 for the strongest [n].
+
+    A mixture of Gaussians in the logarithm, of one width, since equal columns scatter
+    by a part of their intensity; the number of groups, at most 4, is that of the
+    smallest Bayesian information criterion. A group is no element: it says which
+    columns look alike.
+
+    Args:
+        intensity: Of the columns, in any units; the sign is left out.
+    """
+    values = np.abs(np.asarray(intensity, dtype=np.float64))
+    if len(values):
+        values = np.log(np.maximum(values, _WEAKEST * np.median(values) or 1.0))
+    best, groups = np.inf, np.zeros(len(values), dtype=int)
+    for count in range(1, _MOST_GROUPS + 1):
+        if len(values) < 4 * count or np.ptp(values) == 0:
+            break
+        criterion, found = _mixture(values, count)
+        if criterion < best - 6:  # strong evidence
+            best, groups = criterion, found
+    order = np.argsort([-values[groups == g].mean() for g in range(groups.max() + 1)])
+    return np.argsort(order)[groups] if len(values) else groups
+
+
+def _mixture(values: np.ndarray, count: int) -> Tuple[float, np.ndarray]:
+    """Return the information criterion and the groups of a mixture of Gaussians."""
+    centre = np.quantile(values, (np.arange(count) + 0.5) / count)
+    centre = centre + 1e-9 * np.arange(count) * np.ptp(values)
+    width, share = np.std(values) / count, np.full(count, 1 / count)
+    for _ in range(100):
+        log = np.log(share) - 0.5 * ((values[:, None] - centre) / width) ** 2
+        top = log.max(axis=1, keepdims=True)
+        part = np.exp(log - top)
+        likelihood = part.sum(axis=1)
+        part /= likelihood[:, None]
+        weight = np.maximum(part.sum(axis=0), 1e-9)
+        share = weight / len(values)
+        centre = part.T @ values / weight
+        square = np.sum(part * (values[:, None] - centre) ** 2)
+        width = max(np.sqrt(square / len(values)), 1e-6 * np.ptp(values))
+    total = np.sum(np.log(likelihood) + top[:, 0]) - len(values) * np.log(width)
+    groups = part.argmax(axis=1)
+    groups = np.unique(groups, return_inverse=True)[1]
+    return -2 * total + 2 * count * np.log(len(values)), groups
+
+
+def guess_lattice(positions: np.ndarray, groups: np.ndarray) -> PlaneLattice:
+    """Return the lattice of columns, with equal columns on equal sites.
+
+    A lattice vector is a difference of two columns that leads from most columns to
+    another of the same group. The shortest two that are not parallel are refined with
+    the sites by least squares.
+
+    Args:
+        positions: ``(y, x)``, pixels [n, 2].
+        groups: Of the columns, see :func:`intensity_groups` [n].
+
+    Raises:
+        LatticeError: There are too few columns, or none that repeat.
+    """
+    if len(positions) < _LEAST:
+        raise LatticeError(
+            f"{len(positions)} columns, too few for a lattice; wanted at least {_LEAST}"
+        )
+    tree = cKDTree(positions)
+    nearest = float(np.median(tree.query(positions, k=2)[0][:, 1]))
+    tolerance = _TOLERANCE * nearest
+    vectors = _translations(positions, groups, tree, tolerance)
+    for _ in range(_ROUNDS):
+        sites, site, index = _sites(positions, groups, vectors, tolerance)
+        vectors, sites, rms, errors = _least_squares(positions, site, index, vectors)
+    explained = np.mean(site >= 0)
+    if explained < _EXPLAINED:
+        raise LatticeError(
+            f"only {explained:.0%} of {len(positions)} columns are on sites that "
+            "repeat: the columns form no lattice, or more than one (a grain boundary); "
+            "select the columns of one grain first"
+        )
+    return PlaneLattice(vectors, sites, site, index, rms, errors)
+
+
+def _translations(
+    positions: np.ndarray, groups: np.ndarray, tree: cKDTree, tolerance: float
+) -> np.ndarray:
+    """Return the shortest two differences [2, 2] that lead to equal columns."""
+    count = min(_NEIGHBOURS, len(positions) - 1)
+    _, near = tree.query(positions, k=count + 1)
+    origin = np.repeat(np.arange(len(positions)), count)
+    partner = near[:, 1:].ravel()
+    alike = groups[origin] == groups[partner]
+    steps = (positions[partner] - positions[origin])[alike]
+    low, high = positions.min(axis=0), positions.max(axis=0)
+    candidates = _clusters(steps, tolerance)
+    found: list = []
+    for step in candidates[np.argsort(np.hypot(*candidates.T))]:
+        target = positions + step
+        inside = np.all((target >= low) & (target <= high), axis=1)
+        if inside.sum() < max(4, 0.1 * len(positions)):
+            continue
+        distance, where = tree.query(target[inside])
+        same = groups[where] == groups[inside]
+        if np.mean((distance < tolerance) & same) < _COVERAGE:
+            continue
+        if not found:
+            found.append(step)
+            continue
+        sine = abs(step[0] * found[0][1] - step[1] * found[0][0])
+        if sine > 0.3 * np.hypot(*step) * np.hypot(*found[0]):
+            return np.array([found[0], step])
+    what = "in one direction only" if found else "nowhere"
+    raise LatticeError(
+        f"the {len(positions)} columns repeat {what}, so they form no lattice; wanted "
+        "a crystal of which most columns were found"
+    )
+
+
+def _clusters(steps: np.ndarray, tolerance: float) -> np.ndarray:
+    """Return the centres of dense groups of vectors, one of each pair +-v [m, 2]."""
+    up = (steps[:, 0] > 0) | ((steps[:, 0] == 0) & (steps[:, 1] > 0))
+    steps = np.concatenate([steps[up], -steps[~up]])
+    if not len(steps):
+        return np.empty((0, 2))
+    left = np.ones(len(steps), dtype=bool)
+    tree = cKDTree(steps)
+    number = tree.query_ball_point(steps, tolerance, return_length=True)
+    centres = []
+    for i in np.argsort(-number, kind="stable"):
+        if left[i] and number[i] >= 4:
+            near = tree.query_ball_point(steps[i], tolerance)
+            centres.append(np.median(steps[near], axis=0))
+            left[tree.query_ball_point(steps[i], 2 * tolerance)] = False
+    return np.array(centres).reshape(-1, 2)
+
+
+def _sites(
+    positions: np.ndarray, groups: np.ndarray, vectors: np.ndarray, tolerance: float
+) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return sites [m, 2], the site of each column [n] and its cell [n, 2].
+
+    A site is taken by at least a fifth of the columns that the fullest site has.
+    """
+    # From the middle, so that an error of the vectors adds up over half the image.
+    middle = positions[np.argmin(np.hypot(*(positions - positions.mean(0)).T))]
+    fraction = (positions - middle) @ np.linalg.inv(vectors)
+    site = np.full(len(positions), -1)
+    sites: list = []
+    index = np.zeros((len(positions), 2), dtype=int)
+    order = np.argsort(np.hypot(*(positions - middle).T))
+    for start in order:
+        if site[start] >= 0:
+            continue
+        centre = fraction[start] - np.floor(fraction[start])
+        for _ in range(2):
+            off = fraction - centre
+            off -= np.rint(off)
+            near = (np.hypot(*(off @ vectors).T) < tolerance) & (site < 0)
+            near &= groups == groups[start]
+            centre = centre + off[near].mean(axis=0)
+        if near.any():
+            site[near] = len(sites)
+            index[near] = np.rint(fraction[near] - centre).astype(int)
+            sites.append(middle + centre @ vectors)
+    counts = np.bincount(site[site >= 0], minlength=len(sites))
+    real = counts >= max(2, 0.2 * counts.max())
+    number = np.where(real, np.cumsum(real) - 1, -1)
+    site = np.where(site >= 0, number[site], -1)
+    return np.array(sites)[real], site, index
+
+
+def _least_squares(
+    positions: np.ndarray, site: np.ndarray, index: np.ndarray, vectors: np.ndarray
+) -> Tuple[np.ndarray, np.ndarray, float, np.ndarray]:
+    """Return vectors, sites, RMS and errors of the vectors, over columns on sites."""
+    use = site >= 0
+    count = site.max() + 1
+    design = np.zeros((use.sum(), 2 + count))
+    design[:, :2] = index[use]
+    design[np.arange(use.sum()), 2 + site[use]] = 1.0
+    found, _, rank, _ = np.linalg.lstsq(design, positions[use], rcond=None)
+    if rank < design.shape[1]:
+        raise LatticeError("the columns on repeating sites lie in one row")
+    off = positions[use] - design @ found
+    free = max(len(off) - design.shape[1], 1)
+    inverse = np.linalg.inv(design.T @ design)
+    errors = np.sqrt(np.outer(np.diag(inverse), np.sum(off**2, axis=0) / free))
+    rms = float(np.sqrt(np.mean(np.sum(off**2, axis=1))))
+    return found[:2], found[2:], rms, errors[:2]
