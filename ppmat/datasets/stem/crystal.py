@@ -39,7 +39,7 @@ from ppmat.datasets.stem.projection import Projection
 from ppmat.datasets.stem.projection import project
 
 _LIGHT = 3.0  # factor by which a drawn contrast of light columns may be off
-_SPARSE = 0.5  # part of the range below which percentiles miss the columns
+_SPARSE = 0.75  # part of the range below which percentiles miss the columns
 _NARROWEST = 0.5  # pixels; narrower spots fall between the pixels
 
 
@@ -103,11 +103,11 @@ class Bf:
         widths: Of a column, thin and thick, over that in HAADF.
     """
 
-    exponent: float = 1.3
-    absorption: float = 5.2e-4
-    depth: float = 35.0
-    gain: float = 0.75
-    neutral: float = 30.0
+    exponent: float = 1.15
+    absorption: float = 9.5e-4
+    depth: float = 45.0
+    gain: float = 0.85
+    neutral: float = 17.6
     light: float = 1.0
     widths: tuple[float, float] = (1.5, 0.9)
 
