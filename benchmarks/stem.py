@@ -49,7 +49,6 @@ import stem_filters
 from runs import machine
 from runs import write
 from scipy.ndimage import convolve
-from scipy.ndimage import gaussian_filter
 from scipy.ndimage import maximum_filter
 from scipy.spatial import cKDTree
 from stem_cases import DOSES
@@ -72,7 +71,7 @@ METHODS = ("clean", "noisy", *stem_filters.FILTERS, *OURS)
 BORDER = 12.0  # pixels around the image where columns do not count
 RADIUS = 0.3  # of the distance of neighbours: within it a column is found
 DISC = 3.0  # pixels around a column whose mean is its intensity
-PEAK_SMOOTHING = 1.0  # pixels, of every image alike before peaks are taken
+PEAK_DISTANCE = 0.5  # of the distance of neighbours: no two peaks are closer
 
 
 # Networks ----------------------------------------------------------------------------
@@ -199,46 +198,73 @@ def score(image: np.ndarray, exposure: Exposure, mode: str) -> dict[str, float]:
 
     PSNR and SSIM take the range of the clean image. ``f1``, and the position error of
     the pairs, are those of ``detect_columns`` at its default threshold: seeds from the
-    method's image, fit to the raw one. ``best_f1`` takes the peaks of the method's
+    method's image, fit to the raw one. ``peak_f1`` takes the peaks of the method's
     image and the threshold that suits it best, which needs the truth, for each method.
     """
     from ppmat.datasets.stem.detection import detect_columns
-    from ppmat.datasets.stem.matching import match_columns
     from ppmat.metrics.sfin_metric import calc_psnr
     from ppmat.metrics.sfin_metric import calc_ssim
 
-    clean, noisy, truth = exposure.clean, exposure.noisy, exposure.truth
+    clean, noisy = exposure.clean, exposure.noisy
     spread = float(np.ptp(clean))
-    polarity = "bright" if exposure.bright else "dark"
-    seeds = None if image is noisy else image
-    table = detect_columns(noisy, seeds, mode=mode, polarity=polarity)
-    where = {"shape": noisy.shape, "border": BORDER}
-    distance = float(np.median(cKDTree(truth).query(truth, k=2)[0][:, 1]))
-    found = match_columns(table, truth, RADIUS * distance, **where)
-    picometres = 100 * exposure.pixel_size
-    slope, correlation = linearity(image, clean, truth)
+    table = detect_columns(
+        noisy,
+        None if image is noisy else image,
+        mode=mode,
+        polarity="bright" if exposure.bright else "dark",
+    )
+    hits, missed, extra, pairs = compare(table.positions, exposure)
+    squares = [value**2 for value in pairs.values()]
+    wrong = missed.sum() + extra.sum()
+    slope, correlation = linearity(image, clean, exposure.columns)
     return {
         "psnr": float(calc_psnr(image[None, None], clean[None, None], spread)),
         "ssim": float(calc_ssim(image[None, None], clean[None, None], spread)),
-        "f1": found.f1,
-        "recall": found.recall,
-        "position_pm": picometres * found.rms,
-        "best_f1": best_f1(image if exposure.bright else -image, truth, distance),
+        "f1": float(2 * hits.sum() / max(2 * hits.sum() + wrong, 1)),
+        "recall": float(hits.sum() / max(hits.sum() + missed.sum(), 1)),
+        "position_pm": float(np.sqrt(np.mean(squares))) if squares else float("nan"),
+        "peak_f1": peak_f1(image if exposure.bright else -image, exposure),
         "slope": slope,
         "r": correlation,
+        "pairs": pairs,
     }
 
 
+def neighbour_distance(columns: np.ndarray) -> float:
+    """Return the typical distance of neighbours, pixels."""
+    return float(np.median(cKDTree(columns).query(columns, k=2)[0][:, 1]))
+
+
+def compare(
+    found: np.ndarray, exposure: Exposure
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, float]]:
+    """Return which found columns are wanted ones, which wanted ones are missing, which
+    found ones are none, and the distance of each pair [pm] by the true column."""
+    from ppmat.datasets.stem.matching import match_columns
+
+    radius = RADIUS * neighbour_distance(exposure.columns)
+    match = match_columns(found, exposure.columns, radius, exposure.noisy.shape, BORDER)
+    hits, extra = np.zeros((2, len(found)), dtype=bool)
+    right = exposure.wanted[match.true]
+    hits[match.found[right]] = True
+    extra[match.extra] = True
+    missed = np.zeros(len(exposure.columns), dtype=bool)
+    missed[match.missed] = exposure.wanted[match.missed]
+    distance = 100 * exposure.pixel_size * np.hypot(*match.offset[right].T)
+    pairs = dict(zip(map(str, match.true[right]), distance.round(4).tolist()))
+    return hits, missed, extra, pairs
+
+
 def linearity(
-    image: np.ndarray, clean: np.ndarray, truth: np.ndarray
+    image: np.ndarray, clean: np.ndarray, columns: np.ndarray
 ) -> tuple[float, float]:
-    """Return slope and correlation of the columns' intensities with the clean ones."""
+    """Return slope and correlation of all columns' intensities with the clean ones."""
     steps = np.arange(-int(DISC), int(DISC) + 1)
     disc = (np.hypot(steps[:, None], steps) <= DISC).astype(np.float64)
     disc /= disc.sum()
-    size = np.array(image.shape)
-    inside = np.all((truth > BORDER) & (truth < size - 1 - BORDER), axis=1)
-    y, x = np.rint(truth[inside]).astype(int).T
+    last = np.array(image.shape) - 1
+    inside = np.all((columns > BORDER) & (columns < last - BORDER), axis=1)
+    y, x = np.rint(columns[inside]).astype(int).T
     found, true = (convolve(a.astype(np.float64), disc)[y, x] for a in (image, clean))
     covariance = np.cov(true, found)
     return (
@@ -247,24 +273,21 @@ def linearity(
     )
 
 
-def best_f1(image: np.ndarray, truth: np.ndarray, distance: float) -> float:
+def peak_f1(image: np.ndarray, exposure: Exposure) -> float:
     """Return the highest F1 of an image's peaks over all thresholds."""
-    from ppmat.datasets.stem.matching import match_columns
-
-    smooth = gaussian_filter(image.astype(np.float64), PEAK_SMOOTHING)
-    reach = int(0.5 * distance)
-    steps = np.arange(-reach, reach + 1)
-    disc = np.hypot(steps[:, None], steps) <= 0.5 * distance
-    y, x = np.nonzero(smooth == maximum_filter(smooth, footprint=disc))
-    height = smooth[y, x]
-    order = np.argsort(-height)
-    peaks = np.stack([y, x], axis=-1)[order]
-    found = match_columns(peaks, truth, RADIUS * distance, image.shape, BORDER)
-    hit, extra = np.zeros(len(peaks)), np.zeros(len(peaks))
-    hit[found.found], extra[found.extra] = 1, 1
-    hits, extras = np.cumsum(hit), np.cumsum(extra)
-    wanted = len(found.true) + len(found.missed)
-    return float(np.max(2 * hits / (hits + extras + wanted)))
+    apart = PEAK_DISTANCE * neighbour_distance(exposure.columns)
+    steps = np.arange(-int(apart), int(apart) + 1)
+    disc = np.hypot(steps[:, None], steps) <= apart
+    y, x = np.nonzero(image == maximum_filter(image, footprint=disc))
+    peaks = np.stack([y, x], axis=-1)[np.argsort(-image[y, x], kind="stable")]
+    # Counts have equal neighbours: the first of them stays.
+    lone = np.ones(len(peaks), dtype=bool)
+    for first, second in sorted(cKDTree(peaks).query_pairs(apart)):
+        lone[second] &= not lone[first]
+    hits, missed, extra, _ = compare(peaks[lone], exposure)
+    wanted = hits.sum() + missed.sum()
+    hits, extra = np.cumsum(hits), np.cumsum(extra)
+    return float(np.max(2 * hits / (hits + extra + wanted)))
 
 
 def scores(args: argparse.Namespace) -> None:
@@ -286,7 +309,8 @@ def scores(args: argparse.Namespace) -> None:
             seconds = record["seconds"]
         found = score(image, exposure, case.mode)
         save_json(out, found if seconds is None else {**found, "seconds": seconds})
-        print(method, case.name, {k: round(v, 3) for k, v in found.items()}, flush=True)
+        words = (f"{k} {v:.3f}" for k, v in found.items() if isinstance(v, float))
+        print(method, case.name, *words, flush=True)
 
 
 # Results -----------------------------------------------------------------------------
@@ -324,8 +348,10 @@ def collected(args: argparse.Namespace, group: Sequence[Case], method: str) -> d
         path = args.work / "scores" / method / f"{case.name}.json"
         if not path.exists():
             return {}
-        per_seed.setdefault(case.seed, []).append(load_json(path))
-    keys = next(iter(per_seed.values()))[0]
+        found = load_json(path)
+        found["to_raw"] = relative_error(args, case, found)
+        per_seed.setdefault(case.seed, []).append(found)
+    keys = [key for key in next(iter(per_seed.values()))[0] if key != "pairs"]
     return {
         key: [
             round(float(np.mean([found[key] for found in many])), 4)
@@ -333,6 +359,19 @@ def collected(args: argparse.Namespace, group: Sequence[Case], method: str) -> d
         ]
         for key in keys
     }
+
+
+def relative_error(args: argparse.Namespace, case: Case, found: dict) -> float:
+    """Return the RMS position error, over that of seeds from the noisy image, on the
+    columns that both found: weak ones, which only one finds, have larger errors."""
+    raw = load_json(args.work / "scores/noisy" / f"{case.name}.json")["pairs"]
+    both = sorted(set(raw) & set(found["pairs"]))
+    if not both:
+        return float("nan")
+    mine, other = (
+        np.mean([pairs[i] ** 2 for i in both]) for pairs in (found["pairs"], raw)
+    )
+    return float(np.sqrt(mine / other))
 
 
 def score_rows(args: argparse.Namespace, scene: str, mode: str):
@@ -346,7 +385,8 @@ def score_rows(args: argparse.Namespace, scene: str, mode: str):
             found = collected(args, group, method)
             if found:
                 if method == "clean":  # of itself
-                    found = {k: found[k] for k in ("f1", "position_pm", "best_f1")}
+                    kept = ("f1", "position_pm", "to_raw", "peak_f1")
+                    found = {k: found[k] for k in kept}
                 found.pop("recall", None)
                 yield {"name": dose + OURS.get(method, method), **found}
 
@@ -369,7 +409,12 @@ def chosen_rows(args: argparse.Namespace):
 
 def summary_rows(args: argparse.Namespace):
     """Yield a row a method with what the aims of the project are about."""
-    wanted = {"best_f1": "F1", "slope": "slope", "position_pm": "position [pm]"}
+    wanted = {
+        "peak_f1": "peak F1",
+        "f1": "F1",
+        "slope": "slope",
+        "to_raw": "position / raw",
+    }
     for method in METHODS:
         row: dict = {"name": OURS.get(method, method)}
         for group in groups(args).values():

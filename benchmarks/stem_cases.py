@@ -45,13 +45,14 @@ DOSES = {"mos2": (1e4, 3e4, 1e5), "sto": (3e3, 1e4, 1e5)}  # electrons / Å^2
 VALIDATION = {"sto": "bto", "mos2": "nbs2", "random": "random_val"}
 VALIDATION_SEED = 100
 JITTER = 0.35  # pixels RMS
-# Columns that are seen, and whether they are bright. Oxygen of a thick crystal is below
-# the tails of its neighbours in HAADF, and the brightest in BF.
+# Columns that have to be found, and whether they are bright. Oxygen of a thick crystal
+# is below the tails of its neighbours in HAADF, and the brightest in BF; sulphur of a
+# layer is hardly a minimum in BF.
 SEEN = {
     ("sto", "haadf"): (("Sr", "Ti+O"), True),
     ("sto", "bf"): (("O",), True),
     ("mos2", "haadf"): (("Mo", "S"), True),
-    ("mos2", "bf"): (("Mo", "S"), False),
+    ("mos2", "bf"): (("Mo",), False),
 }
 RANDOM_SIZE = 192  # pixels
 RANDOM_SCENES = 2  # of each seed
@@ -105,14 +106,16 @@ class Exposure:
     Args:
         noisy: Image [H, W] float32: counts, or grey levels of a random scene.
         clean: Its expectation without jitter and noise, [H, W] float32.
-        truth: Positions ``(y, x)`` of the columns that are seen, pixels [n, 2].
+        columns: Positions ``(y, x)`` of all columns, pixels [n, 2].
+        wanted: Which have to be found [n]; to find another is no mistake.
         bright: Whether they are brighter than what is between.
         pixel_size: Å.
     """
 
     noisy: np.ndarray
     clean: np.ndarray
-    truth: np.ndarray
+    columns: np.ndarray
+    wanted: np.ndarray
     bright: bool
     pixel_size: float
 
@@ -149,16 +152,16 @@ def expose(case: Case, scenes: Path) -> Exposure:
         recipe = SceneRecipe(mode=case.mode, low=noise.low, high=noise.high)
         scene = make_scene(rng, (RANDOM_SIZE, RANDOM_SIZE), recipe)
         columns = scene.columns
-        heights = columns.height
-        # In a thick BF scene both kinds are columns; the more numerous are looked for.
-        bright = bool(np.mean(heights > 0) > 0.5)
-        seen = (heights > 0) == bright
-        inside = seen & _inside(columns.y, columns.x, scene.gt_enhance.shape)
-        truth = np.stack([columns.y, columns.x], axis=-1)[inside]
+        inside = _inside(columns.y, columns.x, scene.gt_enhance.shape)
+        columns = columns.select(inside)
+        # In a thick BF scene some are dark and some bright; the more numerous are
+        # looked for.
+        bright = bool(np.mean(columns.height > 0) > 0.5)
         return Exposure(
             noise.apply(scene.gt_enhance, rng).astype(np.float32),
             scene.gt_enhance.astype(np.float32),
-            truth,
+            np.stack([columns.y, columns.x], axis=-1),
+            (columns.height > 0) == bright,
             bright,
             _RANDOM_PIXEL,
         )
@@ -168,12 +171,12 @@ def expose(case: Case, scenes: Path) -> Exposure:
     expected = beam * case.dose * pixel_size**2
     noise = CountingNoise(counts=1.0, bright=1.0, dark=0.0, jitter=JITTER)
     kinds, bright = SEEN.get((case.scene, case.mode), ((), True))
-    seen = np.isin(arrays["kind"], kinds)
-    seen &= _inside(arrays["row"], arrays["col"], expected.shape)
+    inside = _inside(arrays["row"], arrays["col"], expected.shape)
     return Exposure(
         noise.apply(expected, rng).astype(np.float32),
         expected.astype(np.float32),
-        np.stack([arrays["row"], arrays["col"]], axis=-1)[seen],
+        np.stack([arrays["row"], arrays["col"]], axis=-1)[inside],
+        np.isin(arrays["kind"], kinds)[inside],
         bright,
         pixel_size,
     )

@@ -88,9 +88,9 @@ FILTERS: dict[str, tuple[Callable, dict[str, Sequence]]] = {
     "TV": (total_variation, {"weight": [*np.geomspace(0.5, 16, 9)]}),
     "NL-means": (
         non_local_means,
-        {"h": [0.25, 0.4, 0.6, 0.9], "patch": [5, 9, 15]},
+        {"h": [0.15, 0.25, 0.4, 0.6, 0.9, 1.3, 2.0], "patch": [5, 9, 15]},
     ),
-    "BM3D": (bm3d, {"sigma": [0.7, 1.0, 1.5, 2.2, 3.3]}),
+    "BM3D": (bm3d, {"sigma": [0.5, 0.75, 1.1, 1.7, 2.6, 4.0]}),
 }
 
 
