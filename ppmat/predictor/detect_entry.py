@@ -1,0 +1,410 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""The command that finds and measures atomic columns.
+
+Importing this module does not import Paddle: the number of threads has to be set
+before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from typing import Dict
+from typing import List
+from typing import Optional
+
+import numpy as np
+
+from ppmat.datasets.micrograph import image_from
+from ppmat.datasets.micrograph import read_micrograph
+from ppmat.datasets.micrograph_base import convert_pixel_size
+from ppmat.datasets.micrograph_base import replacing
+from ppmat.datasets.stem.column_table import UNITS
+from ppmat.datasets.stem.column_table import ColumnTable
+from ppmat.datasets.stem.detection import MIN_SCORE
+from ppmat.datasets.stem.detection import MODES
+from ppmat.datasets.stem.detection import POLARITIES
+from ppmat.datasets.stem.detection import detect_columns
+from ppmat.utils import logger
+from ppmat.utils.command_line import EXIT_BAD_INPUT
+from ppmat.utils.command_line import EXIT_SOME_LEFT_OUT
+from ppmat.utils.command_line import add_model_options
+from ppmat.utils.command_line import exit_status
+from ppmat.utils.command_line import find_task_config
+from ppmat.utils.command_line import move_overrides
+from ppmat.utils.command_line import set_threads
+from ppmat.utils.registry import ConfigError
+from ppmat.utils.result_store import StoredRunError
+
+_EPILOG = """\
+The network (or --enhanced) says where to look; positions, errors and intensities are
+fitted to the raw image. Without a model a small one that comes with ppmat is taken.
+Each table x.csv has x.csv.json beside it, which tells how it was made.
+Exit status: 0 done, 1 some files failed (they are listed), 2 bad input.
+
+examples:
+  detect.py image.tif -o columns.csv --overlay
+  detect.py monday/*.dm4 -o tables --mode bf --export atomap ase
+  detect.py image.png -o columns.csv --raw --pixel_size 0.012 --units nm
+  detect.py image.tif -o columns.csv -c configs/sfin/sfin_haadf_detect.yaml
+            --checkpoint_path best.pdparams
+"""
+EXPORTS = {"atomap": ".atomap.npy", "ase": ".extxyz", "pymatgen": ".structure.json"}
+_SHOWN = 5
+
+
+def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    """Return the options; KEY=VALUE arguments are gathered in ``overrides``."""
+    parser = argparse.ArgumentParser(
+        description="Find and measure the atomic columns of microscope images.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("input", nargs="+", metavar="IMAGE",
+        help="raw images (.tif, .npy, .png, .mrc, .dm3, .dm4, .emd, .ser, .hspy), "
+        "folders, patterns; FILE@INDEX picks one of several images; KEY=VALUE changes "
+        "the YAML")  # fmt: skip
+    add("-o", "--output", required=True, metavar="CSV|FOLDER",
+        help="the table of one image, or a folder for those of several")  # fmt: skip
+    add("--mode", choices=tuple(MODES), default="haadf",
+        help="haadf: columns are bright; bf: dark (default: haadf)")  # fmt: skip
+    add("--polarity", choices=POLARITIES,
+        help="of the columns, where it is not that of the mode")  # fmt: skip
+    add_model_options(parser)
+    add("--checkpoint_path", help="weights that belong to --config_path")
+    add("--device", help="cpu, gpu, gpu:0; Paddle's choice if not given")
+    add("--enhanced", nargs="+", metavar="IMAGE",
+        help="enhanced images, as many as inputs and in their order: no model is "
+        "needed")  # fmt: skip
+    add("--map", action="store_true",
+        help="--enhanced are maps of a detection model: spots on black")  # fmt: skip
+    add("--raw", action="store_true", help="look for columns in the raw image")
+    add("--pixel_size", type=float, nargs="+", metavar="SIZE",
+        help="of a pixel, or of its y and x, when the file does not say")  # fmt: skip
+    add("--units", choices=tuple(UNITS), help="of --pixel_size (default: nm)")
+    add("--sigma", type=float, help="width of the columns, pixels; found if not given")
+    add("--separation", type=float,
+        help="least distance of two columns, pixels (default: 2 sigma)")  # fmt: skip
+    add("--min_score", type=float, default=MIN_SCORE,
+        help=f"leave out what is less sure, 0 to 1 (default: {MIN_SCORE})")  # fmt: skip
+    add("--export", nargs="+", choices=tuple(EXPORTS), default=[],
+        help="also write positions for Atomap, the average cell for ASE or "
+        "pymatgen")  # fmt: skip
+    add("--elements", nargs="+", metavar="ELEMENT",
+        help="of the columns in exported cells, the brightest kind first")  # fmt: skip
+    add("--overlay", action="store_true", help="also draw the columns on the image")
+    add("--overwrite", action="store_true", help="replace what is there")
+    args = parser.parse_intermixed_args(argv)
+    args.overrides = []
+    move_overrides(args, ("input",))
+    return args
+
+
+def main(task_dir: str, argv: Optional[Sequence[str]] = None) -> int:
+    """Run the command of a task folder; returns the exit status.
+
+    Args:
+        task_dir: Folder of the calling script.
+        argv: Command line without the program name; None takes ``sys.argv``.
+    """
+    set_threads()
+    args = parse_args(argv)
+    return exit_status(lambda: run(args, task_dir))
+
+
+def run(args: argparse.Namespace, task_dir: str) -> int:
+    """Do what the options say; returns the exit status.
+
+    Raises:
+        ConfigError: Options that do not go together, missing files.
+        StoredRunError: An output is there already.
+    """
+    from tqdm import tqdm
+
+    from ppmat.predictor.image_store import find_images
+
+    _check_options(args)
+    images = find_images(args.input)
+    tables = _table_paths(args.output, images)
+    given = None if args.enhanced is None else find_images(args.enhanced)
+    if given is not None and len(given) != len(images):
+        raise ConfigError(
+            f"--enhanced: {len(given)} images for {len(images)} inputs; wanted one each"
+        )
+    _refuse_present(args, tables)
+    seeds = _seed_maker(args, task_dir, given)
+    failed: List[str] = []
+    uncalibrated: List[str] = []
+    progress = tqdm(images, "detecting", unit=" files", disable=not sys.stderr.isatty())
+    for number, image in enumerate(progress):
+        try:
+            text, calibrated = _do_image(args, number, image, tables[number], seeds)
+        except (ValueError, TypeError, OSError) as error:
+            failed.append(str(image))
+            where = "" if image.path in str(error) else f"{image}: "
+            logger.error(f"failed: {where}{error}")
+            continue
+        print(text, flush=True)
+        if not calibrated:
+            uncalibrated.append(str(image))
+    if uncalibrated:
+        more = ", ..." if len(uncalibrated) > _SHOWN else ""
+        logger.warning(
+            "positions are in pixels only, since the pixel size is not known: "
+            f"{', '.join(uncalibrated[:_SHOWN])}{more}. --pixel_size 0.012 --units nm "
+            "gives it"
+        )
+    if not failed:
+        return 0
+    logger.error(f"failed: {len(failed)} of {len(images)} files")
+    return EXIT_SOME_LEFT_OUT if len(failed) < len(images) else EXIT_BAD_INPUT
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    model = [
+        name
+        for name in ("model_name", "weights_name", "config_path", "checkpoint_path")
+        if getattr(args, name) is not None
+    ]
+    ways = [f"--{name}" for name in ("raw", "enhanced") if getattr(args, name)]
+    if len(ways) > 1 or (ways and model):
+        raise ConfigError(
+            f"{' and '.join([*ways, *('--' + name for name in model)])} exclude each "
+            "other: columns are looked for in the raw image, in given enhanced ones, "
+            "or in those a model makes"
+        )
+    if args.map and not args.enhanced:
+        raise ConfigError(
+            "--map tells what --enhanced is; a detection model is known by its target"
+        )
+    if args.units is not None and args.pixel_size is None:
+        raise ConfigError("--units goes with --pixel_size")
+    if args.pixel_size is not None:
+        size = args.pixel_size
+        if len(size) > 2 or not all(np.isfinite(v) and v > 0 for v in size):
+            raise ConfigError(
+                f"--pixel_size={' '.join(map(str, size))}: wanted one number above 0, "
+                "or two for y and x"
+            )
+    if not 0 <= args.min_score < 1:
+        raise ConfigError(f"--min_score={args.min_score}: wanted 0 to below 1")
+    for name in ("sigma", "separation"):
+        value = getattr(args, name)
+        if value is not None and not value >= 0.5:
+            raise ConfigError(f"--{name}={value}: wanted at least half a pixel")
+    if args.elements and not {"ase", "pymatgen"}.intersection(args.export):
+        raise ConfigError("--elements goes with --export ase or pymatgen")
+
+
+def _table_paths(output: str, images: Sequence[Any]) -> List[Path]:
+    """Return where the table of each image goes.
+
+    Raises:
+        ConfigError: One file for several images, or a folder that cannot be used.
+    """
+    from ppmat.predictor.image_store import make_folder
+    from ppmat.predictor.image_store import output_names
+
+    path = Path(output)
+    if path.suffix.lower() == ".csv" and not path.is_dir():
+        if len(images) > 1:
+            raise ConfigError(
+                f"--output={output} is one file, but there are {len(images)} images; "
+                "wanted a folder"
+            )
+        folder = path.absolute().parent
+        if not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise ConfigError(f"--output={output}: the folder cannot be written to")
+        return [path]
+    if path.suffix and not path.exists():
+        raise ConfigError(f"--output={output}: wanted a name with .csv, or a folder")
+    make_folder(path)
+    return [path / f"{name}.csv" for name in output_names(images)]
+
+
+def _outputs(args: argparse.Namespace, table: Path) -> Dict[str, Path]:
+    """Return all files that belong to a table."""
+    paths = {"table": table, "record": table.with_name(f"{table.name}.json")}
+    for name in args.export:
+        paths[name] = table.with_name(table.stem + EXPORTS[name])
+    if args.overlay:
+        paths["overlay"] = table.with_name(f"{table.stem}.overlay.png")
+    return paths
+
+
+def _refuse_present(args: argparse.Namespace, tables: Sequence[Path]) -> None:
+    paths = [path for table in tables for path in _outputs(args, table).values()]
+    present = [str(path) for path in paths if path.exists()]
+    if present and not args.overwrite:
+        more = f" and {len(present) - _SHOWN} more" if len(present) > _SHOWN else ""
+        raise StoredRunError(
+            f"{', '.join(present[:_SHOWN])}{more} is there already; choose another "
+            "--output, or replace with --overwrite"
+        )
+
+
+def _seed_maker(
+    args: argparse.Namespace, task_dir: str, given: Optional[Sequence[Any]]
+) -> Callable[[int, np.ndarray], Dict[str, Any]]:
+    """Return what gives ``enhanced``, ``seeds_from`` and ``record`` of an image."""
+    if args.raw:
+        return lambda number, raw: {"record": None}
+    if given is not None:
+        kind = "map" if args.map else "enhanced"
+
+        def read(number: int, raw: np.ndarray) -> Dict[str, Any]:
+            file = given[number]
+            image = image_from(read_micrograph(file.path, file.index))
+            return {"enhanced": image, "seeds_from": kind, "record": str(file)}
+
+        return read
+    from ppmat.predictor.shipped import SHIPPED
+    from ppmat.predictor.spectrum_predictor import SpectrumPredictor
+
+    if args.config_path is not None:
+        args.config_path = find_task_config(args.config_path, task_dir)
+    own = args.model_name or args.config_path or args.checkpoint_path
+    predictor = SpectrumPredictor(
+        model_name=args.model_name if own else SHIPPED[args.mode],
+        weights_name=args.weights_name,
+        config_path=args.config_path,
+        checkpoint_path=args.checkpoint_path,
+        device=args.device,
+        config_overrides=args.overrides,
+    )
+    kind = "map" if predictor.gives_map else "enhanced"
+
+    def enhance(number: int, raw: np.ndarray) -> Dict[str, Any]:
+        result = predictor.enhance_image(raw)
+        return {
+            "enhanced": result.image,
+            "seeds_from": kind,
+            "record": result.record,
+        }
+
+    return enhance
+
+
+def _do_image(
+    args: argparse.Namespace,
+    number: int,
+    image: Any,
+    path: Path,
+    seeds: Callable[[int, np.ndarray], Dict[str, Any]],
+) -> tuple:
+    """Measure an image and write its files; returns a line of text, and whether the
+    pixel size is known."""
+    from ppmat.utils.save_load import hash_of_file
+
+    source = read_micrograph(image.path, image.index)
+    raw = image_from(source)
+    size = _pixel_size_nm(args, source)
+    options = seeds(number, raw)
+    record = options.pop("record")
+    table = detect_columns(
+        raw,
+        pixel_size=size,
+        units="nm",
+        mode=args.mode,
+        polarity=args.polarity,
+        sigma=args.sigma,
+        separation=args.separation,
+        min_score=args.min_score,
+        **options,
+    )
+    paths = _outputs(args, path)
+    # What cannot be exported shows before anything is written.
+    exports = {name: _exporter(name, table, args.elements) for name in args.export}
+    with replacing(paths["table"]) as temporary:
+        table.to_csv(temporary)
+    for name, write in exports.items():
+        with replacing(paths[name]) as temporary:
+            write(temporary)
+    if args.overlay:
+        from ppmat.predictor.detection_figure import draw_columns
+
+        with replacing(paths["overlay"]) as temporary:
+            draw_columns(raw, table, temporary, str(image))
+    description = {
+        "input": {
+            "path": os.path.abspath(image.path),
+            "index": image.index,
+            "sha256": hash_of_file(image.path),
+        },
+        "pixel_size_nm": size,
+        "columns": len(table),
+        "detection": table.info,
+        "enhanced": record,
+    }
+    with replacing(paths["record"]) as temporary:
+        temporary.write_text(json.dumps(description, indent=1), encoding="utf-8")
+    return f"{path}: {_summary(table)}", size is not None
+
+
+def _pixel_size_nm(args: argparse.Namespace, source: Any) -> Optional[tuple]:
+    """Return the pixel size (y, x), nm: the option's, else the file's, else None."""
+    if args.pixel_size is not None:
+        y, x = (args.pixel_size * 2)[:2]
+        return convert_pixel_size((y, x), args.units or "nm", "nm")
+    if source.pixel_size is None:
+        return None
+    return convert_pixel_size(source.pixel_size, source.units, "nm")
+
+
+def _exporter(
+    name: str, table: ColumnTable, elements: Optional[Sequence[str]]
+) -> Callable[[Path], None]:
+    if name == "atomap":
+        return table.to_atomap
+    if name == "pymatgen":
+        structure = table.to_structure(elements)
+        text = json.dumps(structure.as_dict())
+        return lambda path: path.write_text(text, encoding="utf-8") and None
+    atoms = table.to_atoms(elements)
+    return lambda path: atoms.write(path, format="extxyz")
+
+
+def _summary(table: ColumnTable) -> str:
+    if not len(table):
+        return "no columns found: nothing stands out of the noise"
+    parts = [
+        f"{len(table)} columns",
+        f"sigma {np.median(table.sigma):.2f} px",
+        f"error of a position {np.nanmedian(_position_errors(table)):.2g} px",
+    ]
+    if table.pixel_size is not None:
+        picometres = 1e3 * np.nanmedian(np.hypot(*table.errors_nm.T) / np.sqrt(2))
+        parts[-1] += f" ({picometres:.2g} pm)"
+    for name, which in (
+        ("at the edge", table.edge),
+        ("overlapping", table.overlapping),
+        ("not fitted", ~table.fitted),
+    ):
+        if which.any():
+            parts.append(f"{int(which.sum())} {name}")
+    return ", ".join(parts)
+
+
+def _position_errors(table: ColumnTable) -> np.ndarray:
+    return np.hypot(table.y_error, table.x_error) / np.sqrt(2)
