@@ -71,7 +71,30 @@ METHODS = ("clean", "noisy", *stem_filters.FILTERS, *OURS)
 BORDER = 12.0  # pixels around the image where columns do not count
 RADIUS = 0.3  # of the distance of neighbours: within it a column is found
 DISC = 3.0  # pixels around a column whose mean is its intensity
+# Changes of the model's configuration for the training after a self-calibration.
+SHORT_TRAINING = (
+    "Trainer.max_epochs=2",
+    "Trainer.start_eval_epoch=2",
+    "Global.do_test=false",
+    "Optimizer.__init_params__.lr.__init_params__.learning_rate=5e-4",
+    "Optimizer.__init_params__.lr.__init_params__.warmup_epoch=0.2",
+)
 PEAK_DISTANCE = 0.5  # of the distance of neighbours: no two peaks are closer
+
+
+# Columns of the tables.
+COLUMNS = {
+    "psnr": "PSNR [dB]",
+    "ssim": "SSIM",
+    "peak_f1": "peak F1",
+    "f1": "F1",
+    "position_pm": "position [pm]",
+    "to_raw": "position / raw",
+    "slope": "slope",
+    "r": "r",
+    "cpu_s": "CPU [s]",
+}
+OF_SEEDS = ("peak_f1", "f1", "position_pm", "to_raw")
 
 
 # Networks ----------------------------------------------------------------------------
@@ -105,9 +128,9 @@ def networks(args: argparse.Namespace) -> None:
             if enhance is None:
                 enhance = enhance_with(model_options(mode, args.models))
                 enhance(noisy)  # compiles
-            start = time.perf_counter()
+            start = time.process_time()
             image = enhance(noisy)
-            save_image(out, image, time.perf_counter() - start)
+            save_image(out, image, time.process_time() - start)
             print("shipped", case.name, flush=True)
 
 
@@ -125,13 +148,13 @@ def calibrated(args: argparse.Namespace) -> None:
             continue
         noisy = expose(case, args.scenes).noisy
         folder = args.work / "calibrated" / case.name
-        start = time.perf_counter()
+        start = time.process_time()
         reason = calibrate_and_train(noisy, case.mode, folder, args)
         if reason:
             print("refused", case.name, reason, flush=True)
             save_json(refused, reason)
             continue
-        seconds = time.perf_counter() - start
+        seconds = time.process_time() - start
         options = {
             "config_path": str(folder / "run.yaml"),
             "checkpoint_path": str(folder / "checkpoints/best.pdparams"),
@@ -299,16 +322,14 @@ def scores(args: argparse.Namespace) -> None:
         if out.exists() or not made:
             continue
         exposure = expose(case, args.scenes)
-        seconds = None
         if method == "noisy":
             image = exposure.noisy
         elif method == "clean":
             image = exposure.clean
         else:
-            image, record = load_image(source)
-            seconds = record["seconds"]
+            image, _ = load_image(source)
         found = score(image, exposure, case.mode)
-        save_json(out, found if seconds is None else {**found, "seconds": seconds})
+        save_json(out, found)
         words = (f"{k} {v:.3f}" for k, v in found.items() if isinstance(v, float))
         print(method, case.name, *words, flush=True)
 
@@ -319,8 +340,8 @@ def scores(args: argparse.Namespace) -> None:
 def gather(args: argparse.Namespace) -> None:
     """Write the result files from the scores."""
     made = {
-        "command": "python benchmarks/stem.py gather --scenes SCENES --seeds "
-        + " ".join(map(str, args.seeds)),
+        "command": "python benchmarks/stem.py filters networks calibrated scores "
+        f"gather --scenes SCENES --seeds {' '.join(map(str, args.seeds))}",
         "machine": machine(),
         "date": str(date.today()),
     }
@@ -330,7 +351,11 @@ def gather(args: argparse.Namespace) -> None:
             result = {**made, "rows": rows}
             write(result, args.out / f"stem_{scene}_{mode}.yaml")
     write({**made, "rows": list(chosen_rows(args))}, args.out / "stem_filters.yaml")
-    write({**made, "rows": list(summary_rows(args))}, args.out / "stem.yaml")
+    summary = {**made, "rows": list(summary_rows(args))}
+    note = refusals(args)
+    if note:
+        summary["note"] = note
+    write(summary, args.out / "stem.yaml")
 
 
 def groups(args: argparse.Namespace) -> dict[str, list[Case]]:
@@ -350,15 +375,20 @@ def collected(args: argparse.Namespace, group: Sequence[Case], method: str) -> d
             return {}
         found = load_json(path)
         found["to_raw"] = relative_error(args, case, found)
+        image = args.work / "images" / method / f"{case.name}.npz"
+        if image.exists():
+            found["cpu_s"] = load_image(image)[1]["seconds"]
         per_seed.setdefault(case.seed, []).append(found)
-    keys = [key for key in next(iter(per_seed.values()))[0] if key != "pairs"]
-    return {
-        key: [
+    keys = [key for key in COLUMNS if key in next(iter(per_seed.values()))[0]]
+    lists = {
+        COLUMNS[key]: [
             round(float(np.mean([found[key] for found in many])), 4)
             for many in per_seed.values()
         ]
         for key in keys
     }
+    # A position error of no column is none.
+    return {k: v if np.isfinite(v).all() else None for k, v in lists.items()}
 
 
 def relative_error(args: argparse.Namespace, case: Case, found: dict) -> float:
@@ -384,10 +414,8 @@ def score_rows(args: argparse.Namespace, scene: str, mode: str):
         for method in METHODS:
             found = collected(args, group, method)
             if found:
-                if method == "clean":  # of itself
-                    kept = ("f1", "position_pm", "to_raw", "peak_f1")
-                    found = {k: found[k] for k in kept}
-                found.pop("recall", None)
+                if method == "clean":  # the others are of itself
+                    found = {COLUMNS[key]: found[COLUMNS[key]] for key in OF_SEEDS}
                 yield {"name": dose + OURS.get(method, method), **found}
 
 
@@ -409,26 +437,31 @@ def chosen_rows(args: argparse.Namespace):
 
 def summary_rows(args: argparse.Namespace):
     """Yield a row a method with what the aims of the project are about."""
-    wanted = {
-        "peak_f1": "peak F1",
-        "f1": "F1",
-        "slope": "slope",
-        "to_raw": "position / raw",
-    }
     for method in METHODS:
         row: dict = {"name": OURS.get(method, method)}
+        wanted = ("peak_f1", "f1", "to_raw", *(["slope"] * (method != "clean")))
         for group in groups(args).values():
             case = group[0]
-            if case.dose != 1e4 or case.mode != "haadf":
+            if case.dose != CALIBRATED_DOSE or case.mode != "haadf":
                 continue
             found = collected(args, group, method)
-            if method == "clean":
-                found.pop("slope", None)
-            scores_ = {title: found[k] for k, title in wanted.items() if k in found}
-            if scores_:
-                row[TITLES[case.scene]] = scores_
+            if found:
+                row[TITLES[case.scene]] = {
+                    COLUMNS[k]: found[COLUMNS[k]] for k in wanted
+                }
         if len(row) > 1:
             yield row
+
+
+def refusals(args: argparse.Namespace) -> str:
+    """Return which frames could not be calibrated, and why."""
+    found: dict[str, list[str]] = {}
+    for case in args.cases:
+        path = args.work / "refused" / f"{case.name}.json"
+        if path.exists():
+            found.setdefault(f"{case.group}: {load_json(path)}", []).append(case.name)
+    texts = [f"{len(names)} of {text}." for text, names in found.items()]
+    return " ".join(["Frames that calibrate_noise refused:", *texts]) if texts else ""
 
 
 STAGES = {
@@ -459,7 +492,7 @@ def main() -> None:
         "--training",
         nargs="+",
         metavar="KEY=VALUE",
-        default=["Trainer.max_epochs=2"],
+        default=SHORT_TRAINING,
         help="changes of the model's configuration for the short training",
     )
     parser.add_argument(

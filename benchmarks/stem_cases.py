@@ -190,7 +190,7 @@ def _inside(y: np.ndarray, x: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def save_image(path: Path, image: np.ndarray, seconds: float, **more: object) -> None:
-    """Write a method's result, all of it or nothing."""
+    """Write a method's result and its CPU seconds, all of it or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     record = json.dumps({"seconds": seconds, **more})
