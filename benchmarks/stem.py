@@ -377,7 +377,7 @@ def collected(args: argparse.Namespace, group: Sequence[Case], method: str) -> d
         found["to_raw"] = relative_error(args, case, found)
         image = args.work / "images" / method / f"{case.name}.npz"
         if image.exists():
-            found["cpu_s"] = load_image(image)[1]["seconds"]
+            found["cpu_s"] = load_image(image)[1]
         per_seed.setdefault(case.seed, []).append(found)
     keys = [key for key in COLUMNS if key in next(iter(per_seed.values()))[0]]
     lists = {

@@ -57,6 +57,7 @@ SEEN = {
 RANDOM_SIZE = 192  # pixels
 RANDOM_SCENES = 2  # of each seed
 VIEW = 320  # pixels; larger scenes are cut, which saves time
+FAINT = 0.15  # of the strongest: fainter random columns need not be found
 _RANDOM_PIXEL = 0.1  # Å: nobody knows; makes a position error of 1 pixel 10 pm
 _NAMES = (*DOSES, "bto", "nbs2", "random", "random_val")
 
@@ -138,12 +139,26 @@ def _scene_file(path: Path) -> dict:
 
 
 def expose(case: Case, scenes: Path) -> Exposure:
-    """Return the exposure of a case.
+    """Return the exposure of a case, made when it is first asked for.
+
+    It is kept, so that all stages see the same image with whatever versions.
 
     Args:
         case: Which.
-        scenes: Folder that ``stem_scenes.py`` wrote.
+        scenes: Folder that ``stem_scenes.py`` wrote; exposures go there too.
     """
+    path = scenes / "exposures" / f"{case.name}.npz"
+    if not path.exists():
+        save_arrays(path, **vars(_draw(case, scenes)))
+    with np.load(path) as file:
+        return Exposure(
+            *(file[name] for name in ("noisy", "clean", "columns", "wanted")),
+            bright=bool(file["bright"]),
+            pixel_size=float(file["pixel_size"]),
+        )
+
+
+def _draw(case: Case, scenes: Path) -> Exposure:
     where = (_NAMES.index(case.scene), MODES.index(case.mode))
     words = (int(case.dose or 0), case.seed, case.number)
     rng = np.random.default_rng([*where, *words])
@@ -161,7 +176,8 @@ def expose(case: Case, scenes: Path) -> Exposure:
             noise.apply(scene.gt_enhance, rng).astype(np.float32),
             scene.gt_enhance.astype(np.float32),
             np.stack([columns.y, columns.x], axis=-1),
-            (columns.height > 0) == bright,
+            np.where(bright, 1, -1) * columns.height
+            > FAINT * np.abs(columns.height).max(),
             bright,
             _RANDOM_PIXEL,
         )
@@ -189,20 +205,24 @@ def _inside(y: np.ndarray, x: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 # Files -------------------------------------------------------------------------------
 
 
-def save_image(path: Path, image: np.ndarray, seconds: float, **more: object) -> None:
-    """Write a method's result and its CPU seconds, all of it or nothing."""
+def save_arrays(path: Path, **arrays: object) -> None:
+    """Write arrays, all of them or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    record = json.dumps({"seconds": seconds, **more})
+    part = path.with_suffix(f".{os.getpid()}")
     with open(part, "wb") as file:
-        np.savez(file, image=image.astype(np.float32), record=np.array(record))
+        np.savez(file, **arrays)
     os.replace(part, path)
 
 
-def load_image(path: Path) -> tuple[np.ndarray, dict]:
+def save_image(path: Path, image: np.ndarray, seconds: float) -> None:
+    """Write a method's result and its CPU seconds."""
+    save_arrays(path, image=image.astype(np.float32), seconds=seconds)
+
+
+def load_image(path: Path) -> tuple[np.ndarray, float]:
     """Return what :func:`save_image` wrote."""
     with np.load(path) as file:
-        return file["image"], json.loads(str(file["record"]))
+        return file["image"], float(file["seconds"])
 
 
 def save_json(path: Path, value: object) -> None:
