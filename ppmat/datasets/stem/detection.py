@@ -32,8 +32,6 @@ from typing import Tuple
 
 import numpy as np
 from scipy.ndimage import distance_transform_edt
-from scipy.ndimage import gaussian_laplace
-from scipy.ndimage import maximum_filter
 from scipy.spatial import cKDTree
 
 from ppmat.datasets.stem.column_fit import HEIGHT
@@ -41,6 +39,11 @@ from ppmat.datasets.stem.column_fit import WIDTH
 from ppmat.datasets.stem.column_fit import WIDTH_SPREAD
 from ppmat.datasets.stem.column_fit import ColumnFit
 from ppmat.datasets.stem.column_fit import FittedColumns
+from ppmat.datasets.stem.column_seeds import Plane
+from ppmat.datasets.stem.column_seeds import column_width
+from ppmat.datasets.stem.column_seeds import noise_level
+from ppmat.datasets.stem.column_seeds import peaks
+from ppmat.datasets.stem.column_seeds import residual_seeds
 from ppmat.datasets.stem.column_table import COLUMNS
 from ppmat.datasets.stem.column_table import ColumnTable
 from ppmat.datasets.stem.column_table import pixel_size_in_nm
@@ -50,20 +53,17 @@ POLARITIES = ("bright", "dark")
 SEEDS = ("enhanced", "map")
 MIN_SCORE = 0.5
 _SMALLEST = 16  # pixels a side
-_BLOCK = 512  # side of the parts whose autocorrelation is averaged
-_MOST_BLOCKS = 16
-_HALF_WIDTH = 1.4  # radius at which a lattice's autocorrelation is halved, in sigma
-_WIDTHS = (0.8, 20.0)  # smallest and largest sigma that is looked for, pixels
 _SEPARATION = 2.0  # in sigma: Gaussians of equal height that are nearer have one peak
-_SEED_CONTRAST = 0.03  # of the strongest seeds
-_SEED_NOISE = 2.5  # standard deviations, in the raw image
 _COARSE_STEPS = 5
 _STEPS = 25
 _WIDTH_TRUST = (0.7, 1.4)  # of the width from the autocorrelation
 _SURE = 0.95
+_WEAK = 20  # percentile of the sure columns: a weak kind among strong ones
 _LEAST_SNR = 1.5  # in the raw image, however sure a network is
 _FEW = 4  # columns
 _WIDE = 0.4  # spread of widths while the common one is not known yet
+_LEFT = 0.1  # least height of what is found in the residual, in median heights
+_LEFT_APART = 0.75  # its least distance from other columns, in separations
 _PRUNING = (0.5, 0.75)  # of the height that is asked for in the end
 _MERGED = 1.0  # in sigma; fitted columns that are nearer are one
 _OVERLAP = 3.0  # distance in sigma
@@ -151,35 +151,19 @@ def detect_columns(
 
 
 @dataclass
-class _Plane:
-    """An image whose columns are bright, with median 0 and a spread near 1.
-
-    Attributes:
-        values: 0 where pixels are missing [H, W].
-        valid: Where they are not [H, W].
-        offset: In units of the image.
-        scale: Units of the image in one of ``values``.
-    """
-
-    values: np.ndarray
-    valid: np.ndarray
-    offset: float
-    scale: float
-
-
-@dataclass
 class _Found:
     fit: FittedColumns
     snr: np.ndarray
     score: np.ndarray
+    contrast: np.ndarray
     sigma: float
     separation: float
     correlation: np.ndarray
 
 
 def _search(
-    raw: _Plane,
-    seeds: Optional[_Plane],
+    raw: Plane,
+    seeds: Optional[Plane],
     is_map: bool,
     sigma: Optional[float],
     separation: Optional[float],
@@ -195,11 +179,10 @@ def _search(
         # The enhanced image shows the raw one's widths, a map does not.
         sigma = of_raw if is_map or seeds is None else of_seeds
 
-    def look(sigma: float) -> Tuple[np.ndarray, np.ndarray]:
-        apart = _SEPARATION * sigma if separation is None else separation
+    def look(apart: float) -> Tuple[np.ndarray, np.ndarray]:
         if seeds is not None:
-            return _seeds(seeds, 0.7 * of_seeds, apart, 0.0)
-        starts, _ = _seeds(raw, sigma, apart, _noise_level(raw))
+            return peaks(seeds, 0.7 * of_seeds, apart, 0.0)
+        starts, _ = peaks(raw, sigma, apart, noise_level(raw))
         return starts, np.zeros(len(starts))
 
     def problem(starts: np.ndarray, spread: float = WIDTH_SPREAD) -> ColumnFit:
@@ -214,173 +197,65 @@ def _search(
         return found, np.maximum(np.nan_to_num(snr), 0.0), correlation
 
     area = float(raw.valid.sum())
-    starts, contrast = look(sigma)
+    apart = _SEPARATION * sigma if separation is None else separation
+    starts, contrast = look(apart)
     if not given and len(starts):
         fit = problem(starts, _WIDE)
         fit.iterate(_COARSE_STEPS)
         found, snr, _ = measure(fit)
-        sigma = _common_width(found, snr, scores(snr, area, sigma), sigma)
+        sigma = _common_width(found, snr, scores(snr, area, sigma, apart), sigma)
+        if separation is None:
+            apart = _SEPARATION * sigma
         if seeds is None:
-            starts, contrast = look(sigma)
+            starts, contrast = look(apart)
     if not len(starts):
         return None
-    fit = problem(starts)
-    # Candidates that are none make their neighbours unsure, so the worst go first.
-    for share in (*_PRUNING, 1.0, 1.0, 1.0):
-        if not fit.iterate(_COARSE_STEPS if share < 1 else _STEPS) and share == 1:
-            fit.freeze_moving()
-        found, snr, correlation = measure(fit)
-        score = np.maximum(
-            scores(snr / share, area, sigma), _network_score(snr, contrast, area, sigma)
-        )
-        keep = (score >= min_score) & ~_merged(found, snr, sigma)
-        if not keep.any():
-            return None
-        if share == 1 and keep.all():
-            break
-        found, snr, score = _part(found, keep), snr[keep], score[keep]
-        fit.keep(keep)
-        contrast = contrast[keep]
-    apart = _SEPARATION * sigma if separation is None else separation
-    return _Found(found, snr, score, sigma, apart, correlation)
 
+    def sift(fit: ColumnFit, contrast: np.ndarray, shares: tuple) -> Optional[_Found]:
+        """Fit, and drop the worst again and again: what is no column makes its
+        neighbours unsure."""
+        for share in (*shares, 1.0, 1.0, 1.0):
+            if not fit.iterate(_COARSE_STEPS if share < 1 else _STEPS) and share == 1:
+                fit.freeze_moving()
+            found, snr, correlation = measure(fit)
+            score = np.maximum(
+                scores(snr / share, area, sigma, apart),
+                _network_score(snr, contrast, area, sigma, apart),
+            )
+            keep = (score >= min_score) & ~_merged(found, snr, sigma)
+            if not keep.any():
+                return None
+            if share == 1 and keep.all():
+                break
+            found, snr, score = _part(found, keep), snr[keep], score[keep]
+            fit.keep(keep)
+            contrast = contrast[keep]
+        return _Found(found, snr, score, contrast, sigma, apart, correlation)
 
-# Where to look --------------------------------------------------------------------
-
-
-def column_width(image: np.ndarray, valid: np.ndarray) -> Optional[float]:
-    """Return the typical sigma of the bright spots of an image, pixels, roughly.
-
-    From the radius at which the autocorrelation has fallen halfway to its first
-    minimum. Lag 0 and lags along the axes are left out: there noise is correlated with
-    itself, pixel by pixel or along the scan line.
-
-    Args:
-        image: [H, W], 0 where pixels are missing.
-        valid: Where they are not [H, W].
-
-    Returns:
-        None if nothing stands out of the noise.
-    """
-    radius, profile, sure = _radial_autocorrelation(image, valid)
-    if not sure:
+    best = sift(problem(starts), contrast, _PRUNING)
+    if best is None:
         return None
-    smooth = profile.copy()
-    smooth[1:-1] = (profile[:-2] + 2 * profile[1:-1] + profile[2:]) / 4
-    rising = np.nonzero(np.diff(smooth) > 0)[0]
-    lowest = int(rising[0]) if len(rising) else len(smooth) - 1
-    # The value at 0, from the parabola through the first two.
-    squares = radius[:2] ** 2
-    top = smooth[0] + (smooth[0] - smooth[1]) * squares[0] / (squares[1] - squares[0])
-    half = (top + smooth[lowest]) / 2
-    below = int(np.argmax(smooth <= half))
-    if below == 0:
-        return _WIDTHS[0]
-    step = (smooth[below - 1] - half) / (smooth[below - 1] - smooth[below])
-    at = radius[below - 1] + step * (radius[below] - radius[below - 1])
-    return float(np.clip(at / _HALF_WIDTH, *_WIDTHS))
+    more = _second_look(best, raw.valid)
+    if not len(more):
+        return best
+    starts = np.concatenate([best.fit.values[:, :2], more])
+    contrast = np.concatenate([best.contrast, np.zeros(len(more))])
+    return sift(problem(starts), contrast, _PRUNING[-1:]) or best
 
 
-def _radial_autocorrelation(
-    image: np.ndarray, valid: np.ndarray
-) -> Tuple[np.ndarray, np.ndarray, bool]:
-    """Return radii, mean autocorrelation there, and whether it stands out of noise."""
-    sides = [min(_BLOCK, size) for size in image.shape]
-    starts = [
-        np.unique(np.linspace(0, size - side, -(-size // side)).astype(int))
-        for size, side in zip(image.shape, sides)
-    ]
-    corners = np.stack(np.meshgrid(*starts, indexing="ij"), -1).reshape(-1, 2)
-    step = -(-len(corners) // _MOST_BLOCKS)
-    reach = max(6, min(sides) // 3)
-    total, number, pixels = 0.0, 0.0, 0.0
-    for top, left in corners[::step]:
-        part = np.s_[top : top + sides[0], left : left + sides[1]]
-        mask = valid[part].astype(np.float64)
-        pixels += mask.sum()
-        values = (image[part] - image[part].sum() / max(mask.sum(), 1.0)) * mask
-        total = total + _autocorrelation(values, reach)
-        number = number + _autocorrelation(mask, reach)
-    correlation = total / np.maximum(number, 1.0)
-    lag = np.arange(-reach, reach + 1)
-    distance = np.hypot(lag[:, None], lag)
-    use = (lag[:, None] != 0) & (lag != 0) & (distance < reach)
-    distance, values = distance[use], correlation[use]
-    ring = np.rint(distance).astype(int) - 1
-    counts = np.bincount(ring)
-    radius, profile = (np.bincount(ring, v) / counts for v in (distance, values))
-    power = correlation[reach, reach]
-    sure = power > 0 and profile[0] > 5 * power / np.sqrt(2 * max(pixels, 1.0))
-    return radius, profile, bool(sure)
+def _second_look(found: _Found, valid: np.ndarray) -> np.ndarray:
+    """Return peaks ``(y, x)`` [n, 2] of what the columns do not explain.
 
-
-def _autocorrelation(values: np.ndarray, reach: int) -> np.ndarray:
-    """Return the sums of products at lags up to ``reach`` [2 reach + 1] squared."""
-    shape = [size + reach for size in values.shape]
-    spectrum = np.fft.rfft2(values, shape)
-    product = np.fft.irfft2(np.abs(spectrum) ** 2, shape)
-    lag = np.arange(-reach, reach + 1)
-    return product[np.ix_(lag, lag)]
-
-
-def _noise_level(plane: _Plane) -> float:
-    """Return the standard deviation of white noise, from differences that cancel
-    everything smooth (Immerkaer 1996)."""
-    image = plane.values
-    second = image[:-2] - 2 * image[1:-1] + image[2:]
-    mixed = second[:, :-2] - 2 * second[:, 1:-1] + second[:, 2:]
-    valid = plane.valid
-    valid = valid[:-2] & valid[1:-1] & valid[2:]
-    valid = valid[:, :-2] & valid[:, 1:-1] & valid[:, 2:]
-    return float(np.sqrt(np.mean(mixed[valid] ** 2)) / 6) if valid.any() else 0.0
-
-
-def _seeds(
-    plane: _Plane, width: float, apart: float, noise: float
-) -> Tuple[np.ndarray, np.ndarray]:
-    """Return the peaks ``(y, x)`` [n, 2] of an image under a filter for spots, and
-    their heights under the filter [n].
-
-    Args:
-        plane: The image.
-        width: Of the filter (Laplacian of a Gaussian), pixels.
-        apart: Smallest distance of two peaks, pixels.
-        noise: Standard deviation of white noise in the image.
+    Weak columns between strong ones have no peak of their own in the image.
     """
-    response = -(width**2) * gaussian_laplace(plane.values, width, mode="nearest")
-    steps = np.arange(-int(apart), int(apart) + 1)
-    disk = np.hypot(steps[:, None], steps) <= apart
-    # Pixels side by side at least, even where columns are narrow.
-    disk = disk if len(steps) > 1 else np.ones((3, 3), dtype=bool)
-    peaks = (response == maximum_filter(response, footprint=disk)) & plane.valid
-    y, x = np.nonzero(peaks)
-    strength = response[y, x]
-    if not len(y):
-        return np.empty((0, 2)), strength
-    # The filter turns white noise into this: its kernel's norm is 1 / sqrt(2 pi) / s.
-    floor = _SEED_NOISE * noise / (np.sqrt(2 * np.pi) * width)
-    floor = max(floor, _SEED_CONTRAST * float(np.percentile(strength, 95)))
-    keep = strength > floor
-    y, x, strength = y[keep], x[keep], strength[keep]
-    return np.stack([y, x], axis=1) + _vertex(response, y, x), strength
-
-
-def _vertex(image: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Return the offset of the peak of a parabola along each axis [n, 2]."""
-    offsets = []
-    for axis, place in enumerate((y, x)):
-        size = image.shape[axis]
-        inside = (place > 0) & (place < size - 1)
-        step = np.array([1, 0]) if axis == 0 else np.array([0, 1])
-        low = image[np.maximum(y - step[0], 0), np.maximum(x - step[1], 0)]
-        high = image[
-            np.minimum(y + step[0], image.shape[0] - 1),
-            np.minimum(x + step[1], image.shape[1] - 1),
-        ]
-        bend = 2 * image[y, x] - low - high
-        offset = 0.5 * (high - low) / np.where(bend > 0, bend, 1.0)
-        offsets.append(np.where(inside & (bend > 0), np.clip(offset, -0.5, 0.5), 0.0))
-    return np.stack(offsets, axis=1)
+    left = Plane(found.fit.residual, valid, 0.0, 1.0)
+    usual = float(np.median(found.fit.values[:, HEIGHT]))
+    # Under the filter, a column of the filter's width has half its height.
+    starts = residual_seeds(left, found.sigma, found.separation, _LEFT * usual / 2)
+    if not len(starts):
+        return starts
+    distance, _ = cKDTree(found.fit.values[:, :2]).query(starts)
+    return starts[distance > _LEFT_APART * found.separation]
 
 
 def _spacing(starts: np.ndarray, shape: Tuple[int, int], sigma: float) -> float:
@@ -406,30 +281,34 @@ def _common_width(
     return float(np.clip(np.median(np.exp(fit.values[sure, WIDTH])), *limits))
 
 
-def scores(snr: np.ndarray, area: float, sigma: float) -> np.ndarray:
+def scores(snr: np.ndarray, area: float, sigma: float, apart: float) -> np.ndarray:
     """Return the probability of each column to be more than a peak of the noise.
 
     White noise under the filter of a column's shape is a smooth random field, which has
-    ``N(t) = area / (2 sigma^2) (2 pi)^-1.5 t exp(-t^2 / 2)`` peaks above ``t`` standard
-    deviations on the average (Adler 1981). The score is ``1 - expected / found`` with
-    the peaks of noise and the columns found between ``t - 1/2`` and ``t + 1/2``.
+    ``N(t) = A / (2 sigma^2) (2 pi)^-1.5 t exp(-t^2 / 2)`` peaks above ``t`` standard
+    deviations in an area ``A`` on the average (Adler 1981). The score is ``1 - expected
+    / found`` with the peaks of noise and the columns found between ``t - 1/2`` and
+    ``t + 1/2``; ``A`` is what surer columns leave free.
 
     Args:
         snr: Height divided by its error [n].
         area: Of the image, square pixels.
         sigma: Of the columns, pixels.
+        apart: Smallest distance of two columns, pixels.
     """
 
-    def peaks(t: np.ndarray) -> np.ndarray:
+    def above(t: np.ndarray) -> np.ndarray:
         t = np.maximum(t, 1.0)
-        return area / (2 * sigma**2) * (2 * np.pi) ** -1.5 * t * np.exp(-0.5 * t**2)
+        return free / (2 * sigma**2) * (2 * np.pi) ** -1.5 * t * np.exp(-0.5 * t**2)
 
     order = np.argsort(snr, kind="stable")
     t = snr[order]
+    surer = len(t) - np.searchsorted(t, t, "right")
+    free = area * np.exp(-np.pi * apart**2 * surer / area)
     number = np.searchsorted(t, t + 0.5, "right") - np.searchsorted(t, t - 0.5, "left")
-    expected = peaks(t - 0.5) - peaks(t + 0.5)
+    expected = above(t - 0.5) - above(t + 0.5)
     sure = 1 - np.minimum(expected / np.maximum(number, 1), 1.0)
-    sure[t < 1.5] = 0.0
+    sure[t < _LEAST_SNR] = 0.0
     out = np.empty(len(snr))
     # A better column is never less sure.
     out[order] = np.maximum.accumulate(sure)
@@ -437,19 +316,20 @@ def scores(snr: np.ndarray, area: float, sigma: float) -> np.ndarray:
 
 
 def _network_score(
-    snr: np.ndarray, contrast: np.ndarray, area: float, sigma: float
+    snr: np.ndarray, contrast: np.ndarray, area: float, sigma: float, apart: float
 ) -> np.ndarray:
     """Return how sure the enhanced image is of each column [n], 0 to 1.
 
     A network trained on squared errors gives the mean of what may be there: where a
     column is half sure, half its height. So the probability is the contrast in the
-    enhanced image as a part of that of columns which the raw image alone is sure of.
+    enhanced image as a part of that of the weaker ones of the columns
+    which the raw image alone is sure of.
     What the raw image has no trace of is not believed.
     """
-    sure = scores(snr, area, sigma) >= _SURE
+    sure = scores(snr, area, sigma, apart) >= _SURE
     if sure.sum() < _FEW:
         return np.zeros(len(snr))
-    usual = float(np.median(contrast[sure]))
+    usual = float(np.percentile(contrast[sure], _WEAK))
     believed = np.clip(contrast / max(usual, 1e-300), 0.0, 1.0)
     return np.where(snr >= _LEAST_SNR, believed, 0.0)
 
@@ -511,7 +391,7 @@ def _correlations(image: np.ndarray, lags: np.ndarray) -> np.ndarray:
 # The table ------------------------------------------------------------------------
 
 
-def _table(found: _Found, raw: _Plane, sign: int) -> ColumnTable:
+def _table(found: _Found, raw: Plane, sign: int) -> ColumnTable:
     fit, sigma = found.fit, found.sigma
     y, x, height, log_sigma = fit.values.T
     errors = fit.errors
@@ -577,7 +457,7 @@ def _check_options(
     return 1 if (polarity or MODES[mode]) == "bright" else -1
 
 
-def _plane(image: Any, name: str, sign: int) -> _Plane:
+def _plane(image: Any, name: str, sign: int) -> Plane:
     """Check an image and bring it to median 0 and a spread near 1."""
     data = image.data if hasattr(image, "axes_manager") else image
     if hasattr(data, "compute"):  # a dask array, of a lazy signal
@@ -605,7 +485,7 @@ def _plane(image: Any, name: str, sign: int) -> _Plane:
     if scale <= 1e-12 * abs(offset):
         raise ValueError(f"{name}: all pixels are equal ({offset:g})")
     values = np.where(valid, sign * (values - offset) / scale, 0.0)
-    return _Plane(values, valid, offset, scale)
+    return Plane(values, valid, offset, scale)
 
 
 def _signal_calibration(signal: Any) -> Tuple[Any, str]:
