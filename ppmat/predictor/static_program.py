@@ -34,6 +34,7 @@ import shutil
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -240,7 +241,10 @@ def _save(model: SFIN, folder: Path, height: int, width: int) -> None:
     network = FoldedSFIN(model, height, width)
     spec = paddle.static.InputSpec(shape, "float32", "tile")
     network = paddle.jit.to_static(network, input_spec=[spec], full_graph=True)
-    paddle.jit.save(network, str(folder / _STEM))
+    with warnings.catch_warnings():
+        # Paddle warns of what its own transforms do while they are traced.
+        warnings.filterwarnings("ignore", message="To copy construct from a tensor")
+        paddle.jit.save(network, str(folder / _STEM))
 
 
 def _export(model: SFIN, folder: Path, settings: Dict[str, Any]) -> None:
