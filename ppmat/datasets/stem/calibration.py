@@ -45,6 +45,7 @@ from ppmat.datasets.stem.noise import NoiseModel
 __all__ = ["Calibration", "CalibrationError", "Curve", "calibrate", "calibrate_noise"]
 
 MIN_COLUMNS = 9  # in an image
+MIN_CONTRAST = 0.2  # standard deviation of the clean image, in those of the noise
 
 
 def calibrate_noise(
@@ -120,12 +121,14 @@ def _fit_columns(
         fits.append(fit_clean(frame.image, width, rough, sign))
         number[frame.name] = number.get(frame.name, 0) + len(fits[-1].columns)
     for name, count in number.items():
-        if count < MIN_COLUMNS:
+        contrast = max(f.image.std() for f, g in zip(fits, frames) if g.name == name)
+        if count < MIN_COLUMNS or contrast < MIN_CONTRAST * rough[0]:
             raise CalibrationError(
                 f"{name}: {count} atomic columns stand out of the noise, wanted at "
-                f"least {MIN_COLUMNS}. Scan noise depends on the gradient of the "
-                "image, so it cannot be measured without columns: take frames of a "
-                "crystal in focus, or with more contrast"
+                f"least {MIN_COLUMNS}, and their contrast is {contrast / rough[0]:.2f} "
+                f"of the noise, wanted {MIN_CONTRAST}. Scan noise depends on the "
+                "gradient of the image, so it cannot be measured without columns: take "
+                "frames of a crystal in focus, or with more contrast"
             )
     return fits
 

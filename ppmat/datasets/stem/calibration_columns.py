@@ -24,6 +24,7 @@ the raw image, does not.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy import fft
@@ -36,6 +37,8 @@ from scipy.sparse.linalg import lsmr
 
 _REACH = 3.2  # standard deviations of a column that are rendered
 _ROUNDS = 3  # of finding columns in what the ones before have left
+_TAIL = 2.5  # width of the tail of a probe, of that of a column
+_TAIL_GAIN = 30.0  # twice the rise of the log likelihood that speaks for a tail
 _STEPS = 4  # of the fit in each round
 _WIDTH_SPREAD = 0.1  # of the columns' widths, relative, that is expected
 _OTHER_KIND = 0.3  # least height of columns of the other sign, of that of most
@@ -136,7 +139,6 @@ def fit_clean(
         smooth = gaussian_filter(image, width) - gaussian_filter(image, 8 * width)
         sign = 1 if np.mean((smooth - smooth.mean()) ** 3) > 0 else -1
     columns = np.empty((0, 4))
-    smooth, cutoff, tangent = np.zeros((1, 1)), 0.0, None
     rest = image - np.median(image)
     for turn in range(_ROUNDS):
         found = _find(sign * rest, width, noise, 0.0)
@@ -147,23 +149,41 @@ def fit_clean(
             other = _find(-sign * rest, width, noise, height)
             other[:, 2] *= -sign
             found = np.concatenate([found, other])
-        if turn == 0 and not len(found):
-            break
         columns = np.concatenate([columns, found])
+        if not len(columns):
+            flat = np.full(image.shape, image.mean())
+            return CleanImage(flat, np.zeros((1, 1)), 0.0, columns, width)
         if turn == 0:
             distance = np.sqrt(image.size / len(columns))
             cutoff = min(0.25, np.pi / (1.2 * distance))
+            fit = _Fit(columns, 0.0, np.zeros((1, 1)), None)
+        fit = fit._replace(columns=columns)
         for step in range(_STEPS):
-            columns, smooth, tangent = _improve(
-                image, columns, width, cutoff, noise[0], last=step == _STEPS - 1
-            )
-        rest = image - _waves(smooth, image.shape) - _render(columns, image.shape)
+            last = step == _STEPS - 1
+            fit = _improve(image, fit, width, cutoff, noise[0], False, last)
+        columns, rest = fit.columns, _rest(image, fit)
         if turn and len(found) < 0.02 * len(columns):
             break
-    clean = _render(columns, image.shape) + smooth[0, 0] / np.sqrt(image.size)
-    if not len(columns):
-        clean = np.full(image.shape, image.mean())
-    return CleanImage(clean, smooth, cutoff, columns, width, tangent)
+    # A tail that is not there would only blur what is column and what background.
+    tried = fit
+    for step in range(_STEPS):
+        last = step == _STEPS - 1
+        tried = _improve(image, tried, width, cutoff, noise[0], True, last)
+    gain = np.sum(rest**2) - np.sum(_rest(image, tried) ** 2)
+    if tried.tail > 0 and gain > _TAIL_GAIN * noise[0] ** 2:
+        fit = tried
+    spots = _with_tail(fit, image.shape)
+    clean = spots + fit.smooth[0, 0] / np.sqrt(image.size)
+    return CleanImage(clean, fit.smooth, cutoff, fit.columns, width, fit.tangent)
+
+
+class _Fit(NamedTuple):
+    """Columns [n, 4], strength of their tail, cosine waves, and their derivatives."""
+
+    columns: np.ndarray
+    tail: float
+    smooth: np.ndarray
+    tangent: LinearOperator | None
 
 
 def _find(
@@ -226,6 +246,21 @@ def _render(columns: np.ndarray, shape: tuple) -> np.ndarray:
     return flat.reshape(shape)
 
 
+def _tail_image(columns: np.ndarray, spots: np.ndarray) -> np.ndarray:
+    """Return the columns, blurred to the width of a tail."""
+    blur = np.sqrt(_TAIL**2 - 1) * np.median(columns[:, 3])
+    return gaussian_filter(spots, blur, mode="constant")
+
+
+def _with_tail(fit: _Fit, shape: tuple) -> np.ndarray:
+    spots = _render(fit.columns, shape)
+    return spots + fit.tail * _tail_image(fit.columns, spots) if fit.tail else spots
+
+
+def _rest(image: np.ndarray, fit: _Fit) -> np.ndarray:
+    return image - _waves(fit.smooth, image.shape) - _with_tail(fit, image.shape)
+
+
 def _cosines(size: int, cutoff: float) -> np.ndarray:
     """Return orthonormal cosine waves [size, P] up to a wave number."""
     count = 1 + int(cutoff * size / np.pi)
@@ -244,14 +279,15 @@ def _solve(operator: LinearOperator, rest: np.ndarray, steps: int) -> np.ndarray
 
 def _improve(
     image: np.ndarray,
-    columns: np.ndarray,
+    fit: _Fit,
     width: float,
     cutoff: float,
     noise: float,
+    with_tail: bool,
     last: bool,
-) -> tuple[np.ndarray, np.ndarray, LinearOperator]:
-    """Return columns and background after a Gauss-Newton step, and its operator."""
-    shape = image.shape
+) -> _Fit:
+    """Return the fit after a Gauss-Newton step."""
+    shape, columns = image.shape, fit.columns
     rows, waves = _cosines(shape[0], cutoff), _cosines(shape[1], cutoff)
     count, grid = len(columns), (rows.shape[1], waves.shape[1])
     pixel, dy, dx, inside = _window(columns, shape)
@@ -285,24 +321,33 @@ def _improve(
     stiff = noise / _WIDTH_SPREAD / norm[3 * count :]
     middle = np.median(np.log(columns[:, 3]))
 
+    # What a column does through its tail is left out of its own derivatives.
+    spots = _render(columns, shape)
+    images = np.empty((0, image.size))
+    if with_tail:
+        images = _tail_image(columns, spots).reshape(1, -1)
+    sizes = np.linalg.norm(images, axis=1)
+    unit = images / sizes[:, None]
+    first = parameters + len(images)
+
     def forward(v: np.ndarray) -> np.ndarray:
-        smooth = rows @ v[parameters:].reshape(grid) @ waves.T
-        seen = jacobian @ v[:parameters] + smooth.ravel()
+        smooth = rows @ v[first:].reshape(grid) @ waves.T
+        seen = jacobian @ v[:parameters] + v[parameters:first] @ unit + smooth.ravel()
         return np.concatenate([seen, stiff * v[3 * count : parameters]])
 
     def backward(v: np.ndarray) -> np.ndarray:
         smooth = rows.T @ v[: image.size].reshape(shape) @ waves
         seen = transposed @ v[: image.size]
         seen[3 * count :] += stiff * v[image.size :]
-        return np.concatenate([seen, smooth.ravel()])
+        return np.concatenate([seen, unit @ v[: image.size], smooth.ravel()])
 
     operator = LinearOperator(
-        (image.size + count, parameters + grid[0] * grid[1]),
+        (image.size + count, first + grid[0] * grid[1]),
         matvec=forward,
         rmatvec=backward,
         dtype=float,
     )
-    rest = (image - _render(columns, shape)).ravel()
+    rest = (image - _with_tail(fit, shape)).ravel()
     away = (middle - np.log(columns[:, 3])) * noise / _WIDTH_SPREAD
     step = _solve(operator, np.concatenate([rest, away]), 40 if last else 15)
     change = (step[:parameters] / norm).reshape(4, count)
@@ -316,4 +361,5 @@ def _improve(
     inside = np.all(
         (new[:, :2] > -2 * width) & (new[:, :2] < np.array(shape) - 1 + 2 * width), 1
     )
-    return new[inside], step[parameters:].reshape(grid), operator
+    tail = max(0.0, fit.tail + float(np.sum(step[parameters:first] / sizes)))
+    return _Fit(new[inside], tail, step[first:].reshape(grid), operator)

@@ -29,7 +29,7 @@ MIN_SIDE = 64  # pixels
 MIN_LEVELS = 16  # different values in an image
 TILE = 512  # pixels; larger images are measured in some tiles of this size
 MAX_PIXELS = 2**21  # that are measured, of all images
-_CLIPPED = 2.5  # standard deviations of noise that must fit below the largest value
+_CLIPPED = 2.0  # standard deviations of noise that must fit below the largest value
 _WHITE = (0.7, 1.4)  # limits of the ratio of noise in two bands
 
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from dataclasses import field
+from typing import NamedTuple
 
 import numpy as np
 from scipy.ndimage import correlate1d
@@ -29,7 +30,7 @@ from ppmat.datasets.stem.calibration_columns import CleanImage
 from ppmat.datasets.stem.calibration_input import CalibrationError
 from ppmat.datasets.stem.calibration_input import Frame
 from ppmat.datasets.stem.calibration_input import usable_pixels
-from ppmat.datasets.stem.calibration_moments import MAX_LAG
+from ppmat.datasets.stem.calibration_moments import LAGS
 from ppmat.datasets.stem.calibration_moments import Sums
 from ppmat.datasets.stem.calibration_moments import block_of
 from ppmat.datasets.stem.calibration_moments import correlation
@@ -144,16 +145,12 @@ class Measurement:
         ]
         self.pixels = int(sum(u.sum() for u in self.usable))
         if self.pixels < MIN_PIXELS:
-            raise CalibrationError(
-                f"{self.pixels} pixels of {len(frames)} images are free of saturation, "
-                f"wanted at least {MIN_PIXELS}: change gain and offset of the detector, "
-                "or save without clipping to the range of the file"
-            )
+            self._refuse_saturated()
         self.taps = [
             high_pass(fit.width, fit.image.var(), rough[0] ** 2) for fit in fits
         ]
         self.false_waves: list[np.ndarray] = []
-        self.lags = np.arange(MAX_LAG + 1)
+        self.lags = LAGS
         gradient = np.concatenate([g[u] for g, u in zip(self.gradients, self.usable)])
         grey = np.concatenate([c[u] for c, u in zip(self.clean, self.usable)])
         self.gradient_edges = np.linspace(0, np.quantile(gradient, 0.998), BINS + 1)
@@ -209,31 +206,42 @@ class Measurement:
 
     def _check_axis(self, lines: Sums, across: Sums) -> None:
         """Refuse streaks along the other axis, and noise that is blurred along both."""
-        along, _, _ = _streaks(lines)
-        other, error, neighbour = _streaks(across)
-        if other > 5 * error and other > 2 * along:
-            true_axis = 1 - self.fast_axis
+        if min(s.count[..., 0].sum() for s in (lines, across)) < MIN_PIXELS / 2:
+            self._refuse_saturated()
+        along, other = _streaks(lines), _streaks(across)
+        if other.mean > 5 * other.error and other.mean > 2 * along.mean:
+            axis = self.fast_axis
             raise CalibrationError(
-                f"the scan noise runs along axis {true_axis} of the images, not along "
-                f"axis {self.fast_axis} (its variance there is {max(along, 0):.2g}, "
-                f"across {other:.2g}): give fast_axis={true_axis}"
+                f"the scan noise runs along axis {1 - axis} of the images, not along "
+                f"axis {axis} (correlation of noise 2 to 6 pixels apart: "
+                f"{other.mean / other.power:.3f} and {along.mean / along.power:.3f}): "
+                f"give fast_axis={1 - axis}"
             )
-        if abs(neighbour) > _CORRELATED:
+        if abs(other.neighbour) > _CORRELATED + 5 * other.neighbour_error:
             raise CalibrationError(
                 f"{self.frames[0].name}: noise of neighbouring pixels across the scan "
-                f"lines has the correlation {neighbour:+.2f}, wanted 0: the images were "
-                "filtered, resampled, sharpened or compressed. Export raw frames"
+                f"lines has the correlation {other.neighbour:+.2f}, wanted 0: the "
+                "images were filtered, resampled, sharpened or compressed. Export raw "
+                "frames"
             )
 
+    def _refuse_saturated(self) -> None:
+        raise CalibrationError(
+            f"{self.pixels} pixels of {len(self.frames)} images are free of saturation "
+            f"(many have the least or the largest value), wanted {MIN_PIXELS} or more, "
+            "side by side: change gain and offset of the detector, or save without "
+            "clipping to the range of the file"
+        )
+
     def _scan_present(self, lines: Sums, across: Sums) -> tuple[bool, dict]:
-        along, error, _ = _streaks(lines)
-        other, other_error, neighbour = _streaks(across)
+        along, other = _streaks(lines), _streaks(across)
         checks = {
-            "scan_significance": along / error,
-            "across_significance": other / other_error,
-            "neighbour_correlation": neighbour,
+            "scan_significance": along.mean / along.error,
+            "across_significance": other.mean / other.error,
+            "neighbour_correlation": other.neighbour,
         }
-        return along > SIGNIFICANT * error and along > 3 * other, checks
+        present = along.mean > SIGNIFICANT * along.error
+        return present and along.mean > 3 * other.mean, checks
 
     def _fit_scan(self, sums: Sums, start: np.ndarray | None) -> np.ndarray:
         """Return slope, intercept, length; ``sums`` are of blocks or means."""
@@ -248,11 +256,12 @@ class Measurement:
             fit_scan(means, self.lags, weight, np.array([0.05, amplitude, length]))
             for length in (1.5, 4.0, 12.0)
         ]
-        model = [
-            correlation(self.lags, p[2]) * quadratic(means, p[0], p[1]) for p in tries
-        ]
-        loss = [np.sum(((m - means.product) * weight) ** 2) for m in model]
-        return tries[int(np.argmin(loss))]
+
+        def loss(p: np.ndarray) -> float:
+            model = correlation(self.lags, p[2]) * quadratic(means, p[0], p[1])
+            return float(np.sum(((model - means.product) * weight) ** 2))
+
+        return min(tries, key=loss)
 
     def _fit_pointwise(self, sums: Sums, weights: np.ndarray | None) -> np.ndarray:
         means = sums.total(np.ones(len(sums.count)) if weights is None else weights)
@@ -484,15 +493,36 @@ def _pooled(means: Sums) -> np.ndarray:
     return np.sum(count * means.product, axis=0) / np.maximum(count.sum(axis=0), 1)
 
 
-def _streaks(sums: Sums) -> tuple[float, float, float]:
-    """Return mean covariance along a line, its error, correlation of neighbours."""
-    product = sums.product.sum(axis=1)
-    count = sums.count.sum(axis=1)
-    block, pixels = product[:, _STREAK].sum(axis=1), count[:, _STREAK].sum(axis=1)
-    mean = block.sum() / pixels.sum()
-    error = np.sqrt(np.sum((block - mean * pixels) ** 2)) / pixels.sum()
-    lag = product.sum(axis=0) / count.sum(axis=0)
-    return mean, error, lag[1] / lag[0]
+class _Streaks(NamedTuple):
+    """How noise goes together along a line.
+
+    Attributes:
+        mean: Covariance of pixels 2 to 6 apart.
+        error: Its standard error.
+        power: Variance.
+        neighbour: Correlation of neighbours.
+        neighbour_error: Its standard error.
+    """
+
+    mean: float
+    error: float
+    power: float
+    neighbour: float
+    neighbour_error: float
+
+
+def _streaks(sums: Sums) -> _Streaks:
+    product, count = sums.product.sum(axis=1), sums.count.sum(axis=1)
+
+    def mean(lags: slice) -> tuple[float, float]:
+        block, pixels = product[:, lags].sum(axis=1), count[:, lags].sum(axis=1)
+        value = block.sum() / pixels.sum()
+        spread = np.sqrt(np.sum((block - value * pixels) ** 2))
+        return float(value), float(spread / pixels.sum())
+
+    power, _ = mean(slice(0, 1))
+    neighbour, error = mean(slice(1, 2))
+    return _Streaks(*mean(_STREAK), power, neighbour / power, error / power)
 
 
 def _amplitude(means: Sums, lags: np.ndarray, length: float) -> np.ndarray:

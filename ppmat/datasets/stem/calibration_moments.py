@@ -19,7 +19,7 @@ With ``r`` the residual of an image after a filter ``h`` across the scan lines (
 unit norm that pass nothing as smooth as a column), the noise model says for pixels at
 a distance ``k`` along the line::
 
-    E[r(x) r(x + k)] = rho(k) sum_j h_j^2 s_j(x) s_j(x + k)  +  (k = 0) sum_j h_j^2 p_j^2
+    E[r(x) r(x + k)] = rho(k) sum_j h_j^2 s_j(x) s_j(x + k) + (k = 0) sum_j h_j^2 p_j^2
 
 with ``s`` and ``p`` the standard deviations of scan and pointwise noise on the lines
 that the filter sees, and ``rho(k) = exp(-k^2 / (4 L^2))``. Both are linear in unknown
@@ -39,7 +39,7 @@ from scipy.ndimage import correlate1d
 from scipy.optimize import least_squares
 
 BLOCK = 32  # pixels a side; blocks are what standard errors are drawn from
-MAX_LAG = 20
+LAGS = np.array([0, 1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 20])  # pixels along a line
 _LEAK = 0.05  # part of the power of the columns that their fit may have left
 
 
@@ -278,12 +278,8 @@ def refit_scan(
         step = np.linalg.lstsq(
             (jacobian * weight[..., None]).reshape(-1, 3), rest.ravel(), rcond=None
         )[0]
-        p = (
-            p
-            + np.clip(step, -0.5 * length, 0.5 * length) * [0, 0, 1]
-            + step * [1, 1, 0]
-        )
-        p = np.maximum(p, [0.0, 0.0, 0.6])
+        step[2] = np.clip(step[2], -0.5 * length, 0.5 * length)
+        p = np.maximum(p + step, [0.0, 0.0, 0.6])
     return p
 
 

@@ -1,0 +1,183 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""The command that measures the noise of a microscope."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ppmat.datasets.micrograph import read_micrograph
+from ppmat.datasets.micrograph_base import convert_pixel_size
+from ppmat.datasets.micrograph_base import replacing
+from ppmat.datasets.stem.calibration import Calibration
+from ppmat.datasets.stem.calibration import calibrate
+from ppmat.datasets.stem.calibration_figure import calibration_figure
+from ppmat.datasets.stem.noise import MODES
+from ppmat.utils import logger
+from ppmat.utils.command_line import exit_status
+from ppmat.utils.registry import ConfigError
+
+_EPILOG = """\
+Frames: some raw images of atomic columns, of one microscope, mode, dwell time and
+magnification, of the same place or of different ones; not filtered, not aligned by
+interpolation, not saved as JPEG. Frames of a stack count as images.
+Exit status: 0 done, 2 bad input.
+
+examples:
+  calibrate.py monday/*.dm4 -o noise.json --figure noise.png
+  calibrate.py bf.tif -o bf.json --mode bf
+  synthesize.py --noise noise.json -n 1000 -o folder        (training data like it)
+"""
+_UNITS = {
+    "background_sd": "image units",
+    "background_length": "px",
+    "scan_slope": "px",
+    "scan_intercept": "image units",
+    "scan_length": "px",
+    "pointwise_slope": "",
+    "pointwise_intercept": "image units",
+    "pointwise_lambda": "",
+}
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the options."""
+    parser = argparse.ArgumentParser(
+        description="Measure the noise of a microscope on some of its noisy images.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("input", nargs="+", metavar="FRAME",
+        help="images (.tif, .npy, .png, .mrc, .dm3, .dm4, .emd, .ser, .hspy), folders, "
+        "patterns; FILE@INDEX picks one of several images")  # fmt: skip
+    add("-o", "--output", required=True, metavar="JSON", help="the noise model")
+    add("--fast_axis", type=int, choices=(0, 1), default=1,
+        help="axis of the image along which the beam scans a line (default: 1, along "
+        "rows)")  # fmt: skip
+    add("--mode", choices=MODES, default="haadf", help="default: haadf")
+    add("--figure", metavar="PNG", help="also draw what was measured")
+    add("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
+    add("--overwrite", action="store_true", help="replace what is there")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    args = parse_args(argv)
+    return exit_status(lambda: run(args), "CalibrationError")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what the options say; returns the exit status.
+
+    Raises:
+        ConfigError: An output cannot be written, or inputs do not go together.
+    """
+    outputs = [Path(p) for p in (args.output, args.figure) if p is not None]
+    _check_outputs(outputs, args.overwrite)
+    frames, names = read_frames(args.input)
+    logger.info(f"{len(frames)} frames of {frames[0].shape[0]} x {frames[0].shape[1]}")
+    result = calibrate(frames, args.fast_axis, args.mode, names, args.seed)
+    print(table(result))
+    for text in result.warnings:
+        logger.warning(text)
+    for path in outputs:
+        with replacing(path) as temporary:
+            if path is outputs[0]:
+                result.model.save(temporary)
+            else:
+                calibration_figure(result, temporary)
+        logger.message(f"wrote {path}")
+    return 0
+
+
+def _check_outputs(outputs: Sequence[Path], overwrite: bool) -> None:
+    suffixes = (".json", ".png")
+    for path, suffix in zip(outputs, suffixes):
+        if path.suffix.lower() != suffix:
+            raise ConfigError(f"{path}: the name must end with {suffix}")
+        if path.is_dir():
+            raise ConfigError(f"{path} is a folder, wanted the name of a file")
+        if path.exists() and not overwrite:
+            raise ConfigError(f"{path} is there already; --overwrite replaces it")
+        folder = path.absolute().parent
+        if not os.access(folder, os.W_OK):
+            reason = "cannot be written to" if folder.is_dir() else "does not exist"
+            raise ConfigError(f"{path}: the folder {folder} {reason}")
+
+
+def read_frames(inputs: Sequence[str]) -> tuple[list[np.ndarray], list[str]]:
+    """Return all frames [H, W] of files, folders and patterns, and their names.
+
+    Raises:
+        ConfigError: A file is missing, or two files have different pixel sizes.
+        ImageFormatError: A file cannot be read.
+    """
+    from tqdm import tqdm
+
+    from ppmat.predictor.image_store import find_images
+
+    files = find_images(inputs)
+    frames, names, sizes = [], [], {}
+    for file in tqdm(files, desc="reading", disable=not sys.stderr.isatty()):
+        image = read_micrograph(file.path, file.index)
+        stack = image.data.reshape(-1, *image.data.shape[-2:])
+        frames += list(stack)
+        several = len(stack) > 1
+        names += [f"{file}, frame {i}" if several else str(file)
+                  for i in range(len(stack))]  # fmt: skip
+        if image.pixel_size is not None and image.units is not None:
+            sizes[str(file)] = convert_pixel_size(image.pixel_size, image.units, "Å")
+    known = [(name, size) for name, size in sizes.items() if size is not None]
+    for name, size in known[1:]:
+        if not np.allclose(size, known[0][1], rtol=0.02):
+            raise ConfigError(
+                f"{name} has pixels of {_size(size)}, {known[0][0]} of "
+                f"{_size(known[0][1])}: noise depends on the magnification; calibrate "
+                "each by itself"
+            )
+    return frames, names
+
+
+def _size(size: Sequence[float]) -> str:
+    return f"{size[0]:.4g} x {size[1]:.4g} Å"
+
+
+def table(result: Calibration) -> str:
+    """Return the parameters with their errors, one a line."""
+    model = result.model
+    lines = [
+        f"{result.images} images, {result.columns} columns, {result.pixels} pixels",
+        f"{'parameter':<22}{'value':>12}{'error':>12}  unit",
+    ]
+    for name, unit in _UNITS.items():
+        error = model.standard_errors.get(name)
+        value = f"{getattr(model, name):.4g}"
+        if error is None and name != "background_length" and name != "scan_length":
+            value = "none"
+        elif error is None:
+            value = "-"
+        shown = "-" if error is None else f"{error:.2g}"
+        lines.append(f"{name:<22}{value:>12}{shown:>12}  {unit}".rstrip())
+    lines.append(f"images from {model.low:.4g} to {model.high:.4g} (1 % to 99 %)")
+    return "\n".join(lines)
