@@ -371,10 +371,11 @@ def collected(args: argparse.Namespace, group: Sequence[Case], method: str) -> d
     per_seed: dict[int, list[dict]] = {}
     for case in group:
         path = args.work / "scores" / method / f"{case.name}.json"
-        if not path.exists():
+        raw = args.work / "scores/noisy" / f"{case.name}.json"
+        if not (path.exists() and raw.exists()):
             return {}
         found = load_json(path)
-        found["to_raw"] = relative_error(args, case, found)
+        found["to_raw"] = relative_error(found, load_json(raw))
         image = args.work / "images" / method / f"{case.name}.npz"
         if image.exists():
             found["cpu_s"] = load_image(image)[1]
@@ -391,15 +392,14 @@ def collected(args: argparse.Namespace, group: Sequence[Case], method: str) -> d
     return {k: v if np.isfinite(v).all() else None for k, v in lists.items()}
 
 
-def relative_error(args: argparse.Namespace, case: Case, found: dict) -> float:
+def relative_error(found: dict, raw: dict) -> float:
     """Return the RMS position error, over that of seeds from the noisy image, on the
     columns that both found: weak ones, which only one finds, have larger errors."""
-    raw = load_json(args.work / "scores/noisy" / f"{case.name}.json")["pairs"]
-    both = sorted(set(raw) & set(found["pairs"]))
+    both = sorted(set(raw["pairs"]) & set(found["pairs"]))
     if not both:
         return float("nan")
     mine, other = (
-        np.mean([pairs[i] ** 2 for i in both]) for pairs in (found["pairs"], raw)
+        np.mean([one["pairs"][i] ** 2 for i in both]) for one in (found, raw)
     )
     return float(np.sqrt(mine / other))
 
