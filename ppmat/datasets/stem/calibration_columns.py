@@ -38,6 +38,7 @@ from scipy.sparse.linalg import lsmr
 _REACH = 3.2  # standard deviations of a column that are rendered
 _ROUNDS = 3  # of finding columns in what the ones before have left
 _TAIL = 2.5  # width of the tail of a probe, of that of a column
+_FIRST_TAIL = 1.0  # its strength to begin with
 _TAIL_GAIN = 30.0  # twice the rise of the log likelihood that speaks for a tail
 _STEPS = 4  # of the fit in each round
 _WIDTH_SPREAD = 0.1  # of the columns' widths, relative, that is expected
@@ -156,32 +157,34 @@ def fit_clean(
         if turn == 0:
             distance = np.sqrt(image.size / len(columns))
             cutoff = min(0.25, np.pi / (1.2 * distance))
-            fit = _Fit(columns, 0.0, np.zeros((1, 1)), None)
-        fit = fit._replace(columns=columns)
-        for step in range(_STEPS):
-            last = step == _STEPS - 1
-            fit = _improve(image, fit, width, cutoff, noise[0], False, last)
+            waves = [1 + int(cutoff * size / np.pi) for size in image.shape]
+            fit = _Fit(columns, None, np.zeros(waves), None)
+            fit.smooth[0, 0] = np.median(image) * np.sqrt(image.size)
+        fit = _steps(image, fit._replace(columns=columns), width, cutoff, noise[0])
+        if turn == 0:
+            # A tail that is not there would only blur what is column and background.
+            tried = fit._replace(tail=_FIRST_TAIL)
+            for _ in range(2):
+                tried = _steps(image, tried, width, cutoff, noise[0])
+            gain = np.sum(_rest(image, fit) ** 2) - np.sum(_rest(image, tried) ** 2)
+            if tried.tail > 0 and gain > _TAIL_GAIN * noise[0] ** 2:
+                fit = tried
         columns, rest = fit.columns, _rest(image, fit)
         if turn and len(found) < 0.02 * len(columns):
             break
-    # A tail that is not there would only blur what is column and what background.
-    tried = fit
-    for step in range(_STEPS):
-        last = step == _STEPS - 1
-        tried = _improve(image, tried, width, cutoff, noise[0], True, last)
-    gain = np.sum(rest**2) - np.sum(_rest(image, tried) ** 2)
-    if tried.tail > 0 and gain > _TAIL_GAIN * noise[0] ** 2:
-        fit = tried
     spots = _with_tail(fit, image.shape)
     clean = spots + fit.smooth[0, 0] / np.sqrt(image.size)
     return CleanImage(clean, fit.smooth, cutoff, fit.columns, width, fit.tangent)
 
 
 class _Fit(NamedTuple):
-    """Columns [n, 4], strength of their tail, cosine waves, and their derivatives."""
+    """Columns [n, 4], strength of their tail, cosine waves, and their derivatives.
+
+    The tail is None where the fit has none.
+    """
 
     columns: np.ndarray
-    tail: float
+    tail: float | None
     smooth: np.ndarray
     tangent: LinearOperator | None
 
@@ -277,13 +280,20 @@ def _solve(operator: LinearOperator, rest: np.ndarray, steps: int) -> np.ndarray
     return lsmr(operator, rest, damp=0.05, maxiter=steps, atol=1e-3, btol=1e-3)[0]
 
 
+def _steps(
+    image: np.ndarray, fit: _Fit, width: float, cutoff: float, noise: float
+) -> _Fit:
+    for step in range(_STEPS):
+        fit = _improve(image, fit, width, cutoff, noise, last=step == _STEPS - 1)
+    return fit
+
+
 def _improve(
     image: np.ndarray,
     fit: _Fit,
     width: float,
     cutoff: float,
     noise: float,
-    with_tail: bool,
     last: bool,
 ) -> _Fit:
     """Return the fit after a Gauss-Newton step."""
@@ -321,10 +331,18 @@ def _improve(
     stiff = noise / _WIDTH_SPREAD / norm[3 * count :]
     middle = np.median(np.log(columns[:, 3]))
 
-    # What a column does through its tail is left out of its own derivatives.
+    blur = np.sqrt(_TAIL**2 - 1) * np.median(columns[:, 3])
+
+    def spread(spots: np.ndarray) -> np.ndarray:
+        if not fit.tail:
+            return spots
+        spots = spots.reshape(shape)
+        blurred = gaussian_filter(spots, blur, mode="constant", truncate=3.0)
+        return (spots + fit.tail * blurred).ravel()
+
     spots = _render(columns, shape)
     images = np.empty((0, image.size))
-    if with_tail:
+    if fit.tail is not None:
         images = _tail_image(columns, spots).reshape(1, -1)
     sizes = np.linalg.norm(images, axis=1)
     unit = images / sizes[:, None]
@@ -332,12 +350,13 @@ def _improve(
 
     def forward(v: np.ndarray) -> np.ndarray:
         smooth = rows @ v[first:].reshape(grid) @ waves.T
-        seen = jacobian @ v[:parameters] + v[parameters:first] @ unit + smooth.ravel()
+        seen = spread(jacobian @ v[:parameters])
+        seen += v[parameters:first] @ unit + smooth.ravel()
         return np.concatenate([seen, stiff * v[3 * count : parameters]])
 
     def backward(v: np.ndarray) -> np.ndarray:
         smooth = rows.T @ v[: image.size].reshape(shape) @ waves
-        seen = transposed @ v[: image.size]
+        seen = transposed @ spread(v[: image.size])
         seen[3 * count :] += stiff * v[image.size :]
         return np.concatenate([seen, unit @ v[: image.size], smooth.ravel()])
 
@@ -347,7 +366,8 @@ def _improve(
         rmatvec=backward,
         dtype=float,
     )
-    rest = (image - _with_tail(fit, shape)).ravel()
+    # All goes on from where it is: in so few steps nothing slow would converge anew.
+    rest = _rest(image, fit).ravel()
     away = (middle - np.log(columns[:, 3])) * noise / _WIDTH_SPREAD
     step = _solve(operator, np.concatenate([rest, away]), 40 if last else 15)
     change = (step[:parameters] / norm).reshape(4, count)
@@ -361,5 +381,8 @@ def _improve(
     inside = np.all(
         (new[:, :2] > -2 * width) & (new[:, :2] < np.array(shape) - 1 + 2 * width), 1
     )
-    tail = max(0.0, fit.tail + float(np.sum(step[parameters:first] / sizes)))
-    return _Fit(new[inside], tail, step[first:].reshape(grid), operator)
+    tail = fit.tail
+    if tail is not None:
+        tail = max(0.0, tail + float(step[parameters] / sizes[0]))
+    smooth = fit.smooth + step[first:].reshape(grid)
+    return _Fit(new[inside], tail, smooth, operator)
