@@ -122,6 +122,9 @@ class ColumnFit:
         self.limit = 1.5 * sigma
         self.half = int(np.ceil(REACH * sigma))
         self._window_size = (2 * self.half + 1) ** 2
+        self._share_valid = uniform_filter(
+            valid.astype(np.float32), 2 * self.half + 1, mode="constant"
+        )
         n = len(starts)
         self.values = np.concatenate(
             [self.starts, np.zeros((n, 1)), np.full((n, 1), np.log(sigma))], axis=1
@@ -309,26 +312,28 @@ class ColumnFit:
         n = len(self.values)
         if self._fresh:
             residual = self._residual()
-            self._linearise(residual, self._noise_around(residual**2))
+            self._linearise(residual, self._local(residual) * self._unused)
             self._move(self._step(np.zeros(n), only_heights=True))
             self._fresh = False
         # Levenberg-Marquardt, and more careful with columns that got worse.
         damping, care = 1e-2, np.ones(n)
         residual = self._residual()
-        noise = self._noise_around(residual**2)
+        local = self._local(residual)
+        noise = local * self._unused
         self._linearise(residual, noise)
         moving = np.ones(n, dtype=bool)
         for _ in range(steps):
             step = self._step(damping * care)
-            before = self.values.copy(), self.nodes.copy()
-            cost = self._costs(residual, noise)
+            before = self.values, self.nodes
+            cost = self._costs(residual, local, noise)
             moved = self._move(step)
             residual_then, residual = residual, self._residual()
-            cost_now = self._costs(residual, noise)
+            local_then, local = local, self._local(residual)
+            cost_now = self._costs(residual, local, noise)
             worse = cost_now[1] > cost[1]
             if cost_now[0] > cost[0]:
                 self.values, self.nodes = before
-                residual = residual_then
+                residual, local = residual_then, local_then
                 damping *= 8
                 care[worse] = np.minimum(4 * care[worse], 1e4)
                 if damping > 1e6:
@@ -341,7 +346,8 @@ class ColumnFit:
             if away.any():
                 self._freeze(away)
                 residual = self._residual()
-            noise = self._noise_around(residual**2)
+                local = self._local(residual)
+            noise = local * self._unused
             settled = np.abs(moved) < tolerance * self._spread(noise)
             moving = ~settled[:, [Y, X, WIDTH]].all(axis=1) & ~self.frozen
             if not moving.any():
@@ -350,11 +356,12 @@ class ColumnFit:
         self._moving = moving
         return False
 
-    def _costs(self, residual: np.ndarray, noise: np.ndarray) -> Tuple:
+    def _costs(
+        self, residual: np.ndarray, local: np.ndarray, noise: np.ndarray
+    ) -> Tuple[float, np.ndarray]:
         """Return what is minimised, and the part of it around each column [n]."""
         prior = ((self.values[:, WIDTH] - self._center) / self.width_spread) ** 2
         prior = prior * noise
-        local = _box_means(residual**2, self.valid, self.values[:, :2], self.half)
         total = float(np.sum(residual**2) + np.sum(prior))
         return total, local * self._window_size + prior
 
@@ -416,27 +423,59 @@ class ColumnFit:
         """Put columns that never settled back to where they started."""
         self._freeze(self._moving)
 
-    def _noise_around(self, squares: np.ndarray) -> np.ndarray:
-        """Return the mean of an image over each column's window, and over it all."""
-        total = _box_means(squares, self.valid, self.values[:, :2], self.half)
+    def _local(self, residual: np.ndarray) -> np.ndarray:
+        """Return the mean square of the residual over each column's window [n]."""
+        return self._window_means(residual**2)
+
+    def _window_means(self, image: np.ndarray) -> np.ndarray:
+        """Return the mean over the valid pixels of each column's window [n].
+
+        Args:
+            image: 0 where pixels are missing [H, W].
+        """
+        size = 2 * self.half + 1
+        y, x = self._pixels()
+        total = uniform_filter(image.astype(np.float32), size, mode="constant")
+        return total[y, x].astype(np.float64) / np.maximum(
+            self._share_valid[y, x], 0.5 / size**2
+        )
+
+    def _pixels(self) -> Tuple[np.ndarray, np.ndarray]:
+        """Return row and column of the pixel that each column is on."""
+        y, x = (
+            np.clip(np.rint(self.values[:, k]).astype(int), 0, size - 1)
+            for k, size in zip((Y, X), self.shape)
+        )
+        return y, x
+
+    @property
+    def _unused(self) -> float:
+        """Ratio of the number of pixels to that of pixels less parameters."""
         used = 4 * len(self.values) + self.nodes.size
         number = int(self.valid.sum())
-        return total * number / max(number - used, 0.2 * number)
+        return number / max(number - used, 0.2 * number)
 
     # --- result -------------------------------------------------------------------
 
-    def result(self) -> FittedColumns:
-        """Return the columns in the order of ``starts``, with errors."""
+    def result(self, quick: bool = False) -> FittedColumns:
+        """Return the columns in the order of ``starts``, with errors.
+
+        Args:
+            quick: As if neighbours and background were known: errors too small.
+        """
         model = self.model()
         residual = np.where(self.valid, self.image - model, 0.0)
         noise = _noise_image(residual, model, self.valid)
-        local = self._noise_around(residual**2) / np.maximum(
-            _box_means(noise, self.valid, self.values[:, :2], self.half), 1e-300
-        )
+        mean = self._local(residual) * self._unused
+        local = mean / np.maximum(self._window_means(noise * self.valid), 1e-300)
         variance = self._weighted(noise) * local[:, None]
-        matrix = self.normal_matrix(self._noise_around(residual**2))
-        covariance = self._covariance(matrix)
-        background = self._at(self.background())
+        matrix = self.normal_matrix(mean)
+        if quick:
+            own = self._own + 1e-12 * self._own.max() * np.eye(4)
+            covariance = np.linalg.inv(own)
+        else:
+            covariance = self._covariance(matrix)
+        background = self.background()[self._pixels()]
         i, j = self._pairs
         overlap = np.zeros(len(self.values))
         if len(i):
@@ -455,13 +494,6 @@ class ColumnFit:
             noise,
             overlap[back],
         )
-
-    def _at(self, image: np.ndarray) -> np.ndarray:
-        y, x = (
-            np.clip(np.rint(self.values[:, k]).astype(int), 0, size - 1)
-            for k, size in zip((Y, X), self.shape)
-        )
-        return image[y, x]
 
     def _weighted(self, noise: np.ndarray) -> np.ndarray:
         """Return the mean noise variance under the squared derivatives [n, 4]."""
@@ -618,22 +650,6 @@ def _solve(
         M=LinearOperator(shape, matvec=precondition, dtype=np.float64),
     )
     return inner * found
-
-
-def _box_means(
-    image: np.ndarray, valid: np.ndarray, positions: np.ndarray, half: int
-) -> np.ndarray:
-    """Return the mean over the valid pixels of a square around each position."""
-    size = 2 * half + 1
-    y, x = (
-        np.clip(np.rint(p).astype(int), 0, length - 1)
-        for p, length in zip(positions.T, image.shape)
-    )
-    total, number = (
-        uniform_filter(a, size, mode="constant")[y, x]
-        for a in (np.where(valid, image, 0.0), valid.astype(np.float64))
-    )
-    return total / np.maximum(number, 0.5 / size**2)
 
 
 def _noise_image(

@@ -64,7 +64,7 @@ _FEW = 4  # columns
 _WIDE = 0.4  # spread of widths while the common one is not known yet
 _LEFT = 0.1  # least height of what is found in the residual, in median heights
 _LEFT_APART = 0.75  # its least distance from other columns, in separations
-_PRUNING = (0.5, 0.75)  # of the height that is asked for in the end
+_PRUNING = (0.6,)  # of the height that is asked for in the end
 _MERGED = 1.0  # in sigma; fitted columns that are nearer are one
 _OVERLAP = 3.0  # distance in sigma
 _EDGE = 2.0  # distance in sigma
@@ -189,8 +189,10 @@ def _search(
         spacing = _spacing(starts, raw.values.shape, sigma)
         return ColumnFit(raw.values, raw.valid, starts, sigma, spacing, spread)
 
-    def measure(fit: ColumnFit) -> Tuple[FittedColumns, np.ndarray, np.ndarray]:
-        found = fit.result()
+    def measure(
+        fit: ColumnFit, quick: bool = False
+    ) -> Tuple[FittedColumns, np.ndarray, np.ndarray]:
+        found = fit.result(quick)
         correlation = noise_correlation(found, raw.valid, sigma)
         found.variance *= correlation
         snr = found.values[:, HEIGHT] / found.errors[:, HEIGHT]
@@ -202,7 +204,7 @@ def _search(
     if not given and len(starts):
         fit = problem(starts, _WIDE)
         fit.iterate(_COARSE_STEPS)
-        found, snr, _ = measure(fit)
+        found, snr, _ = measure(fit, quick=True)
         sigma = _common_width(found, snr, scores(snr, area, sigma, apart), sigma)
         if separation is None:
             apart = _SEPARATION * sigma
@@ -240,7 +242,7 @@ def _search(
         return best
     starts = np.concatenate([best.fit.values[:, :2], more])
     contrast = np.concatenate([best.contrast, np.zeros(len(more))])
-    return sift(problem(starts), contrast, _PRUNING[-1:]) or best
+    return sift(problem(starts), contrast, _PRUNING) or best
 
 
 def _second_look(found: _Found, valid: np.ndarray) -> np.ndarray:
