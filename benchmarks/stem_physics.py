@@ -44,11 +44,11 @@ SHAPE, PIXEL_SIZE = (96, 96), 0.1
 PICTURE = RESULT.parents[1] / "images" / "stem_synthesis.png"
 MODES = ("haadf", "bf")
 PROBES = np.arange(0.2, 0.61, 0.02)  # Å
-# Name, structure, zone axis, thickness [Å], beam [eV].
+# Name, structure, zone axis, thickness [Å], beam [eV], slices [Å].
 CASES = (
-    ("MoS2, a layer", "mos2", (0, 0, 1), None, 80e3),
-    ("SrTiO3 [001], 8 Å", "sto", (0, 0, 1), 8, 200e3),
-    ("SrTiO3 [001], 20 Å", "sto", (0, 0, 1), 20, 200e3),
+    ("MoS2, a layer", "mos2", (0, 0, 1), None, 80e3, 1.0),
+    ("SrTiO3 [001], 8 Å", "sto", (0, 0, 1), 8, 200e3, 2.0),
+    ("SrTiO3 [001], 20 Å", "sto", (0, 0, 1), 20, 200e3, 2.0),
 )
 # Scenes of stem_scenes.py: thickness, Å.
 SCENES = {
@@ -88,7 +88,7 @@ def simulate(work: Path) -> None:
     from ppmat.datasets.stem.physical import physical_images
 
     work.mkdir(parents=True, exist_ok=True)
-    for name, kind, axis, thickness, energy in CASES:
+    for name, kind, axis, thickness, energy, slices in CASES:
         if file_of(work, name).exists():
             continue
         start = time.perf_counter()
@@ -100,6 +100,7 @@ def simulate(work: Path) -> None:
             thickness=thickness,
             energy=energy,
             phonons=4,
+            slice_thickness=slices,
         )
         seconds = time.perf_counter() - start
         np.savez(file_of(work, name), abtem=abtem.__version__, **images)
@@ -189,7 +190,7 @@ def read_cases(work: Path, scenes: Path) -> list:
     from ppmat.datasets.stem.projection import project
 
     cases = []
-    for name, kind, axis, thickness, _ in CASES:
+    for name, kind, axis, thickness, *_ in CASES:
         images = np.load(file_of(work, name))
         atoms = structure(kind)
         columns = project(atoms, SHAPE, PIXEL_SIZE, axis, thickness=thickness)

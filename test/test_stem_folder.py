@@ -118,6 +118,9 @@ def test_other_data_is_not_overwritten(tmp_path):
     (tmp_path / "a/synthesis.json").write_text("{")
     with pytest.raises(FolderError, match="damaged"):
         build(tmp_path / "a")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FolderError, match="cannot be written to"):
+        build(tmp_path / "file/set")
     with pytest.raises(ValueError, match="format is 'jpg'"):
         build(tmp_path / "c", format="jpg")
 

@@ -120,7 +120,8 @@ class SynthesisFolder:
         overwrite: Remove the data set that is there.
 
     Raises:
-        FolderError: There is something else, or a data set of other settings.
+        FolderError: There is something else, or a data set of other settings; the
+            folder cannot be written to.
     """
 
     def __init__(
@@ -146,10 +147,16 @@ class SynthesisFolder:
             self._remove()
         else:
             self._check()
-        for split in (name for name, count in self.counts.items() if count):
-            for kind in (*KINDS, _COLUMNS):
-                (self.path / split / kind).mkdir(parents=True, exist_ok=True)
-        self.finish({})
+        try:
+            for split in (name for name, count in self.counts.items() if count):
+                for kind in (*KINDS, _COLUMNS):
+                    (self.path / split / kind).mkdir(parents=True, exist_ok=True)
+            self.finish({})
+        except OSError as error:
+            raise FolderError(
+                f"{self.path} cannot be written to: {error.strerror}; choose another "
+                "folder"
+            ) from error
 
     def _told(self) -> dict | None:
         """Return the settings of the data set that is there."""

@@ -38,7 +38,7 @@ from ppmat.datasets.stem.projection import view_along
 
 HAADF = (70.0, 180.0)  # mrad
 BF = (0.0, 11.0)
-_FIELD = 11.0  # Å that the wave needs sideways, so that it does not meet itself
+_FIELD = 10.0  # wavelengths over semiangle that the wave needs sideways: its tails
 _VACUUM = 10.0  # Å beside a specimen that ends in the image
 _SPACE = 2.0  # Å above and below a specimen that ends along the beam
 _MOST_CELLS = 6  # repeats combined to a rectangular cell
@@ -64,7 +64,7 @@ def physical_images(
     source: float = 0.0,
     phonons: int = 4,
     thermal: float | Mapping[str, float] = 0.08,
-    slice_thickness: float = 2.0,
+    slice_thickness: float = 1.0,
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
     """Return the images of a scanned probe, with the frame of ``crystal_scene``.
@@ -93,7 +93,8 @@ def physical_images(
         phonons: Frozen-phonon configurations; 0 keeps the atoms at rest.
         thermal: Root mean square displacement along one direction, Å; by element if
             they differ.
-        slice_thickness: Å.
+        slice_thickness: Å. Scattering by atoms of one column interferes, so slices as
+            thick as the distance of its atoms change intensities by a tenth.
         seed: Of the displacements.
 
     Returns:
@@ -116,7 +117,9 @@ def physical_images(
         if isinstance(structure, View)
         else view_along(structure, zone_axis, direction)
     )
-    lengths, atoms, padded = _box(view, thickness)
+    wavelength = _wavelength(energy)
+    field = _FIELD * wavelength / (semiangle * 1e-3)
+    lengths, atoms, padded = _box(view, thickness, field)
     block = atoms.cell.lengths()[:2]
     with abtem.config.set(
         {
@@ -127,7 +130,8 @@ def physical_images(
         if phonons:
             sigmas = _sigmas(thermal, atoms.get_chemical_symbols())
             atoms = abtem.FrozenPhonons(atoms, phonons, sigmas=sigmas, seed=seed)
-        fine = _sampling(energy, haadf)
+        # Two thirds of the spectrum stay after each slice.
+        fine = 0.98 * 2 / 3 * wavelength / (2e-3 * haadf[1])
         potential = abtem.Potential(
             atoms,
             gpts=tuple(_fast_length(length / fine) for length in block),
@@ -155,17 +159,15 @@ def physical_images(
     }
 
 
-def _sampling(energy: float, detector: tuple[float, float]) -> float:
-    """Return the grid of the wave, Å, that reaches the detector's outer angle."""
+def _wavelength(energy: float) -> float:
+    """Return the wavelength of electrons, Å, of an energy in eV."""
     from ase.units import _c
     from ase.units import _e
     from ase.units import _hplanck
     from ase.units import _me
 
     momentum2 = 2 * _me * _e * energy * (1 + _e * energy / (2 * _me * _c**2))
-    wavelength = _hplanck / math.sqrt(momentum2) * 1e10
-    # Two thirds of the spectrum stay after each slice.
-    return wavelength / (detector[1] * 1e-3) / 2 * (2 / 3) * 0.98
+    return _hplanck / math.sqrt(momentum2) * 1e10
 
 
 def _fast_length(least: float) -> int:
@@ -184,10 +186,12 @@ def _sigmas(
     return {symbol: float(thermal[symbol]) for symbol in set(symbols)}
 
 
-def _box(view: View, thickness: float | None) -> tuple[np.ndarray, Any, np.ndarray]:
+def _box(
+    view: View, thickness: float | None, field: float
+) -> tuple[np.ndarray, Any, np.ndarray]:
     """Return the scanned cell, Å [2], the atoms, and which sides end in vacuum.
 
-    The atoms are as many cells as the wave needs.
+    The atoms are as many cells as the wave needs, ``field`` Å sideways.
     """
     from ase import Atoms
 
@@ -212,23 +216,25 @@ def _box(view: View, thickness: float | None) -> tuple[np.ndarray, Any, np.ndarr
     if len(view.repeats) == 2:
         atoms = _rectangular(atoms, cell)
     elif len(view.repeats) == 1:
-        _check_upright(cell[0], cell[2, 2], view.along is None)
-        atoms.set_cell(np.diag(np.diag(cell)))
+        times = _upright(cell[0], cell[2, 2], view.along is None)
+        atoms = atoms.repeat((times, 1, 1))
+        atoms.set_cell(np.diag([times * cell[0, 0], cell[1, 1], cell[2, 2]]))
     atoms.wrap()
     lengths = atoms.cell.lengths()[:2]
-    times = np.where(padded, 1, np.ceil(_FIELD / lengths)).astype(int)
+    times = np.where(padded, 1, np.ceil(field / lengths)).astype(int)
     return lengths, atoms.repeat((*times.tolist(), layers)), padded
 
 
-def _check_upright(repeat: np.ndarray, height: float, ends: bool) -> None:
-    rise = (
-        abs(repeat[2]) if ends else abs(repeat[2] - height * round(repeat[2] / height))
+def _upright(repeat: np.ndarray, height: float, ends: bool) -> int:
+    """Return how many repeats come back to the same place along the beam."""
+    for times in range(1, _MOST_CELLS + 1):
+        rise = times * repeat[2]
+        if abs(rise if ends else rise - height * round(rise / height)) < _SKEW:
+            return times
+    raise CrystalError(
+        "the structure is sheared along the beam, so no rectangular cell holds it; "
+        "choose a beam across the slab or along a lattice vector of the surface"
     )
-    if rise > _SKEW:
-        raise CrystalError(
-            "the structure is sheared along the beam, so no rectangular cell holds it;"
-            " choose a beam across the slab or along a lattice vector of the surface"
-        )
 
 
 def _rectangular(atoms: Any, cell: np.ndarray) -> Any:
