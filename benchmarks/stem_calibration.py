@@ -210,17 +210,18 @@ def summary(work: Path) -> dict:
             for key, error in r["standard_errors"].items()
             if error > 0 and not key.startswith("background")
         ]
-        row["error / standard error, RMS"] = round(float(np.sqrt(np.mean(np.square(pulls)))), 2)  # fmt: skip
+        pull = float(np.sqrt(np.mean(np.square(pulls))))
+        row["error / standard error, RMS"] = round(pull, 2)
         rows.append(row)
     return {
         "command": "python benchmarks/stem_calibration.py --work FOLDER; --summary",
         "machine": "2 shared cores, one thread a run",
         "date": datetime.date.today().isoformat(),
-        "note": "Relative errors of the curves of standard deviation, the largest over "
-        "gradients (quantiles 0.25 to 0.9) or grey values (0.05 to 0.95); median, worst "
-        "and number of images within the target (scan 0.30, pointwise 0.10, lambda 0.04 "
-        "absolute, background 0.25). Without a term in the truth: what was found of it, "
-        "relative to pointwise noise (scan) or to 4 grey levels (background).",
+        "note": "Relative errors of the curves of standard deviation, the largest "
+        "over gradients (quantiles 0.25 to 0.9) or grey values (0.05 to 0.95); median, "
+        "worst, and number of images within the target (scan 0.30, pointwise 0.10, "
+        "lambda 0.04 absolute, background 0.25). Without a term in the truth: what was "
+        "found of it, relative to pointwise noise (scan) or 4 grey levels (background)",
         "rows": rows,
     }
 

@@ -18,6 +18,7 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from typing import Any
 
 import numpy as np
@@ -47,12 +48,12 @@ def calibration_figure(
     from matplotlib.figure import Figure
 
     model, found = calibration.model, calibration
-    errors = model.standard_errors
+    errors = defaultdict(float, model.standard_errors)
     figure = Figure(figsize=(12, 8.5), layout="constrained")
     (scan, scan_grey), (point, shape) = figure.subplots(2, 2)
 
     _draw(scan, found.scan_by_gradient, _SCAN, "measured")
-    if errors.get("scan_length") is not None:
+    if "scan_intercept" in errors or "scan_slope" in errors:
         _line(scan, found.scan_by_gradient, found.scan_draws, model.scan_sd, _SCAN)
         text = (
             f"{_pm(model.scan_intercept, errors['scan_intercept'])} + "

@@ -424,7 +424,7 @@ class Measurement:
             pointwise_lambda=shapes.best_lambda(by_bin.sum(axis=0), logs),
             low=float(self.low),
             high=float(self.high),
-            standard_errors={k: float(v) for k, v in errors.items()},
+            standard_errors={k: float(v) for k, v in errors.items() if v > 0},
         )
         return Calibration(
             model=model,

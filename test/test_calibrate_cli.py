@@ -1,0 +1,74 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""The command calibrate.py."""
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from ppmat.datasets.stem.columns import Columns
+from ppmat.datasets.stem.noise import NoiseModel
+from ppmat.predictor.calibrate_entry import main
+
+SIDE = 128
+
+
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory):
+    """A stack of two noisy frames of a lattice, and one frame as 8-bit PNG."""
+    folder = tmp_path_factory.mktemp("frames")
+    y, x = (g.ravel().astype(float) for g in np.mgrid[-6:SIDE:15, -6:SIDE:15])
+    columns = Columns(y, x, np.full(len(y), 100.0), np.full(len(y), 2.8))
+    clean = columns.render((SIDE, SIDE), 90.0)
+    noise = NoiseModel()
+    images = [noise.apply(clean, np.random.default_rng(i)) for i in range(3)]
+    tifffile.imwrite(folder / "stack.tif", np.float32(images[:2]))
+    grey = np.clip(np.rint(images[2]), 0, 255).astype(np.uint8)
+    Image.fromarray(grey).save(folder / "frame.png")
+    return folder
+
+
+def test_frames_become_a_noise_model_and_a_figure(frames, tmp_path, capsys) -> None:
+    output, figure = tmp_path / "noise.json", tmp_path / "noise.png"
+    command = [str(frames / "*"), "-o", str(output), "--figure", str(figure)]
+    assert main(command) == 0
+    model = NoiseModel.load(output)
+    assert model.pointwise_sd(120.0) == pytest.approx(22.7, rel=0.1)
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    assert "3 images" in capsys.readouterr().out
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["noise.json", "noise.png"]
+    # Nothing is replaced unasked.
+    before = output.read_bytes()
+    assert main(command) == 2
+    assert output.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["missing.tif"], "noise.json"),
+        (["{frames}/stack.tif"], "noise.txt"),
+        (["{frames}/stack.tif"], "no_folder/noise.json"),
+        (["{frames}/stack.tif", "--fast_axis", "0"], "noise.json"),
+    ],
+)
+def test_bad_input_ends_with_2_and_writes_nothing(
+    frames, tmp_path, arguments, name
+) -> None:
+    arguments = [a.format(frames=frames) for a in arguments]
+    assert main([*arguments, "-o", str(tmp_path / name)]) == 2
+    assert not list(tmp_path.iterdir())
