@@ -33,7 +33,7 @@ from ppmat.datasets.stem.columns import Scene
 from ppmat.datasets.stem.noise import MODES
 
 _TRIES = 8  # positions tried for a square of the spacing: nearly a full packing
-_MARGIN = 8.0  # pixels around the image where columns still reach into it
+_MARGIN = 32.0  # pixels around the image where columns still reach into it
 # Sites of common crystals seen along an axis: cubic, perovskite, honeycomb.
 _SPECIAL = ((0.5, 0.5), (0.5, 0.0), (0.0, 0.5), (1 / 3, 1 / 3), (2 / 3, 2 / 3))
 
@@ -95,7 +95,7 @@ def make_scene(
     # Uniform in the logarithm: the image shows the same crystal at any magnification.
     spacing = np.exp(rng.uniform(*np.log(recipe.spacing)))
     if rng.random() < recipe.random_share:
-        positions = random_positions(rng, shape, 0.7 * spacing)
+        positions = random_positions(rng, shape, 0.7 * spacing, _MARGIN)
         kinds = rng.integers(0, 3, len(positions))
     else:
         positions, kinds = _crystal(rng, shape, spacing)
@@ -105,13 +105,16 @@ def make_scene(
     columns = Columns(
         positions[:, 0], positions[:, 1], strength, np.full(len(kinds), sigma)
     )
-    tail = (rng.choice([0.0, rng.uniform(0.0, 0.4)]), rng.uniform(1.6, 3.0))
+    thick = recipe.mode == "bf" and rng.random() < recipe.thick_share
+    # Below 0 the tail is a ring of the other sign, as around columns in thick BF.
+    least = -0.8 if thick else 0.0
+    tail = (rng.choice([0.0, rng.uniform(least, 0.4)]), rng.uniform(1.6, 3.0))
     contrast = rng.uniform(0.7, 1.0) * (recipe.high - recipe.low)
     if recipe.mode == "haadf":
         level, sign = recipe.low, np.ones(3)
     else:
         level, sign = recipe.high, -np.ones(3)
-        if rng.random() < recipe.thick_share:
+        if thick:
             sign[rng.integers(3)] = rng.uniform(0.1, 1.0)
             contrast *= 0.5  # so that bright columns stay in the range of the image
             level -= contrast
@@ -190,10 +193,13 @@ def lattice_sites(
 
 
 def random_positions(
-    rng: np.random.Generator, shape: tuple[int, int], spacing: float
+    rng: np.random.Generator,
+    shape: tuple[int, int],
+    spacing: float,
+    margin: float = 4.0,
 ) -> np.ndarray:
     """Return positions [n, 2] in pixels, none closer than ``spacing``."""
-    low, high = np.array([-4.0, -4.0]), np.array(shape) + 3.0
+    low, high = np.full(2, -margin), np.array(shape) + margin - 1.0
     count = int(_TRIES * np.prod((high - low) / spacing))
     tries = rng.uniform(low, high, size=(count, 2))
     keep = np.ones(count, dtype=bool)
