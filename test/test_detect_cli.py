@@ -1,0 +1,133 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""The detecting command: files, formats, models, exit status."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers_image import write_image_model
+
+from ppmat.datasets.micrograph import write_micrograph
+from ppmat.datasets.stem.column_table import ColumnTable
+from ppmat.datasets.stem.synthesis import Columns
+from ppmat.predictor.detect_entry import main
+
+
+def write_crystal(path, pixel_size=(0.0118, 0.0118), sign=1):
+    rng = np.random.default_rng(0)
+    index = np.stack(np.meshgrid(*[np.arange(5)] * 2), -1).reshape(-1, 2)
+    y, x = np.concatenate([14.0 * index + 4, 14.0 * index + 11]).T
+    height = np.repeat([100.0, 50.0], len(index)) * rng.normal(1, 0.03, len(y))
+    columns = Columns(y, x, height, np.full(len(y), 2.5))
+    image = columns.render((70, 66), 20.0) + rng.normal(0, 6, (70, 66))
+    units = None if pixel_size is None else "nm"
+    write_micrograph(path, (sign * image).astype("f4"), pixel_size, units)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("in").mkdir()
+    write_crystal("in/a.tif")
+    return lambda *options: main("task", list(options))
+
+
+def test_one_image_with_all_it_can_give(run, capsys):
+    options = ["--overlay", "--export", "atomap", "ase", "pymatgen"]
+    command = ["in/a.tif", "-o", "c.csv", "--raw", *options, "--elements", "Sr", "Ti"]
+    assert run(*command) == 0
+    text = capsys.readouterr().out
+    assert "c.csv: " in text and "sigma 2.5" in text and " pm)" in text
+    table = ColumnTable.from_csv("c.csv")
+    assert 40 <= len(table) <= 50
+    assert table.pixel_size == pytest.approx((0.0118, 0.0118))
+    np.testing.assert_array_equal(np.load("c.atomap.npy"), table.positions[:, ::-1])
+    assert "Sr" in Path("c.extxyz").read_text()
+    structure = json.loads(Path("c.structure.json").read_text())
+    assert structure["@class"] == "Structure" and len(structure["sites"]) == 2
+    record = json.loads(Path("c.csv.json").read_text())
+    assert record["columns"] == len(table) and record["detection"]["mode"] == "haadf"
+    assert Path("c.overlay.png").read_bytes().startswith(b"\x89PNG")
+    assert run(*command) == 2
+    assert "c.csv, c.csv.json" in capsys.readouterr().out
+    assert run(*command, "--overwrite") == 0
+
+
+def test_several_images_without_pixel_size(run, capsys):
+    write_crystal("in/b.tif", None, sign=-1)
+    assert run("in/*.tif", "-o", "out", "--raw", "--mode=bf") == 0
+    text = capsys.readouterr().out
+    assert text.count("the pixel size is not known: in/b.tif.") == 1
+    table = ColumnTable.from_csv("out/b.csv")
+    assert table.pixel_size is None and (table.height < 0).all()
+    given = ["--pixel_size", "0.012", "--units", "nm"]
+    assert run("in/b.tif", "-o", "b.csv", "--raw", "--mode=bf", *given) == 0
+    assert ColumnTable.from_csv("b.csv").pixel_size == pytest.approx((0.012, 0.012))
+
+
+def test_a_network_says_where_to_look(run):
+    model = write_image_model("task/configs")
+    options = [f"--{name}={value}" for name, value in model.items()]
+    assert run("in/a.tif", "-o", "net.csv", *options) == 0
+    assert run("in/a.tif", "-o", "raw.csv", "--raw") == 0
+    net, raw = ColumnTable.from_csv("net.csv"), ColumnTable.from_csv("raw.csv")
+    record = json.loads(Path("net.csv.json").read_text())
+    assert record["enhanced"]["tile"] == [16, 16]
+    assert record["detection"]["seeds_from"] == "enhanced"
+    sure = net.select((net.snr > 8) & ~net.edge)
+    nearest = np.hypot(*(sure.positions[:, None] - raw.positions).T).min(axis=0)
+    assert len(sure) > 20 and nearest.max() < 0.1
+    assert run("in/a.tif", "-o", "given.csv", "--enhanced", "in/a.tif") == 0
+
+
+def test_bad_files_are_left_out_and_listed(run, capsys):
+    np.save("in/flat.npy", np.zeros((30, 30)))
+    np.save("in/noise.npy", np.random.default_rng(0).normal(size=(40, 40)))
+    np.save("in/stack.npy", np.zeros((2, 30, 30)))
+    assert run("in", "-o", "out", "--raw") == 1
+    text = capsys.readouterr().out
+    assert "in/flat.npy: image: all pixels are equal" in text
+    assert "in/stack.npy: is a stack" in text and "failed: 2 of 4 files" in text
+    assert "no columns found: nothing stands out of the noise" in text
+    assert len(ColumnTable.from_csv("out/noise.csv")) == 0
+    assert not Path("out/flat.csv").exists()
+    assert run("in/flat.npy", "-o", "x.csv", "--raw") == 2
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["-o", "x.csv", "--raw", "--model_name=a"], "--raw and --model_name exclude"),
+        (["in/a.tif", "in/b.tif", "-o", "x.csv", "--raw"], "there are 2 images"),
+        (["-o", "x.txt", "--raw"], "wanted a name with .csv, or a folder"),
+        (["-o", "no/x.csv", "--raw"], "the folder cannot be written to"),
+        (["-o", "x.csv", "--raw", "--pixel_size", "-1"], "wanted one number above 0"),
+        (["-o", "x.csv", "--raw", "--units", "nm"], "--units goes with --pixel_size"),
+        (["-o", "x.csv", "--map"], "--map tells what --enhanced is"),
+        (["-o", "x.csv", "--raw", "--min_score=2"], "--min_score=2.0"),
+        (["-o", "x.csv", "--raw", "--sigma=0"], "--sigma=0.0: wanted at least half"),
+        (["-o", "x.csv", "--raw", "--elements", "Sr"], "--elements goes with"),
+        (["-o", "x.csv", "--enhanced", "in/a.tif", "in/b.tif"], "2 images for 1"),
+        (["in/c.tif", "-o", "x.csv", "--raw"], "not found: in/c.tif"),
+    ],
+)
+def test_options_that_cannot_be_meant(run, capsys, options, message):
+    Path("in/b.tif").write_bytes(Path("in/a.tif").read_bytes())
+    given = options if options[0].startswith("in/") else ["in/a.tif", *options]
+    assert run(*given) == 2
+    assert message in capsys.readouterr().out

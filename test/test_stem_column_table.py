@@ -1,0 +1,181 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Tables of columns: files, matching, lattices, structures."""
+
+import numpy as np
+import pytest
+
+from ppmat.datasets.stem.column_table import COLUMNS
+from ppmat.datasets.stem.column_table import ColumnTable
+from ppmat.datasets.stem.column_table import ColumnTableError
+from ppmat.datasets.stem.lattice_fit import LatticeError
+from ppmat.datasets.stem.lattice_fit import guess_lattice
+from ppmat.datasets.stem.lattice_fit import intensity_groups
+from ppmat.datasets.stem.matching import match_columns
+from ppmat.datasets.stem.synthesis import random_positions
+
+VECTORS = np.array([[16.0, 3.0], [-5.0, 20.0]])  # (y, x), pixels
+
+
+def crystal(seed=0, vacancies=0.04, scatter=0.3):
+    """Positions and intensities of a lattice with two kinds of columns."""
+    rng = np.random.default_rng(seed)
+    index = np.stack(np.meshgrid(*[np.arange(-20, 20)] * 2), -1).reshape(-1, 2)
+    position = np.concatenate([index @ VECTORS, (index + [0.5, 0.45]) @ VECTORS]) + 90
+    intensity = np.repeat([2.0, 1.0], len(index))
+    keep = np.all((position > 0) & (position < 180), axis=1)
+    keep &= rng.random(len(position)) > vacancies
+    position = position[keep] + rng.normal(0, scatter, (keep.sum(), 2))
+    return position, intensity[keep] * rng.normal(1, 0.06, keep.sum())
+
+
+def table_of(position, intensity, pixel_size=(0.02, 0.02)):
+    rng = np.random.default_rng(0)
+    values = {name: rng.normal(size=len(position)) for name in COLUMNS}
+    for name, (_, boolean) in COLUMNS.items():
+        if boolean:
+            values[name] = values[name] > 0
+    values.update(y=position[:, 0], x=position[:, 1], intensity=intensity)
+    return ColumnTable(**values, pixel_size=pixel_size)
+
+
+@pytest.mark.parametrize("pixel_size", [(0.0118, 0.0121), None])
+def test_csv_round_trip(tmp_path, pixel_size):
+    table = table_of(*crystal(), pixel_size)
+    table.y_error[3] = np.nan
+    table.to_csv(tmp_path / "a.csv")
+    head = (tmp_path / "a.csv").read_text().splitlines()[0]
+    assert head.startswith("y [px],x [px],y_error [px]")
+    assert ("y [nm]" in head) == (pixel_size is not None)
+    back = ColumnTable.from_csv(tmp_path / "a.csv")
+    for name in COLUMNS:
+        np.testing.assert_array_equal(getattr(back, name), getattr(table, name))
+        assert getattr(back, name).dtype == getattr(table, name).dtype
+    if pixel_size is None:
+        assert back.pixel_size is None
+    else:
+        assert back.pixel_size == pytest.approx(pixel_size, rel=1e-12)
+
+
+def test_files_that_are_no_table(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("")
+    with pytest.raises(ColumnTableError, match="is empty"):
+        ColumnTable.from_csv(path)
+    path.write_text("y,x\n1,2\n")
+    with pytest.raises(ColumnTableError, match=r"has no column 'y \[px\]'"):
+        ColumnTable.from_csv(path)
+    table_of(*crystal()).to_csv(path)
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], "a" + lines[1]]))
+    with pytest.raises(ColumnTableError, match="line 2, y .px.: 'a.*' is no number"):
+        ColumnTable.from_csv(path)
+    path.write_text("\n".join([lines[0], lines[1] + ",1"]))
+    with pytest.raises(ColumnTableError, match="line 2 has 21 values"):
+        ColumnTable.from_csv(path)
+
+
+def test_atomap_has_x_first(tmp_path):
+    table = table_of(*crystal())
+    table.to_atomap(tmp_path / "a.npy")
+    table.to_atomap(tmp_path / "a.csv")
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npy")[:, 0], table.x)
+    text = np.loadtxt(tmp_path / "a.csv", delimiter=",", skiprows=1)
+    np.testing.assert_allclose(text, table.positions[:, ::-1], rtol=1e-8)
+
+
+def test_lattice_and_groups_are_found():
+    position, intensity = crystal()
+    groups = intensity_groups(intensity)
+    np.testing.assert_array_equal(groups, intensity < 1.5)
+    lattice = guess_lattice(position, groups)
+    # The vectors up to sign and order, within their errors.
+    steps = lattice.vectors @ np.linalg.inv(VECTORS)
+    np.testing.assert_allclose(abs(steps), np.eye(2), atol=2e-3)
+    off = lattice.vectors - np.rint(steps) @ VECTORS
+    assert (abs(off) < 4 * lattice.vector_errors).all()
+    assert len(lattice.sites) == 2 and (lattice.site >= 0).all()
+    assert lattice.rms == pytest.approx(0.3 * np.sqrt(2), rel=0.15)
+
+
+def test_equal_columns_make_the_smaller_cell():
+    index = np.stack(np.meshgrid(*[np.arange(9)] * 2), -1).reshape(-1, 2)
+    position = np.concatenate([index, index + 0.5]) * 20.0
+    lattice = guess_lattice(position, np.zeros(len(position), dtype=int))
+    assert abs(np.linalg.det(lattice.vectors)) == pytest.approx(200)
+    two = guess_lattice(position, np.repeat([0, 1], len(index)))
+    assert abs(np.linalg.det(two.vectors)) == pytest.approx(400)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_disorder_is_no_lattice(seed):
+    rng = np.random.default_rng(seed)
+    for position in (
+        random_positions(rng, (200, 200), 14.0),
+        rng.uniform(0, 200, (150, 2)),
+    ):
+        with pytest.raises(LatticeError, match="no lattice"):
+            guess_lattice(position, np.zeros(len(position), dtype=int))
+    with pytest.raises(LatticeError, match="too few"):
+        guess_lattice(position[:5], np.zeros(5, dtype=int))
+
+
+def test_structures_of_ase_and_pymatgen():
+    table = table_of(*crystal())
+    atoms = table.to_atoms(["Sr", "Ti"])
+    lengths = np.sort(np.hypot(*VECTORS.T)) * 0.2
+    np.testing.assert_allclose(atoms.cell.lengths()[:2], lengths, rtol=2e-3)
+    assert atoms.get_chemical_formula() == "SrTi"
+    assert atoms.pbc.tolist() == [True, True, False]
+    np.testing.assert_allclose(atoms.cell[0, 1:], 0, atol=1e-12)
+    assert np.linalg.det(atoms.cell) > 0
+    structure = table.to_structure()
+    assert len(structure) == 2
+    assert all(str(site.specie).startswith("X") for site in structure)
+    np.testing.assert_allclose(structure.lattice.matrix, atoms.cell[:], atol=1e-9)
+    distances = atoms.get_all_distances(mic=True)
+    assert structure.distance_matrix[0, 1] == pytest.approx(distances[0, 1])
+    whole = table.to_atoms(whole=True)
+    assert len(whole) == len(table) and not whole.pbc.any()
+    # Upright: what is higher in the image has the larger y.
+    assert whole.positions[np.argmin(table.y), 1] == whole.positions[:, 1].max()
+    with pytest.raises(ColumnTableError, match="1 elements .Sr. for 2 groups"):
+        table.to_atoms(["Sr"])
+    with pytest.raises(ColumnTableError, match="pixel size is not known"):
+        table_of(*crystal(), None).to_atoms()
+
+
+def test_matching():
+    true = np.array([[10.0, 10], [10, 20], [10, 30], [1, 1]])
+    found = np.array([[10.0, 10], [10.5, 20], [10.9, 20], [40, 40]])
+    match = match_columns(found, true, 2.0)
+    assert match.found.tolist() == [0, 1] and match.true.tolist() == [0, 1]
+    assert match.missed.tolist() == [2, 3] and match.extra.tolist() == [2, 3]
+    assert (match.precision, match.recall, match.f1) == (0.5, 0.5, 0.5)
+    assert match.rms == pytest.approx(np.sqrt(0.125))
+    inside = match_columns(found, true, 2.0, (50, 50), border=5)
+    assert inside.missed.tolist() == [2] and inside.recall == pytest.approx(2 / 3)
+    none = match_columns(np.empty((0, 2)), true, 1.0)
+    assert none.recall == 0 and none.precision == 1 and none.f1 == 0
+    assert np.isnan(none.rms)
+    for change, text in [
+        ({"radius": 0}, "radius is 0"),
+        ({"border": 2}, "needs the shape"),
+        ({"found": [[1.0, np.nan]]}, "NaN or infinite"),
+        ({"found": [1.0, 2.0]}, "wanted positions"),
+    ]:
+        with pytest.raises(ValueError, match=text):
+            match_columns(**{"found": found, "true": true, "radius": 1.0, **change})
