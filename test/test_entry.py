@@ -397,3 +397,18 @@ def test_a_bad_data_file_ends_with_its_name_and_status_2(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert str(tmp_path / "train" / "data.lmdb") in shown
     assert "cannot be opened as an LMDB file" in shown
+
+
+def test_noise_of_another_version_ends_with_its_name_and_status_2(tmp_path, capsys):
+    noise = tmp_path / "noise.json"
+    noise.write_text('{"format": "ppmat STEM noise", "version": 2}')
+    status = entry.main(
+        str(ROOT / "spectrum_enhancement"),
+        [
+            "--config=configs/sfin/sfin_haadf_enhance_synthetic.yaml",
+            f"Global.noise={noise}",
+            f"Trainer.output_dir={tmp_path / 'out'}",
+        ],
+    )
+    assert status == EXIT_BAD_INPUT
+    assert f"{noise} is of version 2" in capsys.readouterr().out

@@ -41,6 +41,7 @@ BAD_INPUT = {
     "DownloadError",
     "FileNotFoundError",
     "ImageFormatError",
+    "NoiseFormatError",
     "OC20FormatError",
     "OnnxExportError",
     "StaticProgramError",
