@@ -419,6 +419,10 @@ class ColumnFit:
         self.starts, self.values = self.starts[which], self.values[which]
         self.frozen, self._moving = self.frozen[which], self._moving[which]
 
+    def recentre(self, sigma: float) -> None:
+        """Take another common width; the columns stay what they are."""
+        self.sigma, self._center = sigma, np.log(sigma)
+
     def freeze_moving(self) -> None:
         """Put columns that never settled back to where they started."""
         self._freeze(self._moving)

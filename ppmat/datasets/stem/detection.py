@@ -60,6 +60,7 @@ _WIDTH_TRUST = (0.7, 1.4)  # of the width from the autocorrelation
 _SURE = 0.95
 _WEAK = 20  # percentile of the sure columns: a weak kind among strong ones
 _LEAST_SNR = 1.5  # in the raw image, however sure a network is
+_WIDTH_SETTLED = 0.03
 _FEW = 4  # columns
 _WIDE = 0.4  # spread of widths while the common one is not known yet
 _LEFT = 0.1  # least height of what is found in the residual, in median heights
@@ -215,8 +216,9 @@ def _search(
 
     def sift(fit: ColumnFit, contrast: np.ndarray, shares: tuple) -> Optional[_Found]:
         """Fit, and drop the worst again and again: what is no column makes its
-        neighbours unsure."""
-        for share in (*shares, 1.0, 1.0, 1.0):
+        neighbours unsure. The common width follows the sure ones."""
+        nonlocal sigma
+        for share in (*shares, 1.0, 1.0, 1.0, 1.0):
             if not fit.iterate(_COARSE_STEPS if share < 1 else _STEPS) and share == 1:
                 fit.freeze_moving()
             found, snr, correlation = measure(fit)
@@ -227,8 +229,11 @@ def _search(
             keep = (score >= min_score) & ~_merged(found, snr, sigma)
             if not keep.any():
                 return None
-            if share == 1 and keep.all():
+            width = sigma if given else _common_width(found, snr, score, sigma)
+            if share == 1 and keep.all() and abs(width / sigma - 1) < _WIDTH_SETTLED:
                 break
+            fit.recentre(width)
+            sigma = width
             found, snr, score = _part(found, keep), snr[keep], score[keep]
             fit.keep(keep)
             contrast = contrast[keep]
@@ -274,13 +279,18 @@ def _spacing(starts: np.ndarray, shape: Tuple[int, int], sigma: float) -> float:
 def _common_width(
     fit: FittedColumns, snr: np.ndarray, score: np.ndarray, sigma: float
 ) -> float:
-    """Return the median width of the sure columns, pixels, or what it was."""
+    """Return the common width of the sure columns, pixels, or what it was."""
     sure = (score >= _SURE) & (snr >= np.median(snr)) & ~fit.frozen
     if sure.sum() < _FEW:
         return sigma
+    # Each width was drawn to the common one by what its own error left open.
+    log = fit.values[sure, WIDTH]
+    own = 1 - (fit.errors[sure, WIDTH] / WIDTH_SPREAD) ** 2
+    center = np.log(sigma)
+    step = np.median(log - center) / np.clip(np.median(own), 0.2, 1.0)
     # Peaks of noise are narrow, and the narrow ones stand out.
     limits = _WIDTH_TRUST[0] * sigma, _WIDTH_TRUST[1] * sigma
-    return float(np.clip(np.median(np.exp(fit.values[sure, WIDTH])), *limits))
+    return float(np.clip(np.exp(center + step), *limits))
 
 
 def scores(snr: np.ndarray, area: float, sigma: float, apart: float) -> np.ndarray:
