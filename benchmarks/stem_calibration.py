@@ -191,15 +191,16 @@ def summary(work: Path) -> dict:
     rows = []
     for name, (_, truth, _, _) in ROWS.items():
         path = work / f"{name}.jsonl"
-        if not path.exists():
+        if not path.exists() or not path.stat().st_size:
             continue
         runs = [json.loads(line) for line in path.read_text().splitlines()]
         row = {"name": name, "images": len(runs)}
         for term, target in TARGETS.items():
             values = abs(np.array([r["errors"][term] for r in runs]))
-            row[f"{term} error"] = round(float(np.median(values)), 3)
-            row[f"{term} worst"] = round(float(values.max()), 3)
-            row[f"{term} met"] = f"{np.count_nonzero(values <= target)}/{len(runs)}"
+            met = np.count_nonzero(values <= target)
+            row[term] = (
+                f"{np.median(values):.3f}, worst {values.max():.3f}, {met}/{len(runs)}"
+            )
         plain = abs(np.array([r["two_blurs"]["scan"] for r in runs]))
         row["two blurs: scan error"] = round(float(np.median(plain)), 2)
         plain = abs(np.array([r["two_blurs"]["pointwise"] for r in runs]))
