@@ -75,6 +75,8 @@ def test_several_images_without_pixel_size(run, capsys):
     assert text.count("the pixel size is not known: in/b.tif.") == 1
     table = ColumnTable.from_csv("out/b.csv")
     assert table.pixel_size is None and (table.height < 0).all()
+    assert run("in/b.tif", "-o", "b.csv", "--raw", "--export", "ase") == 2
+    assert "no cell to --export to ase; --pixel_size" in capsys.readouterr().out
     given = ["--pixel_size", "0.012", "--units", "nm"]
     assert run("in/b.tif", "-o", "b.csv", "--raw", "--mode=bf", *given) == 0
     assert ColumnTable.from_csv("b.csv").pixel_size == pytest.approx((0.012, 0.012))

@@ -70,6 +70,7 @@ examples:
             --checkpoint_path best.pdparams
 """
 EXPORTS = {"atomap": ".atomap.npy", "ase": ".extxyz", "pymatgen": ".structure.json"}
+_CELLS = ("ase", "pymatgen")
 _SHOWN = 5
 
 
@@ -213,7 +214,7 @@ def _check_options(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and not value >= 0.5:
             raise ConfigError(f"--{name}={value}: wanted at least half a pixel")
-    if args.elements and not {"ase", "pymatgen"}.intersection(args.export):
+    if args.elements and not set(_CELLS).intersection(args.export):
         raise ConfigError("--elements goes with --export ase or pymatgen")
 
 
@@ -320,6 +321,12 @@ def _do_image(
     source = read_micrograph(image.path, image.index)
     raw = image_from(source)
     size = _pixel_size_nm(args, source)
+    cells = [name for name in args.export if name in _CELLS]
+    if size is None and cells:
+        raise ValueError(
+            f"the pixel size is not known, so there is no cell to --export to "
+            f"{' and '.join(cells)}; --pixel_size 0.012 --units nm gives it"
+        )
     options = seeds(number, raw)
     record = options.pop("record")
     table = detect_columns(
