@@ -79,9 +79,12 @@ class FittedColumns:
 
     @property
     def errors(self) -> np.ndarray:
-        """Standard errors of the four, for white noise [n, 4]; NaN where frozen."""
+        """Standard errors of the four, for white noise [n, 4]; NaN where frozen.
+
+        NaN too where columns crowd so that the problem does not tell them apart.
+        """
         own = np.diagonal(self.covariance, axis1=1, axis2=2)
-        errors = np.sqrt(own * self.variance)
+        errors = np.sqrt(np.where(own > 0, own * self.variance, np.nan))
         errors[self.frozen] = np.where(
             np.arange(4) == HEIGHT, errors[self.frozen], np.nan
         )

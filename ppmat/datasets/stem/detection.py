@@ -285,7 +285,7 @@ def _common_width(
         return sigma
     # Each width was drawn to the common one by what its own error left open.
     log = fit.values[sure, WIDTH]
-    own = 1 - (fit.errors[sure, WIDTH] / WIDTH_SPREAD) ** 2
+    own = np.nan_to_num(1 - (fit.errors[sure, WIDTH] / WIDTH_SPREAD) ** 2)
     center = np.log(sigma)
     step = np.median(log - center) / np.clip(np.median(own), 0.2, 1.0)
     # Peaks of noise are narrow, and the narrow ones stand out.
