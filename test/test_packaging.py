@@ -103,7 +103,7 @@ def test_metadata(built):
         "mrcfile",
     }
     assert all(">=" in r for r in requirements if "extra ==" not in r)
-    extras = {"cpu", "test", "dev", "generator", "onnx", "stem"}
+    extras = {"abtem", "cpu", "test", "dev", "generator", "onnx", "stem"}
     assert extras == set(meta.get_all("Provides-Extra"))
 
 
