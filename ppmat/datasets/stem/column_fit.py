@@ -32,11 +32,23 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy import sparse
 from scipy.ndimage import uniform_filter
-from scipy.sparse.linalg import LinearOperator
-from scipy.sparse.linalg import cg
 from scipy.spatial import cKDTree
 
-Y, X, HEIGHT, WIDTH = range(4)  # parameters of a column; WIDTH is log(sigma)
+from ppmat.datasets.stem.column_equations import BELL
+from ppmat.datasets.stem.column_equations import DAMPING
+from ppmat.datasets.stem.column_equations import HEIGHT
+from ppmat.datasets.stem.column_equations import SLOPE
+from ppmat.datasets.stem.column_equations import SPREAD
+from ppmat.datasets.stem.column_equations import TERMS
+from ppmat.datasets.stem.column_equations import WIDTH
+from ppmat.datasets.stem.column_equations import X
+from ppmat.datasets.stem.column_equations import Y
+from ppmat.datasets.stem.column_equations import combine
+from ppmat.datasets.stem.column_equations import hats
+from ppmat.datasets.stem.column_equations import profiles
+from ppmat.datasets.stem.column_equations import scales
+from ppmat.datasets.stem.column_equations import solve
+
 WIDTH_SPREAD = 0.2  # prior standard deviation of log(sigma / common sigma)
 WIDTH_LIMIT = 0.6  # largest |log(sigma / common sigma)|
 REACH = 3.5  # half of a column's window, in units of sigma
@@ -44,13 +56,8 @@ _PAIR_REACH = 6.0  # farther apart, in units of sigma, columns do not see each o
 _CHUNK = 2048
 _BINS = 24  # of grey values, for the strength of the noise
 _NODE_SPACING = 3.0  # of the background, in separations
-_DAMPING = 1e-4
 _LARGEST_STEP = np.array([0.4, 0.4, np.inf, 0.25])  # sigma, sigma, -, log
 _TILE = 3.0  # side of the parts whose covariance is computed together, in separations
-# A column's derivatives in terms of three profiles along each axis: e = exp(-u^2 / 2),
-# d = u / sigma e, s = u^2 e, with u = offset / sigma; (y, x) profiles summed.
-_E, _D, _S = range(3)
-_TERMS = {Y: [(_D, _E)], X: [(_E, _D)], HEIGHT: [(_E, _E)], WIDTH: [(_S, _E), (_E, _S)]}
 
 
 @dataclass
@@ -134,7 +141,7 @@ class ColumnFit:
         )
         self.frozen = np.zeros(n, dtype=bool)
         spacing = _NODE_SPACING * separation
-        self.hats, self.spacings = zip(*(_hats(size, spacing) for size in self.shape))
+        self.hats, self.spacings = zip(*(hats(size, spacing) for size in self.shape))
         self.nodes = np.zeros([hat.shape[0] for hat in self.hats])
         self._fresh = True
         self._moving = np.zeros(n, dtype=bool)
@@ -163,8 +170,8 @@ class ColumnFit:
         image = self.background()
         for part in self._chunks():
             fy, fx, top, left = self._profiles(part)
-            spots = (self.values[part, HEIGHT, None] * fy[:, _E])[:, :, None]
-            spots = spots * fx[:, None, _E]
+            spots = (self.values[part, HEIGHT, None] * fy[:, BELL])[:, :, None]
+            spots = spots * fx[:, None, BELL]
             self._add(image, spots, top, left)
         return image
 
@@ -190,7 +197,7 @@ class ColumnFit:
         values = self.values[part]
         corners = [np.rint(values[:, axis]).astype(int) - self.half for axis in (Y, X)]
         fy, fx = (
-            _profile(values[:, axis], values[:, WIDTH], corners[axis], self.half, size)
+            profiles(values[:, axis], values[:, WIDTH], corners[axis], self.half, size)
             for axis, size in zip((Y, X), self.shape)
         )
         return fy, fx, corners[0], corners[1]
@@ -204,7 +211,7 @@ class ColumnFit:
             fy, fx, top, left = self._profiles(part)
             window = windows[top + 2 * self.half, left + 2 * self.half]
             sums = fy @ window @ fx.transpose(0, 2, 1)
-            for k, terms in _TERMS.items():
+            for k, terms in TERMS.items():
                 out[part, k] = sum(sums[:, a, b] for a, b in terms)
         out[:, [Y, X, WIDTH]] *= self.values[:, HEIGHT, None]
         return out
@@ -220,10 +227,10 @@ class ColumnFit:
             sums = []
             for axis, size in zip((Y, X), self.shape):
                 start = np.rint(a[:, axis]).astype(int) - self.half
-                fa = _profile(a[:, axis], a[:, WIDTH], start, self.half, size)
-                fb = _profile(b[:, axis], b[:, WIDTH], start, self.half, size)
+                fa = profiles(a[:, axis], a[:, WIDTH], start, self.half, size)
+                fb = profiles(b[:, axis], b[:, WIDTH], start, self.half, size)
                 sums.append(fa @ fb.transpose(0, 2, 1))
-            out[part] = _combine(*sums, _scales(a), _scales(b))
+            out[part] = combine(*sums, scales(a), scales(b))
         return out
 
     def normal_matrix(self, noise: np.ndarray) -> sparse.csr_matrix:
@@ -282,10 +289,10 @@ class ColumnFit:
                 sums.append(f @ np.maximum(value, 0).transpose(0, 2, 1))
                 nodes.append(node)
             block = np.zeros((len(fy), 4, *(s.shape[2] for s in sums)))
-            for k, terms in _TERMS.items():
+            for k, terms in TERMS.items():
                 for a, b in terms:
                     block[:, k] += sums[0][:, a, :, None] * sums[1][:, b, None]
-            block *= _scales(self.values[part])[:, :, None, None]
+            block *= scales(self.values[part])[:, :, None, None]
             ny, nx = nodes[0][:, None, :, None], nodes[1][:, None, None]
             row = 4 * np.arange(n)[part, None, None, None] + np.arange(4)[:, None, None]
             row, ny, nx = np.broadcast_arrays(row, ny, nx)
@@ -342,7 +349,7 @@ class ColumnFit:
                 if damping > 1e6:
                     break
                 continue
-            damping = max(damping / 5, _DAMPING)
+            damping = max(damping / 5, DAMPING)
             care = np.where(worse, np.minimum(4 * care, 1e4), np.maximum(care / 2, 1))
             shift = np.hypot(*(self.values[:, :2] - self.starts).T)
             away = (shift > self.limit) & ~self.frozen
@@ -382,7 +389,7 @@ class ColumnFit:
         free[self.frozen | only_heights] = np.arange(4) == HEIGHT
         of_columns, of_nodes = self._gradient
         right = np.concatenate([(of_columns * free).ravel(), of_nodes.ravel()])
-        return _solve(self._matrix, self._own, right, free, damping)
+        return solve(self._matrix, self._own, right, free, damping)
 
     def _move(self, step: np.ndarray) -> np.ndarray:
         """Take a step; returns how far each column's parameters went [n, 4]."""
@@ -518,9 +525,11 @@ class ColumnFit:
             window = windows[top + 2 * self.half, left + 2 * self.half]
             fy, fx = (np.concatenate([f**2, f[:, :1] * f[:, 2:]], 1) for f in (fy, fx))
             sums = fy @ window @ fx.transpose(0, 2, 1)
-            out[part, Y], out[part, X] = sums[:, _D, _E], sums[:, _E, _D]
-            out[part, HEIGHT] = sums[:, _E, _E]
-            out[part, WIDTH] = sums[:, _S, _E] + sums[:, _E, _S] + 2 * sums[:, 3, 3]
+            out[part, Y], out[part, X] = sums[:, SLOPE, BELL], sums[:, BELL, SLOPE]
+            out[part, HEIGHT] = sums[:, BELL, BELL]
+            out[part, WIDTH] = (
+                sums[:, SPREAD, BELL] + sums[:, BELL, SPREAD] + 2 * sums[:, 3, 3]
+            )
         return out
 
     def _covariance(self, matrix: sparse.csr_matrix) -> np.ndarray:
@@ -571,92 +580,6 @@ class ColumnFit:
             blocks = inverse[: 4 * m, : 4 * m].reshape(m, 4, m, 4)
             out[inside] = blocks[np.arange(m), :, np.arange(m), :]
         return out
-
-
-def _hats(size: int, spacing: float) -> Tuple[sparse.csr_matrix, float]:
-    """Return triangles [nodes, size] that sum to 1, and their spacing in pixels."""
-    pieces = max(1, int(np.ceil((size - 1) / spacing)))
-    spacing = (size - 1) / pieces
-    grid = np.arange(size) / spacing
-    left = np.minimum(grid.astype(int), pieces - 1)
-    share = grid - left
-    entries = np.concatenate([1 - share, share])
-    places = np.concatenate([left, left + 1]), np.tile(np.arange(size), 2)
-    return sparse.csr_matrix((entries, places), shape=(pieces + 1, size)), spacing
-
-
-def _profile(
-    centre: np.ndarray, log_sigma: np.ndarray, start: np.ndarray, half: int, size: int
-) -> np.ndarray:
-    """Return the profiles e, d, s [n, 3, w] on the pixels from ``start``."""
-    grid = start[:, None] + np.arange(2 * half + 1)
-    sigma = np.exp(log_sigma)[:, None]
-    u = (grid - centre[:, None]) / sigma
-    e = np.exp(-0.5 * u**2)
-    e[(grid < 0) | (grid >= size)] = 0.0
-    return np.stack([e, u / sigma * e, u**2 * e], axis=1)
-
-
-def _scales(values: np.ndarray) -> np.ndarray:
-    """Return the factors [n, 4] between profiles and derivatives."""
-    scales = np.repeat(values[:, HEIGHT, None], 4, axis=1)
-    scales[:, HEIGHT] = 1.0
-    return scales
-
-
-def _combine(
-    sums_y: np.ndarray, sums_x: np.ndarray, scales_i: np.ndarray, scales_j: np.ndarray
-) -> np.ndarray:
-    """Return products of derivatives [n, 4, 4] from those of profiles [n, 3, 3]."""
-    out = np.empty((len(sums_y), 4, 4))
-    for p, of_p in _TERMS.items():
-        for q, of_q in _TERMS.items():
-            out[:, p, q] = sum(
-                sums_y[:, a, c] * sums_x[:, b, d] for a, b in of_p for c, d in of_q
-            )
-    return out * scales_i[:, :, None] * scales_j[:, None]
-
-
-def _solve(
-    matrix: sparse.csr_matrix,
-    own: np.ndarray,
-    right: np.ndarray,
-    free: np.ndarray,
-    damping: np.ndarray,
-) -> np.ndarray:
-    """Return the step of the free parameters, by conjugate gradients."""
-    n = len(own)
-    diagonal = matrix.diagonal()
-    scale = 1 / np.sqrt(np.maximum(diagonal, 1e-12 * diagonal.max()))
-    mask = np.concatenate([free.ravel(), np.ones(len(right) - 4 * n)])
-    extra = np.full(len(right), _DAMPING)
-    extra[: 4 * n] += np.repeat(damping, 4)
-    extra += 1 - mask
-    inner = mask * scale
-    local = inner[: 4 * n].reshape(n, 4)
-    blocks = own * local[:, :, None] * local[:, None]
-    k = np.arange(4)
-    blocks[:, k, k] = 1.0 + damping[:, None]
-    inverse = np.linalg.inv(blocks)
-
-    def apply(v: np.ndarray) -> np.ndarray:
-        return inner * (matrix @ (inner * v)) + extra * v
-
-    def precondition(v: np.ndarray) -> np.ndarray:
-        out = v.copy()
-        of_columns = inverse @ v[: 4 * n].reshape(n, 4, 1)
-        out[: 4 * n] = of_columns.ravel()
-        return out
-
-    shape = (len(right), len(right))
-    found, _ = cg(
-        LinearOperator(shape, matvec=apply, dtype=np.float64),
-        inner * right,
-        rtol=1e-2,
-        maxiter=100,
-        M=LinearOperator(shape, matvec=precondition, dtype=np.float64),
-    )
-    return inner * found
 
 
 def _noise_image(

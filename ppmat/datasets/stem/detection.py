@@ -34,8 +34,8 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt
 from scipy.spatial import cKDTree
 
-from ppmat.datasets.stem.column_fit import HEIGHT
-from ppmat.datasets.stem.column_fit import WIDTH
+from ppmat.datasets.stem.column_equations import HEIGHT
+from ppmat.datasets.stem.column_equations import WIDTH
 from ppmat.datasets.stem.column_fit import WIDTH_SPREAD
 from ppmat.datasets.stem.column_fit import ColumnFit
 from ppmat.datasets.stem.column_fit import FittedColumns
