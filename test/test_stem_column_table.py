@@ -158,6 +158,16 @@ def test_structures_of_ase_and_pymatgen():
         table_of(*crystal(), None).to_atoms()
 
 
+def test_a_site_with_columns_of_two_groups_is_one_atom():
+    position, intensity = crystal()
+    weak = np.flatnonzero(intensity < 1.5)[::4]
+    intensity[weak] *= 0.6  # an atom is missing there
+    assert intensity_groups(intensity).max() == 2
+    atoms = table_of(position, intensity).to_atoms(["Mo", "S"])
+    assert atoms.get_chemical_symbols() == ["Mo", "S"]
+    assert atoms.arrays["columns"].sum() == len(position)
+
+
 def test_matching():
     true = np.array([[10.0, 10], [10, 20], [10, 30], [1, 1]])
     found = np.array([[10.0, 10], [10.5, 20], [10.9, 20], [40, 40]])

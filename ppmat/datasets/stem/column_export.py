@@ -139,7 +139,8 @@ def _model(table: ColumnTable, whole: bool, thickness: float) -> Tuple:
         "intensity": np.array([table.intensity[m].mean() for m in members]),
         "columns": np.array([m.sum() for m in members]),
     }
-    groups = np.array([groups[m][0] for m in members])
+    usual = [np.bincount(groups[m]).argmax() for m in members]
+    groups = np.unique(usual, return_inverse=True)[1]
     info = {
         "lattice_rms_angstrom": lattice.rms,
         "lattice_vector_errors_angstrom": (lattice.vector_errors).tolist(),

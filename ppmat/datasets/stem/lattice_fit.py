@@ -106,7 +106,7 @@ def _mixture(values: np.ndarray, count: int) -> Tuple[float, np.ndarray]:
 
 
 def guess_lattice(positions: np.ndarray, groups: np.ndarray) -> PlaneLattice:
-    """Return the lattice of columns, with equal columns on equal sites.
+    """Return the lattice of columns.
 
     A lattice vector is a difference of two columns that leads from most columns to
     another of the same group. The shortest two that are not parallel are refined with
@@ -128,7 +128,7 @@ def guess_lattice(positions: np.ndarray, groups: np.ndarray) -> PlaneLattice:
     tolerance = _TOLERANCE * nearest
     vectors = _translations(positions, groups, tree, tolerance)
     for _ in range(_ROUNDS):
-        sites, site, index = _sites(positions, groups, vectors, tolerance)
+        sites, site, index = _sites(positions, vectors, tolerance)
         vectors, sites, rms, errors = _least_squares(positions, site, index, vectors)
     explained = np.mean(site >= 0)
     if explained < _EXPLAINED:
@@ -194,10 +194,12 @@ def _clusters(steps: np.ndarray, tolerance: float) -> np.ndarray:
 
 
 def _sites(
-    positions: np.ndarray, groups: np.ndarray, vectors: np.ndarray, tolerance: float
+    positions: np.ndarray, vectors: np.ndarray, tolerance: float
 ) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return sites [m, 2], the site of each column [n] and its cell [n, 2].
 
+    Columns of one place are one site, whatever their groups: noise, or missing atoms,
+    put some columns of a kind into another group.
     A site is taken by at least a fifth of the columns that the fullest site has.
     """
     # From the middle, so that an error of the vectors adds up over half the image.
@@ -215,7 +217,6 @@ def _sites(
             off = fraction - centre
             off -= np.rint(off)
             near = (np.hypot(*(off @ vectors).T) < tolerance) & (site < 0)
-            near &= groups == groups[start]
             centre = centre + off[near].mean(axis=0)
         if near.any():
             site[near] = len(sites)
