@@ -49,10 +49,9 @@ from ppmat.utils import logger
 from ppmat.utils.command_line import EXIT_BAD_INPUT
 from ppmat.utils.command_line import EXIT_SOME_LEFT_OUT
 from ppmat.utils.command_line import add_model_options
-from ppmat.utils.command_line import exit_status
 from ppmat.utils.command_line import find_task_config
 from ppmat.utils.command_line import move_overrides
-from ppmat.utils.command_line import set_threads
+from ppmat.utils.command_line import task_command
 from ppmat.utils.registry import ConfigError
 from ppmat.utils.result_store import StoredRunError
 
@@ -122,18 +121,6 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     return args
 
 
-def main(task_dir: str, argv: Optional[Sequence[str]] = None) -> int:
-    """Run the command of a task folder; returns the exit status.
-
-    Args:
-        task_dir: Folder of the calling script.
-        argv: Command line without the program name; None takes ``sys.argv``.
-    """
-    set_threads()
-    args = parse_args(argv)
-    return exit_status(lambda: run(args, task_dir))
-
-
 def run(args: argparse.Namespace, task_dir: str) -> int:
     """Do what the options say; returns the exit status.
 
@@ -180,6 +167,9 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
         return 0
     logger.error(f"failed: {len(failed)} of {len(images)} files")
     return EXIT_SOME_LEFT_OUT if len(failed) < len(images) else EXIT_BAD_INPUT
+
+
+main = task_command(parse_args, run)
 
 
 def _check_options(args: argparse.Namespace) -> None:

@@ -39,9 +39,8 @@ from ppmat.utils.command_line import EXIT_BAD_INPUT
 from ppmat.utils.command_line import EXIT_SOME_LEFT_OUT
 from ppmat.utils.command_line import add_model_options
 from ppmat.utils.command_line import announce_task_config
-from ppmat.utils.command_line import exit_status
 from ppmat.utils.command_line import move_overrides
-from ppmat.utils.command_line import set_threads
+from ppmat.utils.command_line import task_command
 from ppmat.utils.config import save_config
 from ppmat.utils.registry import ConfigError
 
@@ -96,18 +95,6 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     args = parser.parse_intermixed_args(argv)
     move_overrides(args, ("checkpoint_path", "input", "split"))
     return args
-
-
-def main(task_dir: str, argv: Optional[Sequence[str]] = None) -> int:
-    """Run the command of a task folder; returns the exit status.
-
-    Args:
-        task_dir: Folder of the calling script.
-        argv: Command line without the program name; None takes ``sys.argv``.
-    """
-    set_threads()
-    args = parse_args(argv)
-    return exit_status(lambda: run(args, task_dir))
 
 
 def run(args: argparse.Namespace, task_dir: str) -> int:
@@ -170,6 +157,9 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
         logger.error(f"left out: {_count(left_out)}; the others are done")
         return EXIT_SOME_LEFT_OUT
     return 0
+
+
+main = task_command(parse_args, run)
 
 
 def _check_options(args: argparse.Namespace) -> None:

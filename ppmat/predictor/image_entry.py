@@ -39,10 +39,9 @@ from ppmat.utils.command_line import EXIT_BAD_INPUT
 from ppmat.utils.command_line import EXIT_SOME_LEFT_OUT
 from ppmat.utils.command_line import add_model_options
 from ppmat.utils.command_line import announce_task_config
-from ppmat.utils.command_line import exit_status
 from ppmat.utils.command_line import find_task_config
 from ppmat.utils.command_line import move_overrides
-from ppmat.utils.command_line import set_threads
+from ppmat.utils.command_line import task_command
 from ppmat.utils.config import save_config
 from ppmat.utils.registry import ConfigError
 from ppmat.utils.result_store import Column
@@ -105,18 +104,6 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     return args
 
 
-def main(task_dir: str, argv: Optional[Sequence[str]] = None) -> int:
-    """Run the command of a task folder; returns the exit status.
-
-    Args:
-        task_dir: Folder of the calling script.
-        argv: Command line without the program name; None takes ``sys.argv``.
-    """
-    set_threads()
-    args = parse_args(argv)
-    return exit_status(lambda: run(args, task_dir))
-
-
 def run(args: argparse.Namespace, task_dir: str) -> int:
     """Do what the options say; returns the exit status.
 
@@ -164,6 +151,9 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
         batch_size=args.batch_size,
     )
     return _show(rows)
+
+
+main = task_command(parse_args, run)
 
 
 _EXAMPLE = "example_data/stem_sample/test/noisy/0.png"  # below the task folder

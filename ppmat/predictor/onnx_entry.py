@@ -29,9 +29,8 @@ from typing import Sequence
 from ppmat.predictor.shipped import add_mode_option
 from ppmat.utils import logger
 from ppmat.utils.command_line import add_model_options
-from ppmat.utils.command_line import exit_status
 from ppmat.utils.command_line import find_task_config
-from ppmat.utils.command_line import set_threads
+from ppmat.utils.command_line import task_command
 from ppmat.utils.registry import ConfigError
 
 _EPILOG = """\
@@ -70,18 +69,6 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         help="do not compare with Paddle in ONNX Runtime")  # fmt: skip
     add("overrides", nargs="*", metavar="KEY=VALUE", help="changes of the YAML")
     return parser.parse_intermixed_args(argv)
-
-
-def main(task_dir: str, argv: Optional[Sequence[str]] = None) -> int:
-    """Run the command of a task folder; returns the exit status.
-
-    Args:
-        task_dir: Folder of the calling script.
-        argv: Command line without the program name; None takes ``sys.argv``.
-    """
-    set_threads()
-    args = parse_args(argv)
-    return exit_status(lambda: run(args, task_dir))
 
 
 def run(args: argparse.Namespace, task_dir: str) -> int:
@@ -138,3 +125,6 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
             f"{worst:.1e} of the range at most"
         )
     return 0
+
+
+main = task_command(parse_args, run)

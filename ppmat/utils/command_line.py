@@ -24,6 +24,7 @@ import re
 from collections.abc import Callable
 from collections.abc import Sequence
 from typing import List
+from typing import Optional
 
 from ppmat.utils import logger
 from ppmat.utils.config import find_config
@@ -63,6 +64,31 @@ def exit_status(command: Callable[[], int], *also: str) -> int:
         if BAD_INPUT.union(also).isdisjoint(c.__name__ for c in type(error).__mro__):
             raise
         return complain(error)
+
+
+def task_command(
+    parse_args: Callable[[Optional[Sequence[str]]], argparse.Namespace],
+    run: Callable[[argparse.Namespace, str], int],
+) -> Callable[..., int]:
+    """Return the ``main`` of a command of the task folders.
+
+    Args:
+        parse_args: Returns the options of a command line; None means ``sys.argv``.
+        run: Does what the options say, given the task folder; returns the exit status.
+    """
+
+    def main(task_dir: str, argv: Optional[Sequence[str]] = None) -> int:
+        """Run the command of a task folder; returns the exit status.
+
+        Args:
+            task_dir: Folder of the calling script.
+            argv: Command line without the program name; None takes ``sys.argv``.
+        """
+        set_threads()
+        args = parse_args(argv)
+        return exit_status(lambda: run(args, task_dir))
+
+    return main
 
 
 def complain(error: Exception, status: int = EXIT_BAD_INPUT) -> int:

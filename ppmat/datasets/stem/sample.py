@@ -33,6 +33,7 @@ from ppmat.datasets.stem.columns import Columns
 from ppmat.datasets.stem.columns import Scene
 from ppmat.datasets.stem.folder import write_grey
 from ppmat.datasets.stem.noise import NoiseModel
+from ppmat.datasets.stem.synthesis import random_cell
 from ppmat.datasets.stem.synthesis import random_positions
 
 
@@ -49,12 +50,7 @@ def lattice_positions(
     Returns:
         Positions ``(y, x)`` in pixels [n, 2] and the site in the cell [n].
     """
-    angle = rng.uniform(0, 2 * np.pi)
-    opening = np.deg2rad(rng.choice([60.0, 90.0, rng.uniform(60, 120)]))
-    ratio = rng.choice([1.0, rng.uniform(1.0, 1.6)])
-    first = np.array([np.sin(angle), np.cos(angle)])
-    second = np.array([np.sin(angle + opening), np.cos(angle + opening)])
-    cell = spacing * np.stack([first, ratio * second])
+    cell, opening = random_cell(rng, spacing)
     reach = int(np.ceil(1.5 * max(shape) / spacing / np.sin(opening)))
     index = np.arange(-reach, reach + 1)
     corners = np.stack(np.meshgrid(index, index), axis=-1).reshape(-1, 2) @ cell

@@ -155,6 +155,16 @@ def _crystal(
     return positions, kinds
 
 
+def random_cell(rng: np.random.Generator, spacing: float) -> tuple[np.ndarray, float]:
+    """Return the vectors ``(y, x)`` of a lattice [2, 2], pixels, and their angle."""
+    angle = rng.uniform(0, 2 * np.pi)
+    opening = np.deg2rad(rng.choice([60.0, 90.0, rng.uniform(60, 120)]))
+    ratio = rng.choice([1.0, rng.uniform(1.0, 1.6)])
+    first = np.array([np.sin(angle), np.cos(angle)])
+    second = np.array([np.sin(angle + opening), np.cos(angle + opening)])
+    return spacing * np.stack([first, ratio * second]), opening
+
+
 def lattice_sites(
     rng: np.random.Generator, shape: tuple[int, int], spacing: float
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -168,12 +178,7 @@ def lattice_sites(
     Returns:
         Positions ``(y, x)`` in pixels [n, 2] and the site in the cell [n], 0 to 2.
     """
-    angle = rng.uniform(0, 2 * np.pi)
-    opening = np.deg2rad(rng.choice([60.0, 90.0, rng.uniform(60, 120)]))
-    ratio = rng.choice([1.0, rng.uniform(1.0, 1.6)])
-    first = np.array([np.sin(angle), np.cos(angle)])
-    second = np.array([np.sin(angle + opening), np.cos(angle + opening)])
-    cell = spacing * np.stack([first, ratio * second])
+    cell, opening = random_cell(rng, spacing)
     basis = [np.zeros(2)]
     for _ in range(rng.choice([0, 1, 2, 3], p=[0.25, 0.4, 0.2, 0.15])):
         special = rng.random() < 0.7
