@@ -202,14 +202,18 @@ class ColumnFit:
         )
         return fy, fx, corners[0], corners[1]
 
-    def _project(self, image: np.ndarray) -> np.ndarray:
-        """Return the sums of an image with each column's derivatives [n, 4]."""
+    def _windows(self, image: np.ndarray):
+        """Yield parts of the columns, their profiles, and the image around each."""
         padded = np.pad(image, 2 * self.half)
         windows = sliding_window_view(padded, (2 * self.half + 1,) * 2)
-        out = np.empty((len(self.values), 4))
         for part in self._chunks():
             fy, fx, top, left = self._profiles(part)
-            window = windows[top + 2 * self.half, left + 2 * self.half]
+            yield part, fy, fx, windows[top + 2 * self.half, left + 2 * self.half]
+
+    def _project(self, image: np.ndarray) -> np.ndarray:
+        """Return the sums of an image with each column's derivatives [n, 4]."""
+        out = np.empty((len(self.values), 4))
+        for part, fy, fx, window in self._windows(image):
             sums = fy @ window @ fx.transpose(0, 2, 1)
             for k, terms in TERMS.items():
                 out[part, k] = sum(sums[:, a, b] for a, b in terms)
@@ -517,12 +521,8 @@ class ColumnFit:
         )
 
     def _project_squares(self, image: np.ndarray) -> np.ndarray:
-        padded = np.pad(image, 2 * self.half)
-        windows = sliding_window_view(padded, (2 * self.half + 1,) * 2)
         out = np.empty((len(self.values), 4))
-        for part in self._chunks():
-            fy, fx, top, left = self._profiles(part)
-            window = windows[top + 2 * self.half, left + 2 * self.half]
+        for part, fy, fx, window in self._windows(image):
             fy, fx = (np.concatenate([f**2, f[:, :1] * f[:, 2:]], 1) for f in (fy, fx))
             sums = fy @ window @ fx.transpose(0, 2, 1)
             out[part, Y], out[part, X] = sums[:, SLOPE, BELL], sums[:, BELL, SLOPE]

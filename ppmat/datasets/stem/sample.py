@@ -33,7 +33,7 @@ from ppmat.datasets.stem.columns import Columns
 from ppmat.datasets.stem.columns import Scene
 from ppmat.datasets.stem.folder import write_grey
 from ppmat.datasets.stem.noise import NoiseModel
-from ppmat.datasets.stem.synthesis import random_cell
+from ppmat.datasets.stem.synthesis import random_lattice
 from ppmat.datasets.stem.synthesis import random_positions
 
 
@@ -50,10 +50,7 @@ def lattice_positions(
     Returns:
         Positions ``(y, x)`` in pixels [n, 2] and the site in the cell [n].
     """
-    cell, opening = random_cell(rng, spacing)
-    reach = int(np.ceil(1.5 * max(shape) / spacing / np.sin(opening)))
-    index = np.arange(-reach, reach + 1)
-    corners = np.stack(np.meshgrid(index, index), axis=-1).reshape(-1, 2) @ cell
+    cell, corners = random_lattice(rng, shape, spacing, margin=0.0)
     sites = [rng.uniform(size=2)]
     if rng.random() < 0.6:
         sites.append(sites[0] + rng.uniform(0.4, 0.6, size=2))

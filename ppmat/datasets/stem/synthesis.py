@@ -155,14 +155,22 @@ def _crystal(
     return positions, kinds
 
 
-def random_cell(rng: np.random.Generator, spacing: float) -> tuple[np.ndarray, float]:
-    """Return the vectors ``(y, x)`` of a lattice [2, 2], pixels, and their angle."""
+def random_lattice(
+    rng: np.random.Generator, shape: tuple[int, int], spacing: float, margin: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the vectors ``(y, x)`` of a random cell [2, 2], and corners of cells.
+
+    The corners [n, 2], pixels, are centred on 0 and cover the image and a margin.
+    """
     angle = rng.uniform(0, 2 * np.pi)
     opening = np.deg2rad(rng.choice([60.0, 90.0, rng.uniform(60, 120)]))
     ratio = rng.choice([1.0, rng.uniform(1.0, 1.6)])
     first = np.array([np.sin(angle), np.cos(angle)])
     second = np.array([np.sin(angle + opening), np.cos(angle + opening)])
-    return spacing * np.stack([first, ratio * second]), opening
+    cell = spacing * np.stack([first, ratio * second])
+    reach = int(np.ceil((1.5 * max(shape) + 2 * margin) / spacing / np.sin(opening)))
+    index = np.arange(-reach, reach + 1)
+    return cell, np.stack(np.meshgrid(index, index), axis=-1).reshape(-1, 2) @ cell
 
 
 def lattice_sites(
@@ -178,7 +186,7 @@ def lattice_sites(
     Returns:
         Positions ``(y, x)`` in pixels [n, 2] and the site in the cell [n], 0 to 2.
     """
-    cell, opening = random_cell(rng, spacing)
+    cell, corners = random_lattice(rng, shape, spacing, _MARGIN)
     basis = [np.zeros(2)]
     for _ in range(rng.choice([0, 1, 2, 3], p=[0.25, 0.4, 0.2, 0.15])):
         special = rng.random() < 0.7
@@ -187,9 +195,6 @@ def lattice_sites(
         offsets = (offsets - np.rint(offsets)) @ cell
         if np.linalg.norm(offsets, axis=1).min() > 0.33 * spacing:
             basis.append(site)
-    reach = int(np.ceil((1.5 * max(shape) + 2 * _MARGIN) / spacing / np.sin(opening)))
-    index = np.arange(-reach, reach + 1)
-    corners = np.stack(np.meshgrid(index, index), axis=-1).reshape(-1, 2) @ cell
     origin = np.array(shape) / 2 + rng.uniform(size=2) @ cell
     positions = np.concatenate([corners + site @ cell for site in basis]) + origin
     kinds = np.repeat(np.minimum(np.arange(len(basis)), 2), len(corners))
