@@ -52,6 +52,7 @@ from ppmat.utils.command_line import add_model_options
 from ppmat.utils.command_line import find_task_config
 from ppmat.utils.command_line import move_overrides
 from ppmat.utils.command_line import task_command
+from ppmat.utils.download import hash_of_file
 from ppmat.utils.registry import ConfigError
 from ppmat.utils.result_store import StoredRunError
 
@@ -270,19 +271,19 @@ def _seed_maker(
             return {"enhanced": image, "seeds_from": kind, "record": str(file)}
 
         return read
-    from ppmat.predictor.shipped import SHIPPED
     from ppmat.predictor.spectrum_predictor import SpectrumPredictor
 
     if args.config_path is not None:
         args.config_path = find_task_config(args.config_path, task_dir)
     own = args.model_name or args.config_path or args.checkpoint_path
     predictor = SpectrumPredictor(
-        model_name=args.model_name if own else SHIPPED[args.mode],
+        model_name=args.model_name,
         weights_name=args.weights_name,
         config_path=args.config_path,
         checkpoint_path=args.checkpoint_path,
         device=args.device,
         config_overrides=args.overrides,
+        mode=None if own else args.mode,
     )
     kind = "map" if predictor.gives_map else "enhanced"
 
@@ -306,8 +307,6 @@ def _do_image(
 ) -> tuple:
     """Measure an image and write its files; returns a line of text, and whether the
     pixel size is known."""
-    from ppmat.utils.save_load import hash_of_file
-
     source = read_micrograph(image.path, image.index)
     raw = image_from(source)
     size = _pixel_size_nm(args, source)

@@ -43,10 +43,10 @@ from ppmat.datasets.micrograph import image_names
 from ppmat.datasets.micrograph import write_micrograph
 from ppmat.datasets.micrograph_base import jsonable
 from ppmat.datasets.micrograph_base import replacing
+from ppmat.utils.download import hash_of_file
 from ppmat.utils.registry import ConfigError
 from ppmat.utils.registry import nearest
 from ppmat.utils.result_store import StoredRunError
-from ppmat.utils.save_load import hash_of_file
 
 PathLike = Union[str, "os.PathLike[str]"]
 

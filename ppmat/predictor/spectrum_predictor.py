@@ -50,8 +50,8 @@ from ppmat.predictor.tile_model import TileModel
 from ppmat.predictor.tiling import TileRunner
 from ppmat.predictor.tiling import plan_axis
 from ppmat.utils import logger
+from ppmat.utils.download import hash_of_file
 from ppmat.utils.registry import ConfigError
-from ppmat.utils.save_load import hash_of_file
 
 OnError = Literal["raise", "flag"]
 

@@ -49,8 +49,8 @@ from ppmat.models.sfin.sfin import SFIN
 from ppmat.models.sfin.sfin_folded import FoldedSFIN
 from ppmat.utils import download
 from ppmat.utils import logger
+from ppmat.utils.download import hash_of_file
 from ppmat.utils.save_load import fingerprint
-from ppmat.utils.save_load import hash_of_file
 
 CACHE_ENTRIES = 32
 _FORMAT = 1  # raised when the exported program changes for the same weights

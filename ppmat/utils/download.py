@@ -182,12 +182,13 @@ def _lock(file: Path) -> Iterator[None]:
 
 
 def _md5_is(file: Path, md5sum: Optional[str]) -> bool:
-    return md5sum is None or _md5(file) == md5sum.lower()
+    return md5sum is None or hash_of_file(file, "md5") == md5sum.lower()
 
 
-def _md5(file: Path) -> str:
-    digest = hashlib.md5()
-    with open(file, "rb") as stream:
+def hash_of_file(path: Union[str, os.PathLike[str]], kind: str = "sha256") -> str:
+    """Return the digest of a file, by any name that hashlib knows."""
+    digest = hashlib.new(kind)
+    with open(path, "rb") as stream:
         while chunk := stream.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
@@ -219,7 +220,7 @@ def _download(url: str, file: Path, md5sum: Optional[str]) -> None:
                 "and call again to continue"
             ) from error
         else:
-            found = None if md5sum is None else _md5(part)
+            found = None if md5sum is None else hash_of_file(part, "md5")
             if md5sum is None or found == md5sum.lower():
                 os.replace(part, file)
                 tag.unlink(missing_ok=True)

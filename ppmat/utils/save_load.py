@@ -41,7 +41,6 @@ from typing import Dict
 from typing import List
 from typing import Mapping
 from typing import Optional
-from typing import Union
 
 import numpy as np
 import paddle
@@ -60,7 +59,6 @@ __all__ = [
     "CheckpointError",
     "apply_weights",
     "fingerprint",
-    "hash_of_file",
     "load_checkpoint",
     "load_file",
     "load_pretrain",
@@ -124,15 +122,6 @@ def load_file(path: str) -> Any:
 # Writing a set ---------------------------------------------------------------------
 
 
-def hash_of_file(path: Union[str, os.PathLike[str]]) -> str:
-    """Return the SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def _flush(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -190,7 +179,7 @@ def write_set(ckpt_dir: str, prefix: str, members: Mapping[str, Any]) -> None:
         for name, value in members.items():
             paddle.save(value, str(tmp / name))
             _flush(tmp / name)
-            sums[name] = hash_of_file(tmp / name)
+            sums[name] = download.hash_of_file(tmp / name)
         manifest = tmp / f"{prefix}.manifest.json"
         manifest.write_text(json.dumps({"format": 1, "files": sums}, indent=1))
         _flush(manifest)
@@ -300,7 +289,7 @@ class _Set:
                 f"checkpoint {self.stem} is incomplete: {name} is missing. Use another "
                 "checkpoint of the run."
             )
-        if self.files is not None and hash_of_file(path) != self.files[name]:
+        if self.files is not None and download.hash_of_file(path) != self.files[name]:
             raise CheckpointError(
                 f"checkpoint {self.stem} is mixed or damaged: {path} is not the file "
                 f"its manifest lists. Use another checkpoint of the run; if the file "
