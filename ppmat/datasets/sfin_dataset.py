@@ -33,6 +33,7 @@ PaddleMaterials 0.3.0.
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from collections.abc import Mapping
 from typing import Any
 from typing import Callable
@@ -146,9 +147,9 @@ class SFINDataset(io.Dataset):
         download: bool = False,
     ) -> None:
         super().__init__()
-        _check_choice("split", split, SPLITS)
+        check_choice("split", split, SPLITS)
         if target_subdir is not None:
-            _check_choice("target_subdir", target_subdir, self.label_subdirs)
+            check_choice("target_subdir", target_subdir, self.label_subdirs)
         if data_count is not None and data_count < 1:
             raise ValueError(f"data_count is {data_count}, wanted at least 1 or None")
         if not 0 <= val_ratio < 1:
@@ -315,6 +316,18 @@ class SFINDataset(io.Dataset):
         return np.random.SeedSequence([self.seed, self.epoch, idx]).generate_state(4)
 
 
+def check_choice(what: str, found: Any, legal: Collection) -> None:
+    """See that an argument is one of the legal values.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if found not in legal:
+        raise ValueError(
+            f"{what} is {found!r}, wanted one of {', '.join(map(str, legal))}"
+        )
+
+
 def _span(start: int, size: int, reverse: bool) -> slice:
     """Return the slice of ``size`` elements from ``start``, forwards or backwards."""
     if not reverse:
@@ -394,7 +407,7 @@ def _match_mode(cfg: Optional[Mapping]) -> str:
         raise ValueError(
             f"build_samples_cfg: unknown key {key!r}; the only one is match_mode"
         )
-    _check_choice("build_samples_cfg.match_mode", mode, _MATCH_MODES)
+    check_choice("build_samples_cfg.match_mode", mode, _MATCH_MODES)
     return _MATCH_MODES[mode]
 
 
@@ -424,11 +437,6 @@ def _check_crop(crop: Union[int, Sequence[int], None]) -> Optional[Tuple[int, in
             f"crop_size is {crop!r}, wanted a positive number or [height, width]"
         )
     return sizes
-
-
-def _check_choice(what: str, found: Any, legal: Any) -> None:
-    if found not in legal:
-        raise ValueError(f"{what} is {found!r}, wanted one of {', '.join(legal)}")
 
 
 def _size(shape: Sequence[int]) -> str:

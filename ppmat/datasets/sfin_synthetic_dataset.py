@@ -39,6 +39,9 @@ from typing import Union
 import numpy as np
 from paddle import io
 
+from ppmat.datasets.sfin_dataset import SPLITS
+from ppmat.datasets.sfin_dataset import SFINDataset
+from ppmat.datasets.sfin_dataset import check_choice
 from ppmat.datasets.stem.grey_scaling import robust_scaling
 from ppmat.datasets.stem.noise import MODES
 from ppmat.datasets.stem.noise import NoiseModel
@@ -46,7 +49,6 @@ from ppmat.datasets.stem.noise_range import any_noise
 from ppmat.datasets.stem.synthesis import SceneRecipe
 from ppmat.datasets.stem.synthesis import make_scene
 
-SPLITS = ("train", "val", "test")
 _ANY = "any"
 _RANGE = (30.0, 180.0)  # of clean images under noise of any kind; any would do
 
@@ -102,16 +104,10 @@ class SFINSyntheticDataset(io.Dataset):
         transforms: Optional[Callable[[Dict], Dict]] = None,
     ) -> None:
         super().__init__()
-        for what, found, legal in (
-            ("split", split, SPLITS),
-            ("mode", mode, MODES),
-            ("scaling", scaling, ("robust", "grey")),
-            ("target_subdir", target_subdir, ("gt_enhance", "gt_detect", None)),
-        ):
-            if found not in legal:
-                raise ValueError(
-                    f"{what} is {found!r}, wanted one of {', '.join(map(str, legal))}"
-                )
+        check_choice("split", split, SPLITS)
+        check_choice("mode", mode, MODES)
+        check_choice("scaling", scaling, ("robust", "grey"))
+        check_choice("target_subdir", target_subdir, (*SFINDataset.label_subdirs, None))
         if count < 1:
             raise ValueError(f"count is {count}, wanted at least 1")
         if endless and split != "train":
