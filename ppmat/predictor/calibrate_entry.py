@@ -18,7 +18,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,6 +31,9 @@ from ppmat.datasets.stem.calibration import Calibration
 from ppmat.datasets.stem.calibration import calibrate
 from ppmat.datasets.stem.calibration_figure import calibration_figure
 from ppmat.datasets.stem.noise import MODES
+from ppmat.predictor.image_command import add_images
+from ppmat.predictor.image_command import check_parent
+from ppmat.predictor.image_command import refuse_present
 from ppmat.utils import logger
 from ppmat.utils.command_line import exit_status
 from ppmat.utils.registry import ConfigError
@@ -66,10 +68,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add_images(parser, "input", metavar="FRAME")
     add = parser.add_argument
-    add("input", nargs="+", metavar="FRAME",
-        help="images (.tif, .npy, .png, .mrc, .dm3, .dm4, .emd, .ser, .hspy), folders, "
-        "patterns; FILE@INDEX picks one of several images")  # fmt: skip
     add("-o", "--output", required=True, metavar="JSON", help="the noise model")
     add("--fast_axis", type=int, choices=(0, 1), default=1,
         help="axis of the image along which the beam scans a line (default: 1, along "
@@ -92,9 +92,11 @@ def run(args: argparse.Namespace) -> int:
 
     Raises:
         ConfigError: An output cannot be written, or inputs do not go together.
+        StoredRunError: An output is there already.
     """
     outputs = [Path(p) for p in (args.output, args.figure) if p is not None]
-    _check_outputs(outputs, args.overwrite)
+    _check_names(outputs)
+    refuse_present(outputs, args.overwrite)
     frames, names = read_frames(args.input)
     logger.info(f"{len(frames)} frames of {frames[0].shape[0]} x {frames[0].shape[1]}")
     result = calibrate(frames, args.fast_axis, args.mode, names, args.seed)
@@ -111,19 +113,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check_outputs(outputs: Sequence[Path], overwrite: bool) -> None:
+def _check_names(outputs: Sequence[Path]) -> None:
     suffixes = (".json", ".png")
     for path, suffix in zip(outputs, suffixes):
         if path.suffix.lower() != suffix:
             raise ConfigError(f"{path}: the name must end with {suffix}")
         if path.is_dir():
             raise ConfigError(f"{path} is a folder, wanted the name of a file")
-        if path.exists() and not overwrite:
-            raise ConfigError(f"{path} is there already; --overwrite replaces it")
-        folder = path.absolute().parent
-        if not os.access(folder, os.W_OK):
-            reason = "cannot be written to" if folder.is_dir() else "does not exist"
-            raise ConfigError(f"{path}: the folder {folder} {reason}")
+        check_parent(path)
 
 
 def read_frames(inputs: Sequence[str]) -> tuple[list[np.ndarray], list[str]]:

@@ -45,16 +45,19 @@ from ppmat.datasets.stem.detection import MIN_SCORE
 from ppmat.datasets.stem.detection import MODES
 from ppmat.datasets.stem.detection import POLARITIES
 from ppmat.datasets.stem.detection import detect_columns
+from ppmat.predictor.image_command import add_image_model
+from ppmat.predictor.image_command import add_images
+from ppmat.predictor.image_command import check_parent
+from ppmat.predictor.image_command import first_names
+from ppmat.predictor.image_command import load_predictor
+from ppmat.predictor.image_command import refuse_present
 from ppmat.utils import logger
 from ppmat.utils.command_line import EXIT_BAD_INPUT
 from ppmat.utils.command_line import EXIT_SOME_LEFT_OUT
-from ppmat.utils.command_line import add_model_options
-from ppmat.utils.command_line import find_task_config
 from ppmat.utils.command_line import move_overrides
 from ppmat.utils.command_line import task_command
 from ppmat.utils.download import hash_of_file
 from ppmat.utils.registry import ConfigError
-from ppmat.utils.result_store import StoredRunError
 
 _EPILOG = """\
 The network (or --enhanced) says where to look; positions, errors and intensities are
@@ -71,7 +74,6 @@ examples:
 """
 EXPORTS = {"atomap": ".atomap.npy", "ase": ".extxyz", "pymatgen": ".structure.json"}
 _CELLS = ("ase", "pymatgen")
-_SHOWN = 5
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -81,20 +83,16 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    changes = "; KEY=VALUE changes the YAML"
+    add_images(parser, "input", metavar="IMAGE", also=changes)
     add = parser.add_argument
-    add("input", nargs="+", metavar="IMAGE",
-        help="raw images (.tif, .npy, .png, .mrc, .dm3, .dm4, .emd, .ser, .hspy), "
-        "folders, patterns; FILE@INDEX picks one of several images; KEY=VALUE changes "
-        "the YAML")  # fmt: skip
     add("-o", "--output", required=True, metavar="CSV|FOLDER",
         help="the table of one image, or a folder for those of several")  # fmt: skip
     add("--mode", choices=tuple(MODES), default="haadf",
         help="haadf: columns are bright; bf: dark (default: haadf)")  # fmt: skip
     add("--polarity", choices=POLARITIES,
         help="of the columns, where it is not that of the mode")  # fmt: skip
-    add_model_options(parser)
-    add("--checkpoint_path", help="weights that belong to --config_path")
-    add("--device", help="cpu, gpu, gpu:0; Paddle's choice if not given")
+    add_image_model(parser)
     add("--enhanced", nargs="+", metavar="IMAGE",
         help="enhanced images, as many as inputs and in their order: no model is "
         "needed")  # fmt: skip
@@ -141,7 +139,8 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
         raise ConfigError(
             f"--enhanced: {len(given)} images for {len(images)} inputs; wanted one each"
         )
-    _refuse_present(args, tables)
+    outputs = (path for table in tables for path in _outputs(args, table).values())
+    refuse_present(outputs, args.overwrite)
     seeds = _seed_maker(args, task_dir, given)
     failed: List[str] = []
     uncalibrated: List[str] = []
@@ -158,11 +157,9 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
         if not calibrated:
             uncalibrated.append(str(image))
     if uncalibrated:
-        more = ", ..." if len(uncalibrated) > _SHOWN else ""
         logger.warning(
             "positions are in pixels only, since the pixel size is not known: "
-            f"{', '.join(uncalibrated[:_SHOWN])}{more}. --pixel_size 0.012 --units nm "
-            "gives it"
+            f"{first_names(uncalibrated)}. --pixel_size 0.012 --units nm gives it"
         )
     if not failed:
         return 0
@@ -225,9 +222,7 @@ def _table_paths(output: str, images: Sequence[Any]) -> List[Path]:
                 f"--output={output} is one file, but there are {len(images)} images; "
                 "wanted a folder"
             )
-        folder = path.absolute().parent
-        if not folder.is_dir() or not os.access(folder, os.W_OK):
-            raise ConfigError(f"--output={output}: the folder cannot be written to")
+        check_parent(path)
         return [path]
     if path.suffix and not path.exists():
         raise ConfigError(f"--output={output}: wanted a name with .csv, or a folder")
@@ -245,17 +240,6 @@ def _outputs(args: argparse.Namespace, table: Path) -> Dict[str, Path]:
     return paths
 
 
-def _refuse_present(args: argparse.Namespace, tables: Sequence[Path]) -> None:
-    paths = [path for table in tables for path in _outputs(args, table).values()]
-    present = [str(path) for path in paths if path.exists()]
-    if present and not args.overwrite:
-        more = f" and {len(present) - _SHOWN} more" if len(present) > _SHOWN else ""
-        raise StoredRunError(
-            f"{', '.join(present[:_SHOWN])}{more} is there already; choose another "
-            "--output, or replace with --overwrite"
-        )
-
-
 def _seed_maker(
     args: argparse.Namespace, task_dir: str, given: Optional[Sequence[Any]]
 ) -> Callable[[int, np.ndarray], Dict[str, Any]]:
@@ -271,20 +255,9 @@ def _seed_maker(
             return {"enhanced": image, "seeds_from": kind, "record": str(file)}
 
         return read
-    from ppmat.predictor.spectrum_predictor import SpectrumPredictor
-
-    if args.config_path is not None:
-        args.config_path = find_task_config(args.config_path, task_dir)
     own = args.model_name or args.config_path or args.checkpoint_path
-    predictor = SpectrumPredictor(
-        model_name=args.model_name,
-        weights_name=args.weights_name,
-        config_path=args.config_path,
-        checkpoint_path=args.checkpoint_path,
-        device=args.device,
-        config_overrides=args.overrides,
-        mode=None if own else args.mode,
-    )
+    mode = None if own else args.mode
+    predictor = load_predictor(args, task_dir, mode, args.device)
     kind = "map" if predictor.gives_map else "enhanced"
 
     def enhance(number: int, raw: np.ndarray) -> Dict[str, Any]:

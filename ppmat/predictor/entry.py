@@ -72,7 +72,6 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--checkpoint_path", nargs="+", default=[], action="extend",
         help="weights that belong to --config_path; several: an ensemble")  # fmt: skip
-    add("--device", help="cpu, gpu, gpu:0; Paddle's choice if not given")
     add("--input", "--input_path", nargs="+", default=[], action="extend",
         help="files (.traj, .cif, .extxyz, .xyz, POSCAR, .lmdb), folders, patterns; "
         "FILE@INDEX picks frames")  # fmt: skip

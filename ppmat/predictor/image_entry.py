@@ -33,11 +33,14 @@ from typing import Sequence
 
 import numpy as np
 
-from ppmat.predictor.shipped import add_mode_option
+from ppmat.predictor.image_command import add_image_model
+from ppmat.predictor.image_command import add_images
+from ppmat.predictor.image_command import add_mode
+from ppmat.predictor.image_command import check_tiles
+from ppmat.predictor.image_command import load_predictor
 from ppmat.utils import logger
 from ppmat.utils.command_line import EXIT_BAD_INPUT
 from ppmat.utils.command_line import EXIT_SOME_LEFT_OUT
-from ppmat.utils.command_line import add_model_options
 from ppmat.utils.command_line import announce_task_config
 from ppmat.utils.command_line import find_task_config
 from ppmat.utils.command_line import move_overrides
@@ -72,16 +75,10 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_model_options(parser)
-    add_mode_option(parser)
+    add_image_model(parser)
+    add_mode(parser)
+    add_images(parser, "--input", "--input_path", default=[], action="extend")
     add = parser.add_argument
-    add("--checkpoint_path",
-        help="weights that belong to --config_path: .pdparams, or .pth of the "
-        "authors")  # fmt: skip
-    add("--device", help="cpu, gpu, gpu:0; Paddle's choice if not given")
-    add("--input", "--input_path", nargs="+", default=[], action="extend",
-        help="images (.tif, .npy, .png, .mrc, .dm3, .dm4, .emd, .ser, .hspy), folders, "
-        "patterns; FILE@INDEX picks one of several images")  # fmt: skip
     add("--save_path", "--output_path", metavar="FOLDER", help="for the outputs")
     add("--format", choices=_FORMATS, default="tif", help="of the outputs")
     add("--residual", action="store_true",
@@ -113,27 +110,16 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
     _check_options(args, task_dir)
     from ppmat.predictor.image_store import find_images
     from ppmat.predictor.image_store import make_folder
-    from ppmat.predictor.spectrum_predictor import SpectrumPredictor
 
     # What is misspelt or cannot be written shows before the model is loaded.
     if args.input:
         find_images(args.input)
     if args.save_path is not None:
         make_folder(args.save_path)
-    if args.config_path is not None:
-        # Only a split reads the data that the configuration's variables name.
-        find = find_task_config if args.split is None else announce_task_config
-        args.config_path = find(args.config_path, task_dir)
-    predictor = SpectrumPredictor(
-        model_name=args.model_name,
-        weights_name=args.weights_name,
-        config_path=args.config_path,
-        checkpoint_path=args.checkpoint_path,
-        device=args.device,
-        config_overrides=args.overrides,
-        mode=args.mode,
-    )
-    _check_tiles(args, predictor)
+    # Only a split reads the data that the configuration's variables name.
+    find = find_task_config if args.split is None else announce_task_config
+    predictor = load_predictor(args, task_dir, args.mode, args.device, find)
+    check_tiles(args, predictor)
     if args.split is not None:
         return _score_split(predictor, args)
     rows = predictor.iter_files(
@@ -179,17 +165,6 @@ def _check_options(args: argparse.Namespace, task_dir: str) -> None:
                     f"--{name} goes with --input; --split scores grey values and "
                     "writes no images"
                 )
-
-
-def _check_tiles(args: argparse.Namespace, predictor: Any) -> None:
-    from ppmat.predictor.enhancement import choose_tiles
-    from ppmat.predictor.tiling import plan_axis
-
-    tile, overlap = choose_tiles(predictor, args.tile_size, args.overlap)
-    try:
-        plan_axis(tile, tile, overlap)
-    except ValueError as error:
-        raise ConfigError(f"--tile_size, --overlap: {error}") from error
 
 
 def _show(rows: Any) -> int:

@@ -26,10 +26,11 @@ import os
 from typing import Optional
 from typing import Sequence
 
-from ppmat.predictor.shipped import add_mode_option
+from ppmat.predictor.image_command import add_image_model
+from ppmat.predictor.image_command import add_mode
+from ppmat.predictor.image_command import check_tiles
+from ppmat.predictor.image_command import load_predictor
 from ppmat.utils import logger
-from ppmat.utils.command_line import add_model_options
-from ppmat.utils.command_line import find_task_config
 from ppmat.utils.command_line import task_command
 from ppmat.utils.registry import ConfigError
 
@@ -54,12 +55,9 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_model_options(parser)
-    add_mode_option(parser)
+    add_image_model(parser, device=False)
+    add_mode(parser)
     add = parser.add_argument
-    add("--checkpoint_path",
-        help="weights that belong to --config_path: .pdparams, or .pth of the "
-        "authors")  # fmt: skip
     add("--output", "--save_path", required=True, metavar="FILE.onnx")
     add("--tile_size", type=int, help="pixels; default: Predict.tile_size, or 256")
     add("--overlap", type=int,
@@ -79,34 +77,17 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
         OnnxExportError: See :func:`ppmat.predictor.onnx_export.export_onnx`.
     """
     from ppmat.models.sfin.sfin import SFIN
-    from ppmat.predictor.enhancement import choose_tiles
     from ppmat.predictor.onnx_export import export_onnx
-    from ppmat.predictor.spectrum_predictor import SpectrumPredictor
-    from ppmat.predictor.tiling import plan_axis
 
     if not args.output.endswith(".onnx"):
         raise ConfigError(f"--output={args.output}: wanted FILE.onnx")
-    if args.config_path is not None:
-        args.config_path = find_task_config(args.config_path, task_dir)
-    predictor = SpectrumPredictor(
-        model_name=args.model_name,
-        weights_name=args.weights_name,
-        config_path=args.config_path,
-        checkpoint_path=args.checkpoint_path,
-        device="cpu",
-        config_overrides=args.overrides,
-        mode=args.mode,
-    )
+    predictor = load_predictor(args, task_dir, args.mode, "cpu")
     if not isinstance(predictor.model, SFIN):
         raise ConfigError(
             f"Model: {type(predictor.model).__name__} cannot be written as ONNX; "
             "wanted SFIN"
         )
-    try:
-        tile, overlap = choose_tiles(predictor, args.tile_size, args.overlap)
-        plan_axis(tile, tile, overlap)
-    except ValueError as error:
-        raise ConfigError(f"--tile_size and --overlap: {error}") from error
+    tile, overlap = check_tiles(args, predictor)
     worst = export_onnx(
         predictor.model,
         args.output,

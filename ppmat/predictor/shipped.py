@@ -20,7 +20,6 @@ Importing this module does not import Paddle.
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 from typing import Optional
 
@@ -32,16 +31,6 @@ SHIPPED = {
     "haadf": "sfin_haadf_enhance_synthetic_small",
     "bf": "sfin_bf_enhance_synthetic_small",
 }
-
-
-def add_mode_option(parser: argparse.ArgumentParser) -> None:
-    """Add ``--mode``."""
-    parser.add_argument(
-        "--mode",
-        choices=tuple(SHIPPED),
-        help="kind of image, for the choice of a shipped model when no other is given "
-        f"(default: {DEFAULT_MODE}); excludes --model_name and --config_path",
-    )
 
 
 def registered_name(

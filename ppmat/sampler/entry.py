@@ -66,7 +66,6 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     add_model_options(parser)
     add = parser.add_argument
     add("--checkpoint_path", help="weights that belong to --config_path")
-    add("--device", help="cpu, gpu, gpu:0; Paddle's choice if not given")
     add("--mode", choices=MODES, help="default: by_structures with --input, else "
         "by_chemical_formula")  # fmt: skip
     add("--seed", type=int, help="names the noise; the same seed, the same structures")

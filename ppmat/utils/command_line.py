@@ -129,12 +129,19 @@ def keep_freed_memory() -> None:
     mallopt(trim_threshold, 2**31 - 1)
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say which model: a registered one, or one's own YAML."""
+def add_model_options(parser: argparse.ArgumentParser, device: bool = True) -> None:
+    """Add the options that say which model: a registered one, or one's own YAML.
+
+    Args:
+        parser: Gets them.
+        device: Add ``--device``, too.
+    """
     add = parser.add_argument
     add("--model_name", help="registered model; excludes --config_path")
     add("--weights_name", help="file of the weights of a registered model")
     add("-c", "--config_path", help="YAML of the model")
+    if device:
+        add("--device", help="cpu, gpu, gpu:0; Paddle's choice if not given")
 
 
 def move_overrides(args: argparse.Namespace, names: Sequence[str]) -> None:
