@@ -405,7 +405,7 @@ def test_workers_do_not_outlive_a_killed_parent():
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert run.returncode == -signal.SIGKILL
     pids = [int(pid) for pid in run.stdout.split()]
@@ -438,15 +438,15 @@ def test_a_worker_that_begins_after_its_parents_death_ends():
         stdout=subprocess.PIPE,  # read to its end, which is the worker's
         stderr=subprocess.DEVNULL,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert run.returncode == -signal.SIGKILL
     assert are_gone([int(run.stdout)])
 
 
 def are_gone(pids):
-    """Return whether processes end within ten seconds."""
-    deadline = time.monotonic() + 10
+    """Return whether processes end within a minute, or two on a busy machine."""
+    deadline = time.monotonic() + 120
     while any(map(is_running, pids)) and time.monotonic() < deadline:
         time.sleep(0.1)
     return not any(map(is_running, pids))
@@ -481,7 +481,7 @@ def test_the_parent_can_end_its_workers():
     core = paddle.base.core
     core._erase_process_pids(id(loader._iterator))
     worker.terminate()
-    worker.join(10)
+    worker.join(120)
     assert worker.exitcode == 0
 
 

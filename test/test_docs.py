@@ -137,7 +137,7 @@ def help_of(*command: str) -> str:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert done.returncode == 0, f"{command} --help failed: {done.stderr}"
     return done.stdout

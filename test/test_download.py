@@ -214,7 +214,7 @@ def test_processes_share_one_download(server, tmp_path):
     workers = [context.Process(target=_fetch_in_process, args=args) for _ in range(3)]
     for worker in workers:
         worker.start()
-    folders = {results.get(timeout=60) for _ in workers}
+    folders = {results.get(timeout=600) for _ in workers}
     for worker in workers:
         worker.join()
     assert folders == {str(tmp_path / "pack")}

@@ -166,8 +166,8 @@ def test_only_declared_third_parties_are_imported(path):
 
 def test_import_of_the_package_is_quick():
     code = (
-        "import time; start = time.perf_counter(); import ppmat; "
-        "print(time.perf_counter() - start)"
+        "import time; start = time.process_time(); import ppmat; "
+        "print(time.process_time() - start)"
     )
     command = [sys.executable, "-c", code]
     seconds = min(

@@ -69,7 +69,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "b.build_wheel(out); b.build_sdist(out)"
     )
     subprocess.run(
-        [sys.executable, "-c", build, str(out)], cwd=tree, check=True, timeout=120
+        [sys.executable, "-c", build, str(out)], cwd=tree, check=True, timeout=600
     )
     return {"wheel": next(out.glob("*.whl")), "sdist": next(out.glob("*.tar.gz"))}
 

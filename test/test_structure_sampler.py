@@ -441,7 +441,7 @@ def test_two_processes_share_the_batches(tmp_path):
     command += ["--log_dir", str(tmp_path / "log"), str(script)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=120
+        command, env=environment, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stdout + done.stderr
     ranks = [literal_eval((tmp_path / "two" / f"rank{i}").read_text()) for i in (0, 1)]

@@ -14,6 +14,7 @@
 
 
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import paddle
@@ -546,8 +547,9 @@ def test_nan_is_left_out_when_told(tmp_path, capsys):
 # What is logged
 
 
-def test_gradient_norm_rate_and_speed(tmp_path):
-    data, model = Structures(4), make_model()
+def test_gradient_norm_rate_and_speed(tmp_path, monkeypatch):
+    """By a clock that is read before and after reading, and after each step."""
+    data, model = Structures(11), make_model()
     batch = next(iter(data.loader(4)))
     model(batch)["loss_dict"]["loss"].backward()
     norm = np.sqrt(
@@ -558,13 +560,20 @@ def test_gradient_norm_rate_and_speed(tmp_path):
         )
     )
     model.clear_gradients()
-    make_trainer(tmp_path, data, model, max_epochs=1).train()
-    row = read_rows(tmp_path, "train(step)")[0]
-    assert float(row["grad_norm"]) == pytest.approx(norm, rel=1e-5)
-    assert float(row["lr"]) == 0.02
-    assert 0 < float(row["reader_cost"]) < float(row["batch_cost"])
-    rate = 4 / float(row["samples_per_s"])
-    assert float(row["batch_cost"]) <= rate < 10
+    ticks = iter([0, 1, 3, 3, 4, 7, 10, 13, 16, 20])
+    clock = SimpleNamespace(perf_counter=lambda: next(ticks))
+    monkeypatch.setattr("ppmat.trainer.base_trainer.time", clock)
+    trainer = make_trainer(
+        tmp_path, data, model, max_epochs=1, shuffle=False, log_freq=0
+    )
+    trainer.train()
+    first, others = read_rows(tmp_path, "train(step)")
+    assert float(first["grad_norm"]) == pytest.approx(norm, rel=1e-5)
+    assert float(first["lr"]) == 0.02
+    names = ("reader_cost", "batch_cost", "samples_per_s")
+    assert [float(first[name]) for name in names] == [1, 3, 4 / 3]
+    # Means of the steps of four and of three structures.
+    assert [float(others[name]) for name in names] == [2, 5, 7 / 10]
 
 
 def test_metrics_file_grows_columns_and_keeps_an_older_run(tmp_path):

@@ -55,7 +55,7 @@ def run(tmp_path_factory):
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=600,
     )
     tail = "".join(
         (logs / f"workerlog.{rank}").read_text()[-3000:]

@@ -319,14 +319,16 @@ def test_signal_finishes_the_step_and_saves(tmp_path, number, step):
 
 
 SCRIPT = """
-import sys, time
+import os, sys, time
 sys.path[:0] = [{root!r}, {here!r}]
-import paddle
 import test_trainer_resume as t
 trainer = t.build(sys.argv[1], "average")
 forward = t.Draws.forward
 def slow(self, batch):
-    time.sleep(0.05 if self.training else 0)
+    if self.training:
+        time.sleep(0.02)
+        while self.calls > 11 and not os.path.exists(sys.argv[2]):
+            time.sleep(0.02)  # a busy machine sends the signal late
     return forward(self, batch)
 t.Draws.forward = slow
 trainer.train()
@@ -337,18 +339,19 @@ trainer.train()
 def test_killed_process_resumes_exactly(tmp_path, number):
     """A real process, ended from outside at a moment nobody chose."""
     build(tmp_path / "whole", "average").train()
-    folder = tmp_path / "run"
+    folder, sent = tmp_path / "run", tmp_path / "sent"
     script = SCRIPT.format(root=os.path.dirname(HERE), here=HERE)
     process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", script, str(folder)],
+        [sys.executable, "-W", "ignore", "-c", script, str(folder), str(sent)],
         stdout=subprocess.DEVNULL,
     )
-    deadline = time.time() + 60
+    deadline = time.monotonic() + 300
     while not (folder / "checkpoints" / "step_6.manifest.json").exists():
-        assert time.time() < deadline and process.poll() is None
+        assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.01)
     process.send_signal(number)
-    status = process.wait(timeout=60)
+    sent.touch()
+    status = process.wait(timeout=300)
     steps = [n for n in os.listdir(folder / "checkpoints") if n.startswith("step_")]
     last = max(int(n.split("_")[1].split(".")[0]) for n in steps if "manifest" in n)
     if number == signal.SIGTERM:
