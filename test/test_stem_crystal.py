@@ -29,13 +29,13 @@ from pymatgen.core import Molecule
 from pymatgen.core import Structure
 from scipy.spatial import cKDTree
 
+from ppmat.datasets.stem.atoms import read_atoms
 from ppmat.datasets.stem.crystal import Bf
 from ppmat.datasets.stem.crystal import Haadf
 from ppmat.datasets.stem.crystal import crystal_scene
 from ppmat.datasets.stem.crystal import render_projection
 from ppmat.datasets.stem.projection import CrystalError
 from ppmat.datasets.stem.projection import project
-from ppmat.datasets.stem.projection import read_atoms
 from ppmat.datasets.stem.projection import view_along
 
 LMDB = (

@@ -33,6 +33,7 @@ import numpy as np
 
 import ppmat
 from ppmat.datasets.stem import defects
+from ppmat.datasets.stem.atoms import read_atoms
 from ppmat.datasets.stem.crystal import draw_contrast
 from ppmat.datasets.stem.crystal import render_projection
 from ppmat.datasets.stem.folder import FORMATS
@@ -43,7 +44,6 @@ from ppmat.datasets.stem.noise import NoiseModel
 from ppmat.datasets.stem.projection import CrystalError
 from ppmat.datasets.stem.projection import View
 from ppmat.datasets.stem.projection import project
-from ppmat.datasets.stem.projection import read_atoms
 from ppmat.datasets.stem.projection import view_along
 from ppmat.datasets.stem.synthesis import SceneRecipe
 from ppmat.datasets.stem.synthesis import make_scene

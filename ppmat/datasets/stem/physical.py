@@ -112,11 +112,7 @@ def physical_images(
             "images by multislice simulation need abTEM (GPL; Python 3.11 or later): "
             "pip install 'ppmat[abtem]'"
         ) from error
-    view = (
-        structure
-        if isinstance(structure, View)
-        else view_along(structure, zone_axis, direction)
-    )
+    view = view_along(structure, zone_axis, direction)
     wavelength = _wavelength(energy)
     field = _FIELD * wavelength / (semiangle * 1e-3)
     lengths, atoms, padded = _box(view, thickness, field)
