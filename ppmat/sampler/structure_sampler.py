@@ -20,18 +20,14 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
-from typing import Callable
 from typing import Dict
 from typing import List
 from typing import Optional
 from typing import Union
 
-import numpy as np
 import paddle
 import paddle.distributed as dist
 from ase import Atoms
-from pymatgen.core import Composition
-from pymatgen.core import Element
 from pymatgen.core import Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 from tqdm import tqdm
@@ -54,8 +50,14 @@ from ppmat.sampler.generation import sample_arguments
 from ppmat.sampler.generation import sample_batch
 from ppmat.sampler.generation import wait_for_all
 from ppmat.sampler.scoring import score
+from ppmat.sampler.scratch_batches import MakeBatch
+from ppmat.sampler.scratch_batches import batch_of_conditions
+from ppmat.sampler.scratch_batches import batch_of_formula
+from ppmat.sampler.scratch_batches import batch_of_num_atoms
+from ppmat.sampler.structure_writer import RelaxedAtoms
 from ppmat.sampler.structure_writer import StructureWriter
 from ppmat.sampler.structure_writer import check_format
+from ppmat.sampler.structure_writer import file_stem
 from ppmat.sampler.structure_writer import result_to_atoms
 from ppmat.utils import logger
 from ppmat.utils.registry import ConfigError
@@ -307,25 +309,10 @@ class StructureSampler:
         Raises:
             NotImplementedError: The model cannot generate from a number alone.
         """
-        self._check_num_atoms(num_atoms)
-        self._check_supports("num_atoms", "its number of atoms")
+        batch = batch_of_num_atoms(self.model, num_atoms)
         return self._from_scratch(
-            lambda count: {"structure_array": {"num_atoms": _column(num_atoms, count)}},
-            save_path,
-            sample_params,
-            num_samples,
-            batch_size,
-            seed,
-            format,
+            batch, save_path, sample_params, num_samples, batch_size, seed, format
         )
-
-    def _check_supports(self, source: str, words: str) -> None:
-        if not getattr(self.model, f"supports_{source}_sampling", True):
-            raise NotImplementedError(
-                f"{type(self.model).__name__} cannot generate a structure from {words} "
-                "alone; a model that relaxes takes structures: from_structures, "
-                "or on the command line --mode=by_structures --input FILE"
-            )
 
     def sample_by_chemical_formula(
         self,
@@ -345,17 +332,7 @@ class StructureSampler:
             ConfigError: Not a formula with whole numbers of atoms.
             NotImplementedError: The model cannot generate from a formula alone.
         """
-        self._check_supports("chemical_formula", "its formula")
-        atom_types = _atomic_numbers(chemical_formula)
-
-        def batch(count: int) -> Dict[str, Any]:
-            return {
-                "structure_array": {
-                    "atom_types": paddle.to_tensor(atom_types * count, dtype="int64"),
-                    "num_atoms": _column(len(atom_types), count),
-                }
-            }
-
+        batch = batch_of_formula(self.model, chemical_formula)
         return self._from_scratch(
             batch, save_path, sample_params, num_samples, batch_size, seed, format
         )
@@ -384,49 +361,14 @@ class StructureSampler:
             NotImplementedError: The model takes no conditions.
             ConfigError: Conditions are missing or unknown.
         """
-        self._check_num_atoms(num_atoms)
-        names = getattr(self.model, "condition_names", None)
-        if not names:
-            raise NotImplementedError(
-                f"{type(self.model).__name__} takes no conditions (it has no "
-                "condition_names)"
-            )
-        missing = sorted(set(names) - set(conditions))
-        unknown = sorted(set(conditions) - set(names))
-        if missing or unknown:
-            raise ConfigError(
-                f"{type(self.model).__name__} wants the conditions {sorted(names)}: "
-                f"missing {missing or 'none'}, unknown {unknown or 'none'}"
-            )
-
-        def batch(count: int) -> Dict[str, Any]:
-            data: Dict[str, Any] = {
-                "structure_array": {"num_atoms": _column(num_atoms, count)}
-            }
-            for name in names:
-                value = conditions[name]
-                if isinstance(value, paddle.Tensor):
-                    data[name] = paddle.concat([value] * count, axis=0)
-                elif isinstance(value, str):
-                    data[name] = [value] * count
-                else:
-                    data[name] = paddle.full([count], value, dtype="float32")
-            return data
-
+        batch = batch_of_conditions(self.model, num_atoms, conditions)
         return self._from_scratch(
             batch, save_path, sample_params, num_samples, batch_size, seed, format
         )
 
-    @staticmethod
-    def _check_num_atoms(num_atoms: Any) -> None:
-        if isinstance(num_atoms, bool) or not isinstance(num_atoms, (int, np.integer)):
-            raise TypeError(f"num_atoms is {num_atoms!r}, wanted a whole number")
-        if num_atoms < 1:
-            raise ConfigError(f"num_atoms is {num_atoms}, wanted at least 1")
-
     def _from_scratch(
         self,
-        batch: Callable[[int], Dict[str, Any]],
+        batch: MakeBatch,
         save_path: Optional[str],
         sample_params: Optional[Mapping],
         num_samples: int,
@@ -516,7 +458,7 @@ class StructureSampler:
             structures,
             progress and not one,
         )
-        atoms = _RelaxedAtoms(results, structures)
+        atoms = RelaxedAtoms(results, structures)
         if one and num_samples is None and len(atoms) == 1:
             return atoms[0]
         return list(atoms) if save_path is None else atoms
@@ -590,7 +532,7 @@ class StructureSampler:
                     logger.warning(f"result {i} is no structure, not written: {error}")
                     lost += 1
                     continue
-                writer.write(atoms, _file_stem(result, atoms, i))
+                writer.write(atoms, file_stem(result, atoms, i))
         logger.message(
             f"Wrote {len(results) - lost} structures to {writer.path}"
             + (f"; {lost} results were no structures" if lost else "")
@@ -605,56 +547,3 @@ class StructureSampler:
         if structure is None:
             raise ValueError("BuildStructure made nothing of it")
         return AseAtomsAdaptor.get_atoms(structure, msonable=False)
-
-
-class _RelaxedAtoms(Sequence):
-    """Results as atoms, made when asked for."""
-
-    def __init__(self, results: Sequence, structures: Sequence) -> None:
-        self.results = results
-        self._structures = structures
-        self._each = len(results) // len(structures)
-
-    def __len__(self) -> int:
-        return len(self.results)
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        result = self.results[index]
-        template = self._structures[index % len(self) // self._each]
-        return result_to_atoms(
-            result, template if isinstance(template, Atoms) else None
-        )
-
-
-def _column(value: int, count: int) -> paddle.Tensor:
-    return paddle.full([count], value, dtype="int64")
-
-
-def _atomic_numbers(formula: Any) -> List[int]:
-    if not isinstance(formula, str):
-        raise TypeError(f"chemical_formula is {formula!r}, wanted a text")
-    try:
-        composition = Composition(formula)
-    except ValueError as error:
-        raise ConfigError(f"'{formula}' is not a chemical formula: {error}") from error
-    numbers: List[int] = []
-    for element, count in composition.items():
-        if count != int(count) or not isinstance(element, Element):
-            raise ConfigError(
-                f"formula '{formula}' has {count:g} {element}; wanted elements with "
-                "whole numbers of atoms"
-            )
-        numbers += [element.Z] * int(count)
-    if not numbers:
-        raise ConfigError("the chemical formula is empty")
-    return numbers
-
-
-def _file_stem(result: Mapping[str, Any], atoms: Atoms, index: int) -> str:
-    if "id" in result:
-        sample = f"_{result['sample']}" if "sample" in result else ""
-        return f"{result['id']}{sample}"
-    formula = Composition(atoms.get_chemical_formula()).formula.replace(" ", "-")
-    return f"{formula}_{index + 1}"

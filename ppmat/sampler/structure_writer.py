@@ -24,6 +24,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from typing import Optional
@@ -34,6 +35,7 @@ from ase import Atoms
 from ase.constraints import FixAtoms
 from ase.io import Trajectory
 from ase.io import write
+from pymatgen.core import Composition
 
 from ppmat.utils.periodic import minimum_image
 from ppmat.utils.registry import ConfigError
@@ -99,6 +101,42 @@ def result_to_atoms(
     if "sample" in result:
         atoms.info["sample"] = result["sample"]
     return atoms
+
+
+class RelaxedAtoms(Sequence):
+    """Results as atoms, made when asked for.
+
+    Args:
+        results: Those of each structure next to each other, as many for each.
+        structures: What they were generated from; those that are ``ase.Atoms`` are the
+            templates, see :func:`result_to_atoms`.
+    """
+
+    def __init__(self, results: Sequence, structures: Sequence) -> None:
+        self.results = results
+        self._structures = structures
+        self._each = len(results) // len(structures)
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        result = self.results[index]
+        template = self._structures[index % len(self) // self._each]
+        return result_to_atoms(
+            result, template if isinstance(template, Atoms) else None
+        )
+
+
+def file_stem(result: Mapping[str, Any], atoms: Atoms, index: int) -> str:
+    """Return a name without suffix for the file of one result."""
+    if "id" in result:
+        sample = f"_{result['sample']}" if "sample" in result else ""
+        return f"{result['id']}{sample}"
+    formula = Composition(atoms.get_chemical_formula()).formula.replace(" ", "-")
+    return f"{formula}_{index + 1}"
 
 
 # Writing --------------------------------------------------------------------------
