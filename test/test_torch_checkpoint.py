@@ -15,8 +15,6 @@
 
 """Tests of :mod:`ppmat.utils.torch_checkpoint`: genuine, damaged and hostile files."""
 
-import errno
-import os
 import pickle
 import random
 import struct
@@ -27,33 +25,27 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-import paddle
 import pytest
+from torch_files import DATA
+from torch_files import REBUILD
+from torch_files import SIX
+from torch_files import WEIGHTS
+from torch_files import WRITERS
+from torch_files import Call
+from torch_files import Name
+from torch_files import Pid
+from torch_files import encode
+from torch_files import equal
+from torch_files import tensor
+from torch_files import truth_of
+from torch_files import write_legacy
+from torch_files import write_zip
 
-from ppmat.utils import save_load
-from ppmat.utils import torch_checkpoint
 from ppmat.utils.torch_checkpoint import TorchCheckpointError
 from ppmat.utils.torch_checkpoint import load
-from ppmat.utils.torch_checkpoint import to_paddle
 from ppmat.utils.torch_pickle import LEGACY_HEAD
 
 ROOT = Path(__file__).resolve().parents[1]
-DATA = ROOT / "test" / "data"
-FORMS = ("zip", "legacy")
-
-
-def truth_of(name):
-    with np.load(DATA / f"{name}_truth.npz") as values:
-        return dict(values)
-
-
-def equal(got, wanted):
-    return list(got) == list(wanted) and all(
-        got[name].dtype == wanted[name].dtype
-        and got[name].shape == wanted[name].shape
-        and np.array_equal(got[name], wanted[name])
-        for name in wanted
-    )
 
 
 # Genuine files
@@ -84,89 +76,10 @@ def test_no_paddle_and_no_torch_is_needed():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
-# Files made here: a pickle written by hand in either container
+# Files made here
 
 
-class Name:
-    def __init__(self, module, name):
-        self.code = b"c" + module.encode() + b"\n" + name.encode() + b"\n"
-
-
-class Call:
-    def __init__(self, function, *args):
-        self.function, self.args = function, args
-
-
-class Pid:
-    def __init__(self, *pid):
-        self.pid = pid
-
-
-def encode(value):
-    """Return protocol 2 opcodes that make ``value``."""
-    if isinstance(value, Name):
-        return value.code
-    if isinstance(value, Call):
-        return encode(value.function) + encode(value.args) + b"R"
-    if isinstance(value, Pid):
-        return encode(value.pid) + b"Q"
-    if isinstance(value, tuple):
-        return b"(" + b"".join(map(encode, value)) + b"t"
-    if isinstance(value, dict):
-        items = (encode(k) + encode(v) for k, v in value.items())
-        return b"}(" + b"".join(items) + b"u"
-    if isinstance(value, str):
-        raw = value.encode()
-        return b"X" + struct.pack("<I", len(raw)) + raw
-    assert value is None or type(value) in (bool, int, float)
-    return pickle.dumps(value, protocol=2)[2:-1]
-
-
-REBUILD = Name("torch._utils", "_rebuild_tensor_v2")
-FLOATS = Name("torch", "FloatStorage")
-
-
-def tensor(key, size, numel=None, offset=0, stride=None, kind=FLOATS, view=()):
-    """Return a tensor of storage ``key``, as torch pickles it."""
-    count = int(np.prod(size))
-    if stride is None:
-        stride = tuple(int(np.prod(size[i + 1 :])) for i in range(len(size)))
-    pid = Pid("storage", kind, key, "cpu", count if numel is None else numel, *view)
-    return Call(REBUILD, pid, offset, size, stride, False, {})
-
-
-def write_zip(path, value, storages, extra=(), top="archive", skip=(), **kwargs):
-    """Write the zip form; ``extra`` replaces or adds members."""
-    members = {
-        "data.pkl": b"\x80\x02" + encode(value) + b".",
-        "byteorder": b"little",
-        **{f"data/{key}": array.tobytes() for key, array in storages.items()},
-        "version": b"3\n",
-        **dict(extra),
-    }
-    with zipfile.ZipFile(path, "w", **kwargs) as archive:
-        for name, raw in members.items():
-            if name not in skip:
-                archive.writestr(f"{top}/{name}" if top else name, raw)
-    return path
-
-
-def write_legacy(path, value, storages, keys=None, head=LEGACY_HEAD, tail=b""):
-    """Write the legacy form."""
-    keys = list(storages) if keys is None else keys
-    raw = head + b"\x80\x02" + encode(value) + b"." + pickle.dumps(keys, protocol=2)
-    for array in storages.values():
-        raw += struct.pack("<q", array.size) + array.tobytes()
-    path.write_bytes(raw + tail)
-    return path
-
-
-WRITERS = {"zip": write_zip, "legacy": write_legacy}
-SIX = np.arange(6, dtype=np.float32)
-WEIGHTS = {"a": tensor("0", (6,))}
-
-
-@pytest.fixture(params=FORMS)
+@pytest.fixture(params=WRITERS)
 def write(request, tmp_path):
     """Write an object and its storages in either form; return the path."""
     return lambda *args, **kw: WRITERS[request.param](tmp_path / "x.pth", *args, **kw)
@@ -519,119 +432,3 @@ def test_only_the_weights_are_built(write):
     tracemalloc.stop()
     assert sum(array.nbytes for array in weights.values()) == 8 << 20
     assert peak < 10 << 20
-
-
-# Names of Paddle
-
-
-def test_names_and_layouts():
-    weights = {
-        "bn.weight": SIX,
-        "bn.running_mean": SIX,
-        "bn.running_var": SIX + 1,
-        "bn.num_batches_tracked": np.array(3),
-        "running_mean": SIX,
-        "num_batches_tracked": np.array(3),
-        "fc.weight": SIX.reshape(2, 3),
-        "embed.weight": SIX.reshape(2, 3),
-        "my_running_mean": SIX,
-    }
-    got = to_paddle(weights, ["fc.weight"])
-    assert list(got) == [
-        "bn.weight", "bn._mean", "bn._variance", "_mean", "fc.weight", "embed.weight",
-        "my_running_mean",
-    ]  # fmt: skip
-    assert got["bn._variance"] is weights["bn.running_var"]
-    np.testing.assert_array_equal(got["fc.weight"], SIX.reshape(2, 3).T)
-    assert got["fc.weight"].flags.c_contiguous
-    np.testing.assert_array_equal(got["embed.weight"], SIX.reshape(2, 3))
-
-
-def test_names_that_clash_and_a_dtype_paddle_lacks():
-    with pytest.raises(TorchCheckpointError, match="two weights.*'bn._mean'"):
-        to_paddle({"bn._mean": SIX, "bn.running_mean": SIX})
-    with pytest.raises(TorchCheckpointError, match="'a' is uint16, which Paddle lacks"):
-        to_paddle({"a": np.zeros(2, np.uint16)})
-
-
-# The command
-
-
-def command(*args):
-    return torch_checkpoint.main([str(arg) for arg in args])
-
-
-def test_command_converts(tmp_path, capsys):
-    out = tmp_path / "out.pdparams"
-    assert command(DATA / "torch_run.pth", out, "--linear", "3.*") == 0
-    assert capsys.readouterr().out == f"{out}: 8 arrays, 37 numbers\n"
-    assert os.listdir(tmp_path) == ["out.pdparams"]
-    truth = truth_of("torch_run")
-    wanted = to_paddle(truth, ["3.weight"])
-    genuine = paddle.load(str(out))
-    assert all(isinstance(value, paddle.Tensor) for value in genuine.values())
-    assert equal({k: v.numpy() for k, v in genuine.items()}, wanted)
-    ours = save_load.load_file(str(out))
-    ours.pop("StructuredToParameterName@@")
-    assert equal(ours, wanted)
-
-
-def test_command_asks_which_weights_are_linear(tmp_path, capsys):
-    out = tmp_path / "out.pdparams"
-    source = DATA / "torch_run.pth"
-    assert command(source, out) == 2
-    error = capsys.readouterr().err
-    assert (
-        error.startswith("error: 3.weight: of a Linear layer") and "--config" in error
-    )
-    assert command(source, out, "--linear", "0.*") == 2
-    assert "--linear 0.*: no two-dimensional weight" in capsys.readouterr().err
-    assert not out.exists()
-    assert command(source, out, "--linear") == 0
-    kept = save_load.load_file(str(out))["3.weight"]
-    np.testing.assert_array_equal(kept, truth_of("torch_run")["3.weight"])
-    assert command(DATA / "torch_sfin.pth", tmp_path / "sfin.pdparams") == 0
-
-
-def test_command_leaves_what_is_there(tmp_path, capsys, monkeypatch):
-    out = tmp_path / "out.pdparams"
-    out.write_bytes(b"mine")
-    source = DATA / "torch_sfin.pth"
-    assert command(source, out) == 2
-    assert "is there already; --force replaces it" in capsys.readouterr().err
-
-    def full(*args, **kwargs):
-        args[1].write(b"half")
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(torch_checkpoint.pickle, "dump", full)
-        assert command(source, out, "--force") == 2
-    assert "was not written: No space left" in capsys.readouterr().err
-    assert out.read_bytes() == b"mine" and os.listdir(tmp_path) == ["out.pdparams"]
-    assert command(source, out, "--force") == 0
-    assert out.stat().st_size > 1000
-
-
-@pytest.mark.parametrize(
-    "source, target, match",
-    [
-        ("none.pth", "x.pdparams", "none.pth: cannot be read: No such file"),
-        (DATA / "torch_run_truth.npz", "x.pdparams", "'0.weight.npy' is not inside"),
-        (DATA / "torch_sfin.pth", "x.pth", "wanted a name ending in .pdparams"),
-        (DATA / "torch_sfin.pth", "no/x.pdparams", "not written: No such file"),
-    ],
-)
-def test_command_says_why_not(tmp_path, monkeypatch, source, target, match):
-    monkeypatch.chdir(tmp_path)
-    done = subprocess.run(
-        [sys.executable, "-m", "ppmat.utils.torch_checkpoint", str(source), target],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    assert done.returncode == 2 and done.stdout == ""
-    line, rest = done.stderr.split("\n", 1)
-    assert line.startswith("error: ") and rest == ""
-    assert match in line
-    assert os.listdir(tmp_path) == []
