@@ -31,6 +31,7 @@ Usage::
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -40,6 +41,11 @@ from runs import machine
 from runs import write
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "test"))
+
+import agreement  # noqa: E402
+from agreement import below  # noqa: E402
+
 DTYPES = ("float32", "float64")
 SIZES = ((64, 64), (65, 63), (96, 130), (127, 201), (256, 256))
 EPOCHS, PAIRS, BATCH, SIDE, RATE = 2, 8, 2, 64, 2e-4
@@ -102,24 +108,11 @@ def reference(authors: Path, path: Path) -> None:
     print(f"wrote {path}, {path.stat().st_size / 1e6:.0f} MB")
 
 
-def below(stored: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    """Return the arrays whose keys start with a prefix, without it."""
-    return {k[len(prefix) :]: v for k, v in stored.items() if k.startswith(prefix)}
-
-
 def build(stored: dict[str, np.ndarray], dtype: str):
     """Return our network with the reference's weights."""
     from ppmat.models.sfin.sfin import SFIN
 
-    model = SFIN().to(dtype=dtype)
-    state = {
-        name.replace("running_mean", "_mean").replace("running_var", "_variance"): value
-        for name, value in below(stored, "weight/").items()
-    }
-    if set(state) != set(model.state_dict()):
-        raise SystemExit("the reference's weights are not those of our network")
-    model.set_state_dict({k: v.astype(dtype) for k, v in state.items()})
-    return model
+    return agreement.fill(SFIN(), below(stored, "weight/"), dtype)
 
 
 def outputs(stored: dict[str, np.ndarray], dtype: str) -> dict[str, np.ndarray]:
@@ -139,29 +132,8 @@ def train(
     stored: dict[str, np.ndarray], dtype: str
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Return our losses, and the gradients of the first step."""
-    import paddle
-
-    model = build(stored, dtype)
-    model.train()
-    optimizer = paddle.optimizer.Adam(RATE, parameters=model.parameters())
-    noisy, target = stored["noisy"].astype(dtype), stored["target"].astype(dtype)
-    losses, gradients = [], {}
-    for _ in range(EPOCHS):
-        for start in range(0, PAIRS, BATCH):
-            here = slice(start, start + BATCH)
-            result = model({"noisy": noisy[here], "gt_enhance": target[here]})
-            loss = result["loss_dict"]["loss"]
-            loss.backward()
-            if not gradients:
-                gradients = {
-                    name: p.grad.numpy().copy()
-                    for name, p in model.named_parameters()
-                    if not p.stop_gradient
-                }
-            optimizer.step()
-            optimizer.clear_grad()
-            losses.append(float(loss))
-    return np.array(losses), gradients
+    noisy, target = (stored[name].astype(dtype) for name in ("noisy", "target"))
+    return agreement.train(build(stored, dtype), noisy, target, RATE, BATCH, EPOCHS)
 
 
 def gradient_difference(
@@ -170,14 +142,7 @@ def gradient_difference(
     exact: dict[str, np.ndarray],
 ) -> float:
     """Return the largest difference relative to the layer's largest gradient."""
-    scale: dict[str, float] = {}
-    for name, value in exact.items():
-        layer = name.rpartition(".")[0]
-        scale[layer] = max(scale.get(layer, 0.0), np.abs(value).max())
-    return max(
-        np.abs(found[name] - value).max() / scale[name.rpartition(".")[0]]
-        for name, value in wanted.items()
-    )
+    return max(agreement.gradient_differences(found, wanted, exact).values())
 
 
 def row(

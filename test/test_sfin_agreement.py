@@ -22,9 +22,11 @@ comes with twins of the network that are wrong in one place and must exceed it.
 from functools import cache
 from pathlib import Path
 
+import agreement
 import numpy as np
 import paddle
 import pytest
+from agreement import paddle_name
 
 from ppmat.metrics.sfin_metric import calc_psnr
 from ppmat.metrics.sfin_metric import calc_ssim
@@ -49,21 +51,13 @@ def reference(name="sfin_reference.npz"):
 
 def below(prefix):
     """The arrays whose keys start with a prefix, without it."""
-    return {k[len(prefix) :]: v for k, v in reference().items() if k.startswith(prefix)}
-
-
-def paddle_name(name):
-    """Paddle's name of a PyTorch parameter."""
-    return name.replace("running_mean", "_mean").replace("running_var", "_variance")
+    return agreement.below(reference(), prefix)
 
 
 def network(dtype):
     """The small network with the reference's weights."""
-    model = SFIN(base_channels=8, num_blocks=2).to(dtype=dtype)
-    state = {paddle_name(k): v.astype(dtype) for k, v in below("weight/").items()}
-    assert set(state) == set(model.state_dict())
-    model.set_state_dict(state)
-    return model
+    model = SFIN(base_channels=8, num_blocks=2)
+    return agreement.fill(model, below("weight/"), dtype)
 
 
 def fourier_units(model):
@@ -162,26 +156,8 @@ def test_images_of_a_batch_do_not_mix(dtype):
 
 def train(model, dtype, rate=RATE, epochs=EPOCHS):
     """Losses of all steps, and the gradients of the first."""
-    model.train()
-    optimizer = paddle.optimizer.Adam(rate, parameters=model.parameters())
     noisy, target = (below("train/")[k].astype(dtype) for k in ("noisy", "target"))
-    losses, gradients = [], {}
-    for _ in range(epochs):
-        for start in range(0, len(noisy), BATCH):
-            here = slice(start, start + BATCH)
-            result = model({"noisy": noisy[here], "gt_enhance": target[here]})
-            loss = result["loss_dict"]["loss"]
-            loss.backward()
-            if not gradients:
-                gradients = {
-                    name: p.grad.numpy().copy()
-                    for name, p in model.named_parameters()
-                    if not p.stop_gradient
-                }
-            optimizer.step()
-            optimizer.clear_grad()
-            losses.append(float(loss))
-    return np.array(losses), gradients
+    return agreement.train(model, noisy, target, rate, BATCH, epochs)
 
 
 @cache
@@ -215,27 +191,10 @@ def test_losses_of_a_wrong_training(twin, monkeypatch):
     assert loss_difference(losses, "float64") > 5 * LOSS["float64"]
 
 
-def layer(name):
-    """The layer of a parameter: a bias is judged by the scale of both."""
-    return name.rpartition(".")[0]
-
-
 def gradient_differences(gradients, dtype):
-    """Largest difference of each parameter, relative to its layer's largest gradient.
-
-    The layer's, because the bias of a convolution before a BatchNorm has a gradient of
-    zero, of which only rounding is left.
-    """
-    exact = below("train/gradient/float64/")
-    wanted = below(f"train/gradient/{dtype}/")
-    assert set(gradients) == set(wanted)
-    scale = {}
-    for name, value in exact.items():
-        scale[layer(name)] = max(scale.get(layer(name), 0), np.abs(value).max())
-    return {
-        name: np.abs(gradients[name] - wanted[name]).max() / scale[layer(name)]
-        for name in wanted
-    }
+    """Largest difference of each parameter, see ``agreement``."""
+    wanted, exact = (below(f"train/gradient/{d}/") for d in (dtype, "float64"))
+    return agreement.gradient_differences(gradients, wanted, exact)
 
 
 # Float32: a ReLU whose input is within rounding of zero may be open in one program and
