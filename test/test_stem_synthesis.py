@@ -76,7 +76,7 @@ def test_random_positions_keep_their_distance():
 @pytest.mark.parametrize("mode", ["haadf", "bf"])
 @pytest.mark.parametrize("seed", range(6))
 def test_scene_targets_agree_with_the_columns(mode, seed):
-    recipe = SceneRecipe(mode=mode, spacing=(8, 14), thick_share=0)
+    recipe = SceneRecipe(mode=mode, spacing=(8, 14), wave_share=0, thick_share=0)
     scene = make_scene(np.random.default_rng(seed), (64, 96), recipe)
     assert scene.gt_enhance.shape == scene.gt_detect.shape == (64, 96)
     assert scene.gt_detect.min() >= 0 and scene.gt_detect.max() <= 255
@@ -94,10 +94,30 @@ def test_scene_targets_agree_with_the_columns(mode, seed):
 
 
 def test_thick_bright_field_has_bright_and_dark_columns():
-    recipe = SceneRecipe(mode="bf", thick_share=1, random_share=1)
+    recipe = SceneRecipe(mode="bf", wave_share=0, thick_share=1, random_share=1)
     for seed in range(4):
         columns = make_scene(np.random.default_rng(seed), (96, 96), recipe).columns
         assert columns.height.min() < 0 < columns.height.max()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_scenes_of_wave_optics_keep_range_and_columns(seed):
+    recipe = SceneRecipe(mode="bf", wave_share=1, spacing=(8, 14), low=-2, high=5)
+    scene = make_scene(np.random.default_rng(seed), (48, 56), recipe)
+    image, columns = scene.gt_enhance, scene.columns
+    assert image.shape == scene.gt_detect.shape == (48, 56)
+    # Half a hundredth of the pixels at either end may be beyond, but not by far.
+    least, most = np.percentile(image, (0.5, 99.5))
+    assert -2 - 1e-9 <= least < most <= 5 + 1e-9 and most - least > 0.69 * 7
+    assert image.min() > -2 - 7 and image.max() < 5 + 7
+    inside = (columns.y > 0) & (columns.y < 47) & (columns.x > 0) & (columns.x < 55)
+    y, x = columns.y[inside].astype(int), columns.x[inside].astype(int)
+    corners = np.stack([image[y + i, x + j] for i in (0, 1) for j in (0, 1)])
+    height = columns.height[inside] + np.median(image)
+    assert np.all(height >= corners.min(axis=0) - 1e-9)
+    assert np.all(height <= corners.max(axis=0) + 1e-9)
+    # Columns are where something is seen: they differ from the image at large.
+    assert np.std(columns.height[inside]) > 0 and len(y) > 5
 
 
 @pytest.mark.parametrize("seed", range(6))

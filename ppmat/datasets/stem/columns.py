@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Optional
 
 import numpy as np
+from scipy.ndimage import map_coordinates
 
 _TILE = 256  # pixels; a tile is one small matrix product
 _REACH = 6.0  # standard deviations; a Gaussian is 2e-8 of its peak there
@@ -93,6 +94,14 @@ class Columns:
         like = np.ones(len(self))
         spots = Columns(self.y, self.x, SPOT[0] * like, SPOT[1] * like)
         return np.clip(spots.render(shape), 0, 255)
+
+    def values(self, image: np.ndarray) -> np.ndarray:
+        """Return what an image has at the columns [n], between pixels linearly.
+
+        Outside the image that is the nearest pixel.
+        """
+        place = np.stack([self.y, self.x])
+        return map_coordinates(image, place, order=1, mode="nearest")
 
     def select(self, which: np.ndarray) -> Columns:
         """Return the columns of a mask or of numbers, in that order."""

@@ -28,9 +28,13 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
+from ppmat.datasets.stem.bright_field import BrightField
+from ppmat.datasets.stem.bright_field import bright_field
+from ppmat.datasets.stem.bright_field import electron_wavelength
 from ppmat.datasets.stem.columns import Columns
 from ppmat.datasets.stem.columns import Scene
 from ppmat.datasets.stem.noise import MODES
+from ppmat.datasets.stem.projection import Projection
 
 _TRIES = 8  # positions tried for a square of the spacing: nearly a full packing
 _MARGIN = 32.0  # pixels around the image where columns still reach into it
@@ -50,7 +54,9 @@ class SceneRecipe:
         spacing: Length of the first lattice vector, pixels.
         width: Standard deviation of a column, of the smallest distance.
         random_share: Part of the scenes that is no crystal.
-        thick_share: Part of the BF scenes with bright columns too.
+        wave_share: Part of the BF scenes that are calculated by wave optics, at a
+            random microscope; the others are spots on a bright background.
+        thick_share: Part of the BF scenes of spots with bright columns too.
     """
 
     mode: str = "haadf"
@@ -59,6 +65,7 @@ class SceneRecipe:
     spacing: tuple[float, float] = (9.0, 36.0)
     width: tuple[float, float] = (0.1, 0.36)
     random_share: float = 0.25
+    wave_share: float = 0.6
     thick_share: float = 0.4
 
     def __post_init__(self) -> None:
@@ -70,7 +77,7 @@ class SceneRecipe:
             first, last = getattr(self, name)
             if not 0 < first <= last:
                 raise ValueError(f"{name} is {(first, last)}, wanted 0 < first <= last")
-        for name in ("random_share", "thick_share"):
+        for name in ("random_share", "wave_share", "thick_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, wanted 0 to 1")
         if self.spacing[0] * self.width[0] < 0.5:
@@ -100,15 +107,17 @@ def make_scene(
     else:
         positions, kinds = _crystal(rng, shape, spacing)
     distance = _smallest_distance(positions, spacing)
+    if recipe.mode == "bf" and rng.random() < recipe.wave_share:
+        return _wave_scene(rng, shape, recipe, positions, kinds, distance)
     sigma = max(rng.uniform(*recipe.width) * distance, 0.8)
-    strength = _strengths(rng, positions, kinds, shape)
+    # Light columns beside heavy ones are weaker by more than ten times.
+    kind = np.array([1.0, *np.exp(rng.uniform(np.log(0.04), 0.0, 2))])
+    strength = kind[kinds] * _variation(rng, positions, shape)
     columns = Columns(
         positions[:, 0], positions[:, 1], strength, np.full(len(kinds), sigma)
     )
     thick = recipe.mode == "bf" and rng.random() < recipe.thick_share
-    # Below 0 the tail is a ring of the other sign, as around columns in thick BF.
-    least = -0.8 if thick else 0.0
-    tail = (rng.choice([0.0, rng.uniform(least, 0.4)]), rng.uniform(1.6, 3.0))
+    tail = (rng.choice([0.0, rng.uniform(0.0, 0.4)]), rng.uniform(1.6, 3.0))
     contrast = rng.uniform(0.7, 1.0) * (recipe.high - recipe.low)
     if recipe.mode == "haadf":
         level, sign = recipe.low, np.ones(3)
@@ -120,6 +129,71 @@ def make_scene(
             level -= contrast
     columns.height = contrast * sign[kinds] * strength
     return Scene(columns.render(shape, level, tail), columns.spots(shape), columns)
+
+
+def _wave_scene(
+    rng: np.random.Generator,
+    shape: tuple[int, int],
+    recipe: SceneRecipe,
+    positions: np.ndarray,
+    kinds: np.ndarray,
+    distance: float,
+) -> Scene:
+    """Return what a random bright-field microscope shows of columns.
+
+    Args:
+        rng: Random numbers.
+        shape: ``(H, W)``.
+        recipe: Range of image values.
+        positions: ``(y, x)``, pixels [n, 2].
+        kinds: Of the columns, 0 to 2 [n].
+        distance: Of neighbours, pixels.
+    """
+    from ase.data import chemical_symbols
+
+    energy, semiangle = rng.choice([60.0, 80.0, 200.0, 300.0]), rng.uniform(15.0, 30.0)
+    resolution = 0.61 * electron_wavelength(1e3 * energy) / (1e-3 * semiangle)
+    microscope = BrightField(
+        energy=energy,
+        semiangle=semiangle,
+        detector=semiangle * rng.uniform(0.2, 0.7),
+        defocus=rng.choice([0.0, rng.normal(0.0, 30.0)]),
+        source=resolution * rng.choice([0.0, rng.uniform(0.0, 0.4)]),
+        rings=1,  # a draft of the right kind
+    )
+    # Columns nearer than the resolution cannot be seen in any image.
+    pixel_size = resolution * rng.uniform(1.2, 4.0) / distance
+    layers = rng.random() < 0.3
+    ends = (1.0, 10.0) if layers else (10.0, 200.0)
+    thickness = np.exp(rng.uniform(*np.log(ends)))
+    numbers = np.exp(rng.uniform(np.log(5), np.log(83), 3)).astype(int)
+    atoms = np.maximum(thickness / rng.uniform(2.0, 5.6, 3), 1.0)
+    counts = np.zeros((len(kinds), 3))
+    counts[np.arange(len(kinds)), kinds] = atoms[kinds]
+    counts *= _variation(rng, positions, shape)[:, None]
+    projection = Projection(
+        y=positions[:, 0] * pixel_size,
+        x=positions[:, 1] * pixel_size,
+        counts=counts,
+        full=counts.sum(axis=1),
+        spread=np.full(len(kinds), rng.choice([0.0, rng.uniform(0.0, 0.15)])),
+        elements=tuple(chemical_symbols[number] for number in numbers),
+        numbers=numbers,
+        shape=shape,
+        pixel_size=pixel_size,
+        margin=_MARGIN * pixel_size,
+        thickness=thickness,
+    )
+    image = bright_field(projection, microscope, rng.integers(5, 13) / 100)
+    least, most = np.percentile(image, (0.5, 99.5))
+    contrast = rng.uniform(0.7, 1.0) * (recipe.high - recipe.low)
+    low = rng.uniform(recipe.low, recipe.high - contrast)
+    scale = contrast / max(most - least, 1e-9)
+    image = low + scale * (image - least)
+    spots = np.full(len(kinds), distance / 4)
+    columns = Columns(positions[:, 0], positions[:, 1], np.zeros(len(kinds)), spots)
+    columns.height = columns.values(image) - np.median(image)
+    return Scene(image, columns.spots(shape), columns)
 
 
 def _crystal(
@@ -219,25 +293,20 @@ def random_positions(
     return tries[keep]
 
 
-def _strengths(
-    rng: np.random.Generator,
-    positions: np.ndarray,
-    kinds: np.ndarray,
-    shape: tuple[int, int],
+def _variation(
+    rng: np.random.Generator, positions: np.ndarray, shape: tuple[int, int]
 ) -> np.ndarray:
-    """Return how strong each column is [n], the strongest kind about 1."""
-    # Light columns beside heavy ones are weaker by more than ten times.
-    kind = np.array([1.0, *np.exp(rng.uniform(np.log(0.04), 0.0, 2))])
-    spread = rng.uniform(0, 0.1)
-    strength = kind[kinds] * np.maximum(rng.normal(1.0, spread, len(kinds)), 0.1)
+    """Return how much of the usual column of its kind each column is [n]."""
+    count = len(positions)
+    share = np.maximum(rng.normal(1.0, rng.uniform(0, 0.1), count), 0.1)
     if rng.random() < 0.3:  # substituted atoms
-        odd = rng.random(len(kinds)) < 0.05
-        strength[odd] *= rng.uniform(0.3, 1.6)
+        odd = rng.random(count) < 0.05
+        share[odd] *= rng.uniform(0.3, 1.6)
     if rng.random() < 0.3:  # thickness
         slope = rng.uniform(-0.4, 0.4, 2)
         place = positions / np.array(shape) - 0.5
-        strength *= np.clip(1 + place @ slope, 0.5, 1.5)
-    return strength
+        share *= np.clip(1 + place @ slope, 0.5, 1.5)
+    return share
 
 
 def _strain(
