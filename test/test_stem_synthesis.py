@@ -86,11 +86,12 @@ def test_scene_targets_agree_with_the_columns(mode, seed):
     assert inside.sum() > 10
     assert scene.gt_detect[y[inside], x[inside]].min() > 200
     peaks = scene.gt_enhance[y[inside], x[inside]]
-    rest = np.median(scene.gt_enhance)
+    # Means: two of three kinds of columns may be too weak to be seen.
+    rest = scene.gt_enhance.mean()
     if mode == "haadf":
-        assert np.median(peaks) > rest and scene.gt_enhance.min() >= recipe.low
+        assert peaks.mean() > rest and scene.gt_enhance.min() >= recipe.low
     else:
-        assert np.median(peaks) < rest and scene.gt_enhance.max() <= recipe.high
+        assert peaks.mean() < rest and scene.gt_enhance.max() <= recipe.high
 
 
 def test_thick_bright_field_has_bright_and_dark_columns():
