@@ -108,7 +108,7 @@ def clean_image(
     return columns.render(shape, level, tail)
 
 
-def two_blurs(image: np.ndarray, clean: np.ndarray) -> NoiseModel:
+def two_blurs(image: np.ndarray) -> NoiseModel:
     """Return what the paper's recipe measures (its kernel sizes are not known).
 
     Scan noise is a blur along the rows less a blur along both axes, pointwise noise the
@@ -174,7 +174,7 @@ def run(row: str, seed: int, size: int) -> dict:
     start = time.process_time()
     result = calibrate(noisy, mode="bf" if kind == "bf" else "haadf")
     seconds = time.process_time() - start
-    plain = two_blurs(np.float64(noisy[0]), clean[0])
+    plain = two_blurs(np.float64(noisy[0]))
     model = dataclasses.asdict(result.model)
     return {
         "seed": seed,

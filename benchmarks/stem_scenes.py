@@ -42,7 +42,6 @@ import numpy as np
 
 HAADF = (70.0, 180.0)  # mrad
 BF = (0.0, 11.0)
-VACUUM = 3.0  # Å above and below a layer
 
 
 @dataclass(frozen=True)

@@ -150,6 +150,11 @@ def test_images_that_cannot_be_used_are_refused(images, reason: str) -> None:
         calibrate_noise(images)
 
 
+def test_each_image_has_a_name() -> None:
+    with pytest.raises(CalibrationError, match="2 names for 1 images"):
+        calibrate([NOISY], names=["a", "b"])
+
+
 def test_an_image_without_atoms_is_refused() -> None:
     flat = TRUTH.apply(np.full((128, 128), 90.0), np.random.default_rng(5))
     with pytest.raises(CalibrationError, match="atomic columns stand out"):

@@ -37,6 +37,7 @@ from scipy.sparse.linalg import lsmr
 
 _REACH = 3.2  # standard deviations of a column that are rendered
 _ROUNDS = 3  # of finding columns in what the ones before have left
+_SURROUND = 2.5  # width of what a column is seen against, of its own
 _TAIL = 2.5  # width of the tail of a probe, of that of a column
 _FIRST_TAIL = 1.0  # its strength to begin with
 _TAIL_GAIN = 30.0  # twice the rise of the log likelihood that speaks for a tail
@@ -89,18 +90,23 @@ class CleanImage:
 
     @property
     def background(self) -> np.ndarray:
-        """Waves of the background, without the level [H, W]."""
-        coefficients = np.zeros(self.image.shape)
-        coefficients[: self.smooth.shape[0], : self.smooth.shape[1]] = self.smooth
-        coefficients[0, 0] = 0.0
-        return fft.idctn(coefficients, norm="ortho")
+        """Waves of the background, without the level, image units [H, W]."""
+        smooth = self.smooth.copy()
+        smooth[0, 0] = 0.0
+        return _waves(smooth, self.image.shape)
 
 
 def column_width(image: np.ndarray) -> float:
     """Return the standard deviation of a typical column, pixels.
 
     Taken from the autocorrelation across the scan lines (axis 0), to which, at lags
-    above 0, neither pointwise nor scan noise contributes.
+    above 0, neither pointwise nor scan noise contributes. Detection, which does not
+    know the fast axis and may lack pixels, averages around the circle instead
+    (:func:`ppmat.datasets.stem.column_seeds.column_width`); that is wider by a tenth to
+    a quarter, and the width sets the high pass of the measurement.
+
+    Args:
+        image: Lines along axis 1 [H, W].
     """
     flat = image - gaussian_filter(image, 16.0)
     length = image.shape[0] // 4
@@ -196,12 +202,13 @@ def _find(
     least: float,
 ) -> np.ndarray:
     """Return the bright columns [n, 4] that stand out of the noise, above a height."""
-    size = 2 * int(4 * width + 4 * 2.5 * width) + 1
+    wide = _SURROUND * width
+    size = 2 * int(4 * width + 4 * wide) + 1
     impulse = np.zeros((size, size))
     impulse[size // 2, size // 2] = 1.0
 
     def matched(x: np.ndarray) -> np.ndarray:
-        return gaussian_filter(x, width) - gaussian_filter(x, 2.5 * width)
+        return gaussian_filter(x, width) - gaussian_filter(x, wide)
 
     kernel = matched(impulse)
     pointwise, scan, length = noise
@@ -215,7 +222,7 @@ def _find(
     )
     response = matched(rest)
     # Height of a column whose response has this peak.
-    gain = 0.5 - 1 / (1 + 2.5**2)
+    gain = 0.5 - 1 / (1 + _SURROUND**2)
     reach = 2 * int(np.ceil(0.9 * width)) + 1
     peaks = response == maximum_filter(response, reach)
     peaks &= response > max(_SIGNIFICANT * spread, gain * least)

@@ -62,6 +62,13 @@ def prepare(
 ) -> tuple[list[Frame], float, float, float]:
     """Return frames that can be measured.
 
+    Args:
+        images: See :func:`ppmat.datasets.stem.calibration.calibrate`, also for the
+            others.
+        fast_axis: 0 or 1.
+        mode: ``haadf`` or ``bf``.
+        names: One each, or None.
+
     Returns:
         The frames, ``(value - offset) / scale`` of the images; scale; offset; and the
         smallest step between two values of a frame.
@@ -81,6 +88,8 @@ def prepare(
     if names is None:
         names = ["the image"] if len(images) == 1 else None
     names = names or [f"image {i}" for i in range(len(images))]
+    if len(names) != len(images):
+        raise CalibrationError(f"{len(names)} names for {len(images)} images")
     arrays = [_check(image, name) for image, name in zip(images, names)]
     for array, name in zip(arrays, names):
         if array.shape != arrays[0].shape:

@@ -32,7 +32,9 @@ from ppmat.datasets.stem.calibration_input import Frame
 from ppmat.datasets.stem.calibration_input import usable_pixels
 from ppmat.datasets.stem.calibration_moments import LAGS
 from ppmat.datasets.stem.calibration_moments import Sums
+from ppmat.datasets.stem.calibration_moments import bin_of
 from ppmat.datasets.stem.calibration_moments import block_of
+from ppmat.datasets.stem.calibration_moments import clear
 from ppmat.datasets.stem.calibration_moments import correlation
 from ppmat.datasets.stem.calibration_moments import fit_pointwise
 from ppmat.datasets.stem.calibration_moments import fit_scan
@@ -52,6 +54,7 @@ _DRAWS = 60  # of the bootstrap
 _ROUNDS = 2  # of finding what the fit of the columns has taken
 _BACKGROUND_GAIN = 16.0  # of twice the log likelihood, for a background
 _STREAK = slice(2, 7)  # lags on which streaks are told from a blur, pixels
+_NEAR = LAGS[: _STREAK.stop]
 _CORRELATED = 0.06  # of neighbours, when the pixels' noise is not their own
 _SOUND = 0.8  # part of an image that is not clipped, for its background to count
 
@@ -150,7 +153,6 @@ class Measurement:
             high_pass(fit.width, fit.image.var(), rough[0] ** 2) for fit in fits
         ]
         self.false_waves: list[np.ndarray] = []
-        self.lags = LAGS
         gradient = np.concatenate([g[u] for g, u in zip(self.gradients, self.usable)])
         grey = np.concatenate([c[u] for c, u in zip(self.clean, self.usable)])
         self.gradient_edges = np.linspace(0, np.quantile(gradient, 0.998), BINS + 1)
@@ -185,14 +187,14 @@ class Measurement:
 
     def _lines(self, residuals: list[np.ndarray]) -> Sums:
         return _join(
-            line_products(r, g, u, t, self.gradient_edges, self.lags)
+            line_products(r, g, u, t, self.gradient_edges, LAGS)
             for r, g, u, t in zip(residuals, self.gradients, self.usable, self.taps)
         )
 
     def _across(self, residuals: list[np.ndarray]) -> Sums:
         """Return the products along columns of the image, where no streak is."""
         return _join(
-            line_products(r.T, g.T, u.T, t, self.gradient_edges[[0, -1]], self.lags[:7])
+            line_products(r.T, g.T, u.T, t, self.gradient_edges[[0, -1]], _NEAR)
             for r, g, u, t in zip(residuals, self.gradients, self.usable, self.taps)
         )
 
@@ -250,15 +252,15 @@ class Measurement:
         weight[:, 0] = 0.0
         weight[~_enough(means)] = 0.0
         if start is not None:
-            return refit_scan(means, self.lags, weight, start)
+            return refit_scan(means, LAGS, weight, start)
         amplitude = np.sqrt(max(_pooled(means)[1:4].mean(), 1e-6))
         tries = [
-            fit_scan(means, self.lags, weight, np.array([0.05, amplitude, length]))
+            fit_scan(means, LAGS, weight, np.array([0.05, amplitude, length]))
             for length in (1.5, 4.0, 12.0)
         ]
 
         def loss(p: np.ndarray) -> float:
-            model = correlation(self.lags, p[2]) * quadratic(means, p[0], p[1])
+            model = correlation(LAGS, p[2]) * quadratic(means, p[0], p[1])
             return float(np.sum(((model - means.product) * weight) ** 2))
 
         return min(tries, key=loss)
@@ -301,9 +303,8 @@ class Measurement:
             variance = correlate1d(sd**2, squares, axis=1) + normal
             value = (correlate1d(r, t, axis=1) / np.sqrt(variance))[inner]
             grey = correlate1d(c, squares, axis=1)[inner]
-            fine = correlate1d((~u).astype(float), squares, axis=1)[inner] < 0.02
-            index = np.searchsorted(self.grey_edges, grey, side="right") - 1
-            keep = fine & (index >= 0) & (index < BINS)
+            index = bin_of(grey, self.grey_edges)
+            keep = clear(u, t, axis=1)[inner] & (index >= 0)
             blocks = block_of(r.shape)
             number = int(blocks.max()) + 1
             group = (blocks[inner] * BINS + index)[keep]
@@ -358,7 +359,7 @@ class Measurement:
         ]
         logs = shapes.log_densities(taps, self.normal_part)
         grey_lines = _join(
-            line_products(r, g, u, t, self.grey_edges, self.lags[: _STREAK.stop], c)
+            line_products(r, g, u, t, self.grey_edges, _NEAR, c)
             for r, g, u, t, c in zip(
                 self.residuals, self.gradients, self.usable, self.taps, self.clean
             )
@@ -377,8 +378,8 @@ class Measurement:
                     drawn_scan,
                     self._fit_pointwise(squares, weights),
                     shapes.best_lambda(bins.sum(axis=0), logs),
-                    _amplitude(means, self.lags, scan[2]),
-                    _amplitude(grey_lines.total(weights), self.lags, scan[2]),
+                    _amplitude(means, LAGS, scan[2]),
+                    _amplitude(grey_lines.total(weights), LAGS, scan[2]),
                     _pointwise_variance(squares.total(weights), self.rounding),
                 )
             )
@@ -428,13 +429,9 @@ class Measurement:
         )
         return Calibration(
             model=model,
-            scan_by_gradient=_curve(
-                means, _amplitude(means, self.lags, scan[2]), spread[3]
-            ),
+            scan_by_gradient=_curve(means, _amplitude(means, LAGS, scan[2]), spread[3]),
             scan_by_grey=dataclasses.replace(
-                _curve(
-                    grey_means, _amplitude(grey_means, self.lags, scan[2]), spread[4]
-                ),
+                _curve(grey_means, _amplitude(grey_means, LAGS, scan[2]), spread[4]),
                 variable=self._grey_middles(),
             ),
             gradient_by_grey=Curve(

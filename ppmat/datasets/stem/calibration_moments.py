@@ -40,6 +40,7 @@ from scipy.optimize import least_squares
 
 BLOCK = 32  # pixels a side; blocks are what standard errors are drawn from
 LAGS = np.array([0, 1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 20])  # pixels along a line
+_BLIND = 0.02  # most of a filter's weight that unusable pixels may have
 _LEAK = 0.05  # part of the power of the columns that their fit may have left
 
 
@@ -114,6 +115,23 @@ def block_of(shape: tuple[int, int]) -> np.ndarray:
     return rows[:, None] * (columns[-1] + 1) + columns
 
 
+def clear(usable: np.ndarray, taps: np.ndarray, axis: int) -> np.ndarray:
+    """Return the pixels at which a filter meets next to no unusable ones [H, W].
+
+    Args:
+        usable: [H, W].
+        taps: Of unit norm.
+        axis: Along which the filter runs.
+    """
+    return correlate1d((~usable).astype(float), taps**2, axis=axis) < _BLIND
+
+
+def bin_of(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Return the number of the bin of each value, -1 outside of all."""
+    index = np.searchsorted(edges, values, side="right") - 1
+    return np.where(index < len(edges) - 1, index, -1)
+
+
 def line_products(
     residual: np.ndarray,
     variable: np.ndarray,
@@ -142,7 +160,7 @@ def line_products(
     order = mean
     if sort_by is not None:
         order = correlate1d(sort_by, squares, axis=0)[inner]
-    fine = correlate1d((~usable).astype(float), squares, axis=0)[inner] < 0.02
+    fine = clear(usable, taps, axis=0)[inner]
     blocks = block_of(residual.shape)
     bins, number = len(edges) - 1, int(blocks.max()) + 1
     blocks = blocks[inner]
@@ -154,8 +172,8 @@ def line_products(
         second = correlate1d(variable[:, left] * variable[:, right], squares, axis=0)
         product = filtered[:, left] * filtered[:, right]
         place = 0.5 * (order[:, left] + order[:, right])
-        index = np.searchsorted(edges, place, side="right") - 1
-        keep = (index >= 0) & (index < bins) & fine[:, left] & fine[:, right]
+        index = bin_of(place, edges)
+        keep = (index >= 0) & fine[:, left] & fine[:, right]
         place = (blocks[:, left] * bins + index)[keep]
         for n, values in enumerate((None, product, first, second[inner])):
             weights = None if values is None else values[keep]
@@ -193,13 +211,13 @@ def pixel_squares(
     first = correlate1d(variable, squares, axis=1)[:, inner]
     second = correlate1d(variable**2, squares, axis=1)[:, inner]
     leak = scan_leak(scan_sd, taps, length)[:, inner]
-    fine = correlate1d((~usable).astype(float), squares, axis=1)[:, inner] < 0.02
-    index = np.searchsorted(edges, first, side="right") - 1
+    fine = clear(usable, taps, axis=1)[:, inner]
+    index = bin_of(first, edges)
     bins = len(edges) - 1
     blocks = block_of(residual.shape)
     number = int(blocks.max()) + 1
     blocks = blocks[:, inner]
-    keep = (index >= 0) & (index < bins) & fine
+    keep = (index >= 0) & fine
     place = (blocks * bins + index)[keep]
     sums = [
         np.bincount(

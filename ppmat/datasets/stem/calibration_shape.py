@@ -30,7 +30,6 @@ import functools
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import fft
 from scipy.optimize import minimize
 from scipy.special import boxcox
 
@@ -240,9 +239,3 @@ def noise_floor(
     streak = 2 * np.sqrt(np.pi) * length * np.exp(-((length * columns) ** 2))
     floor = (pointwise + scan * streak[None, :] + 0.0 * rows[:, None]) / np.prod(shape)
     return wave, floor
-
-
-def cosine_power(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return squared amplitudes of the first cosine waves, per pixel [P, Q]."""
-    amplitudes = fft.dctn(image, norm="ortho")[: size[0], : size[1]]
-    return amplitudes**2 / image.size
