@@ -32,9 +32,8 @@ from ppmat.utils import logger
 from ppmat.utils.command_line import EXIT_SOME_LEFT_OUT
 from ppmat.utils.command_line import add_model_options
 from ppmat.utils.command_line import announce_task_config
-from ppmat.utils.command_line import exit_status
 from ppmat.utils.command_line import move_overrides
-from ppmat.utils.command_line import set_threads
+from ppmat.utils.command_line import task_command
 from ppmat.utils.registry import ConfigError
 
 MODES = (
@@ -56,7 +55,7 @@ examples:
 """
 
 
-def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
+def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     """Return the options; KEY=VALUE arguments are gathered in ``overrides``."""
     parser = argparse.ArgumentParser(
         description="Generate structures with a trained model.",
@@ -95,18 +94,6 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     if args.mode is None:
         args.mode = "by_structures" if args.input else "by_chemical_formula"
     return args
-
-
-def main(task_dir: str, argv: Optional[Sequence[str]] = None) -> int:
-    """Run the command of a task folder; returns the exit status.
-
-    Args:
-        task_dir: Folder of the calling script.
-        argv: Command line without the program name; None takes ``sys.argv``.
-    """
-    set_threads()
-    args = parse_args(argv)
-    return exit_status(lambda: run(args, task_dir), "NotImplementedError")
 
 
 def run(args: argparse.Namespace, task_dir: str) -> int:
@@ -158,6 +145,9 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
         conditions = _conditions(args.condition)
         sampler.sample_by_condition(args.num_atoms, conditions, **options)
     return 0
+
+
+main = task_command(parse_args, run, "NotImplementedError")
 
 
 def _check_options(args: argparse.Namespace) -> None:

@@ -69,12 +69,14 @@ def exit_status(command: Callable[[], int], *also: str) -> int:
 def task_command(
     parse_args: Callable[[Optional[Sequence[str]]], argparse.Namespace],
     run: Callable[[argparse.Namespace, str], int],
+    *also: str,
 ) -> Callable[..., int]:
     """Return the ``main`` of a command of the task folders.
 
     Args:
         parse_args: Returns the options of a command line; None means ``sys.argv``.
         run: Does what the options say, given the task folder; returns the exit status.
+        *also: See :func:`exit_status`.
     """
 
     def main(task_dir: str, argv: Optional[Sequence[str]] = None) -> int:
@@ -86,7 +88,7 @@ def task_command(
         """
         set_threads()
         args = parse_args(argv)
-        return exit_status(lambda: run(args, task_dir))
+        return exit_status(lambda: run(args, task_dir), *also)
 
     return main
 
