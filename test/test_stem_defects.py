@@ -38,10 +38,6 @@ def rng(seed=0):
     return np.random.default_rng(seed)
 
 
-def places(projection):
-    return np.stack([projection.y, projection.x], axis=1)
-
-
 def atoms_of(projection, element):
     return projection.counts[:, projection.elements.index(element)].sum()
 
@@ -99,7 +95,7 @@ def test_adatoms_are_added_apart_or_on_columns():
     assert record["on_columns"] > 0
     assert {"Pt", "Au+Cu"}.isdisjoint(set(THICK.labels)) and "Pt" in found.labels
     lone = found.labels == "Pt"
-    apart = cKDTree(places(found)[lone]).query(places(found)[lone], k=2)[0][:, 1]
+    apart = cKDTree(found.positions[lone]).query(found.positions[lone], k=2)[0][:, 1]
     assert apart.min() >= 1.5
 
 
@@ -107,8 +103,8 @@ def test_strain_is_the_gradient_of_the_displacement():
     tensor = np.array([[0.02, 0.01], [-0.03, 0.005]])
     found = defects.strain(THICK, tensor)
     middle = (np.array(SHAPE) - 1) / 2 * 0.2
-    moved = places(found) - places(THICK)
-    np.testing.assert_allclose(moved, (places(THICK) - middle) @ tensor.T, atol=1e-12)
+    moved = found.positions - THICK.positions
+    np.testing.assert_allclose(moved, (THICK.positions - middle) @ tensor.T, atol=1e-12)
     assert found.margin == pytest.approx(
         THICK.margin - np.linalg.norm(moved, axis=1).max()
     )
@@ -117,9 +113,9 @@ def test_strain_is_the_gradient_of_the_displacement():
 def test_local_strain_is_smooth_and_of_its_size():
     wide = project(CUBIC, (500, 500), 0.2)
     found = defects.local_strain(wide, rng(), 0.3, length=6.0)
-    moved = places(found) - places(wide)
+    moved = found.positions - wide.positions
     assert np.sqrt((moved**2).mean()) == pytest.approx(0.3, rel=0.12)
-    apart = np.linalg.norm(places(wide)[:, None] - places(wide)[::20], axis=-1)
+    apart = np.linalg.norm(wide.positions[:, None] - wide.positions[::20], axis=-1)
     both = np.sum(moved[:, None] * moved[::20], axis=-1) / (2 * 0.3**2)
     # Neighbours move alike, far columns do not.
     assert both[(apart > 1) & (apart < 3)].mean() > 0.75
@@ -137,15 +133,15 @@ def test_columns_never_come_from_where_nothing_is_known():
 def test_grain_boundary_keeps_two_crystals_apart(angle):
     other = project(CUBIC, SHAPE, 0.2, thickness=80, rotation=27.0)
     found = defects.grain_boundary(THICK, other, angle, (0.4, 0.6), distance=1.2)
-    apart = cKDTree(places(found)).query(places(found), k=2)[0][:, 1]
+    apart = cKDTree(found.positions).query(found.positions, k=2)[0][:, 1]
     assert apart.min() >= 1.2
     # Each column is one of either crystal, on its side of the line.
     point = np.array([0.4 * 199, 0.6 * 159]) * 0.2
     turn = np.deg2rad(angle)
-    side = (places(found) - point) @ [np.cos(turn), -np.sin(turn)] >= 0
+    side = (found.positions - point) @ [np.cos(turn), -np.sin(turn)] >= 0
     for grain, here in ((THICK, ~side), (other, side)):
         assert here.sum() > 50
-        gaps = cKDTree(places(grain)).query(places(found)[here])[0]
+        gaps = cKDTree(grain.positions).query(found.positions[here])[0]
         assert gaps.max() < 1e-9
     # Hardly anything is lost but in the narrow strip.
     assert len(found) > 0.9 * len(THICK)
@@ -167,9 +163,9 @@ def test_same_seed_same_defects_and_records_are_json():
         return defects.local_strain(found, stream, 0.1)
 
     one, two, three = all_of_them(1), all_of_them(1), all_of_them(2)
-    assert np.array_equal(places(one), places(two))
+    assert np.array_equal(one.positions, two.positions)
     assert np.array_equal(one.counts, two.counts)
-    assert len(one) != len(three) or not np.array_equal(places(one), places(three))
+    assert len(one) != len(three) or not np.array_equal(one.positions, three.positions)
     assert len(json.loads(json.dumps(one.records))) == 5
 
 

@@ -162,8 +162,7 @@ def adatoms(
     kind = projection.elements.index(element)
     counts = projection.counts.copy()
     fresh = []
-    points = np.stack([projection.y, projection.x], axis=1)
-    tree = cKDTree(points)
+    tree = cKDTree(projection.positions)
     for place in places:
         apart, nearest = tree.query(place)
         if apart <= tolerance:
@@ -203,8 +202,7 @@ def strain(projection: Projection, tensor: Sequence[Sequence[float]]) -> Project
     if tensor.shape != (2, 2) or not np.isfinite(tensor).all():
         raise CrystalError(f"strain {tensor.tolist()}: wanted two rows of two numbers")
     middle = (np.array(projection.shape) - 1) / 2 * projection.pixel_size
-    points = np.stack([projection.y, projection.x], axis=1) - middle
-    return _moved(projection, points @ tensor.T).done(
+    return _moved(projection, (projection.positions - middle) @ tensor.T).done(
         defect="strain", tensor=tensor.tolist()
     )
 
@@ -234,7 +232,7 @@ def local_strain(
     margin, step = projection.margin, length / _NODES
     extent = np.array(projection.shape) * projection.pixel_size + 2 * margin
     nodes = np.ceil(extent / step).astype(int) + 8 * _NODES
-    points = np.stack([projection.y, projection.x]) + margin
+    points = (projection.positions + margin).T
     moves = []
     for _ in range(2):
         field = gaussian_filter(rng.standard_normal(nodes), _NODES, mode="wrap")
@@ -290,13 +288,11 @@ def grain_boundary(
     normal = np.array([math.cos(turn), -math.sin(turn)])  # (y, x)
 
     def beyond(projection: Projection) -> np.ndarray:
-        places = np.stack([projection.y, projection.x], axis=1)
-        return (places - point) @ normal
+        return (projection.positions - point) @ normal
 
     here, there = first.take(beyond(first) < 0), second.take(beyond(second) >= 0)
     if len(here) and len(there):
-        tree = cKDTree(np.stack([here.y, here.x], axis=1))
-        apart, _ = tree.query(np.stack([there.y, there.x], axis=1))
+        apart, _ = cKDTree(here.positions).query(there.positions)
         close = apart < distance
     else:
         close = np.zeros(len(there), dtype=bool)

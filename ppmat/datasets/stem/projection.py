@@ -94,6 +94,11 @@ class Projection:
     def __len__(self) -> int:
         return len(self.y)
 
+    @property
+    def positions(self) -> np.ndarray:
+        """``(y, x)`` of each column, Å [n, 2]."""
+        return np.stack([self.y, self.x], axis=1)
+
     def take(self, chosen: np.ndarray, **changes: Any) -> Projection:
         """Return the chosen columns (mask or indices), with other fields changed."""
         names = ("y", "x", "counts", "full", "spread")
