@@ -13,7 +13,7 @@
 # limitations under the License.
 
 
-"""How far the fast model of crystal images is from multislice simulation with abTEM.
+"""How far the fast images of crystals are from multislice simulation with abTEM.
 
 Two environments, since abTEM needs Python 3.11 and numpy 2 (``physical.py`` runs there
 without Paddle)::
@@ -22,10 +22,14 @@ without Paddle)::
     python benchmarks/stem_scenes.py --out SCENES
     python benchmarks/stem_physics.py simulate --work WORK
     python benchmarks/stem_physics.py compare --work WORK --scenes SCENES
+    python benchmarks/stem_physics.py reference --work WORK --scenes SCENES
+
+The last writes small parts of the bright-field images for the tests.
 
 Of each case the share of the variance of the simulated image that the fast one
-explains is written (R2, after fitting level and scale), with the default probe and with
-the best one, and the heights of the kinds of columns in both images, fitted with
+explains is written (R2, after fitting level and scale). HAADF: with the default probe
+and with the best one. BF: nothing is fitted; ``contrast`` is that of the fast image
+over that of abTEM. Then the heights of the kinds of columns in both images, fitted with
 Gaussians of one width, over that of the kind that stands out most.
 """
 
@@ -50,13 +54,18 @@ CASES = (
     ("SrTiO3 [001], 8 Å", "sto", (0, 0, 1), 8, 200e3, 2.0),
     ("SrTiO3 [001], 20 Å", "sto", (0, 0, 1), 20, 200e3, 2.0),
 )
-# Scenes of stem_scenes.py: thickness, Å.
+# Scenes of stem_scenes.py: thickness [Å], beam [eV].
 SCENES = {
-    "SrTiO3 [001], 78 Å": ("sto", 78.1),
-    "BaTiO3 [001], 60 Å": ("bto", 60.15),
-    "MoS2 with vacancies": ("mos2", 3.12),
-    "NbS2, a layer": ("nbs2", 3.14),
+    "SrTiO3 [001], 78 Å": ("sto", 78.1, 200e3),
+    "BaTiO3 [001], 60 Å": ("bto", 60.15, 200e3),
+    "MoS2 with vacancies": ("mos2", 3.12, 80e3),
+    "NbS2, a layer": ("nbs2", 3.14, 80e3),
 }
+REFERENCE = {"bto": "BaTiO3 [001], 60 Å", "mos2": "MoS2 with vacancies"}
+REFERENCE_FILE = Path(__file__).parents[1] / "test" / "data" / "bright_field_abtem.npz"
+# How far above the first atoms the simulated boxes of layers begin, Å.
+ABOVE = {"MoS2, a layer": 2.0, "MoS2 with vacancies": 3.0, "NbS2, a layer": 3.0}
+CORNER, REACH = 48, 7.0  # pixels; Å of columns beside them
 CROP = (20, 116)  # pixels; columns beyond the image are known only inside
 
 
@@ -166,45 +175,74 @@ def column_heights(image: np.ndarray, scene: Any) -> dict[str, float]:
     return {kind: height / most for kind, height in heights.items()}
 
 
-def row_of(name: str, mode: str, image: np.ndarray, columns: Any) -> dict:
+def row_of(
+    name: str, mode: str, image: np.ndarray, columns: Any, energy: float
+) -> dict:
     """Return what is told of one image."""
     from ppmat.datasets.stem.crystal import render_projection
 
-    fast = render_projection(columns, mode)
-    scenes = [render_projection(columns, mode, probe=float(p)) for p in PROBES]
-    fits = [explained(image, scene.gt_enhance)[0] for scene in scenes]
-    best = int(np.argmax(fits))
-    told = [column_heights(i, scenes[best]) for i in (image, scenes[best].gt_enhance)]
+    if mode == "bf":
+        fast, found = bright_field_row(name, image, columns, energy)
+    else:
+        scenes = [render_projection(columns, mode, probe=float(p)) for p in PROBES]
+        fits = [explained(image, scene.gt_enhance)[0] for scene in scenes]
+        best = int(np.argmax(fits))
+        fast = scenes[best]
+        found = {
+            "R2": explained(image, render_projection(columns, mode).gt_enhance)[0],
+            "best probe [Å]": float(PROBES[best]),
+            "R2 with it": fits[best],
+            "contrast": None,
+        }
+    told = [column_heights(i, fast) for i in (image, fast.gt_enhance)]
     return {
         "name": f"{name}, {mode.upper()}",
-        "R2": round(explained(image, fast.gt_enhance)[0], 3),
-        "best probe [Å]": round(float(PROBES[best]), 2),
-        "R2 with it": round(fits[best], 3),
+        **{k: None if v is None else round(v, 3) for k, v in found.items()},
         "columns, abTEM": _text(told[0]),
         "columns, fast model": _text(told[1]),
     }
 
 
+def bright_field_row(
+    name: str, image: np.ndarray, columns: Any, energy: float
+) -> tuple[Any, dict]:
+    """Return the scene, and how its image compares, level and contrast apart."""
+    from ppmat.datasets.stem.bright_field import BrightField
+    from ppmat.datasets.stem.bright_field import bright_field
+    from ppmat.datasets.stem.crystal import render_projection
+
+    microscope = BrightField(energy=energy / 1e3, defocus=-ABOVE.get(name, 0.0))
+    share = (microscope.detector / microscope.semiangle) ** 2
+    fit, factors = explained(image, bright_field(columns, microscope))
+    found = {
+        "R2": fit,
+        "best probe [Å]": None,
+        "R2 with it": None,
+        "contrast": share / float(factors[0]),
+    }
+    return render_projection(columns, "bf", contrast=microscope), found
+
+
 def read_cases(work: Path, scenes: Path) -> list:
-    """Return name, simulated images and columns of all cases."""
+    """Return name, simulated images, columns and energy [eV] of all cases."""
     from ppmat.datasets.stem.projection import project
 
     cases = []
-    for name, kind, axis, thickness, *_ in CASES:
+    for name, kind, axis, thickness, energy, _ in CASES:
         images = np.load(file_of(work, name))
         atoms = structure(kind)
         columns = project(atoms, SHAPE, PIXEL_SIZE, axis, thickness=thickness)
-        cases.append((name, images, columns))
-    for name, (kind, thickness) in SCENES.items():
-        cases.append((name, *scene_case(scenes / f"{kind}.npz", thickness)))
+        cases.append((name, images, columns, energy))
+    for name, (kind, thickness, energy) in SCENES.items():
+        cases.append((name, *scene_case(scenes / f"{kind}.npz", thickness), energy))
     return cases
 
 
 def compare(cases: list) -> dict:
     """Return the result of all cases."""
     rows, notes = [], []
-    for name, images, columns in cases:
-        rows += [row_of(name, mode, images[mode], columns) for mode in MODES]
+    for name, images, columns, energy in cases:
+        rows += [row_of(name, mode, images[mode], columns, energy) for mode in MODES]
         both = np.corrcoef(images["bf"].ravel(), -images["haadf"].ravel())[0, 1]
         notes.append(f"{name} {both:+.2f}")
     return {
@@ -233,10 +271,16 @@ def cost(work: Path) -> str:
         synthesize([*words, "-n", "40"])
         seconds = (time.process_time() - start) / 40
         told.append(f"{name} {seconds:.3f} s an image of 256 x 256")
-    start = time.process_time()
-    scene = crystal_scene(structure("sto"), (4096, 4096), 0.1, rotation=20.0)
-    seconds = time.process_time() - start
-    told.append(f"{len(scene.columns)} columns on 4096 x 4096 {seconds:.1f} s")
+    for mode, side in (("haadf", 4096), ("bf", 256), ("bf", 1024)):
+        start = time.process_time()
+        scene = crystal_scene(
+            structure("sto"), (side, side), 0.1, mode=mode, rotation=20.0
+        )
+        seconds = time.process_time() - start
+        told.append(
+            f"{mode.upper()}, {len(scene.columns)} columns on {side} x {side}, 50 Å "
+            f"thick, {seconds:.1f} s"
+        )
     return "; ".join(told)
 
 
@@ -252,14 +296,34 @@ def draw(path: Path, cases: list) -> None:
     shown = [c for c in cases if c[0] in ("MoS2 with vacancies", "SrTiO3 [001], 78 Å")]
     figure, axes = plt.subplots(2, 4, figsize=(8.4, 4.6), layout="constrained")
     pairs = [(case, mode) for case in shown for mode in MODES]
-    for column, ((name, images, columns), mode) in zip(axes.T, pairs):
-        probe = 0.4 if "MoS2" in name else 0.3
-        fast = render_projection(columns, mode, probe=probe).gt_enhance
+    for column, ((name, images, columns, energy), mode) in zip(axes.T, pairs):
+        if mode == "bf":
+            fast = bright_field_row(name, images[mode], columns, energy)[0].gt_enhance
+        else:
+            probe = 0.4 if "MoS2" in name else 0.3
+            fast = render_projection(columns, mode, probe=probe).gt_enhance
         for axis, image, who in zip(column, (images[mode], fast), ("abTEM", "fast")):
             axis.imshow(image, cmap="gray")
             axis.set_title(f"{name}\n{mode.upper()}, {who}", fontsize=7)
             axis.axis("off")
     figure.savefig(path, dpi=72)
+
+
+def write_reference(path: Path, cases: list) -> None:
+    """Write corners of bright-field images, with the columns that make them."""
+    values = {}
+    for key, wanted in REFERENCE.items():
+        _, images, columns, _ = next(case for case in cases if case[0] == wanted)
+        near = np.ones(len(columns), dtype=bool)
+        for place in (columns.y, columns.x):
+            near &= (place > -REACH) & (place < CORNER * columns.pixel_size + REACH)
+        for name in ("y", "x", "counts"):
+            values[f"{key}_{name}"] = getattr(columns, name)[near].astype("float32")
+        image = images["bf"][:CORNER, :CORNER]
+        values[f"{key}_image"] = image.astype("float32")
+        values[f"{key}_elements"] = np.array(columns.elements)
+        values[f"{key}_lengths"] = np.array([columns.pixel_size, columns.thickness])
+    np.savez_compressed(path, **values)
 
 
 def _text(heights: dict[str, float]) -> str:
@@ -268,7 +332,7 @@ def _text(heights: dict[str, float]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("simulate", "compare"))
+    parser.add_argument("what", choices=("simulate", "compare", "reference"))
     parser.add_argument("--work", type=Path, required=True, help="folder of the images")
     parser.add_argument("--scenes", type=Path, help="folder of stem_scenes.py")
     args = parser.parse_args(argv)
@@ -279,6 +343,9 @@ def main(argv: list[str] | None = None) -> None:
     from runs import write
 
     cases = read_cases(args.work, args.scenes)
+    if args.what == "reference":
+        write_reference(REFERENCE_FILE, cases)
+        return
     draw(PICTURE, cases)
     result = {"machine": machine(), "CPU time": cost(args.work), **compare(cases)}
     write(result, RESULT)

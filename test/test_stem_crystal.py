@@ -30,7 +30,7 @@ from pymatgen.core import Structure
 from scipy.spatial import cKDTree
 
 from ppmat.datasets.stem.atoms import read_atoms
-from ppmat.datasets.stem.crystal import Bf
+from ppmat.datasets.stem.bright_field import BrightField
 from ppmat.datasets.stem.crystal import Haadf
 from ppmat.datasets.stem.crystal import crystal_scene
 from ppmat.datasets.stem.crystal import render_projection
@@ -351,7 +351,7 @@ def test_long_columns_saturate_if_asked():
         half = found.counts.copy()
         half[0] /= 2
         found = found.take(slice(None), counts=half)
-        heights, _ = Haadf(saturation=saturation, depth=1e9).heights(found)
+        heights = Haadf(saturation=saturation, depth=1e9).heights(found)
         ratio = heights[0] / heights[found.labels == found.labels[0]][-1]
         assert ratio == pytest.approx(0.5) if saturation is None else ratio > 0.8
 
@@ -400,7 +400,9 @@ def test_thermal_motion_by_element():
     "options, message",
     [
         ({"mode": "dark"}, "mode is 'dark'"),
-        ({"contrast": Bf()}, "wanted Haadf"),
+        ({"contrast": BrightField()}, "wanted Haadf"),
+        ({"mode": "bf", "contrast": Haadf()}, "wanted BrightField"),
+        ({"mode": "bf", "probe": 0.4}, "describe the spots of HAADF"),
         ({"probe": 0}, "probe 0"),
         ({"tail": (1.0, 1.0)}, "tail"),
         ({"low": 5, "high": 5}, "below high"),

@@ -38,12 +38,6 @@ def test_a_missing_simulator_is_named(monkeypatch):
         physical.physical_images(bulk("Cu"), (8, 8), 0.2)
 
 
-def test_wavelengths():
-    # Williams and Carter, Transmission Electron Microscopy, table 1.2.
-    assert physical._wavelength(200e3) == pytest.approx(0.0251, abs=5e-5)
-    assert physical._wavelength(80e3) == pytest.approx(0.0418, abs=5e-5)
-
-
 @pytest.mark.parametrize(
     "atoms, axis, cell",
     [

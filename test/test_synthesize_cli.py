@@ -107,6 +107,8 @@ def test_random_scenes_and_bf(here):
         assert clean.shape == (32, 40)
         record = json.loads((here / output / "synthesis.json").read_text())
         assert "mode" in record["settings"]["noise"]
+    drawn = json.loads((here / "mos2/train/columns/0.json").read_text())
+    assert -20 <= drawn["defocus"] <= 20 and drawn["semiangle"] == 22
     # Thin BF: dark columns on a bright ground.
     spots = np.asarray(Image.open(here / "mos2/train/gt_detect/0.png")) > 200
     clean = np.asarray(Image.open(here / "mos2/train/gt_enhance/0.png"))
@@ -155,6 +157,7 @@ def test_a_structure_that_cannot_be_read_is_left_out(here, caplog):
         (("--strain", "-1"), ("sto.cif",), "--strain=-1"),
         (("--grain_boundary", "2"), ("sto.cif",), "--grain_boundary=2"),
         (("--mode", "bf"), ("sto.cif",), "measured on haadf"),
+        (("--defocus", "5"), ("sto.cif",), "--defocus is for BF images"),
         (("--direction", "1", "0.3", "0.2"), ("sto.cif",), "does not repeat"),
         (("--zone_axis", "0", "0", "0"), ("sto.cif",), "sto: zone axis"),
         (("--size", "4"), ("sto.cif",), "at least 16"),

@@ -34,6 +34,7 @@ import numpy as np
 import ppmat
 from ppmat.datasets.stem import defects
 from ppmat.datasets.stem.atoms import read_atoms
+from ppmat.datasets.stem.bright_field import BrightField
 from ppmat.datasets.stem.crystal import draw_contrast
 from ppmat.datasets.stem.crystal import render_projection
 from ppmat.datasets.stem.folder import FORMATS
@@ -44,6 +45,7 @@ from ppmat.datasets.stem.noise import NoiseModel
 from ppmat.datasets.stem.projection import CrystalError
 from ppmat.datasets.stem.projection import View
 from ppmat.datasets.stem.projection import project
+from ppmat.datasets.stem.projection import specimen_layers
 from ppmat.datasets.stem.projection import view_along
 from ppmat.datasets.stem.synthesis import SceneRecipe
 from ppmat.datasets.stem.synthesis import make_scene
@@ -54,8 +56,9 @@ from ppmat.utils.registry import ConfigError
 
 _EPILOG = """\
 A value that may be given twice, like --pixel_size 0.1 0.15, is drawn between the two
-for each image; orientation, offset, the tails of the probe and the contrast of light
-columns are drawn anyway. The same command given again goes on where the last stopped.
+for each image; orientation and offset are drawn anyway, and so are the tails of the
+probe and the contrast of light columns in HAADF. The same command given again goes on
+where the last stopped.
 Exit status: 0 done, 1 some structures were left out, 2 bad input.
 
 examples:
@@ -69,9 +72,20 @@ examples:
 _MOST_STRUCTURES = 1000
 _TRIES = 10  # draws of a scene before its defects are said to leave nothing
 _OFFSET = 10.0  # Å
-_PIXEL_SIZE, _PROBE = (0.12, 0.12), (0.3, 0.5)
+_PIXEL_SIZE = (0.12, 0.12)
+# Options of the microscope, by mode, with what they are drawn from by default.
+_OPTICS = {
+    "haadf": {"probe": (0.3, 0.5)},
+    "bf": {
+        "energy": (200.0, 200.0),
+        "semiangle": (22.0, 22.0),
+        "detector": (11.0, 11.0),
+        "defocus": (-20.0, 20.0),
+    },
+}
 _OF_CRYSTALS = (
-    *("zone_axis", "direction", "pixel_size", "thickness", "rotation", "probe"),
+    *("zone_axis", "direction", "pixel_size", "thickness", "rotation"),
+    *(name for options in _OPTICS.values() for name in options),
     *("vacancies", "substitute", "adatoms", "strain", "local_strain"),
     "grain_boundary",
 )
@@ -115,7 +129,16 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--rotation", type=float, nargs="+", metavar="DEGREES",
         help="in the image (default: 0 360)")  # fmt: skip
     add("--probe", type=float, nargs="+", metavar="Å",
-        help="standard deviation of the probe (default: 0.3 0.5)")  # fmt: skip
+        help="HAADF: standard deviation of the probe (default: 0.3 0.5)")  # fmt: skip
+    add("--energy", type=float, nargs="+", metavar="keV",
+        help="BF: of the electrons (default: 200)")  # fmt: skip
+    add("--semiangle", type=float, nargs="+", metavar="MRAD",
+        help="BF: of the probe (default: 22)")  # fmt: skip
+    add("--detector", type=float, nargs="+", metavar="MRAD",
+        help="BF: semiangle of the detector (default: 11)")  # fmt: skip
+    add("--defocus", type=float, nargs="+", metavar="Å",
+        help="BF: depth of the focus below the first atoms "
+        "(default: -20 20)")  # fmt: skip
     add("--vacancies", action="append", metavar="[ELEMENT:]SHARE", help="of the atoms")
     add("--substitute", action="append", metavar="ELEMENT:BY:SHARE",
         help="replace a share of the atoms of an element")  # fmt: skip
@@ -288,7 +311,7 @@ class CrystalPainter:
     ) -> None:
         self.specimens, self.noise = specimens, noise
         self.pixel_size = _range("pixel_size", args.pixel_size, _PIXEL_SIZE)
-        self.probe = _range("probe", args.probe, _PROBE)
+        self.optics = _optics(args, noise.mode)
         self.rotation = _range("rotation", args.rotation, (0.0, 360.0), positive=False)
         self.thickness = _range("thickness", args.thickness, None)
         if self.thickness and all(s.view.along is None for s in specimens):
@@ -349,7 +372,10 @@ class CrystalPainter:
         if specimen.view.along is not None and self.thickness:
             drawn["thickness"] = float(rng.uniform(*self.thickness))
         diagonal = math.hypot(*shape) * drawn["pixel_size"]
-        margin = 5 + 3 * self.strain * diagonal + 8 * self.local_strain
+        contrast, spots, optics = self._microscope(rng)
+        _, thickness = specimen_layers(specimen.view, drawn.get("thickness"))
+        margin = contrast.reach(thickness)
+        margin += 3 * self.strain * diagonal + 8 * self.local_strain
         found = project(specimen.view, shape, margin=margin, **drawn)
         if rng.random() < self.boundaries:
             other = {**drawn, "rotation": drawn["rotation"] + rng.uniform(5, 85)}
@@ -360,18 +386,13 @@ class CrystalPainter:
                 through=tuple(rng.uniform(0.25, 0.75, 2)),
             )
         found = self._defects(rng, found)
-        optics = {
-            "probe": float(rng.uniform(*self.probe)),
-            "tail": (float(rng.uniform(0, 0.3)), float(rng.uniform(1.0, 1.4))),
-        }
-        contrast = draw_contrast(rng, self.noise.mode)
         scene = render_projection(
             found,
             self.noise.mode,
             contrast=contrast,
             low=self.noise.low,
             high=self.noise.high,
-            **optics,
+            **spots,
         )
         return scene, {
             "structure": specimen.name,
@@ -380,9 +401,18 @@ class CrystalPainter:
             **drawn,
             "thickness": found.thickness,
             **optics,
-            "light": contrast.light,
             "defects": list(found.records),
         }
+
+    def _microscope(self, rng: np.random.Generator) -> tuple[Any, dict, dict]:
+        """Return contrast, further options of ``render_projection``, and a record."""
+        drawn = {n: float(rng.uniform(*ends)) for n, ends in self.optics.items()}
+        if self.noise.mode == "bf":
+            return BrightField(**drawn), {}, drawn
+        contrast = draw_contrast(rng, self.noise.mode)
+        tail = (float(rng.uniform(0, 0.3)), float(rng.uniform(1.0, 1.4)))
+        spots = {"probe": drawn["probe"], "tail": tail}
+        return contrast, spots, {**spots, "light": contrast.light}
 
     def _defects(self, rng: np.random.Generator, found: Any) -> Any:
         # A structure without the element has nothing to lose.
@@ -473,6 +503,32 @@ def _check_elements(args: argparse.Namespace, specimens: list[Specimen]) -> None
     for element in fresh:
         if atomic_numbers.get(element, 0) < 1:
             raise ConfigError(f"'{element}' is no element; wanted a symbol such as Pt")
+
+
+def _optics(args: argparse.Namespace, mode: str) -> dict[str, tuple[float, float]]:
+    """Return what the microscope of a mode is drawn from.
+
+    Raises:
+        ConfigError: An option of the other mode.
+        CrystalError: A microscope that cannot be.
+    """
+    for other, options in _OPTICS.items():
+        given = [name for name in options if getattr(args, name) is not None]
+        if given and other != mode:
+            raise ConfigError(
+                f"--{given[0]} is for {other.upper()} images, but these are "
+                f"{mode.upper()}; leave it out, or give --mode={other}"
+            )
+    found = {
+        name: _range(name, getattr(args, name), default, positive=name != "defocus")
+        for name, default in _OPTICS[mode].items()
+    }
+    if mode == "bf":  # the least likely of those to be drawn
+        lowest = {name: ends[0] for name, ends in found.items()}
+        highest = {name: ends[1] for name, ends in found.items()}
+        BrightField(**{**lowest, "detector": highest["detector"]})
+        BrightField(**highest)
+    return found
 
 
 def _range(

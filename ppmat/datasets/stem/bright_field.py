@@ -163,7 +163,10 @@ def _piece(
         square = (q_y[:, None] + tilt_y) ** 2 + (q_x + tilt_x) ** 2
         chirp = -1j * np.pi * wavelength * square
         propagator = (band * np.exp(step * chirp)).astype(np.complex64)
-        lens = (square < edge**2) * np.exp(-microscope.defocus * chirp)
+        # An edge as wide as the frequencies are apart: a sharp one would make rings
+        # around atoms that are wider than the grid.
+        inside = np.clip(0.5 + (edge - np.sqrt(square)) * size.min(), 0, 1)
+        lens = inside * np.exp(-microscope.defocus * chirp)
         wave = transmission
         for _ in range(layers - 1):
             wave = transmission * fft.ifft2(propagator * fft.fft2(wave))

@@ -13,11 +13,12 @@
 # limitations under the License.
 
 
-"""Clean STEM images of a crystal structure: a fast model of HAADF and BF contrast.
+"""Clean STEM images of a crystal structure.
 
-Each column of atoms is one round spot whose strength follows its atoms; nothing is
-propagated. How far that is from a multislice simulation, and where it fails, is told in
-docs/stem_synthesis.md. :mod:`ppmat.datasets.stem.physical` simulates.
+In HAADF each column of atoms is one round spot whose strength follows its atoms;
+nothing is propagated. In BF the waves are (:mod:`ppmat.datasets.stem.bright_field`).
+How far both are from a full multislice simulation, and where they fail, is told in
+docs/stem_synthesis.md; :mod:`ppmat.datasets.stem.physical` makes such simulations.
 """
 
 from __future__ import annotations
@@ -31,14 +32,23 @@ from typing import Any
 
 import numpy as np
 
+from ppmat.datasets.stem.bright_field import BrightField
+from ppmat.datasets.stem.bright_field import bright_field
+from ppmat.datasets.stem.bright_field import electron_wavelength
 from ppmat.datasets.stem.columns import Columns
 from ppmat.datasets.stem.columns import Scene
 from ppmat.datasets.stem.noise import MODES
 from ppmat.datasets.stem.projection import CrystalError
 from ppmat.datasets.stem.projection import Projection
+from ppmat.datasets.stem.projection import View
 from ppmat.datasets.stem.projection import project
+from ppmat.datasets.stem.projection import specimen_layers
+from ppmat.datasets.stem.projection import view_along
 
 _LIGHT = 3.0  # factor by which a drawn contrast of light columns may be off
+_DEFOCUS = 20.0  # Å by which a drawn focus of BF may be off
+_REACH = 5.0  # Å from which the tails of the probe are seen
+_PROBE, _TAIL = 0.4, (0.1, 1.0)  # Å; part of the peak and Å
 _SPARSE = 0.75  # part of the range below which percentiles miss the columns
 _NARROWEST = 0.5  # pixels; narrower spots fall between the pixels
 
@@ -69,10 +79,10 @@ class Haadf:
     light: float = 1.0
     saturation: float | None = None
 
-    def heights(self, projection: Projection) -> tuple[np.ndarray, float]:
-        """Return the peaks in arbitrary units [n], and a factor of their width."""
+    def heights(self, projection: Projection) -> np.ndarray:
+        """Return the peaks in arbitrary units [n]."""
         strength = projection.counts @ projection.numbers.astype(float) ** self.exponent
-        length = _length(projection)
+        length = max(projection.thickness, 2.0)  # at least that of a layer of atoms
         share = strength / length
         kept = share**self.power / (share**self.power + self.limit**self.power)
         deep = -math.expm1(-length / self.depth)
@@ -80,55 +90,14 @@ class Haadf:
         if self.saturation is not None:
             there = length * projection.occupancy / self.saturation
             factor = factor * -np.expm1(-there) / np.maximum(there, 1e-9)
-        return strength * factor, 1.0
+        return strength * factor
+
+    def reach(self, thickness: float) -> float:
+        """Return how far beside an image columns must be known, Å."""
+        return _REACH
 
 
-@dataclass(frozen=True)
-class Bf:
-    """Strength of columns in BF, as parts of the background.
-
-    Thin: columns are dark, ``-(1 - exp(-absorption S))`` with ``S`` the sum of
-    ``Z ** exponent``. Thick: light columns are bright and heavy ones dark, in the
-    logarithm of the sum for each Å: ``gain ln(neutral / s)``. The second takes over
-    with ``1 - exp(-(thickness / depth) ** 4)``. The oscillations of BF with thickness
-    and defocus are not in it.
-
-    Args:
-        exponent: Of the atomic number.
-        absorption: Of the thin specimen, for each unit of the sum.
-        depth: Thickness at which the thick contrast has taken over, Å.
-        gain: Of the thick contrast.
-        neutral: Sum for each Å of a column that is neither dark nor bright.
-        light: Factor on ``neutral``; 1 is what simulations gave.
-        widths: Of a column, thin and thick, over that in HAADF.
-    """
-
-    exponent: float = 1.15
-    absorption: float = 9.5e-4
-    depth: float = 45.0
-    gain: float = 0.85
-    neutral: float = 17.6
-    light: float = 1.0
-    widths: tuple[float, float] = (1.5, 0.9)
-
-    def heights(self, projection: Projection) -> tuple[np.ndarray, float]:
-        """Return the peaks as parts of the background [n], and the factor of width."""
-        strength = projection.counts @ projection.numbers.astype(float) ** self.exponent
-        length = _length(projection)
-        thick = -math.expm1(-((length / self.depth) ** 4))
-        dark = np.expm1(-self.absorption * strength)
-        bright = self.gain * np.log(self.light * self.neutral * length / strength)
-        width = self.widths[0] + thick * (self.widths[1] - self.widths[0])
-        # No spot can be darker than no electrons at all.
-        return np.maximum((1 - thick) * dark + thick * bright, -0.98), width
-
-
-CONTRASTS = {"haadf": Haadf, "bf": Bf}
-
-
-def _length(projection: Projection) -> float:
-    """Return the thickness, at least that of a layer of atoms, Å."""
-    return max(projection.thickness, 2.0)
+CONTRASTS = {"haadf": Haadf, "bf": BrightField}
 
 
 def crystal_scene(
@@ -160,8 +129,9 @@ def crystal_scene(
         rotation: Degrees. None: drawn with ``rng``, else 0.
         offset: Å ``(y, x)``. None: drawn within 10 Å with ``rng``, else (0, 0).
         tolerance: Of atoms in one column, Å.
-        rng: Random numbers for rotation, offset, and the contrast of light columns
-            (within a factor of 3, unless ``contrast`` is given).
+        rng: Random numbers for rotation, offset, and, unless ``contrast`` is given,
+            what is known least: the contrast of light columns in HAADF (within a
+            factor of 3), the focus in BF (within 20 Å).
         **optics: See :func:`render_projection`.
 
     Raises:
@@ -172,86 +142,90 @@ def crystal_scene(
         rotation = 360 * turn if rotation is None else rotation
         offset = tuple(20 * m - 10 for m in move) if offset is None else offset
         optics.setdefault("contrast", draw_contrast(rng, mode))
+    view = (
+        structure
+        if isinstance(structure, View)
+        else view_along(structure, zone_axis, direction)
+    )
+    contrast = _contrast(mode, optics.pop("contrast", None))
     found = project(
-        structure,
+        view,
         shape,
         pixel_size,
-        zone_axis,
-        direction=direction,
         thickness=thickness,
         rotation=rotation or 0.0,
         offset=offset or (0.0, 0.0),
         tolerance=tolerance,
+        margin=contrast.reach(specimen_layers(view, thickness)[1]),
     )
-    return render_projection(found, mode, **optics)
+    return render_projection(found, mode, contrast=contrast, **optics)
 
 
-def draw_contrast(rng: np.random.Generator, mode: str) -> Haadf | Bf:
-    """Return the contrast of a mode, that of light columns off by up to three times."""
-    light = math.exp(rng.uniform(-1, 1) * math.log(_LIGHT))
-    return dataclasses.replace(_contrast(mode, None), light=light)
+def draw_contrast(rng: np.random.Generator, mode: str) -> Haadf | BrightField:
+    """Return the contrast of a mode with what is known least drawn.
+
+    That is the contrast of light columns in HAADF, off by up to three times, and the
+    focus in BF, off by up to 20 Å.
+    """
+    draw, contrast = rng.uniform(-1, 1), _contrast(mode, None)
+    if mode == "bf":
+        return dataclasses.replace(contrast, defocus=draw * _DEFOCUS)
+    return dataclasses.replace(contrast, light=math.exp(draw * math.log(_LIGHT)))
 
 
 def render_projection(
     projection: Projection,
     mode: str = "haadf",
     *,
-    contrast: Haadf | Bf | None = None,
-    probe: float = 0.4,
-    tail: tuple[float, float] = (0.1, 1.0),
+    contrast: Haadf | BrightField | None = None,
+    probe: float | None = None,
+    tail: tuple[float, float] | None = None,
     thermal: float | Mapping[str, float] = 0.08,
     low: float = 30.0,
     high: float = 180.0,
 ) -> Scene:
     """Return the clean image of columns of atoms.
 
+    The heights of the columns are the peaks of their spots in HAADF. In BF they are
+    what the image has at the columns, less its median, and their widths are that of a
+    focused probe.
+
     Args:
-        projection: See :func:`ppmat.datasets.stem.projection.project`.
+        projection: See :func:`ppmat.datasets.stem.projection.project`; its columns
+            should be known ``contrast.reach(thickness)`` beyond the image.
         mode: ``haadf`` or ``bf``.
         contrast: None: that of the mode with its defaults.
-        probe: Standard deviation of the probe with the image of the source, Å.
+        probe: Standard deviation of the probe with the image of the source, Å; HAADF
+            only, where None is 0.4 Å.
         tail: Part of each peak in the tails of the probe, and their standard
-            deviation, Å.
+            deviation, Å; HAADF only, where None is 0.1 and 1.0 Å.
         thermal: Root mean square displacement of atoms along one direction, Å; by
-            element (the largest of a column counts) if they differ.
+            element (the largest of a column counts in HAADF) if they differ.
         low: Value of the darkest parts of the image (their first percentile).
         high: Value of the brightest (99th percentile). If columns are so few that
             percentiles miss them, least and greatest value are brought there.
 
     Raises:
-        CrystalError: No column is in view, or columns are narrower than pixels.
+        CrystalError: No column is in view, or columns are narrower than pixels; probe
+            or tail in BF.
     """
     contrast = _contrast(mode, contrast)
-    share, wide = tail
-    if not 0 < probe < math.inf or not 0 <= share < 1 or not wide > 0:
-        raise CrystalError(
-            f"probe {probe}, tail {tail}: wanted a width above 0 Å, and a part from 0 "
-            "to below 1 with a width above 0 Å"
-        )
     if not low < high:
         raise CrystalError(f"low {low} must be below high {high}")
     if not projection.in_view.any():
         raise CrystalError("no column of the projection is in view")
-    height, factor = contrast.heights(projection)
-    thermal = _thermal(projection, thermal)
-    square = probe**2 + thermal**2 + projection.spread**2
-    pixel = projection.pixel_size
-    sigma = factor * np.sqrt(square) / pixel
-    if sigma.min() < _NARROWEST:
-        raise CrystalError(
-            f"a pixel of {pixel:g} Å is too large for columns with a standard deviation"
-            f" of {sigma.min() * pixel:.2f} Å; wanted at most twice that"
-        )
-    columns = Columns(
-        projection.y / pixel,
-        projection.x / pixel,
-        height,
-        sigma,
-        element=projection.labels,
-        occupancy=projection.occupancy,
-    )
-    ratio = max(wide / (probe * factor), 1.0)
-    image = columns.render(projection.shape, 0.0, (share, ratio))
+    elements = _thermal(projection, thermal)
+    if isinstance(contrast, BrightField):
+        if probe is not None or tail is not None:
+            raise CrystalError(
+                "probe and tail describe the spots of HAADF; the probe of a BF image "
+                "is told by contrast=BrightField(semiangle=, defocus=, source=)"
+            )
+        columns, image = _waves(projection, contrast, elements)
+    else:
+        probe = _PROBE if probe is None else probe
+        tail = _TAIL if tail is None else tail
+        columns, image = _spots(projection, contrast, probe, tail, elements)
     first, last = _range(image)
     scale = (high - low) / (last - first)
     columns.height = columns.height * scale
@@ -259,11 +233,64 @@ def render_projection(
         gt_enhance=low + scale * (image - first),
         gt_detect=columns.spots(projection.shape),
         columns=columns,
-        pixel_size=pixel,
+        pixel_size=projection.pixel_size,
     )
 
 
-def _contrast(mode: str, contrast: Haadf | Bf | None) -> Haadf | Bf:
+def _spots(
+    projection: Projection,
+    contrast: Haadf,
+    probe: float,
+    tail: tuple[float, float],
+    thermal: np.ndarray,
+) -> tuple[Columns, np.ndarray]:
+    """Return columns and their image, a sum of spots, in arbitrary units."""
+    share, wide = tail
+    if not 0 < probe < math.inf or not 0 <= share < 1 or not wide > 0:
+        raise CrystalError(
+            f"probe {probe}, tail {tail}: wanted a width above 0 Å, and a part from 0 "
+            "to below 1 with a width above 0 Å"
+        )
+    motion = np.where(projection.counts > 0, thermal, 0.0).max(axis=1)
+    width = np.sqrt(probe**2 + motion**2 + projection.spread**2)
+    columns = _columns(projection, contrast.heights(projection), width)
+    ratio = max(wide / probe, 1.0)
+    return columns, columns.render(projection.shape, 0.0, (share, ratio))
+
+
+def _waves(
+    projection: Projection, contrast: BrightField, thermal: np.ndarray
+) -> tuple[Columns, np.ndarray]:
+    """Return columns and their bright-field image."""
+    # Half the width of the Airy disc's peak at half its height, over 1.18.
+    disc = 0.257 * electron_wavelength(1e3 * contrast.energy)
+    probe = disc / (1e-3 * contrast.semiangle) / 1.18
+    square = probe**2 + contrast.source**2 + projection.spread**2
+    columns = _columns(projection, np.zeros(len(projection)), np.sqrt(square))
+    image = bright_field(projection, contrast, thermal)
+    columns.height = columns.values(image) - np.median(image)
+    return columns, image
+
+
+def _columns(projection: Projection, height: np.ndarray, width: np.ndarray) -> Columns:
+    """Return columns in pixels; ``width`` is in Å."""
+    pixel = projection.pixel_size
+    if width.min() < _NARROWEST * pixel:
+        raise CrystalError(
+            f"a pixel of {pixel:g} Å is too large for columns with a standard deviation"
+            f" of {width.min():.2f} Å; wanted at most twice that"
+        )
+    return Columns(
+        projection.y / pixel,
+        projection.x / pixel,
+        height,
+        width / pixel,
+        element=projection.labels,
+        occupancy=projection.occupancy,
+    )
+
+
+def _contrast(mode: str, contrast: Haadf | BrightField | None) -> Haadf | BrightField:
     if mode not in MODES:
         raise CrystalError(f"mode is {mode!r}, wanted one of {', '.join(MODES)}")
     kind = CONTRASTS[mode]
@@ -280,13 +307,13 @@ def _contrast(mode: str, contrast: Haadf | Bf | None) -> Haadf | Bf:
 def _thermal(
     projection: Projection, thermal: float | Mapping[str, float]
 ) -> np.ndarray:
+    """Return the displacement of each element [E], Å."""
     if not isinstance(thermal, Mapping):
-        return np.full(len(projection), float(thermal))
+        return np.full(len(projection.elements), float(thermal))
     missing = sorted(set(projection.elements) - set(thermal))
     if missing:
         raise CrystalError(f"thermal has no displacement for {', '.join(missing)}")
-    each = np.array([thermal[symbol] for symbol in projection.elements])
-    return np.where(projection.counts > 0, each, 0.0).max(axis=1)
+    return np.array([float(thermal[symbol]) for symbol in projection.elements])
 
 
 def _range(image: np.ndarray) -> tuple[float, float]:

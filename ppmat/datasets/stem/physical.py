@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 from scipy.fft import next_fast_len
 
+from ppmat.datasets.stem.bright_field import electron_wavelength
 from ppmat.datasets.stem.projection import CrystalError
 from ppmat.datasets.stem.projection import View
 from ppmat.datasets.stem.projection import specimen_layers
@@ -113,7 +114,7 @@ def physical_images(
             "pip install 'ppmat[abtem]'"
         ) from error
     view = view_along(structure, zone_axis, direction)
-    wavelength = _wavelength(energy)
+    wavelength = electron_wavelength(energy)
     field = _FIELD * wavelength / (semiangle * 1e-3)
     lengths, atoms, padded = _box(view, thickness, field)
     block = atoms.cell.lengths()[:2]
@@ -153,17 +154,6 @@ def physical_images(
         name: _continued(np.asarray(image.array), lengths, where, source)
         for name, image in zip(("haadf", "bf"), measured)
     }
-
-
-def _wavelength(energy: float) -> float:
-    """Return the wavelength of electrons, Å, of an energy in eV."""
-    from ase.units import _c
-    from ase.units import _e
-    from ase.units import _hplanck
-    from ase.units import _me
-
-    momentum2 = 2 * _me * _e * energy * (1 + _e * energy / (2 * _me * _c**2))
-    return _hplanck / math.sqrt(momentum2) * 1e10
 
 
 def _fast_length(least: float) -> int:
