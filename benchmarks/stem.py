@@ -52,7 +52,6 @@ from scipy.ndimage import convolve
 from scipy.ndimage import maximum_filter
 from scipy.spatial import cKDTree
 from stem_cases import DOSES
-from stem_cases import MODES
 from stem_cases import Case
 from stem_cases import Exposure
 from stem_cases import cases
@@ -61,6 +60,8 @@ from stem_cases import load_image
 from stem_cases import load_json
 from stem_cases import save_image
 from stem_cases import save_json
+
+from ppmat.datasets.stem.noise import MODES
 
 ROOT = Path(__file__).resolve().parent.parent
 CALIBRATED_DOSE = 1e4

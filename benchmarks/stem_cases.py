@@ -35,11 +35,11 @@ from typing import Optional
 import numpy as np
 
 from ppmat.datasets.stem.counting import CountingNoise
+from ppmat.datasets.stem.noise import MODES
 from ppmat.datasets.stem.noise import NoiseModel
 from ppmat.datasets.stem.synthesis import SceneRecipe
 from ppmat.datasets.stem.synthesis import make_scene
 
-MODES = ("haadf", "bf")
 DOSES = {"mos2": (1e4, 3e4, 1e5), "sto": (3e3, 1e4, 1e5)}  # electrons / Å^2
 # On which scene the filters' parameters are chosen.
 VALIDATION = {"sto": "bto", "mos2": "nbs2", "random": "random_val"}

@@ -94,7 +94,9 @@ def run(args: argparse.Namespace) -> int:
         ConfigError: An output cannot be written, or inputs do not go together.
         StoredRunError: An output is there already.
     """
-    outputs = [Path(p) for p in (args.output, args.figure) if p is not None]
+    output = Path(args.output)
+    figure = None if args.figure is None else Path(args.figure)
+    outputs = [output] if figure is None else [output, figure]
     _check_names(outputs)
     refuse_present(outputs, args.overwrite)
     frames, names = read_frames(args.input)
@@ -103,13 +105,12 @@ def run(args: argparse.Namespace) -> int:
     print(table(result))
     for text in result.warnings:
         logger.warning(text)
-    for path in outputs:
-        with replacing(path) as temporary:
-            if path is outputs[0]:
-                result.model.save(temporary)
-            else:
-                calibration_figure(result, temporary)
-        logger.message(f"wrote {path}")
+    with replacing(output) as temporary:
+        result.model.save(temporary)
+    if figure is not None:
+        with replacing(figure) as temporary:
+            calibration_figure(result, temporary)
+    logger.message(f"wrote {' and '.join(map(str, outputs))}")
     return 0
 
 

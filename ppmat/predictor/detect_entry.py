@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -316,11 +315,7 @@ def _do_image(
         with replacing(paths["overlay"]) as temporary:
             draw_columns(raw, table, temporary, str(image))
     description = {
-        "input": {
-            "path": os.path.abspath(image.path),
-            "index": image.index,
-            "sha256": hash_of_file(image.path),
-        },
+        "input": image.record(hash_of_file(image.path)),
         "pixel_size_nm": size,
         "columns": len(table),
         "detection": table.info,

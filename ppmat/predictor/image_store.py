@@ -65,6 +65,14 @@ class ImageFile(NamedTuple):
     path: str
     index: Optional[int] = None
 
+    def record(self, sha256: str) -> Dict[str, Any]:
+        """Return what tells this input in the description of an output."""
+        return {
+            "path": os.path.abspath(self.path),
+            "index": self.index,
+            "sha256": sha256,
+        }
+
     def __str__(self) -> str:
         return self.path if self.index is None else f"{self.path}@{self.index}"
 
@@ -277,9 +285,7 @@ class ImageStore:
         path, image = self.paths[number], self.images[number]
         description = {
             "input": {
-                "path": os.path.abspath(image.path),
-                "index": image.index,
-                "sha256": input_hash,
+                **image.record(input_hash),
                 "pixel_size": source.pixel_size,
                 "units": source.units,
                 "metadata": jsonable(source.metadata),
