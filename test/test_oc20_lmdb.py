@@ -14,7 +14,6 @@
 
 """Tests of :mod:`ppmat.datasets.oc20_lmdb` and :mod:`ppmat.datasets.oc20_record`."""
 
-import gc
 import multiprocessing
 import os
 import pickle
@@ -41,10 +40,14 @@ from ppmat.datasets.oc20_record import record_from_frames
 from ppmat.datasets.pyg_pickle import OC20FormatError
 
 
-@pytest.fixture(autouse=True)
-def collected():
-    """Drop the data sets of earlier tests: in reference cycles they hold files open."""
-    gc.collect()
+@pytest.fixture
+def opened():
+    """Return a function that counts the files opened in this test.
+
+    Data sets of earlier tests may live on in reference cycles and hold theirs open.
+    """
+    before = set(oc20_lmdb._ENVIRONMENTS)
+    return lambda: len(set(oc20_lmdb._ENVIRONMENTS) - before)
 
 
 def make_record(seed=0, edges=True, labels=True):
@@ -425,36 +428,36 @@ def test_dataset_of_a_split(split):
 # Processes ---------------------------------------------------------------------------
 
 
-def test_same_path_twice(split):
+def test_same_path_twice(split, opened):
     first, second = OC20LMDB(split), OC20LMDB(split / "data.lmdb")
     os.symlink(split, split.parent / "link")
     third = OC20LMDB(split.parent / "link")
     assert first[0].sid == second[0].sid == third[0].sid
-    assert len(oc20_lmdb._ENVIRONMENTS) == 1
+    assert opened() == 1
     del first
     second.close()
-    assert third[1].sid == "1001" and len(oc20_lmdb._ENVIRONMENTS) == 1
+    assert third[1].sid == "1001" and opened() == 1
     assert second[1].sid == "1001"  # opens again
     second.close()
     third.close()
     third.close()
-    assert not oc20_lmdb._ENVIRONMENTS
+    assert opened() == 0
 
 
-def test_no_environment_stays_open_after_opening(split):
+def test_no_environment_stays_open_after_opening(split, opened):
     rows = OC20LMDB(split)
-    assert not oc20_lmdb._ENVIRONMENTS
+    assert opened() == 0
     rows[0]
-    assert len(oc20_lmdb._ENVIRONMENTS) == 1
+    assert opened() == 1
     del rows
-    assert not oc20_lmdb._ENVIRONMENTS
+    assert opened() == 0
 
 
-def test_failed_opening_leaves_nothing_open(tmp_path):
+def test_failed_opening_leaves_nothing_open(tmp_path, opened):
     path = write_raw(tmp_path / "a.lmdb", {b"x": b"y"})
     with pytest.raises(OC20FormatError):
         OC20LMDB(path)
-    assert not oc20_lmdb._ENVIRONMENTS
+    assert opened() == 0
 
 
 def test_pickling_drops_the_environment(split):
