@@ -34,6 +34,7 @@ from ppmat.datasets.stem.noise import MODES
 from ppmat.predictor.image_command import add_images
 from ppmat.predictor.image_command import check_parent
 from ppmat.predictor.image_command import refuse_present
+from ppmat.predictor.image_store import find_images
 from ppmat.utils import logger
 from ppmat.utils.command_line import exit_status
 from ppmat.utils.registry import ConfigError
@@ -132,8 +133,6 @@ def read_frames(inputs: Sequence[str]) -> tuple[list[np.ndarray], list[str]]:
         ImageFormatError: A file cannot be read.
     """
     from tqdm import tqdm
-
-    from ppmat.predictor.image_store import find_images
 
     files = find_images(inputs)
     frames, names, sizes = [], [], {}

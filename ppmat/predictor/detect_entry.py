@@ -50,6 +50,10 @@ from ppmat.predictor.image_command import check_parent
 from ppmat.predictor.image_command import first_names
 from ppmat.predictor.image_command import load_predictor
 from ppmat.predictor.image_command import refuse_present
+from ppmat.predictor.image_store import ImageFile
+from ppmat.predictor.image_store import find_images
+from ppmat.predictor.image_store import make_folder
+from ppmat.predictor.image_store import output_names
 from ppmat.utils import logger
 from ppmat.utils.command_line import EXIT_BAD_INPUT
 from ppmat.utils.command_line import EXIT_SOME_LEFT_OUT
@@ -128,8 +132,6 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
     """
     from tqdm import tqdm
 
-    from ppmat.predictor.image_store import find_images
-
     _check_options(args)
     images = find_images(args.input)
     tables = _table_paths(args.output, images)
@@ -205,15 +207,12 @@ def _check_options(args: argparse.Namespace) -> None:
         raise ConfigError("--elements goes with --export ase or pymatgen")
 
 
-def _table_paths(output: str, images: Sequence[Any]) -> List[Path]:
+def _table_paths(output: str, images: Sequence[ImageFile]) -> List[Path]:
     """Return where the table of each image goes.
 
     Raises:
         ConfigError: One file for several images, or a folder that cannot be used.
     """
-    from ppmat.predictor.image_store import make_folder
-    from ppmat.predictor.image_store import output_names
-
     path = Path(output)
     if path.suffix.lower() == ".csv" and not path.is_dir():
         if len(images) > 1:
@@ -240,7 +239,7 @@ def _outputs(args: argparse.Namespace, table: Path) -> Dict[str, Path]:
 
 
 def _seed_maker(
-    args: argparse.Namespace, task_dir: str, given: Optional[Sequence[Any]]
+    args: argparse.Namespace, task_dir: str, given: Optional[Sequence[ImageFile]]
 ) -> Callable[[int, np.ndarray], Dict[str, Any]]:
     """Return what gives ``enhanced``, ``seeds_from`` and ``record`` of an image."""
     if args.raw:
@@ -273,7 +272,7 @@ def _seed_maker(
 def _do_image(
     args: argparse.Namespace,
     number: int,
-    image: Any,
+    image: ImageFile,
     path: Path,
     seeds: Callable[[int, np.ndarray], Dict[str, Any]],
 ) -> tuple:

@@ -30,6 +30,7 @@ from typing import Any
 from typing import Optional
 from typing import Tuple
 
+from ppmat.datasets.micrograph import IMAGE_SUFFIXES
 from ppmat.predictor.shipped import DEFAULT_MODE
 from ppmat.predictor.shipped import SHIPPED
 from ppmat.utils.command_line import add_model_options
@@ -57,8 +58,8 @@ def add_images(
     parser.add_argument(
         *names,
         nargs="+",
-        help="images (.tif, .npy, .png, .mrc, .dm3, .dm4, .emd, .ser, .hspy), folders, "
-        f"patterns; FILE@INDEX picks one of several images{also}",
+        help=f"images ({', '.join(IMAGE_SUFFIXES)}), folders, patterns; FILE@INDEX "
+        f"picks one of several images{also}",
         **options,
     )
 

@@ -38,6 +38,9 @@ from ppmat.predictor.image_command import add_images
 from ppmat.predictor.image_command import add_mode
 from ppmat.predictor.image_command import check_tiles
 from ppmat.predictor.image_command import load_predictor
+from ppmat.predictor.image_store import FORMATS
+from ppmat.predictor.image_store import find_images
+from ppmat.predictor.image_store import make_folder
 from ppmat.utils import logger
 from ppmat.utils.command_line import EXIT_BAD_INPUT
 from ppmat.utils.command_line import EXIT_SOME_LEFT_OUT
@@ -65,7 +68,6 @@ examples:
   predict.py -c configs/sfin/sfin_smoke.yaml --split test
 """
 _FLAGS = Column("flags", "flags")
-_FORMATS = ("tif", "npy", "hspy", "mrc")
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -80,7 +82,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     add_images(parser, "--input", "--input_path", default=[], action="extend")
     add = parser.add_argument
     add("--save_path", "--output_path", metavar="FOLDER", help="for the outputs")
-    add("--format", choices=_FORMATS, default="tif", help="of the outputs")
+    add("--format", choices=FORMATS, default="tif", help="of the outputs")
     add("--residual", action="store_true",
         help="also draw raw image, enhanced image and what was taken away")  # fmt: skip
     add("--ensemble", action="store_true",
@@ -108,9 +110,6 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
         ConfigError: Options that do not go together, and see ``SpectrumPredictor``.
     """
     _check_options(args, task_dir)
-    from ppmat.predictor.image_store import find_images
-    from ppmat.predictor.image_store import make_folder
-
     # What is misspelt or cannot be written shows before the model is loaded.
     if args.input:
         find_images(args.input)
