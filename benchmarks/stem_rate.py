@@ -15,9 +15,10 @@
 
 """How fast synthetic images are made, and whether a training waits for them.
 
-Rates of one process by image size and noise, and the share of a training step that is
-spent waiting for data with two workers: ``sfin_haadf_enhance_synthetic.yaml`` with the
-network and the batch of ``sfin_smoke.yaml``, one epoch through the entry of train.py.
+Rates of one process by mode, noise and image size, and the share of a training step
+that is spent waiting for data with two workers: ``sfin_*_enhance_synthetic.yaml`` with
+the network and the batch of ``sfin_smoke.yaml``, one epoch through the entry of
+train.py.
 
 Usage::
 
@@ -39,17 +40,16 @@ from runs import machine
 from runs import write
 
 ROOT = Path(__file__).resolve().parent.parent
-CONFIG = ROOT / "spectrum_enhancement/configs/sfin/sfin_haadf_enhance_synthetic.yaml"
-SMOKE = ROOT / "spectrum_enhancement/configs/sfin/sfin_smoke.yaml"
+CONFIGS = ROOT / "spectrum_enhancement/configs/sfin"
 SIZES = (64, 128, 256, 512)
 SECONDS = 3.0  # of one turn
 
 
-def rates(size: int, noise: str) -> list[float]:
+def rates(mode: str, size: int, noise: str) -> list[float]:
     """Return images/s of three turns in this process."""
     from ppmat.datasets import SFINSyntheticDataset
 
-    data = SFINSyntheticDataset(count=100_000, size=size, noise=noise)
+    data = SFINSyntheticDataset(100_000, size, mode=mode, noise=noise)
     data[0]
     found, number = [], 1
     for _ in range(3):
@@ -61,14 +61,15 @@ def rates(size: int, noise: str) -> list[float]:
     return found
 
 
-def waiting(folder: Path) -> dict[str, float]:
+def waiting(mode: str, folder: Path) -> dict[str, float]:
     """Return the median seconds of a step, and of its waiting, with two workers."""
     from ppmat.trainer import entry
     from ppmat.utils.config import load_config
 
-    smoke = load_config(SMOKE)["Model"]["__init_params__"]
+    file = CONFIGS / f"sfin_{mode}_enhance_synthetic.yaml"
+    smoke = load_config(CONFIGS / "sfin_smoke.yaml")["Model"]["__init_params__"]
     config = load_config(
-        CONFIG,
+        file,
         [
             "Global.num_workers=2",
             "Global.do_test=false",
@@ -84,7 +85,7 @@ def waiting(folder: Path) -> dict[str, float]:
             ),
         ],
     )
-    entry.run(config, str(CONFIG))
+    entry.run(config, str(file))
     with open(folder / "metrics.csv", newline="") as file:
         steps = [row for row in csv.DictReader(file) if row["stage"] == "train(step)"]
     # The first steps start the workers.
@@ -99,25 +100,28 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "docs/results")
     args = parser.parse_args()
     os.chdir(ROOT)
+    from ppmat.datasets.stem.noise import MODES
     from ppmat.datasets.stem.noise import NoiseModel
 
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        model = Path(folder) / "noise.json"
-        NoiseModel().save(model)
-        for name, noise in (("any", "any"), ("a noise model", str(model))):
-            for size in SIZES:
-                found = rates(size, noise)
-                rows.append(
-                    {
-                        "noise": name,
-                        "size": size,
-                        "images_per_s": round(statistics.median(found), 1),
-                        "least": round(min(found), 1),
-                        "most": round(max(found), 1),
-                    }
-                )
-        training = waiting(Path(folder) / "training")
+        for mode in MODES:
+            model = Path(folder) / f"{mode}.json"
+            NoiseModel(mode=mode).save(model)
+            for name, noise in (("any", "any"), ("a noise model", str(model))):
+                for size in SIZES:
+                    found = rates(mode, size, noise)
+                    rows.append(
+                        {
+                            "mode": mode,
+                            "noise": name,
+                            "size": size,
+                            "images_per_s": round(statistics.median(found), 1),
+                            "least": round(min(found), 1),
+                            "most": round(max(found), 1),
+                        }
+                    )
+        training = {mode: waiting(mode, Path(folder) / mode) for mode in MODES}
     write(
         {
             "command": "python benchmarks/stem_rate.py",
