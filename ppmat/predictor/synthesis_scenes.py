@@ -111,7 +111,8 @@ class CrystalPainter:
         noise: In grey levels; tells mode and contrast.
 
     Raises:
-        ConfigError: Options that cannot be meant.
+        ConfigError: Options that cannot be meant, or defects of elements that no
+            specimen has.
     """
 
     def __init__(
@@ -130,11 +131,33 @@ class CrystalPainter:
         self.vacancies = [_vacancy(text) for text in args.vacancies or ()]
         self.substitutions = [_substitution(text) for text in args.substitute or ()]
         self.adatoms = [_adatom(text) for text in args.adatoms or ()]
+        self._check_elements()
         self.strain, self.local_strain = args.strain or 0.0, args.local_strain or 0.0
         self.boundaries = args.grain_boundary or 0.0
         for name in ("strain", "local_strain"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"--{name}={getattr(self, name)}: wanted at least 0")
+
+    def _check_elements(self) -> None:
+        """Refuse defects of elements that no specimen has, or nobody."""
+        from ase.data import atomic_numbers
+        from ase.data import chemical_symbols
+
+        there = {chemical_symbols[z] for s in self.specimens for z in s.view.numbers}
+        wanted = [element for element, *_ in (*self.vacancies, *self.substitutions)]
+        for element in wanted:
+            if element is not None and element not in there:
+                raise ConfigError(
+                    f"none of the structures has {element}; they have "
+                    f"{', '.join(sorted(there))}"
+                )
+        fresh = [by for _, by, _ in self.substitutions]
+        fresh += [element for element, _ in self.adatoms]
+        for element in fresh:
+            if atomic_numbers.get(element, 0) < 1:
+                raise ConfigError(
+                    f"'{element}' is no element; wanted a symbol such as Pt"
+                )
 
     def settings(self) -> dict:
         """Return what decides the scenes."""
@@ -244,7 +267,7 @@ def read_specimens(args: argparse.Namespace) -> tuple[list[Specimen], int]:
     """Return what the structures look like, and how many were left out.
 
     Raises:
-        ConfigError: No structure, or defects of elements that none has.
+        ConfigError: No structure.
         CrystalError: A structure of which no image can be made.
     """
     from ase import Atoms
@@ -272,7 +295,6 @@ def read_specimens(args: argparse.Namespace) -> tuple[list[Specimen], int]:
         logger.warning(f"the first {_MOST_STRUCTURES} structures are used, not all")
     if not specimens:
         raise ConfigError("no structure can be used")
-    _check_elements(args, specimens)
     return specimens, left_out
 
 
@@ -295,27 +317,6 @@ def _specimens(
     return [
         Specimen(name, formula, axis, view, digest.hexdigest()) for axis, view in views
     ]
-
-
-def _check_elements(args: argparse.Namespace, specimens: list[Specimen]) -> None:
-    """Refuse defects of elements that no structure has."""
-    from ase.data import atomic_numbers
-    from ase.data import chemical_symbols
-
-    there = {chemical_symbols[z] for s in specimens for z in s.view.numbers}
-    wanted = [_vacancy(text)[0] for text in args.vacancies or ()]
-    wanted += [_substitution(text)[0] for text in args.substitute or ()]
-    for element in wanted:
-        if element is not None and element not in there:
-            raise ConfigError(
-                f"none of the structures has {element}; they have "
-                f"{', '.join(sorted(there))}"
-            )
-    fresh = [_substitution(text)[1] for text in args.substitute or ()]
-    fresh += [_adatom(text)[0] for text in args.adatoms or ()]
-    for element in fresh:
-        if atomic_numbers.get(element, 0) < 1:
-            raise ConfigError(f"'{element}' is no element; wanted a symbol such as Pt")
 
 
 def _optics(args: argparse.Namespace, mode: str) -> dict[str, tuple[float, float]]:

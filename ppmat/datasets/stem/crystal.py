@@ -40,7 +40,6 @@ from ppmat.datasets.stem.columns import Scene
 from ppmat.datasets.stem.noise import MODES
 from ppmat.datasets.stem.projection import CrystalError
 from ppmat.datasets.stem.projection import Projection
-from ppmat.datasets.stem.projection import View
 from ppmat.datasets.stem.projection import project
 from ppmat.datasets.stem.projection import specimen_layers
 from ppmat.datasets.stem.projection import view_along
@@ -142,11 +141,7 @@ def crystal_scene(
         rotation = 360 * turn if rotation is None else rotation
         offset = tuple(20 * m - 10 for m in move) if offset is None else offset
         optics.setdefault("contrast", draw_contrast(rng, mode))
-    view = (
-        structure
-        if isinstance(structure, View)
-        else view_along(structure, zone_axis, direction)
-    )
+    view = view_along(structure, zone_axis, direction)
     contrast = _contrast(mode, optics.pop("contrast", None))
     found = project(
         view,
