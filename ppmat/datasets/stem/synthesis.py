@@ -17,8 +17,8 @@
 
 The paper trains on periodic and random arrangements of round spots, HAADF and BF (Li et
 al., CVPR 2025, Sec. 3); its recipe is not published. This one draws lattices, widths,
-contrasts and defects within wide ranges, see docs/stem_noise.md. Scenes of a known
-crystal are made by :mod:`ppmat.datasets.stem.crystal`.
+contrasts and defects within wide ranges, see docs/stem_synthetic_training.md. Scenes of
+a known crystal are made by :mod:`ppmat.datasets.stem.crystal`.
 """
 
 from __future__ import annotations
