@@ -48,18 +48,18 @@ SHAPE, PIXEL_SIZE = (96, 96), 0.1
 PICTURE = RESULT.parents[1] / "images" / "stem_synthesis.png"
 MODES = ("haadf", "bf")
 PROBES = np.arange(0.2, 0.61, 0.02)  # Å
-# Name, structure, zone axis, thickness [Å], beam [eV], slices [Å].
+# Name, structure, zone axis, thickness [Å], beam [keV], slices [Å].
 CASES = (
-    ("MoS2, a layer", "mos2", (0, 0, 1), None, 80e3, 1.0),
-    ("SrTiO3 [001], 8 Å", "sto", (0, 0, 1), 8, 200e3, 2.0),
-    ("SrTiO3 [001], 20 Å", "sto", (0, 0, 1), 20, 200e3, 2.0),
+    ("MoS2, a layer", "mos2", (0, 0, 1), None, 80.0, 1.0),
+    ("SrTiO3 [001], 8 Å", "sto", (0, 0, 1), 8, 200.0, 2.0),
+    ("SrTiO3 [001], 20 Å", "sto", (0, 0, 1), 20, 200.0, 2.0),
 )
-# Scenes of stem_scenes.py: thickness [Å], beam [eV].
+# Scenes of stem_scenes.py: thickness [Å], beam [keV].
 SCENES = {
-    "SrTiO3 [001], 78 Å": ("sto", 78.1, 200e3),
-    "BaTiO3 [001], 60 Å": ("bto", 60.15, 200e3),
-    "MoS2 with vacancies": ("mos2", 3.12, 80e3),
-    "NbS2, a layer": ("nbs2", 3.14, 80e3),
+    "SrTiO3 [001], 78 Å": ("sto", 78.1, 200.0),
+    "BaTiO3 [001], 60 Å": ("bto", 60.15, 200.0),
+    "MoS2 with vacancies": ("mos2", 3.12, 80.0),
+    "NbS2, a layer": ("nbs2", 3.14, 80.0),
 }
 REFERENCE = {"bto": "BaTiO3 [001], 60 Å", "mos2": "MoS2 with vacancies"}
 REFERENCE_FILE = Path(__file__).parents[1] / "test" / "data" / "bright_field_abtem.npz"
@@ -211,7 +211,7 @@ def bright_field_row(
     from ppmat.datasets.stem.bright_field import bright_field
     from ppmat.datasets.stem.crystal import render_projection
 
-    microscope = BrightField(energy=energy / 1e3, defocus=-ABOVE.get(name, 0.0))
+    microscope = BrightField(energy=energy, defocus=-ABOVE.get(name, 0.0))
     share = (microscope.detector / microscope.semiangle) ** 2
     fit, factors = explained(image, bright_field(columns, microscope))
     found = {
@@ -224,7 +224,7 @@ def bright_field_row(
 
 
 def read_cases(work: Path, scenes: Path) -> list:
-    """Return name, simulated images, columns and energy [eV] of all cases."""
+    """Return name, simulated images, columns and energy [keV] of all cases."""
     from ppmat.datasets.stem.projection import project
 
     cases = []

@@ -59,7 +59,7 @@ def scanned(columns, microscope, thermal, places, angle=(0.0, 0.0)):
     The way round that a microscope has: a focused probe at each place goes through the
     slices, and the far field is looked at. On a grid of its own.
     """
-    wavelength = electron_wavelength(1e3 * microscope.energy)
+    wavelength = electron_wavelength(microscope.energy)
     box, points = 22.0, 176
     q = np.fft.fftfreq(points, box / points)
     square = q[:, None] ** 2 + q**2
@@ -204,8 +204,8 @@ def test_more_rings_change_little():
 
 def test_wavelengths():
     # Williams and Carter, Transmission Electron Microscopy, table 1.2.
-    assert electron_wavelength(200e3) == pytest.approx(0.0251, abs=5e-5)
-    assert electron_wavelength(80e3) == pytest.approx(0.0418, abs=5e-5)
+    assert electron_wavelength(200) == pytest.approx(0.0251, abs=5e-5)
+    assert electron_wavelength(80) == pytest.approx(0.0418, abs=5e-5)
 
 
 @pytest.mark.parametrize(

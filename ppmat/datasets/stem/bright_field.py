@@ -140,7 +140,7 @@ def _piece(
 ) -> np.ndarray:
     """Return a rectangle of an image."""
     pixel = projection.pixel_size
-    wavelength = electron_wavelength(1e3 * microscope.energy)
+    wavelength = electron_wavelength(microscope.energy)
     edge = 1e-3 * microscope.semiangle / wavelength  # of the aperture, 1/Å
     reach = microscope.reach(projection.thickness)
     origin = np.array([rows.start, columns.start]) * pixel - reach
@@ -257,7 +257,7 @@ def scattering_factor(symbol: str, energy: float, thermal: float) -> np.ndarray:
     if symbol not in _tables():
         raise CrystalError(f"no scattering factors are known for the element {symbol}")
     rest = constants.m_e * constants.c**2 / constants.e * 1e-3  # keV
-    strength = electron_wavelength(1e3 * energy) * (1 + energy / rest)
+    strength = electron_wavelength(energy) * (1 + energy / rest)
     phase = sum(
         strength * 4 * np.pi * a / b * np.exp(-4 * np.pi**2 * _RADII**2 / b)
         for a, b in _tables()[symbol]
@@ -291,7 +291,7 @@ def _tables() -> dict[str, list[list[float]]]:
 
 
 def electron_wavelength(energy: float) -> float:
-    """Return the wavelength of electrons, Å, of an energy in eV."""
-    joule = constants.e * energy
+    """Return the wavelength of electrons, Å, of an energy in keV."""
+    joule = 1e3 * constants.e * energy
     momentum = math.sqrt(joule * (2 * constants.m_e + joule / constants.c**2))
     return constants.h / momentum * 1e10

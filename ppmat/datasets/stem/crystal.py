@@ -258,7 +258,7 @@ def _waves(
 ) -> tuple[Columns, np.ndarray]:
     """Return columns and their bright-field image."""
     # Half the width of the Airy disc's peak at half its height, over 1.18.
-    disc = 0.257 * electron_wavelength(1e3 * contrast.energy)
+    disc = 0.257 * electron_wavelength(contrast.energy)
     probe = disc / (1e-3 * contrast.semiangle) / 1.18
     square = probe**2 + contrast.source**2 + projection.spread**2
     columns = _columns(projection, np.zeros(len(projection)), np.sqrt(square))

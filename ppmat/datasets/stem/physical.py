@@ -56,7 +56,7 @@ def physical_images(
     thickness: float | None = None,
     rotation: float = 0.0,
     offset: tuple[float, float] = (0.0, 0.0),
-    energy: float = 200e3,
+    energy: float = 200.0,
     semiangle: float = 22.0,
     haadf: tuple[float, float] = HAADF,
     bf: tuple[float, float] = BF,
@@ -84,7 +84,7 @@ def physical_images(
         thickness: Of a crystal, Å.
         rotation: Degrees.
         offset: Å ``(y, x)``.
-        energy: Of the electrons, eV.
+        energy: Of the electrons, keV.
         semiangle: Of the probe, mrad.
         haadf: Inner and outer angle of the detector, mrad.
         bf: The same.
@@ -135,7 +135,7 @@ def physical_images(
             slice_thickness=slice_thickness,
         )
         probe = abtem.Probe(
-            energy=energy,
+            energy=1e3 * energy,
             semiangle_cutoff=semiangle,
             defocus=defocus,
             Cs=spherical,

@@ -152,7 +152,7 @@ def _wave_scene(
     from ase.data import chemical_symbols
 
     energy, semiangle = rng.choice([60.0, 80.0, 200.0, 300.0]), rng.uniform(15.0, 30.0)
-    resolution = 0.61 * electron_wavelength(1e3 * energy) / (1e-3 * semiangle)
+    resolution = 0.61 * electron_wavelength(energy) / (1e-3 * semiangle)
     microscope = BrightField(
         energy=energy,
         semiangle=semiangle,
