@@ -27,6 +27,7 @@ import sys
 import numpy as np
 import paddle
 import paddle.distributed as dist
+from helpers_sampler import ToyRelaxer
 from helpers_trainer import Structures
 from helpers_trainer import Toy
 from helpers_trainer import curve
@@ -39,6 +40,7 @@ from ppmat.datasets.transform import mean_std_scaling
 from ppmat.metrics import IS2REMetric
 from ppmat.metrics import StreamingMetricBase
 from ppmat.metrics.streaming_base import _all_reduce_sum_
+from ppmat.sampler import StructureSampler
 from ppmat.trainer.signals import TrainingInterrupted
 from ppmat.trainer.update import NonFiniteError
 from ppmat.utils import misc
@@ -282,7 +284,16 @@ def energies(share=True):
     return metric.compute_epoch()
 
 
+def sampled(arguments, folder):
+    """Score what a sampler made; its ids are those of this rank."""
+    ToyRelaxer.calls.clear()
+    values = StructureSampler(**arguments).compute_metric(folder, seed=1)
+    return {"ids": sum(ToyRelaxer.calls, []), "values": values}
+
+
 def main(folder):
+    with open(f"{folder}/sampler.json") as file:
+        arguments = json.load(file)
     paddle.set_device("cpu")
     dist.init_parallel_env()
     rank = dist.get_rank()
@@ -299,6 +310,7 @@ def main(folder):
         "gather": unequal_gather(),
         "statistics": statistics(),
         "energies": energies(),
+        "sampled": sampled(arguments, f"{folder}/sampled"),
     }
     with open(f"{folder}/rank{rank}.json", "w") as file:
         json.dump(results, file)

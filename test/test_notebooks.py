@@ -112,6 +112,33 @@ def test_faults_are_found():
     assert len(faults(notebook)) == 1
 
 
+# Run before the first cell: Python commands in the kernel, which has Paddle already.
+COMMANDS_HERE = """
+import contextlib, io, runpy, subprocess, sys
+
+def run(command, check=False, genuine=subprocess.run, **options):
+    python, *words = map(str, command)
+    if python != sys.executable:
+        return genuine(command, check=check, **options)
+    module = words[0] == "-m"
+    argv, path, status, text = sys.argv, list(sys.path), 0, io.StringIO()
+    sys.argv = words[1:] if module else words
+    try:
+        with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
+            runner = runpy.run_module if module else runpy.run_path
+            runner(sys.argv[0], run_name="__main__")
+    except SystemExit as stop:
+        status = stop.code
+    finally:
+        sys.argv, sys.path[:] = argv, path
+    if status and check:
+        raise RuntimeError(text.getvalue())
+    return subprocess.CompletedProcess(command, status, text.getvalue(), "")
+
+subprocess.run = run
+"""
+
+
 @pytest.fixture
 def execute(tmp_path, monkeypatch):
     """Return a function that runs a notebook in a folder, small, below tmp_path."""
@@ -128,7 +155,11 @@ def execute(tmp_path, monkeypatch):
     def run(notebook, folder):
         resources = {"metadata": {"path": str(folder)}}
         client = NotebookClient(
-            notebook, timeout=600, kernel_name="python3", resources=resources
+            notebook,
+            timeout=600,
+            startup_timeout=600,
+            kernel_name="python3",
+            resources=resources,
         )
         return client.execute()
 
@@ -142,6 +173,7 @@ def test_notebook_runs_from_start_to_end(name, tmp_path, execute):
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(COMMANDS_HERE))
     notebook.cells.append(nbformat.v4.new_code_cell("sys.executable"))
     execute(notebook, STARTED_IN[name])
     assert pictures(notebook) == shown

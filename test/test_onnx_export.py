@@ -59,11 +59,13 @@ def session_of(path):
     return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
 
-@pytest.fixture(autouse=True)
-def programs(tmp_path_factory, monkeypatch):
+@pytest.fixture(scope="module", autouse=True)
+def programs(tmp_path_factory):
     """Keep the compiled programs of these tests out of the user's cache."""
     folder = tmp_path_factory.mktemp("programs")
-    monkeypatch.setattr(static_program, "default_cache_dir", lambda: folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(static_program, "default_cache_dir", lambda: folder)
+        yield
 
 
 @pytest.mark.parametrize("height, width", [(32, 32), (15, 18)])

@@ -319,7 +319,7 @@ def test_error_head_learns_the_mean_absolute_error():
     model.energy_head.out.bias.set_value(paddle.zeros([1]))
     data["y_relaxed"] = paddle.to_tensor([[0.1], [-0.6]])
     optimizer = paddle.optimizer.Adam(0.02, parameters=model.error_head.parameters())
-    for _ in range(300):
+    for _ in range(120):
         model(data)["loss_dict"]["loss"].backward()
         optimizer.step()
         optimizer.clear_grad()
@@ -356,7 +356,7 @@ def test_learns(params):
         return float(model(data)["loss_dict"]["energy"])
 
     first = loss()
-    for _ in range(60):
+    for _ in range(30):
         model.train()
         model(data)["loss_dict"]["loss"].backward()
         optimizer.step()

@@ -16,9 +16,6 @@
 
 import json
 import os
-import subprocess
-import sys
-from ast import literal_eval
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +43,6 @@ from ppmat.utils.registry import ConfigError
 from ppmat.utils.result_store import ResultStore
 from ppmat.utils.save_load import CheckpointError
 
-ROOT = Path(__file__).resolve().parents[1]
 METRIC = {"__class_name__": "IS2RSMetric", "__init_params__": {"thresholds": [0.1]}}
 
 
@@ -417,41 +413,6 @@ def test_whole_list_metric_of_upstream_still_works(scored, monkeypatch):
     METRICS.register(CountMetric)
     sampler.sample_config["metrics"] = {"__class_name__": "CountMetric"}
     assert sampler.compute_metric() == {"count": 5.0}
-
-
-def test_two_processes_share_the_batches(tmp_path):
-    write_split(tmp_path / "data" / "val_id", 5)
-    sample = {"data": data_block(tmp_path / "data"), "metrics": METRIC}
-    arguments = write_model(tmp_path / "model", sample=sample)
-    script = tmp_path / "run.py"
-    script.write_text(
-        f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'test')!r}]\n"
-        "import paddle; paddle.set_device('cpu')\n"
-        "import paddle.distributed as dist; dist.init_parallel_env()\n"
-        "from helpers_sampler import ToyRelaxer\n"
-        "from ppmat.sampler import StructureSampler\n"
-        f"sampler = StructureSampler(**{arguments!r})\n"
-        f"out = {str(tmp_path / 'two')!r}\n"
-        "values = sampler.compute_metric(out, seed=1)\n"
-        "print('RANK', dist.get_rank(), sorted(sum(ToyRelaxer.calls, [])), values)\n"
-        "with open(f'{out}/rank{dist.get_rank()}', 'w') as file:\n"
-        "    file.write(repr((sum(ToyRelaxer.calls, []), values)))\n"
-    )
-    command = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node=2"]
-    command += ["--log_dir", str(tmp_path / "log"), str(script)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    ranks = [literal_eval((tmp_path / "two" / f"rank{i}").read_text()) for i in (0, 1)]
-    assert ranks[0][0] == ["sid0", "sid1", "sid4"] and ranks[1][0] == ["sid2", "sid3"]
-    alone = StructureSampler(**arguments).compute_metric(str(tmp_path / "one"), seed=1)
-    for _, values in ranks:
-        assert values == pytest.approx(alone)
-    for name in ("structures.extxyz", "metrics.txt"):
-        one, two = ((tmp_path / run / name).read_text() for run in ("one", "two"))
-        assert one == two
 
 
 # --- from scratch ---------------------------------------------------------------

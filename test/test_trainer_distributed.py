@@ -24,6 +24,9 @@ import helpers_ranks
 import numpy as np
 import paddle
 import pytest
+from helpers_sampler import data_block
+from helpers_sampler import write_model
+from helpers_sampler import write_split
 from helpers_trainer import make_model
 from helpers_trainer import read_rows
 
@@ -40,6 +43,8 @@ def setup_module():
 def run(tmp_path_factory):
     """Return the folder and what both ranks reported."""
     folder = tmp_path_factory.mktemp("ranks")
+    write_split(folder / "data" / "val_id", 5)
+    (folder / "sampler.json").write_text(json.dumps(sampler_arguments(folder)))
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([os.path.dirname(HERE), HERE]),
@@ -65,6 +70,13 @@ def run(tmp_path_factory):
     assert done.returncode == 0, tail + done.stdout[-2000:]
     reports = [json.loads((folder / f"rank{r}.json").read_text()) for r in (0, 1)]
     return folder, reports
+
+
+def sampler_arguments(folder):
+    """Write a model that is scored with the data set there."""
+    metric = {"__class_name__": "IS2RSMetric", "__init_params__": {"thresholds": [0.1]}}
+    sample = {"data": data_block(folder / "data"), "metrics": metric}
+    return write_model(str(folder / "model"), sample=sample)
 
 
 def assert_close(first, second, tolerance=2e-5):
@@ -213,3 +225,16 @@ def test_energy_scores_add_up_over_processes(run):
     assert 0.0 < alone["ewt"] < 1.0
     for report in ranks:
         assert report["energies"] == pytest.approx(alone, rel=1e-12)
+
+
+def test_two_processes_share_the_batches_of_a_sampler(run, tmp_path):
+    folder, ranks = run
+    first, second = (report["sampled"] for report in ranks)
+    assert first["ids"] == ["sid0", "sid1", "sid4"]
+    assert second["ids"] == ["sid2", "sid3"]
+    alone = helpers_ranks.sampled(sampler_arguments(folder), str(tmp_path))
+    assert alone["ids"] == [f"sid{number}" for number in range(5)]
+    for report in (first, second):
+        assert report["values"] == pytest.approx(alone["values"])
+    for name in ("structures.extxyz", "metrics.txt"):
+        assert (folder / "sampled" / name).read_text() == (tmp_path / name).read_text()
