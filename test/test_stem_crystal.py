@@ -300,7 +300,11 @@ def test_range_and_targets(mode):
     first, last = np.percentile(scene.gt_enhance, (1, 99))
     assert (first, last) == (pytest.approx(20), pytest.approx(150))
     assert scene.pixel_size == 0.15
-    row = scene.table()[0]
+    rows = scene.table()
+    assert 3 < len(rows) < len(scene.columns)
+    for axis, size in zip("yx", SHAPE):
+        assert all(-0.5 <= row[axis] < size - 0.5 for row in rows)
+    row = rows[0]
     assert row["y_angstrom"] == pytest.approx(0.15 * row["y"])
     assert row["element"] in {"Sr", "Ti+O", "O"} and row["occupancy"] == 1
 
@@ -407,7 +411,7 @@ def test_thermal_motion_by_element():
         ({"tail": (1.0, 1.0)}, "tail"),
         ({"low": 5, "high": 5}, "below high"),
         ({"thermal": {"Sr": 0.1}}, "no displacement for O, Ti"),
-        ({"pixel_size": 1.2}, "pixel of 1.2 Å is too large"),
+        ({"pixel_size": 0.816}, "pixel of 0.816 .* of 0.408 Å; .* at most 0.815 Å"),
     ],
 )
 def test_options_that_cannot_be_meant(options, message):

@@ -148,15 +148,16 @@ def test_tiles_of_a_large_image_fit_together():
 
 def test_table_tells_positions_in_angstrom():
     columns = Columns(
-        *(np.array([v]) for v in (2.0, 3.0, 50.0, 1.5)),
-        element=np.array(["Ti+O"], dtype=object),
-        occupancy=np.array([0.5]),
+        np.array([-0.6, 2.0, 7.5]),  # the first and the last are on no pixel
+        *(np.full(3, v) for v in (3.0, 50.0, 1.5)),
+        element=np.array(["O", "Ti+O", "O"], dtype=object),
+        occupancy=np.full(3, 0.5),
     )
     scene = Scene(np.zeros((8, 8)), np.zeros((8, 8)), columns, pixel_size=0.1)
     (row,) = scene.table()
     assert row["y_angstrom"] == pytest.approx(0.2)
     assert (row["element"], row["occupancy"]) == ("Ti+O", 0.5)
-    (bare,) = Scene(scene.gt_enhance, scene.gt_detect, columns.select([0])).table()
+    (bare,) = Scene(scene.gt_enhance, scene.gt_detect, columns.select([1])).table()
     assert "y_angstrom" not in bare and bare["x"] == 3.0
 
 

@@ -103,6 +103,16 @@ class Columns:
         place = np.stack([self.y, self.x])
         return map_coordinates(image, place, order=1, mode="nearest")
 
+    def inside(self, shape: tuple[int, int]) -> np.ndarray:
+        """Return the mask of the columns whose centre is on a pixel of an image [n]."""
+        height, width = shape
+        return (
+            (self.y >= -0.5)
+            & (self.y < height - 0.5)
+            & (self.x >= -0.5)
+            & (self.x < width - 0.5)
+        )
+
     def select(self, which: np.ndarray) -> Columns:
         """Return the columns of a mask or of numbers, in that order."""
         rest = (None if v is None else v[which] for v in (self.element, self.occupancy))
@@ -123,7 +133,7 @@ class Scene:
     Args:
         gt_enhance: Image without noise, with its contrast, image units [H, W].
         gt_detect: Equal narrow spots on black, one a column, grey levels [H, W].
-        columns: The columns.
+        columns: The columns, also those beyond the image whose spots reach into it.
         pixel_size: Å; None where nobody knows.
     """
 
@@ -133,8 +143,11 @@ class Scene:
     pixel_size: Optional[float] = None
 
     def table(self) -> list[dict]:
-        """Return the columns as rows: position in pixels (and Å), what they are."""
-        columns = self.columns
+        """Return the columns on the image: position in pixels (and Å), what they are.
+
+        Those whose centre is on no pixel are left out.
+        """
+        columns = self.columns.select(self.columns.inside(self.gt_enhance.shape))
         rows = []
         for i in range(len(columns)):
             row = {"y": float(columns.y[i]), "x": float(columns.x[i])}

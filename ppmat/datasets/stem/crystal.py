@@ -273,7 +273,8 @@ def _columns(projection: Projection, height: np.ndarray, width: np.ndarray) -> C
     if width.min() < _NARROWEST * pixel:
         raise CrystalError(
             f"a pixel of {pixel:g} Å is too large for columns with a standard deviation"
-            f" of {width.min():.2f} Å; wanted at most twice that"
+            f" of {width.min():.3f} Å; wanted at most "
+            f"{math.floor(1e3 * width.min() / _NARROWEST) / 1e3:.3f} Å"
         )
     return Columns(
         projection.y / pixel,

@@ -28,7 +28,6 @@ import json
 import os
 from collections.abc import Iterator
 from collections.abc import Mapping
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -303,8 +302,8 @@ def _written(folder: Path) -> list[Path]:
 
 
 def table_text(scene: Scene) -> str:
-    """Return the columns of a scene whose centre is on a pixel, as CSV text."""
-    rows = inside(scene.table(), scene.gt_enhance.shape)
+    """Return the columns on the image of a scene as CSV text."""
+    rows = scene.table()
     if not rows:
         return "y,x\n"
     text = io.StringIO()
@@ -315,12 +314,3 @@ def table_text(scene: Scene) -> str:
             {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()}
         )
     return text.getvalue()
-
-
-def inside(rows: Sequence[dict], shape: tuple[int, int]) -> list[dict]:
-    """Return the rows whose ``y`` and ``x`` are on a pixel of an image."""
-    return [
-        row
-        for row in rows
-        if -0.5 <= row["y"] < shape[0] - 0.5 and -0.5 <= row["x"] < shape[1] - 0.5
-    ]
