@@ -125,7 +125,7 @@ def test_yaml_of_upstream_trains(name, tmp_path, monkeypatch):
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
     monkeypatch.setattr("ppmat.trainer.reporting.draw_loss_curve", lambda folder: None)
     monkeypatch.chdir(tmp_path)
-    make_images(tmp_path / f"sfin_{name.split('_')[1]}")
+    make_images(tmp_path / f"sfin_{name.split('_')[1]}", size=(12, 16))
     Path(f"{name}.yaml").write_text(upstream_yaml(name))
     try:
         config = load_config(f"{name}.yaml", ["Trainer.max_epochs=1"])
@@ -278,6 +278,7 @@ def test_package_of_upstream_loads(package, weights):
     assert config["Metric"]["__class_name__"] == "SFINStreamingAdapter"
 
 
+@pytest.mark.parametrize("package", ["nested"], indirect=True)
 def test_registered_name_enhances_an_image(package):
     """From the name alone, as ``predict.py --model_name`` does it."""
     predictor = SpectrumPredictor(model_name=package)
