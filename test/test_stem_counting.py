@@ -67,6 +67,9 @@ def test_jitter_displaces_each_line_by_its_own_amount():
     "wrong, message",
     [
         ({"counts": 0}, "above 0"),
+        ({"counts": 1e30}, "at most 1e.12"),
+        ({"counts": 1, "dark": float("nan")}, "below bright"),
+        ({"counts": 1, "jitter": float("nan")}, "must not be negative"),
         ({"counts": 1, "bright": 0}, "below bright"),
         ({"counts": 1, "jitter": -1}, "must not be negative"),
         ({"counts": 1, "fast_axis": 2}, "is 0 or 1"),
@@ -90,3 +93,4 @@ def test_any_noise_has_both_kinds_and_stays_in_its_range(mode):
     assert 0.02 <= noise.min() < 0.05 and 0.8 < noise.max() <= 1.5
     assert all(d.pointwise_sd(low) > 0 for d in terms)
     assert any(d.scan_intercept == 0 for d in terms)
+    assert "np." not in repr(draws)

@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 from scipy.stats import tukeylambda
 
+from ppmat.datasets.stem.counting import CountingNoise
 from ppmat.datasets.stem.noise import NoiseFormatError
 from ppmat.datasets.stem.noise import NoiseModel
 
@@ -126,6 +127,20 @@ def test_scaled_noise_is_noise_of_the_scaled_image():
         (lambda r: r["parameters"].update(scan_slope=float("nan")), "cannot be nan"),
         (lambda r: r["parameters"].update(mode="tem"), "mode cannot be 'tem'"),
         (lambda r: r["parameters"].update(fast_axis=2), "fast_axis cannot be 2"),
+        (lambda r: r["parameters"].update(fast_axis=True), "fast_axis cannot be True"),
+        (
+            lambda r: r["parameters"].update(scan_length=1e7),
+            "wanted above 0, at most 1000",
+        ),
+        (lambda r: r["parameters"].update(background_length=1e9), "at most 1000 pixe"),
+        (lambda r: r["parameters"].update(pointwise_lambda=1e3), "at most 2"),
+        (lambda r: r["parameters"].update(scan_intercept=-1), "scan_intercept cannot"),
+        (lambda r: r["parameters"].update(pointwise_intercept=-50), "-49.5 at low and"),
+        (lambda r: r["parameters"].update(low=180), "wanted low < high: .* with atoms"),
+        (
+            lambda r: r.update(standard_errors={"low": "x"}),
+            "standard_errors.low cannot",
+        ),
         (lambda r: r.update(parameters=[1]), "mappings"),
     ],
 )
@@ -147,3 +162,41 @@ def test_file_round_trip_keeps_standard_errors(tmp_path):
     (tmp_path / "noise.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(NoiseFormatError, match="no text"):
         NoiseModel.load(tmp_path / "noise.json")
+
+
+def test_a_line_slightly_below_zero_is_what_a_calibration_may_find():
+    model = NoiseModel(pointwise_intercept=-2.0, pointwise_slope=0.05)  # -0.5 to 7
+    assert NoiseModel.from_json(model.to_json()) == model
+    assert model.apply(FLAT, np.random.default_rng(0)).std() > 0
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"mode": "df"}, {"background_sd": -3}, {"low": None}, {"fast_axis": 1.0}]
+)
+def test_what_no_file_may_hold_is_no_model_either(wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} cannot be"):
+        NoiseModel(**wrong)
+
+
+def test_parameters_are_plain_numbers():
+    error = {"low": np.float64(0.1)}
+    model = NoiseModel(np.float32(4), fast_axis=np.int64(0), standard_errors=error)
+    assert "np." not in repr(model) and repr(model).startswith("NoiseModel(backgro")
+    assert type(model.background_sd) is float and type(model.fast_axis) is int
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (8,), (1, 1), (1, 64)])
+def test_noise_goes_on_one_image(shape):
+    for noise in (NoiseModel(), CountingNoise(counts=5.0)):
+        with pytest.raises(ValueError, match=r"wanted \[H, W\] with at least 2 x 2"):
+            noise.apply(np.zeros(shape), np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("length", [4.0, 40.0, 1000.0])
+def test_long_streaks_and_slow_backgrounds_on_a_small_image(length):
+    flat = np.zeros((64, 48))
+    streaks = [noise(flat, i, scan_intercept=5, scan_length=length) for i in range(9)]
+    assert np.std(streaks) == pytest.approx(5, rel=0.1)
+    background = noise(flat, background_sd=4, background_length=length)
+    assert background.std() == pytest.approx(4)
+    assert correlation(background, 0) > 0.7

@@ -22,10 +22,15 @@ has to be counts.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.ndimage import map_coordinates
+
+from ppmat.datasets.stem.noise import check_clean
+
+_MOST = 1e12  # counts; far more than a detector has, and what is drawn stays whole
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,9 @@ class CountingNoise:
         dark: Image value of no electrons.
         jitter: Standard deviation of the displacement of a line along itself, pixels.
         fast_axis: Axis of the image along which the beam scans a line.
+
+    Raises:
+        ValueError: A parameter that no noise has.
     """
 
     counts: float
@@ -47,11 +55,15 @@ class CountingNoise:
     fast_axis: int = 1
 
     def __post_init__(self) -> None:
-        if not self.counts > 0:
-            raise ValueError(f"counts is {self.counts}, wanted a number above 0")
-        if not self.dark < self.bright:
+        for name in ("counts", "bright", "dark", "jitter"):
+            object.__setattr__(self, name, float(getattr(self, name)))
+        if not 0 < self.counts <= _MOST:
+            raise ValueError(
+                f"counts is {self.counts}, wanted a number above 0, at most {_MOST:g}"
+            )
+        if not -math.inf < self.dark < self.bright < math.inf:
             raise ValueError(f"dark {self.dark} must be below bright {self.bright}")
-        if self.jitter < 0 or self.fast_axis not in (0, 1):
+        if not 0 <= self.jitter < math.inf or self.fast_axis not in (0, 1):
             raise ValueError(
                 f"jitter {self.jitter} must not be negative, fast_axis "
                 f"{self.fast_axis} is 0 or 1"
@@ -63,7 +75,11 @@ class CountingNoise:
         Args:
             clean: Image [H, W]; values below ``dark`` count as no electrons.
             rng: Where the streams of jitter and counts come from.
+
+        Raises:
+            ValueError: No image of at least 2 x 2 pixels.
         """
+        check_clean(clean)
         jitter, counts = rng.spawn(2)
         if self.jitter:
             clean = shift_lines(

@@ -27,6 +27,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import field
+from numbers import Integral
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +40,8 @@ from scipy.stats import tukeylambda
 MODES = ("haadf", "bf")
 FORMAT = "ppmat STEM noise"
 VERSION = 1
+LONGEST = 1000.0  # of the lengths in a model, pixels
+_NEGATIVE = 0.1  # what a line through uncertain points may fall below 0, of its top
 
 
 class NoiseFormatError(ValueError):
@@ -68,6 +72,9 @@ class NoiseModel:
             the signal-to-noise ratio of the microscope.
         mode: ``haadf`` or ``bf``.
         standard_errors: Of the parameters, by name, where they were measured.
+
+    Raises:
+        ValueError: A parameter that no noise has.
     """
 
     background_sd: float = 4.0
@@ -83,6 +90,17 @@ class NoiseModel:
     high: float = 180.0
     mode: str = "haadf"
     standard_errors: Mapping[str, float] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        for item in dataclasses.fields(self):
+            if item.name != "standard_errors":
+                value = _plain(getattr(self, item.name), item.name, type(item.default))
+                object.__setattr__(self, item.name, value)
+        errors = {
+            name: _plain(error, f"standard_errors.{name}", float)
+            for name, error in self.standard_errors.items()
+        }
+        object.__setattr__(self, "standard_errors", errors)
 
     def scan_sd(self, gradient: np.ndarray) -> np.ndarray:
         """Return the standard deviation of scan noise, image units, at least 0.
@@ -110,12 +128,18 @@ class NoiseModel:
 
         Returns:
             Image [H, W], neither clipped nor rounded.
+
+        Raises:
+            ValueError: No image of at least 2 x 2 pixels.
         """
+        check_clean(clean)
         background, scan, pointwise = rng.spawn(3)
         gradient = np.hypot(*np.gradient(clean))
         noise = self.background_sd * _unit_variance(
             gaussian_filter(
-                background.standard_normal(clean.shape), self.background_length
+                background.standard_normal(clean.shape),
+                # Longer ones make no difference but to the rounding.
+                min(self.background_length, max(clean.shape)),
             )
         )
         noise += self.scan_sd(gradient) * _streaks(
@@ -139,9 +163,12 @@ class NoiseModel:
         if not factor > 0:
             raise ValueError(f"factor is {factor}, wanted a number above 0")
         in_units = ("background_sd", "scan_intercept", "pointwise_intercept")
-        model = dataclasses.replace(
+        changed = {name: factor * getattr(self, name) for name in in_units}
+        # In the new units the intercept lies at another grey value.
+        changed["pointwise_intercept"] -= self.pointwise_slope * offset
+        return dataclasses.replace(
             self,
-            **{name: factor * getattr(self, name) for name in in_units},
+            **changed,
             low=factor * self.low + offset,
             high=factor * self.high + offset,
             standard_errors={
@@ -149,8 +176,6 @@ class NoiseModel:
                 for name, error in self.standard_errors.items()
             },
         )
-        moved = model.pointwise_intercept - self.pointwise_slope * offset
-        return dataclasses.replace(model, pointwise_intercept=moved)
 
     def to_json(self) -> str:
         """Return the parameters as JSON text."""
@@ -191,18 +216,50 @@ class NoiseModel:
             raise NoiseFormatError(
                 f"{where}: 'parameters' and 'standard_errors' must be mappings"
             )
-        kinds = {f.name: type(f.default) for f in dataclasses.fields(cls)}
-        del kinds["standard_errors"]
-        if set(parameters) != set(kinds):
-            odd = sorted(set(parameters) ^ set(kinds))
+        known = {f.name for f in dataclasses.fields(cls)} - {"standard_errors"}
+        if set(parameters) != known:
+            odd = sorted(set(parameters) ^ known)
             raise NoiseFormatError(
                 f"{where}: missing or unknown in 'parameters': {', '.join(odd)}"
             )
-        for name, kind in kinds.items():
-            _check(parameters[name], kind, name, where)
-        for name, error in errors.items():
-            _check(error, float, f"standard_errors.{name}", where)
-        return cls(**parameters, standard_errors=errors)
+        try:
+            model = cls(**parameters, standard_errors=errors)
+            model.check_range()
+        except ValueError as error:
+            raise NoiseFormatError(f"{where}: {error}") from None
+        return model
+
+    def check_range(self) -> None:
+        """Refuse what is no noise of images with a signal.
+
+        A model may have been made for its slopes alone, so this is asked of files only.
+
+        Raises:
+            ValueError: No signal, or standard deviations below 0 over the range of the
+                clean images; the pointwise one may be so by a tenth of its largest
+                value, as a straight line through measured points can.
+        """
+        if not self.low < self.high:
+            raise ValueError(
+                f"low is {self.low:g} and high is {self.high:g}, wanted low < high: "
+                "that is the signal beside which this noise was measured; calibrate it "
+                "on frames with atoms"
+            )
+        for name in ("scan_slope", "scan_intercept"):
+            if getattr(self, name) < 0:
+                raise ValueError(
+                    f"{name} cannot be {getattr(self, name)!r}; wanted 0 or more"
+                )
+        ends = [
+            self.pointwise_intercept + self.pointwise_slope * grey
+            for grey in (self.low, self.high)
+        ]
+        if min(ends) < -_NEGATIVE * max(ends):
+            raise ValueError(
+                f"pointwise_intercept {self.pointwise_intercept:g} and pointwise_slope "
+                f"{self.pointwise_slope:g} give the standard deviations {ends[0]:.3g} "
+                f"at low and {ends[1]:.3g} at high; wanted 0 or more"
+            )
 
     def save(self, path: str | Path) -> None:
         """Write :meth:`to_json` to a file."""
@@ -223,22 +280,45 @@ class NoiseModel:
         return cls.from_json(text, where=str(path))
 
 
-def _check(value: object, kind: type, name: str, where: str) -> None:
-    """Refuse what cannot be the value of a parameter."""
-    legal = {
-        "fast_axis": lambda v: v in (0, 1),
-        "mode": lambda v: v in MODES,
-        "background_sd": lambda v: v >= 0,
-        "background_length": lambda v: v > 0,
-        "scan_length": lambda v: v > 0,
-        "pointwise_lambda": lambda v: v > -0.5,  # the variance is infinite below
-    }
-    fits = isinstance(value, (int, float) if kind is float else kind)
-    fits = fits and not isinstance(value, bool)
-    if kind is float:
-        fits = fits and math.isfinite(value)
-    if not fits or not legal.get(name, lambda v: True)(value):
-        raise NoiseFormatError(f"{where}: {name} cannot be {value!r}")
+_LENGTH = (lambda v: 0 < v <= LONGEST, f"above 0, at most {LONGEST:g} pixels")
+_LEGAL = {
+    "fast_axis": (lambda v: v in (0, 1), "0 or 1"),
+    "mode": (lambda v: v in MODES, " or ".join(MODES)),
+    "background_sd": (lambda v: v >= 0, "0 or more"),
+    "background_length": _LENGTH,
+    "scan_length": _LENGTH,
+    # The variance is infinite below; beyond 2 the distribution gets longer tails again.
+    "pointwise_lambda": (lambda v: -0.5 < v <= 2, "above -0.5, at most 2"),
+}
+
+
+def _plain(value: object, name: str, kind: type) -> float | int | str:
+    """Return the value of a parameter as a number or text of Python.
+
+    Raises:
+        ValueError: It cannot be the value.
+    """
+    legal, wanted = _LEGAL.get(name, (lambda v: True, "a finite number"))
+    types = {float: Real, int: Integral, str: str}
+    fits = isinstance(value, types[kind]) and not isinstance(value, bool)
+    if fits and kind is float:
+        fits = math.isfinite(value)
+    if not fits or not legal(value):
+        raise ValueError(f"{name} cannot be {value!r}; wanted {wanted}")
+    return kind(value)
+
+
+def check_clean(clean: np.ndarray) -> None:
+    """Refuse what noise cannot be put on.
+
+    Raises:
+        ValueError: No image of at least 2 x 2 pixels.
+    """
+    if np.ndim(clean) != 2 or min(np.shape(clean)) < 2:
+        raise ValueError(
+            f"the clean image has the shape {np.shape(clean)}, wanted [H, W] with at "
+            "least 2 x 2 pixels; frames of a stack get their noise one by one"
+        )
 
 
 def _unit_variance(field: np.ndarray) -> np.ndarray:
@@ -251,10 +331,14 @@ def _streaks(
 ) -> np.ndarray:
     """Return noise of variance 1, correlated along one axis only."""
     white = rng.standard_normal(shape)
-    # The variance that is left by averaging white noise with this kernel.
-    impulse = np.zeros(int(8 * length) | 1)
+    length = min(length, shape[axis])
+    # The variance that is left by averaging white noise with this kernel, which meets
+    # itself in a line that is shorter.
+    size = int(8 * length) | 1
+    impulse = np.zeros(min(size, shape[axis]))
     impulse[impulse.size // 2] = 1.0
-    kernel = gaussian_filter1d(impulse, length, mode="constant")
+    mode = "constant" if impulse.size == size else "wrap"
+    kernel = gaussian_filter1d(impulse, length, mode=mode)
     return gaussian_filter1d(white, length, axis=axis, mode="wrap") / np.sqrt(
         np.sum(kernel**2)
     )
