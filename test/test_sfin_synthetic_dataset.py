@@ -119,6 +119,7 @@ def test_workers_and_batches_change_nothing():
         ({"split": "dev"}, "split is 'dev'"),
         ({"mode": "adf"}, "mode is 'adf'"),
         ({"count": 0}, "at least 1"),
+        ({"seed": -1}, "seed is -1, wanted"),
         ({"size": 4}, "size is 4"),
         ({"size": [32]}, "size is"),
         ({"scaling": "log"}, "scaling is 'log'"),
@@ -138,6 +139,9 @@ def test_noise_of_the_other_mode_or_of_another_version_is_refused(tmp_path):
     path = tmp_path / "noise.json"
     NoiseModel(mode="bf").save(path)
     with pytest.raises(ValueError, match="calibrated on bf images"):
+        dataset(noise=str(path))
+    NoiseModel(low=9.0, high=9.0).save(path)
+    with pytest.raises(ValueError, match=f"{path}: low is 9 and high is 9"):
         dataset(noise=str(path))
     path.write_text(path.read_text().replace('"version": 1', '"version": 7'))
     with pytest.raises(NoiseFormatError, match="version 7"):

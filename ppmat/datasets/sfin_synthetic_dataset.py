@@ -26,6 +26,7 @@ the paper does not publish, is described in docs/stem_synthetic_training.md.
 from __future__ import annotations
 
 import dataclasses
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 from typing import Callable
@@ -110,6 +111,8 @@ class SFINSyntheticDataset(io.Dataset):
         check_choice("target_subdir", target_subdir, (*SFINDataset.label_subdirs, None))
         if count < 1:
             raise ValueError(f"count is {count}, wanted at least 1")
+        if not isinstance(seed, Integral) or seed < 0:
+            raise ValueError(f"seed is {seed!r}, wanted a whole number of at least 0")
         if endless and split != "train":
             raise ValueError(
                 f"endless is for training: with new images in every epoch, scores of "
