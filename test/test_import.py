@@ -60,13 +60,18 @@ LIGHT = (
     "ppmat.trainer.entry",
 )
 HEAVY = {"paddle", "pymatgen", "matplotlib", "ase"}
+WITH_ASE = ("ppmat.datasets.structure_reader", "ppmat.predictor.synthesize_entry")
 
 
 def test_light_modules_do_not_load_paddle():
     """In one process: what one of them loaded would be there at the end."""
-    loaded = loaded_by(f"import {', '.join(LIGHT)}")
-    assert set(LIGHT) <= loaded
-    assert not HEAVY & loaded
+    loaded = loaded_by(
+        f"import {', '.join(LIGHT)}\n"
+        f"assert not {HEAVY} & set(sys.modules)\n"
+        f"import {', '.join(WITH_ASE)}"
+    )
+    assert {*LIGHT, *WITH_ASE} <= loaded
+    assert HEAVY & loaded == {"ase"}
 
 
 STEM = sorted((ROOT / "ppmat" / "datasets" / "stem").glob("*.py"))

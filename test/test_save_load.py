@@ -402,8 +402,14 @@ def test_address_of_an_archive(tmp_path, monkeypatch):
 
 
 def test_missing_file_says_so(tmp_path):
-    with pytest.raises(CheckpointError, match="nothing.pdparams do not exist"):
-        save_load.load_pretrain(nn.Linear(1, 1), str(tmp_path / "nothing"))
+    def fails(name, message):
+        with pytest.raises(CheckpointError, match=f"{name}.* do not exist; {message}"):
+            save_load.load_pretrain(nn.Linear(1, 1), str(tmp_path / name))
+
+    fails("nothing", "weight files in .*: none")
+    (tmp_path / "best.pdparams").touch()
+    fails("bst", "weight files in .*: best.pdparams")
+    fails("none/best", "there is no folder .*none. A training .*/best.pdparams")
 
 
 def test_best_holds_the_average_and_resumes_from_the_trained_weights(tmp_path):

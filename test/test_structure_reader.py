@@ -102,13 +102,17 @@ def test_bad_files_are_reported_and_the_others_go_on(files):
     with open("folder/b.cif", "w") as file:
         file.write("data_rubbish\n_cell_length_a what\n")
     open("folder/d.traj", "wb").close()
+    with open("folder/g.cif", "w") as file:
+        file.write("no CIF at all\n")
     molecule = Atoms("H2", positions=[[0, 0, 0], [0, 0, 0.7]])
     write("folder/e.extxyz", [make_slabs(1)[0], molecule])
     os.makedirs("folder/f.lmdb")
     structures, faults = read_inputs(["slab.traj", "folder/*.cif", "folder/d.traj"])
-    assert len(structures) == 5 and len(faults) == 2
+    assert len(structures) == 5 and len(faults) == 3
     assert faults[0] == "folder/b.cif: holds no structure"
-    assert faults[1].startswith("folder/d.traj: cannot be read as traj")
+    # An assertion of ASE without a text.
+    assert "g.cif: cannot be read as cif: AssertionError: the file is dam" in faults[1]
+    assert faults[2].startswith("folder/d.traj: cannot be read as traj")
     structures, faults = read_inputs(["folder/e.extxyz"])
     assert len(structures) == 1
     assert faults[0].startswith("folder/e.extxyz frame 1: ")

@@ -15,7 +15,7 @@
 """Structures of a user, read from files, folders and patterns.
 
 extxyz and ASE trajectories have tags and constraints; CIF has neither, POSCAR has
-constraints only.
+constraints only. Paddle is loaded by the functions that make records only.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import glob
 import hashlib
 import os
 import re
+import traceback
 from collections.abc import Iterator
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,11 +40,9 @@ from ase import Atoms
 from ase.io import iread
 from ase.io.formats import string2index
 
-from ppmat.datasets.oc20_is2re_dataset import structure_to_record
 from ppmat.datasets.oc20_lmdb import OC20LMDB
 from ppmat.datasets.oc20_record import OC20Record
 from ppmat.datasets.pyg_pickle import OC20FormatError
-from ppmat.datasets.structure_dataset import as_records
 from ppmat.utils.registry import ConfigError
 
 _READERS = {
@@ -145,6 +144,8 @@ def read_inputs(inputs: Sequence[str]) -> Tuple[Chain, List[str]]:
     Raises:
         ConfigError: See :func:`find_inputs`, or nothing at all is left.
     """
+    from ppmat.datasets.oc20_is2re_dataset import structure_to_record
+
     pieces: List[Sequence] = []
     faults: List[str] = []
     for item in find_inputs(inputs):
@@ -236,7 +237,7 @@ def _read_frames(item: str) -> Iterator[Union[Atoms, Unreadable]]:
         fault = Unreadable(
             stem,
             f"{path}: cannot be read as {_reader(path)}{after}: "
-            f"{type(error).__name__}: {error}",
+            f"{type(error).__name__}: {_reason(error)}",
         )
     else:
         fault = None if number else Unreadable(stem, f"{item}: holds no structure")
@@ -244,6 +245,17 @@ def _read_frames(item: str) -> Iterator[Union[Atoms, Unreadable]]:
         yield _named(held, f"{stem}_{number - 1}" if number > 1 else stem)
     if fault is not None:
         yield fault
+
+
+def _reason(error: Exception) -> str:
+    """Return what an error of a reader tells, or else where the reader gave up."""
+    if str(error).strip():
+        return str(error)
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return (
+        f"the file is damaged or of another format ({os.path.basename(place.filename)}"
+        f", line {place.lineno}: {place.line})"
+    )
 
 
 def _named(atoms: Atoms, name: str) -> Atoms:
@@ -273,6 +285,8 @@ def _reader(path: str) -> Optional[str]:
 
 def to_records(structures: Sequence) -> Sequence:
     """Return structures as records; data sets stay on the disk."""
+    from ppmat.datasets.structure_dataset import as_records
+
     if isinstance(structures, OC20LMDB):
         return structures
     if isinstance(structures, Prepared):

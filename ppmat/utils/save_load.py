@@ -566,9 +566,24 @@ def load_pretrain(
     files = _set_of(path)
     file = files.find(os.path.basename(path))
     if file is None:
-        raise CheckpointError(f"weights {path} do not exist")
+        raise _absent(path)
     apply_weights(model, load_file(file), path)
     logger.message(f"Loaded weights {path}")
+
+
+def _absent(path: str) -> CheckpointError:
+    """Return the error about a weight file that is not there: which are."""
+    folder = os.path.dirname(path) or "."
+    if os.path.isdir(folder):
+        legal = (".pdparams", *torch_checkpoint.SUFFIXES)
+        names = sorted(name for name in os.listdir(folder) if name.endswith(legal))
+        what = f"weight files in {folder}: {', '.join(names) or 'none'}"
+    else:
+        what = (
+            f"there is no folder {folder}. A training writes its weights to "
+            "checkpoints/best.pdparams below its Trainer.output_dir"
+        )
+    return CheckpointError(f"weights {path} do not exist; {what}")
 
 
 def fingerprint(model: paddle.nn.Layer) -> str:
