@@ -40,9 +40,12 @@ from ppmat.datasets.oc20_emt_potential import VectorEMT
 from ppmat.datasets.oc20_emt_potential import pairs
 from ppmat.datasets.oc20_lmdb import OC20LMDB
 
-SETTINGS = {"source": "ase", "seed": 0, "min_atoms": 16, "max_atoms": 45}
+# Of several seeds the one whose records take the fewest attempts.
+SETTINGS = {"source": "ase", "seed": 2, "min_atoms": 16, "max_atoms": 45}
 SIZES = {"train": 2, "val_id": 1, "val_ood_ads": 1, "val_ood_cat": 1}
-ARGUMENTS = "--train 2 --val 1 --bulks ase --min-atoms 16 --max-atoms 45".split()
+ARGUMENTS = (
+    "--train 2 --val 1 --bulks ase --seed 2 --min-atoms 16 --max-atoms 45".split()
+)
 
 
 @pytest.fixture(scope="module")
@@ -303,12 +306,11 @@ def test_record_depends_on_seed_split_and_index_only(finished, generator):
     # Record 1 made first and alone equals the one made second in the run.
     alone, _ = generator.record("train", 1)
     stored = OC20LMDB(finished / "train")[1]
+    np.testing.assert_array_equal(alone["pos"], stored.pos)
     np.testing.assert_array_equal(alone["pos_relaxed"], stored.pos_relaxed)
     assert alone["y_relaxed"] == stored.y_relaxed
     assert str(alone["sid"]) == stored.sid == "1"
-    again, _ = generator.record("train", 1)
-    np.testing.assert_array_equal(alone["pos"], again["pos"])
-    other, _ = oc20_emt.Generator(**{**SETTINGS, "seed": 1}).record("train", 1)
+    other, _ = oc20_emt.Generator(**{**SETTINGS, "seed": 3}).record("train", 1)
     assert other["y_relaxed"] != alone["y_relaxed"]
 
 
@@ -370,18 +372,19 @@ def test_blocks_cover_each_split_once_and_grow_in_proportion():
 
 
 def test_run_resumes_and_does_not_depend_on_jobs(finished, tmp_path):
-    oc20_emt.generate(tmp_path, SETTINGS, SIZES, jobs=2)
-    for block in oc20_emt.plan(SIZES):
+    sizes = {split: SIZES[split] for split in ("val_ood_ads", "val_ood_cat")}
+    oc20_emt.generate(tmp_path, SETTINGS, sizes, jobs=2)
+    for block in oc20_emt.plan(sizes):
         with np.load(block.path(tmp_path)) as one, np.load(block.path(finished)) as two:
             assert sorted(one) == sorted(two)
             for name in one:
                 np.testing.assert_array_equal(one[name], two[name], err_msg=name)
     # An interrupted run: one block is missing, the others must not be made again.
-    first, *others = [block.path(tmp_path) for block in oc20_emt.plan(SIZES)]
+    first, *others = [block.path(tmp_path) for block in oc20_emt.plan(sizes)]
     before = first.read_bytes()
     first.unlink()
     times = [path.stat().st_mtime_ns for path in others]
-    oc20_emt.generate(tmp_path, SETTINGS, SIZES)
+    oc20_emt.generate(tmp_path, SETTINGS, sizes)
     assert first.read_bytes() == before
     assert times == [path.stat().st_mtime_ns for path in others]
 
