@@ -18,8 +18,11 @@ So a change fails for a reason of its own, not for one that was there before. To
 for new counterexamples: ``pytest --hypothesis-profile=explore``.
 """
 
+from hypothesis import HealthCheck
 from hypothesis import settings
 
-settings.register_profile("repeatable", derandomize=True, deadline=None)
-settings.register_profile("explore", deadline=None)
+# What a busy machine does to times is no fault of a test.
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("repeatable", patient, derandomize=True)
+settings.register_profile("explore", patient)
 settings.load_profile("repeatable")
