@@ -27,6 +27,7 @@ from PIL import Image
 
 from ppmat.datasets.sfin_dataset import SFINDataset
 from ppmat.datasets.stem.noise import NoiseModel
+from ppmat.predictor import synthesize_entry
 from ppmat.predictor.synthesize_entry import main
 
 
@@ -148,6 +149,13 @@ def test_a_structure_that_cannot_be_read_is_left_out(here, caplog):
         (("--thickness", "80", "50"), ("sto.cif",), "the lower first"),
         (("--pixel_size", "0"), ("sto.cif",), "above 0"),
         (("--pixel_size", "1.5"), ("sto.cif",), "pixel of 1.5 Å is too large"),
+        (("--pixel_size", ".1", ".7"), ("sto.cif",), "pixel of 0.7 Å is too large"),
+        (
+            ("--pixel_size", "0.012"),
+            ("sto.cif",),
+            "shows 0.384 x 0.48 Å, but columns are 1.95 Å apart",
+        ),
+        (("--vacancies", "1"), ("sto.cif",), "leave no atoms in view"),
         (("--vacancies", "S:0.1"), ("sto.cif",), "none of the structures has S"),
         (("--vacancies", "much"), ("sto.cif",), "wanted --vacancies"),
         (("--vacancies", "3"), ("sto.cif",), "must be 0 to 1"),
@@ -179,11 +187,38 @@ def test_bad_input_is_refused_before_anything_is_written(
 ):
     assert run("-n", "1", *options, structure=structure) == 2
     assert message in caplog.text
-    assert not list((here / "set").rglob("*.png"))
+    assert not (here / "set").exists()
+
+
+def test_what_is_there_outlasts_a_refusal_and_the_corrected_command_goes_on(here):
+    assert run("-n", "2", "--test_share", "1") == 0
+    there = pictures(here / "set")
+    assert {path.parts[0] for path in there} == {"test"}
+    for wrong in (("--vacancies", "1"), ("--pixel_size", "0.1", "3")):
+        assert run("-n", "2", *wrong, "--overwrite") == 2
+        assert pictures(here / "set").keys() == there.keys()
+    assert run("-n", "2", "--test_share", "1") == 0
+
+
+@pytest.mark.parametrize(
+    "number, share, train, test",
+    [
+        (1, 0.1, 1, 0),
+        (2, 0.1, 1, 1),
+        (4, 0.1, 3, 1),
+        (4, 0.0, 4, 0),
+        (4, 0.9, 1, 3),
+        (4, 1.0, 0, 4),
+        (1000, 0.1, 900, 100),
+    ],
+)
+def test_a_share_above_0_has_an_image_of_two(number, share, train, test):
+    words = ["-o", "x", "-n", str(number), "--test_share", str(share)]
+    _, counts = synthesize_entry._check(synthesize_entry.parse_args(words))
+    assert counts == {"train": train, "test": test}
 
 
 def test_chance_that_leaves_nothing_is_tried_again(here, caplog):
     half = ("--vacancies", "0.6", "-n", "6")
     assert run(*half, structure=("water.xyz",)) == 0
-    assert run("--vacancies", "1", structure=("water.xyz",), output="none") == 2
-    assert "leave no atoms in view" in caplog.text
+    assert "images show 3.84 x 4.8 Å (height x width)" in caplog.text

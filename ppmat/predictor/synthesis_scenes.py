@@ -22,6 +22,7 @@ are about scenes are read here.
 from __future__ import annotations
 
 import argparse
+import copy
 import hashlib
 import itertools
 import math
@@ -60,6 +61,10 @@ OPTICS = {
         "defocus": (-20.0, 20.0),
     },
 }
+
+
+# Which end of what is drawn has the narrowest probe.
+_NARROW = {"probe": 0, "energy": 1, "semiangle": 1}
 
 
 class RandomPainter:
@@ -159,6 +164,28 @@ class CrystalPainter:
                     f"'{element}' is no element; wanted a symbol such as Pt"
                 )
 
+    def check(self, shape: tuple[int, int]) -> None:
+        """Paint what is refused first: the ends of the pixels, with a narrow probe.
+
+        Args:
+            shape: ``(H, W)`` of the images.
+
+        Raises:
+            CrystalError: Pixels larger than columns; an image that shows no atoms, or
+                less than the distance of two columns.
+        """
+        narrow = copy.copy(self)
+        narrow.optics = {
+            name: ends if end is None else (ends[end], ends[end])
+            for name, ends in self.optics.items()
+            for end in [_NARROW.get(name)]
+        }
+        for pixel in sorted(set(self.pixel_size)):
+            narrow.pixel_size = (pixel, pixel)
+            narrow.paint(np.random.default_rng(0), shape)
+        views = [_extent(shape, pixel) for pixel in sorted(set(self.pixel_size))]
+        logger.info(f"images show {' to '.join(views)} (height x width)")
+
     def settings(self) -> dict:
         """Return what decides the scenes."""
         own = {k: v for k, v in vars(self).items() if k not in ("specimens", "noise")}
@@ -208,6 +235,12 @@ class CrystalPainter:
         margin = contrast.reach(thickness)
         margin += 3 * self.strain * diagonal + 8 * self.local_strain
         found = project(specimen.view, shape, margin=margin, **drawn)
+        if min(shape) * drawn["pixel_size"] < found.spacing < math.inf:
+            raise CrystalError(
+                f"an image shows {_extent(shape, drawn['pixel_size'])}, but columns are"
+                f" {found.spacing:.3g} Å apart; choose a larger --pixel_size (in Å, not"
+                " nm) or more pixels"
+            )
         if rng.random() < self.boundaries:
             other = {**drawn, "rotation": drawn["rotation"] + rng.uniform(5, 85)}
             found = defects.grain_boundary(
@@ -343,6 +376,10 @@ def _optics(args: argparse.Namespace, mode: str) -> dict[str, tuple[float, float
         BrightField(**{**lowest, "detector": highest["detector"]})
         BrightField(**highest)
     return found
+
+
+def _extent(shape: tuple[int, int], pixel_size: float) -> str:
+    return " x ".join(f"{size * pixel_size:.3g}" for size in shape) + " Å"
 
 
 def _range(

@@ -18,10 +18,13 @@
 from __future__ import annotations
 
 import argparse
+import functools
+import math
 import platform
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
 
@@ -82,7 +85,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("-n", "--number", type=int, default=1000, help="images (default: 1000)")
     add("-o", "--output", required=True, metavar="FOLDER", help="of the data set")
     add("--test_share", type=float, default=0.1,
-        help="of the images that go to test/ (default: 0.1)")  # fmt: skip
+        help="of the images that go to test/, at least one unless 0 (default: "
+        "0.1)")  # fmt: skip
     add("--size", type=int, nargs="+", default=[256], metavar="PIXELS",
         help="height and width (default: 256)")  # fmt: skip
     add("--mode", choices=MODES, help="default: that of the noise")
@@ -151,6 +155,7 @@ def run(args: argparse.Namespace, words: Sequence[str]) -> int:
     if args.structure:
         specimens, left_out = read_specimens(args)
         painter: Any = CrystalPainter(args, specimens, noise)
+        painter.check(shape)
     else:
         painter = RandomPainter(noise)
     settings = {
@@ -164,10 +169,14 @@ def run(args: argparse.Namespace, words: Sequence[str]) -> int:
         "grey_levels": {"factor": factor, "offset": offset},
         "versions": _versions(),
     }
+    start = time.perf_counter()
+    draw = _drawing(painter, noise, shape, args.seed, list(counts))
+    # What cannot be drawn shows before anything is written or removed.
+    draw(next(split for split, count in counts.items() if count), 0)
     folder = SynthesisFolder(
         args.output, counts, settings, about, args.format, args.overwrite
     )
-    _write(folder, painter, noise, shape, args.seed)
+    _write(folder, draw, math.prod(shape), start)
     return EXIT_SOME_LEFT_OUT if left_out else 0
 
 
@@ -196,9 +205,16 @@ def _check(args: argparse.Namespace) -> tuple[tuple[int, int], dict[str, int]]:
     share = args.grain_boundary
     if share is not None and not 0 <= share <= 1:
         raise ConfigError(f"--grain_boundary={share}: wanted 0 to 1")
-    test = round(args.test_share * args.number)
     shape = (args.size[0], args.size[-1])
-    return shape, {"train": args.number - test, "test": test}
+    return shape, _split(args.number, args.test_share)
+
+
+def _split(number: int, test_share: float) -> dict[str, int]:
+    """Return how many images go where; a share above 0 has one, if there are two."""
+    test = round(test_share * number)
+    if number > 1:
+        test = min(max(test, int(test_share > 0)), number - int(test_share < 1))
+    return {"train": number - test, "test": test}
 
 
 def _noise(args: argparse.Namespace) -> tuple[NoiseModel, float, float]:
@@ -228,31 +244,53 @@ def _noise(args: argparse.Namespace) -> tuple[NoiseModel, float, float]:
 # Writing --------------------------------------------------------------------------
 
 
-def _write(
-    folder: SynthesisFolder,
+def _drawing(
     painter: Any,
     noise: NoiseModel,
     shape: tuple[int, int],
     seed: int,
+    splits: Sequence[str],
+) -> Callable[[str, int], tuple]:
+    """Return what draws an image, given split and number: noisy, scene and record.
+
+    An image is a function of seed, split and number only, so that a run can be
+    continued. The last one is kept.
+    """
+
+    @functools.lru_cache(maxsize=1)
+    def draw(split: str, number: int) -> tuple:
+        rng = np.random.default_rng([seed, splits.index(split), number])
+        of_scene, of_noise = rng.spawn(2)
+        scene, record = painter.paint(of_scene, shape)
+        return noise.apply(scene.gt_enhance, of_noise), scene, record
+
+    return draw
+
+
+def _write(
+    folder: SynthesisFolder,
+    draw: Callable[[str, int], tuple],
+    pixels: int,
+    start: float,
 ) -> None:
-    """Write what is missing and tell how it went."""
+    """Write what is missing and tell how it went.
+
+    Args:
+        folder: Gets the images.
+        draw: See :func:`_drawing`.
+        pixels: Of an image.
+        start: Time at which drawing began, by ``time.perf_counter``.
+    """
     from tqdm import tqdm
 
     missing = list(folder.missing())
     total = sum(folder.counts.values())
     if len(missing) < total:
         logger.info(f"{total - len(missing)} of {total} images are there already")
-    start = time.perf_counter()
-    splits = list(folder.counts)
     for split, number in tqdm(missing, unit="image", disable=not sys.stderr.isatty()):
-        # A function of seed, split and number only, so that a run can be continued.
-        rng = np.random.default_rng([seed, splits.index(split), number])
-        of_scene, of_noise = rng.spawn(2)
-        scene, record = painter.paint(of_scene, shape)
-        noisy = noise.apply(scene.gt_enhance, of_noise)
-        folder.write(split, number, noisy, scene, record)
+        folder.write(split, number, *draw(split, number))
     seconds = time.perf_counter() - start
-    clipped = folder.clipped() / (total * shape[0] * shape[1])
+    clipped = folder.clipped() / (total * pixels)
     folder.finish({"clipped_share_of_noisy_pixels": clipped})
     rate = f", {len(missing) / seconds:.1f} images/s" if missing else ""
     parts = ", ".join(f"{count} {split}" for split, count in folder.counts.items())

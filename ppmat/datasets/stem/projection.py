@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from ppmat.datasets.stem.atoms import CrystalError
 from ppmat.datasets.stem.atoms import close_gaps
@@ -123,6 +124,13 @@ class Projection:
         kinds, which = np.unique(there, axis=0, return_inverse=True)
         texts = np.array(["+".join(names[kind]) for kind in kinds], dtype=object)
         return texts[which.reshape(-1)] if len(kinds) else np.zeros(0, dtype=object)
+
+    @property
+    def spacing(self) -> float:
+        """Distance of the nearest two columns, Å; infinite for less than two."""
+        if len(self) < 2:
+            return math.inf
+        return float(cKDTree(self.positions).query(self.positions, k=2)[0][:, 1].min())
 
     @property
     def in_view(self) -> np.ndarray:
