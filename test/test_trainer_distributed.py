@@ -50,8 +50,10 @@ def run(tmp_path_factory):
         "PYTHONPATH": os.pathsep.join([os.path.dirname(HERE), HERE]),
         "PADDLE_DISTRI_BACKEND": "gloo",
         "OMP_NUM_THREADS": "1",
+        "PORT_RANGE": "61000:64000",  # which Linux gives to nobody else
     }
     launch = [sys.executable, "-W", "ignore", "-m", "paddle.distributed.launch"]
+    launch += ["--host=127.0.0.1"]  # whatever the machine's name resolves to
     script = os.path.join(HERE, "helpers_ranks.py")
     logs = folder / "logs"
     done = subprocess.run(
