@@ -32,6 +32,7 @@ from omegaconf import OmegaConf
 from paddle.io import Dataset
 
 from ppmat.datasets import DATASETS
+from ppmat.datasets.micrograph import image_names
 from ppmat.datasets.micrograph import read_micrograph
 from ppmat.metrics.sfin_metric import calc_psnr
 from ppmat.metrics.sfin_metric import calc_ssim
@@ -139,13 +140,42 @@ def test_without_a_model_the_shipped_one_is_taken(run, shipped, capsys):
     assert "does not go with model_name" in capsys.readouterr().out
 
 
-def test_the_script_names_an_example_that_is_there(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    assert main(str(ROOT / "spectrum_enhancement"), []) == 2
+EXAMPLE = "example_data/stem_sample/test/noisy"
+
+
+@pytest.fixture
+def example(run, shipped):
+    """Two small images for those of the tree."""
+    assert len(image_names(ROOT / "spectrum_enhancement" / EXAMPLE)) == 16
+    write_pictures(f"task/{EXAMPLE}", ["0", "1"])
+
+
+def test_without_options_the_example_images_are_enhanced(example, capsys):
+    assert main("task", []) == 0
     text = capsys.readouterr().out
-    path = text.partition("e.g. --input ")[2].split()[0]
-    assert read_micrograph(path).data.shape == (128, 128)
-    assert len(text.strip().splitlines()) == 1
+    assert f"task/{EXAMPLE} are enhanced into output/enhanced" in text
+    assert SHIPPED["haadf"] in text
+    assert names_in("output/enhanced") == ["0.tif", "0.tif.json", "1.tif", "1.tif.json"]
+    assert main("task", []) == 0
+    assert capsys.readouterr().out.count("is there already") == 2
+    assert main("task", ["--save_path=other", "--format=npy", "--mode=haadf"]) == 0
+    assert "0.npy" in names_in("other")
+
+
+@pytest.mark.parametrize("options", [["--mode=bf"], ["in/a.tif"], ["-c=model.yaml"]])
+def test_the_example_is_for_the_shipped_model(example, capsys, options):
+    assert main("task", options) == 2
+    text = capsys.readouterr().out
+    assert "--input is missing" in text and "HAADF example images" in text
+    assert not Path("output").exists()
+
+
+def test_without_the_example_an_input_is_asked_for(run, shipped, capsys):
+    assert main("task", []) == 2
+    text = capsys.readouterr().out
+    assert "--input is missing" in text
+    assert f"no example images here (task/{EXAMPLE})" in text
+    assert not Path("output").exists()
 
 
 def test_equal_names_do_not_clash(run):

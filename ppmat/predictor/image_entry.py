@@ -41,6 +41,7 @@ from ppmat.predictor.image_command import load_predictor
 from ppmat.predictor.image_store import FORMATS
 from ppmat.predictor.image_store import find_images
 from ppmat.predictor.image_store import make_folder
+from ppmat.predictor.shipped import DEFAULT_MODE
 from ppmat.utils import logger
 from ppmat.utils.command_line import EXIT_BAD_INPUT
 from ppmat.utils.command_line import EXIT_SOME_LEFT_OUT
@@ -53,12 +54,14 @@ from ppmat.utils.registry import ConfigError
 from ppmat.utils.result_store import Column
 
 _EPILOG = """\
-Without a model a small one that comes with ppmat is taken, trained on synthetic images.
+Without a model a small one that comes with ppmat is taken, trained on synthetic images;
+without --input, too, it enhances the example images beside this script.
 Values keep their units; outputs are float32 with the pixel size of the input. The same
 command given again goes on where the last one stopped.
 Exit status: 0 done, 1 some files failed (they are listed), 2 bad input.
 
 examples:
+  predict.py          (the example images, into output/enhanced)
   predict.py --input image.tif --save_path=enhanced
   predict.py --mode=bf --input image.tif --save_path=enhanced
   predict.py --config_path=configs/sfin/sfin_haadf_enhance.yaml
@@ -109,7 +112,8 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
     Raises:
         ConfigError: Options that do not go together, and see ``SpectrumPredictor``.
     """
-    _check_options(args, task_dir)
+    _take_example(args, task_dir)
+    _check_options(args)
     # What is misspelt or cannot be written shows before the model is loaded.
     if args.input:
         find_images(args.input)
@@ -141,20 +145,44 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
 main = task_command(parse_args, run)
 
 
-_EXAMPLE = "example_data/stem_sample/test/noisy/0.png"  # below the task folder
+_EXAMPLE = "example_data/stem_sample/test/noisy"  # below the task folder
+_EXAMPLE_OUTPUT = "output/enhanced"
 
 
-def _check_options(args: argparse.Namespace, task_dir: str) -> None:
+def _take_example(args: argparse.Namespace, task_dir: str) -> None:
+    """Name the example images as input where neither images nor a model are named.
+
+    Raises:
+        ConfigError: There is a model for them to name, or no example.
+    """
+    if args.input or args.split is not None:
+        return
+    example = os.path.relpath(os.path.join(task_dir, _EXAMPLE))
+    missing = (
+        "--input is missing: wanted image files or folders, and --save_path for the "
+        "outputs"
+    )
+    own = (args.model_name, args.weights_name, args.config_path, args.checkpoint_path)
+    other = args.mode not in (None, DEFAULT_MODE) or args.overrides
+    if other or any(value is not None for value in own):
+        raise ConfigError(
+            f"{missing}. Without it, {DEFAULT_MODE.upper()} example images are enhanced"
+            f", and by the shipped model only ({example})"
+        )
+    if not os.path.isdir(example):
+        raise ConfigError(f"{missing}; there are no example images here ({example})")
+    args.input = [example]
+    args.save_path = _EXAMPLE_OUTPUT if args.save_path is None else args.save_path
+    logger.message(
+        f"no --input: the example images {example} are enhanced into {args.save_path}"
+    )
+
+
+def _check_options(args: argparse.Namespace) -> None:
     if args.batch_size < 1:
         raise ConfigError(f"--batch_size={args.batch_size}: wanted at least 1")
     if args.input and args.split is not None:
         raise ConfigError("give --input with --save_path, or --split; not both")
-    if not args.input and args.split is None:
-        example = os.path.relpath(os.path.join(task_dir, _EXAMPLE))
-        raise ConfigError(
-            "--input is missing: wanted image files or folders, and --save_path for "
-            f"the outputs, e.g. --input {example} --save_path output/enhanced"
-        )
     if args.input and args.save_path is None:
         raise ConfigError("--save_path is missing: wanted a folder for the outputs")
     if args.split is not None:
