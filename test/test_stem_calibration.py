@@ -19,6 +19,8 @@ More images and kinds of noise: benchmarks/stem_calibration.py.
 """
 
 import dataclasses
+import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -31,6 +33,7 @@ from ppmat.datasets.stem.calibration import CalibrationError
 from ppmat.datasets.stem.calibration import calibrate
 from ppmat.datasets.stem.calibration import calibrate_noise
 from ppmat.datasets.stem.calibration_figure import calibration_figure
+from ppmat.datasets.stem.calibration_input import prepare
 from ppmat.datasets.stem.columns import Columns
 from ppmat.datasets.stem.noise import NoiseModel
 
@@ -127,12 +130,17 @@ def test_wrong_fast_axis_is_said() -> None:
 
 WITH_NAN = NOISY.copy()
 WITH_NAN[3, 4] = np.nan
+HOT = NOISY.copy()
+HOT[::12, ::12] = 2000.0
 
 
 @pytest.mark.parametrize(
     ("images", "reason"),
     [
         (WITH_NAN, "1 of 25600 pixels are NaN"),
+        (np.ma.masked_greater(NOISY, NOISY.max() - 1e-9), "1 of .* NaN, infinite or m"),
+        (HOT, r"1\d\d of 25600 pixels stand out .* at most 0.5 %"),
+        ("a.tif", "'a.tif' is no image"),
         (NOISY[:50], "50 x 160 pixels, wanted at least 64"),
         (np.full((80, 80), 3.0), "no contrast"),
         (NOISY > 100, "holds bool"),
@@ -157,7 +165,9 @@ def test_each_image_has_a_name() -> None:
 
 def test_an_image_without_atoms_is_refused() -> None:
     flat = TRUTH.apply(np.full((128, 128), 90.0), np.random.default_rng(5))
-    with pytest.raises(CalibrationError, match="atomic columns stand out"):
+    with pytest.raises(
+        CalibrationError, match="atomic columns? stands? out of the noise, wanted"
+    ):
         calibrate_noise(flat)
 
 
@@ -180,3 +190,44 @@ def test_lambda_is_found_behind_a_filter(shape: float) -> None:
 def test_figure(found, tmp_path) -> None:
     calibration_figure(found, tmp_path / "noise.png", "title")
     assert (tmp_path / "noise.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_hot_pixels_are_left_out(found) -> None:
+    image = NOISY.copy()
+    y, x = np.random.default_rng(8).integers(0, SIDE, (2, 10))
+    image[y, x] = 600.0
+    image[80, 81] = 1e5
+    with pytest.warns(UserWarning, match="^11 pixels were left out of 25600"):
+        model = calibrate_noise(image)
+    for name in ("pointwise_lambda", "scan_length", "high"):
+        expected = getattr(found.model, name)
+        assert getattr(model, name) == pytest.approx(expected, rel=0.05)
+    assert model.scan_sd(5.0) == pytest.approx(found.model.scan_sd(5.0), rel=0.03)
+    assert model.pointwise_sd(120) == pytest.approx(
+        found.model.pointwise_sd(120), rel=0.01
+    )
+
+
+def test_clipped_pixels_are_told() -> None:
+    assert not prepare(NOISY, 1, "haadf", None).warnings
+    (text,) = prepare(np.minimum(NOISY, 180.0), 1, "haadf", None).warnings
+    assert re.match(r"2.\d % of the pixels are clipped, at the largest value", text)
+    assert "`high` is a lower bound" in text
+
+
+def test_a_signal_is_its_images() -> None:
+    signal = SimpleNamespace(
+        data=np.stack([NOISY, NOISY]), axes_manager=SimpleNamespace(signal_dimension=2)
+    )
+    given = prepare(signal, 1, "haadf", ["a", "b"])
+    assert [frame.name for frame in given.frames] == ["a", "b"]
+    assert len(prepare([signal, NOISY], 1, "haadf", None).frames) == 3
+    signal.axes_manager.signal_dimension = 1
+    with pytest.raises(CalibrationError, match="the signal has 1 signal axes"):
+        prepare(signal, 1, "haadf", None)
+
+
+@pytest.mark.parametrize("wrong", [{"seed": -1}, {"fast_axis": True}])
+def test_options_that_cannot_be_meant(wrong: dict) -> None:
+    with pytest.raises(CalibrationError, match=f"{next(iter(wrong))} is .*, wanted"):
+        calibrate(NOISY, **wrong)

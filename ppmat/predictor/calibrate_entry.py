@@ -101,7 +101,8 @@ def run(args: argparse.Namespace) -> int:
     _check_names(outputs)
     refuse_present(outputs, args.overwrite)
     frames, names = read_frames(args.input)
-    logger.info(f"{len(frames)} frames of {frames[0].shape[0]} x {frames[0].shape[1]}")
+    height, width = frames[0].shape
+    logger.info(f"{_number(len(frames), 'frame')} of {height} x {width}")
     result = calibrate(frames, args.fast_axis, args.mode, names, args.seed)
     print(table(result))
     for text in result.warnings:
@@ -160,11 +161,18 @@ def _size(size: Sequence[float]) -> str:
     return f"{size[0]:.4g} x {size[1]:.4g} Å"
 
 
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def table(result: Calibration) -> str:
     """Return the parameters with their errors, one a line."""
     model = result.model
     lines = [
-        f"{result.images} images, {result.columns} columns, {result.pixels} pixels",
+        ", ".join(
+            _number(getattr(result, f"{noun}s"), noun)
+            for noun in ("image", "column", "pixel")
+        ),
         f"{'parameter':<22}{'value':>12}{'error':>12}  unit",
     ]
     for name, unit in _UNITS.items():

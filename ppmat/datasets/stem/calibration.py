@@ -26,7 +26,9 @@ derivation is in docs/stem_noise.md.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
+from numbers import Integral
 
 import numpy as np
 
@@ -53,9 +55,12 @@ def calibrate_noise(
 ) -> NoiseModel:
     """Return the noise model of images, with standard errors.
 
-    See :func:`calibrate`.
+    See :func:`calibrate`; what makes the result doubtful becomes a ``UserWarning``.
     """
-    return calibrate(images, fast_axis, mode).model
+    found = calibrate(images, fast_axis, mode)
+    for text in found.warnings:
+        warnings.warn(text, stacklevel=2)
+    return found.model
 
 
 def calibrate(
@@ -71,8 +76,9 @@ def calibrate(
     with the same microscope, mode, dwell time and magnification.
 
     Args:
-        images: An image [H, W], several [n, H, W], or a list of images of one size, in
-            any units, not filtered.
+        images: An image [H, W], several [n, H, W], a HyperSpy signal of one or
+            several, or a list of images of one size, in any units, not filtered. Hot
+            pixels are left out, with a warning.
         fast_axis: Axis of the image along which the beam scans a line.
         mode: ``haadf``: columns are bright; ``bf``: they may be dark, bright, or both.
         names: What errors call the images.
@@ -85,12 +91,17 @@ def calibrate(
     Raises:
         CalibrationError: The images do not allow it; the text says why.
     """
-    frames, scale, offset, step = prepare(images, fast_axis, mode, names)
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
+        raise CalibrationError(f"seed is {seed!r}, wanted a whole number of at least 0")
+    given = prepare(images, fast_axis, mode, names)
+    frames = given.frames
     rng = np.random.default_rng(seed)
     rough = _rough_noise(frames)
     fits = _fit_columns(frames, mode, rough)
-    work = Measurement(frames, fits, rough, step**2 / 12, fast_axis, rng)
-    return _in_units(work.run(), fast_axis, mode, scale, offset)
+    work = Measurement(frames, fits, rough, given.step**2 / 12, fast_axis, rng)
+    result = work.run()
+    result.warnings[:0] = given.warnings
+    return _in_units(result, fast_axis, mode, given.scale, given.offset)
 
 
 def _rough_noise(frames: list[Frame]) -> tuple[float, float, float]:
@@ -122,13 +133,15 @@ def _fit_columns(
         number[frame.name] = number.get(frame.name, 0) + len(fits[-1].columns)
     for name, count in number.items():
         contrast = max(f.image.std() for f, g in zip(fits, frames) if g.name == name)
+        noun = "column stands" if count == 1 else "columns stand"
         if count < MIN_COLUMNS or contrast < MIN_CONTRAST * rough[0]:
             raise CalibrationError(
-                f"{name}: {count} atomic columns stand out of the noise, wanted at "
-                f"least {MIN_COLUMNS}, and their contrast is {contrast / rough[0]:.2f} "
-                f"of the noise, wanted {MIN_CONTRAST}. Scan noise depends on the "
-                "gradient of the image, so it cannot be measured without columns: take "
-                "frames of a crystal in focus, or with more contrast"
+                f"{name}: {count} atomic {noun} out "
+                f"of the noise, wanted at least {MIN_COLUMNS}, and their contrast is "
+                f"{contrast / rough[0]:.2f} of the noise, wanted {MIN_CONTRAST}. Scan "
+                "noise depends on the gradient of the image, so it cannot be measured "
+                "without columns: take frames of a crystal in focus, or with more "
+                "contrast"
             )
     return fits
 
@@ -149,6 +162,12 @@ def _in_units(
     model = dataclasses.replace(
         result.model.scaled(scale, offset), fast_axis=fast_axis, mode=mode
     )
+    try:
+        model.check_range()
+    except ValueError as error:
+        raise CalibrationError(
+            f"no straight lines describe this noise: {error}"
+        ) from None
     grey, gradient = (scale, offset), (scale, 0.0)
     intercept = scale * result.pointwise_draws[:, 1]
     intercept -= offset * result.pointwise_draws[:, 0]

@@ -19,16 +19,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from dataclasses import field
 
 import numpy as np
 from scipy.ndimage import correlate1d
 
 from ppmat.datasets.stem.noise import MODES
+from ppmat.datasets.stem.outliers import MANY
+from ppmat.datasets.stem.outliers import hot_pixels
+from ppmat.datasets.stem.outliers import without_hot_pixels
+from ppmat.datasets.stem.signals import image_array
+from ppmat.datasets.stem.signals import is_signal
 
 MIN_SIDE = 64  # pixels
 MIN_LEVELS = 16  # different values in an image
 TILE = 512  # pixels; larger images are measured in some tiles of this size
 MAX_PIXELS = 2**21  # that are measured, of all images
+_WIDELY = 0.1  # share of hot pixels up to which an image tells them
+_CLIPPED_SHARE = 0.005  # of the pixels; columns rather than the tails of the noise
 _CLIPPED = 2.0  # standard deviations of noise that must fit below the largest value
 _WHITE = (0.7, 1.4)  # limits of the ratio of noise in two bands
 
@@ -46,12 +54,33 @@ class Frame:
         name: Of the image, for errors.
         floor: Value that darker pixels are clipped to, or None.
         ceiling: Value that brighter pixels are clipped to, or None.
+        hot: Pixels that were replaced by what is around them [H, W].
     """
 
     image: np.ndarray
     name: str
     floor: float | None
     ceiling: float | None
+    hot: np.ndarray
+
+
+@dataclass
+class Prepared:
+    """Images that can be measured.
+
+    Args:
+        frames: ``(value - offset) / scale`` of the images.
+        scale: Image units.
+        offset: Image units.
+        step: The smallest step between two values of a frame.
+        warnings: What is wrong with them.
+    """
+
+    frames: list[Frame]
+    scale: float
+    offset: float
+    step: float
+    warnings: list[str] = field(default_factory=list)
 
 
 def prepare(
@@ -59,7 +88,7 @@ def prepare(
     fast_axis: int,
     mode: str,
     names: Sequence[str] | None,
-) -> tuple[list[Frame], float, float, float]:
+) -> Prepared:
     """Return frames that can be measured.
 
     Args:
@@ -69,20 +98,14 @@ def prepare(
         mode: ``haadf`` or ``bf``.
         names: One each, or None.
 
-    Returns:
-        The frames, ``(value - offset) / scale`` of the images; scale; offset; and the
-        smallest step between two values of a frame.
-
     Raises:
         CalibrationError: They cannot.
     """
     if mode not in MODES:
         raise CalibrationError(f"mode is {mode!r}, wanted one of {', '.join(MODES)}")
-    if fast_axis not in (0, 1):
+    if fast_axis not in (0, 1) or isinstance(fast_axis, bool):
         raise CalibrationError(f"fast_axis is {fast_axis!r}, wanted 0 or 1")
-    if isinstance(images, np.ndarray) and images.ndim == 2:
-        images = [images]
-    images = list(images)
+    images = _images(images)
     if not images:
         raise CalibrationError("no image is given, wanted one or several")
     if names is None:
@@ -98,6 +121,10 @@ def prepare(
                 f"has {arrays[0].shape[0]} x {arrays[0].shape[1]}: noise depends on "
                 "dwell time and magnification; calibrate each kind of image by itself"
             )
+    step = min(_step(array) for array in arrays)
+    arrays, hot = zip(*[_mended(array, name) for array, name in zip(arrays, names)])
+    limits = [_clipping(array) for array in arrays]
+    warnings = _warnings(arrays, hot, limits)
     low, high = np.quantile(np.stack(arrays), [0.01, 0.99])
     if not high > low:
         raise CalibrationError(
@@ -105,22 +132,53 @@ def prepare(
         )
     scale = (high - low) / 150.0
     offset = low - 30.0 * scale
-    step = min(_step(array) for array in arrays) / scale
+    step /= scale
     frames = []
-    for array, name in zip(arrays, names):
-        limits = [v if v is None else (v - offset) / scale for v in _clipping(array)]
-        array = (array - offset) / scale
-        array = array if fast_axis == 1 else array.T
+    for array, mask, ends, name in zip(arrays, hot, limits, names):
+        ends = [v if v is None else (v - offset) / scale for v in ends]
+        array, mask = (array - offset) / scale, mask
+        if fast_axis == 0:
+            array, mask = array.T, mask.T
         _check_filtered(array, name, step)
-        frames += [Frame(tile, name, *limits) for tile in _tiles(array)]
+        frames += [
+            Frame(tile, name, *ends, taken)
+            for tile, taken in zip(_tiles(array), _tiles(mask))
+        ]
     most = max(1, MAX_PIXELS // frames[0].image.size)
     if len(frames) > most:
         frames = [frames[i] for i in np.linspace(0, len(frames) - 1, most).astype(int)]
-    return frames, scale, offset, step
+    return Prepared(frames, scale, offset, step, warnings)
 
 
-def _check(image: np.ndarray, name: str) -> np.ndarray:
-    array = np.asarray(image)
+def _images(images: object) -> list[np.ndarray]:
+    """Return the images of an array, a HyperSpy signal, or a list of either.
+
+    Raises:
+        CalibrationError: It is none.
+    """
+    if is_signal(images):
+        images = [images]
+    elif isinstance(images, np.ndarray):
+        images = [images] if images.ndim == 2 else list(images)
+    elif isinstance(images, (str, bytes)) or not hasattr(images, "__iter__"):
+        raise CalibrationError(
+            f"{images!r:.60} is no image; wanted an array [H, W], a HyperSpy signal, "
+            "or a list of them (calibrate.py takes files)"
+        )
+    found = []
+    for image in images:
+        try:
+            array = image_array(image)
+        except ValueError as error:
+            raise CalibrationError(str(error)) from None
+        if is_signal(image) and array.ndim > 2:
+            found += list(array.reshape(-1, *array.shape[-2:]))
+        else:
+            found.append(array)
+    return found
+
+
+def _check(array: np.ndarray, name: str) -> np.ndarray:
     if array.ndim != 2:
         raise CalibrationError(
             f"{name} has the shape {array.shape}, wanted [H, W]; frames of a stack are "
@@ -136,12 +194,13 @@ def _check(image: np.ndarray, name: str) -> np.ndarray:
             f"{name} has {array.shape[0]} x {array.shape[1]} pixels, wanted at least "
             f"{MIN_SIDE} a side"
         )
-    array = array.astype(float)
-    bad = array.size - np.count_nonzero(np.isfinite(array))
+    usable = np.isfinite(np.ma.getdata(array)) & ~np.ma.getmaskarray(array)
+    array = np.ma.getdata(array).astype(float)
+    bad = array.size - np.count_nonzero(usable)
     if bad:
         raise CalibrationError(
-            f"{name}: {bad} of {array.size} pixels are NaN or infinite; cut the image "
-            "to where it was recorded"
+            f"{name}: {bad} of {array.size} pixels are NaN, infinite or masked; cut "
+            "the image to where it was recorded"
         )
     levels = len(np.unique(array[:: max(1, array.shape[0] // 512)]))
     if levels < 2:
@@ -153,6 +212,50 @@ def _check(image: np.ndarray, name: str) -> np.ndarray:
             "were counted, which this noise model does not describe)"
         )
     return array
+
+
+def _mended(array: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the image with its hot pixels replaced, and which they were [H, W]."""
+    number = np.count_nonzero(hot_pixels(array, _WIDELY))
+    if number > MANY * array.size:
+        raise CalibrationError(
+            f"{name}: {number} of {array.size} pixels stand out of all their "
+            f"neighbours, wanted at most {100 * MANY:g} %: noise is read from squares "
+            "of pixels, and these would outweigh the others. Correct hot pixels and "
+            "X-ray hits, or take new frames"
+        )
+    return without_hot_pixels(array)
+
+
+def _warnings(
+    arrays: Sequence[np.ndarray],
+    hot: Sequence[np.ndarray],
+    limits: Sequence[tuple[float | None, float | None]],
+) -> list[str]:
+    """Return what the user should know of images that can be measured."""
+    texts = []
+    number, size = sum(int(h.sum()) for h in hot), sum(a.size for a in arrays)
+    if number:
+        noun = "pixel was" if number == 1 else "pixels were"
+        texts.append(
+            f"{number} {noun} left out of {size}, standing out of all neighbours: hot "
+            "pixels or X-ray hits"
+        )
+    for end, (which, what, bound) in enumerate(
+        [("least", "low", "an upper"), ("largest", "high", "a lower")]
+    ):
+        clipped = sum(
+            np.count_nonzero(array == ends[end])
+            for array, ends in zip(arrays, limits)
+            if ends[end] is not None
+        )
+        if clipped > _CLIPPED_SHARE * size:
+            texts.append(
+                f"{100 * clipped / size:.2g} % of the pixels are clipped, at the "
+                f"{which} value of their image; `{what}` is {bound} bound. Change gain "
+                "and offset of the detector"
+            )
+    return texts
 
 
 def _step(array: np.ndarray) -> float:
@@ -215,7 +318,7 @@ def _tiles(image: np.ndarray) -> list[np.ndarray]:
 def usable_pixels(
     frame: Frame, expected: np.ndarray, noise: tuple[float, float, float]
 ) -> np.ndarray:
-    """Return the pixels whose noise is not clipped [H, W].
+    """Return the pixels that are not hot and whose noise is not clipped [H, W].
 
     Which they are is told from the clean image: the pixels' own values would leave out
     the strongest noise.
@@ -225,7 +328,7 @@ def usable_pixels(
         expected: Clean image and background [H, W].
         noise: Rough standard deviations of pointwise and scan noise, and a length.
     """
-    usable = np.ones(frame.image.shape, dtype=bool)
+    usable = ~frame.hot
     spread = _CLIPPED * np.hypot(noise[0], noise[1])
     if frame.floor is not None:
         usable &= expected - frame.floor > spread

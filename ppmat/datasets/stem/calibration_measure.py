@@ -229,7 +229,7 @@ class Measurement:
 
     def _refuse_saturated(self) -> None:
         raise CalibrationError(
-            f"{self.pixels} pixels of {len(self.frames)} images are free of saturation "
+            f"{self.pixels} pixels of all images are free of saturation "
             f"(many have the least or the largest value), wanted {MIN_PIXELS} or more, "
             "side by side: change gain and offset of the detector, or save without "
             "clipping to the range of the file"

@@ -26,21 +26,21 @@ from scipy.ndimage import median_filter
 
 MANY = 0.005  # of the pixels; beyond it they are something else
 _SIZE = 15.0  # standard deviations
-_TAIL = 0.99
-_TAIL_SIZE = 4.0  # in the deviation that so many pixels stay below
+_TAIL_SIZE = 4.0  # in the deviation that nearly all pixels stay below
 _ALONE = 4.0  # in the range of the values around
 _RING = np.ones((3, 3), dtype=bool)
 _RING[1, 1] = False
 
 
-def hot_pixels(image: np.ndarray) -> np.ndarray:
+def hot_pixels(image: np.ndarray, most: float = 0.01) -> np.ndarray:
     """Return which pixels stand out of their neighbours and have none that do so too.
 
     The deviation of a pixel is that from the median of its eight neighbours. It counts
     if it is above
 
     - 15 standard deviations, told by the median of all, so that noise has none,
-    - 4 times what 99 of 100 pixels have: heavy tails, few electrons, sharp columns,
+    - 4 times what 99 of 100 pixels have (1 - ``most``): heavy tails, few electrons,
+      sharp columns,
     - 4 times the range of the 24 pixels around, less two at either end: noise of bright
       columns on a dark ground, and columns. Beside the middle of a column with a
       standard deviation of 0.6 pixels, four have a fourth of its height.
@@ -50,27 +50,31 @@ def hot_pixels(image: np.ndarray) -> np.ndarray:
 
     Args:
         image: Finite numbers [H, W], at least 3 x 3.
+        most: Largest share of hot pixels; with more none is found.
 
     Returns:
         Boolean [H, W].
     """
-    return _find(image)[0]
+    return _find(image, most)[0]
 
 
-def without_hot_pixels(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def without_hot_pixels(
+    image: np.ndarray, most: float = 0.01
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the image with the median of the neighbours at hot pixels, and where.
 
     Args:
         image: See :func:`hot_pixels`.
+        most: The same.
 
     Returns:
         The image [H, W], the same array if there are none; and which pixels were hot.
     """
-    hot, median = _find(image)
+    hot, median = _find(image, most)
     return (np.where(hot, median, image) if hot.any() else image), hot
 
 
-def _find(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _find(image: np.ndarray, most: float) -> tuple[np.ndarray, np.ndarray]:
     image = np.asarray(image)
     if image.dtype != np.float32:
         image = image.astype(np.float64)  # unsigned integers have no differences
@@ -79,13 +83,13 @@ def _find(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     deviation = image - median
     size = np.abs(deviation)
     spread = 1.4826 * np.median(np.abs(deviation - np.median(deviation)))
-    tail = np.quantile(size, _TAIL)
+    tail = np.quantile(size, 1 - most)
     hot = np.zeros(image.shape, dtype=bool)
     if not tail > 0:
         return hot, median
-    places = np.argwhere(size > max(_SIZE * spread, _TAIL_SIZE * tail))
+    y, x = np.nonzero(size > max(_SIZE * spread, _TAIL_SIZE * tail))
     padded = np.pad(image, 2, mode="reflect")
-    for y, x in places:
-        around = np.sort(np.delete(padded[y : y + 5, x : x + 5], 12))
-        hot[y, x] = size[y, x] > _ALONE * (around[-3] - around[2])
+    around = [(i, j) for i in range(5) for j in range(5) if (i, j) != (2, 2)]
+    values = np.sort([padded[y + i, x + j] for i, j in around], axis=0)
+    hot[y, x] = size[y, x] > _ALONE * (values[-3] - values[2])
     return hot, median
