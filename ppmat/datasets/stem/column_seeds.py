@@ -23,7 +23,6 @@ from typing import Tuple
 
 import numpy as np
 from scipy.ndimage import gaussian_laplace
-from scipy.ndimage import maximum_filter
 
 _BLOCK = 512  # side of the parts whose autocorrelation is averaged
 _MOST_BLOCKS = 16
@@ -190,12 +189,26 @@ def _maxima(
     response: np.ndarray, valid: np.ndarray, apart: float
 ) -> Tuple[np.ndarray, np.ndarray]:
     """Return rows and columns of the pixels that are largest within a distance."""
-    steps = np.arange(-int(apart), int(apart) + 1)
-    disk = np.hypot(steps[:, None], steps) <= apart
     # Pixels side by side at least, even where columns are narrow.
-    disk = disk if len(steps) > 1 else np.ones((3, 3), dtype=bool)
-    largest = response == maximum_filter(response, footprint=disk)
-    return np.nonzero(largest & valid)
+    reach = max(int(apart), 1)
+    steps = np.arange(-reach, reach + 1)
+    dy, dx = np.meshgrid(steps, steps, indexing="ij")
+    distance = np.hypot(dy, dx)
+    # Few pixels are largest among their four neighbours; only these are looked at.
+    largest = valid.copy()
+    largest[1:] &= response[1:] >= response[:-1]
+    largest[:-1] &= response[:-1] >= response[1:]
+    largest[:, 1:] &= response[:, 1:] >= response[:, :-1]
+    largest[:, :-1] &= response[:, :-1] >= response[:, 1:]
+    y, x = np.nonzero(largest)
+    last = np.array(response.shape) - 1
+    within = (distance > 1) & (distance <= (apart if apart >= 1 else 1.5))
+    near = np.argsort(distance[within], kind="stable")
+    for down, right in zip(dy[within][near], dx[within][near]):
+        there = np.clip(y + down, 0, last[0]), np.clip(x + right, 0, last[1])
+        keep = response[y, x] >= response[there]
+        y, x = y[keep], x[keep]
+    return y, x
 
 
 def _vertex(image: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:

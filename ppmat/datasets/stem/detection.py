@@ -31,14 +31,14 @@ from typing import Optional
 from typing import Tuple
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt
 from scipy.spatial import cKDTree
 
+from ppmat.datasets.stem.column_background import Background
 from ppmat.datasets.stem.column_equations import HEIGHT
 from ppmat.datasets.stem.column_equations import WIDTH
+from ppmat.datasets.stem.column_errors import FittedColumns
 from ppmat.datasets.stem.column_fit import WIDTH_SPREAD
 from ppmat.datasets.stem.column_fit import ColumnFit
-from ppmat.datasets.stem.column_fit import FittedColumns
 from ppmat.datasets.stem.column_seeds import Plane
 from ppmat.datasets.stem.column_seeds import column_width
 from ppmat.datasets.stem.column_seeds import noise_level
@@ -65,7 +65,7 @@ _FEW = 4  # columns
 _WIDE = 0.4  # spread of widths while the common one is not known yet
 _LEFT = 0.1  # least height of what is found in the residual, in median heights
 _LEFT_APART = 0.75  # its least distance from other columns, in separations
-_PRUNING = (0.6,)  # of the height that is asked for in the end
+_PRUNING = (0.6, 1.0, 1.0, 1.0, 1.0)  # of the height that is asked for in the end
 _MERGED = 1.0  # in sigma; fitted columns that are nearer are one
 _OVERLAP = 3.0  # distance in sigma
 _EDGE = 2.0  # distance in sigma
@@ -154,6 +154,7 @@ def detect_columns(
 @dataclass
 class _Found:
     fit: FittedColumns
+    background: Background
     snr: np.ndarray
     score: np.ndarray
     contrast: np.ndarray
@@ -207,6 +208,7 @@ def _search(
         fit.iterate(_COARSE_STEPS)
         found, snr, _ = measure(fit, quick=True)
         sigma = _common_width(found, snr, scores(snr, area, sigma, apart), sigma)
+        del fit, found  # images
         if separation is None:
             apart = _SEPARATION * sigma
         if seeds is None:
@@ -214,11 +216,11 @@ def _search(
     if not len(starts):
         return None
 
-    def sift(fit: ColumnFit, contrast: np.ndarray, shares: tuple) -> Optional[_Found]:
+    def sift(fit: ColumnFit, contrast: np.ndarray) -> Optional[_Found]:
         """Fit, and drop the worst again and again: what is no column makes its
         neighbours unsure. The common width follows the sure ones."""
         nonlocal sigma
-        for share in (*shares, 1.0, 1.0, 1.0, 1.0):
+        for number, share in enumerate(_PRUNING, start=1):
             if not fit.iterate(_COARSE_STEPS if share < 1 else _STEPS) and share == 1:
                 fit.freeze_moving()
             found, snr, correlation = measure(fit)
@@ -232,22 +234,29 @@ def _search(
             width = sigma if given else _common_width(found, snr, score, sigma)
             if share == 1 and keep.all() and abs(width / sigma - 1) < _WIDTH_SETTLED:
                 break
-            fit.recentre(width)
             sigma = width
             found, snr, score = _part(found, keep), snr[keep], score[keep]
-            fit.keep(keep)
             contrast = contrast[keep]
-        return _Found(found, snr, score, contrast, sigma, apart, correlation)
+            if number < len(_PRUNING):
+                fit.recentre(width)
+                fit.keep(keep)
+        return _Found(
+            found, fit.background, snr, score, contrast, sigma, apart, correlation
+        )
 
-    best = sift(problem(starts), contrast, _PRUNING)
+    best = sift(problem(starts), contrast)
     if best is None:
         return None
     more = _second_look(best, raw.valid)
+    # These are as large as the image, and not asked for any more.
+    best.fit.residual = best.fit.noise = np.empty(0)
     if not len(more):
         return best
     starts = np.concatenate([best.fit.values[:, :2], more])
     contrast = np.concatenate([best.contrast, np.zeros(len(more))])
-    return sift(problem(starts), contrast, _PRUNING) or best
+    fit = problem(starts)
+    fit.resume(best.fit.values, best.background)
+    return sift(fit, contrast) or best
 
 
 def _second_look(found: _Found, valid: np.ndarray) -> np.ndarray:
@@ -382,22 +391,29 @@ def noise_correlation(
     factors = np.ones(4)
     if power == 0:
         return factors
-    lags = np.arange(1, max(2, min(int(4 * sigma) + 1, min(valid.shape) // 2)))
-    rho = np.array([_correlations(im, lags) / power for im in (relative, relative.T)])
-    q = np.exp(-(lags**2) / (4 * sigma**2))
+    longest = max(1, min(int(4 * sigma), min(valid.shape) // 2 - 1))
+    least = 3 / np.sqrt(valid.sum())
+    sums = np.zeros((2, 2))  # of each axis: without and with a slope along it
+    counts = [True, True]
+    for lag in range(1, longest + 1):
+        rho = [
+            float(np.einsum("ij,ij", a[lag:], a[:-lag])) / power
+            for a in (relative, relative.T)
+        ]
+        q = np.exp(-(lag**2) / (4 * sigma**2))
+        for axis in (0, 1):
+            excess = rho[axis] - max(rho[1 - axis], 0.0)
+            counts[axis] &= excess > least
+            if counts[axis]:
+                sums[axis] += excess * q * np.array([1, 1 - lag**2 / (2 * sigma**2)])
+        if not any(counts):
+            break
     for axis in (0, 1):
-        excess = rho[axis] - np.maximum(rho[1 - axis], 0.0)
-        end = int(np.argmin(np.append(excess, -1) > 3 / np.sqrt(valid.sum())))
-        flat = 1 + 2 * np.sum((excess * q)[:end])
-        along = 1 + 2 * np.sum((excess * q * (1 - lags**2 / (2 * sigma**2)))[:end])
+        flat, along = 1 + 2 * sums[axis]
         each = np.full(4, flat)
         each[axis] = max(along, 0.1)
         factors *= each
     return factors
-
-
-def _correlations(image: np.ndarray, lags: np.ndarray) -> np.ndarray:
-    return np.array([np.sum(image[d:] * image[:-d]) for d in lags])
 
 
 # The table ------------------------------------------------------------------------
@@ -416,10 +432,6 @@ def _table(found: _Found, raw: Plane, sign: int) -> ColumnTable:
     )
     spread = of_height + 4 * height * mixed + 4 * height**2 * of_width
     scale = sign * raw.scale
-    inside = np.pad(raw.valid, 1)
-    rim = distance_transform_edt(inside)[1:-1, 1:-1]
-    nearest = np.rint(fit.values[:, :2]).astype(int)
-    nearest = np.clip(nearest, 0, np.array(raw.valid.shape) - 1)
     fitted = ~fit.frozen
     return ColumnTable(
         y=y,
@@ -437,10 +449,25 @@ def _table(found: _Found, raw: Plane, sign: int) -> ColumnTable:
         background=raw.offset + scale * fit.background,
         snr=found.snr,
         score=found.score,
-        edge=rim[nearest[:, 0], nearest[:, 1]] <= _EDGE * sigma,
+        edge=_at_edge(fit.values[:, :2], raw.valid, _EDGE * sigma),
         overlapping=fit.overlap > np.exp(-(_OVERLAP**2) / 4),
         fitted=fitted,
     )
+
+
+def _at_edge(position: np.ndarray, valid: np.ndarray, reach: float) -> np.ndarray:
+    """Tell which columns have a missing pixel, or the outside, within a distance."""
+    steps = np.arange(-int(reach), int(reach) + 1)
+    dy, dx = (d.ravel() for d in np.meshgrid(steps, steps, indexing="ij"))
+    near = np.hypot(dy, dx) <= reach
+    last = np.array(valid.shape) - 1
+    y, x = np.clip(np.rint(position).astype(int), 0, last).T
+    edge = np.zeros(len(position), dtype=bool)
+    for down, right in zip(dy[near], dx[near]):
+        there = np.stack([y + down, x + right], axis=1)
+        inside = np.clip(there, 0, last)
+        edge |= (there != inside).any(axis=1) | ~valid[tuple(inside.T)]
+    return edge
 
 
 # At the door ----------------------------------------------------------------------
