@@ -108,6 +108,7 @@ def test_lattice_and_groups_are_found():
     off = lattice.vectors - np.rint(steps) @ VECTORS
     assert (abs(off) < 4 * lattice.vector_errors).all()
     assert len(lattice.sites) == 2 and (lattice.site >= 0).all()
+    assert lattice.by_intensity
     assert lattice.rms == pytest.approx(0.3 * np.sqrt(2), rel=0.15)
 
 
@@ -120,15 +121,16 @@ def test_equal_columns_make_the_smaller_cell():
     assert abs(np.linalg.det(two.vectors)) == pytest.approx(400)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_disorder_is_no_lattice(seed):
     rng = np.random.default_rng(seed)
     for position in (
         random_positions(rng, (200, 200), 14.0),
         rng.uniform(0, 200, (150, 2)),
     ):
-        with pytest.raises(LatticeError, match="no lattice"):
-            guess_lattice(position, np.zeros(len(position), dtype=int))
+        for groups in (np.zeros(len(position), int), np.arange(len(position)) % 2):
+            with pytest.raises(LatticeError, match="from 70% of .* so they form no"):
+                guess_lattice(position, groups)
     with pytest.raises(LatticeError, match="too few"):
         guess_lattice(position[:5], np.zeros(5, dtype=int))
 
@@ -152,8 +154,11 @@ def test_structures_of_ase_and_pymatgen():
     assert len(whole) == len(table) and not whole.pbc.any()
     # Upright: what is higher in the image has the larger y.
     assert whole.positions[np.argmin(table.y), 1] == whole.positions[:, 1].max()
-    with pytest.raises(ColumnTableError, match="1 elements .Sr. for 2 groups"):
+    with pytest.raises(ColumnTableError, match="1 elements .Sr. for 2 groups.*1 of 2"):
         table.to_atoms(["Sr"])
+    for call in (table.to_atoms, table.to_structure):
+        with pytest.raises(ColumnTableError, match="^'Qq': no symbol of an element"):
+            call(["Sr", "Qq"])
     with pytest.raises(ColumnTableError, match="pixel size is not known"):
         table_of(*crystal(), None).to_atoms()
 
@@ -166,6 +171,45 @@ def test_a_site_with_columns_of_two_groups_is_one_atom():
     atoms = table_of(position, intensity).to_atoms(["Mo", "S"])
     assert atoms.get_chemical_symbols() == ["Mo", "S"]
     assert atoms.arrays["columns"].sum() == len(position)
+    assert atoms.info["groups_from"] == "sites"
+
+
+def test_all_columns_have_the_groups_of_their_sites():
+    position, intensity = crystal()
+    strong = intensity > 1.5
+    weak = np.flatnonzero(~strong)[::4]
+    intensity[weak] *= 0.6  # atoms are missing
+    beside = position[weak[:2]] + [5.0, 3.0]  # on no site
+    table = table_of(np.append(position, beside, 0), np.append(intensity, [2.0, 0.6]))
+    whole = table.to_atoms(["Mo", "S"], whole=True)
+    assert whole.info["groups_from"] == "sites"
+    wanted = np.where(np.append(strong, [True, False]), "Mo", "S")
+    assert whole.get_chemical_symbols() == wanted.tolist()
+    # Without a lattice each column has the group of its own intensity.
+    rng = np.random.default_rng(0)
+    table.y[:], table.x[:] = rng.uniform(0, 200, (2, len(table)))
+    whole = table.to_atoms(["Mo", "S", "C"], whole=True)
+    assert whole.info["groups_from"] == "intensity"
+    assert (whole.arrays["group"] == intensity_groups(table.intensity)).all()
+    with pytest.raises(ColumnTableError, match=r"for 3 groups.*\(90 of 2, 70 of 0.99"):
+        table.to_atoms(["Mo", "S"], whole=True)
+
+
+def test_heights_that_differ_at_random_are_one_group():
+    rng = np.random.default_rng(1)
+    index = np.stack(np.meshgrid(*[np.arange(12)] * 2), -1).reshape(-1, 2)
+    intensity = rng.choice([1.0, 2.0], len(index)) * rng.normal(1, 0.05, len(index))
+    table = table_of(20.0 * index + rng.normal(0, 0.3, index.shape), intensity)
+    groups = intensity_groups(intensity)
+    assert groups.max() == 1
+    lattice = guess_lattice(table.positions, groups)
+    assert not lattice.by_intensity and len(lattice.sites) == 1
+    atoms = table.to_atoms(["Cu"])
+    assert atoms.info["groups_from"] == "nothing" and len(atoms) == 1
+    np.testing.assert_allclose(atoms.cell.lengths()[:2], 4.0, rtol=2e-3)
+    # Each column by itself still shows which is which.
+    whole = table.to_atoms(["Au", "Cu"], whole=True)
+    assert (whole.symbols == "Au").sum() == (groups == 0).sum()
 
 
 def test_matching():

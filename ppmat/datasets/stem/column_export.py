@@ -31,11 +31,20 @@ import numpy as np
 
 from ppmat.datasets.stem.column_table import ColumnTable
 from ppmat.datasets.stem.column_table import ColumnTableError
+from ppmat.datasets.stem.lattice_fit import LatticeError
+from ppmat.datasets.stem.lattice_fit import PlaneLattice
 from ppmat.datasets.stem.lattice_fit import guess_lattice
 from ppmat.datasets.stem.lattice_fit import intensity_groups
 
 _ANGSTROM = 10.0  # in one nm
 _UNKNOWN = "X"
+
+
+def not_elements(symbols: Sequence[str]) -> list:
+    """Return which of these are no symbols of elements; ``X`` stands for none."""
+    from ase.data import atomic_numbers
+
+    return [symbol for symbol in symbols if symbol not in atomic_numbers]
 
 
 def to_atoms(
@@ -49,24 +58,32 @@ def to_atoms(
 
     The first lattice vector, the shortest, is along x; y points up in the image, z to
     the viewer. ``atoms.arrays`` has ``group``, ``intensity`` and, for a cell,
-    ``columns``, how many were averaged; ``atoms.info`` the lattice's quality.
+    ``columns``, how many were averaged; ``atoms.info`` the lattice's quality and
+    ``groups_from``, what the groups are:
+
+    - ``sites``: each site of the lattice is of the group that most of its columns have,
+      and so are its columns in a ``whole`` image.
+    - ``intensity``: each column is of the group of its own intensity (``whole`` without
+      a lattice, or without one in which intensities repeat).
+    - ``nothing``: intensities do not repeat in the lattice; all sites are one group.
 
     Args:
         table: With a pixel size.
-        elements: Of the groups of intensity, the strongest first; None leaves all atoms
-            unknown (``X``).
+        elements: Of the groups, the strongest first; None leaves all atoms unknown
+            (``X``).
         whole: All columns as they were found, in a box that is not periodic, instead of
             one average cell.
         thickness: Height of the cell along the beam, Å; nothing is known about it.
 
     Raises:
-        ColumnTableError: No pixel size, or not as many elements as groups.
-        LatticeError: The columns form no lattice.
+        ColumnTableError: No pixel size, not as many elements as groups, or a symbol
+            that is no element.
+        LatticeError: The columns form no lattice, and not all are asked for.
     """
     from ase import Atoms
 
     cell, positions, groups, extra, info = _model(table, whole, thickness)
-    symbols = _labels(groups, elements)
+    symbols = _labels(groups, extra["intensity"], elements)
     atoms = Atoms(
         symbols=symbols,
         positions=positions,
@@ -97,7 +114,7 @@ def to_structure(
     cell, positions, groups, extra, info = _model(table, whole, thickness)
     species = [
         DummySpecies(_UNKNOWN) if label == _UNKNOWN else label
-        for label in _labels(groups, elements)
+        for label in _labels(groups, extra["intensity"], elements)
     ]
     properties = {k: v.tolist() for k, v in {"group": groups, **extra}.items()}
     return Structure(
@@ -117,13 +134,24 @@ def _model(table: ColumnTable, whole: bool, thickness: float) -> Tuple:
     # x to the right, y up.
     position = table.positions_nm[:, ::-1] * [_ANGSTROM, -_ANGSTROM]
     groups = intensity_groups(table.intensity)
+    try:
+        lattice = guess_lattice(position, groups)
+    except LatticeError:
+        if not whole:
+            raise
+        lattice = None
     if whole:
         margin = 1.0
         position = position - position.min(axis=0) + margin
         cell = np.diag([*(position.max(axis=0) + margin), thickness])
         extra = {"intensity": table.intensity, "score": table.score}
-        return cell, _in_space(position, thickness), groups, extra, {}
-    lattice = guess_lattice(position, groups)
+        info = {"groups_from": "intensity"}
+        if lattice is not None and lattice.by_intensity:
+            of_sites, of_groups = _site_groups(lattice, groups)
+            on_site = lattice.site >= 0
+            groups = np.where(on_site, of_sites[lattice.site], of_groups[groups])
+            info = {"groups_from": "sites"}
+        return cell, _in_space(position, thickness), groups, extra, info
     members = [lattice.site == k for k in range(len(lattice.sites))]
     vectors = lattice.vectors
     if np.linalg.det(vectors) < 0:
@@ -139,9 +167,9 @@ def _model(table: ColumnTable, whole: bool, thickness: float) -> Tuple:
         "intensity": np.array([table.intensity[m].mean() for m in members]),
         "columns": np.array([m.sum() for m in members]),
     }
-    usual = [np.bincount(groups[m]).argmax() for m in members]
-    groups = np.unique(usual, return_inverse=True)[1]
+    groups, _ = _site_groups(lattice, groups)
     info = {
+        "groups_from": "sites" if lattice.by_intensity else "nothing",
         "lattice_rms_angstrom": lattice.rms,
         "lattice_vector_errors_angstrom": (lattice.vector_errors).tolist(),
         "columns_on_sites": float(np.mean(lattice.site >= 0)),
@@ -149,17 +177,47 @@ def _model(table: ColumnTable, whole: bool, thickness: float) -> Tuple:
     return cell, _in_space(fraction @ vectors, thickness), groups, extra, info
 
 
+def _site_groups(
+    lattice: PlaneLattice, groups: np.ndarray
+) -> Tuple[np.ndarray, np.ndarray]:
+    """Return the group of each site [m], and the one that each group of columns comes
+    nearest to [k]."""
+    if not lattice.by_intensity:
+        return np.zeros(len(lattice.sites), dtype=int), np.zeros(groups.max() + 1, int)
+    usual = [
+        np.bincount(groups[lattice.site == k]).argmax()
+        for k in range(len(lattice.sites))
+    ]
+    kinds, of_sites = np.unique(usual, return_inverse=True)
+    # Groups are in the order of their intensities.
+    away = abs(kinds[:, None] - np.arange(groups.max() + 1))
+    return of_sites, away.argmin(axis=0)
+
+
 def _in_space(position: np.ndarray, thickness: float) -> np.ndarray:
     return np.column_stack([position, np.full(len(position), thickness / 2)])
 
 
-def _labels(groups: np.ndarray, elements: Optional[Sequence[str]]) -> list:
+def _labels(
+    groups: np.ndarray, intensity: np.ndarray, elements: Optional[Sequence[str]]
+) -> list:
     count = int(groups.max()) + 1
     if elements is None:
         return [_UNKNOWN] * len(groups)
-    if len(elements) != count:
+    wrong = not_elements(elements)
+    if wrong:
         raise ColumnTableError(
-            f"{len(elements)} elements ({', '.join(elements)}) for {count} groups of "
-            "intensity; wanted one each, the strongest first"
+            f"{', '.join(map(repr, wrong))}: no symbol of an element; wanted such as "
+            f"'Sr', or {_UNKNOWN!r} for atoms that are not known"
+        )
+    if len(elements) != count:
+        kinds = (
+            f"{np.sum(groups == k)} of {np.mean(intensity[groups == k]):.3g}"
+            for k in range(count)
+        )
+        noun = "group" if count == 1 else "groups"
+        raise ColumnTableError(
+            f"{len(elements)} elements ({', '.join(elements)}) for {count} {noun} of "
+            f"intensity; wanted one each, the strongest first ({', '.join(kinds)})"
         )
     return [elements[group] for group in groups]

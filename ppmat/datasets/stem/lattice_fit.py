@@ -48,6 +48,8 @@ class PlaneLattice:
         index: In which cell each column is, in lattice vectors [n, 2].
         rms: Of the distance between a column and its site, pixels.
         vector_errors: Standard errors of ``vectors``, pixels [2, 2].
+        by_intensity: Whether lattice vectors join columns of the same group of
+            intensity. If not, no vectors do, and the groups were left out.
     """
 
     vectors: np.ndarray
@@ -56,6 +58,7 @@ class PlaneLattice:
     index: np.ndarray
     rms: float
     vector_errors: np.ndarray
+    by_intensity: bool
 
 
 def intensity_groups(intensity: np.ndarray) -> np.ndarray:
@@ -110,7 +113,8 @@ def guess_lattice(positions: np.ndarray, groups: np.ndarray) -> PlaneLattice:
 
     A lattice vector is a difference of two columns that leads from most columns to
     another of the same group. The shortest two that are not parallel are refined with
-    the sites by least squares.
+    the sites by least squares. If groups form no lattice (heights that differ at
+    random, as in alloys), all columns are taken for one group.
 
     Args:
         positions: ``(y, x)``, pixels [n, 2].
@@ -123,13 +127,24 @@ def guess_lattice(positions: np.ndarray, groups: np.ndarray) -> PlaneLattice:
         raise LatticeError(
             f"{len(positions)} columns, too few for a lattice; wanted at least {_LEAST}"
         )
+    try:
+        return _lattice(positions, groups, True)
+    except LatticeError:
+        if not np.ptp(groups):
+            raise
+    return _lattice(positions, np.zeros(len(positions), dtype=int), False)
+
+
+def _lattice(
+    positions: np.ndarray, groups: np.ndarray, by_intensity: bool
+) -> PlaneLattice:
     tree = cKDTree(positions)
     nearest = float(np.median(tree.query(positions, k=2)[0][:, 1]))
     tolerance = _TOLERANCE * nearest
     vectors = _translations(positions, groups, tree, tolerance)
     for _ in range(_ROUNDS):
         sites, site, index = _sites(positions, vectors, tolerance)
-        vectors, sites, rms, errors = _least_squares(positions, site, index, vectors)
+        vectors, sites, rms, errors = _least_squares(positions, site, index)
     explained = np.mean(site >= 0)
     if explained < _EXPLAINED:
         raise LatticeError(
@@ -137,7 +152,7 @@ def guess_lattice(positions: np.ndarray, groups: np.ndarray) -> PlaneLattice:
             "repeat: the columns form no lattice, or more than one (a grain boundary); "
             "select the columns of one grain first"
         )
-    return PlaneLattice(vectors, sites, site, index, rms, errors)
+    return PlaneLattice(vectors, sites, site, index, rms, errors, by_intensity)
 
 
 def _translations(
@@ -168,10 +183,11 @@ def _translations(
         sine = abs(step[0] * found[0][1] - step[1] * found[0][0])
         if sine > 0.3 * np.hypot(*step) * np.hypot(*found[0]):
             return np.array([found[0], step])
-    what = "in one direction only" if found else "nowhere"
+    what = "translations along one line only lead" if found else "no translation leads"
     raise LatticeError(
-        f"the {len(positions)} columns repeat {what}, so they form no lattice; wanted "
-        "a crystal of which most columns were found"
+        f"{what} from {_COVERAGE:.0%} of the {len(positions)} columns to others, of "
+        "whatever intensity, so they form no lattice; wanted one crystal of which most "
+        "columns were found"
     )
 
 
@@ -230,7 +246,7 @@ def _sites(
 
 
 def _least_squares(
-    positions: np.ndarray, site: np.ndarray, index: np.ndarray, vectors: np.ndarray
+    positions: np.ndarray, site: np.ndarray, index: np.ndarray
 ) -> Tuple[np.ndarray, np.ndarray, float, np.ndarray]:
     """Return vectors, sites, RMS and errors of the vectors, over columns on sites."""
     use = site >= 0

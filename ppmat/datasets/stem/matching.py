@@ -72,13 +72,6 @@ class Match:
         distance = np.hypot(*self.offset.T)
         return float(np.median(distance)) if len(distance) else float("nan")
 
-    @property
-    def rms_without_shift(self) -> float:
-        """:attr:`rms` after the mean offset of all pairs is taken off, pixels."""
-        if not len(self.offset):
-            return float("nan")
-        return _root_mean(np.sum((self.offset - self.offset.mean(axis=0)) ** 2, axis=1))
-
 
 def match_columns(
     found: Any,
