@@ -24,6 +24,8 @@ from dataclasses import field
 import numpy as np
 from scipy.ndimage import correlate1d
 
+from ppmat.datasets.stem.clipping import CLIPPED_SHARE
+from ppmat.datasets.stem.clipping import clipping_limits
 from ppmat.datasets.stem.noise import MODES
 from ppmat.datasets.stem.outliers import MANY
 from ppmat.datasets.stem.outliers import hot_pixels
@@ -36,7 +38,6 @@ MIN_LEVELS = 16  # different values in an image
 TILE = 512  # pixels; larger images are measured in some tiles of this size
 MAX_PIXELS = 2**21  # that are measured, of all images
 _WIDELY = 0.1  # share of hot pixels up to which an image tells them
-_CLIPPED_SHARE = 0.005  # of the pixels; columns rather than the tails of the noise
 _CLIPPED = 2.0  # standard deviations of noise that must fit below the largest value
 _WHITE = (0.7, 1.4)  # limits of the ratio of noise in two bands
 
@@ -123,7 +124,7 @@ def prepare(
             )
     step = min(_step(array) for array in arrays)
     arrays, hot = zip(*[_mended(array, name) for array, name in zip(arrays, names)])
-    limits = [_clipping(array) for array in arrays]
+    limits = [clipping_limits(array) for array in arrays]
     warnings = _warnings(arrays, hot, limits)
     low, high = np.quantile(np.stack(arrays), [0.01, 0.99])
     if not high > low:
@@ -241,18 +242,21 @@ def _warnings(
             f"{number} {noun} left out of {size}, standing out of all neighbours: hot "
             "pixels or X-ray hits"
         )
-    for end, (which, what, bound) in enumerate(
-        [("least", "low", "an upper"), ("largest", "high", "a lower")]
+    for end, (where, what, bound) in enumerate(
+        [
+            ("or hold no electron, at the least", "low", "an upper"),
+            ("at the largest", "high", "a lower"),
+        ]
     ):
         clipped = sum(
             np.count_nonzero(array == ends[end])
             for array, ends in zip(arrays, limits)
             if ends[end] is not None
         )
-        if clipped > _CLIPPED_SHARE * size:
+        if clipped > CLIPPED_SHARE * size:
             texts.append(
-                f"{100 * clipped / size:.2g} % of the pixels are clipped, at the "
-                f"{which} value of their image; `{what}` is {bound} bound. Change gain "
+                f"{100 * clipped / size:.2g} % of the pixels are clipped, "
+                f"{where} value of their image; `{what}` is {bound} bound. Change gain "
                 "and offset of the detector"
             )
     return texts
@@ -261,19 +265,6 @@ def _warnings(
 def _step(array: np.ndarray) -> float:
     values = np.unique(array)
     return float(np.diff(values).min())
-
-
-def _clipping(array: np.ndarray) -> tuple[float | None, float | None]:
-    """Return the values at which pixels pile up at both ends, None where not."""
-    values, counts = np.unique(array, return_counts=True)
-    limits = []
-    for value, count, beside in (
-        (values[0], counts[0], counts[1:4]),
-        (values[-1], counts[-1], counts[-4:-1]),
-    ):
-        piled = count > max(10, 3 * beside.mean())
-        limits.append(float(value) if piled else None)
-    return limits[0], limits[1]
 
 
 def _check_filtered(image: np.ndarray, name: str, step: float) -> None:
