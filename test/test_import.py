@@ -82,8 +82,10 @@ ABOVE_STEM = {"ppmat", "ppmat.datasets", "ppmat.utils", "ppmat.utils.lazy"}
 def test_stem_stands_alone_and_is_quick():
     names = [f"ppmat.datasets.stem.{path.stem}" for path in STEM]
     names = [name.removesuffix(".__init__") for name in names]
-    clock = "import time; start = time.process_time()"
-    end = "assert time.process_time() - start < 4, time.process_time() - start"
+    others = "numpy, PIL.Image, scipy.fft, scipy.ndimage, scipy.optimize, "
+    others += "scipy.sparse.linalg, scipy.spatial, scipy.stats"
+    clock = f"import time, {others}; start = time.process_time()"  # 0.14 s from here
+    end = "assert time.process_time() - start < 1.5, time.process_time() - start"
     loaded = loaded_by(f"{clock}; import {', '.join(names)}; {end}")
     assert len(names) > 3 and set(names) <= loaded
     assert {n for n in loaded if n.split(".")[0] == "ppmat"} == ABOVE_STEM | set(names)
