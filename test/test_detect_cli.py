@@ -76,11 +76,38 @@ def test_several_images_without_pixel_size(run, capsys):
     assert text.count("the pixel size is not known: in/b.tif.") == 1
     table = ColumnTable.from_csv("out/b.csv")
     assert table.pixel_size is None and (table.height < 0).all()
-    assert run("in/b.tif", "-o", "b.csv", "--raw", "--export", "ase") == 2
-    assert "no cell to --export to ase; --pixel_size" in capsys.readouterr().out
     given = ["--pixel_size", "0.012", "--units", "nm"]
     assert run("in/b.tif", "-o", "b.csv", "--raw", "--mode=bf", *given) == 0
     assert ColumnTable.from_csv("b.csv").pixel_size == pytest.approx((0.012, 0.012))
+
+
+def test_a_failed_export_does_not_take_the_table_along(run, capsys):
+    write_crystal("in/b.tif", None)
+    Path("out").mkdir()
+    Path("out/b.extxyz").write_text("of an earlier table")
+    options = ["-o", "out", "--raw", "--overlay", "--overwrite"]
+    assert (
+        run("in", *options, "--export", "ase", "atomap", "--elements", "Sr", "Ti") == 1
+    )
+    text = capsys.readouterr().out
+    assert "in/b.tif: not exported to ase: the pixel size is not known, so" in text
+    assert "some exports were left out: 1 of 2 files; their tables were" in text
+    assert "failed" not in text
+    names = {path.name for path in Path("out").iterdir()}
+    b = {"b.csv", "b.csv.json", "b.overlay.png", "b.atomap.npy"}
+    assert names == {name.replace("b.", "a.", 1) for name in b} | b | {"a.extxyz"}
+    record = json.loads(Path("out/b.csv.json").read_text())
+    assert list(record["not_exported"]) == ["ase"]
+    # Nothing but the export fails, and it is the only image.
+    assert run("in/a.tif", "-o", "c.csv", "--raw", "--export=ase", "--elements=Sr") == 1
+    assert "1 elements (Sr) for 2 groups" in capsys.readouterr().out
+    assert Path("c.csv").exists() and not Path("c.extxyz").exists()
+
+
+def test_what_casts_doubt_is_told(run, capsys):
+    assert run("in/a.tif", "-o", "a.csv", "--raw", "--mode=bf") == 0
+    text = capsys.readouterr().out
+    assert "in/a.tif: " in text and "columns could not be fitted: is mode" in text
 
 
 def test_a_network_says_where_to_look(run):
@@ -125,6 +152,10 @@ def test_bad_files_are_left_out_and_listed(run, capsys):
         (["-o", "x.csv", "--raw", "--min_score=2"], "--min_score=2.0"),
         (["-o", "x.csv", "--raw", "--sigma=0"], "--sigma=0.0: wanted at least half"),
         (["-o", "x.csv", "--raw", "--elements", "Sr"], "--elements goes with"),
+        (
+            ["-o", "x.csv", "--raw", "--export=ase", "--elements", "Sr", "Qq"],
+            "--elements=Sr Qq: Qq is no symbol of an element",
+        ),
         (["-o", "x.csv", "--enhanced", "in/a.tif", "in/b.tif"], "2 images for 1"),
         (["in/c.tif", "-o", "x.csv", "--raw"], "not found: in/c.tif"),
     ],

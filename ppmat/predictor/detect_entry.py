@@ -31,6 +31,7 @@ from typing import Any
 from typing import Dict
 from typing import List
 from typing import Optional
+from typing import Tuple
 
 import numpy as np
 
@@ -38,12 +39,15 @@ from ppmat.datasets.micrograph import image_from
 from ppmat.datasets.micrograph import read_micrograph
 from ppmat.datasets.micrograph_base import convert_pixel_size
 from ppmat.datasets.micrograph_base import replacing
+from ppmat.datasets.stem.column_export import not_elements
 from ppmat.datasets.stem.column_table import UNITS
 from ppmat.datasets.stem.column_table import ColumnTable
+from ppmat.datasets.stem.column_table import ColumnTableError
 from ppmat.datasets.stem.detection import MIN_SCORE
-from ppmat.datasets.stem.detection import MODES
 from ppmat.datasets.stem.detection import POLARITIES
 from ppmat.datasets.stem.detection import detect_columns
+from ppmat.datasets.stem.noise import MODES
+from ppmat.datasets.stem.outliers import without_hot_pixels
 from ppmat.predictor.image_command import add_image_model
 from ppmat.predictor.image_command import add_images
 from ppmat.predictor.image_command import check_parent
@@ -66,7 +70,8 @@ _EPILOG = """\
 The network (or --enhanced) says where to look; positions, errors and intensities are
 fitted to the raw image. Without a model a small one that comes with ppmat is taken.
 Each table x.csv has x.csv.json beside it, which tells how it was made.
-Exit status: 0 done, 1 some files failed (they are listed), 2 bad input.
+Cells for ASE and pymatgen need the pixel size, and columns that form one lattice.
+Exit status: 0 done, 1 some files or exports failed (they are listed), 2 bad input.
 
 examples:
   detect.py image.tif -o columns.csv --overlay
@@ -91,7 +96,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     add = parser.add_argument
     add("-o", "--output", required=True, metavar="CSV|FOLDER",
         help="the table of one image, or a folder for those of several")  # fmt: skip
-    add("--mode", choices=tuple(MODES), default="haadf",
+    add("--mode", choices=MODES, default="haadf",
         help="haadf: columns are bright; bf: dark (default: haadf)")  # fmt: skip
     add("--polarity", choices=POLARITIES,
         help="of the columns, where it is not that of the mode")  # fmt: skip
@@ -112,7 +117,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         help=f"leave out what is less sure, 0 to 1 (default: {MIN_SCORE})")  # fmt: skip
     add("--export", nargs="+", choices=tuple(EXPORTS), default=[],
         help="also write positions for Atomap, the average cell for ASE or "
-        "pymatgen")  # fmt: skip
+        "pymatgen (needs the pixel size)")  # fmt: skip
     add("--elements", nargs="+", metavar="ELEMENT",
         help="of the columns in exported cells, the brightest kind first")  # fmt: skip
     add("--overlay", action="store_true", help="also draw the columns on the image")
@@ -145,27 +150,39 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
     seeds = _seed_maker(args, task_dir, given)
     failed: List[str] = []
     uncalibrated: List[str] = []
+    not_exported = 0
     progress = tqdm(images, "detecting", unit=" files", disable=not sys.stderr.isatty())
     for number, image in enumerate(progress):
         try:
-            text, calibrated = _do_image(args, number, image, tables[number], seeds)
+            table, left_out = _do_image(args, number, image, tables[number], seeds)
         except (ValueError, TypeError, OSError) as error:
             failed.append(str(image))
             where = "" if image.path in str(error) else f"{image}: "
             logger.error(f"failed: {where}{error}")
             continue
-        print(text, flush=True)
-        if not calibrated:
+        print(f"{tables[number]}: {_summary(table)}", flush=True)
+        for text in table.info["warnings"]:
+            logger.warning(f"{image}: {text}")
+        for name, reason in left_out.items():
+            logger.error(f"{image}: not exported to {name}: {reason}")
+        not_exported += bool(left_out)
+        if table.pixel_size is None:
             uncalibrated.append(str(image))
     if uncalibrated:
         logger.warning(
             "positions are in pixels only, since the pixel size is not known: "
             f"{first_names(uncalibrated)}. --pixel_size 0.012 --units nm gives it"
         )
-    if not failed:
-        return 0
-    logger.error(f"failed: {len(failed)} of {len(images)} files")
-    return EXIT_SOME_LEFT_OUT if len(failed) < len(images) else EXIT_BAD_INPUT
+    if not_exported:
+        logger.error(
+            f"some exports were left out: {not_exported} of {len(images)} files; their "
+            "tables were written"
+        )
+    if failed:
+        logger.error(f"failed: {len(failed)} of {len(images)} files")
+    if len(failed) == len(images):
+        return EXIT_BAD_INPUT
+    return EXIT_SOME_LEFT_OUT if failed or not_exported else 0
 
 
 main = task_command(parse_args, run)
@@ -205,6 +222,12 @@ def _check_options(args: argparse.Namespace) -> None:
             raise ConfigError(f"--{name}={value}: wanted at least half a pixel")
     if args.elements and not set(_CELLS).intersection(args.export):
         raise ConfigError("--elements goes with --export ase or pymatgen")
+    wrong = not_elements(args.elements) if args.elements else []
+    if wrong:
+        raise ConfigError(
+            f"--elements={' '.join(args.elements)}: {', '.join(wrong)} is no symbol of "
+            "an element; wanted such as Sr, or X for atoms that are not known"
+        )
 
 
 def _table_paths(output: str, images: Sequence[ImageFile]) -> List[Path]:
@@ -259,7 +282,8 @@ def _seed_maker(
     kind = "map" if predictor.gives_map else "enhanced"
 
     def enhance(number: int, raw: np.ndarray) -> Dict[str, Any]:
-        result = predictor.enhance_image(raw)
+        # One of them would spoil the whole image.
+        result = predictor.enhance_image(without_hot_pixels(raw)[0])
         return {
             "enhanced": result.image,
             "seeds_from": kind,
@@ -275,18 +299,12 @@ def _do_image(
     image: ImageFile,
     path: Path,
     seeds: Callable[[int, np.ndarray], Dict[str, Any]],
-) -> tuple:
-    """Measure an image and write its files; returns a line of text, and whether the
-    pixel size is known."""
+) -> Tuple[ColumnTable, Dict[str, str]]:
+    """Measure an image and write its files; returns the table, and why which exports
+    were not made."""
     source = read_micrograph(image.path, image.index)
     raw = image_from(source)
     size = _pixel_size_nm(args, source)
-    cells = [name for name in args.export if name in _CELLS]
-    if size is None and cells:
-        raise ValueError(
-            f"the pixel size is not known, so there is no cell to --export to "
-            f"{' and '.join(cells)}; --pixel_size 0.012 --units nm gives it"
-        )
     options = seeds(number, raw)
     record = options.pop("record")
     table = detect_columns(
@@ -301,28 +319,32 @@ def _do_image(
         **options,
     )
     paths = _outputs(args, path)
-    # What cannot be exported shows before anything is written.
-    exports = {name: _exporter(name, table, args.elements) for name in args.export}
     with replacing(paths["table"]) as temporary:
         table.to_csv(temporary)
-    for name, write in exports.items():
-        with replacing(paths[name]) as temporary:
-            write(temporary)
     if args.overlay:
         from ppmat.predictor.detection_figure import draw_columns
 
         with replacing(paths["overlay"]) as temporary:
             draw_columns(raw, table, temporary, str(image))
+    left_out = {}
+    for name in args.export:
+        try:
+            with replacing(paths[name]) as temporary:
+                _export(name, table, args.elements, temporary)
+        except (ValueError, OSError) as error:
+            left_out[name] = str(error)
+            paths[name].unlink(missing_ok=True)  # of an earlier table
     description = {
         "input": image.record(hash_of_file(image.path)),
         "pixel_size_nm": size,
         "columns": len(table),
         "detection": table.info,
         "enhanced": record,
+        "not_exported": left_out,
     }
     with replacing(paths["record"]) as temporary:
         temporary.write_text(json.dumps(description, indent=1), encoding="utf-8")
-    return f"{path}: {_summary(table)}", size is not None
+    return table, left_out
 
 
 def _pixel_size_nm(args: argparse.Namespace, source: Any) -> Optional[tuple]:
@@ -335,24 +357,34 @@ def _pixel_size_nm(args: argparse.Namespace, source: Any) -> Optional[tuple]:
     return convert_pixel_size(source.pixel_size, source.units, "nm")
 
 
-def _exporter(
-    name: str, table: ColumnTable, elements: Optional[Sequence[str]]
-) -> Callable[[Path], None]:
+def _export(
+    name: str, table: ColumnTable, elements: Optional[Sequence[str]], path: Path
+) -> None:
+    """Write a table in the form of another program.
+
+    Raises:
+        ValueError: That is not possible.
+    """
     if name == "atomap":
-        return table.to_atomap
-    if name == "pymatgen":
-        structure = table.to_structure(elements)
-        text = json.dumps(structure.as_dict())
-        return lambda path: path.write_text(text, encoding="utf-8") and None
-    atoms = table.to_atoms(elements)
-    return lambda path: atoms.write(path, format="extxyz")
+        table.to_atomap(path)
+        return
+    if table.pixel_size is None:
+        raise ColumnTableError(
+            "the pixel size is not known, so there is no cell; --pixel_size 0.012 "
+            "--units nm gives it"
+        )
+    if name == "ase":
+        table.to_atoms(elements).write(path, format="extxyz")
+    else:
+        text = json.dumps(table.to_structure(elements).as_dict())
+        path.write_text(text, encoding="utf-8")
 
 
 def _summary(table: ColumnTable) -> str:
     if not len(table):
         return "no columns found: nothing stands out of the noise"
     parts = [
-        f"{len(table)} columns",
+        "1 column" if len(table) == 1 else f"{len(table)} columns",
         f"sigma {np.median(table.sigma):.2f} px",
         f"error of a position {np.nanmedian(_position_errors(table)):.2g} px",
     ]

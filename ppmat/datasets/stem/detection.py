@@ -34,6 +34,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from ppmat.datasets.stem.column_background import Background
+from ppmat.datasets.stem.column_doubts import doubts
 from ppmat.datasets.stem.column_equations import HEIGHT
 from ppmat.datasets.stem.column_equations import WIDTH
 from ppmat.datasets.stem.column_errors import FittedColumns
@@ -44,11 +45,16 @@ from ppmat.datasets.stem.column_seeds import column_width
 from ppmat.datasets.stem.column_seeds import noise_level
 from ppmat.datasets.stem.column_seeds import peaks
 from ppmat.datasets.stem.column_seeds import residual_seeds
+from ppmat.datasets.stem.column_seeds import spots
 from ppmat.datasets.stem.column_table import COLUMNS
 from ppmat.datasets.stem.column_table import ColumnTable
 from ppmat.datasets.stem.column_table import pixel_size_in_nm
+from ppmat.datasets.stem.noise import MODES
+from ppmat.datasets.stem.outliers import without_hot_pixels
+from ppmat.datasets.stem.signals import image_array
+from ppmat.datasets.stem.signals import is_signal
 
-MODES = {"haadf": "bright", "bf": "dark"}
+_POLARITY = {"haadf": "bright", "bf": "dark"}  # of the columns, by mode
 POLARITIES = ("bright", "dark")
 SEEDS = ("enhanced", "map")
 MIN_SCORE = 0.5
@@ -67,6 +73,7 @@ _LEFT = 0.1  # least height of what is found in the residual, in median heights
 _LEFT_APART = 0.75  # its least distance from other columns, in separations
 _PRUNING = (0.6, 1.0, 1.0, 1.0, 1.0)  # of the height that is asked for in the end
 _MERGED = 1.0  # in sigma; fitted columns that are nearer are one
+_MISFIT_SIDE = 8.0  # of the squares, in sigma
 _OVERLAP = 3.0  # distance in sigma
 _EDGE = 2.0  # distance in sigma
 
@@ -93,7 +100,9 @@ def detect_columns(
 
     Args:
         image: Raw image [H, W] in any units; NaN, infinite and masked pixels are left
-            out. A HyperSpy signal brings its pixel size.
+            out, and so are single hot ones
+            (:func:`ppmat.datasets.stem.outliers.hot_pixels`). A HyperSpy signal brings
+            its pixel size.
         enhanced: The same image enhanced, or the map of a detection network [H, W]; it
             says where to look, nothing else. None looks in the raw image.
         pixel_size: Size of a pixel in ``units``, a number or ``(y, x)``; None gives
@@ -109,20 +118,29 @@ def detect_columns(
         min_score: Columns with a lower score are left out; 0 keeps all candidates.
 
     Returns:
-        The table; empty if nothing stands out of the noise.
+        The table; empty if nothing stands out of the noise. Its ``info`` has, beside
+        the options, ``hot_pixels``, how many were left out, and ``warnings``, what
+        casts doubt on the table.
 
     Raises:
         TypeError: No numbers.
         ValueError: No image, or options that cannot be meant.
     """
-    if hasattr(image, "axes_manager") and pixel_size is None:
+    if is_signal(image) and pixel_size is None:
         pixel_size, units = _signal_calibration(image)
     size = pixel_size_in_nm(pixel_size, units)
     sign = _check_options(mode, polarity, seeds_from, sigma, separation, min_score)
-    raw = _plane(image, "image", sign)
+    values, valid = _pixels(image, "image")
+    mended, hot = without_hot_pixels(np.where(valid, values, np.nan))
+    # A column may be there, and is looked for, but nothing is fitted to such pixels.
+    seen = raw = _plane(mended, valid, "image", sign)
+    if hot.any():
+        valid = valid & ~hot
+        raw = Plane(np.where(hot, 0.0, seen.values), valid, seen.offset, seen.scale)
     seeds = None
     if enhanced is not None:
-        seeds = _plane(enhanced, "enhanced", 1 if seeds_from == "map" else sign)
+        upward = 1 if seeds_from == "map" else sign
+        seeds = _plane(*_pixels(enhanced, "enhanced"), "enhanced", upward)
         if seeds.values.shape != raw.values.shape:
             raise ValueError(
                 f"enhanced has shape {list(seeds.values.shape)}, the image "
@@ -134,20 +152,23 @@ def detect_columns(
         "polarity": "bright" if sign > 0 else "dark",
         "seeds_from": "raw" if seeds is None else seeds_from,
         "min_score": min_score,
+        "hot_pixels": int(hot.sum()),
     }
-    found = _search(raw, seeds, seeds_from == "map", sigma, separation, min_score)
+    is_map = seeds_from == "map"
+    found = _search(raw, seen, seeds, is_map, sigma, separation, min_score)
     if found is None:
         empty = {name: np.empty(0) for name in COLUMNS}
         empty.update({n: np.empty(0, bool) for n, (_, b) in COLUMNS.items() if b})
-        return ColumnTable(**empty, pixel_size=size, info={**info, "sigma": None})
-    table = _table(found, raw, sign)
+        table = ColumnTable(**empty)
+        info["sigma"] = None
+    else:
+        table = _table(found, raw, sign)
+        info["sigma"] = found.sigma
+        info["separation"] = found.separation
+        info["noise_correlation"] = found.correlation.tolist()
+    info["warnings"] = doubts(values[valid], sign > 0, table.fitted, info["hot_pixels"])
     table.pixel_size = size
-    table.info = {
-        **info,
-        "sigma": found.sigma,
-        "separation": found.separation,
-        "noise_correlation": found.correlation.tolist(),
-    }
+    table.info = info
     return table.select(np.lexsort((table.x, table.y)))
 
 
@@ -165,14 +186,16 @@ class _Found:
 
 def _search(
     raw: Plane,
+    seen: Plane,
     seeds: Optional[Plane],
     is_map: bool,
     sigma: Optional[float],
     separation: Optional[float],
     min_score: float,
 ) -> Optional[_Found]:
-    """Find seeds, fit, and drop what is not sure."""
-    of_raw = column_width(raw.values, raw.valid)
+    """Find seeds, in the raw image as it is seen or in another, fit, and drop what is
+    not sure."""
+    of_raw = column_width(seen.values, seen.valid)
     of_seeds = None if seeds is None else column_width(seeds.values, seeds.valid)
     if of_raw is None or (seeds is not None and of_seeds is None):
         return None  # nothing but noise, whatever a network made of it
@@ -184,7 +207,7 @@ def _search(
     def look(apart: float) -> Tuple[np.ndarray, np.ndarray]:
         if seeds is not None:
             return peaks(seeds, 0.7 * of_seeds, apart, 0.0)
-        starts, _ = peaks(raw, sigma, apart, noise_level(raw))
+        starts, _ = peaks(seen, sigma, apart, noise_level(seen))
         return starts, np.zeros(len(starts))
 
     def problem(starts: np.ndarray, spread: float = WIDTH_SPREAD) -> ColumnFit:
@@ -224,8 +247,13 @@ def _search(
             if not fit.iterate(_COARSE_STEPS if share < 1 else _STEPS) and share == 1:
                 fit.freeze_moving()
             found, snr, correlation = measure(fit)
+            excess = misfit(found, raw.valid, sigma) if share == 1 else 0.0
+            height_error = found.errors[:, HEIGHT]
+            believed = snr / np.sqrt(1 + excess / height_error**2)
+            global DEBUG
+            DEBUG = dict(excess=excess, t=believed, snr=snr, found=found)
             score = np.maximum(
-                scores(snr / share, area, sigma, apart),
+                scores(believed / share, area, sigma, apart),
                 _network_score(snr, contrast, area, sigma, apart),
             )
             keep = (score >= min_score) & ~_merged(found, snr, sigma)
@@ -416,6 +444,26 @@ def noise_correlation(
     return factors
 
 
+def misfit(fit: FittedColumns, valid: np.ndarray, sigma: float) -> float:
+    """Return the variance that wrong profiles and rings give to a column's height.
+
+    It is what the residual has under the filter for columns beyond its noise: the
+    median over squares of the image that hold columns, so that a spot where the fit
+    failed says nothing of the others.
+    """
+    side = min(int(_MISFIT_SIDE * sigma), *valid.shape)
+    power = (2 * spots(fit.residual, sigma)) ** 2
+    number = [size // side for size in valid.shape]
+    parts = power[: number[0] * side, : number[1] * side]
+    parts = parts.reshape(number[0], side, number[1], side).mean(axis=(1, 3))
+    place = np.floor(fit.values[:, :2] / side).astype(int)
+    inside = ((place >= 0) & (place < number)).all(axis=1)
+    found = np.median(parts[tuple(np.unique(place[inside], axis=0).T)])
+    # White noise under this filter.
+    noise = 2 * np.median(fit.variance[:, HEIGHT]) / (np.pi * sigma**2)
+    return max(float(found - noise), 0.0) if inside.any() else 0.0
+
+
 # The table ------------------------------------------------------------------------
 
 
@@ -482,7 +530,7 @@ def _check_options(
     min_score: float,
 ) -> int:
     """Return 1 for bright columns, -1 for dark ones."""
-    legal = {"mode": (mode, tuple(MODES)), "seeds_from": (seeds_from, SEEDS)}
+    legal = {"mode": (mode, MODES), "seeds_from": (seeds_from, SEEDS)}
     if polarity is not None:
         legal["polarity"] = (polarity, POLARITIES)
     for name, (value, wanted) in legal.items():
@@ -493,15 +541,12 @@ def _check_options(
             raise ValueError(f"{name} is {length!r}; wanted at least half a pixel")
     if not 0 <= min_score < 1:
         raise ValueError(f"min_score is {min_score!r}; wanted 0 to below 1")
-    return 1 if (polarity or MODES[mode]) == "bright" else -1
+    return 1 if (polarity or _POLARITY[mode]) == "bright" else -1
 
 
-def _plane(image: Any, name: str, sign: int) -> Plane:
-    """Check an image and bring it to median 0 and a spread near 1."""
-    data = image.data if hasattr(image, "axes_manager") else image
-    if hasattr(data, "compute"):  # a dask array, of a lazy signal
-        data = data.compute()
-    data = np.ma.asanyarray(data)
+def _pixels(image: Any, name: str) -> Tuple[np.ndarray, np.ndarray]:
+    """Return the values of an image, and where they can be used [H, W]."""
+    data = image_array(image)
     if data.dtype.kind not in "iuf" or data.dtype.fields is not None:
         raise TypeError(
             f"{name} has type {data.dtype}; wanted real numbers. Complex images: give "
@@ -519,6 +564,11 @@ def _plane(image: Any, name: str, sign: int) -> Plane:
             f"{name}: {int(valid.sum())} pixels can be used, the others are NaN, "
             f"infinite or masked; wanted at least {_SMALLEST**2}"
         )
+    return values, valid
+
+
+def _plane(values: np.ndarray, valid: np.ndarray, name: str, sign: int) -> Plane:
+    """Bring an image to median 0 and a spread near 1."""
     offset = float(np.median(values[valid]))
     scale = float(np.std(values[valid]))
     if scale <= 1e-12 * abs(offset):

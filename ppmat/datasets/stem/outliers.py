@@ -49,7 +49,8 @@ def hot_pixels(image: np.ndarray, most: float = 0.01) -> np.ndarray:
     equal their surroundings tells no scale, and nothing is found there.
 
     Args:
-        image: Finite numbers [H, W], at least 3 x 3.
+        image: Numbers [H, W], at least 3 x 3. NaN and infinite ones are missing: they
+            are not hot, and as neighbours they have the median of the others.
         most: Largest share of hot pixels; with more none is found.
 
     Returns:
@@ -78,16 +79,22 @@ def _find(image: np.ndarray, most: float) -> tuple[np.ndarray, np.ndarray]:
     image = np.asarray(image)
     if image.dtype != np.float32:
         image = image.astype(np.float64)  # unsigned integers have no differences
+    known = np.isfinite(image)
+    if not known.all():
+        image = np.where(known, image, np.median(image[known]) if known.any() else 0.0)
     # Mirrored, so that no pixel is its own neighbour.
     median = median_filter(image, footprint=_RING, mode="mirror")
     deviation = image - median
     size = np.abs(deviation)
-    spread = 1.4826 * np.median(np.abs(deviation - np.median(deviation)))
-    tail = np.quantile(size, 1 - most)
     hot = np.zeros(image.shape, dtype=bool)
+    if not known.any():
+        return hot, median
+    usual = np.median(deviation[known])
+    spread = 1.4826 * np.median(np.abs(deviation[known] - usual))
+    tail = np.quantile(size[known], 1 - most)
     if not tail > 0:
         return hot, median
-    y, x = np.nonzero(size > max(_SIZE * spread, _TAIL_SIZE * tail))
+    y, x = np.nonzero(known & (size > max(_SIZE * spread, _TAIL_SIZE * tail)))
     padded = np.pad(image, 2, mode="reflect")
     around = [(i, j) for i in range(5) for j in range(5) if (i, j) != (2, 2)]
     values = np.sort([padded[y + i, x + j] for i, j in around], axis=0)
