@@ -18,18 +18,21 @@
 from __future__ import annotations
 
 import os
+from typing import Dict
 from typing import Tuple
 from typing import Union
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from ppmat.datasets.stem.column_table import ColumnTable
 
 _SIDE = 400  # pixels of the part that is shown enlarged
 _LIMITS = (0.5, 99.7)  # percentiles
 _INCHES = 6.5
+_MARKERS = {"o": "fitted", "s": "fitted, at the edge", "x": "not fitted"}
 
 
 def draw_columns(
@@ -41,7 +44,8 @@ def draw_columns(
     """Write the raw image with a mark on each column as PNG.
 
     Colour is the score. Crosses are columns whose fit failed, squares are at the
-    edge. An image of more than 400 pixels a side gets a second panel with its middle.
+    edge; a legend says so where there are any. An image of more than 400 pixels a side
+    gets a second panel with its middle.
 
     Args:
         image: Raw image [H, W].
@@ -73,7 +77,16 @@ def draw_columns(
         axis.set_ylabel("y [px]")
     if drawn is not None:
         figure.colorbar(drawn, ax=axes, shrink=0.8, label="score")
-    figure.suptitle(f"{title}\n{len(table)} columns".strip(), fontsize=10)
+    found = [marker for marker, which in _kinds(table).items() if which.any()]
+    if set(found) - {"o"}:
+        handles = [
+            Line2D([], [], linestyle="", color="0.4", marker=m, label=_MARKERS[m])
+            for m in found
+        ]
+        place = {"loc": "outside lower center", "ncols": len(handles)}
+        figure.legend(handles=handles, fontsize=8, frameon=False, **place)
+    number = "1 column" if len(table) == 1 else f"{len(table)} columns"
+    figure.suptitle(f"{title}\n{number}".strip(), fontsize=10)
     FigureCanvasAgg(figure).print_png(os.fspath(path))
 
 
@@ -82,17 +95,22 @@ def _middle(size: int) -> Tuple[int, int]:
     return start, min(size, start + _SIDE)
 
 
+def _kinds(table: ColumnTable) -> Dict[str, np.ndarray]:
+    """Return which columns have which marker."""
+    return {
+        "o": table.fitted & ~table.edge,
+        "s": table.fitted & table.edge,
+        "x": ~table.fitted,
+    }
+
+
 def _marks(axis, table: ColumnTable, rows: Tuple, columns: Tuple):
     """Draw the columns in view; returns what a colour bar is made of."""
     drawn = None
     side = max(rows[1] - rows[0], columns[1] - columns[0])
     # Sigma in points, so that marks have the size of the columns.
     points = _INCHES * 72 / side * np.median(table.sigma) if len(table) else 1.0
-    for marker, which in (
-        ("o", table.fitted & ~table.edge),
-        ("s", table.fitted & table.edge),
-        ("x", ~table.fitted),
-    ):
+    for marker, which in _kinds(table).items():
         if not which.any() and marker != "o":
             continue
         drawn = axis.scatter(

@@ -52,8 +52,8 @@ def doubts(values: np.ndarray, bright: bool, fitted: np.ndarray, hot: int) -> Li
             which = "largest" if bright else "least"
             texts.append(
                 f"{100 * share:.2g} % of the pixels have the {which} value, {limit:g}: "
-                "the middle of columns is clipped, so they come out too wide, and "
-                "errors too small. Change gain and offset of the detector"
+                "the middle of columns is clipped, so they come out wider and lower "
+                "than they are. Change gain and offset of the detector"
             )
     missed = np.count_nonzero(~fitted)
     if missed > _MOST_UNFITTED * len(fitted):
