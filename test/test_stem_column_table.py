@@ -207,6 +207,10 @@ def test_heights_that_differ_at_random_are_one_group():
     atoms = table.to_atoms(["Cu"])
     assert atoms.info["groups_from"] == "nothing" and len(atoms) == 1
     np.testing.assert_allclose(atoms.cell.lengths()[:2], 4.0, rtol=2e-3)
+    with pytest.raises(
+        ColumnTableError, match="2 elements .* 1 group .* do not repeat"
+    ):
+        table.to_atoms(["Au", "Cu"])
     # Each column by itself still shows which is which.
     whole = table.to_atoms(["Au", "Cu"], whole=True)
     assert (whole.symbols == "Au").sum() == (groups == 0).sum()

@@ -83,7 +83,7 @@ def to_atoms(
     from ase import Atoms
 
     cell, positions, groups, extra, info = _model(table, whole, thickness)
-    symbols = _labels(groups, extra["intensity"], elements)
+    symbols = _labels(groups, extra["intensity"], info["groups_from"], elements)
     atoms = Atoms(
         symbols=symbols,
         positions=positions,
@@ -114,7 +114,7 @@ def to_structure(
     cell, positions, groups, extra, info = _model(table, whole, thickness)
     species = [
         DummySpecies(_UNKNOWN) if label == _UNKNOWN else label
-        for label in _labels(groups, extra["intensity"], elements)
+        for label in _labels(groups, extra["intensity"], info["groups_from"], elements)
     ]
     properties = {k: v.tolist() for k, v in {"group": groups, **extra}.items()}
     return Structure(
@@ -199,7 +199,10 @@ def _in_space(position: np.ndarray, thickness: float) -> np.ndarray:
 
 
 def _labels(
-    groups: np.ndarray, intensity: np.ndarray, elements: Optional[Sequence[str]]
+    groups: np.ndarray,
+    intensity: np.ndarray,
+    groups_from: str,
+    elements: Optional[Sequence[str]],
 ) -> list:
     count = int(groups.max()) + 1
     if elements is None:
@@ -216,8 +219,10 @@ def _labels(
             for k in range(count)
         )
         noun = "group" if count == 1 else "groups"
+        why = "; intensities do not repeat in the lattice, so all its sites are one"
         raise ColumnTableError(
             f"{len(elements)} elements ({', '.join(elements)}) for {count} {noun} of "
             f"intensity; wanted one each, the strongest first ({', '.join(kinds)})"
+            + (why if groups_from == "nothing" else "")
         )
     return [elements[group] for group in groups]
