@@ -84,7 +84,7 @@ def test_a_set_of_crystals_with_defects(here, capsys):
         assert header[:5] == ["y", "x", "y_angstrom", "x_angstrom", "element"]
 
 
-def test_the_same_command_goes_on_and_another_one_is_refused(here, caplog):
+def test_the_same_command_goes_on_and_another_one_is_refused(here, capsys):
     assert run("-n", "4") == 0
     first = pictures(here / "set")
     assert len(first) == 12
@@ -94,7 +94,7 @@ def test_the_same_command_goes_on_and_another_one_is_refused(here, caplog):
     again = pictures(here / "set")
     assert all(np.array_equal(first[name], again[name]) for name in first)
     assert run("-n", "4", "--seed", "1") == 2
-    assert "made with other seed" in caplog.text
+    assert "made with other seed" in capsys.readouterr().out
     assert run("-n", "4", "--seed", "1", "--overwrite") == 0
     other = pictures(here / "set")
     assert not any(np.array_equal(first[name], other[name]) for name in first)
@@ -122,10 +122,10 @@ def test_float_images_are_not_rounded(here):
     assert image.dtype == np.float32 and np.any(image != np.rint(image))
 
 
-def test_noise_in_other_units_becomes_grey_levels(here, caplog):
+def test_noise_in_other_units_becomes_grey_levels(here, capsys):
     NoiseModel(pointwise_intercept=8.0).scaled(1e-3, 0.0).save("noise.json")
     assert run("-n", "1") == 0
-    assert "grey level = " in caplog.text
+    assert "grey level = " in capsys.readouterr().out
     record = json.loads((here / "set/synthesis.json").read_text())
     assert record["grey_levels"]["factor"] > 500
     clean = np.asarray(Image.open(here / "set/train/gt_enhance/0.png"))
@@ -133,10 +133,10 @@ def test_noise_in_other_units_becomes_grey_levels(here, caplog):
     assert record["clipped_share_of_noisy_pixels"] < 0.02
 
 
-def test_a_structure_that_cannot_be_read_is_left_out(here, caplog):
+def test_a_structure_that_cannot_be_read_is_left_out(here, capsys):
     (here / "bad.cif").write_text("nothing")
     assert run("-n", "1", structure=("bad.cif", "sto.cif")) == 1
-    assert "left out: bad.cif" in caplog.text
+    assert "left out: bad.cif" in capsys.readouterr().out
     assert run("-n", "1", structure=("bad.cif",), output="none") == 2
     assert not (here / "none").exists()
 
@@ -183,10 +183,10 @@ def test_a_structure_that_cannot_be_read_is_left_out(here, caplog):
     ],
 )
 def test_bad_input_is_refused_before_anything_is_written(
-    here, caplog, options, structure, message
+    here, capsys, options, structure, message
 ):
     assert run("-n", "1", *options, structure=structure) == 2
-    assert message in caplog.text
+    assert message in capsys.readouterr().out
     assert not (here / "set").exists()
 
 
@@ -218,7 +218,7 @@ def test_a_share_above_0_has_an_image_of_two(number, share, train, test):
     assert counts == {"train": train, "test": test}
 
 
-def test_chance_that_leaves_nothing_is_tried_again(here, caplog):
+def test_chance_that_leaves_nothing_is_tried_again(here, capsys):
     half = ("--vacancies", "0.6", "-n", "6")
     assert run(*half, structure=("water.xyz",)) == 0
-    assert "images show 3.84 x 4.8 Å (height x width)" in caplog.text
+    assert "images show 3.84 x 4.8 Å (height x width)" in capsys.readouterr().out
