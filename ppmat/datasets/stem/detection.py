@@ -45,7 +45,6 @@ from ppmat.datasets.stem.column_seeds import column_width
 from ppmat.datasets.stem.column_seeds import noise_level
 from ppmat.datasets.stem.column_seeds import peaks
 from ppmat.datasets.stem.column_seeds import residual_seeds
-from ppmat.datasets.stem.column_seeds import spots
 from ppmat.datasets.stem.column_table import COLUMNS
 from ppmat.datasets.stem.column_table import ColumnTable
 from ppmat.datasets.stem.column_table import pixel_size_in_nm
@@ -73,7 +72,6 @@ _LEFT = 0.1  # least height of what is found in the residual, in median heights
 _LEFT_APART = 0.75  # its least distance from other columns, in separations
 _PRUNING = (0.6, 1.0, 1.0, 1.0, 1.0)  # of the height that is asked for in the end
 _MERGED = 1.0  # in sigma; fitted columns that are nearer are one
-_MISFIT_SIDE = 8.0  # of the squares, in sigma
 _OVERLAP = 3.0  # distance in sigma
 _EDGE = 2.0  # distance in sigma
 
@@ -247,13 +245,8 @@ def _search(
             if not fit.iterate(_COARSE_STEPS if share < 1 else _STEPS) and share == 1:
                 fit.freeze_moving()
             found, snr, correlation = measure(fit)
-            excess = misfit(found, raw.valid, sigma) if share == 1 else 0.0
-            height_error = found.errors[:, HEIGHT]
-            believed = snr / np.sqrt(1 + excess / height_error**2)
-            global DEBUG
-            DEBUG = dict(excess=excess, t=believed, snr=snr, found=found)
             score = np.maximum(
-                scores(believed / share, area, sigma, apart),
+                scores(snr / share, area, sigma, apart),
                 _network_score(snr, contrast, area, sigma, apart),
             )
             keep = (score >= min_score) & ~_merged(found, snr, sigma)
@@ -442,26 +435,6 @@ def noise_correlation(
         each[axis] = max(along, 0.1)
         factors *= each
     return factors
-
-
-def misfit(fit: FittedColumns, valid: np.ndarray, sigma: float) -> float:
-    """Return the variance that wrong profiles and rings give to a column's height.
-
-    It is what the residual has under the filter for columns beyond its noise: the
-    median over squares of the image that hold columns, so that a spot where the fit
-    failed says nothing of the others.
-    """
-    side = min(int(_MISFIT_SIDE * sigma), *valid.shape)
-    power = (2 * spots(fit.residual, sigma)) ** 2
-    number = [size // side for size in valid.shape]
-    parts = power[: number[0] * side, : number[1] * side]
-    parts = parts.reshape(number[0], side, number[1], side).mean(axis=(1, 3))
-    place = np.floor(fit.values[:, :2] / side).astype(int)
-    inside = ((place >= 0) & (place < number)).all(axis=1)
-    found = np.median(parts[tuple(np.unique(place[inside], axis=0).T)])
-    # White noise under this filter.
-    noise = 2 * np.median(fit.variance[:, HEIGHT]) / (np.pi * sigma**2)
-    return max(float(found - noise), 0.0) if inside.any() else 0.0
 
 
 # The table ------------------------------------------------------------------------
