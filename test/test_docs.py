@@ -23,6 +23,7 @@ import runpy
 import shlex
 import subprocess
 import sys
+import warnings
 from contextlib import redirect_stdout
 from functools import cache
 from pathlib import Path
@@ -142,7 +143,12 @@ def help_of(*command: str) -> str:
     """
     module, words = command[0] == "-m", [*command, "--help"]
     shown, known = io.StringIO(), set(sys.modules)
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(shown):
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        redirect_stdout(shown),
+        warnings.catch_warnings(),
+    ):
+        warnings.filterwarnings("ignore", ".*found in sys.modules", RuntimeWarning)
         patch.setattr(sys, "argv", words[1:] if module else words)
         with mock.patch.dict(os.environ), pytest.raises(SystemExit) as stop:
             if module:
