@@ -70,7 +70,9 @@ def test_errors_of_bad_input_exist():
     """A name nobody raises would let a traceback through where it was meant."""
     defined = set(vars(builtins))
     for path in (ROOT / "ppmat").rglob("*.py"):
-        defined.update(re.findall(r"^class (\w+Error)\(", path.read_text(), re.M))
+        defined.update(
+            re.findall(r"^class (\w+Error)\(", path.read_text("utf-8"), re.M)
+        )
     assert command_line.BAD_INPUT <= defined
 
 

@@ -63,7 +63,8 @@ def score(metrics: Any, results: Sequence, save_path: Optional[str] = None) -> A
         values.update({key: float(number) for key, number in value.items()})
     if save_path is not None and dist.get_rank() == 0:
         save_config(values, os.path.join(save_path, "metrics.yaml"))
-        with open(os.path.join(save_path, "metrics.txt"), "w") as file:
+        table = os.path.join(save_path, "metrics.txt")
+        with open(table, "w", encoding="utf-8") as file:
             file.write(f"{metric_table(values)}\n")
         if has_truth(results):
             # Matplotlib is slow to import and needed nowhere else.

@@ -250,7 +250,7 @@ def _fetch(url: str, part: Path, tag: Path, resume_unchecked: bool) -> None:
     (its ETag or date is kept in ``tag``), or if the md5 will tell afterwards.
     """
     size = part.stat().st_size if part.exists() else 0
-    known = tag.read_text() if size and tag.exists() else None
+    known = tag.read_text("utf-8") if size and tag.exists() else None
     headers = {"User-Agent": "ppmat", "Accept-Encoding": "identity"}
     if size and (known or resume_unchecked):
         headers["Range"] = f"bytes={size}-"
@@ -278,7 +278,7 @@ def _fetch(url: str, part: Path, tag: Path, resume_unchecked: bool) -> None:
             "Last-Modified"
         )
         if validator and not validator.startswith("W/"):
-            tag.write_text(validator)
+            tag.write_text(validator, "utf-8")
         else:
             tag.unlink(missing_ok=True)
         with open(part, "ab" if start else "wb") as out:
