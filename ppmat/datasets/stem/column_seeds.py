@@ -154,7 +154,7 @@ def peaks(
     """
     # The filter turns white noise into this: its kernel's norm is 1 / sqrt(2 pi) / s.
     floor = _SEED_NOISE * noise / (np.sqrt(2 * np.pi) * width)
-    response = _spots(plane, width)
+    response = spots(plane.values, width)
     y, x = _maxima(response, plane.valid, apart)
     strength = response[y, x]
     if len(y):
@@ -175,7 +175,7 @@ def residual_seeds(
         apart: Smallest distance of two peaks, pixels.
         least: Height under the filter that is asked for at least.
     """
-    response = _spots(plane, width)
+    response = spots(plane.values, width)
     values = response[plane.valid]
     spread = 1.4826 * float(np.median(np.abs(values - np.median(values))))
     y, x = _maxima(response, plane.valid, apart)
@@ -184,8 +184,12 @@ def residual_seeds(
     return np.stack([y, x], axis=1) + _vertex(response, y, x)
 
 
-def _spots(plane: Plane, width: float) -> np.ndarray:
-    return -(width**2) * gaussian_laplace(plane.values, width, mode="nearest")
+def spots(image: np.ndarray, width: float) -> np.ndarray:
+    """Return an image under a filter for spots of some width [H, W].
+
+    A Gaussian column of that width has half its height.
+    """
+    return -(width**2) * gaussian_laplace(image, width, mode="nearest")
 
 
 def _maxima(

@@ -45,6 +45,7 @@ from ppmat.datasets.stem.column_seeds import column_width
 from ppmat.datasets.stem.column_seeds import noise_level
 from ppmat.datasets.stem.column_seeds import peaks
 from ppmat.datasets.stem.column_seeds import residual_seeds
+from ppmat.datasets.stem.column_seeds import spots
 from ppmat.datasets.stem.column_table import COLUMNS
 from ppmat.datasets.stem.column_table import ColumnTable
 from ppmat.datasets.stem.column_table import pixel_size_in_nm
@@ -72,6 +73,9 @@ _LEFT = 0.1  # least height of what is found in the residual, in median heights
 _LEFT_APART = 0.75  # its least distance from other columns, in separations
 _PRUNING = (0.6, 1.0, 1.0, 1.0, 1.0)  # of the height that is asked for in the end
 _MERGED = 1.0  # in sigma; fitted columns that are nearer are one
+_MISFIT_SIDE = 8.0  # of the squares, in sigma
+_STRONG = 95  # percentile of the heights
+_WEAKER = 0.33  # of the strong ones: a ring is weaker than what it is around
 _OVERLAP = 3.0  # distance in sigma
 _EDGE = 2.0  # distance in sigma
 
@@ -245,9 +249,11 @@ def _search(
             if not fit.iterate(_COARSE_STEPS if share < 1 else _STEPS) and share == 1:
                 fit.freeze_moving()
             found, snr, correlation = measure(fit)
+            excess = misfit(found, raw.valid, sigma)
+            believed = snr * _share_of_noise(found, excess)
             score = np.maximum(
-                scores(snr / share, area, sigma, apart),
-                _network_score(snr, contrast, area, sigma, apart),
+                scores(believed / share, area, sigma, apart),
+                _network_score(believed, contrast, area, sigma, apart),
             )
             keep = (score >= min_score) & ~_merged(found, snr, sigma)
             if not keep.any():
@@ -435,6 +441,37 @@ def noise_correlation(
         each[axis] = max(along, 0.1)
         factors *= each
     return factors
+
+
+def _share_of_noise(fit: FittedColumns, excess: float) -> np.ndarray:
+    """Return what part of the uncertainty of weak columns is noise [n], the rest being
+    what the model does not describe; 1 for columns that are not weak."""
+    height, error = fit.values[:, HEIGHT], fit.errors[:, HEIGHT]
+    weak = height < _WEAKER * np.percentile(height, _STRONG)
+    share = 1 / np.sqrt(1 + excess / np.maximum(error, 1e-150) ** 2)
+    return np.where(weak, np.nan_to_num(share), 1.0)
+
+
+def misfit(fit: FittedColumns, valid: np.ndarray, sigma: float) -> float:
+    """Return the variance that wrong profiles and rings give to a column's height.
+
+    It is what the residual has under the filter for columns beyond its noise: the
+    median over squares of the image that hold columns, so that a spot where the fit
+    failed says nothing of the others.
+    """
+    side = min(int(_MISFIT_SIDE * sigma), *valid.shape)
+    power = (2 * spots(fit.residual, sigma)) ** 2
+    number = [size // side for size in valid.shape]
+    parts = power[: number[0] * side, : number[1] * side]
+    parts = parts.reshape(number[0], side, number[1], side).mean(axis=(1, 3))
+    place = np.floor(fit.values[:, :2] / side).astype(int)
+    inside = ((place >= 0) & (place < number)).all(axis=1)
+    if not inside.any():
+        return 0.0
+    found = np.median(parts[tuple(np.unique(place[inside], axis=0).T)])
+    # White noise under this filter.
+    noise = 2 * np.median(fit.variance[:, HEIGHT]) / (np.pi * sigma**2)
+    return max(float(found - noise), 0.0)
 
 
 # The table ------------------------------------------------------------------------
