@@ -33,13 +33,14 @@ def read_version() -> str:
     return match.group(1)
 
 
-# Lower bounds are versions the tests pass with on Python 3.10. omegaconf before 2.4
-# pulls antlr4 4.9, which has no wheel on PyPI; ase before 3.26 loses the constraints
-# of extxyz files; Paddle before 3.3 has no second derivatives of some operators and
-# cannot restore the random state of a named device.
+# Lower bounds are versions the tests named in CONTRIBUTING.md pass with on Python 3.10.
+# scipy's is that of pymatgen; omegaconf before 2.4 pulls antlr4 4.9, which has no wheel
+# on PyPI; ase before 3.26 loses the constraints of extxyz files; Paddle before 3.3 has
+# no second derivatives of some operators and cannot restore the random state of a named
+# device.
 CORE = [
     "numpy>=1.26",
-    "scipy>=1.11.4",
+    "scipy>=1.13",
     "pymatgen>=2024.10.29",
     "lmdb>=1.5.1",
     "omegaconf>=2.4",
