@@ -55,9 +55,9 @@ _PIXEL_SIZE = (0.12, 0.12)
 OPTICS = {
     "haadf": {"probe": (0.3, 0.5)},
     "bf": {
-        "energy": (200.0, 200.0),
-        "semiangle": (22.0, 22.0),
-        "detector": (11.0, 11.0),
+        "energy": (BrightField.energy,) * 2,
+        "semiangle": (BrightField.semiangle,) * 2,
+        "detector": (BrightField.detector,) * 2,
         "defocus": (-20.0, 20.0),
     },
 }

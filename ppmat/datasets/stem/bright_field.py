@@ -150,7 +150,8 @@ def _piece(
     # with that many does not fold back onto them.
     points = [fft.next_fast_len(math.ceil(s * 3 * _BAND * edge)) for s in size]
     q_y, q_x = (fft.fftfreq(n, s / n) for n, s in zip(points, size))
-    band = q_y[:, None] ** 2 + q_x**2 < (_BAND * edge) ** 2
+    upright = q_y[:, None] ** 2 + q_x**2
+    band = upright < (_BAND * edge) ** 2
     layers = max(1, round(projection.thickness / _SLICE))
     phase = _phase(projection, microscope, thermal, origin, size, (q_y, q_x), band)
     transmission = fft.ifft2(band * fft.fft2(np.exp(1j * phase / layers)))
@@ -173,8 +174,7 @@ def _piece(
         wave = fft.ifft2(lens.astype(np.complex64) * fft.fft2(wave))
         intensity += weight * (wave.real**2 + wave.imag**2)
     series = fft.fft2(intensity) / intensity.size
-    blur = (2 * np.pi**2 * microscope.source**2) * (q_y[:, None] ** 2 + q_x**2)
-    series = series * np.exp(-blur)
+    series = series * np.exp(-2 * np.pi**2 * microscope.source**2 * upright)
     # The image has no frequency beyond twice the aperture's.
     few_y, few_x = (np.flatnonzero(np.abs(q) <= 2 * edge) for q in (q_y, q_x))
     y, x = (reach + pixel * np.arange(s.stop - s.start) for s in (rows, columns))
@@ -225,10 +225,7 @@ def _phase(
         of_y = np.exp(-np.outer(q_y, 2j * np.pi * y[own]) - np.outer(q_y**2, square))
         of_x = np.exp(-np.outer(2j * np.pi * x[own], q_x) - np.outer(square, q_x**2))
         factor = scattering_factor(symbol, microscope.energy, float(thermal[element]))
-        shape = np.interp(radius, _WAVES, factor.real) + 1j * np.interp(
-            radius, _WAVES, factor.imag
-        )
-        total += shape * (of_y * counts[own] @ of_x)
+        total += np.interp(radius, _WAVES, factor) * (of_y * counts[own] @ of_x)
     return fft.ifft2(band * total) * (total.size / size.prod())
 
 

@@ -29,6 +29,7 @@ from ppmat.datasets.stem.clipping import clipping_limits
 from ppmat.datasets.stem.noise import MODES
 from ppmat.datasets.stem.outliers import MANY
 from ppmat.datasets.stem.outliers import hot_pixels
+from ppmat.datasets.stem.outliers import told
 from ppmat.datasets.stem.outliers import without_hot_pixels
 from ppmat.datasets.stem.signals import image_array
 from ppmat.datasets.stem.signals import is_signal
@@ -137,7 +138,7 @@ def prepare(
     frames = []
     for array, mask, ends, name in zip(arrays, hot, limits, names):
         ends = [v if v is None else (v - offset) / scale for v in ends]
-        array, mask = (array - offset) / scale, mask
+        array = (array - offset) / scale
         if fast_axis == 0:
             array, mask = array.T, mask.T
         _check_filtered(array, name, step)
@@ -237,11 +238,7 @@ def _warnings(
     texts = []
     number, size = sum(int(h.sum()) for h in hot), sum(a.size for a in arrays)
     if number:
-        noun = "pixel was" if number == 1 else "pixels were"
-        texts.append(
-            f"{number} {noun} left out of {size}, standing out of all neighbours: hot "
-            "pixels or X-ray hits"
-        )
+        texts.append(told(number, size))
     for end, (where, what, bound) in enumerate(
         [
             ("or hold no electron, at the least", "low", "an upper"),

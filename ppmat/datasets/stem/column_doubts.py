@@ -23,6 +23,7 @@ import numpy as np
 
 from ppmat.datasets.stem.clipping import CLIPPED_SHARE
 from ppmat.datasets.stem.clipping import clipping_limits
+from ppmat.datasets.stem.outliers import told
 
 _LEVELS = 16  # with fewer values, a few electrons were counted: 0 is no clipping
 _MOST_UNFITTED = 1 / 3  # of the columns
@@ -40,11 +41,7 @@ def doubts(values: np.ndarray, bright: bool, fitted: np.ndarray, hot: int) -> Li
     """
     texts = []
     if hot:
-        noun = "pixel was" if hot == 1 else "pixels were"
-        texts.append(
-            f"{hot} {noun} left out, standing out of all neighbours: hot pixels or "
-            "X-ray hits"
-        )
+        texts.append(told(hot))
     limit = clipping_limits(values)[bright]
     if limit is not None:
         share = np.mean(values == limit)

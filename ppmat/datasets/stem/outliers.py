@@ -75,6 +75,16 @@ def without_hot_pixels(
     return (np.where(hot, median, image) if hot.any() else image), hot
 
 
+def told(number: int, size: int | None = None) -> str:
+    """Return what a user is told of hot pixels that were left out, of so many."""
+    noun = "pixel was" if number == 1 else "pixels were"
+    of = "" if size is None else f" of {size}"
+    return (
+        f"{number} {noun} left out{of}, standing out of all neighbours: hot pixels or "
+        "X-ray hits"
+    )
+
+
 def _find(image: np.ndarray, most: float) -> tuple[np.ndarray, np.ndarray]:
     image = np.asarray(image)
     if image.dtype != np.float32:
