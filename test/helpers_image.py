@@ -20,7 +20,7 @@ import os
 import numpy as np
 import paddle
 
-from ppmat.datasets.micrograph import write_micrograph
+from ppmat.stem.images.micrograph import write_micrograph
 from ppmat.models import MODEL_REGISTRY
 from ppmat.models import MODELS
 from ppmat.predictor.shipped import SHIPPED

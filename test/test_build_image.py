@@ -27,8 +27,8 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from ppmat.datasets.build_image import BuildImage
-from ppmat.datasets.micrograph import ImageFormatError
-from ppmat.datasets.micrograph import write_micrograph
+from ppmat.stem.images.micrograph import ImageFormatError
+from ppmat.stem.images.micrograph import write_micrograph
 
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, max_side=6)
 

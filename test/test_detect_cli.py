@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from helpers_image import write_image_model
 
-from ppmat.datasets.micrograph import write_micrograph
+from ppmat.stem.images.micrograph import write_micrograph
 from ppmat.datasets.stem.column_table import ColumnTable
 from ppmat.datasets.stem.synthesis import Columns
 from ppmat.predictor.detect_entry import main

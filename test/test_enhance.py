@@ -24,8 +24,8 @@ from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from ppmat.datasets.stem.grey_scaling import GREY
-from ppmat.datasets.stem.grey_scaling import PERCENTILES
+from ppmat.stem.images.grey_scaling import GREY
+from ppmat.stem.images.grey_scaling import PERCENTILES
 from ppmat.predictor.enhancement import FLAGS
 from ppmat.predictor.enhancement import enhance
 from ppmat.predictor.enhancement import enhance_image

@@ -32,8 +32,8 @@ from omegaconf import OmegaConf
 from paddle.io import Dataset
 
 from ppmat.datasets import DATASETS
-from ppmat.datasets.micrograph import image_names
-from ppmat.datasets.micrograph import read_micrograph
+from ppmat.stem.images.micrograph import image_names
+from ppmat.stem.images.micrograph import read_micrograph
 from ppmat.metrics.sfin_metric import calc_psnr
 from ppmat.metrics.sfin_metric import calc_ssim
 from ppmat.predictor.image_entry import main

@@ -44,7 +44,7 @@ def test_package_loads_nothing_of_others():
 
 LIGHT = (
     "ppmat.datasets",
-    "ppmat.datasets.micrograph",
+    "ppmat.stem.images.micrograph",
     "ppmat.utils",
     "ppmat.utils.registry",
     "ppmat.utils.config",

@@ -32,16 +32,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from ppmat.datasets import micrograph_readers
-from ppmat.datasets.micrograph import ImageFormatError
-from ppmat.datasets.micrograph import check_writable
-from ppmat.datasets.micrograph import image_from
-from ppmat.datasets.micrograph import read_micrograph
-from ppmat.datasets.micrograph import write_micrograph
-from ppmat.datasets.micrograph_base import calibration
-from ppmat.datasets.micrograph_base import clean_units
-from ppmat.datasets.micrograph_base import convert_pixel_size
-from ppmat.datasets.micrograph_base import jsonable
+from ppmat.stem.images import micrograph_readers
+from ppmat.stem.images.micrograph import ImageFormatError
+from ppmat.stem.images.micrograph import check_writable
+from ppmat.stem.images.micrograph import image_from
+from ppmat.stem.images.micrograph import read_micrograph
+from ppmat.stem.images.micrograph import write_micrograph
+from ppmat.stem.images.micrograph_base import calibration
+from ppmat.stem.images.micrograph_base import clean_units
+from ppmat.stem.images.micrograph_base import convert_pixel_size
+from ppmat.stem.images.micrograph_base import jsonable
 
 NUMBERS = ["u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f2", "f4", "f8"]
 RNG = np.random.default_rng(0)

@@ -32,8 +32,8 @@ from helpers_folded import trained_like
 from helpers_image import replace_shipped
 from helpers_image import write_image_model
 
-from ppmat.datasets.stem.grey_scaling import GREY
-from ppmat.datasets.stem.grey_scaling import PERCENTILES
+from ppmat.stem.images.grey_scaling import GREY
+from ppmat.stem.images.grey_scaling import PERCENTILES
 from ppmat.predictor import onnx_entry
 from ppmat.predictor import onnx_export
 from ppmat.predictor import static_program

@@ -26,7 +26,7 @@ from PIL import Image
 
 from ppmat.datasets import build_dataloader
 from ppmat.datasets import sfin_dataset
-from ppmat.datasets.micrograph import ImageFormatError
+from ppmat.stem.images.micrograph import ImageFormatError
 from ppmat.datasets.sfin_dataset import SFINDataset
 from ppmat.utils import logger
 from ppmat.utils.registry import ConfigError

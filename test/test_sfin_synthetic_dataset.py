@@ -20,8 +20,8 @@ import pytest
 
 from ppmat.datasets import SFINSyntheticDataset
 from ppmat.datasets import build_dataloader
-from ppmat.datasets.stem.grey_scaling import GREY
-from ppmat.datasets.stem.grey_scaling import PERCENTILES
+from ppmat.stem.images.grey_scaling import GREY
+from ppmat.stem.images.grey_scaling import PERCENTILES
 from ppmat.datasets.stem.noise import NoiseFormatError
 from ppmat.datasets.stem.noise import NoiseModel
 

@@ -31,8 +31,8 @@ from helpers_image import toy
 from helpers_image import write_image_model
 from helpers_image import write_pictures
 
-from ppmat.datasets.micrograph import read_micrograph
-from ppmat.datasets.micrograph import write_micrograph
+from ppmat.stem.images.micrograph import read_micrograph
+from ppmat.stem.images.micrograph import write_micrograph
 from ppmat.models.sfin.sfin import SFIN
 from ppmat.predictor import SpectrumPredictor
 from ppmat.predictor import enhance

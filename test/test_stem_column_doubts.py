@@ -17,11 +17,11 @@
 import numpy as np
 import pytest
 
-from ppmat.datasets.stem.clipping import clipping_limits
+from ppmat.stem.images.clipping import clipping_limits
 from ppmat.datasets.stem.column_doubts import doubts
 from ppmat.datasets.stem.detection import detect_columns
 from ppmat.datasets.stem.matching import match_columns
-from ppmat.datasets.stem.outliers import hot_pixels
+from ppmat.stem.images.bad_pixels import hot_pixels
 from ppmat.datasets.stem.synthesis import Columns
 
 FITTED = np.ones(9, dtype=bool)

@@ -26,8 +26,8 @@ from typing import Union
 
 import numpy as np
 
-from ppmat.datasets.micrograph import image_from
-from ppmat.datasets.micrograph import read_micrograph
+from ppmat.stem.images.micrograph import image_from
+from ppmat.stem.images.micrograph import read_micrograph
 
 _FORMATS = ("image_file",)
 _MODES = ("L",)

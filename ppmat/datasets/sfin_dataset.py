@@ -48,9 +48,9 @@ import numpy as np
 from paddle import io
 
 from ppmat.datasets.build_image import BuildImage
-from ppmat.datasets.micrograph import IMAGE_SUFFIXES
-from ppmat.datasets.micrograph import ImageFormatError
-from ppmat.datasets.micrograph import image_names
+from ppmat.stem.images.micrograph import IMAGE_SUFFIXES
+from ppmat.stem.images.micrograph import ImageFormatError
+from ppmat.stem.images.micrograph import image_names
 from ppmat.utils import logger
 from ppmat.utils.download import get_datasets_path_from_url
 

@@ -43,7 +43,7 @@ from paddle import io
 from ppmat.datasets.sfin_dataset import SPLITS
 from ppmat.datasets.sfin_dataset import SFINDataset
 from ppmat.datasets.sfin_dataset import check_choice
-from ppmat.datasets.stem.grey_scaling import robust_scaling
+from ppmat.stem.images.grey_scaling import robust_scaling
 from ppmat.datasets.stem.noise import MODES
 from ppmat.datasets.stem.noise import NoiseModel
 from ppmat.datasets.stem.noise_range import any_noise

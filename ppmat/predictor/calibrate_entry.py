@@ -24,9 +24,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ppmat.datasets.micrograph import read_micrograph
-from ppmat.datasets.micrograph_base import convert_pixel_size
-from ppmat.datasets.micrograph_base import replacing
+from ppmat.stem.images.micrograph import read_micrograph
+from ppmat.stem.images.micrograph_base import convert_pixel_size
+from ppmat.stem.images.micrograph_base import replacing
 from ppmat.datasets.stem.calibration import Calibration
 from ppmat.datasets.stem.calibration import calibrate
 from ppmat.datasets.stem.calibration_figure import calibration_figure

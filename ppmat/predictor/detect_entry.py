@@ -35,10 +35,10 @@ from typing import Tuple
 
 import numpy as np
 
-from ppmat.datasets.micrograph import image_from
-from ppmat.datasets.micrograph import read_micrograph
-from ppmat.datasets.micrograph_base import convert_pixel_size
-from ppmat.datasets.micrograph_base import replacing
+from ppmat.stem.images.micrograph import image_from
+from ppmat.stem.images.micrograph import read_micrograph
+from ppmat.stem.images.micrograph_base import convert_pixel_size
+from ppmat.stem.images.micrograph_base import replacing
 from ppmat.datasets.stem.column_export import not_elements
 from ppmat.datasets.stem.column_table import UNITS
 from ppmat.datasets.stem.column_table import ColumnTable
@@ -47,7 +47,7 @@ from ppmat.datasets.stem.detection import MIN_SCORE
 from ppmat.datasets.stem.detection import POLARITIES
 from ppmat.datasets.stem.detection import detect_columns
 from ppmat.datasets.stem.noise import MODES
-from ppmat.datasets.stem.outliers import without_hot_pixels
+from ppmat.stem.images.bad_pixels import without_hot_pixels
 from ppmat.predictor.image_command import add_image_model
 from ppmat.predictor.image_command import add_images
 from ppmat.predictor.image_command import check_parent

@@ -40,8 +40,8 @@ from typing import Union
 import numpy as np
 
 import ppmat
-from ppmat.datasets.stem.grey_scaling import PERCENTILES
-from ppmat.datasets.stem.grey_scaling import robust_scaling
+from ppmat.stem.images.grey_scaling import PERCENTILES
+from ppmat.stem.images.grey_scaling import robust_scaling
 from ppmat.predictor.residual import FLAGS as RESIDUAL_FLAGS
 from ppmat.predictor.residual import residual_statistics
 from ppmat.predictor.tile_model import as_tile_model

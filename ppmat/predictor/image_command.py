@@ -30,7 +30,7 @@ from typing import Any
 from typing import Optional
 from typing import Tuple
 
-from ppmat.datasets.micrograph import IMAGE_SUFFIXES
+from ppmat.stem.images.micrograph import IMAGE_SUFFIXES
 from ppmat.predictor.shipped import DEFAULT_MODE
 from ppmat.predictor.shipped import SHIPPED
 from ppmat.utils.command_line import add_model_options

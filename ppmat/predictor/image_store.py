@@ -37,12 +37,12 @@ from typing import NamedTuple
 from typing import Optional
 from typing import Union
 
-from ppmat.datasets.micrograph import IMAGE_SUFFIXES
-from ppmat.datasets.micrograph import Micrograph
-from ppmat.datasets.micrograph import image_names
-from ppmat.datasets.micrograph import write_micrograph
-from ppmat.datasets.micrograph_base import jsonable
-from ppmat.datasets.micrograph_base import replacing
+from ppmat.stem.images.micrograph import IMAGE_SUFFIXES
+from ppmat.stem.images.micrograph import Micrograph
+from ppmat.stem.images.micrograph import image_names
+from ppmat.stem.images.micrograph import write_micrograph
+from ppmat.stem.images.micrograph_base import jsonable
+from ppmat.stem.images.micrograph_base import replacing
 from ppmat.utils.download import hash_of_file
 from ppmat.utils.registry import ConfigError
 from ppmat.utils.registry import nearest

@@ -30,8 +30,8 @@ import numpy as np
 import paddle
 from tqdm import tqdm
 
-from ppmat.datasets.micrograph import read_micrograph
-from ppmat.datasets.micrograph_base import replacing
+from ppmat.stem.images.micrograph import read_micrograph
+from ppmat.stem.images.micrograph_base import replacing
 from ppmat.models import package_label
 from ppmat.predictor.base import BasePredictor
 from ppmat.predictor.base import PathLike

@@ -50,9 +50,9 @@ from ppmat.datasets.stem.column_table import COLUMNS
 from ppmat.datasets.stem.column_table import ColumnTable
 from ppmat.datasets.stem.column_table import pixel_size_in_nm
 from ppmat.datasets.stem.noise import MODES
-from ppmat.datasets.stem.outliers import without_hot_pixels
-from ppmat.datasets.stem.signals import image_array
-from ppmat.datasets.stem.signals import is_signal
+from ppmat.stem.images.bad_pixels import without_hot_pixels
+from ppmat.stem.images.image_array import image_array
+from ppmat.stem.images.image_array import is_signal
 
 _POLARITY = {"haadf": "bright", "bf": "dark"}  # of the columns, by mode
 POLARITIES = ("bright", "dark")
@@ -103,7 +103,7 @@ def detect_columns(
     Args:
         image: Raw image [H, W] in any units; NaN, infinite and masked pixels are left
             out, and so are single hot ones
-            (:func:`ppmat.datasets.stem.outliers.hot_pixels`). A HyperSpy signal brings
+            (:func:`ppmat.stem.images.bad_pixels.hot_pixels`). A HyperSpy signal brings
             its pixel size.
         enhanced: The same image enhanced, or the map of a detection network [H, W]; it
             says where to look, nothing else. None looks in the raw image.

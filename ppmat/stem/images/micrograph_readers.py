@@ -13,7 +13,7 @@
 # limitations under the License.
 
 
-"""Readers of the single image formats; ``ppmat.datasets.micrograph`` chooses one.
+"""Readers of the single image formats; ``ppmat.stem.images.micrograph`` chooses one.
 
 Each takes ``(path, index)`` and returns a ``Micrograph`` whose array is not checked
 yet. Image libraries are imported when a file of theirs is met.
@@ -31,11 +31,11 @@ from typing import Tuple
 
 import numpy as np
 
-from ppmat.datasets.micrograph_base import ImageFormatError
-from ppmat.datasets.micrograph_base import Micrograph
-from ppmat.datasets.micrograph_base import calibration
-from ppmat.datasets.micrograph_base import grey_from_colour
-from ppmat.datasets.micrograph_base import jsonable
+from ppmat.stem.images.micrograph_base import ImageFormatError
+from ppmat.stem.images.micrograph_base import Micrograph
+from ppmat.stem.images.micrograph_base import calibration
+from ppmat.stem.images.micrograph_base import grey_from_colour
+from ppmat.stem.images.micrograph_base import jsonable
 
 # Fields of the MRC header kept as metadata; the rest says how the data is stored.
 _MRC_HEADER = (
@@ -56,7 +56,7 @@ _MRC_HEADER = (
 )
 _MAPPED = 1 << 26  # bytes; larger .npy files are mapped instead of read
 
-# Readers of RosettaSciIO, by the names of ``ppmat.datasets.micrograph``.
+# Readers of RosettaSciIO, by the names of ``ppmat.stem.images.micrograph``.
 _PLUGINS = {
     "dm": "digitalmicrograph",
     "emd": "emd",

@@ -28,15 +28,15 @@ from typing import Tuple
 
 import numpy as np
 
-from ppmat.datasets.micrograph_base import ImageFormatError
-from ppmat.datasets.micrograph_base import PathLike
-from ppmat.datasets.micrograph_base import check_array
-from ppmat.datasets.micrograph_base import clean_units
-from ppmat.datasets.micrograph_base import convert_pixel_size
-from ppmat.datasets.micrograph_base import jsonable
-from ppmat.datasets.micrograph_base import replacing
-from ppmat.datasets.micrograph_readers import rosettasciio_plugin
-from ppmat.datasets.micrograph_tiff import OWN_KEY
+from ppmat.stem.images.micrograph_base import ImageFormatError
+from ppmat.stem.images.micrograph_base import PathLike
+from ppmat.stem.images.micrograph_base import check_array
+from ppmat.stem.images.micrograph_base import clean_units
+from ppmat.stem.images.micrograph_base import convert_pixel_size
+from ppmat.stem.images.micrograph_base import jsonable
+from ppmat.stem.images.micrograph_base import replacing
+from ppmat.stem.images.micrograph_readers import rosettasciio_plugin
+from ppmat.stem.images.micrograph_tiff import OWN_KEY
 from ppmat.utils import logger
 
 PixelSize = Optional[Tuple[float, float]]

@@ -12,8 +12,4 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
-"""Synthetic STEM images: clean scenes, their targets, and the noise of a microscope.
-
-Numpy and SciPy only; nothing here imports Paddle or the rest of the toolkit.
-"""
+"""Atomic columns of an image: detection, joint fit, table, exports."""

@@ -21,8 +21,8 @@ import pytest
 from ppmat.datasets.stem.columns import Columns
 from ppmat.datasets.stem.counting import CountingNoise
 from ppmat.datasets.stem.noise import NoiseModel
-from ppmat.datasets.stem.outliers import hot_pixels
-from ppmat.datasets.stem.outliers import without_hot_pixels
+from ppmat.stem.images.bad_pixels import hot_pixels
+from ppmat.stem.images.bad_pixels import without_hot_pixels
 
 
 def scene(spacing: float = 16.0, sigma: float = 2.8) -> np.ndarray:

@@ -36,13 +36,13 @@ from typing import Union
 
 import numpy as np
 
-from ppmat.datasets import micrograph_readers
-from ppmat.datasets.micrograph_base import ImageFormatError
-from ppmat.datasets.micrograph_base import Micrograph
-from ppmat.datasets.micrograph_base import check_array
-from ppmat.datasets.micrograph_tiff import read_tiff
-from ppmat.datasets.micrograph_writers import check_writable
-from ppmat.datasets.micrograph_writers import write_micrograph
+from ppmat.stem.images import micrograph_readers
+from ppmat.stem.images.micrograph_base import ImageFormatError
+from ppmat.stem.images.micrograph_base import Micrograph
+from ppmat.stem.images.micrograph_base import check_array
+from ppmat.stem.images.micrograph_tiff import read_tiff
+from ppmat.stem.images.micrograph_writers import check_writable
+from ppmat.stem.images.micrograph_writers import write_micrograph
 
 __all__ = [
     "IMAGE_SUFFIXES",

@@ -40,13 +40,13 @@ from typing import Tuple
 
 import numpy as np
 
-from ppmat.datasets.micrograph_base import ImageFormatError
-from ppmat.datasets.micrograph_base import Micrograph
-from ppmat.datasets.micrograph_base import calibration
-from ppmat.datasets.micrograph_base import clean_units
-from ppmat.datasets.micrograph_base import grey_from_colour
-from ppmat.datasets.micrograph_base import jsonable
-from ppmat.datasets.micrograph_readers import choose
+from ppmat.stem.images.micrograph_base import ImageFormatError
+from ppmat.stem.images.micrograph_base import Micrograph
+from ppmat.stem.images.micrograph_base import calibration
+from ppmat.stem.images.micrograph_base import clean_units
+from ppmat.stem.images.micrograph_base import grey_from_colour
+from ppmat.stem.images.micrograph_base import jsonable
+from ppmat.stem.images.micrograph_readers import choose
 
 OWN_KEY = "ppmat"  # in the JSON text that write_micrograph puts into ImageJ's "Info"
 _COARSEST = 1000.0  # nm; a resolution tag with larger pixels is meant for a printer
