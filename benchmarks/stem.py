@@ -61,7 +61,7 @@ from stem_cases import load_json
 from stem_cases import save_image
 from stem_cases import save_json
 
-from ppmat.datasets.stem.noise import MODES
+from ppmat.stem.noise.noise_model import MODES
 
 ROOT = Path(__file__).resolve().parent.parent
 CALIBRATED_DOSES = (1e4, None)  # None: the random scenes, under the paper's noise
@@ -178,8 +178,8 @@ def calibrate_and_train(
     Returns:
         Why the frame could not be calibrated; empty if it was.
     """
-    from ppmat.datasets.stem.calibration import CalibrationError
-    from ppmat.datasets.stem.calibration import calibrate_noise
+    from ppmat.stem.noise.calibration import CalibrationError
+    from ppmat.stem.noise.calibration import calibrate_noise
     from ppmat.trainer import entry
     from ppmat.utils.config import load_config
     from ppmat.utils.config import save_config

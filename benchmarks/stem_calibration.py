@@ -37,10 +37,10 @@ from scipy.ndimage import gaussian_filter1d
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ppmat.datasets.stem.calibration import CalibrationError  # noqa: E402
-from ppmat.datasets.stem.calibration import calibrate  # noqa: E402
+from ppmat.stem.noise.calibration import CalibrationError  # noqa: E402
+from ppmat.stem.noise.calibration import calibrate  # noqa: E402
 from ppmat.datasets.stem.columns import Columns  # noqa: E402
-from ppmat.datasets.stem.noise import NoiseModel  # noqa: E402
+from ppmat.stem.noise.noise_model import NoiseModel  # noqa: E402
 from ppmat.datasets.stem.synthesis import SceneRecipe  # noqa: E402
 from ppmat.datasets.stem.synthesis import make_scene  # noqa: E402
 from ppmat.datasets.stem.synthesis import random_positions  # noqa: E402

@@ -34,9 +34,9 @@ from typing import Optional
 
 import numpy as np
 
-from ppmat.datasets.stem.counting import CountingNoise
-from ppmat.datasets.stem.noise import MODES
-from ppmat.datasets.stem.noise import NoiseModel
+from ppmat.stem.noise.counting_noise import CountingNoise
+from ppmat.stem.noise.noise_model import MODES
+from ppmat.stem.noise.noise_model import NoiseModel
 from ppmat.datasets.stem.synthesis import SceneRecipe
 from ppmat.datasets.stem.synthesis import make_scene
 

@@ -52,7 +52,7 @@ RADIUS = 3.0  # pixels; within it a column is found
 def draw(size: int) -> tuple[np.ndarray, np.ndarray]:
     """Return an image [H, W] float32 and its columns ``(y, x)`` [n, 2]."""
     from ppmat.datasets.stem.columns import Columns
-    from ppmat.datasets.stem.noise import NoiseModel
+    from ppmat.stem.noise.noise_model import NoiseModel
 
     rng = np.random.default_rng(size)
     reach = int(0.75 * size / SPACING) + 3

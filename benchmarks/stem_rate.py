@@ -100,8 +100,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "docs/results")
     args = parser.parse_args()
     os.chdir(ROOT)
-    from ppmat.datasets.stem.noise import MODES
-    from ppmat.datasets.stem.noise import NoiseModel
+    from ppmat.stem.noise.noise_model import MODES
+    from ppmat.stem.noise.noise_model import NoiseModel
 
     rows = []
     with tempfile.TemporaryDirectory() as folder:

@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 
 from ppmat.datasets.stem.columns import Columns
-from ppmat.datasets.stem.counting import CountingNoise
-from ppmat.datasets.stem.noise import NoiseModel
+from ppmat.stem.noise.counting_noise import CountingNoise
+from ppmat.stem.noise.noise_model import NoiseModel
 from ppmat.stem.images.bad_pixels import hot_pixels
 from ppmat.stem.images.bad_pixels import without_hot_pixels
 

@@ -21,7 +21,7 @@ import tifffile
 from PIL import Image
 
 from ppmat.datasets.stem.columns import Columns
-from ppmat.datasets.stem.noise import NoiseModel
+from ppmat.stem.noise.noise_model import NoiseModel
 from ppmat.predictor.calibrate_entry import main
 
 SIDE = 128

@@ -22,8 +22,8 @@ from ppmat.datasets import SFINSyntheticDataset
 from ppmat.datasets import build_dataloader
 from ppmat.stem.images.grey_scaling import GREY
 from ppmat.stem.images.grey_scaling import PERCENTILES
-from ppmat.datasets.stem.noise import NoiseFormatError
-from ppmat.datasets.stem.noise import NoiseModel
+from ppmat.stem.noise.noise_model import NoiseFormatError
+from ppmat.stem.noise.noise_model import NoiseModel
 
 KINDS = ("noisy", "gt_enhance", "gt_detect")
 

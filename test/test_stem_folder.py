@@ -29,7 +29,7 @@ from ppmat.datasets.stem.folder import FolderError
 from ppmat.datasets.stem.folder import SynthesisFolder
 from ppmat.datasets.stem.folder import fit_noise
 from ppmat.datasets.stem.folder import write_grey
-from ppmat.datasets.stem.noise import NoiseModel
+from ppmat.stem.noise.noise_model import NoiseModel
 
 COUNTS = {"train": 3, "test": 1}
 

@@ -26,7 +26,7 @@ from ase.spacegroup import crystal
 from PIL import Image
 
 from ppmat.datasets.sfin_dataset import SFINDataset
-from ppmat.datasets.stem.noise import NoiseModel
+from ppmat.stem.noise.noise_model import NoiseModel
 from ppmat.predictor import synthesize_entry
 from ppmat.predictor.synthesize_entry import main
 

@@ -44,9 +44,9 @@ from ppmat.datasets.sfin_dataset import SPLITS
 from ppmat.datasets.sfin_dataset import SFINDataset
 from ppmat.datasets.sfin_dataset import check_choice
 from ppmat.stem.images.grey_scaling import robust_scaling
-from ppmat.datasets.stem.noise import MODES
-from ppmat.datasets.stem.noise import NoiseModel
-from ppmat.datasets.stem.noise_range import any_noise
+from ppmat.stem.noise.noise_model import MODES
+from ppmat.stem.noise.noise_model import NoiseModel
+from ppmat.stem.noise.noise_range import any_noise
 from ppmat.datasets.stem.synthesis import SceneRecipe
 from ppmat.datasets.stem.synthesis import make_scene
 

@@ -27,10 +27,10 @@ import numpy as np
 from ppmat.stem.images.micrograph import read_micrograph
 from ppmat.stem.images.micrograph_base import convert_pixel_size
 from ppmat.stem.images.micrograph_base import replacing
-from ppmat.datasets.stem.calibration import Calibration
-from ppmat.datasets.stem.calibration import calibrate
-from ppmat.datasets.stem.calibration_figure import calibration_figure
-from ppmat.datasets.stem.noise import MODES
+from ppmat.stem.noise.calibration import Calibration
+from ppmat.stem.noise.calibration import calibrate
+from ppmat.stem.noise.calibration_figure import calibration_figure
+from ppmat.stem.noise.noise_model import MODES
 from ppmat.predictor.image_command import add_images
 from ppmat.predictor.image_command import check_parent
 from ppmat.predictor.image_command import refuse_present

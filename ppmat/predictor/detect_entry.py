@@ -46,7 +46,7 @@ from ppmat.datasets.stem.column_table import ColumnTableError
 from ppmat.datasets.stem.detection import MIN_SCORE
 from ppmat.datasets.stem.detection import POLARITIES
 from ppmat.datasets.stem.detection import detect_columns
-from ppmat.datasets.stem.noise import MODES
+from ppmat.stem.noise.noise_model import MODES
 from ppmat.stem.images.bad_pixels import without_hot_pixels
 from ppmat.predictor.image_command import add_image_model
 from ppmat.predictor.image_command import add_images

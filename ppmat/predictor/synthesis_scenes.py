@@ -36,7 +36,7 @@ from ppmat.datasets.stem.atoms import read_atoms
 from ppmat.datasets.stem.bright_field import BrightField
 from ppmat.datasets.stem.crystal import draw_contrast
 from ppmat.datasets.stem.crystal import render_projection
-from ppmat.datasets.stem.noise import NoiseModel
+from ppmat.stem.noise.noise_model import NoiseModel
 from ppmat.datasets.stem.projection import CrystalError
 from ppmat.datasets.stem.projection import View
 from ppmat.datasets.stem.projection import project

@@ -34,8 +34,8 @@ import ppmat
 from ppmat.datasets.stem.folder import FORMATS
 from ppmat.datasets.stem.folder import SynthesisFolder
 from ppmat.datasets.stem.folder import fit_noise
-from ppmat.datasets.stem.noise import MODES
-from ppmat.datasets.stem.noise import NoiseModel
+from ppmat.stem.noise.noise_model import MODES
+from ppmat.stem.noise.noise_model import NoiseModel
 from ppmat.predictor.synthesis_scenes import OPTICS
 from ppmat.predictor.synthesis_scenes import CrystalPainter
 from ppmat.predictor.synthesis_scenes import RandomPainter

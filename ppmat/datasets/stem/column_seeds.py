@@ -57,7 +57,7 @@ def column_width(image: np.ndarray, valid: np.ndarray) -> Optional[float]:
     minimum. Lag 0 and lags along the axes are left out: there noise is correlated with
     itself, pixel by pixel or along the scan line. Calibration knows the fast axis and
     measures across it instead
-    (:func:`ppmat.datasets.stem.calibration_columns.column_width`); that comes out a
+    (:func:`ppmat.stem.noise.clean_image.column_width`); that comes out a
     tenth to a quarter narrower.
 
     Args:

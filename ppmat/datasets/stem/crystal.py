@@ -37,7 +37,7 @@ from ppmat.datasets.stem.bright_field import bright_field
 from ppmat.datasets.stem.bright_field import electron_wavelength
 from ppmat.datasets.stem.columns import Columns
 from ppmat.datasets.stem.columns import Scene
-from ppmat.datasets.stem.noise import MODES
+from ppmat.stem.noise.noise_model import MODES
 from ppmat.datasets.stem.projection import CrystalError
 from ppmat.datasets.stem.projection import Projection
 from ppmat.datasets.stem.projection import project

@@ -49,7 +49,7 @@ from ppmat.datasets.stem.column_seeds import spots
 from ppmat.datasets.stem.column_table import COLUMNS
 from ppmat.datasets.stem.column_table import ColumnTable
 from ppmat.datasets.stem.column_table import pixel_size_in_nm
-from ppmat.datasets.stem.noise import MODES
+from ppmat.stem.noise.noise_model import MODES
 from ppmat.stem.images.bad_pixels import without_hot_pixels
 from ppmat.stem.images.image_array import image_array
 from ppmat.stem.images.image_array import is_signal

@@ -35,7 +35,7 @@ import numpy as np
 from PIL import Image
 
 from ppmat.datasets.stem.columns import Scene
-from ppmat.datasets.stem.noise import NoiseModel
+from ppmat.stem.noise.noise_model import NoiseModel
 
 KINDS = ("noisy", "gt_enhance", "gt_detect")
 FORMATS = ("png", "tif")

@@ -32,7 +32,7 @@ import numpy as np
 from ppmat.datasets.stem.columns import Columns
 from ppmat.datasets.stem.columns import Scene
 from ppmat.datasets.stem.folder import write_grey
-from ppmat.datasets.stem.noise import NoiseModel
+from ppmat.stem.noise.noise_model import NoiseModel
 from ppmat.datasets.stem.synthesis import random_lattice
 from ppmat.datasets.stem.synthesis import random_positions
 

@@ -33,7 +33,7 @@ from ppmat.datasets.stem.bright_field import bright_field
 from ppmat.datasets.stem.bright_field import electron_wavelength
 from ppmat.datasets.stem.columns import Columns
 from ppmat.datasets.stem.columns import Scene
-from ppmat.datasets.stem.noise import MODES
+from ppmat.stem.noise.noise_model import MODES
 from ppmat.datasets.stem.projection import Projection
 
 _TRIES = 8  # positions tried for a square of the spacing: nearly a full packing

@@ -32,17 +32,17 @@ from numbers import Integral
 
 import numpy as np
 
-from ppmat.datasets.stem.calibration_columns import CleanImage
-from ppmat.datasets.stem.calibration_columns import column_width
-from ppmat.datasets.stem.calibration_columns import fit_clean
-from ppmat.datasets.stem.calibration_input import CalibrationError
-from ppmat.datasets.stem.calibration_input import Frame
-from ppmat.datasets.stem.calibration_input import prepare
-from ppmat.datasets.stem.calibration_measure import Calibration
-from ppmat.datasets.stem.calibration_measure import Curve
-from ppmat.datasets.stem.calibration_measure import Measurement
-from ppmat.datasets.stem.calibration_moments import line_products
-from ppmat.datasets.stem.noise import NoiseModel
+from ppmat.stem.noise.clean_image import CleanImage
+from ppmat.stem.noise.clean_image import column_width
+from ppmat.stem.noise.clean_image import fit_clean
+from ppmat.stem.noise.raw_frames import CalibrationError
+from ppmat.stem.noise.raw_frames import Frame
+from ppmat.stem.noise.raw_frames import prepare
+from ppmat.stem.noise.measurement import Calibration
+from ppmat.stem.noise.measurement import Curve
+from ppmat.stem.noise.measurement import Measurement
+from ppmat.stem.noise.moments import line_products
+from ppmat.stem.noise.noise_model import NoiseModel
 
 __all__ = ["Calibration", "CalibrationError", "Curve", "calibrate", "calibrate_noise"]
 

@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from ppmat.datasets.stem.calibration_measure import Calibration
-from ppmat.datasets.stem.calibration_measure import Curve
+from ppmat.stem.noise.measurement import Calibration
+from ppmat.stem.noise.measurement import Curve
 
 _SCAN, _POINTWISE, _OTHER = "tab:blue", "tab:red", "tab:green"
 
@@ -40,7 +40,7 @@ def calibration_figure(
     which no fit has used.
 
     Args:
-        calibration: From :func:`ppmat.datasets.stem.calibration.calibrate`.
+        calibration: From :func:`ppmat.stem.noise.calibration.calibrate`.
         path: Of the PNG file.
         title: Written above.
     """

@@ -22,9 +22,9 @@ import numpy as np
 import pytest
 from scipy.stats import tukeylambda
 
-from ppmat.datasets.stem.counting import CountingNoise
-from ppmat.datasets.stem.noise import NoiseFormatError
-from ppmat.datasets.stem.noise import NoiseModel
+from ppmat.stem.noise.counting_noise import CountingNoise
+from ppmat.stem.noise.noise_model import NoiseFormatError
+from ppmat.stem.noise.noise_model import NoiseModel
 
 QUIET = NoiseModel(
     background_sd=0,

@@ -19,8 +19,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ppmat.datasets.stem.counting import CountingNoise
-from ppmat.datasets.stem.noise import NoiseModel
+from ppmat.stem.noise.counting_noise import CountingNoise
+from ppmat.stem.noise.noise_model import NoiseModel
 
 
 def any_noise(

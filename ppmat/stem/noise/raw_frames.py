@@ -26,7 +26,7 @@ from scipy.ndimage import correlate1d
 
 from ppmat.stem.images.clipping import CLIPPED_SHARE
 from ppmat.stem.images.clipping import clipping_limits
-from ppmat.datasets.stem.noise import MODES
+from ppmat.stem.noise.noise_model import MODES
 from ppmat.stem.images.bad_pixels import MANY
 from ppmat.stem.images.bad_pixels import hot_pixels
 from ppmat.stem.images.bad_pixels import told
@@ -94,7 +94,7 @@ def prepare(
     """Return frames that can be measured.
 
     Args:
-        images: See :func:`ppmat.datasets.stem.calibration.calibrate`, also for the
+        images: See :func:`ppmat.stem.noise.calibration.calibrate`, also for the
             others.
         fast_axis: 0 or 1.
         mode: ``haadf`` or ``bf``.

@@ -25,26 +25,26 @@ from typing import NamedTuple
 import numpy as np
 from scipy.ndimage import correlate1d
 
-from ppmat.datasets.stem import calibration_shape as shapes
-from ppmat.datasets.stem.calibration_columns import CleanImage
-from ppmat.datasets.stem.calibration_input import CalibrationError
-from ppmat.datasets.stem.calibration_input import Frame
-from ppmat.datasets.stem.calibration_input import usable_pixels
-from ppmat.datasets.stem.calibration_moments import LAGS
-from ppmat.datasets.stem.calibration_moments import Sums
-from ppmat.datasets.stem.calibration_moments import bin_of
-from ppmat.datasets.stem.calibration_moments import block_of
-from ppmat.datasets.stem.calibration_moments import clear
-from ppmat.datasets.stem.calibration_moments import correlation
-from ppmat.datasets.stem.calibration_moments import fit_pointwise
-from ppmat.datasets.stem.calibration_moments import fit_scan
-from ppmat.datasets.stem.calibration_moments import high_pass
-from ppmat.datasets.stem.calibration_moments import line_products
-from ppmat.datasets.stem.calibration_moments import pixel_squares
-from ppmat.datasets.stem.calibration_moments import quadratic
-from ppmat.datasets.stem.calibration_moments import refit_scan
-from ppmat.datasets.stem.calibration_moments import scan_leak
-from ppmat.datasets.stem.noise import NoiseModel
+from ppmat.stem.noise import calibration_shape as shapes
+from ppmat.stem.noise.clean_image import CleanImage
+from ppmat.stem.noise.raw_frames import CalibrationError
+from ppmat.stem.noise.raw_frames import Frame
+from ppmat.stem.noise.raw_frames import usable_pixels
+from ppmat.stem.noise.moments import LAGS
+from ppmat.stem.noise.moments import Sums
+from ppmat.stem.noise.moments import bin_of
+from ppmat.stem.noise.moments import block_of
+from ppmat.stem.noise.moments import clear
+from ppmat.stem.noise.moments import correlation
+from ppmat.stem.noise.moments import fit_pointwise
+from ppmat.stem.noise.moments import fit_scan
+from ppmat.stem.noise.moments import high_pass
+from ppmat.stem.noise.moments import line_products
+from ppmat.stem.noise.moments import pixel_squares
+from ppmat.stem.noise.moments import quadratic
+from ppmat.stem.noise.moments import refit_scan
+from ppmat.stem.noise.moments import scan_leak
+from ppmat.stem.noise.noise_model import NoiseModel
 
 BINS = 14
 FEW = 300  # pixels; a bin with fewer says nothing

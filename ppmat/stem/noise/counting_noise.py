@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import map_coordinates
 
-from ppmat.datasets.stem.noise import check_clean
+from ppmat.stem.noise.noise_model import check_clean
 
 _MOST = 1e12  # counts; far more than a detector has, and what is drawn stays whole
 

@@ -18,10 +18,10 @@
 import numpy as np
 import pytest
 
-from ppmat.datasets.stem.counting import CountingNoise
-from ppmat.datasets.stem.counting import shift_lines
-from ppmat.datasets.stem.noise import NoiseModel
-from ppmat.datasets.stem.noise_range import any_noise
+from ppmat.stem.noise.counting_noise import CountingNoise
+from ppmat.stem.noise.counting_noise import shift_lines
+from ppmat.stem.noise.noise_model import NoiseModel
+from ppmat.stem.noise.noise_range import any_noise
 
 FLAT = np.full((200, 200), 80.0)
 
