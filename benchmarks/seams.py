@@ -41,7 +41,7 @@ SMALL = (0.25, 0.5, 0.75)  # sides of small images, in tiles
 def scenes(number: int, size: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return pairs of noisy and clean images in grey levels."""
     from ppmat.stem.noise.noise_model import NoiseModel
-    from ppmat.datasets.stem.synthesis import make_scene
+    from ppmat.stem.scenes.random_scenes import make_scene
 
     pairs = []
     for seed in range(number):

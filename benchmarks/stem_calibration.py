@@ -39,11 +39,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ppmat.stem.noise.calibration import CalibrationError  # noqa: E402
 from ppmat.stem.noise.calibration import calibrate  # noqa: E402
-from ppmat.datasets.stem.columns import Columns  # noqa: E402
+from ppmat.stem.scenes.atom_columns import Columns  # noqa: E402
 from ppmat.stem.noise.noise_model import NoiseModel  # noqa: E402
-from ppmat.datasets.stem.synthesis import SceneRecipe  # noqa: E402
-from ppmat.datasets.stem.synthesis import make_scene  # noqa: E402
-from ppmat.datasets.stem.synthesis import random_positions  # noqa: E402
+from ppmat.stem.scenes.random_scenes import SceneRecipe  # noqa: E402
+from ppmat.stem.scenes.random_scenes import make_scene  # noqa: E402
+from ppmat.stem.scenes.random_scenes import random_positions  # noqa: E402
 
 PAPER = NoiseModel()
 STRONG = dataclasses.replace(

@@ -37,8 +37,8 @@ import numpy as np
 from ppmat.stem.noise.counting_noise import CountingNoise
 from ppmat.stem.noise.noise_model import MODES
 from ppmat.stem.noise.noise_model import NoiseModel
-from ppmat.datasets.stem.synthesis import SceneRecipe
-from ppmat.datasets.stem.synthesis import make_scene
+from ppmat.stem.scenes.random_scenes import SceneRecipe
+from ppmat.stem.scenes.random_scenes import make_scene
 
 DOSES = {"mos2": (1e4, 3e4, 1e5), "sto": (3e3, 1e4, 1e5)}  # electrons / Å^2
 # On which scene the filters' parameters are chosen.

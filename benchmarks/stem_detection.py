@@ -51,7 +51,7 @@ RADIUS = 3.0  # pixels; within it a column is found
 
 def draw(size: int) -> tuple[np.ndarray, np.ndarray]:
     """Return an image [H, W] float32 and its columns ``(y, x)`` [n, 2]."""
-    from ppmat.datasets.stem.columns import Columns
+    from ppmat.stem.scenes.atom_columns import Columns
     from ppmat.stem.noise.noise_model import NoiseModel
 
     rng = np.random.default_rng(size)

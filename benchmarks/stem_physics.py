@@ -128,7 +128,7 @@ def scene_case(path: Path, thickness: float) -> tuple[dict, Any]:
     """Return the images of a file of ``stem_scenes.py``, and its columns."""
     from ase.data import atomic_numbers
 
-    from ppmat.datasets.stem.projection import Projection
+    from ppmat.stem.scenes.projection import Projection
 
     file = np.load(path)
     pixel = float(file["pixel_size"])
@@ -157,7 +157,7 @@ def scene_case(path: Path, thickness: float) -> tuple[dict, Any]:
 
 def column_heights(image: np.ndarray, scene: Any) -> dict[str, float]:
     """Return the height of each kind of column, of the width that fits best."""
-    from ppmat.datasets.stem.columns import Columns
+    from ppmat.stem.scenes.atom_columns import Columns
 
     columns, pixel = scene.columns, scene.pixel_size
     kinds = sorted(set(columns.element))
@@ -179,7 +179,7 @@ def row_of(
     name: str, mode: str, image: np.ndarray, columns: Any, energy: float
 ) -> dict:
     """Return what is told of one image."""
-    from ppmat.datasets.stem.crystal import render_projection
+    from ppmat.stem.scenes.crystal import render_projection
 
     if mode == "bf":
         fast, found = bright_field_row(name, image, columns, energy)
@@ -207,9 +207,9 @@ def bright_field_row(
     name: str, image: np.ndarray, columns: Any, energy: float
 ) -> tuple[Any, dict]:
     """Return the scene, and how its image compares, level and contrast apart."""
-    from ppmat.datasets.stem.bright_field import BrightField
-    from ppmat.datasets.stem.bright_field import bright_field
-    from ppmat.datasets.stem.crystal import render_projection
+    from ppmat.stem.scenes.bright_field import BrightField
+    from ppmat.stem.scenes.bright_field import bright_field
+    from ppmat.stem.scenes.crystal import render_projection
 
     microscope = BrightField(energy=energy, defocus=-ABOVE.get(name, 0.0))
     share = (microscope.detector / microscope.semiangle) ** 2
@@ -225,7 +225,7 @@ def bright_field_row(
 
 def read_cases(work: Path, scenes: Path) -> list:
     """Return name, simulated images, columns and energy [keV] of all cases."""
-    from ppmat.datasets.stem.projection import project
+    from ppmat.stem.scenes.projection import project
 
     cases = []
     for name, kind, axis, thickness, energy, _ in CASES:
@@ -257,7 +257,7 @@ def cost(work: Path) -> str:
     """Return the CPU time of images of 256 and of 4096 pixels a side."""
     from ase.io import write as write_structure
 
-    from ppmat.datasets.stem.crystal import crystal_scene
+    from ppmat.stem.scenes.crystal import crystal_scene
     from ppmat.predictor.synthesize_entry import main as synthesize
 
     file = work / "sto.cif"
@@ -291,7 +291,7 @@ def draw(path: Path, cases: list) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    from ppmat.datasets.stem.crystal import render_projection
+    from ppmat.stem.scenes.crystal import render_projection
 
     shown = [c for c in cases if c[0] in ("MoS2 with vacancies", "SrTiO3 [001], 78 Å")]
     figure, axes = plt.subplots(2, 4, figsize=(8.4, 4.6), layout="constrained")

@@ -18,7 +18,7 @@
 import numpy as np
 import pytest
 
-from ppmat.datasets.stem.columns import Columns
+from ppmat.stem.scenes.atom_columns import Columns
 from ppmat.stem.noise.counting_noise import CountingNoise
 from ppmat.stem.noise.noise_model import NoiseModel
 from ppmat.stem.images.bad_pixels import hot_pixels

@@ -20,7 +20,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from ppmat.datasets.stem.columns import Columns
+from ppmat.stem.scenes.atom_columns import Columns
 from ppmat.stem.noise.noise_model import NoiseModel
 from ppmat.predictor.calibrate_entry import main
 

@@ -34,7 +34,7 @@ from ppmat.stem.noise.calibration import calibrate
 from ppmat.stem.noise.calibration import calibrate_noise
 from ppmat.stem.noise.calibration_figure import calibration_figure
 from ppmat.stem.noise.raw_frames import prepare
-from ppmat.datasets.stem.columns import Columns
+from ppmat.stem.scenes.atom_columns import Columns
 from ppmat.stem.noise.noise_model import NoiseModel
 
 TRUTH = NoiseModel()

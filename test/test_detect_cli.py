@@ -24,7 +24,7 @@ from helpers_image import write_image_model
 
 from ppmat.stem.images.micrograph import write_micrograph
 from ppmat.datasets.stem.column_table import ColumnTable
-from ppmat.datasets.stem.synthesis import Columns
+from ppmat.stem.scenes.random_scenes import Columns
 from ppmat.predictor.detect_entry import main
 
 

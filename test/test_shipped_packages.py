@@ -22,8 +22,8 @@ import paddle
 import pytest
 from omegaconf import OmegaConf
 
-from ppmat.datasets.stem.synthesis import SceneRecipe
-from ppmat.datasets.stem.synthesis import make_scene
+from ppmat.stem.scenes.random_scenes import SceneRecipe
+from ppmat.stem.scenes.random_scenes import make_scene
 from ppmat.models import PACKAGES
 from ppmat.predictor import SpectrumPredictor
 from ppmat.predictor import enhance

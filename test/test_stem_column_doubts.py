@@ -22,7 +22,7 @@ from ppmat.datasets.stem.column_doubts import doubts
 from ppmat.datasets.stem.detection import detect_columns
 from ppmat.datasets.stem.matching import match_columns
 from ppmat.stem.images.bad_pixels import hot_pixels
-from ppmat.datasets.stem.synthesis import Columns
+from ppmat.stem.scenes.random_scenes import Columns
 
 FITTED = np.ones(9, dtype=bool)
 

@@ -23,7 +23,7 @@ from ppmat.datasets.stem.column_background import Background
 from ppmat.datasets.stem.column_equations import Frames
 from ppmat.datasets.stem.column_fit import ColumnFit
 from ppmat.datasets.stem.column_seeds import _maxima
-from ppmat.datasets.stem.columns import Columns
+from ppmat.stem.scenes.atom_columns import Columns
 from ppmat.datasets.stem.detection import detect_columns
 from ppmat.datasets.stem.detection import misfit
 from ppmat.datasets.stem.matching import match_columns

@@ -25,7 +25,7 @@ from ppmat.datasets.stem.lattice_fit import LatticeError
 from ppmat.datasets.stem.lattice_fit import guess_lattice
 from ppmat.datasets.stem.lattice_fit import intensity_groups
 from ppmat.datasets.stem.matching import match_columns
-from ppmat.datasets.stem.synthesis import random_positions
+from ppmat.stem.scenes.random_scenes import random_positions
 
 VECTORS = np.array([[16.0, 3.0], [-5.0, 20.0]])  # (y, x), pixels
 

@@ -25,7 +25,7 @@ from ppmat.datasets.stem.column_fit import ColumnFit
 from ppmat.datasets.stem.detection import detect_columns
 from ppmat.datasets.stem.detection import scores
 from ppmat.datasets.stem.matching import match_columns
-from ppmat.datasets.stem.synthesis import Columns
+from ppmat.stem.scenes.random_scenes import Columns
 
 SIZE = (88, 84)
 SIGMA = 2.4

@@ -26,10 +26,10 @@ from ase.build import molecule
 from ase.build import mx2
 
 from ppmat.datasets.stem import physical
-from ppmat.datasets.stem.projection import CrystalError
-from ppmat.datasets.stem.projection import View
-from ppmat.datasets.stem.projection import project
-from ppmat.datasets.stem.projection import view_along
+from ppmat.stem.scenes.projection import CrystalError
+from ppmat.stem.scenes.projection import View
+from ppmat.stem.scenes.projection import project
+from ppmat.stem.scenes.projection import view_along
 
 
 def test_a_missing_simulator_is_named(monkeypatch):

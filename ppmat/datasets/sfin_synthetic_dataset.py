@@ -47,8 +47,8 @@ from ppmat.stem.images.grey_scaling import robust_scaling
 from ppmat.stem.noise.noise_model import MODES
 from ppmat.stem.noise.noise_model import NoiseModel
 from ppmat.stem.noise.noise_range import any_noise
-from ppmat.datasets.stem.synthesis import SceneRecipe
-from ppmat.datasets.stem.synthesis import make_scene
+from ppmat.stem.scenes.random_scenes import SceneRecipe
+from ppmat.stem.scenes.random_scenes import make_scene
 
 _ANY = "any"
 _RANGE = (30.0, 180.0)  # of clean images under noise of any kind; any would do

@@ -31,19 +31,19 @@ from typing import Any
 
 import numpy as np
 
-from ppmat.datasets.stem import defects
-from ppmat.datasets.stem.atoms import read_atoms
-from ppmat.datasets.stem.bright_field import BrightField
-from ppmat.datasets.stem.crystal import draw_contrast
-from ppmat.datasets.stem.crystal import render_projection
+from ppmat.stem.scenes import defects
+from ppmat.stem.scenes.atoms import read_atoms
+from ppmat.stem.scenes.bright_field import BrightField
+from ppmat.stem.scenes.crystal import draw_contrast
+from ppmat.stem.scenes.crystal import render_projection
 from ppmat.stem.noise.noise_model import NoiseModel
-from ppmat.datasets.stem.projection import CrystalError
-from ppmat.datasets.stem.projection import View
-from ppmat.datasets.stem.projection import project
-from ppmat.datasets.stem.projection import specimen_layers
-from ppmat.datasets.stem.projection import view_along
-from ppmat.datasets.stem.synthesis import SceneRecipe
-from ppmat.datasets.stem.synthesis import make_scene
+from ppmat.stem.scenes.projection import CrystalError
+from ppmat.stem.scenes.projection import View
+from ppmat.stem.scenes.projection import project
+from ppmat.stem.scenes.projection import specimen_layers
+from ppmat.stem.scenes.projection import view_along
+from ppmat.stem.scenes.random_scenes import SceneRecipe
+from ppmat.stem.scenes.random_scenes import make_scene
 from ppmat.utils import logger
 from ppmat.utils.registry import ConfigError
 
@@ -96,7 +96,7 @@ class Specimen:
         name: Of the structure.
         formula: Reduced.
         axis: [uvw], or the Cartesian direction.
-        view: See :class:`ppmat.datasets.stem.projection.View`.
+        view: See :class:`ppmat.stem.scenes.projection.View`.
         digest: Hash of the atoms.
     """
 

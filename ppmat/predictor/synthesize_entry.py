@@ -31,9 +31,9 @@ from typing import Any
 import numpy as np
 
 import ppmat
-from ppmat.datasets.stem.folder import FORMATS
-from ppmat.datasets.stem.folder import SynthesisFolder
-from ppmat.datasets.stem.folder import fit_noise
+from ppmat.stem.scenes.scene_folder import FORMATS
+from ppmat.stem.scenes.scene_folder import SynthesisFolder
+from ppmat.stem.scenes.scene_folder import fit_noise
 from ppmat.stem.noise.noise_model import MODES
 from ppmat.stem.noise.noise_model import NoiseModel
 from ppmat.predictor.synthesis_scenes import OPTICS

@@ -30,12 +30,12 @@ from typing import Any
 import numpy as np
 from scipy.fft import next_fast_len
 
-from ppmat.datasets.stem.bright_field import electron_wavelength
-from ppmat.datasets.stem.projection import CrystalError
-from ppmat.datasets.stem.projection import View
-from ppmat.datasets.stem.projection import specimen_layers
-from ppmat.datasets.stem.projection import turn_matrix
-from ppmat.datasets.stem.projection import view_along
+from ppmat.stem.scenes.bright_field import electron_wavelength
+from ppmat.stem.scenes.projection import CrystalError
+from ppmat.stem.scenes.projection import View
+from ppmat.stem.scenes.projection import specimen_layers
+from ppmat.stem.scenes.projection import turn_matrix
+from ppmat.stem.scenes.projection import view_along
 
 HAADF = (70.0, 180.0)  # mrad
 BF = (0.0, 11.0)
@@ -75,7 +75,7 @@ def physical_images(
     as a whole, with vacuum around it.
 
     Args:
-        structure: See :func:`ppmat.datasets.stem.projection.project`, also for
+        structure: See :func:`ppmat.stem.scenes.projection.project`, also for
             ``shape`` to ``offset``; all sites fully occupied.
         shape: ``(H, W)``, pixels.
         pixel_size: Å.

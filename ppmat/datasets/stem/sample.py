@@ -16,7 +16,7 @@
 """Write a small synthetic data set in the folder layout of the SFIN data.
 
 Its recipe is kept as it was when the sample of this repository was made; scenes for
-training are drawn by :func:`ppmat.datasets.stem.synthesis.make_scene`.
+training are drawn by :func:`ppmat.stem.scenes.random_scenes.make_scene`.
 
 ``python -m ppmat.datasets.stem.sample FOLDER --train 64 --test 16 --size 128``
 """
@@ -29,12 +29,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ppmat.datasets.stem.columns import Columns
-from ppmat.datasets.stem.columns import Scene
-from ppmat.datasets.stem.folder import write_grey
+from ppmat.stem.scenes.atom_columns import Columns
+from ppmat.stem.scenes.atom_columns import Scene
+from ppmat.stem.scenes.scene_folder import write_grey
 from ppmat.stem.noise.noise_model import NoiseModel
-from ppmat.datasets.stem.synthesis import random_lattice
-from ppmat.datasets.stem.synthesis import random_positions
+from ppmat.stem.scenes.random_scenes import random_lattice
+from ppmat.stem.scenes.random_scenes import random_positions
 
 
 def lattice_positions(

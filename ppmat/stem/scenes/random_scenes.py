@@ -18,7 +18,7 @@
 The paper trains on periodic and random arrangements of round spots, HAADF and BF (Li et
 al., CVPR 2025, Sec. 3); its recipe is not published. This one draws lattices, widths,
 contrasts and defects within wide ranges, see docs/stem_synthetic_training.md. Scenes of
-a known crystal are made by :mod:`ppmat.datasets.stem.crystal`.
+a known crystal are made by :mod:`ppmat.stem.scenes.crystal`.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
-from ppmat.datasets.stem.bright_field import BrightField
-from ppmat.datasets.stem.bright_field import bright_field
-from ppmat.datasets.stem.bright_field import electron_wavelength
-from ppmat.datasets.stem.columns import Columns
-from ppmat.datasets.stem.columns import Scene
+from ppmat.stem.scenes.bright_field import BrightField
+from ppmat.stem.scenes.bright_field import bright_field
+from ppmat.stem.scenes.bright_field import electron_wavelength
+from ppmat.stem.scenes.atom_columns import Columns
+from ppmat.stem.scenes.atom_columns import Scene
 from ppmat.stem.noise.noise_model import MODES
-from ppmat.datasets.stem.projection import Projection
+from ppmat.stem.scenes.projection import Projection
 
 _TRIES = 8  # positions tried for a square of the spacing: nearly a full packing
 _MARGIN = 32.0  # pixels around the image where columns still reach into it

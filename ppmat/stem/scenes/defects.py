@@ -15,7 +15,7 @@
 
 """Defects of a specimen, put into its columns of atoms.
 
-Each function takes a :class:`~ppmat.datasets.stem.projection.Projection` and returns
+Each function takes a :class:`~ppmat.stem.scenes.projection.Projection` and returns
 another one, whose ``records`` tell what was done. Random numbers come from the
 generator that is given, nothing else.
 """
@@ -31,8 +31,8 @@ from scipy.ndimage import gaussian_filter
 from scipy.ndimage import map_coordinates
 from scipy.spatial import cKDTree
 
-from ppmat.datasets.stem.projection import CrystalError
-from ppmat.datasets.stem.projection import Projection
+from ppmat.stem.scenes.projection import CrystalError
+from ppmat.stem.scenes.projection import Projection
 
 _NODES = 4  # of a displacement field, for each length over which it changes
 _TRIES = 50  # places tried for an adatom

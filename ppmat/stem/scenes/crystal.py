@@ -16,7 +16,7 @@
 """Clean STEM images of a crystal structure.
 
 In HAADF each column of atoms is one round spot whose strength follows its atoms;
-nothing is propagated. In BF the waves are (:mod:`ppmat.datasets.stem.bright_field`).
+nothing is propagated. In BF the waves are (:mod:`ppmat.stem.scenes.bright_field`).
 How far both are from a full multislice simulation, and where they fail, is told in
 docs/stem_synthesis.md; :mod:`ppmat.datasets.stem.physical` makes such simulations.
 """
@@ -32,17 +32,17 @@ from typing import Any
 
 import numpy as np
 
-from ppmat.datasets.stem.bright_field import BrightField
-from ppmat.datasets.stem.bright_field import bright_field
-from ppmat.datasets.stem.bright_field import electron_wavelength
-from ppmat.datasets.stem.columns import Columns
-from ppmat.datasets.stem.columns import Scene
+from ppmat.stem.scenes.bright_field import BrightField
+from ppmat.stem.scenes.bright_field import bright_field
+from ppmat.stem.scenes.bright_field import electron_wavelength
+from ppmat.stem.scenes.atom_columns import Columns
+from ppmat.stem.scenes.atom_columns import Scene
 from ppmat.stem.noise.noise_model import MODES
-from ppmat.datasets.stem.projection import CrystalError
-from ppmat.datasets.stem.projection import Projection
-from ppmat.datasets.stem.projection import project
-from ppmat.datasets.stem.projection import specimen_layers
-from ppmat.datasets.stem.projection import view_along
+from ppmat.stem.scenes.projection import CrystalError
+from ppmat.stem.scenes.projection import Projection
+from ppmat.stem.scenes.projection import project
+from ppmat.stem.scenes.projection import specimen_layers
+from ppmat.stem.scenes.projection import view_along
 
 _LIGHT = 3.0  # factor by which a drawn contrast of light columns may be off
 _DEFOCUS = 20.0  # Å by which a drawn focus of BF may be off
@@ -118,7 +118,7 @@ def crystal_scene(
 
     Args:
         structure: pymatgen ``Structure`` or ``ase.Atoms``; see
-            :func:`ppmat.datasets.stem.projection.project`, also for what follows.
+            :func:`ppmat.stem.scenes.projection.project`, also for what follows.
         shape: ``(H, W)``, pixels.
         pixel_size: Å.
         zone_axis: Indices [uvw] of the direct lattice.
@@ -186,7 +186,7 @@ def render_projection(
     focused probe.
 
     Args:
-        projection: See :func:`ppmat.datasets.stem.projection.project`; its columns
+        projection: See :func:`ppmat.stem.scenes.projection.project`; its columns
             should be known ``contrast.reach(thickness)`` beyond the image.
         mode: ``haadf`` or ``bf``.
         contrast: None: that of the mode with its defaults.

@@ -23,10 +23,10 @@ from ase import Atoms
 from ase.build import mx2
 from scipy.spatial import cKDTree
 
-from ppmat.datasets.stem import defects
-from ppmat.datasets.stem.crystal import render_projection
-from ppmat.datasets.stem.projection import CrystalError
-from ppmat.datasets.stem.projection import project
+from ppmat.stem.scenes import defects
+from ppmat.stem.scenes.crystal import render_projection
+from ppmat.stem.scenes.projection import CrystalError
+from ppmat.stem.scenes.projection import project
 
 SHAPE = (200, 160)
 MOS2 = project(mx2("MoS2", a=3.18, vacuum=10), SHAPE, 0.2)

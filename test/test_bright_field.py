@@ -20,13 +20,13 @@ import numpy as np
 import pytest
 from ase.data import atomic_numbers
 
-from ppmat.datasets.stem import bright_field as module
-from ppmat.datasets.stem.bright_field import BrightField
-from ppmat.datasets.stem.bright_field import bright_field
-from ppmat.datasets.stem.bright_field import electron_wavelength
-from ppmat.datasets.stem.bright_field import scattering_factor
-from ppmat.datasets.stem.projection import CrystalError
-from ppmat.datasets.stem.projection import Projection
+from ppmat.stem.scenes import bright_field as module
+from ppmat.stem.scenes.bright_field import BrightField
+from ppmat.stem.scenes.bright_field import bright_field
+from ppmat.stem.scenes.bright_field import electron_wavelength
+from ppmat.stem.scenes.bright_field import scattering_factor
+from ppmat.stem.scenes.projection import CrystalError
+from ppmat.stem.scenes.projection import Projection
 
 ABTEM = Path(__file__).parent / "data" / "bright_field_abtem.npz"
 SHAPE, PIXEL = (20, 24), 0.25

@@ -31,9 +31,9 @@ from typing import Any
 import numpy as np
 from scipy.spatial import cKDTree
 
-from ppmat.datasets.stem.atoms import CrystalError
-from ppmat.datasets.stem.atoms import close_gaps
-from ppmat.datasets.stem.atoms import read_atoms
+from ppmat.stem.scenes.atoms import CrystalError
+from ppmat.stem.scenes.atoms import close_gaps
+from ppmat.stem.scenes.atoms import read_atoms
 
 _PARALLEL = 1e-3  # sine of the angle between directions that count as one
 _LARGEST_INDEX = 6  # of lattice vectors tried for a Cartesian direction
@@ -157,7 +157,7 @@ def view_along(
     points along x; without one, x is as close to the first Cartesian axis as it can be.
 
     Args:
-        structure: See :func:`~ppmat.datasets.stem.atoms.read_atoms`, or a
+        structure: See :func:`~ppmat.stem.scenes.atoms.read_atoms`, or a
             :class:`View`, which is returned as it is.
         zone_axis: Indices [uvw] of the direct lattice: the beam runs along
             ``u a + v b + w c``. Cartesian for a structure without lattice.

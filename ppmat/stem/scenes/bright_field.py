@@ -42,8 +42,8 @@ from scipy import constants
 from scipy import fft
 from scipy.special import j0
 
-from ppmat.datasets.stem.projection import CrystalError
-from ppmat.datasets.stem.projection import Projection
+from ppmat.stem.scenes.projection import CrystalError
+from ppmat.stem.scenes.projection import Projection
 
 _SLICE = 4.0  # Å along the beam; thinner slices change no image of the comparison
 _BAND = 2.5  # scattering that is followed, over the aperture's

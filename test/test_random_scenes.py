@@ -24,13 +24,13 @@ from PIL import Image
 from scipy.spatial.distance import pdist
 
 from ppmat.datasets.stem import sample
-from ppmat.datasets.stem.columns import Columns
-from ppmat.datasets.stem.columns import Scene
+from ppmat.stem.scenes.atom_columns import Columns
+from ppmat.stem.scenes.atom_columns import Scene
 from ppmat.datasets.stem.sample import lattice_positions
-from ppmat.datasets.stem.synthesis import SceneRecipe
-from ppmat.datasets.stem.synthesis import lattice_sites
-from ppmat.datasets.stem.synthesis import make_scene
-from ppmat.datasets.stem.synthesis import random_positions
+from ppmat.stem.scenes.random_scenes import SceneRecipe
+from ppmat.stem.scenes.random_scenes import lattice_sites
+from ppmat.stem.scenes.random_scenes import make_scene
+from ppmat.stem.scenes.random_scenes import random_positions
 
 SHIPPED = (
     Path(__file__).resolve().parents[1]

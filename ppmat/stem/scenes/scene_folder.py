@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ppmat.datasets.stem.columns import Scene
+from ppmat.stem.scenes.atom_columns import Scene
 from ppmat.stem.noise.noise_model import NoiseModel
 
 KINDS = ("noisy", "gt_enhance", "gt_detect")

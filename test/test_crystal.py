@@ -29,14 +29,14 @@ from pymatgen.core import Molecule
 from pymatgen.core import Structure
 from scipy.spatial import cKDTree
 
-from ppmat.datasets.stem.atoms import read_atoms
-from ppmat.datasets.stem.bright_field import BrightField
-from ppmat.datasets.stem.crystal import Haadf
-from ppmat.datasets.stem.crystal import crystal_scene
-from ppmat.datasets.stem.crystal import render_projection
-from ppmat.datasets.stem.projection import CrystalError
-from ppmat.datasets.stem.projection import project
-from ppmat.datasets.stem.projection import view_along
+from ppmat.stem.scenes.atoms import read_atoms
+from ppmat.stem.scenes.bright_field import BrightField
+from ppmat.stem.scenes.crystal import Haadf
+from ppmat.stem.scenes.crystal import crystal_scene
+from ppmat.stem.scenes.crystal import render_projection
+from ppmat.stem.scenes.projection import CrystalError
+from ppmat.stem.scenes.projection import project
+from ppmat.stem.scenes.projection import view_along
 
 LMDB = (
     Path(__file__).resolve().parents[1]
