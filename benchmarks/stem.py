@@ -225,7 +225,7 @@ def score(image: np.ndarray, exposure: Exposure, mode: str) -> dict[str, float]:
     method's image, fit to the raw one. ``peak_f1`` takes the peaks of the method's
     image and the threshold that suits it best, which needs the truth, for each method.
     """
-    from ppmat.datasets.stem.detection import detect_columns
+    from ppmat.stem.columns.detection import detect_columns
     from ppmat.metrics.sfin_metric import calc_psnr
     from ppmat.metrics.sfin_metric import calc_ssim
 
@@ -264,7 +264,7 @@ def compare(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, float]]:
     """Return which found columns are wanted ones, which wanted ones are missing, which
     found ones are none, and the distance of each pair [pm] by the true column."""
-    from ppmat.datasets.stem.matching import match_columns
+    from ppmat.stem.columns.matching import match_columns
 
     radius = RADIUS * neighbour_distance(exposure.columns)
     match = match_columns(found, exposure.columns, radius, exposure.noisy.shape, BORDER)

@@ -73,8 +73,8 @@ def draw(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 def measure(folder: Path) -> dict:
     """Detect the columns of the image in a folder; returns a row."""
-    from ppmat.datasets.stem.detection import detect_columns
-    from ppmat.datasets.stem.matching import match_columns
+    from ppmat.stem.columns.detection import detect_columns
+    from ppmat.stem.columns.matching import match_columns
 
     image = np.load(folder / "image.npy")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -23,7 +23,7 @@ import pytest
 from helpers_image import write_image_model
 
 from ppmat.stem.images.micrograph import write_micrograph
-from ppmat.datasets.stem.column_table import ColumnTable
+from ppmat.stem.columns.column_table import ColumnTable
 from ppmat.stem.scenes.random_scenes import Columns
 from ppmat.predictor.detect_entry import main
 

@@ -39,13 +39,13 @@ from ppmat.stem.images.micrograph import image_from
 from ppmat.stem.images.micrograph import read_micrograph
 from ppmat.stem.images.micrograph_base import convert_pixel_size
 from ppmat.stem.images.micrograph_base import replacing
-from ppmat.datasets.stem.column_export import not_elements
-from ppmat.datasets.stem.column_table import UNITS
-from ppmat.datasets.stem.column_table import ColumnTable
-from ppmat.datasets.stem.column_table import ColumnTableError
-from ppmat.datasets.stem.detection import MIN_SCORE
-from ppmat.datasets.stem.detection import POLARITIES
-from ppmat.datasets.stem.detection import detect_columns
+from ppmat.stem.columns.column_export import not_elements
+from ppmat.stem.columns.column_table import UNITS
+from ppmat.stem.columns.column_table import ColumnTable
+from ppmat.stem.columns.column_table import ColumnTableError
+from ppmat.stem.columns.detection import MIN_SCORE
+from ppmat.stem.columns.detection import POLARITIES
+from ppmat.stem.columns.detection import detect_columns
 from ppmat.stem.noise.noise_model import MODES
 from ppmat.stem.images.bad_pixels import without_hot_pixels
 from ppmat.predictor.image_command import add_image_model
@@ -322,7 +322,7 @@ def _do_image(
     with replacing(paths["table"]) as temporary:
         table.to_csv(temporary)
     if args.overlay:
-        from ppmat.predictor.detection_figure import draw_columns
+        from ppmat.stem.columns.detection_figure import draw_columns
 
         with replacing(paths["overlay"]) as temporary:
             draw_columns(raw, table, temporary, str(image))

@@ -26,9 +26,9 @@ from typing import Tuple
 import numpy as np
 from scipy.spatial import cKDTree
 
-from ppmat.datasets.stem.column_background import Background
-from ppmat.datasets.stem.column_equations import HEIGHT
-from ppmat.datasets.stem.column_equations import Equations
+from ppmat.stem.columns.column_background import Background
+from ppmat.stem.columns.column_equations import HEIGHT
+from ppmat.stem.columns.column_equations import Equations
 
 _BINS = 24  # of grey values with as many pixels each, for the strength of the noise
 _FINE_BINS = 4096  # of equal width, of which those are made

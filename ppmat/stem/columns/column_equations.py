@@ -25,7 +25,7 @@ from typing import Tuple
 import numpy as np
 from scipy import sparse
 
-from ppmat.datasets.stem.column_background import Background
+from ppmat.stem.columns.column_background import Background
 
 Y, X, HEIGHT, WIDTH = range(4)  # parameters of a column; WIDTH is log(sigma)
 DAMPING = 1e-4

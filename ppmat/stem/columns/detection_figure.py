@@ -27,7 +27,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ppmat.datasets.stem.column_table import ColumnTable
+from ppmat.stem.columns.column_table import ColumnTable
 
 _SIDE = 400  # pixels of the part that is shown enlarged
 _LIMITS = (0.5, 99.7)  # percentiles

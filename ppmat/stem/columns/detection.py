@@ -17,7 +17,7 @@
 
 Seeds come from an enhanced image, from the map of a detection network, or from the raw
 image under a filter of the columns' width. What is reported is fitted to the raw image
-only (:mod:`ppmat.datasets.stem.column_fit`), so no network moves an atom. How errors
+only (:mod:`ppmat.stem.columns.column_fit`), so no network moves an atom. How errors
 and scores are computed is in docs/stem_detection.md.
 """
 
@@ -33,22 +33,22 @@ from typing import Tuple
 import numpy as np
 from scipy.spatial import cKDTree
 
-from ppmat.datasets.stem.column_background import Background
-from ppmat.datasets.stem.column_doubts import doubts
-from ppmat.datasets.stem.column_equations import HEIGHT
-from ppmat.datasets.stem.column_equations import WIDTH
-from ppmat.datasets.stem.column_errors import FittedColumns
-from ppmat.datasets.stem.column_fit import WIDTH_SPREAD
-from ppmat.datasets.stem.column_fit import ColumnFit
-from ppmat.datasets.stem.column_seeds import Plane
-from ppmat.datasets.stem.column_seeds import column_width
-from ppmat.datasets.stem.column_seeds import noise_level
-from ppmat.datasets.stem.column_seeds import peaks
-from ppmat.datasets.stem.column_seeds import residual_seeds
-from ppmat.datasets.stem.column_seeds import spots
-from ppmat.datasets.stem.column_table import COLUMNS
-from ppmat.datasets.stem.column_table import ColumnTable
-from ppmat.datasets.stem.column_table import pixel_size_in_nm
+from ppmat.stem.columns.column_background import Background
+from ppmat.stem.columns.column_warnings import doubts
+from ppmat.stem.columns.column_equations import HEIGHT
+from ppmat.stem.columns.column_equations import WIDTH
+from ppmat.stem.columns.column_errors import FittedColumns
+from ppmat.stem.columns.column_fit import WIDTH_SPREAD
+from ppmat.stem.columns.column_fit import ColumnFit
+from ppmat.stem.columns.column_seeds import Plane
+from ppmat.stem.columns.column_seeds import column_width
+from ppmat.stem.columns.column_seeds import noise_level
+from ppmat.stem.columns.column_seeds import peaks
+from ppmat.stem.columns.column_seeds import residual_seeds
+from ppmat.stem.columns.column_seeds import spots
+from ppmat.stem.columns.column_table import COLUMNS
+from ppmat.stem.columns.column_table import ColumnTable
+from ppmat.stem.columns.column_table import pixel_size_in_nm
 from ppmat.stem.noise.noise_model import MODES
 from ppmat.stem.images.bad_pixels import without_hot_pixels
 from ppmat.stem.images.image_array import image_array

@@ -18,13 +18,13 @@
 import numpy as np
 import pytest
 
-from ppmat.datasets.stem.column_table import COLUMNS
-from ppmat.datasets.stem.column_table import ColumnTable
-from ppmat.datasets.stem.column_table import ColumnTableError
-from ppmat.datasets.stem.lattice_fit import LatticeError
-from ppmat.datasets.stem.lattice_fit import guess_lattice
-from ppmat.datasets.stem.lattice_fit import intensity_groups
-from ppmat.datasets.stem.matching import match_columns
+from ppmat.stem.columns.column_table import COLUMNS
+from ppmat.stem.columns.column_table import ColumnTable
+from ppmat.stem.columns.column_table import ColumnTableError
+from ppmat.stem.columns.lattice_fit import LatticeError
+from ppmat.stem.columns.lattice_fit import guess_lattice
+from ppmat.stem.columns.lattice_fit import intensity_groups
+from ppmat.stem.columns.matching import match_columns
 from ppmat.stem.scenes.random_scenes import random_positions
 
 VECTORS = np.array([[16.0, 3.0], [-5.0, 20.0]])  # (y, x), pixels

@@ -18,15 +18,15 @@
 import numpy as np
 from scipy.ndimage import maximum_filter
 
-from ppmat.datasets.stem import detection
-from ppmat.datasets.stem.column_background import Background
-from ppmat.datasets.stem.column_equations import Frames
-from ppmat.datasets.stem.column_fit import ColumnFit
-from ppmat.datasets.stem.column_seeds import _maxima
+from ppmat.stem.columns import detection
+from ppmat.stem.columns.column_background import Background
+from ppmat.stem.columns.column_equations import Frames
+from ppmat.stem.columns.column_fit import ColumnFit
+from ppmat.stem.columns.column_seeds import _maxima
 from ppmat.stem.scenes.atom_columns import Columns
-from ppmat.datasets.stem.detection import detect_columns
-from ppmat.datasets.stem.detection import misfit
-from ppmat.datasets.stem.matching import match_columns
+from ppmat.stem.columns.detection import detect_columns
+from ppmat.stem.columns.detection import misfit
+from ppmat.stem.columns.matching import match_columns
 
 SIZE = (72, 66)
 SIGMA = 2.2

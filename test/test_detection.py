@@ -21,10 +21,10 @@ import types
 import numpy as np
 import pytest
 
-from ppmat.datasets.stem.column_fit import ColumnFit
-from ppmat.datasets.stem.detection import detect_columns
-from ppmat.datasets.stem.detection import scores
-from ppmat.datasets.stem.matching import match_columns
+from ppmat.stem.columns.column_fit import ColumnFit
+from ppmat.stem.columns.detection import detect_columns
+from ppmat.stem.columns.detection import scores
+from ppmat.stem.columns.matching import match_columns
 from ppmat.stem.scenes.random_scenes import Columns
 
 SIZE = (88, 84)

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 
 from ppmat.stem.images.clipping import clipping_limits
-from ppmat.datasets.stem.column_doubts import doubts
-from ppmat.datasets.stem.detection import detect_columns
-from ppmat.datasets.stem.matching import match_columns
+from ppmat.stem.columns.column_warnings import doubts
+from ppmat.stem.columns.detection import detect_columns
+from ppmat.stem.columns.matching import match_columns
 from ppmat.stem.images.bad_pixels import hot_pixels
 from ppmat.stem.scenes.random_scenes import Columns
 

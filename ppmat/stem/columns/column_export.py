@@ -29,12 +29,12 @@ from typing import Tuple
 
 import numpy as np
 
-from ppmat.datasets.stem.column_table import ColumnTable
-from ppmat.datasets.stem.column_table import ColumnTableError
-from ppmat.datasets.stem.lattice_fit import LatticeError
-from ppmat.datasets.stem.lattice_fit import PlaneLattice
-from ppmat.datasets.stem.lattice_fit import guess_lattice
-from ppmat.datasets.stem.lattice_fit import intensity_groups
+from ppmat.stem.columns.column_table import ColumnTable
+from ppmat.stem.columns.column_table import ColumnTableError
+from ppmat.stem.columns.lattice_fit import LatticeError
+from ppmat.stem.columns.lattice_fit import PlaneLattice
+from ppmat.stem.columns.lattice_fit import guess_lattice
+from ppmat.stem.columns.lattice_fit import intensity_groups
 
 _ANGSTROM = 10.0  # in one nm
 _UNKNOWN = "X"

@@ -68,7 +68,7 @@ class ColumnTable:
         background: Under the column, image units.
         snr: Height divided by its error, 0 or more.
         score: How sure it is that there is a column, 0 to 1, see
-            :func:`ppmat.datasets.stem.detection.detect_columns`.
+            :func:`ppmat.stem.columns.detection.detect_columns`.
         edge: Nearer to the rim of the image, or to a missing pixel, than twice sigma.
         overlapping: A neighbour is nearer than three sigma: errors hold, but depend on
             the profile being a Gaussian.
@@ -199,12 +199,12 @@ class ColumnTable:
             np.savetxt(path, positions, "%.9g", ",", header="x,y", comments="")
 
     def to_atoms(self, elements: Optional[Sequence[str]] = None, **options: Any) -> Any:
-        """Return ``ase.Atoms``: see :func:`ppmat.datasets.stem.column_export.to_atoms`.
+        """Return ``ase.Atoms``: see :func:`ppmat.stem.columns.column_export.to_atoms`.
 
         Raises:
             ColumnTableError: There is no pixel size or no lattice.
         """
-        from ppmat.datasets.stem.column_export import to_atoms
+        from ppmat.stem.columns.column_export import to_atoms
 
         return to_atoms(self, elements, **options)
 
@@ -212,7 +212,7 @@ class ColumnTable:
         self, elements: Optional[Sequence[str]] = None, **options: Any
     ) -> Any:
         """Return a pymatgen ``Structure``, see :meth:`to_atoms`."""
-        from ppmat.datasets.stem.column_export import to_structure
+        from ppmat.stem.columns.column_export import to_structure
 
         return to_structure(self, elements, **options)
 

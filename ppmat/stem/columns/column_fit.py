@@ -35,18 +35,18 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy.spatial import cKDTree
 
-from ppmat.datasets.stem.column_background import Background
-from ppmat.datasets.stem.column_equations import DAMPING
-from ppmat.datasets.stem.column_equations import HEIGHT
-from ppmat.datasets.stem.column_equations import TERMS
-from ppmat.datasets.stem.column_equations import WIDTH
-from ppmat.datasets.stem.column_equations import Equations
-from ppmat.datasets.stem.column_equations import Frames
-from ppmat.datasets.stem.column_equations import X
-from ppmat.datasets.stem.column_equations import Y
-from ppmat.datasets.stem.column_errors import FittedColumns
-from ppmat.datasets.stem.column_errors import Marginals
-from ppmat.datasets.stem.column_errors import noise_image
+from ppmat.stem.columns.column_background import Background
+from ppmat.stem.columns.column_equations import DAMPING
+from ppmat.stem.columns.column_equations import HEIGHT
+from ppmat.stem.columns.column_equations import TERMS
+from ppmat.stem.columns.column_equations import WIDTH
+from ppmat.stem.columns.column_equations import Equations
+from ppmat.stem.columns.column_equations import Frames
+from ppmat.stem.columns.column_equations import X
+from ppmat.stem.columns.column_equations import Y
+from ppmat.stem.columns.column_errors import FittedColumns
+from ppmat.stem.columns.column_errors import Marginals
+from ppmat.stem.columns.column_errors import noise_image
 
 WIDTH_SPREAD = 0.2  # prior standard deviation of log(sigma / common sigma)
 WIDTH_LIMIT = 0.6  # largest |log(sigma / common sigma)|
