@@ -121,7 +121,7 @@ def one(row: str, seed: int, args: argparse.Namespace) -> None:
     from ppmat.metrics.is2re_metric import energy_mae
     from ppmat.metrics.is2re_metric import energy_within_threshold
     from ppmat.models import build_model
-    from ppmat.trainer.entry import main
+    from ppmat.commands.train import main
     from ppmat.utils import save_load
     from ppmat.utils.config import load_config
 

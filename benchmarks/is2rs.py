@@ -104,7 +104,7 @@ def score(model, config: dict, split: str) -> dict[str, float]:
 def one(row: str, seed: int, args: argparse.Namespace) -> None:
     """Train and score one row with one seed."""
     from ppmat.models import build_model
-    from ppmat.trainer.entry import main
+    from ppmat.commands.train import main
     from ppmat.utils import save_load
     from ppmat.utils.config import load_config
 

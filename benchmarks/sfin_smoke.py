@@ -60,7 +60,7 @@ def settings(seed: int, folder: Path, words: list[str]) -> dict:
 
 def images(config: Mapping, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the noisy and the true images of a split, [N, 1, H, W] grey levels."""
-    from ppmat.trainer.entry import build_loaders
+    from ppmat.commands.train import build_loaders
 
     wanted = {name: name == split for name in ("train", *SPLITS)}
     batches = list(build_loaders(config["Dataset"], wanted, seed=0)[split])
@@ -88,7 +88,7 @@ def scores(predicted: np.ndarray, true: np.ndarray) -> dict[str, dict[str, float
 def one(seed: int, args: argparse.Namespace) -> None:
     """Train and score one seed."""
     from ppmat.models import build_trained_model
-    from ppmat.trainer import entry
+    from ppmat.commands import train as entry
     from ppmat.utils.config import save_config
 
     folder = args.work / f"seed_{seed}"

@@ -91,7 +91,7 @@ def torch_step(folder: Path, width: int, blocks: int, data: tuple) -> Callable:
 def paddle_step(row: str, width: int, blocks: int, data: tuple) -> Callable:
     """Return a training step of our network."""
     if row == "kept":
-        from ppmat.utils.command_line import keep_freed_memory
+        from ppmat.commands.options import keep_freed_memory
 
         keep_freed_memory()
     import paddle

@@ -180,7 +180,7 @@ def calibrate_and_train(
     """
     from ppmat.stem.noise.calibration import CalibrationError
     from ppmat.stem.noise.calibration import calibrate_noise
-    from ppmat.trainer import entry
+    from ppmat.commands import train as entry
     from ppmat.utils.config import load_config
     from ppmat.utils.config import save_config
 

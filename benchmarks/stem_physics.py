@@ -258,7 +258,7 @@ def cost(work: Path) -> str:
     from ase.io import write as write_structure
 
     from ppmat.stem.scenes.crystal import crystal_scene
-    from ppmat.predictor.synthesize_entry import main as synthesize
+    from ppmat.commands.synthesize import main as synthesize
 
     file = work / "sto.cif"
     write_structure(file, structure("sto"))

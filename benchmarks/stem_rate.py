@@ -63,7 +63,7 @@ def rates(mode: str, size: int, noise: str) -> list[float]:
 
 def waiting(mode: str, folder: Path) -> dict[str, float]:
     """Return the median seconds of a step, and of its waiting, with two workers."""
-    from ppmat.trainer import entry
+    from ppmat.commands import train as entry
     from ppmat.utils.config import load_config
 
     file = CONFIGS / f"sfin_{mode}_enhance_synthetic.yaml"

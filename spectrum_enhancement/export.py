@@ -20,7 +20,7 @@ import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 
-from ppmat.predictor.onnx_entry import main  # noqa: E402
+from ppmat.commands.export_onnx import main  # noqa: E402
 
 if __name__ == "__main__":
     sys.exit(main(os.path.dirname(os.path.abspath(__file__))))

@@ -20,7 +20,7 @@ import paddle
 import pytest
 from PIL import Image
 
-from ppmat.trainer import entry
+from ppmat.commands import train as entry
 from ppmat.utils import logger
 from ppmat.utils.config import load_config
 

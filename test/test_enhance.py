@@ -13,474 +13,268 @@
 # limitations under the License.
 
 
-"""Arrays and signals: intensities, missing pixels, types and metadata are respected."""
+"""The enhancing command: files, formats, resumed runs, scores, exit status."""
 
-import copy
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import settings
-from hypothesis import strategies as st
+from helpers_image import ToyImage
+from helpers_image import picture
+from helpers_image import replace_shipped
+from helpers_image import write_image_model
+from helpers_image import write_pictures
+from omegaconf import OmegaConf
+from paddle.io import Dataset
 
-from ppmat.stem.images.grey_scaling import GREY
-from ppmat.stem.images.grey_scaling import PERCENTILES
-from ppmat.predictor.enhancement import FLAGS
-from ppmat.predictor.enhancement import enhance
-from ppmat.predictor.enhancement import enhance_image
-from ppmat.predictor.enhancement import fill_missing
+from ppmat.datasets import DATASETS
+from ppmat.stem.images.micrograph import image_names
+from ppmat.stem.images.micrograph import read_micrograph
+from ppmat.metrics.sfin_metric import calc_psnr
+from ppmat.metrics.sfin_metric import calc_ssim
+from ppmat.commands.enhance import main
+from ppmat.predictor.shipped import SHIPPED
 
-SIZE = {"tile_size": 32}
-
-
-def net(tiles):
-    """Stands for a network: not linear, not even, and looks at neighbours."""
-    rows = np.roll(tiles, 1, 2) + tiles + np.roll(tiles, -1, 2)
-    mean = (np.roll(rows, 1, 3) + rows + np.roll(rows, -1, 3)) / 9
-    return mean + 6 * np.tanh(mean / 80) - 3
+ROOT = Path(__file__).resolve().parents[1]
 
 
-def picture(height=50, width=70, seed=0):
-    """Blobs on a lattice, with noise; float64 between about 0 and 1."""
-    y, x = np.mgrid[:height, :width]
-    clean = (np.cos(y * 2 * np.pi / 9) + 1) * (np.cos(x * 2 * np.pi / 11) + 1) / 4
-    noise = np.random.default_rng(seed).normal(size=clean.shape)
-    return 0.2 + 0.6 * clean + 0.1 * noise
+@DATASETS.register
+class ToyPairs(Dataset):
+    """Noisy and clean grey pictures."""
+
+    def __init__(self, number: int = 3) -> None:
+        self.number = number
+
+    def __len__(self):
+        return self.number
+
+    def __getitem__(self, index):
+        clean = 150 * picture(20, 24, 99)
+        noisy = clean + np.random.default_rng(index).normal(size=clean.shape)
+        return {
+            "noisy": noisy[None].astype("f4"),
+            "gt_enhance": clean[None],
+            "id": str(index),
+        }
 
 
-def span(x):
-    return float(np.nanmax(x) - np.nanmin(x))
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Return a function that runs the command in a folder with images and a model."""
+    monkeypatch.chdir(tmp_path)
+    write_pictures("in")
+    data = {"test": {"dataset": {"__class_name__": "ToyPairs"}}}
+    write_image_model("task/configs", Dataset=data)
+
+    def command(*options, model="model.yaml", weights="task/configs/w1.0.pdparams"):
+        ToyImage.calls.clear()
+        arguments = [f"--config_path={model}", f"--checkpoint_path={weights}"]
+        return main("task", [*arguments, *options])
+
+    return command
 
 
-def min_max_twin(x):
-    """Broken twin: mapped by least and greatest value, and clipped."""
-    x = np.asarray(x, dtype=np.float32)
-    grey = (x - x.min()) / span(x) * 255
-    return np.clip(net(grey[None, None])[0, 0], 0, 255)
+def names_in(folder):
+    return sorted(os.listdir(folder))
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.floats(-6, 6), st.floats(-5, 5), st.booleans())
-def test_intensities_scale_and_shift(log_gain, shift, double):
-    gain = 10.0**log_gain
-    kind = np.float64 if double else np.float32
-    x = picture().astype(kind)
-    y = (gain * (x + shift)).astype(kind)
-    expected = gain * (enhance(x, net, **SIZE).astype(np.float64) + shift)
-    found = enhance(y, net, **SIZE)
-    assert found.dtype == kind
-    assert abs(found - expected).max() < 1e-4 * span(expected)
+def test_files_folders_and_patterns(run, capsys):
+    options = ["--save_path=out", "--residual"]
+    assert run("--input", "in/a.tif", "in/[bc].tif", *options) == 0
+    ends = ("", ".json", ".residual.png")
+    assert names_in("out") == sorted(f"{n}.tif{end}" for n in "abc" for end in ends)
+    text = capsys.readouterr().out
+    assert "out/b.tif: 20 x 30, residual std " in text
+    assert ", correlation of lines " in text and ", contrast lost " in text
+    assert "flag lost_contrast (3 files): what was taken away follows" in text
+    image = read_micrograph("out/a.tif")
+    assert image.data.dtype == np.float32
+    assert image.pixel_size == pytest.approx((0.0118, 0.0118))
+    assert run("--input", "in", *options) == 0  # nothing left to do
+    assert ToyImage.calls == []
+    assert capsys.readouterr().out.count("is there already") == 3
 
 
-def test_broken_twin_does_not_scale():
-    x = picture()
-    assert abs(min_max_twin(3 * x) - 3 * min_max_twin(x)).max() > 10
+def test_settings_of_the_command_line(run):
+    options = ["--tile_size=32", "--overlap=10", "--scaling=grey", "--ensemble"]
+    assert run("--input=in/a.tif", "--save_path=out", "--format=npy", *options) == 0
+    assert ToyImage.calls == [[1, 1, 32, 32]] * 4
+    record = json.loads(Path("out/a.npy.json").read_text())["record"]
+    assert record["tile"] == [32, 32] and record["overlap"] == 10
+    assert record["scaling"] == "grey" and len(record["flips"]) == 4
+    assert run("--input=in/a.tif", "--save_path=out2", "Predict.tile_size=64") == 0
+    record = json.loads(Path("out2/a.tif.json").read_text())["record"]
+    assert record["tile"] == [64, 64]
 
 
-def test_negative_gain_is_another_picture():
-    x = picture()
-    assert abs(enhance(-x, net, **SIZE) + enhance(x, net, **SIZE)).max() > 0.01
+@pytest.fixture
+def shipped(tmp_path, monkeypatch):
+    replace_shipped(tmp_path, monkeypatch)
 
 
-def test_one_hot_pixel_changes_only_its_neighbourhood():
-    x = picture()
-    hot = x.copy()
-    hot[20, 30] = 30.0
-    a, b = enhance(x, net, **SIZE), enhance(hot, net, **SIZE)
-    changed = abs(a - b) > 0.02 * span(a)
-    assert 0 < changed.sum() <= 9
-    # Broken twin: the whole picture sinks to a few levels.
-    assert span(min_max_twin(hot)[:15]) < 0.1 * span(min_max_twin(x)[:15])
+def test_without_a_model_the_shipped_one_is_taken(run, shipped, capsys):
+    def record(folder):
+        return json.loads(Path(folder, "a.tif.json").read_text())["record"]
+
+    for folder, options in {"haadf": [], "bf": ["--mode=bf"]}.items():
+        files = ["--input=in/a.tif", f"--save_path={folder}"]
+        assert main("task", [*files, *options]) == 0
+        text = capsys.readouterr().out
+        assert f"{SHIPPED[folder]}' comes with ppmat; trained on drawn {folder}" in text
+        found = record(folder)["package"]
+        assert found["name"] == SHIPPED[folder]
+        assert found["trained_on"] == f"drawn {folder}"
+        assert Path(found["results"]).name == "results.yaml"
+    assert record("haadf")["weights"] != record("bf")["weights"]
+    # The same weights are the same model, whatever they are called.
+    assert main("task", ["--input=in/a.tif", "--save_path=bf", "--mode=bf"]) == 0
+    assert "is there already" in capsys.readouterr().out
+    named = ["--input=in/a.tif", "--save_path=bf", f"--model_name={SHIPPED['bf']}"]
+    assert main("task", named) == 0
+    assert "is there already" in capsys.readouterr().out
+    assert main("task", [*named, "--mode=bf"]) == 2
+    assert "does not go with model_name" in capsys.readouterr().out
 
 
-def test_grey_values_reach_the_network_as_they_are():
-    x = 200 * picture()
-    seen = []
-
-    def spy(tiles):
-        seen.append(tiles)
-        return tiles
-
-    same = enhance(x, spy, scaling="grey", **SIZE)
-    np.testing.assert_allclose(same, x, atol=1e-4)
-    np.testing.assert_array_equal(seen[0][0, 0], x[:32, :32].astype("f4"))
-    seen.clear()
-    _, record = enhance(x, spy, return_record=True, **SIZE)
-    frame = record["frames"][0]
-    low, high = np.percentile(x, PERCENTILES)
-    grey = [(v - frame["offset"]) / frame["scale"] for v in (low, high)]
-    assert grey == pytest.approx(GREY)
-    assert max(t.max() for t in seen) > GREY[1] + 1  # nothing is clipped
-    given = (frame["offset"], frame["scale"])
-    again = enhance(x, spy, scaling=given, **SIZE)
-    np.testing.assert_allclose(again, x, atol=1e-4)
+EXAMPLE = "example_data/stem_sample/test/noisy"
 
 
-def test_values_that_are_no_grey_levels_are_said(capsys):
-    for factor in (1.0, 1e4):
-        flags = enhance_image(picture() * factor, net, scaling="grey", **SIZE).flags
-        assert "not_grey" in flags
-    assert FLAGS["not_grey"] in capsys.readouterr().out
+@pytest.fixture
+def example(run, shipped):
+    """Two small images for those of the tree."""
+    assert len(image_names(ROOT / "spectrum_enhancement" / EXAMPLE)) == 16
+    write_pictures(f"task/{EXAMPLE}", ["0", "1"])
 
 
-@pytest.mark.parametrize("shape", [(2, 2), (5, 7), (31, 33), (32, 32), (33, 100)])
-def test_any_size(shape):
-    x = np.random.default_rng(0).random(shape)
-    result = enhance_image(x, net, **SIZE)
-    assert result.image.shape == shape and np.isfinite(result.image).all()
-    assert ("reflected" in result.flags) == (min(shape) < 32)
+def test_without_options_the_example_images_are_enhanced(example, capsys):
+    assert main("task", []) == 0
+    text = capsys.readouterr().out
+    assert f"task/{EXAMPLE} are enhanced into output/enhanced" in text
+    assert SHIPPED["haadf"] in text
+    assert names_in("output/enhanced") == ["0.tif", "0.tif.json", "1.tif", "1.tif.json"]
+    assert main("task", []) == 0
+    assert capsys.readouterr().out.count("is there already") == 2
+    assert main("task", ["--save_path=other", "--format=npy", "--mode=haadf"]) == 0
+    assert "0.npy" in names_in("other")
 
 
-def test_missing_pixels_are_put_back_and_do_not_spread():
-    x = picture().astype("f4")
-    bad = x.copy()
-    bad[10, 20], bad[40, :] = np.nan, np.inf
-    bad[5, 5] = -np.inf
-    result = enhance_image(bad, net, **SIZE)
-    assert result.flags["filled"] == "72"
-    holes = ~np.isfinite(bad)
-    np.testing.assert_array_equal(result.image[holes], bad[holes])
-    assert np.isfinite(result.image[~holes]).all()
-    near = abs(result.image - enhance(x, net, **SIZE))[~holes]
-    assert near.max() < 0.15 * span(x)
-    assert np.isnan(result.residual[holes]).all()
-    # Broken twin: zeros instead of neighbours.
-    zeros = np.where(holes, -10.0, bad)
-    twin = abs(enhance(zeros, net, **SIZE) - enhance(x, net, **SIZE))[~holes]
-    assert twin.max() > 0.5 * span(x)
+@pytest.mark.parametrize("options", [["--mode=bf"], ["in/a.tif"], ["-c=model.yaml"]])
+def test_the_example_is_for_the_shipped_model(example, capsys, options):
+    assert main("task", options) == 2
+    text = capsys.readouterr().out
+    assert "--input is missing" in text and "HAADF example images" in text
+    assert not Path("output").exists()
 
 
-def test_holes_are_filled_from_their_rim():
-    image = np.zeros((40, 40))
-    image[:, 20:] = 10.0
-    missing = np.zeros(image.shape, dtype=bool)
-    missing[5:9, 4:8] = missing[30:34, 34:39] = True
-    wanted = image.copy()
-    image[missing] = np.nan
-    fill_missing(image, missing)
-    np.testing.assert_array_equal(image, wanted)
-    deep = np.ones(image.shape, dtype=bool)
-    deep[0, 0] = False
-    image[0, 0] = 3.0
-    fill_missing(image, deep)
-    np.testing.assert_array_equal(image, np.full(image.shape, 3.0))
+def test_without_the_example_an_input_is_asked_for(run, shipped, capsys):
+    assert main("task", []) == 2
+    text = capsys.readouterr().out
+    assert "--input is missing" in text
+    assert f"no example images here (task/{EXAMPLE})" in text
+    assert not Path("output").exists()
 
 
-def test_masked_arrays_stay_masked():
-    x = np.ma.masked_greater(picture(), 0.9)
-    hidden = x.data[x.mask].copy()
-    result = enhance_image(x, net, **SIZE)
-    assert type(result.image) is np.ma.MaskedArray
-    np.testing.assert_array_equal(result.image.mask, x.mask)
-    np.testing.assert_array_equal(result.image.data[x.mask], hidden)
-    wild = np.ma.MaskedArray(np.where(x.mask, 1e9, x.data), x.mask)
-    other = enhance(wild, net, **SIZE)
-    assert abs(other - result.image).max() == 0  # what is masked does not count
-    assert result.residual.mask.sum() == x.mask.sum()
-
-
-def test_stacks_equal_their_frames():
-    frames = np.stack([picture(seed=0), 100 * picture(seed=1), picture(seed=2) - 5])
-    stack = frames.reshape(3, 1, 50, 70)
-    result = enhance_image(stack, net, **SIZE)
-    assert result.image.shape == stack.shape
-    for i, frame in enumerate(frames):
-        np.testing.assert_array_equal(result.image[i, 0], enhance(frame, net, **SIZE))
-    assert [f["index"] for f in result.record["frames"]] == [[0, 0], [1, 0], [2, 0]]
-    assert len(result.whiteness) == 3
-    # Broken twin: one scaling for all makes frames depend on each other.
-    twin = enhance(stack, net, scaling=(0.0, 0.4), **SIZE)
-    assert abs(twin - result.image).max() > 1.0
-
-
-def test_batches_and_progress():
-    x = picture()
-    calls = []
-    one = enhance(x, net, **SIZE)
-    many = enhance(
-        x, net, batch_size=4, on_tiles=lambda *n: calls.append(n), overlap=8, **SIZE
+def test_equal_names_do_not_clash(run):
+    write_pictures("in2", ["a"])
+    assert run("--input", "in/a.tif", "in2/a.tif", "in2/a.tif", "--save_path=out") == 0
+    assert names_in("out") == sorted(
+        f"{folder}_a_tif.tif{end}" for folder in ("in", "in2") for end in ("", ".json")
     )
-    np.testing.assert_array_equal(one, many)
-    assert calls == [(4, 6), (6, 6)]
 
 
-def test_flips():
-    x = picture(32, 32)
-
-    def lean(tiles):
-        return (tiles + 2 * np.roll(tiles, 1, 3) + 3 * np.roll(tiles, 1, 2)) / 6
-
-    def turned(*axes):
-        return np.flip(enhance(np.flip(x, axes), lean, **SIZE), axes)
-
-    parts = turned(), turned(1), turned(0), turned(0, 1)
-    wanted = 0.4 * parts[0] + 0.2 * (parts[1] + parts[2] + parts[3])
-    found, record = enhance(x, lean, ensemble=True, return_record=True, **SIZE)
-    np.testing.assert_allclose(found, wanted, atol=1e-6)
-    assert [weight for _, weight in record["flips"]] == [0.4, 0.2, 0.2, 0.2]
-    assert abs(found - parts[0]).max() > 0.01
+def test_bad_files_are_left_out_and_listed(run, capsys):
+    Path("in/b.tif").write_bytes(Path("in/b.tif").read_bytes()[:300])
+    np.save("in/rgb.npy", np.zeros((20, 20, 3), "u1"))
+    assert run("--input", "in", "--save_path=out") == 1
+    text = capsys.readouterr().out
+    assert "failed: in/b.tif" in text
+    assert "failed: in/rgb.npy" in text and "colours" in text
+    assert "failed: 2 files; the others are done" in text
+    assert names_in("out") == sorted(f"{n}.tif{e}" for n in "ac" for e in ("", ".json"))
+    assert run("--input", "in/b.tif", "--save_path=out") == 2
+    assert "no file could be enhanced" in capsys.readouterr().out
 
 
-# Types ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", ["u1", "i1", "u2", "i2", "u4", "i4", "u8", "f2", "f4"])
-def test_types(kind):
-    x = (100 * abs(picture())).astype(kind)
-    assert enhance(x, net, **SIZE).dtype == np.float32
-    same = enhance(x, net, dtype="same", **SIZE)
-    assert same.dtype == x.dtype
-    if kind[0] in "ui":
-        wanted = np.rint(enhance(x.astype("f8"), net, **SIZE))
-        limits = np.iinfo(x.dtype)
-        inside = np.clip(wanted, max(limits.min, -1e9), min(limits.max, 1e9))
-        np.testing.assert_allclose(same.astype("f8"), inside, atol=1)
-
-
-def test_casting_back_saturates_and_does_not_wrap():
-    x = (255 * (picture() > 0.5)).astype("u1")
-
-    def stronger(tiles):
-        return tiles + np.where(tiles > 100, 40.0, -40.0)
-
-    back = enhance(x, stronger, dtype="same", **SIZE)
-    np.testing.assert_array_equal(back, x)
-    wrapped = enhance(x, stronger, **SIZE).astype("i8").astype("u1")  # broken twin
-    assert (wrapped != x).any()
-    top = np.full((4, 4), 2**63 - 1, dtype="i8")
-    top[0] = 0
-    back = enhance(top, lambda t: t * 1.1, dtype="same", **SIZE)
-    assert back.min() > 0 and back.max() == 2**63 - 1024  # the last float64 below
-
-
-def test_lists_and_read_only_arrays_and_layouts():
-    x = picture()
-    wanted = enhance(x, net, **SIZE)
-    np.testing.assert_array_equal(enhance(x.tolist(), net, **SIZE), wanted)
-    fixed = np.asfortranarray(x)
-    fixed.setflags(write=False)
-    np.testing.assert_array_equal(enhance(fixed, net, **SIZE), wanted)
-    swapped = x.astype(">f8")
-    np.testing.assert_array_equal(enhance(swapped, net, **SIZE), wanted)
-
-
-def test_the_input_is_not_changed():
-    for x in (picture(), np.ma.masked_greater(picture(), 0.9)):
-        x[3, 4] = np.nan
-        before = copy.deepcopy(x)
-        enhance(x, net, **SIZE)
-        np.testing.assert_array_equal(x, before)
+def test_a_split_is_scored_by_both_protocols(run, capsys):
+    assert run("--split=test", "--save_path=scores") == 0
+    text = capsys.readouterr().out
+    assert "test, 3 images, grey values 0 to 255\nprotocol" in text
+    found = OmegaConf.to_container(OmegaConf.load("scores/metrics_test.yaml"))
+    pairs = [ToyPairs()[i] for i in range(3)]
+    noisy, clean = (
+        np.stack([pair[name] for pair in pairs]) for name in ("noisy", "gt_enhance")
+    )
+    for protocol in ("author", "pooled"):
+        psnr = float(calc_psnr(noisy, clean, protocol=protocol))
+        ssim = float(calc_ssim(noisy, clean, protocol=protocol))
+        assert found["input"][protocol]["psnr"] == pytest.approx(psnr, abs=1e-6)
+        assert found["input"][protocol]["ssim"] == pytest.approx(ssim, abs=1e-6)
+        assert found["output"][protocol]["psnr"] != pytest.approx(psnr, abs=0.1)
+        assert f"{protocol:<8}  input   {psnr:9.3f}  {ssim:6.4f}" in text
+    assert "clipped and truncated to 8 bits" in text
 
 
 BAD = {
-    "line": (np.zeros(9), "no image"),
-    "one row": (np.zeros((1, 512)), r"\[1, 512\] is no image"),
-    "one column": (np.zeros((512, 1)), "no image"),
-    "nothing": (np.zeros((0, 8)), "no image"),
-    "colours": (np.zeros((60, 50, 3), "u1"), "looks like colours"),
-    "alpha": (np.zeros((60, 50, 4), "u1"), "looks like colours"),
-    "text": (np.array([["a", "b"], ["c", "d"]]), "type <U1"),
-    "complex": (np.zeros((8, 8), complex), "type complex128"),
-    "mask": (np.zeros((8, 8), bool), "type bool"),
-    "all NaN": (np.full((8, 8), np.nan), "no pixel can be used"),
-    "a NaN frame": (
-        np.stack([picture(), np.full((50, 70), np.nan)]),
-        r"frame \[1\]: no pixel",
+    "nothing": ([], "--input is missing: wanted image files or folders, and --save"),
+    "both": (["--input=in", "--split=test"], "or --split; not both"),
+    "no output": (["--input=in"], "--save_path is missing"),
+    "missing file": (["--input=in/aa.tif", "--save_path=o"], "Did you mean 'a.tif'"),
+    "pattern": (["--input=no/*.tif", "--save_path=o"], "no file matches"),
+    "tile": (["--input=in", "--save_path=o", "--tile_size=0"], "--tile_size"),
+    "overlap": (["--input=in", "--save_path=o", "--overlap=9"], "half a tile of 16"),
+    "batch": (["--input=in", "--save_path=o", "--batch_size=0"], "--batch_size=0"),
+    "onto the input": (["--input=in", "--save_path=in"], "would be replaced"),
+    "split": (["--split=val"], "has no Dataset.val.dataset"),
+    "picture of a split": (["--split=test", "--residual"], "--residual goes with"),
+    "override": (["--input=in", "--save_path=o", "Predictt.a=1"], "Did you mean"),
+    "two models": (
+        ["--input=in", "--save_path=o", "--model_name=x"],
+        "give either model_name",
     ),
+    "mode": (
+        ["--input=in", "--save_path=o", "--mode=bf"],
+        "mode=bf chooses among the shipped models and does not go with config_path",
+    ),
+    "name": (["--input=in", "--save_path=in/a.tif"], "cannot be written to"),
 }
 
 
 @pytest.mark.parametrize("case", sorted(BAD))
-def test_bad_input_is_named(case):
-    x, message = BAD[case]
-    with pytest.raises((TypeError, ValueError), match=message):
-        enhance(x, net)
+def test_bad_options_give_exit_status_2(run, capsys, case):
+    options, message = BAD[case]
+    assert run(*options) == 2
+    assert message in capsys.readouterr().out
+    assert ToyImage.calls == []
+    for name in "abc":
+        assert read_micrograph(f"in/{name}.tif").data.shape == (20, 30)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"scaling": "minmax"}, "wanted 'robust', 'grey' or"),
-        ({"scaling": (0.0, -1.0)}, "positive scale"),
-        ({"dtype": "uint8"}, "wanted None or 'same'"),
-        ({"batch_size": 0}, "batch_size is 0"),
-        ({"tile_size": 32, "overlap": 17}, "half a tile"),
-        ({"model": 3}, "model is a int"),
-        ({"model": lambda t: t * np.nan}, "network returned NaN"),
-    ],
-)
-def test_bad_options_are_named(options, message):
-    model = options.pop("model", net)
-    with pytest.raises((TypeError, ValueError), match=message):
-        enhance(picture(), model, **options)
+def test_bad_models_and_foreign_outputs_give_exit_status_2(run, capsys):
+    options = ["--input=in", "--save_path=out"]
+    assert run(*options, weights="none.pdparams") == 2
+    assert run(*options, model="none.yaml") == 2
+    Path("out/b.tif").write_text("my own file")
+    assert run(*options) == 2
+    text = capsys.readouterr().out
+    assert "out/b.tif was not written by such a run" in text and "--overwrite" in text
+    assert names_in("out") == ["b.tif"]
+    assert run(*options, "--overwrite") == 0
 
 
-def test_constant_images_come_back_with_a_flag(capsys):
-    x = np.full((40, 40), 7, dtype="u2")
-    result = enhance_image(x, net, **SIZE)
-    np.testing.assert_array_equal(result.image, x.astype("f4"))
-    assert result.flags == {"constant": ""} and result.whiteness is None
-    assert FLAGS["constant"] in capsys.readouterr().out
-    nearly = x.astype("f8")
-    nearly[3, 3] = 9.0
-    sparse = enhance_image(nearly, lambda t: t, **SIZE)
-    assert "sparse" in sparse.flags
-    np.testing.assert_allclose(sparse.image, nearly, atol=1e-6)
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission(run, capsys):
+    os.makedirs("locked", mode=0o500)
+    assert run("--input=in", "--save_path=locked") == 2
+    assert "cannot be written to: Permission denied" in capsys.readouterr().out
 
 
-# Record ---------------------------------------------------------------------------
-
-
-def test_the_record_is_plain_and_complete():
-    result = enhance_image(picture(), net, **SIZE)
-    record = json.loads(json.dumps(result.record, allow_nan=False))
-    assert record == result.record
-    assert record["model"] == "net" and record["tile"] == [32, 32]
-    assert record["overlap"] == 8 and record["tiles"] == 6
-    assert record["input"] == {"shape": [50, 70], "dtype": "float64", "stack": False}
-    assert {"ppmat", "numpy"} <= set(record["versions"]) and record["date"][:2] == "20"
-
-
-def test_residual_statistics_of_known_residuals():
-    rng = np.random.default_rng(3)
-    x = 50 * picture(256, 256)
-    noise = rng.normal(size=x.shape)
-
-    def of(taken_away, raw=x):
-        smooth = raw - taken_away
-
-        def answer(tiles):
-            return smooth[None, None].astype("f4")
-
-        options = {"tile_size": 256, "scaling": (0.0, 1.0)}
-        return enhance_image(raw, answer, **options)
-
-    white = of(noise).whiteness
-    assert white["pixels"] == 65536 and white["spread"] == 1 / 256
-    assert white["std"] == pytest.approx(1.0, rel=0.02)
-    for name in ("slow_axis", "fast_axis"):
-        assert np.abs(white[name]).max() < 5 * white["spread"]
-        assert np.abs(white[f"{name}_sigmas"]).max() < 5
-    # Poisson-like: noise that grows with the image is still white.
-    growing = of(noise * x / 10).whiteness
-    assert np.abs(growing["slow_axis_sigmas"] + growing["fast_axis_sigmas"]).max() < 5
-    assert of(noise).flags == {} and of(noise * x / 10).flags == {}
-    # A tenth of lost structure is seen at lag 1.
-    y = np.mgrid[:256, :256][0]
-    lost = of(noise + 0.5 * np.sin(y / 9))
-    share = 0.125 / 1.125
-    assert lost.whiteness["slow_axis"][0] == pytest.approx(share, abs=0.02)
-    assert "structure_in_residual" in lost.flags
-    # Line jitter: correlated along the lines only, which is legitimate.
-    jitter = of(noise + rng.normal(size=(256, 1)))
-    assert jitter.whiteness["fast_axis"][0] == pytest.approx(0.5, abs=0.06)
-    assert jitter.flags == {}
-    # A tenth of the contrast is lost.
-    truth = x - x.mean()
-    faded = of(noise + truth * 0.1, raw=x + noise)
-    assert faded.whiteness["lost_contrast"] == pytest.approx(1 / 9, abs=0.02)
-    assert "lost_contrast" in faded.flags
-
-
-def test_a_mean_over_few_pixels_keeps_noise():
-    x = np.random.default_rng(5).normal(size=(256, 256))
-
-    def mean(tiles):
-        rows = np.roll(tiles, 1, 2) + tiles + np.roll(tiles, -1, 2)
-        return (np.roll(rows, 1, 3) + rows + np.roll(rows, -1, 3)) / 9
-
-    found = enhance_image(x, mean, tile_size=256, overlap=0)
-    # (-2/9 + 6/81) / (1 - 2/9 + 1/9), see docs/stem_predict.md
-    assert found.whiteness["slow_axis"][0] == pytest.approx(-1 / 6, abs=0.02)
-    assert "noise_kept" in found.flags
-
-
-def test_missing_pixels_do_not_count_in_the_statistics():
-    x = np.random.default_rng(5).normal(size=(64, 64))
-    x[10:30] = np.nan
-    found = enhance_image(x, lambda t: 0 * t + 100, tile_size=64, overlap=0)
-    assert found.whiteness["pixels"] == 44 * 64
-    assert abs(found.whiteness["fast_axis"][0]) < 5 * found.whiteness["spread"]
-    assert found.whiteness["std"] == pytest.approx(np.nanstd(x))
-
-
-# Signals --------------------------------------------------------------------------
-
-
-class Tree(dict):
-    """Stands for HyperSpy's metadata."""
-
-    def set_item(self, path, value):
-        self[path] = value
-
-
-class Axes:
-    def __init__(self, signal_dimension=2, scale=0.02):
-        self.signal_dimension = signal_dimension
-        self.scale = scale
-
-
-class Signal:
-    """Stands for a HyperSpy signal."""
-
-    _lazy = False
-
-    def __init__(self, data, **axes):
-        self.data = data
-        self.axes_manager = Axes(**axes)
-        self.metadata = Tree(General={"title": "gold"})
-
-    def deepcopy(self):
-        return copy.deepcopy(self)
-
-    def as_lazy(self):
-        new = Lazy(self.data)
-        new.metadata = self.metadata
-        return new
-
-
-class Lazy(Signal):
-    """Stands for a lazy one: its data is no numpy array, frames are read one by one."""
-
-    _lazy = True
-
-    class Data:
-        def __init__(self, array):
-            self.array, self.reads = array, []
-            self.shape, self.dtype = array.shape, array.dtype
-
-        def __getitem__(self, index):
-            self.reads.append(index)
-            return self.array[index]
-
-    def _assign_subclass(self):
-        self.__class__ = Signal
-
-
-def test_signals_keep_class_axes_and_metadata():
-    class Image(Signal):
-        pass
-
-    x = Image(picture(), scale=0.0118)
-    result = enhance_image(x, net, **SIZE)
-    assert type(result.image) is Image and result.image is not x
-    assert result.image.axes_manager.scale == 0.0118
-    assert result.image.metadata["General"] == {"title": "gold"}
-    assert result.image.metadata["ppmat.enhance"] == result.record
-    assert "ppmat.enhance" not in x.metadata
-    np.testing.assert_array_equal(result.image.data, enhance(x.data, net, **SIZE))
-    assert result.residual.shape == x.data.shape
-
-
-def test_lazy_signals_are_read_frame_by_frame():
-    frames = np.stack([picture(seed=i) for i in range(3)])
-    x = Lazy(Lazy.Data(frames))
-    found = enhance(x, net, **SIZE)
-    assert type(found) is Lazy and x.data.reads == [(0,), (1,), (2,)]
-    np.testing.assert_array_equal(found.data, enhance(frames, net, **SIZE))
-
-
-def test_signals_of_lines_are_refused():
-    with pytest.raises(ValueError, match=r"transpose\(signal_axes=2\)"):
-        enhance(Signal(picture(), signal_dimension=1), net)
+def test_the_script_of_the_task_folder():
+    script = ROOT / "spectrum_enhancement" / "predict.py"
+    done = subprocess.run(
+        [sys.executable, script, "--help"], capture_output=True, text=True, check=True
+    )
+    assert "--residual" in done.stdout and "Exit status" in done.stdout

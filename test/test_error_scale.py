@@ -22,7 +22,7 @@ import pytest
 
 from ppmat.predictor import PropertyPredictor
 from ppmat.predictor.calibration import measure_factor
-from ppmat.predictor.entry import main
+from ppmat.commands.predict import main
 from ppmat.utils.registry import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -48,19 +48,19 @@ LIGHT = (
     "ppmat.utils",
     "ppmat.utils.registry",
     "ppmat.utils.config",
-    "ppmat.utils.command_line",
+    "ppmat.commands.options",
     "ppmat.utils.download",
     "ppmat.utils.logger",
     "ppmat.utils.model_package",
     "ppmat.predictor",
-    "ppmat.predictor.entry",
+    "ppmat.commands.predict",
     "ppmat.sampler",
-    "ppmat.sampler.entry",
+    "ppmat.commands.sample",
     "ppmat.trainer",
-    "ppmat.trainer.entry",
+    "ppmat.commands.train",
 )
 HEAVY = {"paddle", "pymatgen", "matplotlib", "ase"}
-WITH_ASE = ("ppmat.datasets.structure_reader", "ppmat.predictor.synthesize_entry")
+WITH_ASE = ("ppmat.datasets.structure_reader", "ppmat.commands.synthesize")
 
 
 def test_light_modules_do_not_load_paddle():

@@ -34,7 +34,7 @@ from helpers_image import write_image_model
 
 from ppmat.stem.images.grey_scaling import GREY
 from ppmat.stem.images.grey_scaling import PERCENTILES
-from ppmat.predictor import onnx_entry
+from ppmat.commands import export_onnx as onnx_entry
 from ppmat.predictor import onnx_export
 from ppmat.predictor import static_program
 from ppmat.predictor.enhancement import enhance

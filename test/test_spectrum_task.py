@@ -30,7 +30,7 @@ from ppmat.metrics import build_metric
 from ppmat.models.sfin.sfin import SFIN
 from ppmat.optimizer import build_optimizer
 from ppmat.predictor import SpectrumPredictor
-from ppmat.trainer import entry
+from ppmat.commands import train as entry
 from ppmat.utils import download
 from ppmat.utils import logger
 from ppmat.utils.config import load_config

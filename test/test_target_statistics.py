@@ -34,10 +34,10 @@ from ppmat.datasets.oc20_lmdb import OC20LMDB
 from ppmat.datasets.oc20_lmdb import OC20FormatError
 from ppmat.datasets.oc20_lmdb import write_lmdb
 from ppmat.datasets.transform import run_dataset_transform
-from ppmat.trainer import entry
+from ppmat.commands import train as entry
 from ppmat.utils import logger
 from ppmat.utils import save_load
-from ppmat.utils.command_line import EXIT_BAD_INPUT
+from ppmat.commands.options import EXIT_BAD_INPUT
 from ppmat.utils.config import load_config
 from ppmat.utils.config import save_config
 from ppmat.utils.registry import ConfigError

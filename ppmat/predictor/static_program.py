@@ -82,7 +82,7 @@ def default_threads() -> int:
         if any(item.startswith(b"OMP_NUM_THREADS=") for item in started_with):
             return 1
     if platform.machine().lower() not in ("x86_64", "amd64"):
-        return 1  # see ppmat.utils.command_line.set_threads
+        return 1  # see ppmat.commands.options.set_threads
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     return min(_MAX_THREADS, cores)
 

@@ -36,13 +36,13 @@ from ppmat.stem.scenes.scene_folder import SynthesisFolder
 from ppmat.stem.scenes.scene_folder import fit_noise
 from ppmat.stem.noise.noise_model import MODES
 from ppmat.stem.noise.noise_model import NoiseModel
-from ppmat.predictor.synthesis_scenes import OPTICS
-from ppmat.predictor.synthesis_scenes import CrystalPainter
-from ppmat.predictor.synthesis_scenes import RandomPainter
-from ppmat.predictor.synthesis_scenes import read_specimens
+from ppmat.commands.synthesize_scenes import OPTICS
+from ppmat.commands.synthesize_scenes import CrystalPainter
+from ppmat.commands.synthesize_scenes import RandomPainter
+from ppmat.commands.synthesize_scenes import read_specimens
 from ppmat.utils import logger
-from ppmat.utils.command_line import EXIT_SOME_LEFT_OUT
-from ppmat.utils.command_line import exit_status
+from ppmat.commands.options import EXIT_SOME_LEFT_OUT
+from ppmat.commands.options import exit_status
 from ppmat.utils.registry import ConfigError
 
 _EPILOG = """\

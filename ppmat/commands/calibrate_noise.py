@@ -31,12 +31,12 @@ from ppmat.stem.noise.calibration import Calibration
 from ppmat.stem.noise.calibration import calibrate
 from ppmat.stem.noise.calibration_figure import calibration_figure
 from ppmat.stem.noise.noise_model import MODES
-from ppmat.predictor.image_command import add_images
-from ppmat.predictor.image_command import check_parent
-from ppmat.predictor.image_command import refuse_present
+from ppmat.commands.image_options import add_images
+from ppmat.commands.image_options import check_parent
+from ppmat.commands.image_options import refuse_present
 from ppmat.predictor.image_store import find_images
 from ppmat.utils import logger
-from ppmat.utils.command_line import exit_status
+from ppmat.commands.options import exit_status
 from ppmat.utils.registry import ConfigError
 
 _EPILOG = """\

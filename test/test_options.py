@@ -23,7 +23,7 @@ from pathlib import Path
 
 import pytest
 
-from ppmat.utils import command_line
+from ppmat.commands import options as command_line
 from ppmat.utils.registry import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Fills 40 MB ten times and prints the page faults of it.
 FAULTS = """
 import ctypes, resource
-from ppmat.utils import command_line
+from ppmat.commands import options as command_line
 {call}
 libc = ctypes.CDLL(None)
 libc.prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: huge pages come as the system likes

@@ -31,8 +31,8 @@ from helpers_sampler import write_model
 from helpers_sampler import write_split
 
 from ppmat.datasets.submission import check_submission
-from ppmat.sampler.entry import main
-from ppmat.sampler.entry import parse_args
+from ppmat.commands.sample import main
+from ppmat.commands.sample import parse_args
 
 ROOT = Path(__file__).resolve().parents[1]
 METRIC = {"__class_name__": "IS2RSMetric"}

@@ -33,8 +33,8 @@ from helpers_sampler import write_split
 from omegaconf import OmegaConf
 
 from ppmat.datasets.submission import check_submission
-from ppmat.predictor.entry import main
-from ppmat.predictor.entry import parse_args
+from ppmat.commands.predict import main
+from ppmat.commands.predict import parse_args
 
 ROOT = Path(__file__).resolve().parents[1]
 

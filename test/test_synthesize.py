@@ -27,8 +27,8 @@ from PIL import Image
 
 from ppmat.datasets.sfin_dataset import SFINDataset
 from ppmat.stem.noise.noise_model import NoiseModel
-from ppmat.predictor import synthesize_entry
-from ppmat.predictor.synthesize_entry import main
+from ppmat.commands import synthesize as synthesize_entry
+from ppmat.commands.synthesize import main
 
 
 @pytest.fixture(autouse=True)

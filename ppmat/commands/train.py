@@ -34,12 +34,12 @@ from typing import Sequence
 from typing import Union
 
 from ppmat.utils import logger
-from ppmat.utils.command_line import complain
-from ppmat.utils.command_line import exit_status
-from ppmat.utils.command_line import find_task_config
-from ppmat.utils.command_line import keep_freed_memory
-from ppmat.utils.command_line import set_threads
-from ppmat.utils.command_line import unset_variables
+from ppmat.commands.options import complain
+from ppmat.commands.options import exit_status
+from ppmat.commands.options import find_task_config
+from ppmat.commands.options import keep_freed_memory
+from ppmat.commands.options import set_threads
+from ppmat.commands.options import unset_variables
 from ppmat.utils.config import load_config
 from ppmat.utils.config import save_config
 from ppmat.utils.registry import CLASS_KEY

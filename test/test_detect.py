@@ -25,7 +25,7 @@ from helpers_image import write_image_model
 from ppmat.stem.images.micrograph import write_micrograph
 from ppmat.stem.columns.column_table import ColumnTable
 from ppmat.stem.scenes.random_scenes import Columns
-from ppmat.predictor.detect_entry import main
+from ppmat.commands.detect import main
 
 
 def write_crystal(path, pixel_size=(0.0118, 0.0118), sign=1):

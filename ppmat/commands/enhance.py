@@ -33,22 +33,22 @@ from typing import Sequence
 
 import numpy as np
 
-from ppmat.predictor.image_command import add_image_model
-from ppmat.predictor.image_command import add_images
-from ppmat.predictor.image_command import add_mode
-from ppmat.predictor.image_command import check_tiles
-from ppmat.predictor.image_command import load_predictor
+from ppmat.commands.image_options import add_image_model
+from ppmat.commands.image_options import add_images
+from ppmat.commands.image_options import add_mode
+from ppmat.commands.image_options import check_tiles
+from ppmat.commands.image_options import load_predictor
 from ppmat.predictor.image_store import FORMATS
 from ppmat.predictor.image_store import find_images
 from ppmat.predictor.image_store import make_folder
 from ppmat.predictor.shipped import DEFAULT_MODE
 from ppmat.utils import logger
-from ppmat.utils.command_line import EXIT_BAD_INPUT
-from ppmat.utils.command_line import EXIT_SOME_LEFT_OUT
-from ppmat.utils.command_line import announce_task_config
-from ppmat.utils.command_line import find_task_config
-from ppmat.utils.command_line import move_overrides
-from ppmat.utils.command_line import task_command
+from ppmat.commands.options import EXIT_BAD_INPUT
+from ppmat.commands.options import EXIT_SOME_LEFT_OUT
+from ppmat.commands.options import announce_task_config
+from ppmat.commands.options import find_task_config
+from ppmat.commands.options import move_overrides
+from ppmat.commands.options import task_command
 from ppmat.utils.config import save_config
 from ppmat.utils.registry import ConfigError
 from ppmat.utils.result_store import Column

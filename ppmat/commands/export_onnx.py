@@ -26,12 +26,12 @@ import os
 from typing import Optional
 from typing import Sequence
 
-from ppmat.predictor.image_command import add_image_model
-from ppmat.predictor.image_command import add_mode
-from ppmat.predictor.image_command import check_tiles
-from ppmat.predictor.image_command import load_predictor
+from ppmat.commands.image_options import add_image_model
+from ppmat.commands.image_options import add_mode
+from ppmat.commands.image_options import check_tiles
+from ppmat.commands.image_options import load_predictor
 from ppmat.utils import logger
-from ppmat.utils.command_line import task_command
+from ppmat.commands.options import task_command
 from ppmat.utils.registry import ConfigError
 
 _EPILOG = """\

@@ -29,11 +29,11 @@ from typing import Optional
 from typing import Sequence
 
 from ppmat.utils import logger
-from ppmat.utils.command_line import EXIT_SOME_LEFT_OUT
-from ppmat.utils.command_line import add_model_options
-from ppmat.utils.command_line import announce_task_config
-from ppmat.utils.command_line import move_overrides
-from ppmat.utils.command_line import task_command
+from ppmat.commands.options import EXIT_SOME_LEFT_OUT
+from ppmat.commands.options import add_model_options
+from ppmat.commands.options import announce_task_config
+from ppmat.commands.options import move_overrides
+from ppmat.commands.options import task_command
 from ppmat.utils.registry import ConfigError
 
 MODES = (

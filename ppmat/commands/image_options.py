@@ -33,8 +33,8 @@ from typing import Tuple
 from ppmat.stem.images.micrograph import IMAGE_SUFFIXES
 from ppmat.predictor.shipped import DEFAULT_MODE
 from ppmat.predictor.shipped import SHIPPED
-from ppmat.utils.command_line import add_model_options
-from ppmat.utils.command_line import find_task_config
+from ppmat.commands.options import add_model_options
+from ppmat.commands.options import find_task_config
 from ppmat.utils.registry import ConfigError
 from ppmat.utils.result_store import StoredRunError
 

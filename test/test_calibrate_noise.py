@@ -22,7 +22,7 @@ from PIL import Image
 
 from ppmat.stem.scenes.atom_columns import Columns
 from ppmat.stem.noise.noise_model import NoiseModel
-from ppmat.predictor.calibrate_entry import main
+from ppmat.commands.calibrate_noise import main
 
 SIDE = 128
 

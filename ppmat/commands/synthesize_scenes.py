@@ -111,7 +111,7 @@ class CrystalPainter:
     """Draws scenes of structures with defects.
 
     Args:
-        args: Of :func:`ppmat.predictor.synthesize_entry.parse_args`.
+        args: Of :func:`ppmat.commands.synthesize.parse_args`.
         specimens: What is drawn from.
         noise: In grey levels; tells mode and contrast.
 
