@@ -207,7 +207,7 @@ def model_files(mode: str, models: dict) -> tuple[Path, Path]:
     """Return configuration and weights of the model of a mode."""
     if mode in models:
         return tuple(map(Path, models[mode]))
-    from ppmat.predictor.shipped import SHIPPED
+    from ppmat.predictor.packaged_models import SHIPPED
 
     name = SHIPPED[mode]
     folder = ROOT / "ppmat/models/packages" / name

@@ -23,7 +23,7 @@ import paddle
 from ppmat.stem.images.micrograph import write_micrograph
 from ppmat.models import MODEL_REGISTRY
 from ppmat.models import MODELS
-from ppmat.predictor.shipped import SHIPPED
+from ppmat.predictor.packaged_models import SHIPPED
 from ppmat.utils.config import save_config
 
 TILE = 16

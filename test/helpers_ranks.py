@@ -41,7 +41,7 @@ from ppmat.metrics import IS2REMetric
 from ppmat.metrics import StreamingMetricBase
 from ppmat.metrics.streaming_base import _all_reduce_sum_
 from ppmat.sampler import StructureSampler
-from ppmat.trainer.signals import TrainingInterrupted
+from ppmat.trainer.stop_signals import TrainingInterrupted
 from ppmat.trainer.update import NonFiniteError
 from ppmat.utils import misc
 from ppmat.utils.save_load import load_pretrain

@@ -37,7 +37,7 @@ from ppmat.stem.images.micrograph import read_micrograph
 from ppmat.metrics.sfin_metric import calc_psnr
 from ppmat.metrics.sfin_metric import calc_ssim
 from ppmat.commands.enhance import main
-from ppmat.predictor.shipped import SHIPPED
+from ppmat.predictor.packaged_models import SHIPPED
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from ppmat.predictor import PropertyPredictor
-from ppmat.predictor.calibration import measure_factor
+from ppmat.predictor.error_scale import measure_factor
 from ppmat.commands.predict import main
 from ppmat.utils.registry import ConfigError
 

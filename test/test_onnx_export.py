@@ -40,7 +40,7 @@ from ppmat.predictor import static_program
 from ppmat.predictor.enhancement import enhance
 from ppmat.predictor.onnx_export import OnnxExportError
 from ppmat.predictor.onnx_export import export_onnx
-from ppmat.predictor.shipped import SHIPPED
+from ppmat.predictor.packaged_models import SHIPPED
 from ppmat.utils.config import save_config
 
 onnx = pytest.importorskip("onnx")

@@ -27,7 +27,7 @@ from ppmat.stem.scenes.random_scenes import make_scene
 from ppmat.models import PACKAGES
 from ppmat.predictor import SpectrumPredictor
 from ppmat.predictor import enhance
-from ppmat.predictor.shipped import SHIPPED
+from ppmat.predictor.packaged_models import SHIPPED
 from ppmat.utils.model_package import find_packages
 
 FOUND = find_packages(PACKAGES)

@@ -40,7 +40,7 @@ from ppmat.predictor import tile_model
 from ppmat.predictor.image_store import ImageFile
 from ppmat.predictor.image_store import find_images
 from ppmat.predictor.image_store import output_names
-from ppmat.predictor.shipped import SHIPPED
+from ppmat.predictor.packaged_models import SHIPPED
 from ppmat.predictor.tile_model import TileModel
 from ppmat.utils.registry import ConfigError
 from ppmat.utils.result_store import StoredRunError

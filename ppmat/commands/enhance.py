@@ -41,7 +41,7 @@ from ppmat.commands.image_options import load_predictor
 from ppmat.predictor.image_store import FORMATS
 from ppmat.predictor.image_store import find_images
 from ppmat.predictor.image_store import make_folder
-from ppmat.predictor.shipped import DEFAULT_MODE
+from ppmat.predictor.packaged_models import DEFAULT_MODE
 from ppmat.utils import logger
 from ppmat.commands.options import EXIT_BAD_INPUT
 from ppmat.commands.options import EXIT_SOME_LEFT_OUT

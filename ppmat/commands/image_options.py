@@ -31,8 +31,8 @@ from typing import Optional
 from typing import Tuple
 
 from ppmat.stem.images.micrograph import IMAGE_SUFFIXES
-from ppmat.predictor.shipped import DEFAULT_MODE
-from ppmat.predictor.shipped import SHIPPED
+from ppmat.predictor.packaged_models import DEFAULT_MODE
+from ppmat.predictor.packaged_models import SHIPPED
 from ppmat.commands.options import add_model_options
 from ppmat.commands.options import find_task_config
 from ppmat.utils.registry import ConfigError

@@ -211,7 +211,7 @@ def _left_out(table: Any) -> int:
 
 def _show(table: Any, split: str, limit: int) -> int:
     """Print a table and what is unusual in it; returns the number of rows left out."""
-    from ppmat.predictor.checks import FLAGS
+    from ppmat.predictor.structure_checks import FLAGS
 
     left_out = _left_out(table)
     bad = (row for row in table if row["error"] is not None)
@@ -269,8 +269,8 @@ def _predict_splits(
 
 
 def _calibrate(predictor: Any, table: Any, rows: Any, path: str) -> None:
-    from ppmat.predictor.calibration import calibrate
-    from ppmat.predictor.calibration import measure_factor
+    from ppmat.predictor.error_scale import calibrate
+    from ppmat.predictor.error_scale import measure_factor
 
     name = predictor.property_name
     labels = ((row, getattr(rows[i], name)) for i, row in enumerate(table))

@@ -43,7 +43,7 @@ from ppmat.predictor.enhancement import enhance_image
 from ppmat.predictor.image_store import ImageFile
 from ppmat.predictor.image_store import ImageStore
 from ppmat.predictor.image_store import find_images
-from ppmat.predictor.shipped import registered_name
+from ppmat.predictor.packaged_models import registered_name
 from ppmat.predictor.tile_model import OVERLAP
 from ppmat.predictor.tile_model import TILE_SIZE
 from ppmat.predictor.tile_model import TileModel

@@ -25,7 +25,7 @@ from typing import Tuple
 
 import numpy as np
 
-from ppmat.predictor.shipped import registered_name
+from ppmat.predictor.packaged_models import registered_name
 from ppmat.predictor.tiling import TileRunner
 
 TILE_SIZE = 256

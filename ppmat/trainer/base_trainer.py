@@ -46,8 +46,8 @@ from ppmat.trainer.evaluation import update_loss_meters
 from ppmat.trainer.evaluation import update_metric_meters
 from ppmat.trainer.reporting import Reporter
 from ppmat.trainer.reporting import named_values
-from ppmat.trainer.signals import StopSignals
-from ppmat.trainer.signals import TrainingInterrupted
+from ppmat.trainer.stop_signals import StopSignals
+from ppmat.trainer.stop_signals import TrainingInterrupted
 from ppmat.trainer.trainer_state import TrainerState
 from ppmat.trainer.update import Update
 from ppmat.trainer.utils import STREAM_TRAIN
