@@ -83,7 +83,7 @@ $(VENV)/.stamp-generator: setup.py pyproject.toml | $(VENV)/.stamp-run
 
 # The numbers are those of example_data/oc20_emt/README.md; interrupted, it goes on.
 sample-data: $(VENV)/.stamp-generator
-	$(BIN)/python -m ppmat.datasets.oc20_emt output/oc20_emt \
+	$(BIN)/python -m benchmarks.data.oc20_emt output/oc20_emt \
 	  --train 240 --val 40 --seed 0 --max-atoms 60
 	cd output/oc20_emt && cp -r train val_id val_ood_ads val_ood_cat statistics.json \
 	  $(CURDIR)/structure_generation/example_data/oc20_emt/

@@ -31,7 +31,7 @@ interrupted and continued.
 
 The first two come from files that the project does not have::
 
-    python benchmarks/enhance.py --torch TORCH_PYTHON --authors SFIN_REPO \
+    python -m benchmarks.enhance --torch TORCH_PYTHON --authors SFIN_REPO \
         --upstream PPMAT_0_3_0/ppmat/models/sfin/sfin.py
 """
 
@@ -67,7 +67,8 @@ ROWS = {
 def authors(path: Path) -> Callable[[np.ndarray], object]:
     """Return the authors' network as a function of an image [H, W]."""
     import torch
-    from sfin_authors import load
+
+    from benchmarks.sfin_authors import load
 
     model = load(path, "sfin").SFIN().eval()
     torch.set_grad_enabled(False)
@@ -133,7 +134,16 @@ def measure(args: argparse.Namespace, row: str, size: int, turn: int) -> dict:
         "ours": (sys.executable, cache),
     }[row]
     repeats = max(1, args.repeats // (size // 256) ** 2) if size < args.large else 0
-    command = [python, __file__, "--one", row, str(source), str(size), str(repeats)]
+    command = [
+        python,
+        "-m",
+        "benchmarks.enhance",
+        "--one",
+        row,
+        str(source),
+        str(size),
+        str(repeats),
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
     environment["PADDLEMAT_HOME"] = str(cache)
     if row == "authors":
@@ -185,7 +195,7 @@ def main() -> None:
 
     write(
         {
-            "command": "python benchmarks/enhance.py --torch TORCH_PYTHON "
+            "command": "python -m benchmarks.enhance --torch TORCH_PYTHON "
             "--authors SFIN_REPO "
             "--upstream PPMAT_0_3_0/ppmat/models/sfin/sfin.py",
             "machine": f"x86-64, {os.cpu_count()} cores, {args.threads} threads",

@@ -23,12 +23,12 @@ can be interrupted and continued; the last step gathers them.
 
 Usage::
 
-    python -m ppmat.datasets.oc20_emt DATA --train 3000 --val 400
-    python benchmarks/is2re.py --data DATA --search 2         # learning rates
-    python benchmarks/is2re.py --data DATA --jobs 2 --peers WORK_OF_THE_PEERS
-    python benchmarks/is2re.py --data DATA --curves --jobs 2  # learning curves
-    python benchmarks/is2re.py --data DATA --choices --jobs 2 # variants, one seed
-    python benchmarks/is2re.py --data DATA --speed            # on an idle machine
+    python -m benchmarks.data.oc20_emt DATA --train 3000 --val 400
+    python -m benchmarks.is2re --data DATA --search 2         # learning rates
+    python -m benchmarks.is2re --data DATA --jobs 2 --peers WORK_OF_THE_PEERS
+    python -m benchmarks.is2re --data DATA --curves --jobs 2  # learning curves
+    python -m benchmarks.is2re --data DATA --choices --jobs 2 # variants, one seed
+    python -m benchmarks.is2re --data DATA --speed            # on an idle machine
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ import time
 from datetime import date
 from pathlib import Path
 
-from runs import file_name
-from runs import loader_of
-from runs import machine
-from runs import median_rate
-from runs import run_all
-from runs import write
+from benchmarks.runs import file_name
+from benchmarks.runs import loader_of
+from benchmarks.runs import machine
+from benchmarks.runs import median_rate
+from benchmarks.runs import run_all
+from benchmarks.runs import write
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "property_prediction/configs/sfin/sfin_oc20_is2re.yaml"
@@ -118,10 +118,10 @@ def one(row: str, seed: int, args: argparse.Namespace) -> None:
     """Train and score one row with one seed."""
     import numpy as np
 
+    from ppmat.commands.train import main
     from ppmat.metrics.is2re_metric import energy_mae
     from ppmat.metrics.is2re_metric import energy_within_threshold
     from ppmat.models import build_model
-    from ppmat.commands.train import main
     from ppmat.utils import save_load
     from ppmat.utils.config import load_config
 
@@ -201,7 +201,7 @@ def run_search(args: argparse.Namespace) -> dict:
         name: command(row, 0, name, args, epochs=args.search, rate=rate)
         for rate, name in names.items()
     }
-    run_all(commands, args.work, args.jobs, __file__)
+    run_all(commands, args.work, args.jobs, "benchmarks.is2re")
     files = [args.work / f"{name}.json" for name in names.values()]
     if args.peers is not None:
         files = [*sorted(args.peers.glob("search_*.json")), *files]
@@ -216,7 +216,7 @@ def run_search(args: argparse.Namespace) -> dict:
             }
         )
     return {
-        "command": f"python benchmarks/is2re.py --data DATA --search {args.search} "
+        "command": f"python -m benchmarks.is2re --data DATA --search {args.search} "
         f"--peers PEERS --jobs {args.jobs}",
         "machine": machine(),
         "date": str(date.today()),
@@ -232,7 +232,7 @@ def run_rows(args: argparse.Namespace, rows: dict, seeds: list[int]) -> None:
         for row in rows:
             name = file_name(row, seed)
             commands[name] = command(row, seed, name, args)
-    run_all(commands, args.work, args.jobs, __file__)
+    run_all(commands, args.work, args.jobs, "benchmarks.is2re")
 
 
 def run_curves(args: argparse.Namespace) -> None:
@@ -243,7 +243,7 @@ def run_curves(args: argparse.Namespace) -> None:
             commands[name] = command(
                 row, args.seeds[0], name, args, epochs=epochs, size=size
             )
-    run_all(commands, args.work, args.jobs, __file__)
+    run_all(commands, args.work, args.jobs, "benchmarks.is2re")
 
 
 def summary(row: str, seeds: list[dict]) -> dict:
@@ -287,7 +287,7 @@ def gather(args: argparse.Namespace) -> dict:
             found = summary(row, read(folder, row, args.seeds))
             rows.append({**found, **rates.get(row, {})})
     return {
-        "command": "python benchmarks/is2re.py --data DATA --peers PEERS "
+        "command": "python -m benchmarks.is2re --data DATA --peers PEERS "
         f"--epochs {args.epochs} --seeds {' '.join(map(str, args.seeds))} "
         f"--jobs {args.jobs}",
         "machine": machine(),
@@ -305,7 +305,7 @@ def gather_choices(args: argparse.Namespace) -> dict:
         rows.append({"name": row, **{s: found[s]["energy_mae"] for s in SPLITS}})
         rows[-1]["mean"] = found["mean"]["energy_mae"]
     return {
-        "command": "python benchmarks/is2re.py --data DATA --choices "
+        "command": "python -m benchmarks.is2re --data DATA --choices "
         f"--epochs {args.epochs} --seeds {args.seeds[0]} --jobs {args.jobs}",
         "machine": machine(),
         "date": str(date.today()),
@@ -334,7 +334,7 @@ def gather_curves(args: argparse.Namespace) -> dict:
             }
         )
     return {
-        "command": "python benchmarks/is2re.py --data DATA --curves "
+        "command": "python -m benchmarks.is2re --data DATA --curves "
         f"--epochs {args.epochs} --seeds {args.seeds[0]} --jobs {args.jobs}",
         "machine": machine(),
         "date": str(date.today()),

@@ -37,11 +37,11 @@ fast, needs a C++ compiler, and changes energies by rounding only.
 
 Usage::
 
-    python -m ppmat.datasets.oc20_emt DATA --train 3000 --val 400
-    python benchmarks/is2re_peers.py --work WORK --export DATA
-    PEERS/bin/python benchmarks/is2re_peers.py --work WORK --search
-    PEERS/bin/python benchmarks/is2re_peers.py --work WORK --seeds 0 1 2
-    PEERS/bin/python benchmarks/is2re_peers.py --work WORK --speed  # idle machine
+    python -m benchmarks.data.oc20_emt DATA --train 3000 --val 400
+    python -m benchmarks.is2re_peers --work WORK --export DATA
+    PEERS/bin/python -m benchmarks.is2re_peers --work WORK --search
+    PEERS/bin/python -m benchmarks.is2re_peers --work WORK --seeds 0 1 2
+    PEERS/bin/python -m benchmarks.is2re_peers --work WORK --speed  # idle machine
 """
 
 from __future__ import annotations

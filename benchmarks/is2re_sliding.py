@@ -21,7 +21,7 @@ of every row of ``is2re.py`` in both parts.
 
 Usage::
 
-    python benchmarks/is2re_sliding.py --data DATA --work WORK --peers WORK_OF_THE_PEERS
+    python -m benchmarks.is2re_sliding --data DATA --work WORK --peers WORK_OF_THE_PEERS
 """
 
 from __future__ import annotations
@@ -31,13 +31,14 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
-from is2re import PEERS
-from is2re import ROWS
-from is2re import SIZES
-from is2re import SPLITS
-from runs import file_name
-from runs import machine
-from runs import write
+
+from benchmarks.is2re import PEERS
+from benchmarks.is2re import ROWS
+from benchmarks.is2re import SIZES
+from benchmarks.is2re import SPLITS
+from benchmarks.runs import file_name
+from benchmarks.runs import machine
+from benchmarks.runs import write
 
 ROOT = Path(__file__).resolve().parent.parent
 SLIDING = 0.5  # Å; between the two heaps of the distribution
@@ -88,7 +89,7 @@ def main() -> None:
         rows.append(parts)
     shares = ", ".join(f"{s} {slides[s].mean():.1%}" for s in SPLITS)
     result = {
-        "command": "python benchmarks/is2re_sliding.py --data DATA --peers PEERS",
+        "command": "python -m benchmarks.is2re_sliding --data DATA --peers PEERS",
         "machine": machine(),
         "date": str(date.today()),
         "note": "Energy MAE [eV], mean of the three splits. A slab slides when its "

@@ -21,9 +21,9 @@ the run can be interrupted and continued; the last step gathers them.
 
 Usage::
 
-    python -m ppmat.datasets.oc20_emt DATA --train 3000 --val 400
-    python benchmarks/is2rs.py --data DATA --epochs 4 --seeds 0 1 2 --jobs 2
-    python benchmarks/is2rs.py --data DATA --speed     # on an idle machine
+    python -m benchmarks.data.oc20_emt DATA --train 3000 --val 400
+    python -m benchmarks.is2rs --data DATA --epochs 4 --seeds 0 1 2 --jobs 2
+    python -m benchmarks.is2rs --data DATA --speed     # on an idle machine
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ import time
 from datetime import date
 from pathlib import Path
 
-from runs import file_name
-from runs import loader_of
-from runs import machine
-from runs import median_rate
-from runs import run_all
-from runs import write
+from benchmarks.runs import file_name
+from benchmarks.runs import loader_of
+from benchmarks.runs import machine
+from benchmarks.runs import median_rate
+from benchmarks.runs import run_all
+from benchmarks.runs import write
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "structure_generation/configs/sfin/oc20.yaml"
@@ -103,8 +103,8 @@ def score(model, config: dict, split: str) -> dict[str, float]:
 
 def one(row: str, seed: int, args: argparse.Namespace) -> None:
     """Train and score one row with one seed."""
-    from ppmat.models import build_model
     from ppmat.commands.train import main
+    from ppmat.models import build_model
     from ppmat.utils import save_load
     from ppmat.utils.config import load_config
 
@@ -168,7 +168,7 @@ def run_missing(args: argparse.Namespace) -> None:
         for seed in args.seeds
         for row in ROWS
     }
-    run_all(commands, args.work, args.jobs, __file__)
+    run_all(commands, args.work, args.jobs, "benchmarks.is2rs")
 
 
 def gather(args: argparse.Namespace) -> dict:
@@ -199,7 +199,7 @@ def gather(args: argparse.Namespace) -> dict:
             }
         )
     return {
-        "command": f"python benchmarks/is2rs.py --data DATA --epochs {args.epochs} "
+        "command": f"python -m benchmarks.is2rs --data DATA --epochs {args.epochs} "
         f"--seeds {' '.join(map(str, args.seeds))} --jobs {args.jobs}",
         "machine": machine(),
         "date": str(date.today()),

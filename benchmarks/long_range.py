@@ -15,7 +15,7 @@
 
 """What the frequency half is for: ionic clusters that no cut-off connects.
 
-Trains small energy networks on the set of ``ppmat.datasets.ionic_clusters``, where
+Trains small energy networks on the set of ``benchmarks.data.ionic_clusters``, where
 clusters stand further apart than the radius graph reaches, and measures
 
 * the error beside that of the best model with a cut-off (``cutoff_floor`` of the
@@ -30,8 +30,8 @@ interrupted and continued; the last step gathers them and draws the figure.
 
 Usage::
 
-    python -m ppmat.datasets.ionic_clusters DATA
-    python benchmarks/long_range.py --data DATA --seeds 0 1 2
+    python -m benchmarks.data.ionic_clusters DATA
+    python -m benchmarks.long_range --data DATA --seeds 0 1 2
 """
 
 from __future__ import annotations
@@ -46,10 +46,11 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
-from runs import file_name
-from runs import machine
-from runs import run_all
-from runs import write
+
+from benchmarks.runs import file_name
+from benchmarks.runs import machine
+from benchmarks.runs import run_all
+from benchmarks.runs import write
 
 ROOT = Path(__file__).resolve().parent.parent
 BACKBONE = {
@@ -273,7 +274,7 @@ def run_missing(args: argparse.Namespace) -> None:
         for seed in args.seeds
         for row in ROWS
     }
-    run_all(commands, args.work, args.jobs, __file__)
+    run_all(commands, args.work, args.jobs, "benchmarks.long_range")
 
 
 def load(row: str, args: argparse.Namespace) -> list[dict]:
@@ -320,7 +321,7 @@ def gather(args: argparse.Namespace) -> dict:
             }
         )
     return {
-        "command": f"python benchmarks/long_range.py --data DATA --epochs {args.epochs}"
+        "command": f"python -m benchmarks.long_range --data DATA --epochs {args.epochs}"
         f" --batch-size {args.batch_size} --lr {args.lr} --train {args.train}"
         f" --seeds {' '.join(map(str, args.seeds))}",
         "machine": machine(),
@@ -341,7 +342,7 @@ def draw(result: dict, args: argparse.Namespace) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    from ppmat.datasets.ionic_clusters import ARRANGEMENTS
+    from benchmarks.data.ionic_clusters import ARRANGEMENTS
 
     def deviation(energies) -> np.ndarray:
         groups = np.reshape(energies, (-1, ARRANGEMENTS))

@@ -26,7 +26,7 @@ load on the machine disturbs less.
 
 Usage::
 
-    python benchmarks/reader.py --peer-python VENV/bin/python
+    python -m benchmarks.reader --peer-python VENV/bin/python
 """
 
 from __future__ import annotations
@@ -226,7 +226,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict:
     add("data set with neighbours", "new", values)
     atoms = [len(rows[int(index)].pos) for index in some]
     return {
-        "command": "python benchmarks/reader.py"
+        "command": "python -m benchmarks.reader"
         + (" --source SOURCE" if args.source != SAMPLE else "")
         + (" --peer-python VENV/bin/python" if args.peer_python else "")
         + f" --records {args.records} --repeats {args.repeats}",

@@ -31,16 +31,16 @@ from pathlib import Path
 
 
 def run_all(
-    commands: Mapping[str, Sequence], work: Path, jobs: int, script: str
+    commands: Mapping[str, Sequence], work: Path, jobs: int, module: str
 ) -> None:
     """Run what is missing, ``jobs`` processes of one thread each.
 
     Args:
-        commands: Arguments of ``script`` for each run, by the run's name; a run
+        commands: Arguments of ``module`` for each run, by the run's name; a run
             leaves ``<name>.json`` in ``work``, and is left out where that exists.
         work: Folder of results and logs.
         jobs: Processes at a time.
-        script: The benchmark itself.
+        module: Name of the benchmark's module.
 
     Raises:
         SystemExit: A run failed; the others are done.
@@ -53,7 +53,7 @@ def run_all(
             name = missing.pop(0)
             with open(work / f"{name}.log", "w") as log:
                 running[name] = subprocess.Popen(
-                    [sys.executable, script, *map(str, commands[name])],
+                    [sys.executable, "-m", module, *map(str, commands[name])],
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     env={**os.environ, "OMP_NUM_THREADS": "1"},

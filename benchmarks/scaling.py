@@ -20,7 +20,7 @@ training steps of the default network, and of each half alone.
 
 Usage::
 
-    python benchmarks/scaling.py            # writes the result file and the figure
+    python -m benchmarks.scaling            # writes the result file and the figure
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def tensors(batch):
 
 def point(*words) -> dict:
     """Run one point in a process of its own."""
-    command = [sys.executable, __file__, "--point", *map(str, words)]
+    command = [sys.executable, "-m", "benchmarks.scaling", "--point", *map(str, words)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         command, capture_output=True, text=True, env=environment, check=False
@@ -189,7 +189,7 @@ def main() -> None:
     import yaml
 
     result = {
-        "command": "python benchmarks/scaling.py",
+        "command": "python -m benchmarks.scaling",
         "machine": f"{platform.machine()}, CPU, one thread",
         "date": str(date.today()),
         "rows": [

@@ -15,7 +15,7 @@
 
 """What tiles do to an enhanced image: seams, by overlap, for a trained network.
 
-``python benchmarks/seams.py -c YAML --checkpoint best.pdparams``
+``python -m benchmarks.seams -c YAML --checkpoint best.pdparams``
 
 Synthetic scenes with noise, larger than a tile, are enhanced with several overlaps. Of
 each result the difference to the one with the doubled overlap is taken, divided by
@@ -31,8 +31,9 @@ import statistics
 from pathlib import Path
 
 import numpy as np
-from runs import machine
-from runs import write
+
+from benchmarks.runs import machine
+from benchmarks.runs import write
 
 RESULT = Path(__file__).parents[1] / "docs" / "results" / "seams.yaml"
 SMALL = (0.25, 0.5, 0.75)  # sides of small images, in tiles
@@ -125,7 +126,7 @@ def main() -> None:
     rows += rows_of_small_images(predictor, pairs, tile)
     name = Path(args.config).name
     result = {
-        "command": f"python benchmarks/seams.py -c {name} --checkpoint best.pdparams "
+        "command": f"python -m benchmarks.seams -c {name} --checkpoint best.pdparams "
         f"--size {args.size} --scenes {args.scenes}",
         "machine": machine(),
         "date": str(datetime.date.today()),

@@ -25,7 +25,7 @@ Usage::
 
     git clone https://github.com/HeasonLee/SFIN authors
     TORCH_PYTHON benchmarks/sfin_agreement.py reference --authors authors
-    python benchmarks/sfin_agreement.py compare
+    python -m benchmarks.sfin_agreement compare
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
-from runs import machine
-from runs import write
+
+from benchmarks.runs import machine
+from benchmarks.runs import write
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "test"))
@@ -66,8 +67,9 @@ PSNR_BOUND, SSIM_BOUND = 1e-4, 5e-5  # dB, 1
 
 def reference(authors: Path, path: Path) -> None:
     """Run the authors' code and write inputs, weights and results to a file."""
-    import sfin_authors
     import torch
+
+    from benchmarks import sfin_authors
 
     module = sfin_authors.load(authors, "sfin")
     torch.manual_seed(0)
@@ -277,7 +279,7 @@ def compare(path: Path, out: Path) -> None:
         stored = {key: file[key] for key in file.files}
     rows = network_rows(stored) + metric_rows(stored)
     result = {
-        "command": "python benchmarks/sfin_agreement.py compare",
+        "command": "python -m benchmarks.sfin_agreement compare",
         "machine": machine(),
         "date": str(date.today()),
         "PyTorch": str(stored["torch"]),

@@ -25,7 +25,7 @@ real micrographs or about the paper.
 
 Usage::
 
-    python benchmarks/sfin_smoke.py --seeds 42 43 44 --jobs 2
+    python -m benchmarks.sfin_smoke --seeds 42 43 44 --jobs 2
 """
 
 from __future__ import annotations
@@ -39,9 +39,10 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
-from runs import machine
-from runs import run_all
-from runs import write
+
+from benchmarks.runs import machine
+from benchmarks.runs import run_all
+from benchmarks.runs import write
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "spectrum_enhancement/configs/sfin/sfin_smoke.yaml"
@@ -87,8 +88,8 @@ def scores(predicted: np.ndarray, true: np.ndarray) -> dict[str, dict[str, float
 
 def one(seed: int, args: argparse.Namespace) -> None:
     """Train and score one seed."""
-    from ppmat.models import build_trained_model
     from ppmat.commands import train as entry
+    from ppmat.models import build_trained_model
     from ppmat.utils.config import save_config
 
     folder = args.work / f"seed_{seed}"
@@ -145,7 +146,7 @@ def gather(args: argparse.Namespace) -> dict:
     ours["train_minutes"] = [run["train_minutes"] for run in found]
     words = [*map(str, args.seeds), f"--jobs {args.jobs}", *args.overrides]
     return {
-        "command": f"python benchmarks/sfin_smoke.py --seeds {' '.join(words)}",
+        "command": f"python -m benchmarks.sfin_smoke --seeds {' '.join(words)}",
         "machine": machine(),
         "date": str(date.today()),
         "note": "PSNR [dB] / SSIM on synthetic images of the shipped sample; columns "
@@ -175,7 +176,7 @@ def main() -> None:
         f"seed_{seed}": ["--one", seed, "--work", args.work, *args.overrides]
         for seed in args.seeds
     }
-    run_all(commands, args.work, args.jobs, str(Path(__file__).resolve()))
+    run_all(commands, args.work, args.jobs, "benchmarks.sfin_smoke")
     write(gather(args), args.out / "sfin_smoke.yaml")
 
 

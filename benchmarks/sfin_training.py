@@ -26,7 +26,7 @@ all steps, memory is the largest peak, libraries included.
 
 The authors' row needs a Python with PyTorch and a clone of HeasonLee/SFIN::
 
-    python benchmarks/sfin_training.py --torch TORCH_PYTHON --authors SFIN_REPO
+    python -m benchmarks.sfin_training --torch TORCH_PYTHON --authors SFIN_REPO
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ def images(size: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
 def torch_step(folder: Path, width: int, blocks: int, data: tuple) -> Callable:
     """Return a training step of the authors' network."""
     import torch
-    from sfin_authors import load
+
+    from benchmarks.sfin_authors import load
 
     torch.manual_seed(0)
     model = load(folder, "sfin", ch=width, n_blocks=blocks).SFIN()
@@ -139,7 +140,15 @@ def measure(args: argparse.Namespace, row: str, cell: tuple) -> dict:
     """Run one process and return what it printed."""
     python = args.torch if row == "authors" else sys.executable
     numbers = [*cell, args.blocks, args.steps]
-    command = [python, __file__, "--one", row, str(args.authors), *map(str, numbers)]
+    command = [
+        python,
+        "-m",
+        "benchmarks.sfin_training",
+        "--one",
+        row,
+        str(args.authors),
+        *map(str, numbers),
+    ]
     environment = {
         name: value
         for name, value in os.environ.items()
@@ -198,7 +207,7 @@ def main() -> None:
     batches = ", ".join(f"{batch} images of {size}" for _, size, batch in CELLS[:2])
     write(
         {
-            "command": "python benchmarks/sfin_training.py --torch TORCH_PYTHON "
+            "command": "python -m benchmarks.sfin_training --torch TORCH_PYTHON "
             f"--authors SFIN_REPO --blocks {args.blocks} --steps {args.steps} "
             f"--turns {args.turns} --threads {args.threads}",
             "machine": f"x86-64, {os.cpu_count()} cores, {args.threads} threads",

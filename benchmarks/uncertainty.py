@@ -23,7 +23,7 @@ method trusts more, relative to all.
 
 Usage::
 
-    python benchmarks/uncertainty.py --work output/benchmark_is2re
+    python -m benchmarks.uncertainty --work output/benchmark_is2re
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
-from is2re import SPLITS
-from runs import file_name
-from runs import machine
-from runs import write
 from scipy.stats import spearmanr
+
+from benchmarks.is2re import SPLITS
+from benchmarks.runs import file_name
+from benchmarks.runs import machine
+from benchmarks.runs import write
 
 ROOT = Path(__file__).resolve().parent.parent
 ROW = "full network, with relaxed structure"
@@ -133,7 +134,7 @@ def main() -> None:
         found, methods[name] = judge(read(args.work, args.seeds))
         rows += [{"name": name, **row} for row in found]
     result = {
-        "command": "python benchmarks/uncertainty.py --seeds "
+        "command": "python -m benchmarks.uncertainty --seeds "
         + " ".join(map(str, args.seeds)),
         "machine": machine(),
         "date": str(date.today()),

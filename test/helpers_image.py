@@ -20,10 +20,10 @@ import os
 import numpy as np
 import paddle
 
-from ppmat.stem.images.micrograph import write_micrograph
 from ppmat.models import MODEL_REGISTRY
 from ppmat.models import MODELS
 from ppmat.predictor.packaged_models import SHIPPED
+from ppmat.stem.images.micrograph import write_micrograph
 from ppmat.utils.config import save_config
 
 TILE = 16

@@ -18,11 +18,11 @@
 import numpy as np
 import pytest
 
-from ppmat.stem.scenes.atom_columns import Columns
-from ppmat.stem.noise.counting_noise import CountingNoise
-from ppmat.stem.noise.noise_model import NoiseModel
 from ppmat.stem.images.bad_pixels import hot_pixels
 from ppmat.stem.images.bad_pixels import without_hot_pixels
+from ppmat.stem.noise.counting_noise import CountingNoise
+from ppmat.stem.noise.noise_model import NoiseModel
+from ppmat.stem.scenes.atom_columns import Columns
 
 
 def scene(spacing: float = 16.0, sigma: float = 2.8) -> np.ndarray:

@@ -20,9 +20,9 @@ import pytest
 import tifffile
 from PIL import Image
 
-from ppmat.stem.scenes.atom_columns import Columns
-from ppmat.stem.noise.noise_model import NoiseModel
 from ppmat.commands.calibrate_noise import main
+from ppmat.stem.noise.noise_model import NoiseModel
+from ppmat.stem.scenes.atom_columns import Columns
 
 SIDE = 128
 

@@ -15,7 +15,7 @@
 
 """Calibration of noise: planted noise is found, and what cannot be measured is refused.
 
-More images and kinds of noise: benchmarks/stem_calibration.py.
+More images and kinds of noise: benchmarks/stem/calibration.py.
 """
 
 import dataclasses
@@ -33,9 +33,9 @@ from ppmat.stem.noise.calibration import CalibrationError
 from ppmat.stem.noise.calibration import calibrate
 from ppmat.stem.noise.calibration import calibrate_noise
 from ppmat.stem.noise.calibration_figure import calibration_figure
+from ppmat.stem.noise.noise_model import NoiseModel
 from ppmat.stem.noise.raw_frames import prepare
 from ppmat.stem.scenes.atom_columns import Columns
-from ppmat.stem.noise.noise_model import NoiseModel
 
 TRUTH = NoiseModel()
 SIDE = 160

@@ -23,10 +23,10 @@ from ppmat.stem.columns.column_background import Background
 from ppmat.stem.columns.column_equations import Frames
 from ppmat.stem.columns.column_fit import ColumnFit
 from ppmat.stem.columns.column_seeds import _maxima
-from ppmat.stem.scenes.atom_columns import Columns
 from ppmat.stem.columns.detection import detect_columns
 from ppmat.stem.columns.detection import misfit
 from ppmat.stem.columns.matching import match_columns
+from ppmat.stem.scenes.atom_columns import Columns
 
 SIZE = (72, 66)
 SIGMA = 2.2

@@ -22,10 +22,10 @@ import numpy as np
 import pytest
 from helpers_image import write_image_model
 
-from ppmat.stem.images.micrograph import write_micrograph
-from ppmat.stem.columns.column_table import ColumnTable
-from ppmat.stem.scenes.random_scenes import Columns
 from ppmat.commands.detect import main
+from ppmat.stem.columns.column_table import ColumnTable
+from ppmat.stem.images.micrograph import write_micrograph
+from ppmat.stem.scenes.random_scenes import Columns
 
 
 def write_crystal(path, pixel_size=(0.0118, 0.0118), sign=1):

@@ -31,13 +31,13 @@ from helpers_image import write_pictures
 from omegaconf import OmegaConf
 from paddle.io import Dataset
 
+from ppmat.commands.enhance import main
 from ppmat.datasets import DATASETS
-from ppmat.stem.images.micrograph import image_names
-from ppmat.stem.images.micrograph import read_micrograph
 from ppmat.metrics.sfin_metric import calc_psnr
 from ppmat.metrics.sfin_metric import calc_ssim
-from ppmat.commands.enhance import main
 from ppmat.predictor.packaged_models import SHIPPED
+from ppmat.stem.images.micrograph import image_names
+from ppmat.stem.images.micrograph import read_micrograph
 
 ROOT = Path(__file__).resolve().parents[1]
 

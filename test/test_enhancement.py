@@ -24,12 +24,12 @@ from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from ppmat.stem.images.grey_scaling import GREY
-from ppmat.stem.images.grey_scaling import PERCENTILES
 from ppmat.predictor.enhancement import FLAGS
 from ppmat.predictor.enhancement import enhance
 from ppmat.predictor.enhancement import enhance_image
 from ppmat.predictor.enhancement import fill_missing
+from ppmat.stem.images.grey_scaling import GREY
+from ppmat.stem.images.grey_scaling import PERCENTILES
 
 SIZE = {"tile_size": 32}
 

@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ppmat.commands.predict import main
 from ppmat.predictor import PropertyPredictor
 from ppmat.predictor.error_scale import measure_factor
-from ppmat.commands.predict import main
 from ppmat.utils.registry import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]

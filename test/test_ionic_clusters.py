@@ -25,7 +25,7 @@ from ase import Atoms
 from ase.neighborlist import neighbor_list
 from helpers import to_tensors
 
-from ppmat.datasets import ionic_clusters as ionic
+from benchmarks.data import ionic_clusters as ionic
 from ppmat.datasets.collate_fn import DefaultCollator
 from ppmat.datasets.graph_utils.periodic_graph import PeriodicGraphConverter
 from ppmat.datasets.oc20_is2re_dataset import OC20IS2REDataset

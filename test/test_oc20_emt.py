@@ -33,11 +33,11 @@ from ase.data import covalent_radii
 from ase.neighborlist import neighbor_list
 from ase.optimize import LBFGS
 
-from ppmat.datasets import oc20_emt
-from ppmat.datasets import oc20_emt_sources
-from ppmat.datasets import oc20_emt_surfaces
-from ppmat.datasets.oc20_emt_potential import VectorEMT
-from ppmat.datasets.oc20_emt_potential import pairs
+from benchmarks.data import oc20_emt
+from benchmarks.data import oc20_emt_sources
+from benchmarks.data import oc20_emt_surfaces
+from benchmarks.data.oc20_emt_potential import VectorEMT
+from benchmarks.data.oc20_emt_potential import pairs
 from ppmat.datasets.oc20_lmdb import OC20LMDB
 
 # Of several seeds the one whose records take the fewest attempts.

@@ -32,8 +32,6 @@ from helpers_folded import trained_like
 from helpers_image import replace_shipped
 from helpers_image import write_image_model
 
-from ppmat.stem.images.grey_scaling import GREY
-from ppmat.stem.images.grey_scaling import PERCENTILES
 from ppmat.commands import export_onnx as onnx_entry
 from ppmat.predictor import onnx_export
 from ppmat.predictor import static_program
@@ -41,6 +39,8 @@ from ppmat.predictor.enhancement import enhance
 from ppmat.predictor.onnx_export import OnnxExportError
 from ppmat.predictor.onnx_export import export_onnx
 from ppmat.predictor.packaged_models import SHIPPED
+from ppmat.stem.images.grey_scaling import GREY
+from ppmat.stem.images.grey_scaling import PERCENTILES
 from ppmat.utils.config import save_config
 
 onnx = pytest.importorskip("onnx")

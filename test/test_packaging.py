@@ -163,12 +163,11 @@ def test_header_check_refuses_other_texts():
     assert not has_header(good.replace("WITHOUT WARRANTIES", "WITH WARRANTIES"))
 
 
-def sets() -> dict[str, list[str]]:
-    """Return the patterns of docs/contribution.md, by set."""
+def contributions() -> list[str]:
+    """Return the patterns of docs/contribution.md."""
     page = (ROOT / "docs" / "contribution.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```text (\w+)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    assert [name for name, _ in blocks] == ["contribution", "core"]
-    return {name: body.split() for name, body in blocks}
+    (block,) = re.findall(r"^```text\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    return block.split()
 
 
 def matches(name: str, pattern: str) -> bool:
@@ -183,22 +182,11 @@ def test_star_stays_within_a_folder():
     assert not matches("a/b.yaml", "a/*.py")
 
 
-def test_every_file_is_either_contribution_or_core():
-    patterns = sets()
-    wrong = {}
-    for name in tracked(".py", ".yaml", ".yml"):
-        found = [s for s, ps in patterns.items() if any(matches(name, p) for p in ps)]
-        if len(found) != 1:
-            wrong[name] = found
-    assert not wrong, f"docs/contribution.md must list each file once: {wrong}"
-
-
 def test_contribution_list_names_no_file_that_is_gone():
     files = tracked(".py", ".yaml", ".yml")
     stale = [
         pattern
-        for patterns in sets().values()
-        for pattern in patterns
+        for pattern in contributions()
         if not any(matches(name, pattern) for name in files)
     ]
     assert not stale, f"docs/contribution.md lists what does not exist: {stale}"
@@ -253,7 +241,7 @@ def test_imports_are_found_wherever_they_stand():
 
 
 def test_contributions_lean_on_upstream_and_each_other_only():
-    patterns = sets()["contribution"]
+    patterns = contributions()
     files = [
         name
         for name in tracked(".py")

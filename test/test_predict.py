@@ -32,9 +32,9 @@ from helpers_sampler import make_slabs
 from helpers_sampler import write_split
 from omegaconf import OmegaConf
 
-from ppmat.datasets.submission import check_submission
 from ppmat.commands.predict import main
 from ppmat.commands.predict import parse_args
+from ppmat.datasets.submission import check_submission
 
 ROOT = Path(__file__).resolve().parents[1]
 

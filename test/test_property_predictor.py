@@ -46,8 +46,8 @@ from ppmat.datasets.oc20_lmdb import OC20LMDB
 from ppmat.datasets.oc20_record import OC20Record
 from ppmat.models import build_model
 from ppmat.predictor import PropertyPredictor
-from ppmat.predictor.structure_checks import FLAGS
 from ppmat.predictor.property_table import PropertyTable
+from ppmat.predictor.structure_checks import FLAGS
 from ppmat.utils.config import load_config
 from ppmat.utils.registry import ConfigError
 

@@ -23,10 +23,10 @@ import pytest
 from PIL import Image
 from scipy.spatial.distance import pdist
 
-from ppmat.datasets.stem import sample
+from benchmarks.stem import example_sample as sample
+from benchmarks.stem.example_sample import lattice_positions
 from ppmat.stem.scenes.atom_columns import Columns
 from ppmat.stem.scenes.atom_columns import Scene
-from ppmat.datasets.stem.sample import lattice_positions
 from ppmat.stem.scenes.random_scenes import SceneRecipe
 from ppmat.stem.scenes.random_scenes import lattice_sites
 from ppmat.stem.scenes.random_scenes import make_scene

@@ -30,9 +30,9 @@ from helpers_sampler import make_slabs
 from helpers_sampler import write_model
 from helpers_sampler import write_split
 
-from ppmat.datasets.submission import check_submission
 from ppmat.commands.sample import main
 from ppmat.commands.sample import parse_args
+from ppmat.datasets.submission import check_submission
 
 ROOT = Path(__file__).resolve().parents[1]
 METRIC = {"__class_name__": "IS2RSMetric"}

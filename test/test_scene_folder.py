@@ -22,6 +22,7 @@ import pytest
 from PIL import Image
 
 from ppmat.datasets.sfin_dataset import SFINDataset
+from ppmat.stem.noise.noise_model import NoiseModel
 from ppmat.stem.scenes import scene_folder as folder_module
 from ppmat.stem.scenes.atom_columns import Columns
 from ppmat.stem.scenes.atom_columns import Scene
@@ -29,7 +30,6 @@ from ppmat.stem.scenes.scene_folder import FolderError
 from ppmat.stem.scenes.scene_folder import SynthesisFolder
 from ppmat.stem.scenes.scene_folder import fit_noise
 from ppmat.stem.scenes.scene_folder import write_grey
-from ppmat.stem.noise.noise_model import NoiseModel
 
 COUNTS = {"train": 3, "test": 1}
 

@@ -26,8 +26,8 @@ from PIL import Image
 
 from ppmat.datasets import build_dataloader
 from ppmat.datasets import sfin_dataset
-from ppmat.stem.images.micrograph import ImageFormatError
 from ppmat.datasets.sfin_dataset import SFINDataset
+from ppmat.stem.images.micrograph import ImageFormatError
 from ppmat.utils import logger
 from ppmat.utils.registry import ConfigError
 

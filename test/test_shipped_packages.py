@@ -22,12 +22,12 @@ import paddle
 import pytest
 from omegaconf import OmegaConf
 
-from ppmat.stem.scenes.random_scenes import SceneRecipe
-from ppmat.stem.scenes.random_scenes import make_scene
 from ppmat.models import PACKAGES
 from ppmat.predictor import SpectrumPredictor
 from ppmat.predictor import enhance
 from ppmat.predictor.packaged_models import SHIPPED
+from ppmat.stem.scenes.random_scenes import SceneRecipe
+from ppmat.stem.scenes.random_scenes import make_scene
 from ppmat.utils.model_package import find_packages
 
 FOUND = find_packages(PACKAGES)

@@ -31,8 +31,6 @@ from helpers_image import toy
 from helpers_image import write_image_model
 from helpers_image import write_pictures
 
-from ppmat.stem.images.micrograph import read_micrograph
-from ppmat.stem.images.micrograph import write_micrograph
 from ppmat.models.sfin.sfin import SFIN
 from ppmat.predictor import SpectrumPredictor
 from ppmat.predictor import enhance
@@ -42,6 +40,8 @@ from ppmat.predictor.image_store import find_images
 from ppmat.predictor.image_store import output_names
 from ppmat.predictor.packaged_models import SHIPPED
 from ppmat.predictor.tile_model import TileModel
+from ppmat.stem.images.micrograph import read_micrograph
+from ppmat.stem.images.micrograph import write_micrograph
 from ppmat.utils.registry import ConfigError
 from ppmat.utils.result_store import StoredRunError
 

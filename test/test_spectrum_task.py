@@ -25,12 +25,12 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 import ppmat.models as models
+from ppmat.commands import train as entry
 from ppmat.datasets import DATASETS
 from ppmat.metrics import build_metric
 from ppmat.models.sfin.sfin import SFIN
 from ppmat.optimizer import build_optimizer
 from ppmat.predictor import SpectrumPredictor
-from ppmat.commands import train as entry
 from ppmat.utils import download
 from ppmat.utils import logger
 from ppmat.utils.config import load_config

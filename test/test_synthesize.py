@@ -25,10 +25,10 @@ from ase.io import write
 from ase.spacegroup import crystal
 from PIL import Image
 
-from ppmat.datasets.sfin_dataset import SFINDataset
-from ppmat.stem.noise.noise_model import NoiseModel
 from ppmat.commands import synthesize as synthesize_entry
 from ppmat.commands.synthesize import main
+from ppmat.datasets.sfin_dataset import SFINDataset
+from ppmat.stem.noise.noise_model import NoiseModel
 
 
 @pytest.fixture(autouse=True)

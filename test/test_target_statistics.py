@@ -28,16 +28,16 @@ from hypothesis import strategies as st
 from paddle import io
 from pymatgen.core import Element
 
+from ppmat.commands import train as entry
+from ppmat.commands.options import EXIT_BAD_INPUT
 from ppmat.datasets import OC20IS2REDataset
 from ppmat.datasets.custom_data_type import ConcatData
 from ppmat.datasets.oc20_lmdb import OC20LMDB
 from ppmat.datasets.oc20_lmdb import OC20FormatError
 from ppmat.datasets.oc20_lmdb import write_lmdb
 from ppmat.datasets.transform import run_dataset_transform
-from ppmat.commands import train as entry
 from ppmat.utils import logger
 from ppmat.utils import save_load
-from ppmat.commands.options import EXIT_BAD_INPUT
 from ppmat.utils.config import load_config
 from ppmat.utils.config import save_config
 from ppmat.utils.registry import ConfigError

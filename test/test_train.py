@@ -27,12 +27,12 @@ import yaml
 from helpers_trainer import Toy
 from helpers_trainer import read_rows
 
+from ppmat.commands import train as entry
+from ppmat.commands.options import EXIT_BAD_INPUT
 from ppmat.datasets import DATASETS
 from ppmat.datasets.custom_data_type import ConcatData
 from ppmat.models import MODELS
-from ppmat.commands import train as entry
 from ppmat.utils import logger
-from ppmat.commands.options import EXIT_BAD_INPUT
 from ppmat.utils.config import load_config
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -24,6 +24,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ppmat.commands.image_options import add_images
+from ppmat.commands.image_options import check_parent
+from ppmat.commands.image_options import refuse_present
+from ppmat.commands.options import exit_status
+from ppmat.predictor.image_store import find_images
 from ppmat.stem.images.micrograph import read_micrograph
 from ppmat.stem.images.micrograph_base import convert_pixel_size
 from ppmat.stem.images.micrograph_base import replacing
@@ -31,12 +36,7 @@ from ppmat.stem.noise.calibration import Calibration
 from ppmat.stem.noise.calibration import calibrate
 from ppmat.stem.noise.calibration_figure import calibration_figure
 from ppmat.stem.noise.noise_model import MODES
-from ppmat.commands.image_options import add_images
-from ppmat.commands.image_options import check_parent
-from ppmat.commands.image_options import refuse_present
-from ppmat.predictor.image_store import find_images
 from ppmat.utils import logger
-from ppmat.commands.options import exit_status
 from ppmat.utils.registry import ConfigError
 
 _EPILOG = """\

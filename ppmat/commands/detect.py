@@ -35,10 +35,20 @@ from typing import Tuple
 
 import numpy as np
 
-from ppmat.stem.images.micrograph import image_from
-from ppmat.stem.images.micrograph import read_micrograph
-from ppmat.stem.images.micrograph_base import convert_pixel_size
-from ppmat.stem.images.micrograph_base import replacing
+from ppmat.commands.image_options import add_image_model
+from ppmat.commands.image_options import add_images
+from ppmat.commands.image_options import check_parent
+from ppmat.commands.image_options import first_names
+from ppmat.commands.image_options import load_predictor
+from ppmat.commands.image_options import refuse_present
+from ppmat.commands.options import EXIT_BAD_INPUT
+from ppmat.commands.options import EXIT_SOME_LEFT_OUT
+from ppmat.commands.options import move_overrides
+from ppmat.commands.options import task_command
+from ppmat.predictor.image_store import ImageFile
+from ppmat.predictor.image_store import find_images
+from ppmat.predictor.image_store import make_folder
+from ppmat.predictor.image_store import output_names
 from ppmat.stem.columns.column_export import not_elements
 from ppmat.stem.columns.column_table import UNITS
 from ppmat.stem.columns.column_table import ColumnTable
@@ -46,23 +56,13 @@ from ppmat.stem.columns.column_table import ColumnTableError
 from ppmat.stem.columns.detection import MIN_SCORE
 from ppmat.stem.columns.detection import POLARITIES
 from ppmat.stem.columns.detection import detect_columns
-from ppmat.stem.noise.noise_model import MODES
 from ppmat.stem.images.bad_pixels import without_hot_pixels
-from ppmat.commands.image_options import add_image_model
-from ppmat.commands.image_options import add_images
-from ppmat.commands.image_options import check_parent
-from ppmat.commands.image_options import first_names
-from ppmat.commands.image_options import load_predictor
-from ppmat.commands.image_options import refuse_present
-from ppmat.predictor.image_store import ImageFile
-from ppmat.predictor.image_store import find_images
-from ppmat.predictor.image_store import make_folder
-from ppmat.predictor.image_store import output_names
+from ppmat.stem.images.micrograph import image_from
+from ppmat.stem.images.micrograph import read_micrograph
+from ppmat.stem.images.micrograph_base import convert_pixel_size
+from ppmat.stem.images.micrograph_base import replacing
+from ppmat.stem.noise.noise_model import MODES
 from ppmat.utils import logger
-from ppmat.commands.options import EXIT_BAD_INPUT
-from ppmat.commands.options import EXIT_SOME_LEFT_OUT
-from ppmat.commands.options import move_overrides
-from ppmat.commands.options import task_command
 from ppmat.utils.download import hash_of_file
 from ppmat.utils.registry import ConfigError
 

@@ -30,8 +30,8 @@ from ppmat.commands.image_options import add_image_model
 from ppmat.commands.image_options import add_mode
 from ppmat.commands.image_options import check_tiles
 from ppmat.commands.image_options import load_predictor
-from ppmat.utils import logger
 from ppmat.commands.options import task_command
+from ppmat.utils import logger
 from ppmat.utils.registry import ConfigError
 
 _EPILOG = """\

@@ -30,11 +30,11 @@ from typing import Any
 from typing import Optional
 from typing import Tuple
 
-from ppmat.stem.images.micrograph import IMAGE_SUFFIXES
-from ppmat.predictor.packaged_models import DEFAULT_MODE
-from ppmat.predictor.packaged_models import SHIPPED
 from ppmat.commands.options import add_model_options
 from ppmat.commands.options import find_task_config
+from ppmat.predictor.packaged_models import DEFAULT_MODE
+from ppmat.predictor.packaged_models import SHIPPED
+from ppmat.stem.images.micrograph import IMAGE_SUFFIXES
 from ppmat.utils.registry import ConfigError
 from ppmat.utils.result_store import StoredRunError
 

@@ -34,13 +34,13 @@ from typing import Sequence
 
 import numpy as np
 
-from ppmat.utils import logger
 from ppmat.commands.options import EXIT_BAD_INPUT
 from ppmat.commands.options import EXIT_SOME_LEFT_OUT
 from ppmat.commands.options import add_model_options
 from ppmat.commands.options import announce_task_config
 from ppmat.commands.options import move_overrides
 from ppmat.commands.options import task_command
+from ppmat.utils import logger
 from ppmat.utils.config import save_config
 from ppmat.utils.registry import ConfigError
 

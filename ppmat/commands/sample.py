@@ -28,12 +28,12 @@ from typing import Dict
 from typing import Optional
 from typing import Sequence
 
-from ppmat.utils import logger
 from ppmat.commands.options import EXIT_SOME_LEFT_OUT
 from ppmat.commands.options import add_model_options
 from ppmat.commands.options import announce_task_config
 from ppmat.commands.options import move_overrides
 from ppmat.commands.options import task_command
+from ppmat.utils import logger
 from ppmat.utils.registry import ConfigError
 
 MODES = (

@@ -31,18 +31,18 @@ from typing import Any
 import numpy as np
 
 import ppmat
-from ppmat.stem.scenes.scene_folder import FORMATS
-from ppmat.stem.scenes.scene_folder import SynthesisFolder
-from ppmat.stem.scenes.scene_folder import fit_noise
-from ppmat.stem.noise.noise_model import MODES
-from ppmat.stem.noise.noise_model import NoiseModel
+from ppmat.commands.options import EXIT_SOME_LEFT_OUT
+from ppmat.commands.options import exit_status
 from ppmat.commands.synthesize_scenes import OPTICS
 from ppmat.commands.synthesize_scenes import CrystalPainter
 from ppmat.commands.synthesize_scenes import RandomPainter
 from ppmat.commands.synthesize_scenes import read_specimens
+from ppmat.stem.noise.noise_model import MODES
+from ppmat.stem.noise.noise_model import NoiseModel
+from ppmat.stem.scenes.scene_folder import FORMATS
+from ppmat.stem.scenes.scene_folder import SynthesisFolder
+from ppmat.stem.scenes.scene_folder import fit_noise
 from ppmat.utils import logger
-from ppmat.commands.options import EXIT_SOME_LEFT_OUT
-from ppmat.commands.options import exit_status
 from ppmat.utils.registry import ConfigError
 
 _EPILOG = """\

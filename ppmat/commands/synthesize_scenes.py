@@ -31,12 +31,12 @@ from typing import Any
 
 import numpy as np
 
+from ppmat.stem.noise.noise_model import NoiseModel
 from ppmat.stem.scenes import defects
 from ppmat.stem.scenes.atoms import read_atoms
 from ppmat.stem.scenes.bright_field import BrightField
 from ppmat.stem.scenes.crystal import draw_contrast
 from ppmat.stem.scenes.crystal import render_projection
-from ppmat.stem.noise.noise_model import NoiseModel
 from ppmat.stem.scenes.projection import CrystalError
 from ppmat.stem.scenes.projection import View
 from ppmat.stem.scenes.projection import project

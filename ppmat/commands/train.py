@@ -33,13 +33,13 @@ from typing import Optional
 from typing import Sequence
 from typing import Union
 
-from ppmat.utils import logger
 from ppmat.commands.options import complain
 from ppmat.commands.options import exit_status
 from ppmat.commands.options import find_task_config
 from ppmat.commands.options import keep_freed_memory
 from ppmat.commands.options import set_threads
 from ppmat.commands.options import unset_variables
+from ppmat.utils import logger
 from ppmat.utils.config import load_config
 from ppmat.utils.config import save_config
 from ppmat.utils.registry import CLASS_KEY

@@ -15,9 +15,9 @@
 
 """Data sets, readers of files, and the factory of loaders.
 
-Names are looked up at first use, so that the modules which need no Paddle (``stem``,
-``micrograph``, ``oc20_lmdb``) do not load it. A new data set is listed here and in the
-table ``DATASETS`` of ``factory.py``.
+Names are looked up at first use, so that modules which need no Paddle (``oc20_lmdb``)
+do not load it. A new data set is listed here and in the table ``DATASETS`` of
+``factory.py``.
 """
 
 from ppmat.utils.lazy import lazy
@@ -27,7 +27,6 @@ _SUBMODULES = (
     "build_structure",
     "collate_fn",
     "custom_data_type",
-    "stem",
     "transform",
 )
 _NAMES = {

@@ -40,8 +40,6 @@ from typing import Union
 import numpy as np
 
 import ppmat
-from ppmat.stem.images.grey_scaling import PERCENTILES
-from ppmat.stem.images.grey_scaling import robust_scaling
 from ppmat.predictor.residual import FLAGS as RESIDUAL_FLAGS
 from ppmat.predictor.residual import residual_statistics
 from ppmat.predictor.tile_model import as_tile_model
@@ -51,6 +49,8 @@ from ppmat.predictor.tiling import TilePlan
 from ppmat.predictor.tiling import plan_tiles
 from ppmat.predictor.tiling import run_tiles
 from ppmat.predictor.tiling import with_flips
+from ppmat.stem.images.grey_scaling import PERCENTILES
+from ppmat.stem.images.grey_scaling import robust_scaling
 from ppmat.utils import logger
 
 Scaling = Union[str, Tuple[float, float]]

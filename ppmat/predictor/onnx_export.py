@@ -39,12 +39,12 @@ import numpy as np
 import paddle
 
 import ppmat
-from ppmat.stem.images.micrograph_base import replacing
-from ppmat.stem.images.grey_scaling import GREY
-from ppmat.stem.images.grey_scaling import PERCENTILES
 from ppmat.models.sfin.sfin import SFIN
 from ppmat.models.sfin.sfin_folded import FoldedSFIN
 from ppmat.predictor.enhancement import Scaling
+from ppmat.stem.images.grey_scaling import GREY
+from ppmat.stem.images.grey_scaling import PERCENTILES
+from ppmat.stem.images.micrograph_base import replacing
 from ppmat.utils.save_load import fingerprint
 
 OPSET = 17

@@ -45,11 +45,11 @@ from ppmat.datasets.structure_reader import iter_structures
 from ppmat.models import build_trained_model
 from ppmat.predictor.base import BasePredictor
 from ppmat.predictor.base import PathLike
+from ppmat.predictor.property_table import PropertyTable
 from ppmat.predictor.structure_checks import Checked
 from ppmat.predictor.structure_checks import StructureChecker
 from ppmat.predictor.structure_checks import count_isolated
 from ppmat.predictor.structure_checks import digest_of_inputs
-from ppmat.predictor.property_table import PropertyTable
 from ppmat.utils import logger
 from ppmat.utils.registry import ConfigError
 from ppmat.utils.result_store import Column
@@ -187,9 +187,9 @@ class PropertyPredictor(BasePredictor):
             on_error: What a structure that cannot be used does: ``raise``, or ``flag``
                 for a row with a text in ``error`` and no number.
             missing_tags: ``raise``, or ``guess`` as
-                :func:`ppmat.predictor.structure_checks.guess_tags` does. Only for structures
-                without any tag, or with ASE's layer numbers beyond 2, and only with a
-                model that reads atoms by their tags.
+                :func:`~ppmat.predictor.structure_checks.guess_tags` does. Only for
+                structures without any tag, or with ASE's layer numbers beyond 2, and
+                only with a model that reads atoms by their tags.
             num_workers: Processes that search neighbours; 0 uses this one.
 
         Returns:
@@ -198,8 +198,8 @@ class PropertyPredictor(BasePredictor):
             in the input), the property and ``expected_error`` (eV; the latter None if
             the model does not give it), with an ensemble ``ensemble_std`` (eV, sample
             standard deviation), ``num_atoms``, ``flags`` (a dict, see
-            :data:`ppmat.predictor.structure_checks.FLAGS`; empty if nothing is unusual) and
-            ``error`` (None if all is well).
+            :data:`~ppmat.predictor.structure_checks.FLAGS`; empty if nothing is
+            unusual) and ``error`` (None if all is well).
 
         Raises:
             ValueError: A structure that cannot be used (its position is named), or no

@@ -30,8 +30,6 @@ import numpy as np
 import paddle
 from tqdm import tqdm
 
-from ppmat.stem.images.micrograph import read_micrograph
-from ppmat.stem.images.micrograph_base import replacing
 from ppmat.models import package_label
 from ppmat.predictor.base import BasePredictor
 from ppmat.predictor.base import PathLike
@@ -49,6 +47,8 @@ from ppmat.predictor.tile_model import TILE_SIZE
 from ppmat.predictor.tile_model import TileModel
 from ppmat.predictor.tiling import TileRunner
 from ppmat.predictor.tiling import plan_axis
+from ppmat.stem.images.micrograph import read_micrograph
+from ppmat.stem.images.micrograph_base import replacing
 from ppmat.utils import logger
 from ppmat.utils.download import hash_of_file
 from ppmat.utils.registry import ConfigError

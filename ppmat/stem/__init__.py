@@ -16,5 +16,5 @@
 
 Numpy, SciPy and file formats; nothing here imports Paddle. Four packages: ``images``
 reads and writes micrographs, ``noise`` describes and calibrates the noise of a
-microscope, ``scenes`` draws synthetic images, ``columns`` finds and fits atomic columns.
+microscope, ``scenes`` draws synthetic images, ``columns`` finds and fits columns.
 """

@@ -22,7 +22,6 @@ Names are looked up at first use, so that a light module such as
 from ppmat.utils.lazy import lazy
 
 _SUBMODULES = (
-    "command_line",
     "config",
     "download",
     "ema",

@@ -41,9 +41,9 @@ import numpy as np
 import torch
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parents[1] / "benchmarks"))
+sys.path.insert(0, str(HERE.parents[1]))
 
-import sfin_authors  # noqa: E402
+from benchmarks import sfin_authors  # noqa: E402
 
 SIZES = ((32, 32), (33, 47), (7, 64), (1, 40), (40, 1), (65, 30))
 DTYPES = ("float32", "float64")

@@ -38,9 +38,9 @@ import numpy as np
 import torch
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parents[1] / "benchmarks"))
+sys.path.insert(0, str(HERE.parents[1]))
 
-import sfin_authors  # noqa: E402
+from benchmarks import sfin_authors  # noqa: E402
 
 DTYPES = (
     "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool "

@@ -21,9 +21,9 @@ from typing import List
 
 import numpy as np
 
+from ppmat.stem.images.bad_pixels import told
 from ppmat.stem.images.clipping import CLIPPED_SHARE
 from ppmat.stem.images.clipping import clipping_limits
-from ppmat.stem.images.bad_pixels import told
 
 _LEVELS = 16  # with fewer values, a few electrons were counted: 0 is no clipping
 _MOST_UNFITTED = 1 / 3  # of the columns

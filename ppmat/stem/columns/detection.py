@@ -34,7 +34,6 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from ppmat.stem.columns.column_background import Background
-from ppmat.stem.columns.column_warnings import doubts
 from ppmat.stem.columns.column_equations import HEIGHT
 from ppmat.stem.columns.column_equations import WIDTH
 from ppmat.stem.columns.column_errors import FittedColumns
@@ -49,10 +48,11 @@ from ppmat.stem.columns.column_seeds import spots
 from ppmat.stem.columns.column_table import COLUMNS
 from ppmat.stem.columns.column_table import ColumnTable
 from ppmat.stem.columns.column_table import pixel_size_in_nm
-from ppmat.stem.noise.noise_model import MODES
+from ppmat.stem.columns.column_warnings import doubts
 from ppmat.stem.images.bad_pixels import without_hot_pixels
 from ppmat.stem.images.image_array import image_array
 from ppmat.stem.images.image_array import is_signal
+from ppmat.stem.noise.noise_model import MODES
 
 _POLARITY = {"haadf": "bright", "bf": "dark"}  # of the columns, by mode
 POLARITIES = ("bright", "dark")

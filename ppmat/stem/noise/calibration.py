@@ -35,14 +35,14 @@ import numpy as np
 from ppmat.stem.noise.clean_image import CleanImage
 from ppmat.stem.noise.clean_image import column_width
 from ppmat.stem.noise.clean_image import fit_clean
-from ppmat.stem.noise.raw_frames import CalibrationError
-from ppmat.stem.noise.raw_frames import Frame
-from ppmat.stem.noise.raw_frames import prepare
 from ppmat.stem.noise.measurement import Calibration
 from ppmat.stem.noise.measurement import Curve
 from ppmat.stem.noise.measurement import Measurement
 from ppmat.stem.noise.moments import line_products
 from ppmat.stem.noise.noise_model import NoiseModel
+from ppmat.stem.noise.raw_frames import CalibrationError
+from ppmat.stem.noise.raw_frames import Frame
+from ppmat.stem.noise.raw_frames import prepare
 
 __all__ = ["Calibration", "CalibrationError", "Curve", "calibrate", "calibrate_noise"]
 

@@ -27,9 +27,6 @@ from scipy.ndimage import correlate1d
 
 from ppmat.stem.noise import calibration_shape as shapes
 from ppmat.stem.noise.clean_image import CleanImage
-from ppmat.stem.noise.raw_frames import CalibrationError
-from ppmat.stem.noise.raw_frames import Frame
-from ppmat.stem.noise.raw_frames import usable_pixels
 from ppmat.stem.noise.moments import LAGS
 from ppmat.stem.noise.moments import Sums
 from ppmat.stem.noise.moments import bin_of
@@ -45,6 +42,9 @@ from ppmat.stem.noise.moments import quadratic
 from ppmat.stem.noise.moments import refit_scan
 from ppmat.stem.noise.moments import scan_leak
 from ppmat.stem.noise.noise_model import NoiseModel
+from ppmat.stem.noise.raw_frames import CalibrationError
+from ppmat.stem.noise.raw_frames import Frame
+from ppmat.stem.noise.raw_frames import usable_pixels
 
 BINS = 14
 FEW = 300  # pixels; a bin with fewer says nothing

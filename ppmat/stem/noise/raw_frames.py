@@ -24,15 +24,15 @@ from dataclasses import field
 import numpy as np
 from scipy.ndimage import correlate1d
 
-from ppmat.stem.images.clipping import CLIPPED_SHARE
-from ppmat.stem.images.clipping import clipping_limits
-from ppmat.stem.noise.noise_model import MODES
 from ppmat.stem.images.bad_pixels import MANY
 from ppmat.stem.images.bad_pixels import hot_pixels
 from ppmat.stem.images.bad_pixels import told
 from ppmat.stem.images.bad_pixels import without_hot_pixels
+from ppmat.stem.images.clipping import CLIPPED_SHARE
+from ppmat.stem.images.clipping import clipping_limits
 from ppmat.stem.images.image_array import image_array
 from ppmat.stem.images.image_array import is_signal
+from ppmat.stem.noise.noise_model import MODES
 
 MIN_SIDE = 64  # pixels
 MIN_LEVELS = 16  # different values in an image

@@ -18,7 +18,7 @@
 In HAADF each column of atoms is one round spot whose strength follows its atoms;
 nothing is propagated. In BF the waves are (:mod:`ppmat.stem.scenes.bright_field`).
 How far both are from a full multislice simulation, and where they fail, is told in
-docs/stem_synthesis.md; :mod:`ppmat.datasets.stem.physical` makes such simulations.
+docs/stem_synthesis.md; :mod:`benchmarks.stem.multislice` makes such simulations.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from typing import Any
 
 import numpy as np
 
+from ppmat.stem.noise.noise_model import MODES
+from ppmat.stem.scenes.atom_columns import Columns
+from ppmat.stem.scenes.atom_columns import Scene
 from ppmat.stem.scenes.bright_field import BrightField
 from ppmat.stem.scenes.bright_field import bright_field
 from ppmat.stem.scenes.bright_field import electron_wavelength
-from ppmat.stem.scenes.atom_columns import Columns
-from ppmat.stem.scenes.atom_columns import Scene
-from ppmat.stem.noise.noise_model import MODES
 from ppmat.stem.scenes.projection import CrystalError
 from ppmat.stem.scenes.projection import Projection
 from ppmat.stem.scenes.projection import project

@@ -28,12 +28,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
+from ppmat.stem.noise.noise_model import MODES
+from ppmat.stem.scenes.atom_columns import Columns
+from ppmat.stem.scenes.atom_columns import Scene
 from ppmat.stem.scenes.bright_field import BrightField
 from ppmat.stem.scenes.bright_field import bright_field
 from ppmat.stem.scenes.bright_field import electron_wavelength
-from ppmat.stem.scenes.atom_columns import Columns
-from ppmat.stem.scenes.atom_columns import Scene
-from ppmat.stem.noise.noise_model import MODES
 from ppmat.stem.scenes.projection import Projection
 
 _TRIES = 8  # positions tried for a square of the spacing: nearly a full packing

@@ -34,8 +34,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ppmat.stem.scenes.atom_columns import Scene
 from ppmat.stem.noise.noise_model import NoiseModel
+from ppmat.stem.scenes.atom_columns import Scene
 
 KINDS = ("noisy", "gt_enhance", "gt_detect")
 FORMATS = ("png", "tif")

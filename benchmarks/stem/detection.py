@@ -21,7 +21,7 @@ fresh process of one thread. The columns are compared with the planted ones.
 
 Usage::
 
-    python benchmarks/stem_detection.py
+    python -m benchmarks.stem.detection
 """
 
 from __future__ import annotations
@@ -38,10 +38,11 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
-from runs import machine
-from runs import write
 
-ROOT = Path(__file__).resolve().parent.parent
+from benchmarks.runs import machine
+from benchmarks.runs import write
+
+ROOT = Path(__file__).resolve().parents[2]
 SIZES = (512, 1024, 2048, 4096)
 SPACING = 28.0  # pixels
 SIGMA = 3.2
@@ -51,8 +52,8 @@ RADIUS = 3.0  # pixels; within it a column is found
 
 def draw(size: int) -> tuple[np.ndarray, np.ndarray]:
     """Return an image [H, W] float32 and its columns ``(y, x)`` [n, 2]."""
-    from ppmat.stem.scenes.atom_columns import Columns
     from ppmat.stem.noise.noise_model import NoiseModel
+    from ppmat.stem.scenes.atom_columns import Columns
 
     rng = np.random.default_rng(size)
     reach = int(0.75 * size / SPACING) + 3
@@ -99,7 +100,7 @@ def measure(folder: Path) -> dict:
 def run(*words: str) -> str:
     """Run this script in a process of its own, with one thread; returns its output."""
     return subprocess.run(
-        [sys.executable, __file__, *words],
+        [sys.executable, "-m", "benchmarks.stem.detection", *words],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         check=True,
         text=True,
@@ -132,7 +133,7 @@ def main() -> None:
         rows.append(json.loads(out))
         print(rows[-1], flush=True)
     result = {
-        "command": "python benchmarks/stem_detection.py",
+        "command": "python -m benchmarks.stem.detection",
         "machine": machine(),
         "date": str(date.today()),
         "rows": rows,

@@ -25,12 +25,12 @@ are sought in the image without noise.
 The stages leave files in ``--work`` and do what is missing, so that each can run in an
 environment of its own and be interrupted::
 
-    python benchmarks/stem_scenes.py --out SCENES            # abTEM
-    python benchmarks/stem.py filters --scenes SCENES        # scikit-image, bm3d
-    python benchmarks/stem.py networks --scenes SCENES       # from here on ppmat
-    python benchmarks/stem.py calibrated --scenes SCENES
-    python benchmarks/stem.py scores --scenes SCENES
-    python benchmarks/stem.py gather --scenes SCENES
+    python -m benchmarks.stem.scenes --out SCENES            # abTEM
+    python -m benchmarks.stem.enhancement filters --scenes SCENES  # scikit-image, bm3d
+    python -m benchmarks.stem.enhancement networks --scenes SCENES  # from here on ppmat
+    python -m benchmarks.stem.enhancement calibrated --scenes SCENES
+    python -m benchmarks.stem.enhancement scores --scenes SCENES
+    python -m benchmarks.stem.enhancement gather --scenes SCENES
 """
 
 from __future__ import annotations
@@ -45,25 +45,25 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
-import stem_filters
-from runs import machine
-from runs import write
 from scipy.ndimage import convolve
 from scipy.ndimage import maximum_filter
 from scipy.spatial import cKDTree
-from stem_cases import DOSES
-from stem_cases import Case
-from stem_cases import Exposure
-from stem_cases import cases
-from stem_cases import expose
-from stem_cases import load_image
-from stem_cases import load_json
-from stem_cases import save_image
-from stem_cases import save_json
 
+from benchmarks.runs import machine
+from benchmarks.runs import write
+from benchmarks.stem import filters as stem_filters
+from benchmarks.stem.cases import DOSES
+from benchmarks.stem.cases import Case
+from benchmarks.stem.cases import Exposure
+from benchmarks.stem.cases import cases
+from benchmarks.stem.cases import expose
+from benchmarks.stem.cases import load_image
+from benchmarks.stem.cases import load_json
+from benchmarks.stem.cases import save_image
+from benchmarks.stem.cases import save_json
 from ppmat.stem.noise.noise_model import MODES
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 CALIBRATED_DOSES = (1e4, None)  # None: the random scenes, under the paper's noise
 SCENES = (*DOSES, "random")
 TITLES = {"sto": "SrTiO3", "mos2": "MoS2", "random": "random scenes"}
@@ -178,9 +178,9 @@ def calibrate_and_train(
     Returns:
         Why the frame could not be calibrated; empty if it was.
     """
+    from ppmat.commands import train as entry
     from ppmat.stem.noise.calibration import CalibrationError
     from ppmat.stem.noise.calibration import calibrate_noise
-    from ppmat.commands import train as entry
     from ppmat.utils.config import load_config
     from ppmat.utils.config import save_config
 
@@ -225,9 +225,9 @@ def score(image: np.ndarray, exposure: Exposure, mode: str) -> dict[str, float]:
     method's image, fit to the raw one. ``peak_f1`` takes the peaks of the method's
     image and the threshold that suits it best, which needs the truth, for each method.
     """
-    from ppmat.stem.columns.detection import detect_columns
     from ppmat.metrics.sfin_metric import calc_psnr
     from ppmat.metrics.sfin_metric import calc_ssim
+    from ppmat.stem.columns.detection import detect_columns
 
     clean, noisy = exposure.clean, exposure.noisy
     spread = float(np.ptp(clean))
@@ -341,8 +341,8 @@ def scores(args: argparse.Namespace) -> None:
 def gather(args: argparse.Namespace) -> None:
     """Write the result files from the scores."""
     made = {
-        "command": "python benchmarks/stem.py filters networks calibrated scores "
-        f"gather --scenes SCENES --seeds {' '.join(map(str, args.seeds))}",
+        "command": "python -m benchmarks.stem.enhancement filters networks calibrated "
+        f"scores gather --scenes SCENES --seeds {' '.join(map(str, args.seeds))}",
         "machine": machine(),
         "date": str(date.today()),
     }

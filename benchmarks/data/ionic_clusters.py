@@ -42,7 +42,7 @@ a cut-off model; their spread is its error (``cutoff_floor`` in ``statistics.jso
 
 Usage::
 
-    python -m ppmat.datasets.ionic_clusters OUT --train 2000 --val 400 --seed 0
+    python -m benchmarks.data.ionic_clusters OUT --train 2000 --val 400 --seed 0
 
 Record ``i`` of a split depends on the seed, the split and ``i`` only, whatever the
 number of jobs. Files are in OC20's form, all atoms with tag 1 and free.
@@ -474,7 +474,7 @@ def cutoff_floor(rows: np.ndarray, variance: float) -> dict:
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Command line: generate a set."""
     parser = argparse.ArgumentParser(
-        prog="python -m ppmat.datasets.ionic_clusters",
+        prog="python -m benchmarks.data.ionic_clusters",
         description="Make periodic cells of ionic clusters that a cut-off keeps apart.",
     )
     parser.add_argument("out", type=Path, help="output folder")

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Bulk crystals and adsorbates for :mod:`ppmat.datasets.oc20_emt`, and the splits.
+"""Bulk crystals and adsorbates for :mod:`benchmarks.data.oc20_emt`, and the splits.
 
 Two sources: the databases of OC20 in the package ``fairchem-data-oc`` (MIT licence), or
 simple crystals and molecules of ``ase.build``.

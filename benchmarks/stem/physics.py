@@ -19,10 +19,10 @@ Two environments, since abTEM needs Python 3.11 and numpy 2 (``physical.py`` run
 without Paddle)::
 
     pip install abtem pyfftw
-    python benchmarks/stem_scenes.py --out SCENES
-    python benchmarks/stem_physics.py simulate --work WORK
-    python benchmarks/stem_physics.py compare --work WORK --scenes SCENES
-    python benchmarks/stem_physics.py reference --work WORK --scenes SCENES
+    python -m benchmarks.stem.scenes --out SCENES
+    python -m benchmarks.stem.physics simulate --work WORK
+    python -m benchmarks.stem.physics compare --work WORK --scenes SCENES
+    python -m benchmarks.stem.physics reference --work WORK --scenes SCENES
 
 The last writes small parts of the bright-field images for the tests.
 
@@ -43,7 +43,7 @@ from typing import Any
 
 import numpy as np
 
-RESULT = Path(__file__).parents[1] / "docs" / "results" / "stem_physics.yaml"
+RESULT = Path(__file__).parents[2] / "docs" / "results" / "stem_physics.yaml"
 SHAPE, PIXEL_SIZE = (96, 96), 0.1
 PICTURE = RESULT.parents[1] / "images" / "stem_synthesis.png"
 MODES = ("haadf", "bf")
@@ -62,7 +62,7 @@ SCENES = {
     "NbS2, a layer": ("nbs2", 3.14, 80.0),
 }
 REFERENCE = {"bto": "BaTiO3 [001], 60 Å", "mos2": "MoS2 with vacancies"}
-REFERENCE_FILE = Path(__file__).parents[1] / "test" / "data" / "bright_field_abtem.npz"
+REFERENCE_FILE = Path(__file__).parents[2] / "test" / "data" / "bright_field_abtem.npz"
 # How far above the first atoms the simulated boxes of layers begin, Å.
 ABOVE = {"MoS2, a layer": 2.0, "MoS2 with vacancies": 3.0, "NbS2, a layer": 3.0}
 CORNER, REACH = 48, 7.0  # pixels; Å of columns beside them
@@ -94,7 +94,7 @@ def simulate(work: Path) -> None:
     """Simulate the cases that are not there."""
     import abtem
 
-    from ppmat.datasets.stem.physical import physical_images
+    from benchmarks.stem.multislice import physical_images
 
     work.mkdir(parents=True, exist_ok=True)
     for name, kind, axis, thickness, energy, slices in CASES:
@@ -246,7 +246,7 @@ def compare(cases: list) -> dict:
         both = np.corrcoef(images["bf"].ravel(), -images["haadf"].ravel())[0, 1]
         notes.append(f"{name} {both:+.2f}")
     return {
-        "command": "python benchmarks/stem_physics.py compare --work W --scenes S",
+        "command": "python -m benchmarks.stem.physics compare --work W --scenes S",
         "date": datetime.date.today().isoformat(),
         "note": "Correlation of simulated BF with inverted HAADF: " + "; ".join(notes),
         "rows": rows,
@@ -257,8 +257,8 @@ def cost(work: Path) -> str:
     """Return the CPU time of images of 256 and of 4096 pixels a side."""
     from ase.io import write as write_structure
 
-    from ppmat.stem.scenes.crystal import crystal_scene
     from ppmat.commands.synthesize import main as synthesize
+    from ppmat.stem.scenes.crystal import crystal_scene
 
     file = work / "sto.cif"
     write_structure(file, structure("sto"))

@@ -133,7 +133,7 @@ def cases(seeds: Sequence[int], scenes: Iterable[str]) -> Iterator[Case]:
 @lru_cache(maxsize=4)
 def _scene_file(path: Path) -> dict:
     if not path.exists():
-        raise SystemExit(f"{path} is missing; benchmarks/stem_scenes.py makes it")
+        raise SystemExit(f"{path} is missing; benchmarks/stem/scenes.py makes it")
     with np.load(path) as file:
         return dict(file)
 

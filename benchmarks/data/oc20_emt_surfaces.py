@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Geometry for :mod:`ppmat.datasets.oc20_emt`: cut surfaces, place adsorbates.
+"""Geometry for :mod:`benchmarks.data.oc20_emt`: cut surfaces, place adsorbates.
 
 Cells have the lattice vectors as rows, a surface has its normal along +z. Lengths in Å.
 """
@@ -29,9 +29,9 @@ from pymatgen.core import Structure
 from pymatgen.core.surface import get_symmetrically_distinct_miller_indices
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
-from ppmat.datasets.oc20_emt_potential import pairs
-from ppmat.datasets.oc20_emt_sources import Adsorbate
-from ppmat.datasets.oc20_emt_sources import GenerationError
+from benchmarks.data.oc20_emt_potential import pairs
+from benchmarks.data.oc20_emt_sources import Adsorbate
+from benchmarks.data.oc20_emt_sources import GenerationError
 
 MAX_MILLER = 2
 MIN_THICKNESS = 7.0

@@ -34,12 +34,13 @@ from pathlib import Path
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
-from stem_cases import Case
-from stem_cases import Exposure
-from stem_cases import expose
-from stem_cases import load_json
-from stem_cases import save_image
-from stem_cases import save_json
+
+from benchmarks.stem.cases import Case
+from benchmarks.stem.cases import Exposure
+from benchmarks.stem.cases import expose
+from benchmarks.stem.cases import load_json
+from benchmarks.stem.cases import save_image
+from benchmarks.stem.cases import save_json
 
 TUNED_SIZE = 144  # pixels of the validation scene that are used
 

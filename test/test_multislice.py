@@ -25,7 +25,7 @@ from ase.build import fcc111
 from ase.build import molecule
 from ase.build import mx2
 
-from ppmat.datasets.stem import physical
+from benchmarks.stem import multislice as physical
 from ppmat.stem.scenes.projection import CrystalError
 from ppmat.stem.scenes.projection import View
 from ppmat.stem.scenes.projection import project

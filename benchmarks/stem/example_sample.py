@@ -18,7 +18,7 @@
 Its recipe is kept as it was when the sample of this repository was made; scenes for
 training are drawn by :func:`ppmat.stem.scenes.random_scenes.make_scene`.
 
-``python -m ppmat.datasets.stem.sample FOLDER --train 64 --test 16 --size 128``
+``python -m benchmarks.stem.example_sample FOLDER --train 64 --test 16 --size 128``
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from pathlib import Path
 
 import numpy as np
 
+from ppmat.stem.noise.noise_model import NoiseModel
 from ppmat.stem.scenes.atom_columns import Columns
 from ppmat.stem.scenes.atom_columns import Scene
-from ppmat.stem.scenes.scene_folder import write_grey
-from ppmat.stem.noise.noise_model import NoiseModel
 from ppmat.stem.scenes.random_scenes import random_lattice
 from ppmat.stem.scenes.random_scenes import random_positions
+from ppmat.stem.scenes.scene_folder import write_grey
 
 
 def lattice_positions(
@@ -127,8 +127,9 @@ def main(argv: list[str] | None = None) -> None:
             rng = np.random.default_rng([args.seed, split, i])
             write_pair(args.folder / name, str(i), rng, args.size, noise)
     record = {
-        "command": f"python -m ppmat.datasets.stem.sample FOLDER --train {args.train} "
-        f"--test {args.test} --size {args.size} --seed {args.seed}",
+        "command": "python -m benchmarks.stem.example_sample FOLDER "
+        f"--train {args.train} --test {args.test} --size {args.size} "
+        f"--seed {args.seed}",
         "noise": json.loads(noise.to_json()),
     }
     (args.folder / "sample.json").write_text(json.dumps(record, indent=1) + "\n")

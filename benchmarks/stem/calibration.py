@@ -15,7 +15,7 @@
 
 """How well calibration finds a noise that was put in.
 
-``python benchmarks/stem_calibration.py --work FOLDER`` measures 20 seeds of each row
+``python -m benchmarks.stem.calibration --work FOLDER`` measures 20 seeds of each row
 and goes on where it was stopped; ``--summary`` writes what is there to
 docs/results/stem_calibration.yaml. One row: ``--only NAME``. About 2 s of one core an
 image of 256 x 256.
@@ -27,7 +27,6 @@ import argparse
 import dataclasses
 import datetime
 import json
-import sys
 import time
 from pathlib import Path
 
@@ -35,15 +34,13 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from scipy.ndimage import gaussian_filter1d
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from ppmat.stem.noise.calibration import CalibrationError  # noqa: E402
-from ppmat.stem.noise.calibration import calibrate  # noqa: E402
-from ppmat.stem.scenes.atom_columns import Columns  # noqa: E402
-from ppmat.stem.noise.noise_model import NoiseModel  # noqa: E402
-from ppmat.stem.scenes.random_scenes import SceneRecipe  # noqa: E402
-from ppmat.stem.scenes.random_scenes import make_scene  # noqa: E402
-from ppmat.stem.scenes.random_scenes import random_positions  # noqa: E402
+from ppmat.stem.noise.calibration import CalibrationError
+from ppmat.stem.noise.calibration import calibrate
+from ppmat.stem.noise.noise_model import NoiseModel
+from ppmat.stem.scenes.atom_columns import Columns
+from ppmat.stem.scenes.random_scenes import SceneRecipe
+from ppmat.stem.scenes.random_scenes import make_scene
+from ppmat.stem.scenes.random_scenes import random_positions
 
 PAPER = NoiseModel()
 STRONG = dataclasses.replace(
@@ -233,7 +230,7 @@ def summary(work: Path) -> dict:
         row["error / standard error, RMS"] = round(pull, 2)
         rows.append(row)
     return {
-        "command": "python benchmarks/stem_calibration.py --work FOLDER; --summary",
+        "command": "python -m benchmarks.stem.calibration --work FOLDER; --summary",
         "machine": "2 shared cores, one thread a run",
         "date": datetime.date.today().isoformat(),
         "note": "Relative errors of the curves of standard deviation, the largest "

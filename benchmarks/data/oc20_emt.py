@@ -28,7 +28,7 @@ frozen, everything else is relaxed. Energies are adsorption energies:
 
 Usage::
 
-    python -m ppmat.datasets.oc20_emt OUT --train 3000 --val 400 --seed 0 --jobs 1
+    python -m benchmarks.data.oc20_emt OUT --train 3000 --val 400 --seed 0 --jobs 1
 
 Record ``i`` of a split depends on the seed, the split and ``i`` only, so neither the
 number of jobs nor an interruption changes the result. Finished blocks are kept under
@@ -59,17 +59,17 @@ from ase.data import chemical_symbols
 from ase.optimize import LBFGS
 from tqdm import tqdm
 
-from ppmat.datasets.oc20_emt_potential import VectorEMT
-from ppmat.datasets.oc20_emt_sources import SOURCES
-from ppmat.datasets.oc20_emt_sources import SPLITS
-from ppmat.datasets.oc20_emt_sources import Catalogue
-from ppmat.datasets.oc20_emt_sources import GenerationError
-from ppmat.datasets.oc20_emt_surfaces import Crystal
-from ppmat.datasets.oc20_emt_surfaces import closest_ratio
-from ppmat.datasets.oc20_emt_surfaces import is_adsorbed
-from ppmat.datasets.oc20_emt_surfaces import place_adsorbate
-from ppmat.datasets.oc20_emt_surfaces import rotation_about_z
-from ppmat.datasets.oc20_emt_surfaces import wrap
+from benchmarks.data.oc20_emt_potential import VectorEMT
+from benchmarks.data.oc20_emt_sources import SOURCES
+from benchmarks.data.oc20_emt_sources import SPLITS
+from benchmarks.data.oc20_emt_sources import Catalogue
+from benchmarks.data.oc20_emt_sources import GenerationError
+from benchmarks.data.oc20_emt_surfaces import Crystal
+from benchmarks.data.oc20_emt_surfaces import closest_ratio
+from benchmarks.data.oc20_emt_surfaces import is_adsorbed
+from benchmarks.data.oc20_emt_surfaces import place_adsorbate
+from benchmarks.data.oc20_emt_surfaces import rotation_about_z
+from benchmarks.data.oc20_emt_surfaces import wrap
 from ppmat.datasets.oc20_lmdb import write_lmdb
 from ppmat.datasets.oc20_record import OC20Record
 
@@ -115,7 +115,7 @@ class Generator:
 
     Args:
         source: ``oc20`` or ``ase``, see
-            :class:`~ppmat.datasets.oc20_emt_sources.Catalogue`.
+            :class:`~benchmarks.data.oc20_emt_sources.Catalogue`.
         seed: Seed of the set.
         min_atoms: Smallest clean slab taken.
         max_atoms: Largest slab with adsorbate taken.
@@ -425,7 +425,7 @@ class Statistics:
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Command line: generate a set, then write its LMDB files."""
     parser = argparse.ArgumentParser(
-        prog="python -m ppmat.datasets.oc20_emt",
+        prog="python -m benchmarks.data.oc20_emt",
         description="Make an OC20-format set of EMT relaxations (EMT is not DFT).",
     )
     parser.add_argument("out", type=Path, help="output folder")

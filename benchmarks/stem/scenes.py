@@ -25,7 +25,7 @@ simulated columns are.
 abTEM is GPL and needs numpy 2, so it has an environment of its own::
 
     pip install abtem pyfftw
-    python benchmarks/stem_scenes.py --out SCENES
+    python -m benchmarks.stem.scenes --out SCENES
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ train.py.
 
 Usage::
 
-    python benchmarks/stem_rate.py
+    python -m benchmarks.stem.rate
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ import time
 from datetime import date
 from pathlib import Path
 
-from runs import machine
-from runs import write
+from benchmarks.runs import machine
+from benchmarks.runs import write
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "spectrum_enhancement/configs/sfin"
 SIZES = (64, 128, 256, 512)
 SECONDS = 3.0  # of one turn
@@ -124,7 +124,7 @@ def main() -> None:
         training = {mode: waiting(mode, Path(folder) / mode) for mode in MODES}
     write(
         {
-            "command": "python benchmarks/stem_rate.py",
+            "command": "python -m benchmarks.stem.rate",
             "machine": machine(),
             "date": str(date.today()),
             "note": "images/s of one process, median of three turns; training: medians "
