@@ -47,9 +47,8 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable
-from typing import Optional
 
 import numpy as np
 
@@ -105,7 +104,7 @@ def ours(_: Path) -> Callable[[np.ndarray], object]:
     return lambda image: enhance(image, model, tile_size=256, overlap=64)
 
 
-def run_one(row: str, source: Optional[Path], size: int, repeats: int) -> None:
+def run_one(row: str, source: Path | None, size: int, repeats: int) -> None:
     """Print the seconds of every call and the peak memory in bytes as JSON."""
     image = np.random.default_rng(0).uniform(0, 255, (size, size)).astype("float32")
     start = time.perf_counter()

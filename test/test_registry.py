@@ -15,19 +15,17 @@
 """The one way from a configuration block to an object, and its refusals."""
 
 from collections.abc import Sequence
-from typing import Dict
-from typing import List
 from typing import Literal
 from typing import Optional
 from typing import Union
 
 import pytest
 
+from ppmat.utils.errors import nearest
 from ppmat.utils.registry import ConfigError
 from ppmat.utils.registry import Registry
 from ppmat.utils.registry import check_keys
 from ppmat.utils.registry import fits
-from ppmat.utils.registry import nearest
 
 
 class Widget:
@@ -36,7 +34,7 @@ class Widget:
         width: int,
         rate: float = 0.5,
         mode: Literal["fast", "exact"] = "fast",
-        names: Optional[List[str]] = None,
+        names: list[str] | None = None,
         *,
         shared: object = None,
     ) -> None:
@@ -170,13 +168,13 @@ def test_nested_parameters_are_checked_alike():
         (None, Optional[int], True),
         ("a", Union[int, str], True),
         ([], Union[int, str], False),
-        ([1, 2], List[int], True),
-        ([1, "a"], List[int], False),
+        ([1, 2], list[int], True),
+        ([1, "a"], list[int], False),
         ([1], tuple, True),
-        ("ab", List[str], False),
+        ("ab", list[str], False),
         ((1,), Sequence[int], True),
-        ({"a": 1}, Dict[str, int], True),
-        ([], Dict[str, int], False),
+        ({"a": 1}, dict[str, int], True),
+        ([], dict[str, int], False),
         ("x", Literal["x"], True),
         (1, Literal["x"], False),
         (1, "whatever", True),

@@ -24,6 +24,7 @@ from helpers import random_slab
 
 from ppmat.models import build_model
 from ppmat.sampler import StructureSampler
+from ppmat.utils.errors import InputError
 from ppmat.utils.registry import ConfigError
 
 GRAPH = {"cutoff": 4.0, "max_neighbors": None, "k_cut": 1.3}
@@ -214,7 +215,7 @@ def test_state_dict_round_trip():
 def test_sampler_refuses_to_start_from_nothing(call):
     sampler = StructureSampler.__new__(StructureSampler)
     sampler.model, (method, argument) = flow(), call
-    with pytest.raises(NotImplementedError, match="takes structures"):
+    with pytest.raises(InputError, match="takes structures"):
         getattr(sampler, method)(argument)
 
 

@@ -38,6 +38,7 @@ from ppmat.datasets.oc20_lmdb import write_lmdb
 from ppmat.metrics import METRICS
 from ppmat.metrics.is2rs_metric import average_distance_within_threshold
 from ppmat.sampler import StructureSampler
+from ppmat.utils.errors import InputError
 from ppmat.utils.periodic import minimum_image
 from ppmat.utils.registry import ConfigError
 from ppmat.utils.result_store import ResultStore
@@ -447,7 +448,7 @@ def test_structures_of_a_size(crystals, relaxer):
         crystals.sample_by_num_atoms("3")
     with pytest.raises(ConfigError, match="num_atoms is 0"):
         crystals.sample_by_num_atoms(0)
-    with pytest.raises(NotImplementedError, match="ToyRelaxer.*from_structures"):
+    with pytest.raises(InputError, match="ToyRelaxer.*from_structures"):
         relaxer.sample_by_num_atoms(3)
 
 
@@ -462,7 +463,7 @@ def test_structures_of_a_condition(crystals, relaxer):
     assert crystals.model.batches[-1]["density"].shape == [2, 2]
     with pytest.raises(ConfigError, match=r"missing \['density'\], unknown \['x'\]"):
         crystals.sample_by_condition(2, {"space_group": "P1", "x": 1})
-    with pytest.raises(NotImplementedError, match="takes no conditions"):
+    with pytest.raises(InputError, match="takes no conditions"):
         relaxer.sample_by_condition(2, {})
 
 

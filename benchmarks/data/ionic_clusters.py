@@ -56,15 +56,12 @@ import importlib.metadata
 import json
 import multiprocessing
 import sys
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict
-from typing import Iterable
-from typing import Iterator
-from typing import List
-from typing import Optional
-from typing import Sequence
 
 import numpy as np
 from pymatgen.analysis.ewald import EwaldSummation
@@ -188,7 +185,7 @@ class Kind:
         return cluster_energy(self.numbers, self.sites)
 
 
-def kinds() -> List[Kind]:
+def kinds() -> list[Kind]:
     """Return all motifs of charge -1, 0 and 1, in a fixed order."""
     positive = [Element(s).Z for s, (q, _) in IONS.items() if q > 0]
     negative = [Element(s).Z for s, (q, _) in IONS.items() if q < 0]
@@ -225,7 +222,7 @@ class Motif:
 KINDS = kinds()
 
 
-def draw_motifs(rng: np.random.Generator) -> List[Motif]:
+def draw_motifs(rng: np.random.Generator) -> list[Motif]:
     """Draw as many motifs of charge +1 as of charge -1, and some neutral ones."""
     while True:
         charged, neutral = rng.choice(CHARGED), rng.choice(NEUTRAL)
@@ -297,7 +294,7 @@ def arrange(motifs: Sequence[Motif], rng: np.random.Generator):
         volume *= 1.03
 
 
-def _place(motifs: Sequence[Motif], cell: np.ndarray, rng) -> Optional[np.ndarray]:
+def _place(motifs: Sequence[Motif], cell: np.ndarray, rng) -> np.ndarray | None:
     """Place one motif after the other; None if one found no room."""
     placed = np.zeros((0, 3))
     for motif in reversed(motifs):  # the first one stands first in the end
@@ -355,7 +352,7 @@ class Task:
         )
 
 
-def plan(seed: int, sizes: Dict[str, int], twins: int) -> Dict[str, List[Task]]:
+def plan(seed: int, sizes: dict[str, int], twins: int) -> dict[str, list[Task]]:
     """Return what each split consists of.
 
     Args:
@@ -381,7 +378,7 @@ def run(task: Task) -> OC20Record:
     return task()
 
 
-def generate(out: Path, tasks: Dict[str, List[Task]], jobs: int = 1) -> dict:
+def generate(out: Path, tasks: dict[str, list[Task]], jobs: int = 1) -> dict:
     """Write ``<split>/data.lmdb`` for each split, and ``statistics.json``.
 
     Args:
@@ -414,7 +411,7 @@ def generate(out: Path, tasks: Dict[str, List[Task]], jobs: int = 1) -> dict:
     return summary
 
 
-def noted(records: Iterable[OC20Record], rows: List[tuple]) -> Iterator[OC20Record]:
+def noted(records: Iterable[OC20Record], rows: list[tuple]) -> Iterator[OC20Record]:
     """Pass records on; leave atoms, volume, total and local energy of each."""
     for record in records:
         volume = abs(np.linalg.det(record.cell.astype(np.float64)))
@@ -471,7 +468,7 @@ def cutoff_floor(rows: np.ndarray, variance: float) -> dict:
     }
 
 
-def main(argv: Optional[Sequence[str]] = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Command line: generate a set."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.data.ionic_clusters",

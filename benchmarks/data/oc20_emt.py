@@ -42,14 +42,10 @@ import multiprocessing
 import os
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict
-from typing import Iterator
-from typing import List
-from typing import Optional
-from typing import Sequence
-from typing import Tuple
 
 import numpy as np
 from ase import Atoms
@@ -94,7 +90,7 @@ def relax(atoms: Atoms, fixed: np.ndarray) -> bool:
         return bool(optimizer.run(fmax=FMAX, steps=MAX_STEPS))
 
 
-def reference_energies() -> Dict[int, float]:
+def reference_energies() -> dict[int, float]:
     """EMT reference energy of H, C, N, O in eV, by atomic number, as OC20 does."""
     energy = {}
     for name in ("H2", "H2O", "CO", "N2"):
@@ -126,7 +122,7 @@ class Generator:
         self.seed, self.min_atoms, self.max_atoms = seed, min_atoms, max_atoms
         self.choices = {split: self.catalogue.choices(split) for split in SPLITS}
         self.reference = reference_energies()
-        self._crystals: Dict[str, Crystal] = {}
+        self._crystals: dict[str, Crystal] = {}
 
     def _crystal(self, bulk: str) -> Crystal:
         if bulk not in self._crystals:
@@ -194,7 +190,7 @@ class Generator:
         }
         return fields, ""
 
-    def record(self, split: str, index: int) -> Tuple[dict, Counter]:
+    def record(self, split: str, index: int) -> tuple[dict, Counter]:
         """Record ``index`` of a split and how many tries were dropped, by reason.
 
         Raises:
@@ -231,7 +227,7 @@ class Block:
         return out / "blocks" / f"{self.split}-{self.start:07d}-{self.stop:07d}.npz"
 
 
-def plan(sizes: Dict[str, int]) -> List[Block]:
+def plan(sizes: dict[str, int]) -> list[Block]:
     """Blocks of all splits, interleaved so that each grows in proportion."""
     blocks = []
     for split, size in sizes.items():
@@ -241,7 +237,7 @@ def plan(sizes: Dict[str, int]) -> List[Block]:
     return [block for _, block in sorted(blocks, key=lambda pair: pair[0])]
 
 
-_worker: Optional[Generator] = None  # one a process, made by _start_worker
+_worker: Generator | None = None  # one a process, made by _start_worker
 
 
 def _start_worker(settings: dict) -> None:
@@ -249,7 +245,7 @@ def _start_worker(settings: dict) -> None:
     _worker = Generator(**settings)
 
 
-def _make_block(task: Tuple[Block, Path]) -> Block:
+def _make_block(task: tuple[Block, Path]) -> Block:
     """Generate one block and write it in one atomic step."""
     block, out = task
     rows, dropped = [], Counter()
@@ -274,7 +270,7 @@ def _make_block(task: Tuple[Block, Path]) -> Block:
     return block
 
 
-def _read_block(path: Path) -> Iterator[Tuple[OC20Record, str, str]]:
+def _read_block(path: Path) -> Iterator[tuple[OC20Record, str, str]]:
     """Records of one block, with the names of their surface and adsorbate."""
     with np.load(path, allow_pickle=False) as arrays:
         arrays = dict(arrays)
@@ -307,7 +303,7 @@ def _check_settings(out: Path, settings: dict) -> None:
     path.write_text(json.dumps(settings, indent=1) + "\n")
 
 
-def generate(out: Path, settings: dict, sizes: Dict[str, int], jobs: int = 1) -> None:
+def generate(out: Path, settings: dict, sizes: dict[str, int], jobs: int = 1) -> None:
     """Make all blocks that do not exist yet, with a progress bar.
 
     Args:
@@ -340,7 +336,7 @@ def generate(out: Path, settings: dict, sizes: Dict[str, int], jobs: int = 1) ->
                 bar.update(block.stop - block.start)
 
 
-def pack(out: Path, sizes: Dict[str, int]) -> dict:
+def pack(out: Path, sizes: dict[str, int]) -> dict:
     """Write ``<split>/data.lmdb`` from the blocks made so far.
 
     Args:
@@ -376,7 +372,7 @@ class Statistics:
     def __init__(self):
         self.dropped = Counter()
         self.slabs, self.adsorbates, self.metals = set(), set(), set()
-        self.rows: List[tuple] = []
+        self.rows: list[tuple] = []
 
     def watch(self, paths: Sequence[Path]) -> Iterator[OC20Record]:
         """Yield the records of block files."""
@@ -422,7 +418,7 @@ class Statistics:
         }
 
 
-def main(argv: Optional[Sequence[str]] = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Command line: generate a set, then write its LMDB files."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.data.oc20_emt",

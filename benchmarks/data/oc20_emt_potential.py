@@ -21,8 +21,6 @@ Stoltze and Nørskov, Surf. Sci. 366, 394 (1996). Units: eV and Å.
 
 from math import log
 from math import sqrt
-from typing import Optional
-from typing import Tuple
 
 import numpy as np
 from ase import Atoms
@@ -40,7 +38,7 @@ TAIL = 0.5  # Å from the middle of the switching function to the cut-off
 
 def pairs(
     positions: np.ndarray, cell: np.ndarray, cutoff: float
-) -> Tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Directed pairs of atoms within ``cutoff`` Å, all periodic images.
 
     Args:
@@ -79,7 +77,7 @@ class VectorEMT(Calculator):
         self.middle = nearest * (sqrt(3.0) + 2.0) / 2.0
         self.slope = log(1.0e4 - 1.0) / (2.0 * nearest - self.middle)
         self.reach = self.middle + TAIL
-        self._numbers: Optional[np.ndarray] = None
+        self._numbers: np.ndarray | None = None
 
     def _switch(self, distance: np.ndarray) -> np.ndarray:
         return 1.0 / (1.0 + np.exp(self.slope * (distance - self.middle)))

@@ -24,9 +24,6 @@ import itertools
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict
-from typing import List
-from typing import Tuple
 
 import numpy as np
 from ase import Atoms
@@ -57,7 +54,7 @@ class Adsorbate:
     name: str
     numbers: np.ndarray
     positions: np.ndarray
-    binding: Tuple[int, ...]
+    binding: tuple[int, ...]
 
 
 class _Discarded:
@@ -133,7 +130,7 @@ def _structure(atoms: Atoms) -> Structure:
     )  # fmt: skip
 
 
-def oc20_bulks() -> Dict[str, Structure]:
+def oc20_bulks() -> dict[str, Structure]:
     """The OC20 bulks made of EMT metals only, by Materials Project id."""
     return {
         row["src_id"]: _structure(row["atoms"])
@@ -142,7 +139,7 @@ def oc20_bulks() -> Dict[str, Structure]:
     }
 
 
-def oc20_adsorbates() -> Dict[str, Adsorbate]:
+def oc20_adsorbates() -> dict[str, Adsorbate]:
     """The OC20 adsorbates of up to ``MAX_ADSORBATE_ATOMS`` atoms of H, C, N, O."""
     found = {}
     for atoms, name, binding, *_ in _read_database("adsorbates.pkl").values():
@@ -155,7 +152,7 @@ def oc20_adsorbates() -> Dict[str, Adsorbate]:
     return found
 
 
-def ase_bulks() -> Dict[str, Structure]:
+def ase_bulks() -> dict[str, Structure]:
     """Elements and L1_2, L1_0 alloys of the EMT metals, by formula (Vegard's law)."""
     constants = {m: reference_states[atomic_numbers[m]]["a"] for m in METALS}
     found = {}
@@ -173,7 +170,7 @@ def ase_bulks() -> Dict[str, Structure]:
     return found
 
 
-def ase_adsorbates() -> Dict[str, Adsorbate]:
+def ase_adsorbates() -> dict[str, Adsorbate]:
     """Small fragments from ``ase.build.molecule``; the first heavy atom binds."""
     names = (
         "H C N O OH NH CH CO NO CN N2 O2 H2O NH2 HCN HCO CH3 NH3 C2H2 H2CO H2O2 CH4"
@@ -219,7 +216,7 @@ class Catalogue:
         """Elements of a bulk, such as ``Al-Ni``."""
         return "-".join(sorted(e.symbol for e in self.bulks[bulk].composition.elements))
 
-    def choices(self, split: str) -> Tuple[List[str], List[str]]:
+    def choices(self, split: str) -> tuple[list[str], list[str]]:
         """Names of the bulks and the adsorbates a split draws from."""
         held_bulk = {
             b for b in self.bulks if self.composition(b) in self.held_compositions

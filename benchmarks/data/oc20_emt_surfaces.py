@@ -18,8 +18,8 @@ Cells have the lattice vectors as rows, a surface has its normal along +z. Lengt
 """
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Sequence
 
 import numpy as np
 import spglib

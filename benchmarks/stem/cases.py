@@ -30,7 +30,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Optional
 
 import numpy as np
 
@@ -76,7 +75,7 @@ class Case:
 
     scene: str
     mode: str
-    dose: Optional[float]
+    dose: float | None
     seed: int
     number: int = 0
 

@@ -36,7 +36,6 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
 
 import numpy as np
 
@@ -341,7 +340,7 @@ def make(name: str, recipe: Recipe, threads: int) -> dict:
     }
 
 
-def main(argv: Optional[list] = None) -> None:
+def main(argv: list | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", default=list(RECIPES), help="scenes")
     parser.add_argument("--out", type=Path, required=True, help="folder of the scenes")

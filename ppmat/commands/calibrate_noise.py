@@ -31,12 +31,12 @@ from ppmat.commands.options import exit_status
 from ppmat.predictor.image_store import find_images
 from ppmat.stem.images.micrograph import read_micrograph
 from ppmat.stem.images.micrograph_base import convert_pixel_size
-from ppmat.stem.images.micrograph_base import replacing
 from ppmat.stem.noise.calibration import Calibration
 from ppmat.stem.noise.calibration import calibrate
 from ppmat.stem.noise.calibration_figure import calibration_figure
 from ppmat.stem.noise.noise_model import MODES
 from ppmat.utils import logger
+from ppmat.utils.files import replacing
 from ppmat.utils.registry import ConfigError
 
 _EPILOG = """\
@@ -85,7 +85,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     args = parse_args(argv)
-    return exit_status(lambda: run(args), "CalibrationError")
+    return exit_status(lambda: run(args))
 
 
 def run(args: argparse.Namespace) -> int:

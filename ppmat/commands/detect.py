@@ -28,10 +28,6 @@ from collections.abc import Callable
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from typing import Dict
-from typing import List
-from typing import Optional
-from typing import Tuple
 
 import numpy as np
 
@@ -60,10 +56,10 @@ from ppmat.stem.images.bad_pixels import without_hot_pixels
 from ppmat.stem.images.micrograph import image_from
 from ppmat.stem.images.micrograph import read_micrograph
 from ppmat.stem.images.micrograph_base import convert_pixel_size
-from ppmat.stem.images.micrograph_base import replacing
 from ppmat.stem.noise.noise_model import MODES
 from ppmat.utils import logger
 from ppmat.utils.download import hash_of_file
+from ppmat.utils.files import replacing
 from ppmat.utils.registry import ConfigError
 
 _EPILOG = """\
@@ -84,7 +80,7 @@ EXPORTS = {"atomap": ".atomap.npy", "ase": ".extxyz", "pymatgen": ".structure.js
 _CELLS = ("ase", "pymatgen")
 
 
-def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options; KEY=VALUE arguments are gathered in ``overrides``."""
     parser = argparse.ArgumentParser(
         description="Find and measure the atomic columns of microscope images.",
@@ -148,8 +144,8 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
     outputs = (path for table in tables for path in _outputs(args, table).values())
     refuse_present(outputs, args.overwrite)
     seeds = _seed_maker(args, task_dir, given)
-    failed: List[str] = []
-    uncalibrated: List[str] = []
+    failed: list[str] = []
+    uncalibrated: list[str] = []
     not_exported = 0
     progress = tqdm(images, "detecting", unit=" files", disable=not sys.stderr.isatty())
     for number, image in enumerate(progress):
@@ -230,7 +226,7 @@ def _check_options(args: argparse.Namespace) -> None:
         )
 
 
-def _table_paths(output: str, images: Sequence[ImageFile]) -> List[Path]:
+def _table_paths(output: str, images: Sequence[ImageFile]) -> list[Path]:
     """Return where the table of each image goes.
 
     Raises:
@@ -251,7 +247,7 @@ def _table_paths(output: str, images: Sequence[ImageFile]) -> List[Path]:
     return [path / f"{name}.csv" for name in output_names(images)]
 
 
-def _outputs(args: argparse.Namespace, table: Path) -> Dict[str, Path]:
+def _outputs(args: argparse.Namespace, table: Path) -> dict[str, Path]:
     """Return all files that belong to a table."""
     paths = {"table": table, "record": table.with_name(f"{table.name}.json")}
     for name in args.export:
@@ -262,15 +258,15 @@ def _outputs(args: argparse.Namespace, table: Path) -> Dict[str, Path]:
 
 
 def _seed_maker(
-    args: argparse.Namespace, task_dir: str, given: Optional[Sequence[ImageFile]]
-) -> Callable[[int, np.ndarray], Dict[str, Any]]:
+    args: argparse.Namespace, task_dir: str, given: Sequence[ImageFile] | None
+) -> Callable[[int, np.ndarray], dict[str, Any]]:
     """Return what gives ``enhanced``, ``seeds_from`` and ``record`` of an image."""
     if args.raw:
         return lambda number, raw: {"record": None}
     if given is not None:
         kind = "map" if args.map else "enhanced"
 
-        def read(number: int, raw: np.ndarray) -> Dict[str, Any]:
+        def read(number: int, raw: np.ndarray) -> dict[str, Any]:
             file = given[number]
             image = image_from(read_micrograph(file.path, file.index))
             return {"enhanced": image, "seeds_from": kind, "record": str(file)}
@@ -281,7 +277,7 @@ def _seed_maker(
     predictor = load_predictor(args, task_dir, mode, args.device)
     kind = "map" if predictor.gives_map else "enhanced"
 
-    def enhance(number: int, raw: np.ndarray) -> Dict[str, Any]:
+    def enhance(number: int, raw: np.ndarray) -> dict[str, Any]:
         # One of them would spoil the whole image.
         result = predictor.enhance_image(without_hot_pixels(raw)[0])
         return {
@@ -298,8 +294,8 @@ def _do_image(
     number: int,
     image: ImageFile,
     path: Path,
-    seeds: Callable[[int, np.ndarray], Dict[str, Any]],
-) -> Tuple[ColumnTable, Dict[str, str]]:
+    seeds: Callable[[int, np.ndarray], dict[str, Any]],
+) -> tuple[ColumnTable, dict[str, str]]:
     """Measure an image and write its files; returns the table, and why which exports
     were not made."""
     source = read_micrograph(image.path, image.index)
@@ -347,7 +343,7 @@ def _do_image(
     return table, left_out
 
 
-def _pixel_size_nm(args: argparse.Namespace, source: Any) -> Optional[tuple]:
+def _pixel_size_nm(args: argparse.Namespace, source: Any) -> tuple | None:
     """Return the pixel size (y, x), nm: the option's, else the file's, else None."""
     if args.pixel_size is not None:
         y, x = (args.pixel_size * 2)[:2]
@@ -358,7 +354,7 @@ def _pixel_size_nm(args: argparse.Namespace, source: Any) -> Optional[tuple]:
 
 
 def _export(
-    name: str, table: ColumnTable, elements: Optional[Sequence[str]], path: Path
+    name: str, table: ColumnTable, elements: Sequence[str] | None, path: Path
 ) -> None:
     """Write a table in the form of another program.
 

@@ -24,12 +24,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
-from typing import Dict
-from typing import List
-from typing import Mapping
-from typing import Optional
-from typing import Sequence
 
 import numpy as np
 
@@ -73,7 +70,7 @@ examples:
 _FLAGS = Column("flags", "flags")
 
 
-def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options; KEY=VALUE arguments are gathered in ``overrides``."""
     parser = argparse.ArgumentParser(
         description="Enhance microscope images with a trained network.",
@@ -198,7 +195,7 @@ def _show(rows: Any) -> int:
     """Print a line for each file as it is done; returns the exit status."""
     from ppmat.predictor.enhancement import FLAGS
 
-    seen: Dict[str, int] = {}
+    seen: dict[str, int] = {}
     failed = done = 0
     for row in rows:
         if row["error"] is not None:
@@ -276,7 +273,7 @@ def _score_split(predictor: Any, args: argparse.Namespace) -> int:
 
 def score(
     predictor: Any, dataset: Any, **options: Any
-) -> Dict[str, Dict[str, Dict[str, float]]]:
+) -> dict[str, dict[str, dict[str, float]]]:
     """Return PSNR [dB] and SSIM of inputs and outputs by both protocols.
 
     Args:
@@ -323,7 +320,7 @@ def score(
 def _score_table(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
     from ppmat.metrics.sfin_metric import PROTOCOLS
 
-    lines: List[str] = [f"{'protocol':<8}  {'image':<6}  PSNR [dB]    SSIM"]
+    lines: list[str] = [f"{'protocol':<8}  {'image':<6}  PSNR [dB]    SSIM"]
     for protocol in PROTOCOLS:
         for name, of_name in scores.items():
             psnr, ssim = of_name[protocol]["psnr"], of_name[protocol]["ssim"]

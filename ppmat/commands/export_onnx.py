@@ -23,8 +23,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import Optional
-from typing import Sequence
+from collections.abc import Sequence
 
 from ppmat.commands.image_options import add_image_model
 from ppmat.commands.image_options import add_mode
@@ -47,7 +46,7 @@ examples:
 """
 
 
-def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options; KEY=VALUE arguments are gathered in ``overrides``."""
     parser = argparse.ArgumentParser(
         description="Write a trained network as an ONNX file, for machines without "

@@ -27,8 +27,6 @@ from collections.abc import Iterable
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from typing import Optional
-from typing import Tuple
 
 from ppmat.commands.options import add_model_options
 from ppmat.commands.options import find_task_config
@@ -89,8 +87,8 @@ def add_mode(parser: argparse.ArgumentParser) -> None:
 def load_predictor(
     args: argparse.Namespace,
     task_dir: str,
-    mode: Optional[str],
-    device: Optional[str] = None,
+    mode: str | None,
+    device: str | None = None,
     find: Callable[[str, str], str] = find_task_config,
 ) -> Any:
     """Return the ``SpectrumPredictor`` that the options mean.
@@ -120,7 +118,7 @@ def load_predictor(
     )
 
 
-def check_tiles(args: argparse.Namespace, predictor: Any) -> Tuple[int, int]:
+def check_tiles(args: argparse.Namespace, predictor: Any) -> tuple[int, int]:
     """Return side and overlap of the tiles, pixels: of the options, or the model's.
 
     Raises:

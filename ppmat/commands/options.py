@@ -23,63 +23,37 @@ import platform
 import re
 from collections.abc import Callable
 from collections.abc import Sequence
-from typing import List
-from typing import Optional
 
 from ppmat.utils import logger
 from ppmat.utils.config import find_config
+from ppmat.utils.errors import InputError
 from ppmat.utils.registry import ConfigError
 
 EXIT_SOME_LEFT_OUT = 1
 EXIT_BAD_INPUT = 2
 _MAX_THREADS = 8
-# Errors of what the user gave, by name: to name the classes, a command would have to
-# import Paddle before it knows whether its configuration can be read.
-BAD_INPUT = {
-    "ArchiveError",
-    "CheckpointError",
-    "ConfigError",
-    "DownloadError",
-    "FileNotFoundError",
-    "ImageFormatError",
-    "NoiseFormatError",
-    "OC20FormatError",
-    "OnnxExportError",
-    "StaticProgramError",
-    "StoredRunError",
-    "SubmissionError",
-}
 
 
-def exit_status(command: Callable[[], int], *also: str) -> int:
-    """Return what a command returns; 2, and a line in the log, for bad input.
-
-    Args:
-        command: Does the work; returns the exit status.
-        *also: Names of more errors that are the user's.
-    """
+def exit_status(command: Callable[[], int]) -> int:
+    """Return what a command returns; 2, and a line in the log, for bad input."""
     try:
         return command()
-    except Exception as error:
-        if BAD_INPUT.union(also).isdisjoint(c.__name__ for c in type(error).__mro__):
-            raise
+    except (InputError, FileNotFoundError) as error:
         return complain(error)
 
 
 def task_command(
-    parse_args: Callable[[Optional[Sequence[str]]], argparse.Namespace],
+    parse_args: Callable[[Sequence[str] | None], argparse.Namespace],
     run: Callable[[argparse.Namespace, str], int],
-    *also: str,
 ) -> Callable[..., int]:
     """Return the ``main`` of a command of the task folders.
 
     Args:
         parse_args: Returns the options of a command line; None means ``sys.argv``.
         run: Does what the options say, given the task folder; returns the exit status.
-        *also: See :func:`exit_status`.
     """
 
-    def main(task_dir: str, argv: Optional[Sequence[str]] = None) -> int:
+    def main(task_dir: str, argv: Sequence[str] | None = None) -> int:
         """Run the command of a task folder; returns the exit status.
 
         Args:
@@ -88,7 +62,7 @@ def task_command(
         """
         set_threads()
         args = parse_args(argv)
-        return exit_status(lambda: run(args, task_dir), *also)
+        return exit_status(lambda: run(args, task_dir))
 
     return main
 
@@ -183,7 +157,7 @@ def announce_task_config(path: str, task_dir: str) -> str:
     return path
 
 
-def unset_variables(path: str) -> List[str]:
+def unset_variables(path: str) -> list[str]:
     """Return ``NAME`` of each ``${oc.env:NAME,default}`` that falls back."""
     with open(path, encoding="utf-8") as file:
         names = re.findall(r"\$\{oc\.env:(\w+),", file.read())

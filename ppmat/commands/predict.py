@@ -25,12 +25,10 @@ import argparse
 import os
 import sys
 from collections import Counter
+from collections.abc import Mapping
+from collections.abc import Sequence
 from itertools import islice
 from typing import Any
-from typing import Dict
-from typing import Mapping
-from typing import Optional
-from typing import Sequence
 
 import numpy as np
 
@@ -61,7 +59,7 @@ _LISTED_OF_SPLIT = 5
 _BLOCKS = ("val", "test", "train")
 
 
-def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options; KEY=VALUE arguments are gathered in ``overrides``."""
     parser = argparse.ArgumentParser(
         description="Predict a property of structures with a trained model.",
@@ -195,11 +193,11 @@ def _check_options(args: argparse.Namespace) -> None:
         )
 
 
-def _is_csv(path: Optional[str]) -> bool:
+def _is_csv(path: str | None) -> bool:
     return path is not None and path.endswith(".csv")
 
 
-def _csv_path(save_path: Optional[str], name: str) -> Optional[str]:
+def _csv_path(save_path: str | None, name: str) -> str | None:
     if save_path is None or _is_csv(save_path):
         return save_path
     return os.path.join(save_path, f"{name}.csv")
@@ -237,7 +235,7 @@ def _count(number: int) -> str:
 
 def _predict_splits(
     predictor: Any, args: argparse.Namespace, options: Mapping[str, Any]
-) -> Dict[str, Any]:
+) -> dict[str, Any]:
     """Predict splits, print and score them; returns their tables."""
     from ppmat.metrics.is2re_metric import mean_over_splits
 
@@ -310,7 +308,7 @@ def open_split(config: Mapping[str, Any], split: str) -> Any:
     )
 
 
-def score(table: Any, rows: Any, property_name: str) -> Dict[str, float]:
+def score(table: Any, rows: Any, property_name: str) -> dict[str, float]:
     """Return MAE [eV] and EwT of the rows that have a number and a label."""
     from ppmat.metrics.is2re_metric import IS2REMetric
 

@@ -23,10 +23,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
-from typing import Dict
-from typing import Optional
-from typing import Sequence
 
 from ppmat.commands.options import EXIT_SOME_LEFT_OUT
 from ppmat.commands.options import add_model_options
@@ -55,7 +53,7 @@ examples:
 """
 
 
-def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options; KEY=VALUE arguments are gathered in ``overrides``."""
     parser = argparse.ArgumentParser(
         description="Generate structures with a trained model.",
@@ -147,7 +145,7 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
     return 0
 
 
-main = task_command(parse_args, run, "NotImplementedError")
+main = task_command(parse_args, run)
 
 
 def _check_options(args: argparse.Namespace) -> None:
@@ -178,8 +176,8 @@ def _check_options(args: argparse.Namespace) -> None:
         raise ConfigError("--split with by_structures only names a --submission")
 
 
-def _conditions(items: Sequence[str]) -> Dict[str, Any]:
-    conditions: Dict[str, Any] = {}
+def _conditions(items: Sequence[str]) -> dict[str, Any]:
+    conditions: dict[str, Any] = {}
     for item in items:
         name, equals, value = item.partition("=")
         if not equals or not name:
@@ -197,7 +195,7 @@ def _run_splits(sampler: Any, args: argparse.Namespace) -> int:
     from ppmat.datasets.submission import write_submission
     from ppmat.sampler.scoring import has_truth
 
-    found: Dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for split in args.split or [None]:
         folder = os.path.join(args.save_path, split) if split else args.save_path
         results = sampler.sample_by_dataloader(
@@ -219,7 +217,7 @@ def _run_splits(sampler: Any, args: argparse.Namespace) -> int:
     return 0
 
 
-def _score(sampler: Any, results: Any, folder: str, split: Optional[str]) -> None:
+def _score(sampler: Any, results: Any, folder: str, split: str | None) -> None:
     import paddle.distributed as dist
 
     from ppmat.sampler.scoring import metric_table

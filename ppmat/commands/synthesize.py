@@ -134,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     args = parse_args(words)
-    return exit_status(lambda: run(args, words), "CrystalError", "FolderError")
+    return exit_status(lambda: run(args, words))
 
 
 def run(args: argparse.Namespace, words: Sequence[str]) -> int:

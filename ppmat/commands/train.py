@@ -26,12 +26,8 @@ import inspect
 import os
 import time
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
-from typing import Dict
-from typing import List
-from typing import Optional
-from typing import Sequence
-from typing import Union
 
 from ppmat.commands.options import complain
 from ppmat.commands.options import exit_status
@@ -53,7 +49,7 @@ EXIT_NOT_FINITE = 3
 _SPLITS = ("train", "val", "test")
 
 
-def parse_args(argv: Optional[Sequence[str]], task_dir: str) -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None, task_dir: str) -> argparse.Namespace:
     """Return the options ``config`` and ``overrides``."""
     parser = argparse.ArgumentParser(
         description="Train and evaluate a model.",
@@ -76,7 +72,7 @@ def parse_args(argv: Optional[Sequence[str]], task_dir: str) -> argparse.Namespa
     return parser.parse_intermixed_args(argv)
 
 
-def main(task_dir: str, argv: Optional[Sequence[str]] = None) -> int:
+def main(task_dir: str, argv: Sequence[str] | None = None) -> int:
     """Run the command of a task folder; returns the exit status.
 
     Args:
@@ -102,7 +98,7 @@ def main(task_dir: str, argv: Optional[Sequence[str]] = None) -> int:
     return exit_status(train)
 
 
-def run(config: Dict[str, Any], source: str) -> Any:
+def run(config: dict[str, Any], source: str) -> Any:
     """Train, evaluate and test as a configuration says.
 
     Args:
@@ -254,7 +250,7 @@ def check_statistics(config: Mapping) -> None:
 
     check_scaling(config["Dataset"]["transform"])
     names = (config.get("Global") or {}).get("label_names")
-    if not names or not fits(names, Union[str, List[str]]):
+    if not names or not fits(names, str | list[str]):
         raise ConfigError(
             "Dataset.transform normalises the target named by Global.label_names, e.g. "
             f"[y_relaxed]; found {names!r}"
@@ -275,7 +271,7 @@ def check_statistics(config: Mapping) -> None:
     check_call(model, filled, f"Model.{PARAMS_KEY}")
 
 
-def fill_statistics(config: Dict[str, Any], train_loader: Any) -> None:
+def fill_statistics(config: dict[str, Any], train_loader: Any) -> None:
     """Put the statistics ``Dataset.transform`` asks for into the Model section."""
     from ppmat.datasets.transform import run_dataset_transform
     from ppmat.datasets.transform import single_target
@@ -298,7 +294,7 @@ def fill_statistics(config: Dict[str, Any], train_loader: Any) -> None:
 
 def build_loaders(
     cfg: Mapping, wanted: Mapping[str, bool], seed: int
-) -> Dict[str, Any]:
+) -> dict[str, Any]:
     """Build the loaders of the splits that are wanted; None for the others.
 
     ``cfg`` holds the blocks ``train``, ``val``, ``test``, or one block with

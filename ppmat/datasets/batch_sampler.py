@@ -24,8 +24,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from collections.abc import Sized
-from typing import List
-from typing import Optional
 
 import numpy as np
 import paddle.distributed as dist
@@ -77,8 +75,8 @@ class DistributedBatchSampler(io.BatchSampler):
         self,
         dataset: Sized,
         batch_size: int,
-        num_replicas: Optional[int] = None,
-        rank: Optional[int] = None,
+        num_replicas: int | None = None,
+        rank: int | None = None,
         shuffle: bool = False,
         drop_last: bool = False,
         seed: int = 0,
@@ -123,7 +121,7 @@ class DistributedBatchSampler(io.BatchSampler):
         self.epoch = epoch
         self._start_batch = 0
 
-    def __iter__(self) -> Iterator[List[int]]:
+    def __iter__(self) -> Iterator[list[int]]:
         start, self._start_batch = self._start_batch, 0
         return self._batches(self._order(), start)
 
@@ -134,7 +132,7 @@ class DistributedBatchSampler(io.BatchSampler):
         bits = np.random.MT19937(np.random.SeedSequence([self.seed, self.epoch]))
         return np.random.RandomState(bits).permutation(len(self.dataset))
 
-    def _batches(self, order: np.ndarray, start: int) -> Iterator[List[int]]:
+    def _batches(self, order: np.ndarray, start: int) -> Iterator[list[int]]:
         whole, rest = divmod(len(order), self.batch_size * self.nranks)
         mine = order[: len(order) - rest].reshape(whole, self.nranks, self.batch_size)
         for batch in mine[start:, self.local_rank]:

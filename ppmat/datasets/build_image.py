@@ -19,10 +19,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import os
-from typing import List
-from typing import Optional
-from typing import Sequence
-from typing import Union
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -33,7 +30,7 @@ _FORMATS = ("image_file",)
 _MODES = ("L",)
 _TYPES = ("float32", "float64")
 
-PathLike = Union[str, os.PathLike]
+PathLike = str | os.PathLike
 
 
 class BuildImage:
@@ -60,7 +57,7 @@ class BuildImage:
         format: str = "image_file",
         mode: str = "L",
         dtype: str = "float32",
-        num_cpus: Optional[int] = None,
+        num_cpus: int | None = None,
     ) -> None:
         _check(format, mode, dtype)
         if num_cpus is not None and (
@@ -89,8 +86,8 @@ class BuildImage:
         return np.array(image[None], dtype=dtype)
 
     def __call__(
-        self, images_data: Union[PathLike, Sequence[PathLike]]
-    ) -> Union[np.ndarray, List[np.ndarray]]:
+        self, images_data: PathLike | Sequence[PathLike]
+    ) -> np.ndarray | list[np.ndarray]:
         """Return the image of one file, or the images of a list in its order."""
         if not isinstance(images_data, (list, tuple)):
             return self._build(images_data)

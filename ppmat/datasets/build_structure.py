@@ -22,9 +22,6 @@ import functools
 import multiprocessing
 from collections.abc import Mapping
 from typing import Any
-from typing import List
-from typing import Optional
-from typing import Union
 
 import numpy as np
 from pymatgen.core.lattice import Lattice
@@ -32,8 +29,8 @@ from pymatgen.core.structure import Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 from pymatgen.io.cif import CifParser
 
+from ppmat.utils.errors import nearest
 from ppmat.utils.registry import ConfigError
-from ppmat.utils.registry import nearest
 
 
 def _from_array(data: Mapping) -> Structure:
@@ -119,7 +116,7 @@ class BuildStructure:
         primitive: bool = False,
         niggli: bool = True,
         canocial: bool = True,
-        num_cpus: Optional[int] = None,
+        num_cpus: int | None = None,
     ) -> None:
         _check_format(format)
         self.format = format
@@ -152,7 +149,7 @@ class BuildStructure:
             )
         return crystal
 
-    def __call__(self, crystals_data: Any) -> Union[Structure, List[Structure]]:
+    def __call__(self, crystals_data: Any) -> Structure | list[Structure]:
         """Return the structure of one description, or the structures of a list.
 
         Raises:

@@ -21,7 +21,6 @@ import numbers
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
-from typing import List
 
 import numpy as np
 import paddle
@@ -53,7 +52,7 @@ class DefaultCollator:
     dropped.
     """
 
-    def __call__(self, batch: List[Any]) -> Any:
+    def __call__(self, batch: list[Any]) -> Any:
         """Return the batch of a list of samples.
 
         Raises:
@@ -62,7 +61,7 @@ class DefaultCollator:
         """
         return self._collate(batch, "", _sample_names(batch))
 
-    def _collate(self, values: List[Any], path: str, names: List[str]) -> Any:
+    def _collate(self, values: list[Any], path: str, names: list[str]) -> Any:
         first = values[0]
         kind = _kind(first)
         for value, name in zip(values, names):
@@ -154,7 +153,7 @@ def _join(values, kind, path, names):
     return np.concatenate(arrays, axis=0) if joined else np.stack(arrays, axis=0)
 
 
-def _sample_names(batch: List[Any]) -> List[str]:
+def _sample_names(batch: list[Any]) -> list[str]:
     return [
         f"sample {sample['id']!r}"
         if isinstance(sample, Mapping) and "id" in sample
@@ -167,6 +166,6 @@ def _child(path: str, key: Any) -> str:
     return f"{path}.{key}" if path else str(key)
 
 
-def _some(names: List[str]) -> str:
+def _some(names: list[str]) -> str:
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more

@@ -40,9 +40,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from typing import Any
-from typing import Dict
-from typing import Optional
-from typing import Union
 
 import numpy as np
 import paddle.distributed as dist
@@ -58,6 +55,7 @@ from ppmat.datasets.sfin_dataset import SFINDataset
 from ppmat.datasets.sfin_synthetic_dataset import SFINSyntheticDataset
 from ppmat.datasets.transform import build_transforms
 from ppmat.utils import logger
+from ppmat.utils.errors import nearest
 from ppmat.utils.registry import CLASS_KEY
 from ppmat.utils.registry import PARAMS_KEY
 from ppmat.utils.registry import ConfigError
@@ -65,7 +63,6 @@ from ppmat.utils.registry import Registry
 from ppmat.utils.registry import check_call
 from ppmat.utils.registry import check_keys
 from ppmat.utils.registry import fits
-from ppmat.utils.registry import nearest
 
 DATASETS = Registry("data set", [OC20IS2REDataset, SFINDataset, SFINSyntheticDataset])
 COLLATORS = Registry("collator", [DefaultCollator])
@@ -94,13 +91,13 @@ _LOADER_DEFAULTS.update(collate_fn="DefaultCollator", collate_params=None)
 
 
 def build_dataloader(
-    cfg: Optional[Mapping],
+    cfg: Mapping | None,
     vocab: Any = None,
     *,
     where: str = "Dataset",
     seed: int = 0,
     training: bool = True,
-) -> Union[io.DataLoader, Dict[str, Optional[io.DataLoader]], None]:
+) -> io.DataLoader | dict[str, io.DataLoader | None] | None:
     """Build the loader of one split.
 
     The sampler of the loader (``loader.batch_sampler``) gives a reproducible order
@@ -148,7 +145,7 @@ def build_dataloader(
 
 
 def set_build_sample(
-    sampler_cfg: Optional[Mapping],
+    sampler_cfg: Mapping | None,
     world_size: int,
     dataset: io.Dataset,
     *,
@@ -202,7 +199,7 @@ def _build_dataset(cfg: Any, vocab: Any, where: str) -> io.Dataset:
     return dataset
 
 
-def _loader_options(cfg: Any, where: str) -> Dict[str, Any]:
+def _loader_options(cfg: Any, where: str) -> dict[str, Any]:
     """Check a ``loader`` block; return arguments of the DataLoader."""
     cfg = {} if cfg is None else cfg
     if not isinstance(cfg, Mapping):
@@ -234,7 +231,7 @@ def _loader_options(cfg: Any, where: str) -> Dict[str, Any]:
 
 def _build_loader(
     dataset: io.Dataset,
-    options: Dict[str, Any],
+    options: dict[str, Any],
     cfg: Mapping,
     sampler_key: str,
     where: str,
@@ -261,7 +258,7 @@ def _build_loader(
 
 def _split(
     dataset: io.Dataset, ratios: Any, seed: int, where: str
-) -> Dict[str, io.Dataset]:
+) -> dict[str, io.Dataset]:
     """Split at random; the last part that is asked for takes what rounding leaves."""
     if not isinstance(ratios, Mapping):
         raise ConfigError(f"{where}: expected train, val, test, got {ratios!r}")

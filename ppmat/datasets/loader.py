@@ -27,13 +27,10 @@ import random
 import signal
 import threading
 import traceback
+from collections.abc import Callable
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
-from typing import Callable
-from typing import List
-from typing import Optional
-from typing import Tuple
 
 import numpy as np
 import paddle
@@ -68,7 +65,7 @@ class Loader(io.DataLoader):
         self,
         *args: Any,
         collate_fn: Callable,
-        worker_init_fn: Optional[Callable[[int], None]] = None,
+        worker_init_fn: Callable[[int], None] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -111,7 +108,7 @@ def _to_tensor(field: Any) -> Any:
 class _Empty:
     """Stands for an array without elements on its way out of a worker."""
 
-    shape: Tuple[int, ...]
+    shape: tuple[int, ...]
     dtype: str
 
 
@@ -119,7 +116,7 @@ class _Pack:
     def __init__(self, collate_fn: Callable) -> None:
         self.collate_fn = collate_fn
 
-    def __call__(self, samples: List[Any]) -> Any:
+    def __call__(self, samples: list[Any]) -> Any:
         failure = next((s for s in samples if isinstance(s, _Failure)), None)
         if failure is None:
             try:
@@ -203,7 +200,7 @@ class WorkerInit:
 class _Start:
     """Begins a worker: it ends with its parent, not before and not later."""
 
-    def __init__(self, worker_init_fn: Optional[Callable[[int], None]]) -> None:
+    def __init__(self, worker_init_fn: Callable[[int], None] | None) -> None:
         self.worker_init_fn = worker_init_fn
 
     def __call__(self, worker_id: int) -> None:

@@ -35,17 +35,12 @@ Challenges, ACS Catal. 11 (2021) 6059, and the fairchem documentation. CC BY 4.0
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import os
+from collections.abc import Callable
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
-from typing import Callable
-from typing import Dict
-from typing import Optional
-from typing import Sequence
-from typing import Tuple
-from typing import Union
 
 import ase
 import numpy as np
@@ -66,6 +61,7 @@ from ppmat.datasets.oc20_lmdb import OC20Record
 from ppmat.datasets.oc20_record import fixed_atoms
 from ppmat.utils import logger
 from ppmat.utils.download import get_datasets_path_from_url
+from ppmat.utils.errors import check_choice
 
 LABELS = ("pos_relaxed", "y_relaxed")
 # Labels as a sample names them, and the fields of a record they are made of.
@@ -133,27 +129,27 @@ class OC20IS2REDataset(io.Dataset):
 
     def __init__(
         self,
-        path: Optional[str] = None,
+        path: str | None = None,
         split: str = "train",
         subset: str = "all",
-        property_names: Union[str, Sequence[str], None] = None,
-        build_structure_cfg: Optional[Dict] = None,
-        build_graph_cfg: Optional[Dict] = None,
+        property_names: str | Sequence[str] | None = None,
+        build_structure_cfg: dict | None = None,
+        build_graph_cfg: dict | None = None,
         reuse_edges: bool = False,
         on_error: str = "raise",
-        max_samples: Optional[int] = None,
+        max_samples: int | None = None,
         download: bool = False,
-        transforms: Optional[Callable[[Dict], Dict]] = None,
+        transforms: Callable[[dict], dict] | None = None,
     ) -> None:
         super().__init__()
-        _check_choice("subset", subset, SUBSETS)
-        _check_choice("on_error", on_error, ("raise", "skip"))
+        check_choice("subset", subset, SUBSETS)
+        check_choice("on_error", on_error, ("raise", "skip"))
         if max_samples is not None and max_samples < 1:
             raise ValueError(f"max_samples is {max_samples}, wanted at least 1")
         if isinstance(property_names, str):
             property_names = [property_names]
         for name in property_names or ():
-            _check_choice("property_names: label", name, _LABEL_FIELDS)
+            check_choice("property_names: label", name, _LABEL_FIELDS)
         self.property_names = tuple(property_names or ())
         self.build_structure = _structure_builder(build_structure_cfg)
         self.build_graph = _graph_converter(build_graph_cfg)
@@ -163,9 +159,9 @@ class OC20IS2REDataset(io.Dataset):
             _check_reuse(self.build_graph)
 
         self.records = OC20LMDB(self._locate(path, download), split, subset)
-        self.labels: Optional[Sequence[str]] = None
+        self.labels: Sequence[str] | None = None
         self.skipped: list[str] = []
-        self._rows: Optional[np.ndarray] = None
+        self._rows: np.ndarray | None = None
         if on_error == "skip":
             self._rows = self._good_rows(max_samples)
             self.num_samples = len(self._rows)
@@ -180,7 +176,7 @@ class OC20IS2REDataset(io.Dataset):
     def __len__(self) -> int:
         return self.num_samples
 
-    def __getitem__(self, idx: int) -> Dict[str, Any]:
+    def __getitem__(self, idx: int) -> dict[str, Any]:
         if not 0 <= idx < self.num_samples:
             raise IndexError(f"sample {idx} of {self.num_samples}")
         row = self._row(idx)
@@ -213,7 +209,7 @@ class OC20IS2REDataset(io.Dataset):
             OC20FormatError: The record is bad or has no such label.
             ValueError: There is no label of that name.
         """
-        _check_choice("label", name, _LABEL_FIELDS)
+        check_choice("label", name, _LABEL_FIELDS)
         row = self._row(idx)
         record = self.records[row]
         self._check_label(record, row, name)
@@ -224,7 +220,7 @@ class OC20IS2REDataset(io.Dataset):
             return np.array([record.y_relaxed], dtype="float32")
         return record.displacement if name == "displacement" else record.pos_relaxed
 
-    def read_atoms(self, idx: int) -> Tuple[np.ndarray, np.ndarray]:
+    def read_atoms(self, idx: int) -> tuple[np.ndarray, np.ndarray]:
         """Return a record's atomic numbers and tags, [N] each, without its graph."""
         record = self.records[self._row(idx)]
         return record.atomic_numbers, record.tags
@@ -239,7 +235,7 @@ class OC20IS2REDataset(io.Dataset):
                 f"{_LABEL_FIELDS[name]}, but the label '{name}' is asked for"
             )
 
-    def _locate(self, path: Optional[str], download: bool) -> str:
+    def _locate(self, path: str | None, download: bool) -> str:
         if path is not None and os.path.exists(path):
             return path
         if download:
@@ -278,7 +274,7 @@ class OC20IS2REDataset(io.Dataset):
                 )
         return record
 
-    def _good_rows(self, max_samples: Optional[int]) -> np.ndarray:
+    def _good_rows(self, max_samples: int | None) -> np.ndarray:
         rows = []
         total = len(self.records)
         for row in tqdm(
@@ -311,11 +307,11 @@ class OC20IS2REDataset(io.Dataset):
 
 def record_to_sample(
     record: OC20Record,
-    build_structure: Optional[BuildStructure] = None,
-    build_graph: Optional[PeriodicGraphConverter] = None,
+    build_structure: BuildStructure | None = None,
+    build_graph: PeriodicGraphConverter | None = None,
     reuse_edges: bool = False,
-    labels: Optional[Sequence[str]] = None,
-) -> Dict[str, Any]:
+    labels: Sequence[str] | None = None,
+) -> dict[str, Any]:
     """Turn a record into a sample, see the module's docstring.
 
     Args:
@@ -342,7 +338,7 @@ def record_to_sample(
             f"{record.cell.tolist()} to {lattice.matrix.tolist()}; use format "
             "'ase_atoms' with primitive, niggli and canocial off"
         )
-    sample: Dict[str, Any] = {
+    sample: dict[str, Any] = {
         "structure_array": {
             "frac_coords": ConcatData(structure.frac_coords.astype("float32")),
             "cart_coords": ConcatData(record.pos),
@@ -401,7 +397,7 @@ def check_record(record: OC20Record, closest: float = CLOSEST) -> None:
 
 
 def structure_to_record(
-    structure: Union[ase.Atoms, Structure, OC20Record],
+    structure: ase.Atoms | Structure | OC20Record,
     sid: str = "",
     closest: float = CLOSEST,
     warn: bool = True,
@@ -509,7 +505,7 @@ def _as_atoms(record: OC20Record) -> ase.Atoms:
     )
 
 
-def _as_array(record: OC20Record) -> Dict[str, np.ndarray]:
+def _as_array(record: OC20Record) -> dict[str, np.ndarray]:
     cell = record.cell.astype(np.float64)
     return {
         "frac_coords": record.pos @ np.linalg.inv(cell),
@@ -518,16 +514,16 @@ def _as_array(record: OC20Record) -> Dict[str, np.ndarray]:
     }
 
 
-_DESCRIPTIONS: Dict[str, Callable[[OC20Record], Any]] = {
+_DESCRIPTIONS: dict[str, Callable[[OC20Record], Any]] = {
     "ase_atoms": _as_atoms,
     "array": _as_array,
 }
 
 
-def _structure_builder(cfg: Optional[Mapping]) -> BuildStructure:
+def _structure_builder(cfg: Mapping | None) -> BuildStructure:
     cfg = {"format": "ase_atoms", "niggli": False, "canocial": False, **(cfg or {})}
     _check_names(cfg, BuildStructure, "build_structure_cfg")
-    _check_choice("build_structure_cfg.format", cfg["format"], _DESCRIPTIONS)
+    check_choice("build_structure_cfg.format", cfg["format"], _DESCRIPTIONS)
     for name in ("primitive", "niggli", "canocial"):
         if cfg.get(name):
             raise ValueError(
@@ -537,14 +533,14 @@ def _structure_builder(cfg: Optional[Mapping]) -> BuildStructure:
     return BuildStructure(**cfg)
 
 
-def _graph_converter(cfg: Optional[Mapping]) -> Optional[PeriodicGraphConverter]:
+def _graph_converter(cfg: Mapping | None) -> PeriodicGraphConverter | None:
     if cfg is None:
         return None
     where = "build_graph_cfg"
     for key in cfg:
-        _check_choice(f"{where}: key", key, ("__class_name__", "__init_params__"))
+        check_choice(f"{where}: key", key, ("__class_name__", "__init_params__"))
     name = cfg.get("__class_name__")
-    _check_choice(f"{where}.__class_name__", name, _GRAPH_CONVERTERS)
+    check_choice(f"{where}.__class_name__", name, _GRAPH_CONVERTERS)
     params = cfg.get("__init_params__") or {}
     _check_names(params, _GRAPH_CONVERTERS[name], f"{where}.__init_params__")
     try:
@@ -553,7 +549,7 @@ def _graph_converter(cfg: Optional[Mapping]) -> Optional[PeriodicGraphConverter]
         raise ValueError(f"{where}.__init_params__: {error}") from error
 
 
-def _check_reuse(build_graph: Optional[PeriodicGraphConverter]) -> None:
+def _check_reuse(build_graph: PeriodicGraphConverter | None) -> None:
     if build_graph is None:
         raise ValueError("reuse_edges is on, but there is no build_graph_cfg")
     limit = build_graph.max_neighbors
@@ -570,13 +566,4 @@ def _check_names(params: Any, cls: type, where: str) -> None:
     if not isinstance(params, Mapping):
         raise ValueError(f"{where}: expected a mapping, got {params!r}")
     for key in params:
-        _check_choice(f"{where}: key", key, inspect.signature(cls).parameters)
-
-
-def _check_choice(what: str, found: Any, legal: Any) -> None:
-    if found not in legal:
-        close = difflib.get_close_matches(str(found), list(legal), n=1, cutoff=0.5)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ValueError(
-            f"{what} {found!r} is not known. Legal: {', '.join(legal)}.{hint}"
-        )
+        check_choice(f"{where}: key", key, inspect.signature(cls).parameters)

@@ -41,7 +41,6 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from typing import Optional
 
 import lmdb
 import numpy as np
@@ -222,7 +221,7 @@ class OC20LMDB:
     def __init__(
         self,
         path: str | os.PathLike,
-        split: Optional[str] = None,
+        split: str | None = None,
         subset: str = "all",
         readahead: bool = False,
     ) -> None:
@@ -433,7 +432,7 @@ class _Range:
         self.count, self.mean, self.squares = 0, 0.0, 0.0
         self.low, self.high = np.inf, -np.inf
 
-    def add(self, value: Optional[float]) -> None:
+    def add(self, value: float | None) -> None:
         if value is None:
             return
         self.count += 1
@@ -534,7 +533,7 @@ def _check_rows(rows: OC20LMDB, faults: list[str]) -> None:
 
 
 def _frames_to_records(
-    inputs: list[str], energy_key: Optional[str], sid_key: Optional[str]
+    inputs: list[str], energy_key: str | None, sid_key: str | None
 ) -> Iterator[OC20Record]:
     # Imported here because every data worker imports this module.
     from ase.io import read as read_frames
@@ -555,7 +554,7 @@ def _frames_to_records(
         yield record_from_frames(frames, sid, energy_key)
 
 
-def main(argv: Optional[list[str]] = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Run ``check`` or ``write``; return the exit status, 1 if there is any fault."""
     parser = argparse.ArgumentParser(prog="python -m ppmat.datasets.oc20_lmdb")
     commands = parser.add_subparsers(dest="command", required=True)

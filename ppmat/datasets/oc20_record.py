@@ -19,7 +19,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
-from typing import Optional
 
 import numpy as np
 from ase.constraints import FixAtoms
@@ -57,13 +56,13 @@ class OC20Record:
     cell: np.ndarray
     tags: np.ndarray
     fixed: np.ndarray
-    y_init: Optional[float] = None
-    y_relaxed: Optional[float] = None
-    pos_relaxed: Optional[np.ndarray] = None
-    edge_index: Optional[np.ndarray] = None
-    cell_offsets: Optional[np.ndarray] = None
-    distances: Optional[np.ndarray] = None
-    force: Optional[np.ndarray] = None
+    y_init: float | None = None
+    y_relaxed: float | None = None
+    pos_relaxed: np.ndarray | None = None
+    edge_index: np.ndarray | None = None
+    cell_offsets: np.ndarray | None = None
+    distances: np.ndarray | None = None
+    force: np.ndarray | None = None
 
     def __repr__(self) -> str:
         energy = "unknown" if self.y_relaxed is None else f"{self.y_relaxed:.4f} eV"
@@ -73,7 +72,7 @@ class OC20Record:
         )
 
     @property
-    def displacement(self) -> Optional[np.ndarray]:
+    def displacement(self) -> np.ndarray | None:
         """Minimum-image ``pos_relaxed - pos``, float32 [N, 3], Å; None if unknown."""
         if self.pos_relaxed is None:
             return None
@@ -124,7 +123,7 @@ class OC20Record:
         return {name: value for name, value in fields.items() if value is not None}
 
 
-def _as(array: Optional[np.ndarray], dtype: type) -> Optional[np.ndarray]:
+def _as(array: np.ndarray | None, dtype: type) -> np.ndarray | None:
     return None if array is None else np.asarray(array).astype(dtype, copy=False)
 
 
@@ -186,7 +185,7 @@ class _Canonical:
     def fail(self, reason: str) -> None:
         raise OC20FormatError(self.prefix + reason)
 
-    def array(self, name: str, required: bool = False) -> Optional[np.ndarray]:
+    def array(self, name: str, required: bool = False) -> np.ndarray | None:
         value = self.fields.get(name)
         if value is None:
             if required:
@@ -202,7 +201,7 @@ class _Canonical:
             self.fail(f"{name} is no array of numbers")
         return array
 
-    def shaped(self, name: str, shape: tuple, required: bool) -> Optional[np.ndarray]:
+    def shaped(self, name: str, shape: tuple, required: bool) -> np.ndarray | None:
         array = self.array(name, required)
         if array is None:
             return None
@@ -215,7 +214,7 @@ class _Canonical:
 
     def floats(
         self, name: str, shape: tuple, required: bool = False
-    ) -> Optional[np.ndarray]:
+    ) -> np.ndarray | None:
         array = self.shaped(name, shape, required)
         if array is None:
             return None
@@ -226,7 +225,7 @@ class _Canonical:
 
     def integers(
         self, name: str, shape: tuple, required: bool = False
-    ) -> Optional[np.ndarray]:
+    ) -> np.ndarray | None:
         array = self.shaped(name, shape, required)
         if array is None or array.dtype == np.int64:
             return array
@@ -235,7 +234,7 @@ class _Canonical:
                 self.fail(f"{name} holds numbers that are no integers")
         return array.astype(np.int64)
 
-    def number(self, *names: str) -> Optional[float]:
+    def number(self, *names: str) -> float | None:
         for name in names:
             array = self.array(name)
             if array is not None:
@@ -283,7 +282,7 @@ def fixed_atoms(atoms: Any, where: str) -> np.ndarray:
 
 
 def record_from_frames(
-    frames: list, sid: str, energy_key: Optional[str] = None
+    frames: list, sid: str, energy_key: str | None = None
 ) -> OC20Record:
     """Make a record from the ``ase.Atoms`` of one relaxation.
 

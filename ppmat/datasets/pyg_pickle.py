@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from ppmat.utils.errors import InputError
 from ppmat.utils.restricted_pickle import Budget
 from ppmat.utils.restricted_pickle import Global
 from ppmat.utils.restricted_pickle import Inert
@@ -55,7 +56,7 @@ PYG_TABLE: dict[tuple[str, str], Any] = {
 }
 
 
-class OC20FormatError(ValueError):
+class OC20FormatError(InputError):
     """A file or record that is not what OC20 files hold; names file, key, reason."""
 
 

@@ -33,16 +33,10 @@ PaddleMaterials 0.3.0.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Callable
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
-from typing import Callable
-from typing import Dict
-from typing import List
-from typing import Optional
-from typing import Sequence
-from typing import Tuple
-from typing import Union
 
 import numpy as np
 from paddle import io
@@ -53,6 +47,7 @@ from ppmat.stem.images.micrograph import ImageFormatError
 from ppmat.stem.images.micrograph import image_names
 from ppmat.utils import logger
 from ppmat.utils.download import get_datasets_path_from_url
+from ppmat.utils.errors import check_choice
 
 SPLITS = ("train", "val", "test")
 FLIPS = ("left_right", "up_down")
@@ -131,17 +126,17 @@ class SFINDataset(io.Dataset):
         self,
         path: str = "./sfin_haadf",
         split: str = "train",
-        target_subdir: Optional[str] = "gt_enhance",
-        data_count: Optional[int] = None,
-        build_samples_cfg: Optional[Dict] = None,
-        build_image_cfg: Optional[Dict] = None,
-        transforms: Optional[Callable[[Dict], Dict]] = None,
-        cache_path: Optional[str] = None,
+        target_subdir: str | None = "gt_enhance",
+        data_count: int | None = None,
+        build_samples_cfg: dict | None = None,
+        build_image_cfg: dict | None = None,
+        transforms: Callable[[dict], dict] | None = None,
+        cache_path: str | None = None,
         overwrite: bool = False,
         val_ratio: float = 0.1,
         split_seed: int = 0,
-        flips: Optional[Sequence[str]] = None,
-        crop_size: Union[int, Sequence[int], None] = None,
+        flips: Sequence[str] | None = None,
+        crop_size: int | Sequence[int] | None = None,
         seed: int = 0,
         same_size: bool = True,
         download: bool = False,
@@ -167,7 +162,7 @@ class SFINDataset(io.Dataset):
         self.same_size = same_size
         self.transforms = transforms
         self.build_image = BuildImage(**(build_image_cfg or {}))
-        self.epoch: Optional[int] = None
+        self.epoch: int | None = None
         self.path = self._locate(os.fspath(path), download)
         mode = _match_mode(build_samples_cfg)
 
@@ -181,7 +176,7 @@ class SFINDataset(io.Dataset):
         keys = sorted(files["noisy"])
         if part is not None:
             keys = _part(keys, part, val_ratio, split_seed, folder)
-        self.samples: List[Dict[str, str]] = [
+        self.samples: list[dict[str, str]] = [
             {kind: found[key] for kind, found in files.items()}
             for key in keys[:data_count]
         ]
@@ -201,13 +196,13 @@ class SFINDataset(io.Dataset):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, idx: int) -> Dict[str, Any]:
+    def __getitem__(self, idx: int) -> dict[str, Any]:
         if not 0 <= idx < len(self):
             raise IndexError(f"sample {idx} of {len(self)}")
         images = self._read(idx)
         self._check_size(idx, images["noisy"].shape)
         window = self._window(idx, images["noisy"].shape)
-        sample: Dict[str, Any] = {
+        sample: dict[str, Any] = {
             kind: np.ascontiguousarray(image[window]) for kind, image in images.items()
         }
         sample["name"] = os.path.basename(self.samples[idx]["noisy"])
@@ -244,7 +239,7 @@ class SFINDataset(io.Dataset):
         inner = os.path.join(root, name)
         return inner if os.path.isdir(inner) else root
 
-    def _folder(self, val_ratio: float) -> Tuple[str, Optional[str]]:
+    def _folder(self, val_ratio: float) -> tuple[str, str | None]:
         """Return the folder of the split, and which part of it the split is."""
         own = os.path.join(self.path, self.split)
         if self.split == "test" or os.path.isdir(os.path.join(self.path, "val")):
@@ -258,7 +253,7 @@ class SFINDataset(io.Dataset):
             return own, None
         return os.path.join(self.path, "train"), self.split
 
-    def _read(self, idx: int) -> Dict[str, np.ndarray]:
+    def _read(self, idx: int) -> dict[str, np.ndarray]:
         """Return all images of a sample, checked against each other."""
         paths = self.samples[idx]
         images = {kind: self.build_image(path) for kind, path in paths.items()}
@@ -276,7 +271,7 @@ class SFINDataset(io.Dataset):
                 )
         return images
 
-    def _check_size(self, idx: int, shape: Tuple[int, ...]) -> None:
+    def _check_size(self, idx: int, shape: tuple[int, ...]) -> None:
         path = self.samples[idx]["noisy"]
         if self.crop_size is None:
             if self.same_size and shape != self._shape:
@@ -292,7 +287,7 @@ class SFINDataset(io.Dataset):
                 f"{_size(self.crop_size)}; choose a smaller crop or remove the image"
             )
 
-    def _window(self, idx: int, shape: Tuple[int, ...]) -> Tuple[slice, ...]:
+    def _window(self, idx: int, shape: tuple[int, ...]) -> tuple[slice, ...]:
         """Return what to cut out of the images of a sample, and in which direction."""
         if not self.flips and self.crop_size is None:
             return (slice(None),) * 3
@@ -316,18 +311,6 @@ class SFINDataset(io.Dataset):
         return np.random.SeedSequence([self.seed, self.epoch, idx]).generate_state(4)
 
 
-def check_choice(what: str, found: Any, legal: Collection) -> None:
-    """See that an argument is one of the legal values.
-
-    Raises:
-        ValueError: It is not.
-    """
-    if found not in legal:
-        raise ValueError(
-            f"{what} is {found!r}, wanted one of {', '.join(map(str, legal))}"
-        )
-
-
 def _span(start: int, size: int, reverse: bool) -> slice:
     """Return the slice of ``size`` elements from ``start``, forwards or backwards."""
     if not reverse:
@@ -335,7 +318,7 @@ def _span(start: int, size: int, reverse: bool) -> slice:
     return slice(start + size - 1, start - 1 if start else None, -1)
 
 
-def _files(folder: str, mode: str) -> Dict[Any, str]:
+def _files(folder: str, mode: str) -> dict[Any, str]:
     """Return the image files of a folder by what they are paired by.
 
     Raises:
@@ -352,10 +335,10 @@ def _files(folder: str, mode: str) -> Dict[Any, str]:
         raise FileNotFoundError(
             f"'{folder}' holds no image ({', '.join(IMAGE_SUFFIXES)})"
         )
-    found: Dict[Any, str] = {}
+    found: dict[Any, str] = {}
     for name in names:
         stem = os.path.splitext(name)[0]
-        key: Union[int, str] = stem
+        key: int | str = stem
         if mode == "indexed":
             if not (stem.isascii() and stem.isdigit()):
                 raise ValueError(
@@ -373,7 +356,7 @@ def _files(folder: str, mode: str) -> Dict[Any, str]:
     return found
 
 
-def _check_pairs(noisy: Dict, target: Dict, mode: str) -> None:
+def _check_pairs(noisy: dict, target: dict, mode: str) -> None:
     alone = [noisy[key] for key in sorted(noisy.keys() - target.keys())]
     alone += [target[key] for key in sorted(target.keys() - noisy.keys())]
     if alone:
@@ -385,8 +368,8 @@ def _check_pairs(noisy: Dict, target: Dict, mode: str) -> None:
 
 
 def _part(
-    keys: List[Any], split: str, val_ratio: float, seed: int, folder: str
-) -> List[Any]:
+    keys: list[Any], split: str, val_ratio: float, seed: int, folder: str
+) -> list[Any]:
     """Return the images of ``train`` or ``val`` out of one folder."""
     count = max(1, round(val_ratio * len(keys)))
     if count >= len(keys):
@@ -400,7 +383,7 @@ def _part(
     return [keys[i] for i in sorted(chosen)]
 
 
-def _match_mode(cfg: Optional[Mapping]) -> str:
+def _match_mode(cfg: Mapping | None) -> str:
     cfg = {"match_mode": "indexed", **(cfg or {})}
     mode = cfg.pop("match_mode")
     for key in cfg:
@@ -411,7 +394,7 @@ def _match_mode(cfg: Optional[Mapping]) -> str:
     return _MATCH_MODES[mode]
 
 
-def _check_flips(flips: Optional[Sequence[str]], split: str) -> Tuple[str, ...]:
+def _check_flips(flips: Sequence[str] | None, split: str) -> tuple[str, ...]:
     if flips is None:
         return ()
     if isinstance(flips, str):
@@ -428,7 +411,7 @@ def _check_flips(flips: Optional[Sequence[str]], split: str) -> Tuple[str, ...]:
     return tuple(flips)
 
 
-def _check_crop(crop: Union[int, Sequence[int], None]) -> Optional[Tuple[int, int]]:
+def _check_crop(crop: int | Sequence[int] | None) -> tuple[int, int] | None:
     if crop is None:
         return None
     sizes = (crop, crop) if isinstance(crop, int) else tuple(crop)

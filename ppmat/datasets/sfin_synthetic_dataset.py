@@ -26,29 +26,24 @@ the paper does not publish, is described in docs/stem_synthetic_training.md.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from collections.abc import Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any
-from typing import Callable
-from typing import Dict
-from typing import List
-from typing import Optional
-from typing import Sequence
-from typing import Tuple
-from typing import Union
 
 import numpy as np
 from paddle import io
 
 from ppmat.datasets.sfin_dataset import SPLITS
 from ppmat.datasets.sfin_dataset import SFINDataset
-from ppmat.datasets.sfin_dataset import check_choice
 from ppmat.stem.images.grey_scaling import robust_scaling
 from ppmat.stem.noise.noise_model import MODES
 from ppmat.stem.noise.noise_model import NoiseModel
 from ppmat.stem.noise.noise_range import any_noise
 from ppmat.stem.scenes.random_scenes import SceneRecipe
 from ppmat.stem.scenes.random_scenes import make_scene
+from ppmat.utils.errors import check_choice
 
 _ANY = "any"
 _RANGE = (30.0, 180.0)  # of clean images under noise of any kind; any would do
@@ -91,18 +86,18 @@ class SFINSyntheticDataset(io.Dataset):
     def __init__(
         self,
         count: int = 1000,
-        size: Union[int, Sequence[int]] = 128,
+        size: int | Sequence[int] = 128,
         split: str = "train",
         mode: str = "haadf",
-        noise: Union[str, Sequence[str]] = _ANY,
+        noise: str | Sequence[str] = _ANY,
         endless: bool = False,
         spacing: Sequence[float] = (9.0, 36.0),
         width: Sequence[float] = (0.1, 0.36),
         random_share: float = 0.25,
         scaling: str = "robust",
         seed: int = 0,
-        target_subdir: Optional[str] = "gt_enhance",
-        transforms: Optional[Callable[[Dict], Dict]] = None,
+        target_subdir: str | None = "gt_enhance",
+        transforms: Callable[[dict], dict] | None = None,
     ) -> None:
         super().__init__()
         check_choice("split", split, SPLITS)
@@ -138,7 +133,7 @@ class SFINSyntheticDataset(io.Dataset):
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, idx: int) -> Dict[str, Any]:
+    def __getitem__(self, idx: int) -> dict[str, Any]:
         if not 0 <= idx < len(self):
             raise IndexError(f"sample {idx} of {len(self)}")
         epoch = self.epoch if self.endless else 0
@@ -146,7 +141,7 @@ class SFINSyntheticDataset(io.Dataset):
             [self.seed, SPLITS.index(self.split), MODES.index(self.mode), epoch, idx]
         )
         images = self._draw(rng)
-        sample: Dict[str, Any] = {
+        sample: dict[str, Any] = {
             kind: image[None].astype(np.float32) for kind, image in images.items()
         }
         sample["name"] = f"{self.split}_{epoch}_{idx}"
@@ -157,7 +152,7 @@ class SFINSyntheticDataset(io.Dataset):
         """Tell the epoch, of which an endless data set's images are a function."""
         self.epoch = epoch
 
-    def _draw(self, rng: np.random.Generator) -> Dict[str, np.ndarray]:
+    def _draw(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         if self.noise:
             noise = self.noise[rng.integers(len(self.noise))]
             low, high = noise.low, noise.high
@@ -173,7 +168,7 @@ class SFINSyntheticDataset(io.Dataset):
         return {"noisy": noisy, "gt_enhance": clean, "gt_detect": scene.gt_detect}
 
 
-def _models(noise: Union[str, Sequence[str]], mode: str) -> List[NoiseModel]:
+def _models(noise: str | Sequence[str], mode: str) -> list[NoiseModel]:
     """Return the noise models of files; none for noise of any kind."""
     if noise == _ANY:
         return []
@@ -199,14 +194,14 @@ def _models(noise: Union[str, Sequence[str]], mode: str) -> List[NoiseModel]:
     return models
 
 
-def _shape(size: Union[int, Sequence[int]]) -> Tuple[int, int]:
+def _shape(size: int | Sequence[int]) -> tuple[int, int]:
     shape = (size, size) if isinstance(size, int) else tuple(size)
     if len(shape) != 2 or not all(isinstance(s, int) and s >= 8 for s in shape):
         raise ValueError(f"size is {size!r}, wanted at least 8, or [height, width]")
     return shape
 
 
-def _pair(name: str, values: Sequence[float]) -> Tuple[float, float]:
+def _pair(name: str, values: Sequence[float]) -> tuple[float, float]:
     if isinstance(values, str) or len(values) != 2:
         raise ValueError(f"{name} is {values!r}, wanted [smallest, largest]")
     return float(values[0]), float(values[1])

@@ -17,13 +17,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
-from typing import Callable
-from typing import Dict
-from typing import List
-from typing import Optional
 
 from paddle import io
 
@@ -34,7 +31,7 @@ from ppmat.datasets.oc20_is2re_dataset import structure_to_record
 from ppmat.datasets.oc20_record import OC20Record
 
 
-def as_records(structures: Sequence) -> List[OC20Record]:
+def as_records(structures: Sequence) -> list[OC20Record]:
     """Return the record of each structure; one without an id gets its position.
 
     Raises:
@@ -61,9 +58,7 @@ class StructureDataset(io.Dataset):
         build_graph: Converter from a structure to the graph the model wants.
     """
 
-    def __init__(
-        self, records: Sequence, build_graph: Optional[Callable] = None
-    ) -> None:
+    def __init__(self, records: Sequence, build_graph: Callable | None = None) -> None:
         super().__init__()
         self.records = records
         self.build_graph = build_graph
@@ -71,17 +66,17 @@ class StructureDataset(io.Dataset):
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, index: int) -> Dict[str, Any]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         return record_to_sample(
             self.records[index], build_graph=self.build_graph, labels=()
         )
 
 
 class _FixedBatches(io.BatchSampler):
-    def __init__(self, batches: List[range]) -> None:
+    def __init__(self, batches: list[range]) -> None:
         self.batches = batches
 
-    def __iter__(self) -> Iterator[List[int]]:
+    def __iter__(self) -> Iterator[list[int]]:
         return iter([list(batch) for batch in self.batches])
 
     def __len__(self) -> int:
@@ -91,8 +86,8 @@ class _FixedBatches(io.BatchSampler):
 def batches_in_order(
     dataset: io.Dataset,
     batch_size: int,
-    wanted: Optional[Sequence[int]] = None,
-    collate_fn: Optional[Callable] = None,
+    wanted: Sequence[int] | None = None,
+    collate_fn: Callable | None = None,
     num_workers: int = 0,
 ) -> Loader:
     """Return a loader of ``dataset`` in its own order.

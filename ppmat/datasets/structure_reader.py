@@ -29,11 +29,7 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from typing import List
 from typing import NamedTuple
-from typing import Optional
-from typing import Tuple
-from typing import Union
 
 import numpy as np
 from ase import Atoms
@@ -62,7 +58,7 @@ class Prepared(list):
 
     def __init__(self) -> None:
         super().__init__()
-        self.records: List[OC20Record] = []
+        self.records: list[OC20Record] = []
 
 
 class Chain(Sequence):
@@ -72,7 +68,7 @@ class Chain(Sequence):
         pieces: The sequences; their items are fetched when asked for.
     """
 
-    def __init__(self, pieces: List[Sequence]) -> None:
+    def __init__(self, pieces: list[Sequence]) -> None:
         self.pieces = pieces
         self._ends = np.cumsum([0, *(len(piece) for piece in pieces)])
 
@@ -87,7 +83,7 @@ class Chain(Sequence):
         return self.pieces[piece][index - int(self._ends[piece])]
 
 
-def find_inputs(inputs: Sequence[str]) -> List[str]:
+def find_inputs(inputs: Sequence[str]) -> list[str]:
     """Return the files that files, folders and patterns mean, in a stable order.
 
     ``name@index`` picks frames of a file as ASE does (``slab.traj@-1``). A folder
@@ -100,7 +96,7 @@ def find_inputs(inputs: Sequence[str]) -> List[str]:
     """
     if not inputs:
         raise ConfigError("no input structure is given; wanted files or folders")
-    found: List[str] = []
+    found: list[str] = []
     for item in inputs:
         path = _split_index(item)[0]
         if os.path.isdir(path):
@@ -128,7 +124,7 @@ def find_inputs(inputs: Sequence[str]) -> List[str]:
     return found
 
 
-def read_inputs(inputs: Sequence[str]) -> Tuple[Chain, List[str]]:
+def read_inputs(inputs: Sequence[str]) -> tuple[Chain, list[str]]:
     """Read structures; what cannot be read is reported and left out.
 
     Data sets (LMDB) are opened here and read row by row later. Other structures get
@@ -146,8 +142,8 @@ def read_inputs(inputs: Sequence[str]) -> Tuple[Chain, List[str]]:
     """
     from ppmat.datasets.oc20_is2re_dataset import structure_to_record
 
-    pieces: List[Sequence] = []
-    faults: List[str] = []
+    pieces: list[Sequence] = []
+    faults: list[str] = []
     for item in find_inputs(inputs):
         if _is_database(item):
             try:
@@ -189,7 +185,7 @@ class Unreadable(NamedTuple):
 
 def iter_structures(
     inputs: Sequence[str],
-) -> Iterator[Union[Atoms, OC20Record, Unreadable]]:
+) -> Iterator[Atoms | OC20Record | Unreadable]:
     """Yield structures one by one as they are read; ids as in :func:`read_inputs`.
 
     Args:
@@ -210,7 +206,7 @@ def iter_structures(
             yield from iter_rows(rows)
 
 
-def iter_rows(rows: Sequence) -> Iterator[Union[OC20Record, Unreadable]]:
+def iter_rows(rows: Sequence) -> Iterator[OC20Record | Unreadable]:
     """Yield the rows of an ``OC20LMDB``; one that is no record is ``Unreadable``."""
     for number in range(len(rows)):
         try:
@@ -219,11 +215,11 @@ def iter_rows(rows: Sequence) -> Iterator[Union[OC20Record, Unreadable]]:
             yield Unreadable(rows.where(number), str(error))
 
 
-def _read_frames(item: str) -> Iterator[Union[Atoms, Unreadable]]:
+def _read_frames(item: str) -> Iterator[Atoms | Unreadable]:
     """Yield the frames of a file, one at a time."""
     path, index = _split_index(item)
     stem = Path(path).stem if Path(path).suffix else Path(path).name
-    held: Optional[Atoms] = None  # the name depends on whether another one follows
+    held: Atoms | None = None  # the name depends on whether another one follows
     number = 0
     try:
         for atoms in iread(path, index=index, format=_reader(path)):
@@ -267,14 +263,14 @@ def _is_database(item: str) -> bool:
     return os.path.isdir(item) or item.endswith(".lmdb")
 
 
-def _split_index(item: str) -> Tuple[str, Any]:
+def _split_index(item: str) -> tuple[str, Any]:
     path, at, index = item.rpartition("@")
     if at and re.fullmatch(r"-?\d*(:-?\d*){0,2}", index) and index:
         return path, string2index(index)
     return item, slice(None)
 
 
-def _reader(path: str) -> Optional[str]:
+def _reader(path: str) -> str | None:
     name = os.path.basename(path)
     if name.endswith(".lmdb"):
         return "lmdb"

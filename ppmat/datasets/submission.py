@@ -46,25 +46,21 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from typing import Dict
-from typing import List
-from typing import Optional
-from typing import Tuple
-from typing import Union
 
 import numpy as np
 
 from ppmat.datasets.oc20_lmdb import OC20LMDB
-from ppmat.utils.registry import nearest
+from ppmat.utils.errors import InputError
+from ppmat.utils.errors import nearest
 
 SPLITS = ("id", "ood_ads", "ood_cat", "ood_both")
 # The arrays of a split, for each of the two tasks.
 PARTS = {"is2re": ("ids", "energy"), "is2rs": ("ids", "pos", "chunk_idx")}
 
-PathLike = Union[str, "os.PathLike[str]"]
+PathLike = str | os.PathLike[str]
 
 
-class SubmissionError(ValueError):
+class SubmissionError(InputError):
     """A submission the server would refuse or score wrongly."""
 
 
@@ -84,7 +80,7 @@ def split_name(name: str) -> str:
 
 
 def write_submission(
-    path: PathLike, splits: Mapping[str, Iterable[Tuple[str, np.ndarray]]]
+    path: PathLike, splits: Mapping[str, Iterable[tuple[str, np.ndarray]]]
 ) -> None:
     """Write a submission for IS2RS.
 
@@ -96,10 +92,10 @@ def write_submission(
         SubmissionError: An unknown split, an id twice, positions of a wrong shape or
             with NaN, or a split without structures.
     """
-    arrays: Dict[str, np.ndarray] = {}
+    arrays: dict[str, np.ndarray] = {}
     for short, entries in _by_short_name(splits):
-        ids: List[str] = []
-        positions: List[np.ndarray] = []
+        ids: list[str] = []
+        positions: list[np.ndarray] = []
         for sid, pos in entries:
             pos = np.asarray(pos, dtype=np.float32)
             if pos.ndim != 2 or pos.shape[1] != 3 or not len(pos):
@@ -119,7 +115,7 @@ def write_submission(
 
 
 def write_energy_submission(
-    path: PathLike, splits: Mapping[str, Iterable[Tuple[str, Optional[float]]]]
+    path: PathLike, splits: Mapping[str, Iterable[tuple[str, float | None]]]
 ) -> None:
     """Write a submission for IS2RE.
 
@@ -131,10 +127,10 @@ def write_energy_submission(
         SubmissionError: An unknown split, an id twice, an energy that is missing or no
             finite number, or a split without structures.
     """
-    arrays: Dict[str, np.ndarray] = {}
+    arrays: dict[str, np.ndarray] = {}
     for short, entries in _by_short_name(splits):
-        ids: List[str] = []
-        energies: List[float] = []
+        ids: list[str] = []
+        energies: list[float] = []
         for sid, energy in entries:
             if energy is None:
                 raise SubmissionError(
@@ -150,8 +146,8 @@ def write_energy_submission(
     _save(path, arrays)
 
 
-def _by_short_name(splits: Mapping[str, Any]) -> List[Tuple[str, Any]]:
-    found: Dict[str, Any] = {}
+def _by_short_name(splits: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    found: dict[str, Any] = {}
     for name, entries in splits.items():
         short = split_name(name)
         if short in found:
@@ -167,7 +163,7 @@ def merge_submissions(path: PathLike, parts: Sequence[PathLike]) -> None:
         SubmissionError: A part cannot be used, two parts hold the same split, or parts
             belong to different tasks.
     """
-    arrays: Dict[str, np.ndarray] = {}
+    arrays: dict[str, np.ndarray] = {}
     for part in parts:
         found = read_submission(part)
         for name, split in found.items():
@@ -179,7 +175,7 @@ def merge_submissions(path: PathLike, parts: Sequence[PathLike]) -> None:
     _save(path, arrays)
 
 
-def read_submission(path: PathLike) -> Dict[str, Dict[str, np.ndarray]]:
+def read_submission(path: PathLike) -> dict[str, dict[str, np.ndarray]]:
     """Return the arrays of each split, ``{split: {"ids": ...}}``, after checking them.
 
     Raises:
@@ -200,7 +196,7 @@ def read_submission(path: PathLike) -> Dict[str, Dict[str, np.ndarray]]:
 
 def check_submission(
     path: PathLike, data: Mapping[str, Iterable[Any]]
-) -> Dict[str, int]:
+) -> dict[str, int]:
     """Check a file against the data it answers.
 
     Args:
@@ -341,7 +337,7 @@ def _save(path: PathLike, arrays: Mapping[str, np.ndarray]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def main(argv: Optional[Sequence[str]] = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns 0, or 1 for a file that is no good submission."""
     parser = argparse.ArgumentParser(
         prog="python -m ppmat.datasets.submission",
@@ -373,7 +369,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     return 0
 
 
-def _open_data(items: Sequence[str]) -> Dict[str, Any]:
+def _open_data(items: Sequence[str]) -> dict[str, Any]:
     data = {}
     for item in items:
         name, equals, path = item.partition("=")

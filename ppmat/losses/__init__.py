@@ -18,7 +18,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Optional
 
 import paddle.nn as nn
 
@@ -47,7 +46,7 @@ LOSSES = Registry(
 )
 
 
-def build_loss(cfg: Optional[Mapping], where: str = "loss") -> Optional[nn.Layer]:
+def build_loss(cfg: Mapping | None, where: str = "loss") -> nn.Layer | None:
     """Build a loss; the losses inside a :class:`LossWarper` are built with it.
 
     Args:

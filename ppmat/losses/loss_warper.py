@@ -17,9 +17,6 @@
 
 from __future__ import annotations
 
-from typing import Dict
-from typing import Optional
-
 import paddle
 import paddle.nn as nn
 
@@ -36,7 +33,7 @@ class LossWarper(nn.Layer):
     """
 
     def __init__(
-        self, loss_fn: Dict[str, nn.Layer], weights: Optional[Dict[str, float]] = None
+        self, loss_fn: dict[str, nn.Layer], weights: dict[str, float] | None = None
     ) -> None:
         super().__init__()
         if weights is not None and set(weights) != set(loss_fn):
@@ -48,8 +45,8 @@ class LossWarper(nn.Layer):
         self.weights = dict(weights) if weights else dict.fromkeys(loss_fn, 1.0)
 
     def forward(
-        self, pred: Dict[str, paddle.Tensor], label: Dict[str, paddle.Tensor]
-    ) -> Dict[str, paddle.Tensor]:
+        self, pred: dict[str, paddle.Tensor], label: dict[str, paddle.Tensor]
+    ) -> dict[str, paddle.Tensor]:
         """Return every loss by its name, and their weighted sum as ``loss``."""
         losses = {
             name: loss(pred[name], label[name]) for name, loss in self.loss_fn.items()

@@ -17,12 +17,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Mapping
 from typing import Any
-from typing import Callable
-from typing import Dict
-from typing import Optional
-from typing import Union
 
 import paddle
 
@@ -70,8 +67,8 @@ METRICS.register(paddle.nn.MSELoss, "paddle.nn.MSELoss")
 
 
 def build_metric(
-    cfg: Optional[Mapping], where: str = "Metric"
-) -> Union[None, Callable, Dict[str, Any]]:
+    cfg: Mapping | None, where: str = "Metric"
+) -> None | Callable | dict[str, Any]:
     """Build a metric, or a dict of metrics.
 
     Args:

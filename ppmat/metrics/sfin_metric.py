@@ -37,10 +37,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from collections.abc import Sequence
-from typing import Dict
-from typing import List
-from typing import Optional
-from typing import Union
 
 import numpy as np
 import paddle
@@ -49,7 +45,7 @@ from ppmat.metrics.streaming_base import StreamingMetricBase
 from ppmat.metrics.streaming_base import _all_reduce_sum_
 from ppmat.utils import logger
 
-ImageLike = Union[paddle.Tensor, np.ndarray]
+ImageLike = paddle.Tensor | np.ndarray
 
 PROTOCOLS = {
     "pooled": "predictions as they are, one PSNR of all pixels, mean SSIM of images",
@@ -78,7 +74,7 @@ def _array(images: ImageLike) -> np.ndarray:
 
 def _pair(
     pred: ImageLike, label: ImageLike, protocol: str, data_range: float
-) -> List[np.ndarray]:
+) -> list[np.ndarray]:
     """Return both as float64 [N, C, H, W], the prediction as the protocol takes it."""
     _check_protocol(protocol, data_range)
     pred, label = _array(pred), _array(label)
@@ -284,7 +280,7 @@ class SFINStreamingAdapter(StreamingMetricBase):
     def __init__(
         self,
         target_name: str,
-        pred_name: Optional[str] = None,
+        pred_name: str | None = None,
         psnr_name: str = "psnr",
         ssim_name: str = "ssim",
         data_range: float = 255.0,
@@ -294,7 +290,7 @@ class SFINStreamingAdapter(StreamingMetricBase):
         k1: float = 0.01,
         k2: float = 0.03,
         nonnegative_ssim: bool = False,
-        stages: Optional[Sequence[str]] = None,
+        stages: Sequence[str] | None = None,
         protocol: str = "pooled",
     ) -> None:
         _check_protocol(protocol, data_range)
@@ -322,7 +318,7 @@ class SFINStreamingAdapter(StreamingMetricBase):
         # protocol only.
         self._sums = np.zeros(5)
 
-    def update_step(self, *, result: Dict, batch: Dict, stage: str) -> None:
+    def update_step(self, *, result: dict, batch: dict, stage: str) -> None:
         """Add a batch.
 
         Args:
@@ -363,7 +359,7 @@ class SFINStreamingAdapter(StreamingMetricBase):
             len(pred),
         ]
 
-    def compute_epoch(self, *, stage: str) -> Dict[str, float]:
+    def compute_epoch(self, *, stage: str) -> dict[str, float]:
         """Return both numbers over all processes; none when nothing was scored."""
         if stage not in self.stages:
             return {}

@@ -18,7 +18,6 @@
 from __future__ import annotations
 
 from typing import Any
-from typing import Dict
 
 import paddle
 import paddle.distributed as dist
@@ -42,7 +41,7 @@ class StreamingMetricBase:
     def bind(self, **runtime_objs: Any) -> None:
         """Receive objects that exist only at run time (the model, a data set)."""
 
-    def update_step(self, *, result: Dict[str, Any], batch: Any, stage: str) -> None:
+    def update_step(self, *, result: dict[str, Any], batch: Any, stage: str) -> None:
         """Add one step.
 
         Args:
@@ -53,7 +52,7 @@ class StreamingMetricBase:
         """
         raise NotImplementedError(f"{type(self).__name__}.update_step")
 
-    def compute_epoch(self, *, stage: str) -> Dict[str, float]:
+    def compute_epoch(self, *, stage: str) -> dict[str, float]:
         """Return the values over everything seen since :meth:`reset`."""
         raise NotImplementedError(f"{type(self).__name__}.compute_epoch")
 

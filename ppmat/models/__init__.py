@@ -19,14 +19,11 @@ from __future__ import annotations
 
 import inspect
 import os
+from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from typing import Callable
-from typing import Dict
-from typing import Iterable
-from typing import Optional
-from typing import Tuple
 
 import paddle.nn as nn
 
@@ -39,13 +36,13 @@ from ppmat.utils import logger
 from ppmat.utils import save_load
 from ppmat.utils.config import load_config
 from ppmat.utils.config import resolve_config
+from ppmat.utils.errors import nearest
 from ppmat.utils.model_package import find_packages
 from ppmat.utils.model_package import get_model_config_path
 from ppmat.utils.model_package import read_label
 from ppmat.utils.model_package import resolve_model_package_dir
 from ppmat.utils.registry import ConfigError
 from ppmat.utils.registry import Registry
-from ppmat.utils.registry import nearest
 
 __all__ = [
     "MODEL_REGISTRY",
@@ -67,7 +64,7 @@ _UPSTREAM = "https://paddle-org.bj.bcebos.com/paddlematerials/checkpoints"
 # Packages that are part of this tree.
 PACKAGES = Path(__file__).resolve().parent / "packages"
 # Registered name -> folder or address of its package, see ppmat.utils.model_package.
-MODEL_REGISTRY: Dict[str, str] = {
+MODEL_REGISTRY: dict[str, str] = {
     **find_packages(PACKAGES),
     **{
         name: f"{_UPSTREAM}/spectrum_enhancement/sfin/{name}.zip"
@@ -81,7 +78,7 @@ MODEL_REGISTRY: Dict[str, str] = {
 }
 
 
-def build_graph_converter(cfg: Optional[Mapping], where: str = "graph_converter"):
+def build_graph_converter(cfg: Mapping | None, where: str = "graph_converter"):
     """Build the converter from a structure to the graph a model wants.
 
     Args:
@@ -95,13 +92,13 @@ def build_graph_converter(cfg: Optional[Mapping], where: str = "graph_converter"
 
 
 def build_model(
-    cfg: Optional[Mapping],
+    cfg: Mapping | None,
     vocab: Any = None,
     strict_unused: bool = False,
     override: bool = True,
     where: str = "Model",
     **runtime_deps: Any,
-) -> Optional[nn.Layer]:
+) -> nn.Layer | None:
     """Build a model.
 
     Args:
@@ -144,9 +141,9 @@ def build_model(
 
 def build_model_from_name(
     model_name: str,
-    weights_name: Optional[str] = None,
-    model_config_modifier: Optional[Callable[[Dict], Dict]] = None,
-) -> Tuple[nn.Layer, Dict[str, Any]]:
+    weights_name: str | None = None,
+    model_config_modifier: Callable[[dict], dict] | None = None,
+) -> tuple[nn.Layer, dict[str, Any]]:
     """Build the model of a registered package and load its weights.
 
     A package that is not part of this tree is downloaded once.
@@ -178,7 +175,7 @@ def build_model_from_name(
     return model, config
 
 
-def package_label(model_name: str) -> Optional[Dict[str, str]]:
+def package_label(model_name: str) -> dict[str, str] | None:
     """Return what a package inside this tree says of itself; None for a download.
 
     Returns:
@@ -212,12 +209,12 @@ _OVERRIDABLE = ("Dataset", "Metric", "Predict", "Sample")
 
 
 def build_trained_model(
-    model_name: Optional[str] = None,
-    weights_name: Optional[str] = None,
-    config_path: Optional[str] = None,
-    checkpoint_path: Optional[str] = None,
-    config_overrides: Optional[Iterable[str]] = None,
-) -> Tuple[nn.Layer, Dict[str, Any]]:
+    model_name: str | None = None,
+    weights_name: str | None = None,
+    config_path: str | None = None,
+    checkpoint_path: str | None = None,
+    config_overrides: Iterable[str] | None = None,
+) -> tuple[nn.Layer, dict[str, Any]]:
     """Return a model with its weights, in evaluation mode, and its configuration.
 
     Args:

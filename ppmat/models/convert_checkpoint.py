@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Optional
 
 from ppmat.models import build_model
 from ppmat.utils import save_load
@@ -36,7 +35,7 @@ from ppmat.utils.config import load_config
 from ppmat.utils.registry import ConfigError
 
 
-def main(argv: Optional[Sequence[str]] = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Convert one file; return the exit status."""
     parser = torch_checkpoint.make_parser("python -m ppmat.models.convert_checkpoint")
     parser.description += (

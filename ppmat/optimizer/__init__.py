@@ -18,8 +18,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Optional
-from typing import Tuple
 
 from paddle import nn
 from paddle import optimizer as optim
@@ -89,7 +87,7 @@ def build_optimizer(
     epochs: int,
     iters_per_epoch: int,
     where: str = "Optimizer",
-) -> Tuple[optim.Optimizer, Optional[optim.lr.LRScheduler]]:
+) -> tuple[optim.Optimizer, optim.lr.LRScheduler | None]:
     """Build an optimizer and its learning-rate schedule.
 
     Args:

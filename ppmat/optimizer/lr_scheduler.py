@@ -24,11 +24,8 @@ object returns Paddle's scheduler with the attribute ``by_epoch``.
 from __future__ import annotations
 
 import math
-from typing import Callable
-from typing import List
+from collections.abc import Callable
 from typing import Literal
-from typing import Optional
-from typing import Union
 
 from paddle.optimizer import lr
 
@@ -99,7 +96,7 @@ class LRBase:
         self.total_steps = epochs * self.unit
         self.decay_steps = self.total_steps - self.warmup_steps
 
-    def main_schedule(self) -> Union[float, lr.LRScheduler]:
+    def main_schedule(self) -> float | lr.LRScheduler:
         """Return the schedule after warm-up."""
         raise NotImplementedError(f"{type(self).__name__}.main_schedule")
 
@@ -259,7 +256,7 @@ class Cosine(LRBase):
         warmup_start_lr: float = 0.0,
         last_epoch: int = -1,
         by_epoch: bool = False,
-        T_max: Optional[int] = None,
+        T_max: int | None = None,
     ) -> None:
         super().__init__(
             epochs,
@@ -353,8 +350,8 @@ class Piecewise(LRBase):
         self,
         epochs: int,
         iters_per_epoch: int,
-        decay_epochs: List[int],
-        values: List[float],
+        decay_epochs: list[int],
+        values: list[float],
         warmup_epoch: float = 0,
         warmup_start_lr: float = 0.0,
         last_epoch: int = -1,
@@ -404,7 +401,7 @@ class MultiStepDecay(LRBase):
         epochs: int,
         iters_per_epoch: int,
         learning_rate: float,
-        milestones: List[int],
+        milestones: list[int],
         gamma: float = 0.1,
         warmup_epoch: float = 0,
         warmup_start_lr: float = 0.0,

@@ -17,11 +17,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
-from typing import List
-from typing import Optional
-from typing import Sequence
-from typing import Union
 
 from paddle import nn
 from paddle import optimizer as optim
@@ -30,10 +27,10 @@ from ppmat.utils import logger
 
 __all__ = ["SGD", "Adam", "AdamW", "Momentum", "RMSProp"]
 
-Models = Union[nn.Layer, Sequence[nn.Layer]]
+Models = nn.Layer | Sequence[nn.Layer]
 
 
-def _models(model_list: Models) -> List[nn.Layer]:
+def _models(model_list: Models) -> list[nn.Layer]:
     return [model_list] if isinstance(model_list, nn.Layer) else list(model_list)
 
 
@@ -42,7 +39,7 @@ def _parameters(model_list: Models) -> list:
 
 
 def _names_without_decay(
-    model_list: Models, patterns: Optional[str], one_dim: bool = False
+    model_list: Models, patterns: str | None, one_dim: bool = False
 ) -> set:
     """Return Paddle's names of the parameters that get no weight decay.
 
@@ -74,8 +71,8 @@ class SGD:
 
     def __init__(
         self,
-        learning_rate: Union[float, optim.lr.LRScheduler] = 0.001,
-        weight_decay: Optional[float] = None,
+        learning_rate: float | optim.lr.LRScheduler = 0.001,
+        weight_decay: float | None = None,
         grad_clip: Any = None,
     ) -> None:
         self.settings = {
@@ -104,12 +101,12 @@ class Momentum:
 
     def __init__(
         self,
-        learning_rate: Union[float, optim.lr.LRScheduler],
+        learning_rate: float | optim.lr.LRScheduler,
         momentum: float,
-        weight_decay: Optional[float] = None,
+        weight_decay: float | None = None,
         grad_clip: Any = None,
         use_nesterov: bool = False,
-        no_weight_decay_name: Optional[str] = None,
+        no_weight_decay_name: str | None = None,
     ) -> None:
         self.settings = {
             "learning_rate": learning_rate,
@@ -153,11 +150,11 @@ class Adam:
 
     def __init__(
         self,
-        learning_rate: Union[float, optim.lr.LRScheduler] = 0.001,
+        learning_rate: float | optim.lr.LRScheduler = 0.001,
         beta1: float = 0.9,
         beta2: float = 0.999,
         epsilon: float = 1e-08,
-        weight_decay: Optional[float] = None,
+        weight_decay: float | None = None,
         grad_clip: Any = None,
         lazy_mode: bool = False,
         amsgrad: bool = False,
@@ -197,13 +194,13 @@ class AdamW:
 
     def __init__(
         self,
-        learning_rate: Union[float, optim.lr.LRScheduler] = 0.001,
+        learning_rate: float | optim.lr.LRScheduler = 0.001,
         beta1: float = 0.9,
         beta2: float = 0.999,
         epsilon: float = 1e-8,
         weight_decay: float = 0.001,
         grad_clip: Any = None,
-        no_weight_decay_name: Optional[str] = None,
+        no_weight_decay_name: str | None = None,
         one_dim_param_no_weight_decay: bool = False,
         amsgrad: bool = False,
         multi_precision: bool = False,
@@ -247,11 +244,11 @@ class RMSProp:
 
     def __init__(
         self,
-        learning_rate: Union[float, optim.lr.LRScheduler],
+        learning_rate: float | optim.lr.LRScheduler,
         rho: float = 0.95,
         epsilon: float = 1e-6,
         momentum: float = 0.0,
-        weight_decay: Optional[float] = None,
+        weight_decay: float | None = None,
         grad_clip: Any = None,
     ) -> None:
         self.settings = {

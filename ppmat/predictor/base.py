@@ -20,9 +20,6 @@ import os
 from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
-from typing import Dict
-from typing import Optional
-from typing import Union
 
 import paddle
 
@@ -34,7 +31,7 @@ from ppmat.models import build_graph_converter
 from ppmat.models import build_trained_model
 from ppmat.utils.download import is_url
 
-PathLike = Union[str, "os.PathLike[str]"]
+PathLike = str | os.PathLike[str]
 
 
 class BasePredictor:
@@ -55,13 +52,13 @@ class BasePredictor:
 
     def __init__(
         self,
-        model_name: Optional[str] = None,
-        weights_name: Optional[str] = None,
-        config_path: Optional[PathLike] = None,
-        checkpoint_path: Optional[PathLike] = None,
-        work_dir: Optional[PathLike] = None,
-        device: Optional[str] = None,
-        config_overrides: Optional[Sequence[str]] = None,
+        model_name: str | None = None,
+        weights_name: str | None = None,
+        config_path: PathLike | None = None,
+        checkpoint_path: PathLike | None = None,
+        work_dir: PathLike | None = None,
+        device: str | None = None,
+        config_overrides: Sequence[str] | None = None,
     ) -> None:
         self.work_dir = os.fspath(work_dir or "")
         self.model_name = model_name
@@ -71,7 +68,7 @@ class BasePredictor:
         self.device = device
         self.config_overrides = config_overrides
 
-    def _below_work_dir(self, path: Optional[PathLike]) -> Optional[str]:
+    def _below_work_dir(self, path: PathLike | None) -> str | None:
         if path is None or is_url(path):
             return path
         return os.path.join(self.work_dir, os.fspath(path))
@@ -111,13 +108,13 @@ class BasePredictor:
             return structure
         return self.graph_converter_fn(structure)
 
-    def post_process(self, data: Dict[str, Any]) -> Dict[str, Any]:
+    def post_process(self, data: dict[str, Any]) -> dict[str, Any]:
         """Return a model output after ``Predict.post_transforms``."""
         return data if self.post_transforms is None else self.post_transforms(data)
 
     def iter_batches(
         self, structures: Sequence, batch_size: int = 16
-    ) -> Iterator[Dict[str, Any]]:
+    ) -> Iterator[dict[str, Any]]:
         """Yield structures as batches on the device.
 
         Args:
@@ -130,7 +127,7 @@ class BasePredictor:
         dataset = StructureDataset(as_records(structures), self.graph_converter_fn)
         yield from batches_in_order(dataset, batch_size)
 
-    def run_model(self, batch: Dict[str, Any]) -> Dict[str, Any]:
+    def run_model(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Return ``model.predict(batch)`` after the post transforms."""
         with paddle.set_grad_enabled(not self.eval_with_no_grad):
             output = self.model.predict(batch)

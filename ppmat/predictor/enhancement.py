@@ -31,11 +31,6 @@ import datetime
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-from typing import Dict
-from typing import List
-from typing import Optional
-from typing import Tuple
-from typing import Union
 
 import numpy as np
 
@@ -53,7 +48,7 @@ from ppmat.stem.images.grey_scaling import PERCENTILES
 from ppmat.stem.images.grey_scaling import robust_scaling
 from ppmat.utils import logger
 
-Scaling = Union[str, Tuple[float, float]]
+Scaling = str | tuple[float, float]
 
 _GREY_LIMITS = (-64.0, 320.0)
 _SMALLEST_RANGE = 25.0  # grey levels
@@ -90,7 +85,7 @@ class Enhancement:
 
     image: Any
     raw: Any
-    record: Dict[str, Any]
+    record: dict[str, Any]
 
     @property
     def residual(self) -> np.ndarray:
@@ -118,9 +113,9 @@ class Enhancement:
         return found if self.record["input"]["stack"] else found[0]
 
     @property
-    def flags(self) -> Dict[str, str]:
+    def flags(self) -> dict[str, str]:
         """What is unusual, see :data:`FLAGS`; of a stack with the first frame's."""
-        flags: Dict[str, str] = {}
+        flags: dict[str, str] = {}
         for frame in self.record["frames"]:
             for name, detail in frame["flags"].items():
                 flags.setdefault(name, detail)
@@ -160,13 +155,13 @@ def enhance_image(
     x: Any,
     model: Any = None,
     *,
-    mode: Optional[str] = None,
-    scaling: Optional[Scaling] = None,
-    tile_size: Optional[int] = None,
-    overlap: Optional[int] = None,
+    mode: str | None = None,
+    scaling: Scaling | None = None,
+    tile_size: int | None = None,
+    overlap: int | None = None,
     ensemble: bool = False,
     batch_size: int = 1,
-    dtype: Optional[str] = None,
+    dtype: str | None = None,
     on_tiles: Callable[[int, int], None] = lambda done, total: None,
 ) -> Enhancement:
     """Enhance an image, a stack of images, or a HyperSpy signal.
@@ -227,7 +222,7 @@ def enhance_image(
     lead = data.shape[:-2]
     total = len(plan) * int(np.prod(lead, dtype=int))
     done = 0
-    frames: List[Dict[str, Any]] = []
+    frames: list[dict[str, Any]] = []
 
     def count(number: int) -> None:
         nonlocal done
@@ -286,7 +281,7 @@ def enhance_image(
 
 def _enhance_frame(
     frame: np.ndarray,
-    mask: Optional[np.ndarray],
+    mask: np.ndarray | None,
     scaling: Scaling,
     plan: TilePlan,
     run: Callable,
@@ -295,7 +290,7 @@ def _enhance_frame(
     where: str,
     count: Callable[[int], None],
     gives_map: bool,
-) -> Tuple[np.ndarray, Dict[str, Any]]:
+) -> tuple[np.ndarray, dict[str, Any]]:
     """Return the result ``[H, W]`` and what the record says about it."""
     missing = ~np.isfinite(frame)
     if mask is not None:
@@ -307,7 +302,7 @@ def _enhance_frame(
         )
     if frame.dtype == np.float16:
         frame = frame.astype(np.float32)
-    flags: Dict[str, str] = {}
+    flags: dict[str, str] = {}
     if number:
         flags["filled"] = str(number)
     values = frame[~missing] if number else frame
@@ -352,7 +347,7 @@ def _affine(image: np.ndarray, factor: float, shift: float, kind: Any) -> np.nda
     return out
 
 
-def _find_scaling(values: np.ndarray, scaling: Scaling) -> Tuple[float, float, str]:
+def _find_scaling(values: np.ndarray, scaling: Scaling) -> tuple[float, float, str]:
     """Return offset, scale (0 for a constant image) and a flag or ""."""
     if values.min() == values.max():
         return 0.0, 0.0, "constant"
@@ -450,8 +445,8 @@ def _check_array(data: Any) -> None:
 
 
 def choose_tiles(
-    model: Any, tile_size: Optional[int], overlap: Optional[int]
-) -> Tuple[int, int]:
+    model: Any, tile_size: int | None, overlap: int | None
+) -> tuple[int, int]:
     """Return both as given, or else the model's own, or a quarter of a tile."""
     if overlap is None:
         overlap = model.overlap if tile_size is None else tile_size // 4
@@ -476,7 +471,7 @@ def check_scaling(scaling: Any) -> Scaling:
     )
 
 
-def _warn(frames: List[Dict[str, Any]]) -> None:
+def _warn(frames: list[dict[str, Any]]) -> None:
     """Say what forbids or replaces the enhancement of a frame; the rest is recorded."""
     for name in ("constant", "sparse", "not_grey"):
         number = sum(name in frame["flags"] for frame in frames)
@@ -485,7 +480,7 @@ def _warn(frames: List[Dict[str, Any]]) -> None:
             logger.warning(f"{FLAGS[name]}{of}")
 
 
-def _versions() -> Dict[str, str]:
+def _versions() -> dict[str, str]:
     import sys
 
     versions = {"ppmat": ppmat.__version__, "numpy": np.__version__}
@@ -510,7 +505,7 @@ def _check_signal(signal: Any) -> None:
         )
 
 
-def _signal_like(signal: Any, image: np.ndarray, record: Dict[str, Any]) -> Any:
+def _signal_like(signal: Any, image: np.ndarray, record: dict[str, Any]) -> Any:
     """Return a signal of the same class, with axes and metadata, and a record."""
     if hasattr(signal, "_deepcopy_with_new_data"):
         new = signal._deepcopy_with_new_data(image)

@@ -24,7 +24,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from typing import Any
-from typing import Tuple
 
 from ppmat.utils.registry import ConfigError
 from ppmat.utils.save_load import write_set
@@ -32,7 +31,7 @@ from ppmat.utils.save_load import write_set
 LEAST = 10  # structures; fewer say nothing about a mean
 
 
-def measure_factor(pairs: Iterable[Tuple[float, float]]) -> float:
+def measure_factor(pairs: Iterable[tuple[float, float]]) -> float:
     """Return mean absolute error over mean expected error.
 
     Args:

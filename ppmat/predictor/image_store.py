@@ -31,24 +31,20 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from typing import Dict
-from typing import List
 from typing import NamedTuple
-from typing import Optional
-from typing import Union
 
 from ppmat.stem.images.micrograph import IMAGE_SUFFIXES
 from ppmat.stem.images.micrograph import Micrograph
 from ppmat.stem.images.micrograph import image_names
 from ppmat.stem.images.micrograph import write_micrograph
 from ppmat.stem.images.micrograph_base import jsonable
-from ppmat.stem.images.micrograph_base import replacing
 from ppmat.utils.download import hash_of_file
+from ppmat.utils.errors import nearest
+from ppmat.utils.files import replacing
 from ppmat.utils.registry import ConfigError
-from ppmat.utils.registry import nearest
 from ppmat.utils.result_store import StoredRunError
 
-PathLike = Union[str, "os.PathLike[str]"]
+PathLike = str | os.PathLike[str]
 
 FORMATS = ("tif", "npy", "hspy", "mrc")
 _LISTED = 5
@@ -63,9 +59,9 @@ class ImageFile(NamedTuple):
     """
 
     path: str
-    index: Optional[int] = None
+    index: int | None = None
 
-    def record(self, sha256: str) -> Dict[str, Any]:
+    def record(self, sha256: str) -> dict[str, Any]:
         """Return what tells this input in the description of an output."""
         return {
             "path": os.path.abspath(self.path),
@@ -77,7 +73,7 @@ class ImageFile(NamedTuple):
         return self.path if self.index is None else f"{self.path}@{self.index}"
 
 
-def find_images(inputs: Union[PathLike, Sequence[PathLike]]) -> List[ImageFile]:
+def find_images(inputs: PathLike | Sequence[PathLike]) -> list[ImageFile]:
     """Return the images that files, folders and patterns mean, in a stable order.
 
     ``name@index`` is one image of a file that holds several. A folder stands for the
@@ -89,7 +85,7 @@ def find_images(inputs: Union[PathLike, Sequence[PathLike]]) -> List[ImageFile]:
     """
     if isinstance(inputs, (str, os.PathLike)):
         inputs = [inputs]
-    found: Dict[Any, ImageFile] = {}
+    found: dict[Any, ImageFile] = {}
     for item in inputs:
         for image in _expand(os.fspath(item)):
             found.setdefault((os.path.realpath(image.path), image.index), image)
@@ -98,7 +94,7 @@ def find_images(inputs: Union[PathLike, Sequence[PathLike]]) -> List[ImageFile]:
     return list(found.values())
 
 
-def _expand(item: str) -> List[ImageFile]:
+def _expand(item: str) -> list[ImageFile]:
     if os.path.isdir(item):
         files = [os.path.join(item, name) for name in image_names(item)]
         if not files:
@@ -122,7 +118,7 @@ def _expand(item: str) -> List[ImageFile]:
     raise ConfigError(f"input file or folder not found: {item}.{hint}")
 
 
-def output_names(images: Sequence[ImageFile]) -> List[str]:
+def output_names(images: Sequence[ImageFile]) -> list[str]:
     """Return a name without suffix for each image, no two alike on any file system.
 
     The name of the file as far as that is enough; images of the same name get their
@@ -135,7 +131,7 @@ def output_names(images: Sequence[ImageFile]) -> List[str]:
     level = [0] * len(images)
     names = [_name(image, 0) for image in images]
     for _ in range(levels):
-        groups: Dict[str, List[int]] = {}
+        groups: dict[str, list[int]] = {}
         for i, name in enumerate(names):
             groups.setdefault(name.casefold(), []).append(i)
         alike = [i for group in groups.values() if len(group) > 1 for i in group]
@@ -243,7 +239,7 @@ class ImageStore:
                     f"{self.images[number]}; choose another --save_path"
                 )
 
-    def _is_done(self, number: int) -> Union[bool, str]:
+    def _is_done(self, number: int) -> bool | str:
         """Tell whether an output is there; a text if something else is."""
         path, sidecar = self.paths[number], self.sidecar(number)
         if not sidecar.exists():

@@ -27,13 +27,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from typing import Dict
-from typing import List
-from typing import Optional
-from typing import Sequence
-from typing import Union
 
 import numpy as np
 import paddle
@@ -44,7 +40,8 @@ from ppmat.models.sfin.sfin_folded import FoldedSFIN
 from ppmat.predictor.enhancement import Scaling
 from ppmat.stem.images.grey_scaling import GREY
 from ppmat.stem.images.grey_scaling import PERCENTILES
-from ppmat.stem.images.micrograph_base import replacing
+from ppmat.utils.errors import InputError
+from ppmat.utils.files import replacing
 from ppmat.utils.save_load import fingerprint
 
 OPSET = 17
@@ -54,7 +51,7 @@ METADATA_KEY = "ppmat"
 TOLERANCE = 1e-4  # of the range of the result
 
 
-class OnnxExportError(RuntimeError):
+class OnnxExportError(InputError):
     """A file that cannot be made, or that does not agree with Paddle."""
 
 
@@ -79,8 +76,8 @@ class _Graph:
 
     def __init__(self, onnx: Any) -> None:
         self._onnx = onnx
-        self.nodes: List[Any] = []
-        self.constants: Dict[str, np.ndarray] = {}
+        self.nodes: list[Any] = []
+        self.constants: dict[str, np.ndarray] = {}
 
     def add(
         self, kind: str, *inputs: str, outputs: int = 1, name: str = "", **attributes
@@ -98,11 +95,11 @@ class _Graph:
         inputs = (x, weight, bias) if bias else (x, weight)
         return self.add("Conv", *inputs, pads=[pad] * 4, name=name)
 
-    def halves(self, x: str, axis: int) -> List[str]:
+    def halves(self, x: str, axis: int) -> list[str]:
         """Append a split in two."""
         return self.add("Split", x, outputs=2, axis=axis)
 
-    def columns(self, x: str) -> List[str]:
+    def columns(self, x: str) -> list[str]:
         """Append the transform of columns of ``x`` = (re | im).
 
         Returns:
@@ -122,7 +119,7 @@ class _Graph:
         parts = [self.add("Sub", c_re, s_im), self.add("Add", c_im, s_re)]
         return self.add("MatMul", self.add("Concat", *parts, axis=3), "rows_back")
 
-    def block(self, x_l: str, x_g: str, i: int) -> List[str]:
+    def block(self, x_l: str, x_g: str, i: int) -> list[str]:
         """Append the interactive block ``i``."""
         u = self.fourier_unit(self.conv(x_g, f"first_{i}", f"first_bias_{i}"), i)
         x = self.add("Concat", x_l, x_g, axis=1)
@@ -133,7 +130,7 @@ class _Graph:
 
 
 def build_onnx(
-    model: SFIN, height: int, width: int, metadata: Optional[Dict[str, Any]] = None
+    model: SFIN, height: int, width: int, metadata: dict[str, Any] | None = None
 ) -> Any:
     """Return the folded network as an ``onnx.ModelProto``.
 
@@ -192,8 +189,8 @@ def describe(
     tile: Sequence[int],
     overlap: int,
     scaling: Scaling,
-    name: Optional[str] = None,
-) -> Dict[str, Any]:
+    name: str | None = None,
+) -> dict[str, Any]:
     """Return what a program needs to know to use the file, as plain values.
 
     Args:
@@ -257,13 +254,13 @@ def largest_difference(content: bytes, model: SFIN, height: int, width: int) -> 
 
 def export_onnx(
     model: SFIN,
-    path: Union[str, os.PathLike],
+    path: str | os.PathLike,
     tile: Sequence[int],
     overlap: int = 64,
     scaling: Scaling = "robust",
-    name: Optional[str] = None,
+    name: str | None = None,
     check: bool = True,
-) -> Optional[float]:
+) -> float | None:
     """Write an ONNX file; what was there is only replaced by a file that is right.
 
     Args:

@@ -21,7 +21,6 @@ Importing this module does not import Paddle.
 from __future__ import annotations
 
 from typing import Any
-from typing import Optional
 
 from ppmat.utils.registry import ConfigError
 
@@ -34,8 +33,8 @@ SHIPPED = {
 
 
 def registered_name(
-    mode: Optional[str] = None, model_name: Optional[str] = None, **others: Any
-) -> Optional[str]:
+    mode: str | None = None, model_name: str | None = None, **others: Any
+) -> str | None:
     """Return the registered model that is meant; None for one of the caller's own.
 
     Args:

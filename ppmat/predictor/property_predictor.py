@@ -23,11 +23,7 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 from itertools import islice
 from typing import Any
-from typing import Dict
-from typing import List
 from typing import Literal
-from typing import Optional
-from typing import Union
 
 import numpy as np
 import paddle
@@ -51,13 +47,14 @@ from ppmat.predictor.structure_checks import StructureChecker
 from ppmat.predictor.structure_checks import count_isolated
 from ppmat.predictor.structure_checks import digest_of_inputs
 from ppmat.utils import logger
+from ppmat.utils.errors import check_choice
 from ppmat.utils.registry import ConfigError
 from ppmat.utils.result_store import Column
 from ppmat.utils.result_store import RowFile
 from ppmat.utils.result_store import StoredRunError
 from ppmat.utils.save_load import fingerprint
 
-Structure = Union[Atoms, IStructure, OC20Record]
+Structure = Atoms | IStructure | OC20Record
 
 _UNIT = "eV"
 _CUTOFF = 6.0  # Å, of the graphs of OC20; for converters that do not tell theirs
@@ -95,13 +92,13 @@ class PropertyPredictor(BasePredictor):
 
     def __init__(
         self,
-        model_name: Optional[str] = None,
-        weights_name: Optional[str] = None,
-        config_path: Optional[PathLike] = None,
-        checkpoint_path: Union[PathLike, Sequence[PathLike], None] = None,
-        work_dir: Optional[PathLike] = None,
-        device: Optional[str] = None,
-        config_overrides: Optional[Sequence[str]] = None,
+        model_name: str | None = None,
+        weights_name: str | None = None,
+        config_path: PathLike | None = None,
+        checkpoint_path: PathLike | Sequence[PathLike] | None = None,
+        work_dir: PathLike | None = None,
+        device: str | None = None,
+        config_overrides: Sequence[str] | None = None,
     ) -> None:
         several = isinstance(checkpoint_path, (list, tuple))
         paths = list(checkpoint_path) if several else [checkpoint_path]
@@ -146,7 +143,7 @@ class PropertyPredictor(BasePredictor):
             )
 
     @property
-    def columns(self) -> List[Column]:
+    def columns(self) -> list[Column]:
         """The columns of a result row."""
         numbers = [self.property_name, "expected_error"]
         if len(self.models) > 1:
@@ -161,14 +158,14 @@ class PropertyPredictor(BasePredictor):
 
     def from_structures(
         self,
-        structures: Union[Structure, Iterable[Structure]],
+        structures: Structure | Iterable[Structure],
         batch_size: int = 16,
-        save_path: Optional[PathLike] = None,
+        save_path: PathLike | None = None,
         progress: bool = True,
         on_error: Literal["raise", "flag"] = "raise",
         missing_tags: Literal["raise", "guess"] = "raise",
         num_workers: int = 0,
-    ) -> Union[Dict[str, Any], PropertyTable]:
+    ) -> dict[str, Any] | PropertyTable:
         """Predict one structure or many.
 
         Structures are taken from ``structures`` as they are needed, so a generator of
@@ -207,8 +204,8 @@ class PropertyPredictor(BasePredictor):
             TypeError: An object that is no structure.
             StoredRunError: The file holds something else.
         """
-        _check_choice("on_error", on_error, ("raise", "flag"))
-        _check_choice("missing_tags", missing_tags, ("raise", "guess"))
+        check_choice("on_error", on_error, ("raise", "flag"))
+        check_choice("missing_tags", missing_tags, ("raise", "guess"))
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size is {batch_size!r}, wanted a whole number > 0")
         if isinstance(structures, (str, os.PathLike)):
@@ -237,7 +234,7 @@ class PropertyPredictor(BasePredictor):
             raise ValueError("from_structures: there is no structure to predict")
         return dict(rows[0]) if one else PropertyTable(rows, self.columns)
 
-    def from_files(self, inputs: Union[str, Sequence[str]], **options: Any) -> Any:
+    def from_files(self, inputs: str | Sequence[str], **options: Any) -> Any:
         """Predict the structures of files, folders and patterns.
 
         Args:
@@ -258,7 +255,7 @@ class PropertyPredictor(BasePredictor):
         return self.from_structures(iter_structures(inputs), **options)
 
     def from_cif_file(
-        self, cif_file_path: PathLike, save_path: Optional[PathLike] = None
+        self, cif_file_path: PathLike, save_path: PathLike | None = None
     ) -> PropertyTable:
         """Predict a CIF file or the CIF files of a folder; see :meth:`from_files`."""
         path = os.fspath(cif_file_path)
@@ -268,7 +265,7 @@ class PropertyPredictor(BasePredictor):
 
     # --- how ----------------------------------------------------------------------
 
-    def _settings(self, missing_tags: str) -> Dict[str, Any]:
+    def _settings(self, missing_tags: str) -> dict[str, Any]:
         """Return what decides a row beside its structure."""
         return {
             "model": self.config.get("Model", type(self.model).__name__),
@@ -340,8 +337,8 @@ class PropertyPredictor(BasePredictor):
             rows.append(new, digest.hexdigest())
 
     def _predict(
-        self, chunk: List[Checked], batch_size: int, workers: int, bar: tqdm
-    ) -> List[Dict[str, Any]]:
+        self, chunk: list[Checked], batch_size: int, workers: int, bar: tqdm
+    ) -> list[dict[str, Any]]:
         """Return the rows of some structures."""
         rows = [
             {
@@ -373,7 +370,7 @@ class PropertyPredictor(BasePredictor):
             bar.update(len(lonely))
         return rows
 
-    def _numbers(self, batch: Dict[str, Any]) -> Dict[str, List[float]]:
+    def _numbers(self, batch: dict[str, Any]) -> dict[str, list[float]]:
         """Return the numbers of a batch, mean and spread over the ensemble."""
         outputs = []
         for model in self.models:
@@ -392,8 +389,3 @@ class PropertyPredictor(BasePredictor):
             name: [float(str(value)) for value in array.astype(np.float32)]
             for name, array in numbers.items()
         }
-
-
-def _check_choice(name: str, value: Any, legal: Sequence[str]) -> None:
-    if value not in legal:
-        raise ValueError(f"{name} is {value!r}; wanted one of {', '.join(legal)}")

@@ -23,9 +23,6 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from typing import Dict
-from typing import List
-from typing import Union
 
 from ppmat.utils.result_store import Column
 from ppmat.utils.result_store import csv_lines
@@ -52,7 +49,7 @@ class PropertyTable(Sequence):
         self.columns = tuple(columns)
 
     @property
-    def units(self) -> Dict[str, str]:
+    def units(self) -> dict[str, str]:
         """Unit of each column that has one."""
         return {c.name: c.unit for c in self.columns if c.unit}
 
@@ -64,10 +61,10 @@ class PropertyTable(Sequence):
             return [self.rows[i] for i in range(*index.indices(len(self)))]
         return self.rows[index]
 
-    def __iter__(self) -> Iterator[Dict[str, Any]]:
+    def __iter__(self) -> Iterator[dict[str, Any]]:
         return iter(self.rows)
 
-    def to_csv(self, path: Union[str, os.PathLike]) -> None:
+    def to_csv(self, path: str | os.PathLike) -> None:
         """Write all rows; units are in the head, ``y_relaxed [eV]``."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +88,7 @@ class PropertyTable(Sequence):
         frame.attrs["units"] = self.units
         return frame
 
-    def _shown(self, limit: int) -> List[List[str]]:
+    def _shown(self, limit: int) -> list[list[str]]:
         """Return the cells of the first rows; columns that are empty there go."""
         rows = self[:limit]
         cells = [[_shorten(c, row[c.name]) for row in rows] for c in self.columns]
@@ -120,7 +117,7 @@ class PropertyTable(Sequence):
     def _repr_html_(self) -> str:
         head, *lines = self._shown(_SHOWN)
 
-        def line(cells: List[str], tag: str) -> str:
+        def line(cells: list[str], tag: str) -> str:
             inner = "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells)
             return f"<tr>{inner}</tr>"
 

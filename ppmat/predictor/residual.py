@@ -24,9 +24,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
-from typing import Dict
-from typing import Optional
-from typing import Tuple
 
 import numpy as np
 
@@ -53,9 +50,9 @@ def _dot(a: np.ndarray, b: np.ndarray) -> float:
 def _blocks(
     raw: np.ndarray,
     enhanced: np.ndarray,
-    missing: Optional[np.ndarray],
-    means: Tuple[float, float],
-) -> Iterator[Tuple[int, np.ndarray, np.ndarray, Optional[np.ndarray]]]:
+    missing: np.ndarray | None,
+    means: tuple[float, float],
+) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray | None]]:
     """Yield residual, image and 0 or 1 for missing or there, some rows at a time.
 
     Both are in float64, less their means, and 0 where pixels are missing. The number
@@ -77,8 +74,8 @@ def _blocks(
 
 
 def residual_statistics(
-    raw: np.ndarray, enhanced: np.ndarray, missing: Optional[np.ndarray] = None
-) -> Dict[str, Any]:
+    raw: np.ndarray, enhanced: np.ndarray, missing: np.ndarray | None = None
+) -> dict[str, Any]:
     """Return numbers on the residual of one frame.
 
     Args:
@@ -128,7 +125,7 @@ def residual_statistics(
                     residual[a].size if valid is None else _dot(valid[a], valid[b])
                 )
     power, signal, cross = power / count, signal / count, cross / count
-    found: Dict[str, Any] = {
+    found: dict[str, Any] = {
         "mean": float(mean),
         "std": float(np.sqrt(power)),
         "pixels": count,
@@ -156,7 +153,7 @@ def _plain(values: np.ndarray, there: np.ndarray) -> Any:
     return np.where(there, values, None).tolist()
 
 
-def _flags(found: Dict[str, Any]) -> Dict[str, str]:
+def _flags(found: dict[str, Any]) -> dict[str, str]:
     flags = {}
     slow, sigmas = found["slow_axis"][0], found["slow_axis_sigmas"][0]
     if slow is not None and abs(slow) > CORRELATED and abs(sigmas) > SIGNIFICANT:

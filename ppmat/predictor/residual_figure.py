@@ -19,8 +19,6 @@ from __future__ import annotations
 
 import os
 from typing import Any
-from typing import Optional
-from typing import Union
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -34,7 +32,7 @@ _LIMITS = (0.5, 99.5)  # percentiles
 
 
 def draw_residual(
-    result: Enhancement, path: Union[str, os.PathLike], title: str = ""
+    result: Enhancement, path: str | os.PathLike, title: str = ""
 ) -> None:
     """Write raw image, enhanced image and residual, with their numbers, as PNG.
 
@@ -101,7 +99,7 @@ def numbers_text(result: Enhancement) -> str:
     return "\n".join(lines)
 
 
-def _number(value: Optional[float]) -> str:
+def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:+.3f}"
 
 

@@ -20,11 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
-from typing import Dict
-from typing import List
 from typing import Literal
-from typing import Optional
-from typing import Union
 
 import numpy as np
 import paddle
@@ -48,9 +44,9 @@ from ppmat.predictor.tile_model import TileModel
 from ppmat.predictor.tiling import TileRunner
 from ppmat.predictor.tiling import plan_axis
 from ppmat.stem.images.micrograph import read_micrograph
-from ppmat.stem.images.micrograph_base import replacing
 from ppmat.utils import logger
 from ppmat.utils.download import hash_of_file
+from ppmat.utils.files import replacing
 from ppmat.utils.registry import ConfigError
 
 OnError = Literal["raise", "flag"]
@@ -99,13 +95,13 @@ class SpectrumPredictor(BasePredictor):
 
     def __init__(
         self,
-        model_name: Optional[str] = None,
-        weights_name: Optional[str] = None,
-        config_path: Optional[PathLike] = None,
-        checkpoint_path: Optional[PathLike] = None,
-        device: Optional[str] = None,
-        config_overrides: Optional[Sequence[str]] = None,
-        mode: Optional[str] = None,
+        model_name: str | None = None,
+        weights_name: str | None = None,
+        config_path: PathLike | None = None,
+        checkpoint_path: PathLike | None = None,
+        device: str | None = None,
+        config_overrides: Sequence[str] | None = None,
+        mode: str | None = None,
     ) -> None:
         super().__init__(
             registered_name(
@@ -160,11 +156,11 @@ class SpectrumPredictor(BasePredictor):
         """Return what runs tiles of this size, see :class:`TileModel`."""
         return self._tiles.runner(height, width)
 
-    def describe(self) -> Dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """Return model, fingerprint of its weights, and package, for records."""
         return self._tiles.describe()
 
-    def _identity(self) -> Dict[str, Any]:
+    def _identity(self) -> dict[str, Any]:
         """Return what decides an output: not the name under which weights came."""
         return {k: v for k, v in self.describe().items() if k != "package"}
 
@@ -208,8 +204,8 @@ class SpectrumPredictor(BasePredictor):
         return {self.target_name: paddle.to_tensor(result.image)}
 
     def from_image_file(
-        self, image_file_path: PathLike, save_path: Optional[PathLike] = None
-    ) -> List[Dict[str, Any]]:
+        self, image_file_path: PathLike, save_path: PathLike | None = None
+    ) -> list[dict[str, Any]]:
         """Enhance an image file, or the image files of a folder.
 
         Everything is kept in memory; :meth:`from_files` does not.
@@ -241,7 +237,7 @@ class SpectrumPredictor(BasePredictor):
             results.append({self.target_name: tensor})
         return results
 
-    def from_files(self, inputs: Any, save_path: PathLike, **options: Any) -> List:
+    def from_files(self, inputs: Any, save_path: PathLike, **options: Any) -> list:
         """Enhance files, folders and patterns; returns the rows of :meth:`iter_files`.
 
         Args:
@@ -253,19 +249,19 @@ class SpectrumPredictor(BasePredictor):
 
     def iter_files(
         self,
-        inputs: Union[PathLike, Sequence[PathLike]],
+        inputs: PathLike | Sequence[PathLike],
         save_path: PathLike,
         format: str = "tif",
         residual: bool = False,
         overwrite: bool = False,
         on_error: OnError = "raise",
         progress: bool = True,
-        scaling: Optional[Scaling] = None,
-        tile_size: Optional[int] = None,
-        overlap: Optional[int] = None,
+        scaling: Scaling | None = None,
+        tile_size: int | None = None,
+        overlap: int | None = None,
         ensemble: bool = False,
         batch_size: int = 1,
-    ) -> Iterator[Dict[str, Any]]:
+    ) -> Iterator[dict[str, Any]]:
         """Enhance files one by one; the outputs go to a folder.
 
         One file is in memory at a time. The same call made again leaves out what is
@@ -354,7 +350,7 @@ class SpectrumPredictor(BasePredictor):
         image: ImageFile,
         residual: bool,
         bar: tqdm,
-        options: Dict[str, Any],
+        options: dict[str, Any],
     ) -> Enhancement:
         digest = hash_of_file(image.path)
         source = read_micrograph(image.path, image.index)

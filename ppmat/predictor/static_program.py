@@ -37,9 +37,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from typing import Dict
-from typing import Optional
-from typing import Union
 
 import numpy as np
 import paddle
@@ -50,6 +47,7 @@ from ppmat.models.sfin.sfin_folded import FoldedSFIN
 from ppmat.utils import download
 from ppmat.utils import logger
 from ppmat.utils.download import hash_of_file
+from ppmat.utils.errors import InputError
 from ppmat.utils.save_load import fingerprint
 
 CACHE_ENTRIES = 32
@@ -87,7 +85,7 @@ def default_threads() -> int:
     return min(_MAX_THREADS, cores)
 
 
-class StaticProgramError(RuntimeError):
+class StaticProgramError(InputError):
     """The engine does not give what the network gives."""
 
 
@@ -120,8 +118,8 @@ class StaticProgram:
         model: SFIN,
         height: int,
         width: int,
-        threads: Optional[int] = None,
-        cache_dir: Optional[Union[str, os.PathLike[str]]] = None,
+        threads: int | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         self.threads = default_threads() if threads is None else threads
         if self.threads < 1 or height < 1 or width < 1:
@@ -129,7 +127,7 @@ class StaticProgram:
                 f"height={height}, width={width}, threads={threads}: wanted at least 1"
             )
         self.shape = (model.in_channels, height, width)
-        self.folder: Optional[Path] = None
+        self.folder: Path | None = None
         device, _, number = paddle.get_device().partition(":")
         gpu = int(number or 0) if device == "gpu" else None
         self._lock = threading.Lock()
@@ -190,7 +188,7 @@ class StaticProgram:
         return out
 
 
-def _load(folder: Path, threads: int, gpu: Optional[int]) -> Any:
+def _load(folder: Path, threads: int, gpu: int | None) -> Any:
     config = paddle.inference.Config(*(str(folder / name) for name in _FILES))
     config.disable_glog_info()
     config.enable_new_ir(True)
@@ -216,7 +214,7 @@ def _run(predictor: Any, tile: np.ndarray) -> np.ndarray:
 # The cache ------------------------------------------------------------------------
 
 
-def _settings(model: SFIN, height: int, width: int) -> Dict[str, Any]:
+def _settings(model: SFIN, height: int, width: int) -> dict[str, Any]:
     """Return what decides a program, as plain values."""
     return {
         "format": _FORMAT,
@@ -243,7 +241,7 @@ def _save(model: SFIN, folder: Path, height: int, width: int) -> None:
     paddle.jit.save(network, str(folder / _STEM))
 
 
-def _export(model: SFIN, folder: Path, settings: Dict[str, Any]) -> None:
+def _export(model: SFIN, folder: Path, settings: dict[str, Any]) -> None:
     _check_engine()
     _save(model, folder, *settings["size"])
     sums = {name: hash_of_file(folder / name) for name in _FILES}
@@ -275,7 +273,7 @@ def _check_engine() -> None:
         )
 
 
-def _build(model: SFIN, folder: Path, settings: Dict[str, Any]) -> None:
+def _build(model: SFIN, folder: Path, settings: dict[str, Any]) -> None:
     """Write an entry; the first of several processes wins, their entries are alike."""
     height, width = settings["size"]
     logger.info(f"Compiling the network for tiles of {height} x {width}")

@@ -26,11 +26,7 @@ import hashlib
 from collections.abc import Collection
 from collections.abc import Mapping
 from typing import Any
-from typing import Dict
-from typing import List
 from typing import NamedTuple
-from typing import Optional
-from typing import Tuple
 
 import numpy as np
 from ase import Atoms
@@ -74,9 +70,9 @@ class Checked(NamedTuple):
     """
 
     sid: str
-    record: Optional[OC20Record]
-    flags: Dict[str, str]
-    error: Optional[Exception] = None
+    record: OC20Record | None
+    flags: dict[str, str]
+    error: Exception | None = None
 
     def add_to(self, digest: Any) -> None:
         """Add what tells this structure from others to a running hash."""
@@ -101,8 +97,8 @@ class StructureChecker:
     def __init__(
         self,
         cutoff: float,
-        readout_tags: Optional[Collection[int]],
-        elements: Optional[Collection[int]],
+        readout_tags: Collection[int] | None,
+        elements: Collection[int] | None,
         guess_tags: bool,
     ) -> None:
         self.cutoff = cutoff
@@ -121,7 +117,7 @@ class StructureChecker:
             return Checked(sid, None, {}, error)
         return Checked(sid, record, flags)
 
-    def _check(self, structure: Any, sid: str) -> Tuple[OC20Record, Dict[str, str]]:
+    def _check(self, structure: Any, sid: str) -> tuple[OC20Record, dict[str, str]]:
         if isinstance(structure, OC20Record):
             # One that was made by hand has been through no check.
             structure = OC20Record.from_fields(structure.to_fields(), sid)
@@ -131,7 +127,7 @@ class StructureChecker:
                 structure = structure.copy()
                 structure.set_tags(0)
         record = structure_to_record(structure, sid, closest=CLOSEST, warn=False)
-        flags: Dict[str, str] = {}
+        flags: dict[str, str] = {}
         if self.readout_tags is not None:
             if not record.tags.any() and self.guess_tags:
                 record = dataclasses.replace(record, sid=sid, tags=guess_tags(record))
@@ -148,7 +144,7 @@ class StructureChecker:
                 flags["unseen_elements"] = ",".join(chemical_symbols[z] for z in unseen)
         return record, flags
 
-    def _check_tags(self, record: OC20Record, flags: Dict[str, str]) -> None:
+    def _check_tags(self, record: OC20Record, flags: dict[str, str]) -> None:
         tags = record.tags
         if not np.isin(tags, list(self.readout_tags)).any():
             if not tags.any():
@@ -184,7 +180,7 @@ def _name_of(structure: Any) -> str:
     return str(getattr(structure, "sid", ""))
 
 
-def _periodic(structure: Any) -> List[bool]:
+def _periodic(structure: Any) -> list[bool]:
     if isinstance(structure, Atoms):
         return structure.pbc.tolist()
     if isinstance(structure, IStructure):
@@ -193,7 +189,7 @@ def _periodic(structure: Any) -> List[bool]:
 
 
 def _check_vacuum(
-    record: OC20Record, periodic: List[bool], cutoff: float, flags: Dict[str, str]
+    record: OC20Record, periodic: list[bool], cutoff: float, flags: dict[str, str]
 ) -> None:
     made = [axis for axis in range(3) if not periodic[axis]]
     if not made:
@@ -204,7 +200,7 @@ def _check_vacuum(
         flags["thin_vacuum"] = ",".join("abc"[axis] for axis in thin)
 
 
-def _along(record: OC20Record, axis: int) -> Tuple[np.ndarray, float]:
+def _along(record: OC20Record, axis: int) -> tuple[np.ndarray, float]:
     """Return heights above the largest empty layer, [N] Å, and its thickness [Å]."""
     inverse = np.linalg.inv(record.cell.astype(np.float64))
     spacing = 1.0 / np.linalg.norm(inverse[:, axis])
@@ -253,7 +249,7 @@ def guess_tags(record: OC20Record) -> np.ndarray:
     return np.where(light, ADSORBATE, np.where(surface, SURFACE, 0)).astype(np.int64)
 
 
-def count_isolated(batch: Mapping[str, Any]) -> List[int]:
+def count_isolated(batch: Mapping[str, Any]) -> list[int]:
     """Return how many atoms of each structure of a batch have no edge."""
     counts = np.asarray(batch["structure_array"]["num_atoms"])
     starts = np.cumsum(counts) - counts

@@ -19,9 +19,6 @@ from __future__ import annotations
 
 import functools
 from typing import Any
-from typing import Dict
-from typing import Optional
-from typing import Tuple
 
 import numpy as np
 
@@ -56,16 +53,14 @@ class TileModel:
     overlap = OVERLAP
     scaling = "robust"
 
-    def __init__(
-        self, network: Any, description: Optional[Dict[str, Any]] = None
-    ) -> None:
+    def __init__(self, network: Any, description: dict[str, Any] | None = None) -> None:
         from ppmat.utils.save_load import fingerprint
 
         self.network = network
         self.gives_map = getattr(network, "target_name", None) == MAP_TARGET
         self._description = description or {"model": type(network).__name__}
         self._description["weights"] = fingerprint(network)
-        self._programs: Dict[Tuple[int, int], TileRunner] = {}
+        self._programs: dict[tuple[int, int], TileRunner] = {}
 
     def runner(self, height: int, width: int) -> TileRunner:
         """Return what turns tiles ``[B, 1, h, w]`` into enhanced ones."""
@@ -87,7 +82,7 @@ class TileModel:
         with paddle.no_grad():
             return self.network(paddle.to_tensor(tiles)).numpy()
 
-    def describe(self) -> Dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """Return plain values for the record: model and fingerprint of its weights."""
         return dict(self._description)
 
@@ -107,7 +102,7 @@ class FunctionTiles:
         """Return the function, whatever the size."""
         return self._function
 
-    def describe(self) -> Dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """Return the name of the function; it has no weights we know of."""
         name = getattr(self._function, "__qualname__", type(self._function).__name__)
         return {"model": name, "weights": None}
@@ -120,7 +115,7 @@ def _shipped_model(name: str) -> Any:
     return SpectrumPredictor(model_name=name)
 
 
-def as_tile_model(model: Any, mode: Optional[str] = None) -> Any:
+def as_tile_model(model: Any, mode: str | None = None) -> Any:
     """Return an object with ``runner``, ``describe``, ``tile_size``, ...
 
     Args:

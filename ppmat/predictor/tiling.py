@@ -50,9 +50,6 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from dataclasses import dataclass
 from dataclasses import field
-from typing import List
-from typing import Optional
-from typing import Tuple
 
 import numpy as np
 
@@ -92,7 +89,7 @@ class AxisTiles:
 
     length: int
     tile: int
-    starts: Tuple[int, ...]
+    starts: tuple[int, ...]
     weights: np.ndarray = field(repr=False, compare=False)
 
     @property
@@ -150,7 +147,7 @@ class TilePlan:
     columns: AxisTiles
 
     @property
-    def tile(self) -> Tuple[int, int]:
+    def tile(self) -> tuple[int, int]:
         """Height and width of a tile."""
         return self.rows.tile, self.columns.tile
 
@@ -182,7 +179,7 @@ def run_tiles(
     run: TileRunner,
     plan: TilePlan,
     batch_size: int = 1,
-    out: Optional[np.ndarray] = None,
+    out: np.ndarray | None = None,
     on_tiles: Callable[[int], None] = lambda number: None,
 ) -> np.ndarray:
     """Run an image through a network tile by tile.
@@ -238,7 +235,7 @@ def run_tiles(
 
 def _batches(tiles: Iterator[np.ndarray], size: int) -> Iterator[np.ndarray]:
     """Yield float32 ``[B, 1, h, w]`` of up to ``size`` tiles."""
-    held: List[np.ndarray] = []
+    held: list[np.ndarray] = []
     for tile in tiles:
         held.append(tile)
         if len(held) == size:
@@ -252,7 +249,7 @@ def _batches(tiles: Iterator[np.ndarray], size: int) -> Iterator[np.ndarray]:
 
 # Axes that are turned round, of [B, 1, h, w], and weight. Weights as in the tuning of a
 # sibling network (+0.5 dB there). No transposes: scan noise has a direction.
-FLIPS: Tuple[Tuple[Tuple[int, ...], float], ...] = (
+FLIPS: tuple[tuple[tuple[int, ...], float], ...] = (
     ((), 0.4),
     ((3,), 0.2),
     ((2,), 0.2),

@@ -20,8 +20,6 @@ import os
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
-from typing import List
-from typing import Optional
 
 import matplotlib
 import numpy as np
@@ -43,7 +41,7 @@ _COLOURS = {"predicted": "#0072B2", "copy input": "#888888", "adsorbate": "#D55E
 
 def draw_figures(
     results: Sequence, folder: str, num_slabs: int = 4, seed: int = 0
-) -> List[str]:
+) -> list[str]:
     """Draw curve, displacements and slabs as PNG files.
 
     Args:
@@ -58,7 +56,7 @@ def draw_figures(
         The paths of the files.
     """
     predicted, copied = [], []
-    lengths: List[np.ndarray] = []
+    lengths: list[np.ndarray] = []
     for result in results:
         if result.get("sample", 0) == 0 and not np.all(result["fixed"]):
             arrays = _arrays(result)
@@ -267,7 +265,7 @@ def _samples_each(results: Sequence) -> int:
     return count
 
 
-def _figure(width: float, height: float, layout: Optional[str] = "constrained"):
+def _figure(width: float, height: float, layout: str | None = "constrained"):
     with matplotlib.rc_context({"font.size": 9}):
         figure = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)

@@ -18,14 +18,11 @@ from __future__ import annotations
 
 import inspect
 import os
+from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
-from typing import Callable
-from typing import Dict
-from typing import List
 from typing import NamedTuple
-from typing import Optional
 
 import numpy as np
 import paddle
@@ -56,13 +53,13 @@ class Source(NamedTuple):
     """
 
     dataset: io.Dataset
-    annotate: Callable[[range, Any], List[Dict[str, Any]]]
+    annotate: Callable[[range, Any], list[dict[str, Any]]]
     key: Any
-    collate_fn: Optional[Callable] = None
+    collate_fn: Callable | None = None
     num_workers: int = 0
 
 
-def sample_arguments(model: paddle.nn.Layer) -> Optional[List[str]]:
+def sample_arguments(model: paddle.nn.Layer) -> list[str] | None:
     """Return the names ``model.sample`` takes beside the batch; None for any name."""
     parameters = list(inspect.signature(model.sample).parameters.values())
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
@@ -75,9 +72,9 @@ def sample_batch(
     batch: Mapping[str, Any],
     number: int,
     params: Mapping[str, Any],
-    seed: Optional[int],
+    seed: int | None,
     num_samples: int,
-) -> List[Result]:
+) -> list[Result]:
     """Return ``num_samples`` results for each structure, next to each other.
 
     A model that takes ``seed`` and ``num_samples`` gets them. Another one is run
@@ -112,10 +109,10 @@ def generate(
     source: Source,
     params: Mapping[str, Any],
     batch_size: int,
-    seed: Optional[int],
+    seed: int | None,
     num_samples: int,
-    save_path: Optional[str],
-    progress: Optional[bool] = None,
+    save_path: str | None,
+    progress: bool | None = None,
 ) -> Sequence:
     """Generate for a whole data set.
 
@@ -206,9 +203,9 @@ def wait_for_all() -> None:
         dist.barrier()
 
 
-def positions_of_records(records: Sequence, rows: range) -> List[Dict[str, Any]]:
+def positions_of_records(records: Sequence, rows: range) -> list[dict[str, Any]]:
     """Return initial and, if known, relaxed positions of some records, as lists."""
-    extra: List[Dict[str, Any]] = []
+    extra: list[dict[str, Any]] = []
     for i in rows:
         record = records[i]
         extra.append({"cart_coords_initial": record.pos.tolist()})
@@ -217,10 +214,10 @@ def positions_of_records(records: Sequence, rows: range) -> List[Dict[str, Any]]
     return extra
 
 
-def positions_of_batch(rows: range, batch: Mapping[str, Any]) -> List[Dict[str, Any]]:
+def positions_of_batch(rows: range, batch: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return initial and relaxed positions of the structures of a batch, if known."""
     arrays = batch.get("structure_array") or {}
-    extra: List[Dict[str, Any]] = [{} for _ in rows]
+    extra: list[dict[str, Any]] = [{} for _ in rows]
     fields = {
         "cart_coords_initial": arrays.get("cart_coords"),
         "cart_coords_relaxed": batch.get("cart_coords_relaxed"),

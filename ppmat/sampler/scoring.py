@@ -20,10 +20,6 @@ import os
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
-from typing import Dict
-from typing import List
-from typing import Optional
-from typing import Tuple
 
 import numpy as np
 import paddle.distributed as dist
@@ -37,7 +33,7 @@ _CHUNK = 64  # structures handed to a metric at once
 _COPY = "copy_"
 
 
-def score(metrics: Any, results: Sequence, save_path: Optional[str] = None) -> Any:
+def score(metrics: Any, results: Sequence, save_path: str | None = None) -> Any:
     """Score results and, if there is a folder for it, write table and figures.
 
     Args:
@@ -51,7 +47,7 @@ def score(metrics: Any, results: Sequence, save_path: Optional[str] = None) -> A
         Number by name; or whatever a single metric that is no streaming metric
         returned.
     """
-    values: Dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for name, metric in (
         metrics if isinstance(metrics, dict) else {"": metrics}
     ).items():
@@ -82,7 +78,7 @@ def has_truth(results: Sequence) -> bool:
 
 def metric_table(values: Mapping[str, float]) -> str:
     """Return metrics as text, those of copying the input (``copy_*``) beside them."""
-    rows: List[Tuple[str, str, str]] = [("metric", "predicted", "copy input")]
+    rows: list[tuple[str, str, str]] = [("metric", "predicted", "copy input")]
     for name, value in values.items():
         if not name.startswith(_COPY):
             copied = values.get(_COPY + name)
@@ -103,7 +99,7 @@ def _apply(metric: Any, results: Sequence) -> Any:
     shared = dist.get_world_size() if isinstance(results, ResultStore) else 1
     mine = dist.get_rank() % shared
     metric.reset()
-    chunk: List[Result] = []
+    chunk: list[Result] = []
     for i, result in enumerate(results):
         if i // _CHUNK % shared == mine:
             chunk.append(result)
@@ -115,10 +111,10 @@ def _apply(metric: Any, results: Sequence) -> Any:
     return metric.compute_epoch(stage="sample")
 
 
-def _update(metric: Any, results: List[Result]) -> None:
+def _update(metric: Any, results: list[Result]) -> None:
     """Hand results to a streaming metric in the form of a batch and a model output."""
 
-    def joined(name: str, dtype: str) -> Optional[np.ndarray]:
+    def joined(name: str, dtype: str) -> np.ndarray | None:
         if not all(name in result for result in results):
             return None
         return np.concatenate([np.asarray(r[name], dtype) for r in results])
@@ -133,14 +129,14 @@ def _update(metric: Any, results: List[Result]) -> None:
     }
     if arrays["lattice"] is not None:
         arrays["lattice"] = arrays["lattice"].reshape(-1, 3, 3)
-    batch: Dict[str, Any] = {
+    batch: dict[str, Any] = {
         "structure_array": {k: v for k, v in arrays.items() if v is not None},
         "id": [result.get("id") for result in results],
     }
     relaxed = joined("cart_coords_relaxed", "float64")
     if relaxed is not None:
         batch["cart_coords_relaxed"] = relaxed
-    output: Dict[str, Any] = {"result": results}
+    output: dict[str, Any] = {"result": results}
     predicted = joined("cart_coords", "float64")
     if predicted is not None:
         output["pred_dict"] = {"cart_coords_relaxed": predicted}

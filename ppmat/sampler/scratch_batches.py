@@ -23,17 +23,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Mapping
 from typing import Any
-from typing import Dict
-from typing import List
 
 import numpy as np
 import paddle
 from pymatgen.core import Composition
 from pymatgen.core import Element
 
+from ppmat.utils.errors import InputError
 from ppmat.utils.registry import ConfigError
 
-MakeBatch = Callable[[int], Dict[str, Any]]
+MakeBatch = Callable[[int], dict[str, Any]]
 
 
 def batch_of_num_atoms(model: Any, num_atoms: int) -> MakeBatch:
@@ -42,7 +41,7 @@ def batch_of_num_atoms(model: Any, num_atoms: int) -> MakeBatch:
     Raises:
         TypeError: No whole number.
         ConfigError: No atoms.
-        NotImplementedError: The model cannot generate from a number alone.
+        InputError: The model cannot generate from a number alone.
     """
     _check_num_atoms(num_atoms)
     _check_supports(model, "num_atoms", "its number of atoms")
@@ -55,12 +54,12 @@ def batch_of_formula(model: Any, chemical_formula: str) -> MakeBatch:
     Raises:
         TypeError: No text.
         ConfigError: Not a formula with whole numbers of atoms.
-        NotImplementedError: The model cannot generate from a formula alone.
+        InputError: The model cannot generate from a formula alone.
     """
     _check_supports(model, "chemical_formula", "its formula")
     atom_types = _atomic_numbers(chemical_formula)
 
-    def batch(count: int) -> Dict[str, Any]:
+    def batch(count: int) -> dict[str, Any]:
         return {
             "structure_array": {
                 "atom_types": paddle.to_tensor(atom_types * count, dtype="int64"),
@@ -83,13 +82,13 @@ def batch_of_conditions(
 
     Raises:
         TypeError: The number of atoms is no whole number.
-        NotImplementedError: The model takes no conditions.
+        InputError: The model takes no conditions.
         ConfigError: No atoms, or conditions are missing or unknown.
     """
     _check_num_atoms(num_atoms)
     names = getattr(model, "condition_names", None)
     if not names:
-        raise NotImplementedError(
+        raise InputError(
             f"{type(model).__name__} takes no conditions (it has no condition_names)"
         )
     missing = sorted(set(names) - set(conditions))
@@ -100,8 +99,8 @@ def batch_of_conditions(
             f"missing {missing or 'none'}, unknown {unknown or 'none'}"
         )
 
-    def batch(count: int) -> Dict[str, Any]:
-        data: Dict[str, Any] = {
+    def batch(count: int) -> dict[str, Any]:
+        data: dict[str, Any] = {
             "structure_array": {"num_atoms": _column(num_atoms, count)}
         }
         for name in names:
@@ -126,7 +125,7 @@ def _check_num_atoms(num_atoms: Any) -> None:
 
 def _check_supports(model: Any, source: str, words: str) -> None:
     if not getattr(model, f"supports_{source}_sampling", True):
-        raise NotImplementedError(
+        raise InputError(
             f"{type(model).__name__} cannot generate a structure from {words} "
             "alone; a model that relaxes takes structures: from_structures, "
             "or on the command line --mode=by_structures --input FILE"
@@ -137,14 +136,14 @@ def _column(value: int, count: int) -> paddle.Tensor:
     return paddle.full([count], value, dtype="int64")
 
 
-def _atomic_numbers(formula: Any) -> List[int]:
+def _atomic_numbers(formula: Any) -> list[int]:
     if not isinstance(formula, str):
         raise TypeError(f"chemical_formula is {formula!r}, wanted a text")
     try:
         composition = Composition(formula)
     except ValueError as error:
         raise ConfigError(f"'{formula}' is not a chemical formula: {error}") from error
-    numbers: List[int] = []
+    numbers: list[int] = []
     for element, count in composition.items():
         if count != int(count) or not isinstance(element, Element):
             raise ConfigError(

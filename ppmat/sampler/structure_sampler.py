@@ -20,10 +20,6 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
-from typing import Dict
-from typing import List
-from typing import Optional
-from typing import Union
 
 import paddle
 import paddle.distributed as dist
@@ -105,12 +101,12 @@ class StructureSampler:
 
     def __init__(
         self,
-        model_name: Optional[str] = None,
-        weights_name: Optional[str] = None,
-        config_path: Optional[str] = None,
-        checkpoint_path: Optional[str] = None,
-        config_overrides: Optional[Sequence[str]] = None,
-        device: Optional[str] = None,
+        model_name: str | None = None,
+        weights_name: str | None = None,
+        config_path: str | None = None,
+        checkpoint_path: str | None = None,
+        config_overrides: Sequence[str] | None = None,
+        device: str | None = None,
     ) -> None:
         if device is not None:
             paddle.set_device(device)
@@ -137,13 +133,13 @@ class StructureSampler:
 
     # --- the model --------------------------------------------------------------
 
-    def post_process(self, data: Dict[str, Any]) -> Dict[str, Any]:
+    def post_process(self, data: dict[str, Any]) -> dict[str, Any]:
         """Return a model output after ``Sample.post_transforms``."""
         return data if self.post_transforms is None else self.post_transforms(data)
 
     def sample(
-        self, data: Mapping[str, Any], sample_params: Optional[Mapping] = None
-    ) -> Dict[str, Any]:
+        self, data: Mapping[str, Any], sample_params: Mapping | None = None
+    ) -> dict[str, Any]:
         """Run ``model.sample`` on one batch.
 
         Args:
@@ -157,7 +153,7 @@ class StructureSampler:
         params = self._sample_params(sample_params)
         return self.post_process(self.model.sample(data, **params))
 
-    def _sample_params(self, sample_params: Optional[Mapping]) -> Dict[str, Any]:
+    def _sample_params(self, sample_params: Mapping | None) -> dict[str, Any]:
         if sample_params is None:
             sample_params = self.sample_config.get("model_sample_params") or {}
         where = "Sample.model_sample_params"
@@ -173,13 +169,13 @@ class StructureSampler:
 
     def compute_metric(
         self,
-        save_path: Optional[str] = None,
-        split: Optional[str] = None,
-        batch_size: Optional[int] = None,
-        seed: Optional[int] = None,
-        num_samples: Optional[int] = None,
-        format: Optional[str] = None,
-        sample_params: Optional[Mapping] = None,
+        save_path: str | None = None,
+        split: str | None = None,
+        batch_size: int | None = None,
+        seed: int | None = None,
+        num_samples: int | None = None,
+        format: str | None = None,
+        sample_params: Mapping | None = None,
     ) -> Any:
         """Generate for ``Sample.data`` and score the results.
 
@@ -205,20 +201,20 @@ class StructureSampler:
         )
         return self.score(results, save_path)
 
-    def score(self, results: Sequence, save_path: Optional[str] = None) -> Any:
+    def score(self, results: Sequence, save_path: str | None = None) -> Any:
         """Score results with ``Sample.metrics``; see :meth:`compute_metric`."""
         metrics = build_metric(self.sample_config.get("metrics"), "Sample.metrics")
         return score(metrics, results, save_path)
 
     def sample_by_dataloader(
         self,
-        save_path: Optional[str] = None,
-        split: Optional[str] = None,
-        batch_size: Optional[int] = None,
-        seed: Optional[int] = None,
-        num_samples: Optional[int] = None,
-        format: Optional[str] = None,
-        sample_params: Optional[Mapping] = None,
+        save_path: str | None = None,
+        split: str | None = None,
+        batch_size: int | None = None,
+        seed: int | None = None,
+        num_samples: int | None = None,
+        format: str | None = None,
+        sample_params: Mapping | None = None,
     ) -> Sequence:
         """Generate one structure (or several) for each sample of ``Sample.data``.
 
@@ -284,13 +280,13 @@ class StructureSampler:
     def sample_by_num_atoms(
         self,
         num_atoms: int,
-        save_path: Optional[str] = None,
-        sample_params: Optional[Mapping] = None,
+        save_path: str | None = None,
+        sample_params: Mapping | None = None,
         num_samples: int = 1,
         batch_size: int = 16,
-        seed: Optional[int] = None,
+        seed: int | None = None,
         format: str = "cif",
-    ) -> Dict[str, Any]:
+    ) -> dict[str, Any]:
         """Generate structures of a given number of atoms.
 
         Args:
@@ -317,13 +313,13 @@ class StructureSampler:
     def sample_by_chemical_formula(
         self,
         chemical_formula: str,
-        save_path: Optional[str] = None,
-        sample_params: Optional[Mapping] = None,
+        save_path: str | None = None,
+        sample_params: Mapping | None = None,
         num_samples: int = 1,
         batch_size: int = 16,
-        seed: Optional[int] = None,
+        seed: int | None = None,
         format: str = "cif",
-    ) -> Dict[str, Any]:
+    ) -> dict[str, Any]:
         """Generate structures of a given composition (``"LiMnO2"``).
 
         Other arguments and result as in :meth:`sample_by_num_atoms`.
@@ -341,13 +337,13 @@ class StructureSampler:
         self,
         num_atoms: int,
         conditions: Mapping[str, Any],
-        save_path: Optional[str] = None,
-        sample_params: Optional[Mapping] = None,
+        save_path: str | None = None,
+        sample_params: Mapping | None = None,
         num_samples: int = 1,
         batch_size: int = 16,
-        seed: Optional[int] = None,
+        seed: int | None = None,
         format: str = "cif",
-    ) -> Dict[str, Any]:
+    ) -> dict[str, Any]:
         """Generate structures with wanted properties.
 
         Args:
@@ -369,16 +365,16 @@ class StructureSampler:
     def _from_scratch(
         self,
         batch: MakeBatch,
-        save_path: Optional[str],
-        sample_params: Optional[Mapping],
+        save_path: str | None,
+        sample_params: Mapping | None,
         num_samples: int,
         batch_size: int,
-        seed: Optional[int],
+        seed: int | None,
         format: str,
-    ) -> Dict[str, Any]:
+    ) -> dict[str, Any]:
         check_format(format)
         params = self._sample_params(sample_params)
-        results: List[Result] = []
+        results: list[Result] = []
         starts = range(0, num_samples, batch_size)
         for number, start in enumerate(tqdm(starts, desc="sampling", disable=None)):
             count = min(batch_size, num_samples - start)
@@ -391,16 +387,16 @@ class StructureSampler:
 
     def from_structures(
         self,
-        structures: Union[Atoms, Structure, OC20Record, Iterable],
+        structures: Atoms | Structure | OC20Record | Iterable,
         batch_size: int = 16,
-        seed: Optional[int] = None,
-        num_samples: Optional[int] = None,
-        save_path: Optional[str] = None,
+        seed: int | None = None,
+        num_samples: int | None = None,
+        save_path: str | None = None,
         format: str = "extxyz",
-        sample_params: Optional[Mapping] = None,
+        sample_params: Mapping | None = None,
         num_workers: int = 0,
         progress: bool = True,
-    ) -> Union[Atoms, Sequence]:
+    ) -> Atoms | Sequence:
         """Relax one structure or many.
 
         Args:
@@ -484,14 +480,14 @@ class StructureSampler:
     def _run(
         self,
         source: Source,
-        sample_params: Optional[Mapping],
+        sample_params: Mapping | None,
         batch_size: int,
-        seed: Optional[int],
-        num_samples: Optional[int],
-        save_path: Optional[str],
-        format: Optional[str],
-        templates: Optional[Sequence] = None,
-        progress: Optional[bool] = None,
+        seed: int | None,
+        num_samples: int | None,
+        save_path: str | None,
+        format: str | None,
+        templates: Sequence | None = None,
+        progress: bool | None = None,
     ) -> Sequence:
         if format is not None:
             check_format(format)
@@ -519,7 +515,7 @@ class StructureSampler:
         results: Sequence,
         save_path: str,
         format: str,
-        templates: Optional[Sequence] = None,
+        templates: Sequence | None = None,
     ) -> None:
         per_structure = len(results) // len(templates) if templates else 1
         lost = 0

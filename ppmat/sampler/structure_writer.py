@@ -27,8 +27,6 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from typing import Optional
-from typing import Union
 
 import numpy as np
 from ase import Atoms
@@ -37,9 +35,9 @@ from ase.io import Trajectory
 from ase.io import write
 from pymatgen.core import Composition
 
+from ppmat.utils.errors import nearest
 from ppmat.utils.periodic import minimum_image
 from ppmat.utils.registry import ConfigError
-from ppmat.utils.registry import nearest
 
 FORMATS = ("extxyz", "traj", "cif")
 
@@ -56,9 +54,7 @@ def check_format(name: str) -> None:
 # From a result to atoms -----------------------------------------------------------
 
 
-def result_to_atoms(
-    result: Mapping[str, Any], template: Optional[Atoms] = None
-) -> Atoms:
+def result_to_atoms(result: Mapping[str, Any], template: Atoms | None = None) -> Atoms:
     """Return a generated structure as atoms.
 
     Args:
@@ -153,7 +149,7 @@ class StructureWriter:
     Use as a context manager.
     """
 
-    def __init__(self, folder: Union[str, os.PathLike], format: str) -> None:
+    def __init__(self, folder: str | os.PathLike, format: str) -> None:
         check_format(format)
         self.folder = Path(folder)
         self.format = format

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-from typing import Optional
 
 from ppmat.schedulers.scheduling_flow_matching import FlowMatchingScheduler
 from ppmat.utils.registry import Registry
@@ -29,7 +28,7 @@ __all__ = ["FlowMatchingScheduler", "build_scheduler"]
 SCHEDULERS = Registry("scheduler", [FlowMatchingScheduler])
 
 
-def build_scheduler(cfg: Optional[Mapping], where: str = "scheduler") -> Any:
+def build_scheduler(cfg: Mapping | None, where: str = "scheduler") -> Any:
     """Build a scheduler, or a dict of schedulers.
 
     Args:

@@ -28,7 +28,6 @@ from __future__ import annotations
 import itertools
 from typing import Literal
 from typing import NamedTuple
-from typing import Optional
 
 import numpy as np
 import paddle
@@ -70,7 +69,7 @@ class FlowMatchingScheduler:
         self.timesteps: list[float] = []
         self._steps: list[float] = []
         self._call = 0
-        self._first: Optional[tuple[paddle.Tensor, paddle.Tensor]] = None
+        self._first: tuple[paddle.Tensor, paddle.Tensor] | None = None
 
     @staticmethod
     def displacement(

@@ -23,13 +23,9 @@ import itertools
 import os
 import time
 from collections import OrderedDict
+from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
-from typing import Dict
-from typing import Iterator
-from typing import List
-from typing import Optional
-from typing import Tuple
 
 import paddle
 import paddle.distributed as dist
@@ -91,13 +87,13 @@ class BaseTrainer:
 
     def __init__(
         self,
-        config: Dict,
+        config: dict,
         model: nn.Layer,
-        train_dataloader: Optional[paddle.io.DataLoader] = None,
-        val_dataloader: Optional[paddle.io.DataLoader] = None,
-        optimizer: Optional[optim.Optimizer] = None,
-        lr_scheduler: Optional[optim.lr.LRScheduler] = None,
-        compute_metric_func_dict: Optional[Dict] = None,
+        train_dataloader: paddle.io.DataLoader | None = None,
+        val_dataloader: paddle.io.DataLoader | None = None,
+        optimizer: optim.Optimizer | None = None,
+        lr_scheduler: optim.lr.LRScheduler | None = None,
+        compute_metric_func_dict: dict | None = None,
     ) -> None:
         self.config = TrainerConfig.from_dict(config)
         if isinstance(model, paddle.DataParallel):
@@ -121,29 +117,29 @@ class BaseTrainer:
             )
         self.use_amp, self.scaler = self._set_up_amp()
         self.ema_model = None
-        self.updater: Optional[Update] = None
+        self.updater: Update | None = None
         if self.optimizer is not None:
             self.updater = Update(self)
             if self.config.ema_decay > 0:
                 self.ema_model = ExponentialMovingAverage(
                     self.model, self.config.ema_decay, warmup=True
                 )
-        self.metrics: Dict[str, Any] = {}
+        self.metrics: dict[str, Any] = {}
         self.streaming = {s: StreamingMetrics({}, s) for s in ("train", "eval")}
         self._take_metrics(compute_metric_func_dict)
 
         self.state = TrainerState()
         self.stop = StopSignals()
         self.reporter = Reporter(self.config, self.rank == 0)
-        self.window: Dict[str, Meters] = {"loss": {}, "metric": {}, "count": {}}
-        self.epoch_sums: Dict[str, Meters] = {"loss": {}, "metric": {}, "count": {}}
+        self.window: dict[str, Meters] = {"loss": {}, "metric": {}, "count": {}}
+        self.epoch_sums: dict[str, Meters] = {"loss": {}, "metric": {}, "count": {}}
         self.epoch_rng: Any = None
         self.resume_rng: Any = None
         log_paddle_version()
 
     # Set-up ------------------------------------------------------------------------
 
-    def _set_up_amp(self) -> Tuple[bool, Optional[paddle.amp.GradScaler]]:
+    def _set_up_amp(self) -> tuple[bool, paddle.amp.GradScaler | None]:
         config = self.config
         if not config.use_amp or self.optimizer is None:
             return False, None
@@ -216,7 +212,7 @@ class BaseTrainer:
 
     def eval_epoch(
         self, dataloader: paddle.io.DataLoader
-    ) -> Tuple[Meters, Meters, Meters]:
+    ) -> tuple[Meters, Meters, Meters]:
         """Return times, losses and metrics of a loader over all ranks, as meters.
 
         The averaged weights are used when ``ema_decay`` is set.
@@ -225,7 +221,7 @@ class BaseTrainer:
 
     def eval(
         self, dataloader: paddle.io.DataLoader, stage: str = "eval"
-    ) -> Tuple[Meters, Meters, Meters]:
+    ) -> tuple[Meters, Meters, Meters]:
         """Evaluate and log; returns what :meth:`eval_epoch` returns.
 
         Args:
@@ -237,7 +233,7 @@ class BaseTrainer:
         logger.info(f"Evaluating {len(dataloader.dataset)} samples ({stage})")
         return self._evaluate(dataloader, stage, f"{stage.capitalize()}:")
 
-    def _evaluate(self, loader: paddle.io.DataLoader, stage: str, head: str) -> Tuple:
+    def _evaluate(self, loader: paddle.io.DataLoader, stage: str, head: str) -> tuple:
         times, losses, metrics = self.eval_epoch(loader)
         averages = {name: meter.avg for name, meter in times.items()}
         values = named_values(averages, losses, metrics)
@@ -245,7 +241,7 @@ class BaseTrainer:
         self.reporter.report(stage, state.epoch, state.global_step, values, head)
         return times, losses, metrics
 
-    def _evaluate_now(self, mark: str) -> Dict[str, Meters]:
+    def _evaluate_now(self, mark: str) -> dict[str, Meters]:
         """Evaluate inside the training; returns the values by indicator."""
         head = f"Eval: Epoch [{self.state.epoch}/{self.config.max_epochs}]"
         head += f" | Step {self.state.global_step}"
@@ -257,9 +253,9 @@ class BaseTrainer:
 
     def train(
         self,
-        train_dataloader: Optional[paddle.io.DataLoader] = None,
-        val_dataloader: Optional[paddle.io.DataLoader] = None,
-        resume_from_checkpoint: Optional[str] = None,
+        train_dataloader: paddle.io.DataLoader | None = None,
+        val_dataloader: paddle.io.DataLoader | None = None,
+        resume_from_checkpoint: str | None = None,
     ) -> None:
         """Train to the end, or to a signal.
 
@@ -421,7 +417,7 @@ class BaseTrainer:
     @staticmethod
     def _watched(
         values: Mapping[str, Meters], indicator: str, name: str, where: str
-    ) -> Optional[float]:
+    ) -> float | None:
         if indicator not in values:
             return None
         group = values[indicator]
@@ -495,7 +491,7 @@ class BaseTrainer:
         self.updater.check()
         return True
 
-    def _read(self, batches: Iterator[Any], micro: int) -> List[Any]:
+    def _read(self, batches: Iterator[Any], micro: int) -> list[Any]:
         try:
             return list(itertools.islice(batches, micro))
         except RuntimeError:
@@ -567,7 +563,7 @@ class BaseTrainer:
                 total.sum += meter.sum
                 total.count += meter.count
         self.window = {"loss": {}, "metric": {}, "count": {}}
-        values: Dict[str, float] = OrderedDict(lr=float(self.optimizer.get_lr()))
+        values: dict[str, float] = OrderedDict(lr=float(self.optimizer.get_lr()))
         values.update({name: m.avg for name, m in merged["count"].items()})
         values["samples_per_s"] = structures / seconds
         values["grad_norm"] = float(self.updater.grad_norm)

@@ -22,9 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import field
 from typing import Any
-from typing import Dict
 from typing import Literal
-from typing import Optional
 
 from ppmat.utils.registry import CLASS_KEY
 from ppmat.utils.registry import PARAMS_KEY
@@ -91,23 +89,23 @@ class TrainerConfig:
     timestamp_output_dir: bool = False
     seed: int = 42
     save_freq: int = 0
-    save_freq_steps: Optional[int] = None
+    save_freq_steps: int | None = None
     log_freq: int = 10
     eval_freq: int = 1
-    eval_freq_steps: Optional[int] = None
+    eval_freq_steps: int | None = None
     start_eval_epoch: int = 1
-    max_iter: Optional[int] = None
-    pretrained_model_path: Optional[str] = None
-    pretrained_weight_name: Optional[str] = None
-    resume_from_checkpoint: Optional[str] = None
+    max_iter: int | None = None
+    pretrained_model_path: str | None = None
+    pretrained_weight_name: str | None = None
+    resume_from_checkpoint: str | None = None
     compute_metric_during_train: bool = False
     metric_strategy_during_eval: Literal["step", "epoch"] = "step"
     eval_with_no_grad: bool = True
-    sample_params_during_eval: Optional[Dict[str, Any]] = None
-    best_metric_indicator: Optional[
-        Literal["train_loss", "train_metric", "eval_loss", "eval_metric"]
-    ] = None
-    name_for_best_metric: Optional[str] = None
+    sample_params_during_eval: dict[str, Any] | None = None
+    best_metric_indicator: (
+        Literal["train_loss", "train_metric", "eval_loss", "eval_metric"] | None
+    ) = None
+    name_for_best_metric: str | None = None
     greater_is_better: bool = False
     early_stopping_patience: int = 0
     gradient_accumulation_steps: int = 1
@@ -120,9 +118,9 @@ class TrainerConfig:
     use_visualdl: bool = False
     use_tensorboard: bool = False
     use_wandb: bool = False
-    wandb_config: Optional[Dict[str, Any]] = field(default_factory=dict)
-    out_dict: Optional[Dict[str, Any]] = None
-    log: Optional[Dict[str, Any]] = None
+    wandb_config: dict[str, Any] | None = field(default_factory=dict)
+    out_dict: dict[str, Any] | None = None
+    log: dict[str, Any] | None = None
 
     @classmethod
     def from_dict(cls, config: Mapping, where: str = "Trainer") -> TrainerConfig:

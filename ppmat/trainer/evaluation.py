@@ -20,11 +20,8 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
-from typing import Dict
-from typing import List
-from typing import Mapping
-from typing import Tuple
 
 import numpy as np
 import paddle
@@ -38,14 +35,14 @@ from ppmat.trainer.utils import own_random_stream
 from ppmat.trainer.utils import share_statistics
 from ppmat.utils import misc
 
-Meters = Dict[str, misc.AverageMeter]
+Meters = dict[str, misc.AverageMeter]
 
 
 class MetricError(RuntimeError):
     """A metric that cannot be computed; never left out silently."""
 
 
-def look_up(key: str, predictions: Mapping, batch: Mapping, stage: str) -> Tuple:
+def look_up(key: str, predictions: Mapping, batch: Mapping, stage: str) -> tuple:
     """Return ``(prediction, label)`` of a metric key.
 
     Raises:
@@ -169,7 +166,7 @@ class Evaluator:
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
 
-    def run(self, dataloader: paddle.io.DataLoader) -> Tuple[Meters, Meters, Meters]:
+    def run(self, dataloader: paddle.io.DataLoader) -> tuple[Meters, Meters, Meters]:
         """Return times, losses and metrics over all structures of all ranks.
 
         The weights are the averaged ones when the trainer keeps an average. Noise
@@ -193,7 +190,7 @@ class Evaluator:
             if was_training:
                 model.train()
 
-    def _run(self, dataloader: paddle.io.DataLoader) -> Tuple[Meters, Meters, Meters]:
+    def _run(self, dataloader: paddle.io.DataLoader) -> tuple[Meters, Meters, Meters]:
         trainer, config = self.trainer, self.trainer.config
         state = trainer.state
         by_epoch = config.metric_strategy_during_eval == "epoch"
@@ -203,7 +200,7 @@ class Evaluator:
             name: misc.AverageMeter(name, postfix="s")
             for name in ("reader_cost", "batch_cost")
         }
-        kept: Dict[str, List[np.ndarray]] = defaultdict(list)
+        kept: dict[str, list[np.ndarray]] = defaultdict(list)
         state.max_steps_in_eval_epoch = len(dataloader)
         state.step_in_eval_epoch = 0
 

@@ -20,11 +20,8 @@ from __future__ import annotations
 import csv
 import importlib
 import os
+from collections.abc import Mapping
 from typing import Any
-from typing import Dict
-from typing import List
-from typing import Mapping
-from typing import Optional
 
 from ppmat.trainer.config import TrainerConfig
 from ppmat.utils import logger
@@ -39,7 +36,7 @@ def named_values(
     times: Mapping[str, float],
     losses: Mapping[str, misc.AverageMeter],
     metrics: Mapping[str, misc.AverageMeter],
-) -> Dict[str, float]:
+) -> dict[str, float]:
     """Return one flat dict: losses and metrics are marked as such."""
     values = dict(times)
     values.update({f"{name}{_LOSS}": m.avg for name, m in losses.items()})
@@ -55,10 +52,10 @@ class MetricsFile:
         keep_rows: Rows to keep of an earlier part of the same run; None for a new run.
     """
 
-    def __init__(self, path: str, keep_rows: Optional[int] = None) -> None:
+    def __init__(self, path: str, keep_rows: int | None = None) -> None:
         self.path = path
         self.columns = list(_FIXED)
-        self.rows: List[Dict[str, str]] = []
+        self.rows: list[dict[str, str]] = []
         os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
         if os.path.exists(path) and keep_rows is None:
             number = 1
@@ -105,8 +102,8 @@ class Reporter:
     def __init__(self, config: TrainerConfig, is_master: bool) -> None:
         self.config = config
         self.is_master = is_master
-        self.file: Optional[MetricsFile] = None
-        self.writers: Dict[str, Any] = {}
+        self.file: MetricsFile | None = None
+        self.writers: dict[str, Any] = {}
         for key, module, package in (
             ("use_visualdl", "visualdl", "visualdl"),
             ("use_tensorboard", "tensorboardX", "tensorboardX"),
@@ -130,7 +127,7 @@ class Reporter:
             return library.SummaryWriter(folder)
         return library.init(**(self.config.wandb_config or {}))
 
-    def open_file(self, keep_rows: Optional[int] = None) -> None:
+    def open_file(self, keep_rows: int | None = None) -> None:
         """Start ``metrics.csv``, or go on with ``keep_rows`` of its rows."""
         if self.is_master:
             path = os.path.join(self.config.output_dir, "metrics.csv")
@@ -181,7 +178,7 @@ class Reporter:
             self.writers.get("tensorboardX"),
         )
 
-    def _shown(self, values: Mapping[str, float], stage: str) -> Dict[str, float]:
+    def _shown(self, values: Mapping[str, float], stage: str) -> dict[str, float]:
         """Return the values that ``out_dict`` lets through for the console."""
         wanted = self.config.out_dict
         if wanted is None:
@@ -210,7 +207,7 @@ class Reporter:
         self.writers = {}
 
 
-def draw_loss_curve(output_dir: str) -> Optional[str]:
+def draw_loss_curve(output_dir: str) -> str | None:
     """Draw the losses of ``metrics.csv`` into ``loss_curve.png``.
 
     Returns:

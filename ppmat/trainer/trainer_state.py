@@ -21,8 +21,6 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from typing import Any
-from typing import Dict
-from typing import Optional
 
 
 @dataclass
@@ -51,20 +49,20 @@ class TrainerState:
     step_in_eval_epoch: int = 0
     max_steps_in_train_epoch: int = 0
     max_steps_in_eval_epoch: int = 0
-    cur_metric: Optional[float] = None
-    best_metric: Optional[float] = None
-    best_epoch: Optional[int] = None
+    cur_metric: float | None = None
+    best_metric: float | None = None
+    best_epoch: int | None = None
     epoch_finished: bool = True
     looks_without_improvement: int = 0
     skipped_steps: int = 0
     log_rows: int = 0
 
-    def to_dict(self) -> Dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return the counters as a dict."""
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, dict_data: Dict[str, Any]) -> TrainerState:
+    def from_dict(cls, dict_data: dict[str, Any]) -> TrainerState:
         """Take the counters out of the content of a ``.pdstates`` file.
 
         A file of upstream's trainer has fewer keys; one written inside an epoch is

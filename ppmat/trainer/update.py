@@ -25,9 +25,6 @@ from __future__ import annotations
 
 import contextlib
 from typing import Any
-from typing import Dict
-from typing import List
-from typing import Optional
 
 import paddle
 from paddle import nn
@@ -51,7 +48,7 @@ class _LossOnly(nn.Layer):
     def __init__(self, model: nn.Layer) -> None:
         super().__init__()
         self.model = model
-        self.result: Dict[str, Any] = {}
+        self.result: dict[str, Any] = {}
 
     def forward(self, batch: Any) -> paddle.Tensor:
         self.result = self.model(batch)
@@ -68,7 +65,7 @@ class Update:
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
         self.layer = _LossOnly(trainer.model)
-        self.parallel: Optional[paddle.DataParallel] = None
+        self.parallel: paddle.DataParallel | None = None
         if trainer.world_size > 1:
             self.parallel = paddle.DataParallel(
                 self.layer,
@@ -80,9 +77,9 @@ class Update:
         self._skip = trainer.config.nan_policy == "skip"
         # On a GPU reading a flag waits for the device, so it is read one step later.
         self._at_once = self._skip or paddle.get_device() == "cpu"
-        self._unread: Optional[tuple] = None
+        self._unread: tuple | None = None
 
-    def step(self, group: List[Any]) -> None:
+    def step(self, group: list[Any]) -> None:
         """Take one step.
 
         Args:
@@ -98,10 +95,10 @@ class Update:
             state = trainer.model.state_dict()
             buffers = {k: t.clone() for k, t in state.items() if t.stop_gradient}
         layer = self.layer if self.parallel is None else self.parallel
-        finite: List[Any] = []
+        finite: list[Any] = []
         reference, total = None, 0.0
         shared = None
-        seen: List[tuple] = []
+        seen: list[tuple] = []
         for number, batch in enumerate(group):
             last = number == len(group) - 1
             size = compute_batch_size(batch)
@@ -137,7 +134,7 @@ class Update:
             for result, batch, size in seen:
                 trainer.record(result, batch, size)
 
-    def _share(self, weight: Any, finite: List[Any]) -> Optional[paddle.Tensor]:
+    def _share(self, weight: Any, finite: list[Any]) -> paddle.Tensor | None:
         """Add up over ranks: weight, losses that are not finite, wishes to stop."""
         trainer = self.trainer
         if self.parallel is None:
@@ -149,11 +146,11 @@ class Update:
 
     def _apply(
         self,
-        group: List[Any],
-        finite: List[Any],
-        shared: Optional[paddle.Tensor],
+        group: list[Any],
+        finite: list[Any],
+        shared: paddle.Tensor | None,
         factor: Any,
-        buffers: Dict[str, paddle.Tensor],
+        buffers: dict[str, paddle.Tensor],
     ) -> bool:
         trainer = self.trainer
         if factor is not None:
@@ -248,7 +245,7 @@ def _scalar(value: Any, like: paddle.Tensor) -> Any:
 
 
 @paddle.no_grad()
-def _norm(gradients: List[paddle.Tensor]) -> paddle.Tensor:
+def _norm(gradients: list[paddle.Tensor]) -> paddle.Tensor:
     if not gradients:
         return paddle.zeros([])
     squares = [g.astype("float32").square().sum() for g in gradients]

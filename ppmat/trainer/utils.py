@@ -19,14 +19,10 @@ from __future__ import annotations
 
 import contextlib
 import random
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
-from typing import Callable
-from typing import Dict
-from typing import Iterator
-from typing import List
-from typing import Mapping
-from typing import Optional
-from typing import Tuple
 
 import numpy as np
 import paddle
@@ -90,7 +86,7 @@ def compute_batch_size(batch: Any) -> int:
     )
 
 
-def batch_ids(batch: Any) -> Optional[List[str]]:
+def batch_ids(batch: Any) -> list[str] | None:
     """Return the ids of a batch, or None."""
     ids = batch.get("id") if isinstance(batch, Mapping) else None
     if ids is None:
@@ -114,16 +110,16 @@ def loss_weight(result: Mapping, name: str, batch_size: int) -> Any:
 # Ranks -----------------------------------------------------------------------------
 
 
-def gather_objects(value: Any) -> List[Any]:
+def gather_objects(value: Any) -> list[Any]:
     """Return the plain values of all ranks, in rank order."""
     if dist.get_world_size() == 1:
         return [value]
-    values: List[Any] = []
+    values: list[Any] = []
     dist.all_gather_object(values, value)
     return values
 
 
-def reduce_sum(values: List[Any]) -> paddle.Tensor:
+def reduce_sum(values: list[Any]) -> paddle.Tensor:
     """Return the sums over ranks of a few scalars, float64 [len(values)]."""
     total = paddle.stack(
         [
@@ -150,14 +146,14 @@ def share_statistics(model: paddle.nn.Layer) -> None:
                 dist.broadcast(tensor, src=0)
 
 
-def merge_meters(meters: Mapping[str, misc.AverageMeter]) -> Dict[str, Any]:
+def merge_meters(meters: Mapping[str, misc.AverageMeter]) -> dict[str, Any]:
     """Join the meters of all ranks; each item counts once.
 
     Ranks may have seen different numbers of batches, and none at all. All ranks
     return the same numbers, bit for bit.
     """
     local = {k: (float(m.sum), float(m.count)) for k, m in meters.items()}
-    merged: Dict[str, misc.AverageMeter] = {}
+    merged: dict[str, misc.AverageMeter] = {}
     for part in gather_objects(local):
         for name, (total, count) in part.items():
             meter = merged.setdefault(name, misc.AverageMeter(name))
@@ -166,7 +162,7 @@ def merge_meters(meters: Mapping[str, misc.AverageMeter]) -> Dict[str, Any]:
     return merged
 
 
-def gather_rows(parts: Mapping[str, List[np.ndarray]]) -> Dict[str, np.ndarray]:
+def gather_rows(parts: Mapping[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
     """Join the rows of all batches of all ranks, in rank order."""
     joined = {k: np.concatenate(v) for k, v in parts.items() if v}
     everywhere = gather_objects(joined)
@@ -189,18 +185,18 @@ def seed_stream(seed: int, stream: int) -> None:
     misc.set_random_seed(int(sequence.generate_state(1)[0]))
 
 
-def _plain(state: Any) -> Tuple:
+def _plain(state: Any) -> tuple:
     device, seed, offset, engine = state.__getstate__()
     return device, seed, offset, np.array(engine, dtype="uint8")
 
 
-def _generator_state(like: Any, plain: Tuple) -> Any:
+def _generator_state(like: Any, plain: tuple) -> Any:
     state = type(like).__new__(type(like))
     state.__setstate__((*plain[:3], plain[3].tolist()))
     return state
 
 
-def get_random_state() -> Dict[str, Any]:
+def get_random_state() -> dict[str, Any]:
     """Return the state of all generators of this process, as plain values."""
     version, numbers, spare = random.getstate()
     name, keys, pos, has_gauss, gauss = np.random.get_state()
@@ -230,7 +226,7 @@ def set_random_state(state: Mapping[str, Any]) -> None:
             paddle.set_rng_state(states, device)
 
 
-def _devices() -> List[str]:
+def _devices() -> list[str]:
     """Return the kinds of device whose generators a model may draw from."""
     kind = paddle.get_device().partition(":")[0]
     return ["cpu"] if kind == "cpu" else ["cpu", kind]
@@ -247,7 +243,7 @@ def own_random_stream(seed: int, stream: int) -> Iterator[None]:
         set_random_state(before)
 
 
-def unwrapped_hook(model: Any, name: str) -> Optional[Callable]:
+def unwrapped_hook(model: Any, name: str) -> Callable | None:
     """Return the model's method ``name``, looking through wrappers, or None."""
     while isinstance(model, paddle.DataParallel):
         model = model._layers

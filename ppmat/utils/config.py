@@ -25,9 +25,6 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from typing import Dict
-from typing import Optional
-from typing import Union
 
 import yaml
 from omegaconf import OmegaConf
@@ -36,7 +33,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ppmat.utils.registry import ConfigError
 from ppmat.utils.registry import check_keys
 
-PathLike = Union[str, "os.PathLike[str]"]
+PathLike = str | os.PathLike[str]
 
 SECTIONS = (
     "Global",
@@ -50,7 +47,7 @@ SECTIONS = (
 )
 
 
-def find_config(path: PathLike, task_dir: Optional[PathLike] = None) -> str:
+def find_config(path: PathLike, task_dir: PathLike | None = None) -> str:
     """Return the file ``path`` means: as given, else below ``task_dir``.
 
     Raises:
@@ -67,7 +64,7 @@ def find_config(path: PathLike, task_dir: Optional[PathLike] = None) -> str:
     )
 
 
-def load_config(path: PathLike, overrides: Iterable[str] = ()) -> Dict[str, Any]:
+def load_config(path: PathLike, overrides: Iterable[str] = ()) -> dict[str, Any]:
     """Read a YAML file, apply overrides, resolve interpolations.
 
     Args:
@@ -100,7 +97,7 @@ def load_config(path: PathLike, overrides: Iterable[str] = ()) -> Dict[str, Any]
 
 def resolve_config(
     config: Any, overrides: Iterable[str] = (), source: str = "configuration"
-) -> Dict[str, Any]:
+) -> dict[str, Any]:
     """Apply overrides to a configuration and resolve it to plain containers.
 
     Args:

@@ -47,14 +47,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from pathlib import PurePosixPath
 from typing import BinaryIO
-from typing import List
-from typing import Optional
-from typing import Tuple
-from typing import Union
 
 from tqdm import tqdm
 
 from ppmat.utils import logger
+from ppmat.utils.errors import InputError
 
 __all__ = [
     "ArchiveError",
@@ -88,25 +85,25 @@ _DAMAGED = (
 )
 
 
-class DownloadError(RuntimeError):
+class DownloadError(InputError):
     """A file could not be fetched, or what came is not what was asked for."""
 
 
-class ArchiveError(ValueError):
+class ArchiveError(InputError):
     """An archive that is damaged or that tries to write outside its folder."""
 
 
-def is_url(path: Union[str, os.PathLike]) -> bool:
+def is_url(path: str | os.PathLike) -> bool:
     """Tell whether ``path`` is an http or https address."""
     return os.fspath(path).startswith(("http://", "https://"))
 
 
-def get_weights_path_from_url(url: str, md5sum: Optional[str] = None) -> str:
+def get_weights_path_from_url(url: str, md5sum: str | None = None) -> str:
     """Return the local path of weights; see :func:`get_path_from_url`."""
     return get_path_from_url(url, WEIGHTS_HOME, md5sum)
 
 
-def get_datasets_path_from_url(url: str, md5sum: Optional[str] = None) -> str:
+def get_datasets_path_from_url(url: str, md5sum: str | None = None) -> str:
     """Return the local path of a data set; see :func:`get_path_from_url`."""
     return get_path_from_url(url, DATASETS_HOME, md5sum)
 
@@ -114,7 +111,7 @@ def get_datasets_path_from_url(url: str, md5sum: Optional[str] = None) -> str:
 def get_path_from_url(
     url: str,
     root_dir: str,
-    md5sum: Optional[str] = None,
+    md5sum: str | None = None,
     check_exist: bool = True,
     decompress: bool = True,
 ) -> str:
@@ -181,11 +178,11 @@ def _lock(file: Path) -> Iterator[None]:
         yield
 
 
-def _md5_is(file: Path, md5sum: Optional[str]) -> bool:
+def _md5_is(file: Path, md5sum: str | None) -> bool:
     return md5sum is None or hash_of_file(file, "md5") == md5sum.lower()
 
 
-def hash_of_file(path: Union[str, os.PathLike[str]], kind: str = "sha256") -> str:
+def hash_of_file(path: str | os.PathLike[str], kind: str = "sha256") -> str:
     """Return the digest of a file, by any name that hashlib knows."""
     digest = hashlib.new(kind)
     with open(path, "rb") as stream:
@@ -194,7 +191,7 @@ def hash_of_file(path: Union[str, os.PathLike[str]], kind: str = "sha256") -> st
     return digest.hexdigest()
 
 
-def _download(url: str, file: Path, md5sum: Optional[str]) -> None:
+def _download(url: str, file: Path, md5sum: str | None) -> None:
     """Fetch ``url`` through ``<file>.part``; continue a part that is there."""
     part = file.with_name(f"{file.name}.part")
     tag = file.with_name(f"{file.name}.part.tag")
@@ -289,7 +286,7 @@ def _fetch(url: str, part: Path, tag: Path, resume_unchecked: bool) -> None:
 
 
 def _copy(
-    source: BinaryIO, out: BinaryIO, name: str, start: int, total: Optional[int]
+    source: BinaryIO, out: BinaryIO, name: str, start: int, total: int | None
 ) -> None:
     with tqdm(
         total=total, initial=start, unit="B", unit_scale=True, desc=name, disable=None
@@ -388,7 +385,7 @@ def _unpack_tar(archive: Path, root: Path) -> None:
     _make_links(links, root)
 
 
-def _make_links(links: List[Tuple[tarfile.TarInfo, Path]], root: Path) -> None:
+def _make_links(links: list[tuple[tarfile.TarInfo, Path]], root: Path) -> None:
     """Make the links of an archive after all its files exist.
 
     So no file is written through a link; hard links become copies, made before any

@@ -17,9 +17,6 @@
 
 from __future__ import annotations
 
-from typing import Dict
-from typing import Optional
-
 import paddle
 from paddle import nn
 
@@ -37,7 +34,7 @@ class AveragedModel:
         decay: Share of the old average in each update; the subclass says how.
     """
 
-    def __init__(self, model: nn.Layer, decay: Optional[float] = None) -> None:
+    def __init__(self, model: nn.Layer, decay: float | None = None) -> None:
         self.model = model
         self.decay = decay
         self.n_avg = 0
@@ -47,7 +44,7 @@ class AveragedModel:
         self.params_shadow = {
             name: _copy(tensor) for name, tensor in model.state_dict().items()
         }
-        self.params_backup: Dict[str, paddle.Tensor] = {}
+        self.params_backup: dict[str, paddle.Tensor] = {}
 
     def _weight_of_new(self) -> float:
         raise NotImplementedError(f"{type(self).__name__}._weight_of_new")
@@ -80,11 +77,11 @@ class AveragedModel:
             tensor.set_value(self.params_backup[name])
         self.params_backup = {}
 
-    def state_dict(self) -> Dict[str, paddle.Tensor]:
+    def state_dict(self) -> dict[str, paddle.Tensor]:
         """Return the averages by parameter name, and ``n_avg``, the update count."""
         return {**self.params_shadow, "n_avg": paddle.to_tensor(self.n_avg)}
 
-    def set_state_dict(self, state_dict: Dict[str, paddle.Tensor]) -> None:
+    def set_state_dict(self, state_dict: dict[str, paddle.Tensor]) -> None:
         """Take over what :meth:`state_dict` returned.
 
         Raises:

@@ -22,13 +22,11 @@ from collections.abc import Callable
 from collections.abc import Collection
 from collections.abc import Mapping
 from typing import Any
-from typing import List
-from typing import Tuple
 
 
 def lazy(
     package: str, names: Mapping[str, str], submodules: Collection[str] = ()
-) -> Tuple[Callable[[str], Any], Callable[[], List[str]]]:
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Return ``__getattr__`` and ``__dir__`` of a package.
 
     Args:
@@ -44,7 +42,7 @@ def lazy(
             return getattr(importlib.import_module(f"{package}.{names[name]}"), name)
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
-    def __dir__() -> List[str]:
+    def __dir__() -> list[str]:
         return sorted({*vars(sys.modules[package]), *names, *submodules})
 
     return __getattr__, __dir__

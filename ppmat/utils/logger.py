@@ -24,9 +24,6 @@ import logging
 import os
 import sys
 from typing import Any
-from typing import Dict
-from typing import Optional
-from typing import Union
 
 __all__ = [
     "debug",
@@ -44,7 +41,7 @@ _COLOURS = {"DEBUG": "32", "MESSAGE": "36", "WARNING": "33", "ERROR": "31"}
 _LINE = "[%(asctime)s] %(name)s %(levelname)s: %(message)s"
 _DATE = "%Y/%m/%d %H:%M:%S"
 
-_logger: Optional[logging.Logger] = None
+_logger: logging.Logger | None = None
 
 
 def _rank() -> int:
@@ -73,8 +70,8 @@ class _StdoutHandler(logging.StreamHandler):
 
 def init_logger(
     name: str = "ppmat",
-    log_file: Optional[str] = None,
-    log_level: Union[int, str] = logging.INFO,
+    log_file: str | None = None,
+    log_level: int | str = logging.INFO,
 ) -> None:
     """Set up the log: standard output, and a file (appended to) on rank 0.
 
@@ -102,7 +99,7 @@ def init_logger(
     set_log_level(log_level)
 
 
-def set_log_level(log_level: Union[int, str]) -> None:
+def set_log_level(log_level: int | str) -> None:
     """Show lines of at least ``log_level`` on rank 0 (a number or a name)."""
     if isinstance(log_level, str):
         log_level = log_level.upper()
@@ -142,7 +139,7 @@ def error(msg: str, *args: Any) -> None:
 
 def scalar(
     tag: str,
-    metric_dict: Dict[str, float],
+    metric_dict: dict[str, float],
     step: int,
     visualdl_writer: Any = None,
     wandb_writer: Any = None,

@@ -19,10 +19,8 @@ from __future__ import annotations
 
 import functools
 import random
+from collections.abc import Callable
 from typing import Any
-from typing import Callable
-from typing import List
-from typing import Union
 
 import numpy as np
 import paddle
@@ -89,7 +87,7 @@ class AverageMeter:
 class RankZeroOnly:
     """``with RankZeroOnly() as is_master:`` - all ranks meet at the end."""
 
-    def __init__(self, rank: Union[int, None] = None) -> None:
+    def __init__(self, rank: int | None = None) -> None:
         self.is_master = (dist.get_rank() if rank is None else rank) == 0
 
     def __enter__(self) -> bool:
@@ -112,7 +110,7 @@ def run_at_rank0(func: Callable) -> Callable:
 
 def all_gather(
     tensor: paddle.Tensor, concat: bool = True, axis: int = 0
-) -> Union[paddle.Tensor, List[paddle.Tensor]]:
+) -> paddle.Tensor | list[paddle.Tensor]:
     """Collect a tensor from all ranks; its length may differ between them.
 
     Args:
@@ -126,14 +124,14 @@ def all_gather(
     if dist.get_world_size() == 1:
         return tensor if concat else [tensor]
     rows = tensor.moveaxis(axis, 0).contiguous()
-    lengths: List[paddle.Tensor] = []
+    lengths: list[paddle.Tensor] = []
     dist.all_gather(lengths, paddle.to_tensor([rows.shape[0]], dtype="int64"))
     lengths = [length.item() for length in lengths]
     padding = max(lengths) - rows.shape[0]
     if padding:
         filler = paddle.zeros([padding, *rows.shape[1:]], dtype=rows.dtype)
         rows = paddle.concat([rows, filler])
-    parts: List[paddle.Tensor] = []
+    parts: list[paddle.Tensor] = []
     dist.all_gather(parts, rows)
     parts = [part[:n].moveaxis(0, axis) for part, n in zip(parts, lengths)]
     return paddle.concat(parts, axis) if concat else parts

@@ -28,9 +28,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Dict
-from typing import List
-from typing import Union
 
 from omegaconf import OmegaConf
 
@@ -39,7 +36,7 @@ from ppmat.utils.registry import ConfigError
 RESULTS = "results.yaml"
 
 
-def _configs(folder: Path, model_name: str) -> List[Path]:
+def _configs(folder: Path, model_name: str) -> list[Path]:
     files = (folder / f"{model_name}{suffix}" for suffix in (".yaml", ".yml"))
     return [file for file in files if file.is_file()]
 
@@ -91,7 +88,7 @@ def get_model_config_path(model_name: str, package_dir: str) -> str:
     return str(files[0])
 
 
-def find_packages(folder: Union[str, os.PathLike]) -> Dict[str, str]:
+def find_packages(folder: str | os.PathLike) -> dict[str, str]:
     """Return the packages in a folder, name to path; none for a missing folder."""
     if not os.path.isdir(folder):
         return {}
@@ -102,7 +99,7 @@ def find_packages(folder: Union[str, os.PathLike]) -> Dict[str, str]:
     }
 
 
-def read_label(model_name: str, package_dir: str) -> Dict[str, str]:
+def read_label(model_name: str, package_dir: str) -> dict[str, str]:
     """Return what has to be said of a package wherever it is used.
 
     Returns:

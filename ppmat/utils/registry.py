@@ -22,7 +22,6 @@ YAML path, what was found, what is legal and the nearest match.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import types
 import typing
@@ -30,20 +29,16 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
-from typing import Optional
+
+from ppmat.utils.errors import InputError
+from ppmat.utils.errors import nearest
 
 CLASS_KEY = "__class_name__"
 PARAMS_KEY = "__init_params__"
 
 
-class ConfigError(ValueError):
+class ConfigError(InputError):
     """A configuration that cannot mean anything: unknown name, key or wrong type."""
-
-
-def nearest(word: str, legal: Iterable[str]) -> str:
-    """Return ``" Did you mean 'x'?"`` for the closest legal word, or ``""``."""
-    match = difflib.get_close_matches(str(word), list(legal), n=1, cutoff=0.5)
-    return f" Did you mean '{match[0]}'?" if match else ""
 
 
 def check_keys(cfg: Mapping, legal: Iterable[str], where: str) -> None:
@@ -78,7 +73,7 @@ class Registry(Mapping):
     def __len__(self) -> int:
         return len(self._table)
 
-    def register(self, cls: type, name: Optional[str] = None) -> type:
+    def register(self, cls: type, name: str | None = None) -> type:
         """Make ``cls`` legal in YAML, by its bare name and by its dotted path.
 
         Usable as a decorator by third parties. A name that already stands for
@@ -131,13 +126,13 @@ class Registry(Mapping):
             return cls(**params)
         except ValueError as error:
             # Other kinds (a bad record, a block further inside) say where they are.
-            if type(error) is not ValueError:
+            if type(error) not in (ValueError, InputError):
                 raise
             raise ConfigError(
                 f"{where}.{PARAMS_KEY} of {cls.__name__}: {error}"
             ) from error
 
-    def build_all(self, cfg: Optional[Mapping], where: str) -> Any:
+    def build_all(self, cfg: Mapping | None, where: str) -> Any:
         """Build one block, a mapping from name to block, or nothing.
 
         Returns:
@@ -180,7 +175,7 @@ class Registry(Mapping):
 
 
 def check_call(
-    cls: type, params: Mapping, where: str, from_yaml: Optional[set] = None
+    cls: type, params: Mapping, where: str, from_yaml: set | None = None
 ) -> None:
     """Check ``params`` against the constructor of ``cls``: names, presence, types.
 

@@ -32,9 +32,10 @@ import struct
 from collections.abc import Callable
 from collections.abc import Mapping
 from typing import Any
-from typing import Optional
 
 import numpy as np
+
+from ppmat.utils.errors import InputError
 
 MAX_OPCODES = 1_000_000
 MAX_NAME = 256
@@ -43,7 +44,7 @@ MAX_DIMS = 32
 _SCALARS = (str, int, float, bool, bytes, type(None))
 
 
-class RestrictedPickleError(ValueError):
+class RestrictedPickleError(InputError):
     """A stream that is truncated, inconsistent, too large, or asks for a forbidden
     global."""
 
@@ -106,7 +107,7 @@ class Global:
     def __init__(
         self,
         name: str,
-        make: Optional[Callable[..., Any]] = None,
+        make: Callable[..., Any] | None = None,
         inert: bool = False,
     ) -> None:
         self.name = name
@@ -255,7 +256,7 @@ def load_one(
     table: Table,
     pos: int = 0,
     persistent_load: Callable[[Any], Any] = _refuse_persistent_id,
-    budget: Optional[Budget] = None,
+    budget: Budget | None = None,
 ) -> tuple[Any, int]:
     """Read the pickle that starts at ``pos`` of ``data``.
 
@@ -292,7 +293,7 @@ def loads(
     data: bytes,
     table: Table,
     persistent_load: Callable[[Any], Any] = _refuse_persistent_id,
-    budget: Optional[Budget] = None,
+    budget: Budget | None = None,
 ) -> Any:
     """Read one pickle that fills ``data`` exactly; see :func:`load_one`."""
     value, end = load_one(data, table, 0, persistent_load, budget)

@@ -39,15 +39,14 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from typing import Dict
-from typing import List
 from typing import NamedTuple
-from typing import Union
 
-Result = Dict[str, Any]
+from ppmat.utils.errors import InputError
+
+Result = dict[str, Any]
 
 
-class StoredRunError(ValueError):
+class StoredRunError(InputError):
     """Stored results that are damaged or belong to another run."""
 
 
@@ -64,7 +63,7 @@ class ResultStore(Sequence):
 
     def __init__(
         self,
-        folder: Union[str, os.PathLike],
+        folder: str | os.PathLike,
         settings: Mapping[str, Any],
         num_parts: int,
         part_size: int,
@@ -87,11 +86,11 @@ class ResultStore(Sequence):
         """Tell whether the results of batch ``part`` are there."""
         return self._path(part).exists()
 
-    def write(self, part: int, results: List[Result]) -> None:
+    def write(self, part: int, results: list[Result]) -> None:
         """Store the results of one batch, whole or not at all."""
         _replace(self._path(part), gzip.compress(_dumps(results).encode(), 1, mtime=0))
 
-    def read(self, part: int) -> List[Result]:
+    def read(self, part: int) -> list[Result]:
         """Return the results of one batch."""
         if self._cached[0] != part:
             path = self._path(part)
@@ -188,7 +187,7 @@ class RowFile(Sequence):
 
     def __init__(
         self,
-        path: Union[str, os.PathLike],
+        path: str | os.PathLike,
         columns: Sequence,
         settings: Mapping[str, Any],
     ) -> None:

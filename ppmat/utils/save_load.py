@@ -35,12 +35,9 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from typing import Dict
-from typing import List
-from typing import Mapping
-from typing import Optional
 
 import numpy as np
 import paddle
@@ -49,6 +46,7 @@ import paddle.distributed as dist
 from ppmat.utils import download
 from ppmat.utils import logger
 from ppmat.utils import torch_checkpoint
+from ppmat.utils.errors import InputError
 from ppmat.utils.restricted_pickle import PLAIN_TABLE
 from ppmat.utils.restricted_pickle import Budget
 from ppmat.utils.restricted_pickle import Global
@@ -71,7 +69,7 @@ _SUFFIXES = (".pdparams", ".pdopt", ".pdstates", ".pdscaler")
 _DERIVED = ("_ema.pdparams", "_online.pdparams")
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(InputError):
     """A checkpoint that cannot be written, is incomplete, damaged or of another
     model."""
 
@@ -134,7 +132,7 @@ def _folders(ckpt_dir: Path, prefix: str) -> tuple:
     return ckpt_dir / f".{prefix}.tmp", ckpt_dir / f".{prefix}.commit"
 
 
-def _names_of(prefix: str) -> List[str]:
+def _names_of(prefix: str) -> list[str]:
     return [prefix + ending for ending in (*_SUFFIXES, *_DERIVED)]
 
 
@@ -198,10 +196,10 @@ def write_set(ckpt_dir: str, prefix: str, members: Mapping[str, Any]) -> None:
 
 def save_checkpoint(
     model: paddle.nn.Layer,
-    optimizer: Optional[paddle.optimizer.Optimizer],
-    metric: Dict[str, Any],
-    grad_scaler: Optional[paddle.amp.GradScaler] = None,
-    output_dir: Optional[str] = None,
+    optimizer: paddle.optimizer.Optimizer | None,
+    metric: dict[str, Any],
+    grad_scaler: paddle.amp.GradScaler | None = None,
+    output_dir: str | None = None,
     prefix: str = "model",
     print_log: bool = True,
     ema_model: Any = None,
@@ -230,7 +228,7 @@ def save_checkpoint(
         raise ValueError("save_checkpoint: output_dir is None, wanted a folder")
     if dist.get_rank() != 0:
         return
-    members: Dict[str, Any] = {}
+    members: dict[str, Any] = {}
     if params_from_ema:
         members[f"{prefix}_online.pdparams"] = model.state_dict()
         ema_model.apply_shadow()
@@ -263,7 +261,7 @@ class _Set:
         _, commit = _folders(folder, self.prefix)
         name = f"{self.prefix}.manifest.json"
         self.folders = [folder]
-        self.files: Optional[Dict[str, str]] = None
+        self.files: dict[str, str] | None = None
         self.stem = path
         if (commit / name).exists():
             self.folders = [commit, folder]
@@ -274,7 +272,7 @@ class _Set:
             except (ValueError, KeyError, TypeError) as error:
                 raise CheckpointError(f"{manifest} is damaged: {error}") from error
 
-    def find(self, name: str) -> Optional[str]:
+    def find(self, name: str) -> str | None:
         """Return the path of a member, checked, or None if the set has none."""
         if self.files is not None and name not in self.files:
             return None
@@ -353,7 +351,7 @@ def apply_weights(model: paddle.nn.Layer, weights: Any, source: str) -> None:
 
 def _apply_optimizer(
     optimizer: paddle.optimizer.Optimizer,
-    saved: Dict[str, Any],
+    saved: dict[str, Any],
     table: Mapping[str, str],
     model: paddle.nn.Layer,
     source: str,
@@ -366,7 +364,7 @@ def _apply_optimizer(
     now = {name: tensor.name for name, tensor in model.state_dict().items()}
     renamed = {old: now[name] for name, old in table.items() if name in now}
     saved = {k: v for k, v in saved.items() if k != _NAME_TABLE}
-    result: Dict[str, Any] = {}
+    result: dict[str, Any] = {}
     unknown = []
     by_length = sorted(renamed, key=len, reverse=True)
 
@@ -405,9 +403,9 @@ def load_checkpoint(
     path: str,
     model: paddle.nn.Layer,
     optimizer: paddle.optimizer.Optimizer,
-    grad_scaler: Optional[paddle.amp.GradScaler] = None,
+    grad_scaler: paddle.amp.GradScaler | None = None,
     ema_model: Any = None,
-) -> Dict[str, Any]:
+) -> dict[str, Any]:
     """Load a checkpoint to continue from it.
 
     Args:
@@ -451,7 +449,7 @@ def load_checkpoint(
 # Pretrained weights ----------------------------------------------------------------
 
 
-def _choose(candidates: List[str], what: str, folder: str) -> str:
+def _choose(candidates: list[str], what: str, folder: str) -> str:
     if len(candidates) > 1:
         listed = ", ".join(sorted(os.path.relpath(c, folder) for c in candidates))
         raise CheckpointError(
@@ -465,8 +463,8 @@ def _is_torch(path: str) -> bool:
 
 
 def load_torch_weights(
-    model: paddle.nn.Layer, path: str, key: Optional[str] = None
-) -> Dict[str, np.ndarray]:
+    model: paddle.nn.Layer, path: str, key: str | None = None
+) -> dict[str, np.ndarray]:
     """Read a file of PyTorch with the names and layouts of a Paddle model.
 
     Args:
@@ -486,7 +484,7 @@ def load_torch_weights(
         raise CheckpointError(str(error)) from error
 
 
-def find_weights(folder: str, weights_name: Optional[str] = None) -> str:
+def find_weights(folder: str, weights_name: str | None = None) -> str:
     """Return the weight file of a folder: best, latest, last epoch, or the only one.
 
     A PyTorch file is taken if there is no ``.pdparams`` and it is the only one.
@@ -494,7 +492,7 @@ def find_weights(folder: str, weights_name: Optional[str] = None) -> str:
     Raises:
         CheckpointError: None, or several that are equally good.
     """
-    found: Dict[str, List[str]] = {}
+    found: dict[str, list[str]] = {}
     for root, dirs, names in os.walk(folder):
         # What an interrupted save left in a commit folder belongs one level up.
         unfinished = [d for d in dirs if d.startswith(".") and d.endswith(".commit")]
@@ -532,7 +530,7 @@ def find_weights(folder: str, weights_name: Optional[str] = None) -> str:
 def load_pretrain(
     model: paddle.nn.Layer,
     path: str,
-    weights_name: Optional[str] = None,
+    weights_name: str | None = None,
 ) -> None:
     """Load weights into a model.
 

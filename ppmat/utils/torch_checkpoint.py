@@ -40,12 +40,10 @@ from collections.abc import Collection
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
-from typing import Dict
-from typing import List
-from typing import Optional
 
 import numpy as np
 
+from ppmat.utils.errors import InputError
 from ppmat.utils.restricted_pickle import Budget
 from ppmat.utils.restricted_pickle import RestrictedPickleError
 from ppmat.utils.torch_container import DAMAGED
@@ -63,7 +61,7 @@ WRAPPERS = ("model_state_dict", "state_dict", "model")
 _NAME_TABLE = "StructuredToParameterName@@"  # Paddle's own key in saved state dicts
 
 
-class TorchCheckpointError(ValueError):
+class TorchCheckpointError(InputError):
     """A file that is no readable PyTorch checkpoint, or holds no weights.
 
     The text names the file, what was found and what to do.
@@ -86,7 +84,7 @@ def _listed(names: Collection[Any]) -> str:
     return ", ".join(shown) + (", ..." if len(names) > 8 else "")
 
 
-def _choose(value: Any, key: Optional[str]) -> Dict[Any, Any]:
+def _choose(value: Any, key: str | None) -> dict[Any, Any]:
     """Return the dict of weights of the saved object."""
     if type(value) is not dict:
         raise ContainerError(
@@ -113,7 +111,7 @@ def _choose(value: Any, key: Optional[str]) -> Dict[Any, Any]:
     raise ContainerError(f"no weights, but {_listed(value) or 'nothing'}. {RESAVE}")
 
 
-def _check_names(weights: Dict[Any, Any]) -> Dict[str, Any]:
+def _check_names(weights: dict[Any, Any]) -> dict[str, Any]:
     for name, value in weights.items():
         if type(name) is not str or not name:
             raise ContainerError(f"a weight is named {str(name)[:40]!r}, wanted a text")
@@ -126,12 +124,12 @@ def _check_names(weights: Dict[Any, Any]) -> Dict[str, Any]:
     return weights
 
 
-def _build(weights: Dict[str, Any], read: Reader, size: int) -> Dict[str, np.ndarray]:
+def _build(weights: dict[str, Any], read: Reader, size: int) -> dict[str, np.ndarray]:
     """Build the tensors, storage by storage, in the order of ``weights``."""
     # Tied weights are written once and copied for each name.
     budget = Budget(4 * size + (1 << 20))
-    result: Dict[str, Any] = dict.fromkeys(weights)
-    by_storage: Dict[str, List[str]] = {}
+    result: dict[str, Any] = dict.fromkeys(weights)
+    by_storage: dict[str, list[str]] = {}
     for name, value in weights.items():
         if type(value) is np.ndarray:
             budget.take(value.nbytes, "an array")
@@ -150,7 +148,7 @@ def _build(weights: Dict[str, Any], read: Reader, size: int) -> Dict[str, np.nda
     return result
 
 
-def load(path: str, key: Optional[str] = None) -> Dict[str, np.ndarray]:
+def load(path: str, key: str | None = None) -> dict[str, np.ndarray]:
     """Read the weights of a file written by ``torch.save``.
 
     The weights may be the file's only content, or stand under ``model_state_dict``,
@@ -190,7 +188,7 @@ def load(path: str, key: Optional[str] = None) -> Dict[str, np.ndarray]:
 
 def to_paddle(
     weights: Mapping[str, np.ndarray], linear: Collection[str] = ()
-) -> Dict[str, np.ndarray]:
+) -> dict[str, np.ndarray]:
     """Translate the names and layouts of PyTorch to those of Paddle.
 
     ``running_mean`` and ``running_var`` of batch normalisation become ``_mean`` and
@@ -205,7 +203,7 @@ def to_paddle(
     Raises:
         TorchCheckpointError: Two weights get one name, or a dtype Paddle lacks.
     """
-    result: Dict[str, np.ndarray] = {}
+    result: dict[str, np.ndarray] = {}
     for name, array in weights.items():
         parent, dot, last = name.rpartition(".")
         if last == "num_batches_tracked":
@@ -286,8 +284,8 @@ def make_parser(prog: str) -> argparse.ArgumentParser:
 
 
 def linear_names(
-    weights: Mapping[str, np.ndarray], patterns: Optional[Sequence[str]]
-) -> List[str]:
+    weights: Mapping[str, np.ndarray], patterns: Sequence[str] | None
+) -> list[str]:
     """Return the names of weights of linear layers that ``patterns`` tell.
 
     Raises:
@@ -321,7 +319,7 @@ def report(path: str, weights: Mapping[str, np.ndarray]) -> str:
     return f"{path}: {len(weights)} arrays, {count} numbers"
 
 
-def main(argv: Optional[Sequence[str]] = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Convert one file; return the exit status."""
     parser = make_parser("python -m ppmat.utils.torch_checkpoint")
     parser.description += (

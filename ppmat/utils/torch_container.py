@@ -30,12 +30,10 @@ import mmap
 import os
 import struct
 import zipfile
+from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
 from typing import BinaryIO
-from typing import Callable
-from typing import Dict
-from typing import Tuple
 
 import numpy as np
 
@@ -127,7 +125,7 @@ def _forget(budget: Budget, *args: Any) -> None:
     return None
 
 
-def _table() -> Dict[Tuple[str, str], Any]:
+def _table() -> dict[tuple[str, str], Any]:
     table = dict(TORCH_TABLE)
     # A whole stream inside the stream: torch.save never writes that.
     del table["torch.storage", "_load_from_bytes"]
@@ -170,7 +168,7 @@ class StorageIds:
 
     def __init__(self, views: bool) -> None:
         self.views = views
-        self.by_key: Dict[str, StoragePid] = {}
+        self.by_key: dict[str, StoragePid] = {}
 
     def __call__(self, pid: Any) -> Any:
         view = None
@@ -217,13 +215,13 @@ def _fill(file: BinaryIO, num_bytes: int) -> np.ndarray:
     return raw
 
 
-def _members(archive: zipfile.ZipFile, size: int) -> Dict[str, zipfile.ZipInfo]:
+def _members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
     """Return the members without the name of their common folder.
 
     Members must be what ``torch.save`` writes: stored as they are, one below the
     other, each once.
     """
-    members: Dict[str, zipfile.ZipInfo] = {}
+    members: dict[str, zipfile.ZipInfo] = {}
     folder = None
     total = 0
     for info in archive.infolist():
@@ -320,7 +318,7 @@ class _Zip:
         return raw.view(pid.kind.dtype)
 
 
-def _open_zip(file: BinaryIO, size: int) -> Tuple[Any, Reader]:
+def _open_zip(file: BinaryIO, size: int) -> tuple[Any, Reader]:
     """Return the object of a zip archive and a reader of its storages."""
     archive = _Zip(file, size)
     version = archive.read("version").tobytes()[:32].strip()
@@ -340,7 +338,7 @@ def _open_zip(file: BinaryIO, size: int) -> Tuple[Any, Reader]:
     return value, archive.read_storage
 
 
-def _open_legacy(file: BinaryIO, size: int) -> Tuple[Any, Reader]:
+def _open_legacy(file: BinaryIO, size: int) -> tuple[Any, Reader]:
     """Return the object of a stream and a reader of its storages."""
     ids = StorageIds(views=True)
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -352,7 +350,7 @@ def _open_legacy(file: BinaryIO, size: int) -> Tuple[Any, Reader]:
         raise ContainerError(
             f"the list of storages does not fit the tensors. {DAMAGED}"
         )
-    places: Dict[str, int] = {}
+    places: dict[str, int] = {}
     for key in keys:
         pid = ids.by_key.get(key) if type(key) is str else None
         if pid is None or key in places:
@@ -405,7 +403,7 @@ def _guess(head: bytes) -> str:
     return f"no PyTorch checkpoint (it begins with {head[:8]!r}). {RESAVE}"
 
 
-def open_checkpoint(file: BinaryIO) -> Tuple[Any, Reader]:
+def open_checkpoint(file: BinaryIO) -> tuple[Any, Reader]:
     """Read the object of a file written by ``torch.save``, without its tensors.
 
     Args:

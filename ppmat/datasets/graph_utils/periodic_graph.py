@@ -23,10 +23,6 @@ inside a sphere. Neither depends on which basis describes the lattice.
 from __future__ import annotations
 
 import math
-from typing import Dict
-from typing import List
-from typing import Optional
-from typing import Union
 
 import numpy as np
 from pymatgen.core.structure import Structure
@@ -56,7 +52,7 @@ class PeriodicGraphConverter:
     def __init__(
         self,
         cutoff: float = 5.0,
-        max_neighbors: Optional[int] = 24,
+        max_neighbors: int | None = 24,
         k_cut: float = 1.0,
     ) -> None:
         if not 0 < cutoff < math.inf:
@@ -72,8 +68,8 @@ class PeriodicGraphConverter:
         self.k_cut = float(k_cut)
 
     def __call__(
-        self, structure: Union[Structure, List[Structure]]
-    ) -> Union[Dict[str, ConcatData], List[Dict[str, ConcatData]]]:
+        self, structure: Structure | list[Structure]
+    ) -> dict[str, ConcatData] | list[dict[str, ConcatData]]:
         """Return the graph of a structure, or the graphs of a list.
 
         Returns:
@@ -103,7 +99,7 @@ class PeriodicGraphConverter:
 
     def from_edges(
         self, structure: Structure, edge_index: np.ndarray, cell_offsets: np.ndarray
-    ) -> Dict[str, ConcatData]:
+    ) -> dict[str, ConcatData]:
         """Return the graph made of stored OC20 edges instead of a search.
 
         The cut-off and the neighbour limit are applied to them. Edges that were not

@@ -17,13 +17,10 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
-from typing import Callable
-from typing import List
-from typing import Optional
-from typing import Tuple
 
 from ppmat.datasets.transform.dataset import Target
 from ppmat.datasets.transform.dataset import composition_scaling
@@ -78,7 +75,7 @@ class Compose:
         transforms: Callables from the data to the changed data.
     """
 
-    def __init__(self, transforms: List[Callable]) -> None:
+    def __init__(self, transforms: list[Callable]) -> None:
         self.transforms = list(transforms)
 
     def __call__(self, data: Any) -> Any:
@@ -89,8 +86,8 @@ class Compose:
 
 
 def build_transforms(
-    cfg: Optional[Sequence[Mapping]], where: str = "transforms"
-) -> Optional[Compose]:
+    cfg: Sequence[Mapping] | None, where: str = "transforms"
+) -> Compose | None:
     """Build what is applied to each sample of a data set.
 
     Args:
@@ -113,8 +110,8 @@ def build_transforms(
 
 
 def build_post_transforms(
-    cfg: Optional[Sequence[Mapping]], where: str = "post_transforms"
-) -> Optional[Compose]:
+    cfg: Sequence[Mapping] | None, where: str = "post_transforms"
+) -> Compose | None:
     """Build what is applied to a model's output; see :func:`build_transforms`."""
     return build_transforms(cfg, where)
 
@@ -135,7 +132,7 @@ def check_scaling(cfg: Mapping, where: str = "Dataset.transform") -> None:
 
 def run_dataset_transform(
     trans_func: str, train_loader: Any, target: Target, **params: Any
-) -> Tuple:
+) -> tuple:
     """Return mean and standard deviation of the target, as the scaling says.
 
     ``composition_scaling`` returns the energies of the elements behind them.

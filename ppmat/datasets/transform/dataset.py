@@ -21,14 +21,9 @@ the elements.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
-from typing import Callable
-from typing import Dict
-from typing import List
-from typing import Optional
-from typing import Sequence
-from typing import Tuple
-from typing import Union
 
 import numpy as np
 import paddle.distributed as dist
@@ -40,17 +35,17 @@ from ppmat.datasets.custom_data_type import ConcatData
 from ppmat.utils.registry import ConfigError
 
 NUM_ELEMENTS = 119  # row 0 is no element
-Target = Union[str, Sequence[str]]
+Target = str | Sequence[str]
 
 
-def no_scaling(train_loader: io.DataLoader, target: Target) -> Tuple[float, float]:
+def no_scaling(train_loader: io.DataLoader, target: Target) -> tuple[float, float]:
     """Return 0 and 1: the target as it is."""
     return 0.0, 1.0
 
 
 def mean_std_scaling(
     train_loader: io.DataLoader, target: Target
-) -> Tuple[float, float]:
+) -> tuple[float, float]:
     """Return mean and standard deviation (``n - 1``) over the training data.
 
     Each record counts once, whatever the sampler does with it. A data set with a
@@ -81,7 +76,7 @@ def composition_scaling(
     target: Target,
     tags: Sequence[int] = (1, 2),
     ridge: float = 1.0,
-) -> Tuple[float, float, Dict[str, float]]:
+) -> tuple[float, float, dict[str, float]]:
     """Return mean and standard deviation of what the composition leaves open.
 
     The label is fitted by ``mean + sum of the energies of the atoms`` with one energy
@@ -126,10 +121,10 @@ def composition_scaling(
 def custom_scaling(
     train_loader: io.DataLoader,
     target: Target,
-    mean: Optional[float] = None,
-    std: Optional[float] = None,
-    rmsd: Optional[float] = None,
-) -> Tuple[float, float]:
+    mean: float | None = None,
+    std: float | None = None,
+    rmsd: float | None = None,
+) -> tuple[float, float]:
     """Return numbers known beforehand: ``mean`` and ``std``, or 0 and ``rmsd``.
 
     Raises:
@@ -168,13 +163,13 @@ def read_labels(dataset: io.Dataset, name: str) -> np.ndarray:
     return np.concatenate(_read_all(dataset, _read_label, name))
 
 
-def _read_all(dataset: io.Dataset, read: Callable, *args: Any) -> List[Any]:
+def _read_all(dataset: io.Dataset, read: Callable, *args: Any) -> list[Any]:
     """Return ``read(dataset, index, *args)`` of all records, shared among processes."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
     total = len(dataset)
     share = range(total * rank // world_size, total * (rank + 1) // world_size)
-    found: List[Any] = []
-    failure: Optional[Exception] = None
+    found: list[Any] = []
+    failure: Exception | None = None
     try:
         for index in tqdm(
             share,
@@ -188,7 +183,7 @@ def _read_all(dataset: io.Dataset, read: Callable, *args: Any) -> List[Any]:
     except Exception as error:  # the other processes wait for an answer
         failure = error
     text = None if failure is None else f"{type(failure).__name__}: {failure}"
-    answers: List[Any] = [(found, text)]
+    answers: list[Any] = [(found, text)]
     if world_size > 1:
         answers = []
         dist.all_gather_object(answers, (found, text))
@@ -202,7 +197,7 @@ def _read_all(dataset: io.Dataset, read: Callable, *args: Any) -> List[Any]:
 
 def _read_label_and_composition(
     dataset: io.Dataset, index: int, name: str, tags: Sequence[int]
-) -> Tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray]:
     """Return both of a record; a sample that must be made for them is made once."""
     source = dataset if hasattr(dataset, "read_atoms") else {index: dataset[index]}
     return _read_label(source, index, name), _read_composition(source, index, tags)

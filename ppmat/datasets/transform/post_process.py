@@ -16,8 +16,6 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 import numpy as np
 
 from ppmat.datasets.transform.preprocess import Keys
@@ -57,8 +55,8 @@ class PowerData(KeyTransform):
 
     def __init__(
         self,
-        base: Optional[float] = None,
-        exp: Optional[float] = None,
+        base: float | None = None,
+        exp: float | None = None,
         apply_keys: Keys = None,
     ) -> None:
         super().__init__(apply_keys)

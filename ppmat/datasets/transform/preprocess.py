@@ -16,16 +16,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
-from typing import Dict
-from typing import Optional
-from typing import Sequence
-from typing import Union
 
 import numpy as np
 
-Keys = Union[None, str, Sequence[str]]
-Numbers = Union[float, Sequence[float]]
+Keys = None | str | Sequence[str]
+Numbers = float | Sequence[float]
 
 
 class KeyTransform:
@@ -37,7 +34,7 @@ class KeyTransform:
     """
 
     def __init__(self, apply_keys: Keys = None) -> None:
-        self.apply_keys: Optional[list] = (
+        self.apply_keys: list | None = (
             [apply_keys]
             if isinstance(apply_keys, str)
             else apply_keys and list(apply_keys)
@@ -47,7 +44,7 @@ class KeyTransform:
         """Return the new value of one entry."""
         raise NotImplementedError(f"{type(self).__name__}.change")
 
-    def __call__(self, data: Dict[str, Any]) -> Dict[str, Any]:
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
         """Return a new dict; arrays of floats keep their type."""
         names = data if self.apply_keys is None else self.apply_keys
         changed = {}

@@ -24,9 +24,7 @@ the measurements.
 
 from __future__ import annotations
 
-from typing import List
-from typing import Optional
-from typing import Sequence
+from collections.abc import Sequence
 
 import paddle
 import paddle.nn.functional as F
@@ -46,9 +44,9 @@ def merging_pays(x: paddle.Tensor) -> bool:
 
 def merged_conv2d(
     inputs: Sequence[paddle.Tensor],
-    weights: Sequence[Sequence[Optional[paddle.Tensor]]],
+    weights: Sequence[Sequence[paddle.Tensor | None]],
     biases: Sequence[paddle.Tensor],
-) -> List[paddle.Tensor]:
+) -> list[paddle.Tensor]:
     """Return ``y[o] = biases[o] + sum over i of conv2d(inputs[i], weights[o][i])``.
 
     The images are padded by zeros to keep H and W. A bias is the weight of a channel

@@ -28,10 +28,6 @@ from __future__ import annotations
 
 import math
 from typing import Any
-from typing import Dict
-from typing import List
-from typing import Tuple
-from typing import Union
 
 import numpy as np
 import paddle
@@ -40,8 +36,8 @@ import paddle.nn as nn
 from ppmat.models.sfin.conv import merged_conv2d
 from ppmat.models.sfin.conv import merging_pays
 
-ImageLike = Union[paddle.Tensor, np.ndarray]
-Halves = Tuple[paddle.Tensor, paddle.Tensor]
+ImageLike = paddle.Tensor | np.ndarray
+Halves = tuple[paddle.Tensor, paddle.Tensor]
 
 _LOSSES = {"l1": nn.L1Loss, "mse": nn.MSELoss}
 
@@ -298,7 +294,7 @@ class SFIN(nn.Layer):
         double = self.head_conv.weight.dtype == paddle.float64
         return x.astype("float64" if double else "float32")
 
-    def forward(self, batch: Union[Dict[str, Any], ImageLike]) -> Any:
+    def forward(self, batch: dict[str, Any] | ImageLike) -> Any:
         """Return loss and prediction of a batch; of bare images, the images.
 
         Args:
@@ -320,8 +316,8 @@ class SFIN(nn.Layer):
         }
 
     def predict(
-        self, samples: Union[ImageLike, List[ImageLike]]
-    ) -> Union[Dict[str, paddle.Tensor], List[Dict[str, paddle.Tensor]]]:
+        self, samples: ImageLike | list[ImageLike]
+    ) -> dict[str, paddle.Tensor] | list[dict[str, paddle.Tensor]]:
         """Return ``{target_name: [B, C, H, W]}`` of images, or a list of them.
 
         Args:

@@ -18,9 +18,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Literal
-from typing import Optional
-from typing import Sequence
 
 import paddle
 import paddle.distributed as dist
@@ -102,8 +101,8 @@ class SFINEnergy(nn.Layer):
         data_std: float = 1.0,
         pooling: Literal["sum", "mean"] = "sum",
         readout_tags: Sequence[int] = (1, 2),
-        element_reference: Optional[Mapping[str, float]] = None,
-        displacement_weight: Optional[Sequence[float]] = None,
+        element_reference: Mapping[str, float] | None = None,
+        displacement_weight: Sequence[float] | None = None,
         noisy_nodes: float = 0.0,
         noise_std: float = 0.3,
         num_recycles: int = 0,
@@ -161,7 +160,7 @@ class SFINEnergy(nn.Layer):
         self.register_buffer(
             "elements_seen", paddle.zeros([MAX_ATOMIC_NUMBER + 1], dtype="bool")
         )
-        self.num_batches: Optional[int] = None
+        self.num_batches: int | None = None
 
     def before_train(self, trainer) -> None:
         """Learn from the trainer how long the auxiliary weight has to fall."""
@@ -182,7 +181,7 @@ class SFINEnergy(nn.Layer):
 
     def look(
         self, batch: dict, positions: paddle.Tensor
-    ) -> tuple[paddle.Tensor, Optional[paddle.Tensor], Optional[paddle.Tensor]]:
+    ) -> tuple[paddle.Tensor, paddle.Tensor | None, paddle.Tensor | None]:
         """Look at the atoms where they are now.
 
         Args:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import zlib
 from typing import Literal
-from typing import Optional
 
 import numpy as np
 import paddle
@@ -191,7 +190,7 @@ class SFINFlow(nn.Layer):
     def sample(
         self,
         batch_data: dict,
-        num_inference_steps: Optional[int] = None,
+        num_inference_steps: int | None = None,
         seed: int = 0,
         num_samples: int = 1,
     ) -> dict:

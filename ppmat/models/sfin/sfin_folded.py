@@ -29,9 +29,7 @@ Folding is done in float64, the network runs in float32.
 
 from __future__ import annotations
 
-from typing import Dict
 from typing import Literal
-from typing import Tuple
 
 import numpy as np
 import paddle
@@ -42,7 +40,7 @@ from ppmat.models.sfin.sfin import FFC
 from ppmat.models.sfin.sfin import SFIB
 from ppmat.models.sfin.sfin import SFIN
 
-Affine = Tuple[np.ndarray, np.ndarray]
+Affine = tuple[np.ndarray, np.ndarray]
 
 
 def _float64(tensor: paddle.Tensor) -> np.ndarray:
@@ -75,7 +73,7 @@ def fold_fourier_unit(conv: nn.Conv2D, norm: nn.BatchNorm2D) -> np.ndarray:
     return np.stack([matrix[0::2], matrix[1::2]])
 
 
-def fold_block(block: SFIB) -> Dict[str, np.ndarray]:
+def fold_block(block: SFIB) -> dict[str, np.ndarray]:
     """Return the weights of one interactive block, in float64.
 
     With ``x`` both halves ``(spatial, frequency)`` and ``u`` the Fourier unit on
@@ -118,7 +116,7 @@ def ramp_channels(height: int, width: int) -> np.ndarray:
     return np.stack([vertical, horizontal, np.ones(shape)]).reshape(3, -1)
 
 
-def dft_tables(height: int, width: int) -> Dict[str, np.ndarray]:
+def dft_tables(height: int, width: int) -> dict[str, np.ndarray]:
     """Return the orthonormal real Fourier transform as matrices, in float64.
 
     Returns:

@@ -33,7 +33,6 @@ from __future__ import annotations
 import math
 from typing import Literal
 from typing import NamedTuple
-from typing import Optional
 
 import paddle
 from paddle import nn
@@ -444,8 +443,8 @@ class SFINBackbone(nn.Layer):
     def forward(
         self,
         batch: dict,
-        positions: Optional[paddle.Tensor] = None,
-        condition: Optional[paddle.Tensor] = None,
+        positions: paddle.Tensor | None = None,
+        condition: paddle.Tensor | None = None,
     ) -> tuple[Features, Geometry]:
         """Describe every atom.
 

@@ -17,10 +17,7 @@
 
 from __future__ import annotations
 
-from typing import Iterator
-from typing import List
-from typing import Optional
-from typing import Tuple
+from collections.abc import Iterator
 
 import numpy as np
 from scipy import sparse
@@ -35,7 +32,7 @@ class Background:
         level: Value of all nodes at first.
     """
 
-    def __init__(self, shape: Tuple[int, int], spacing: float, level: float) -> None:
+    def __init__(self, shape: tuple[int, int], spacing: float, level: float) -> None:
         self.shape = shape
         pieces = [max(1, int(np.ceil((size - 1) / spacing))) for size in shape]
         self.spacings = tuple((size - 1) / p for size, p in zip(shape, pieces))
@@ -60,13 +57,13 @@ class Background:
             for k, ends in enumerate(self._ends[0])
         ]
 
-    def _between(self, places: np.ndarray, axis: int) -> Tuple[np.ndarray, np.ndarray]:
+    def _between(self, places: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the nodes before some places, and how far these are to the next."""
         grid = places / self.spacings[axis]
         left = np.minimum(grid.astype(int), self.nodes.shape[axis] - 2)
         return left, grid - left
 
-    def grid(self) -> List[np.ndarray]:
+    def grid(self) -> list[np.ndarray]:
         """Return the places (y, x) of the nodes, pixels, two arrays [P, Q]."""
         places = (
             np.arange(count) * spacing
@@ -75,7 +72,7 @@ class Background:
         return np.meshgrid(*places, indexing="ij")
 
     def at(
-        self, y: np.ndarray, x: np.ndarray, nodes: Optional[np.ndarray] = None
+        self, y: np.ndarray, x: np.ndarray, nodes: np.ndarray | None = None
     ) -> np.ndarray:
         """Return the background at points of the image [n], or that of other nodes."""
         nodes = self.nodes if nodes is None else nodes
@@ -116,7 +113,7 @@ class Background:
             out[a] += np.bincount(left + 1, share * sums, len(out[a]))
         return np.where(nodes, out, 0.0)
 
-    def _strips(self, nodes: np.ndarray) -> Iterator[Tuple[int, slice]]:
+    def _strips(self, nodes: np.ndarray) -> Iterator[tuple[int, slice]]:
         """Yield rows of nodes that a mask is in, and the columns of pixels that the
         nodes of the mask reach."""
         for a in np.nonzero(nodes.any(axis=1))[0].tolist():
@@ -125,7 +122,7 @@ class Background:
 
     def under(
         self, profiles: np.ndarray, start: np.ndarray, axis: int
-    ) -> Tuple[np.ndarray, np.ndarray]:
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return the sums of profiles with the hats along an axis [n, 3, k], and which
         nodes these are [n, k]; some may lie beyond the image.
 
@@ -142,6 +139,6 @@ class Background:
         return profiles @ np.maximum(value, 0).transpose(0, 2, 1), node
 
 
-def _ends(hat: sparse.csr_matrix) -> Tuple[int, int]:
+def _ends(hat: sparse.csr_matrix) -> tuple[int, int]:
     used = hat.indices[hat.data > 0]
     return int(used.min()), int(used.max()) + 1

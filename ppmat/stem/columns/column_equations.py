@@ -17,10 +17,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable
-from typing import Optional
-from typing import Tuple
 
 import numpy as np
 from scipy import sparse
@@ -74,12 +72,12 @@ class Frames:
     which: np.ndarray
     values: np.ndarray
     corners: np.ndarray
-    profiles: Tuple[np.ndarray, np.ndarray]
-    shape: Tuple[int, int]
+    profiles: tuple[np.ndarray, np.ndarray]
+    shape: tuple[int, int]
 
     @classmethod
     def of(
-        cls, which: np.ndarray, values: np.ndarray, half: int, shape: Tuple[int, int]
+        cls, which: np.ndarray, values: np.ndarray, half: int, shape: tuple[int, int]
     ) -> Frames:
         """Return the frames of columns whose windows have ``2 half + 1`` pixels."""
         corners = np.rint(values[:, :2].T).astype(int) - half
@@ -117,7 +115,7 @@ class Frames:
         return _combine(*sums) * self.scales[:, :, None] * self.scales[:, None]
 
     def squares(
-        self, part: slice = slice(None), window: Optional[np.ndarray] = None
+        self, part: slice = slice(None), window: np.ndarray | None = None
     ) -> np.ndarray:
         """Return the sums of squared derivatives, as of height 1 [m, 4].
 
@@ -157,7 +155,7 @@ class Frames:
             out[part] = _combine(*sums) * scales[a][:, :, None] * scales[b][:, None]
         return out
 
-    def with_background(self, background: Background) -> Tuple[np.ndarray, np.ndarray]:
+    def with_background(self, background: Background) -> tuple[np.ndarray, np.ndarray]:
         """Return the products of the columns' derivatives with hats of the background
         [m, 4, k], and their nodes, as a row and a column of the grid [2, m, k].
 
@@ -208,7 +206,7 @@ class Equations:
     """
 
     own: np.ndarray
-    pairs: Tuple[np.ndarray, np.ndarray]
+    pairs: tuple[np.ndarray, np.ndarray]
     other: np.ndarray
     mixed: np.ndarray
     mixed_nodes: np.ndarray
@@ -218,7 +216,7 @@ class Equations:
 
     def solve(
         self, background: Background, free: np.ndarray, damping: np.ndarray
-    ) -> Tuple[np.ndarray, np.ndarray]:
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return the steps of the columns [m, 4] and of the nodes [P, Q].
 
         Args:
@@ -262,7 +260,7 @@ class Equations:
         step = inner * _conjugate_gradients(apply, prepare, inner * right)
         return step[:size].reshape(m, 4), step[size:].reshape(grid)
 
-    def _matrices(self) -> Tuple[sparse.bsr_matrix, sparse.csr_matrix]:
+    def _matrices(self) -> tuple[sparse.bsr_matrix, sparse.csr_matrix]:
         m, (i, j) = len(self.own), self.pairs
         rows = np.concatenate([np.arange(m), i, j])
         order = np.argsort(rows, kind="stable")

@@ -17,11 +17,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable
-from typing import Dict
-from typing import List
-from typing import Tuple
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -107,7 +104,7 @@ def noise_image(
 
 def _levels(
     image: np.ndarray, residual: np.ndarray, valid: np.ndarray
-) -> Tuple[np.ndarray, np.ndarray, float]:
+) -> tuple[np.ndarray, np.ndarray, float]:
     """Return pixels [k], and mean model and squared residual [2, k], by grey value, and
     the mean of all squares."""
 
@@ -159,7 +156,7 @@ class Marginals:
         self._side = _TILE * separation
         self._rim = min(_RIM * separation, reach)
         self._sigma = sigma
-        self._kept: Dict[Tuple[float, ...], Tuple[np.ndarray, ...]] = {}
+        self._kept: dict[tuple[float, ...], tuple[np.ndarray, ...]] = {}
 
     def blocks(
         self,
@@ -209,7 +206,7 @@ class Marginals:
         self._kept = kept
         return out
 
-    def _differ(self, ids: np.ndarray, values: np.ndarray, before: Tuple) -> bool:
+    def _differ(self, ids: np.ndarray, values: np.ndarray, before: tuple) -> bool:
         if not np.array_equal(ids, before[0]):
             return True
         change = np.abs(values - before[1])
@@ -220,9 +217,9 @@ class Marginals:
     def _invert(
         self,
         middle: np.ndarray,
-        near: List[np.ndarray],
+        near: list[np.ndarray],
         cell: np.ndarray,
-        cells: List[int],
+        cells: list[int],
         equations: Equations,
     ) -> np.ndarray:
         """Return the blocks of the columns that are inside of a part.

@@ -24,8 +24,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
-from typing import Optional
-from typing import Tuple
 
 import numpy as np
 
@@ -49,7 +47,7 @@ def not_elements(symbols: Sequence[str]) -> list:
 
 def to_atoms(
     table: ColumnTable,
-    elements: Optional[Sequence[str]] = None,
+    elements: Sequence[str] | None = None,
     *,
     whole: bool = False,
     thickness: float = 10.0,
@@ -98,7 +96,7 @@ def to_atoms(
 
 def to_structure(
     table: ColumnTable,
-    elements: Optional[Sequence[str]] = None,
+    elements: Sequence[str] | None = None,
     *,
     whole: bool = False,
     thickness: float = 10.0,
@@ -127,7 +125,7 @@ def to_structure(
     )
 
 
-def _model(table: ColumnTable, whole: bool, thickness: float) -> Tuple:
+def _model(table: ColumnTable, whole: bool, thickness: float) -> tuple:
     """Return cell [3, 3] and positions [n, 3] in Å, groups, arrays, and quality."""
     if not len(table):
         raise ColumnTableError("the table has no columns")
@@ -179,7 +177,7 @@ def _model(table: ColumnTable, whole: bool, thickness: float) -> Tuple:
 
 def _site_groups(
     lattice: PlaneLattice, groups: np.ndarray
-) -> Tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the group of each site [m], and the one that each group of columns comes
     nearest to [k]."""
     if not lattice.by_intensity:
@@ -202,7 +200,7 @@ def _labels(
     groups: np.ndarray,
     intensity: np.ndarray,
     groups_from: str,
-    elements: Optional[Sequence[str]],
+    elements: Sequence[str] | None,
 ) -> list:
     count = int(groups.max()) + 1
     if elements is None:

@@ -28,8 +28,6 @@ the common one.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional
-from typing import Tuple
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -191,7 +189,7 @@ class ColumnFit:
             number = np.concatenate([w.sum(axis=(1, 2)) for _, w in windows])
         return np.maximum(number, 1.0)
 
-    def _pixels(self) -> Tuple[np.ndarray, np.ndarray]:
+    def _pixels(self) -> tuple[np.ndarray, np.ndarray]:
         """Return row and column of the pixel that each column is on."""
         y, x = (
             np.clip(np.rint(self.values[:, k]).astype(int), 0, size - 1)
@@ -331,7 +329,7 @@ class ColumnFit:
             touched[:] = True
         return np.nonzero(touched)[0]
 
-    def _costs(self, view: _View, noise: np.ndarray) -> Tuple[float, np.ndarray]:
+    def _costs(self, view: _View, noise: np.ndarray) -> tuple[float, np.ndarray]:
         """Return what is minimised, and the part of it around each column [m]."""
         off = (view.frames.values[:, WIDTH] - self._center) / self.width_spread
         prior = off**2 * noise
@@ -344,7 +342,7 @@ class ColumnFit:
         view: _View,
         damping: np.ndarray,
         only_heights: bool = False,
-    ) -> Tuple[np.ndarray, np.ndarray]:
+    ) -> tuple[np.ndarray, np.ndarray]:
         free = np.ones((len(damping), 4))
         # Heights first: what a shift does follows from them.
         free[self.frozen[view.frames.which] | only_heights] = np.arange(4) == HEIGHT
@@ -352,7 +350,7 @@ class ColumnFit:
 
     def _move(
         self, view: _View, step: np.ndarray, nodes: np.ndarray
-    ) -> Tuple[_View, np.ndarray]:
+    ) -> tuple[_View, np.ndarray]:
         """Take a step; returns the new view, and how far parameters went [m, 4]."""
         before = view.frames
         largest = _LARGEST_STEP * [self.sigma, self.sigma, 1, 1]
@@ -364,7 +362,7 @@ class ColumnFit:
         return self._view(after), moved
 
     def _replace(
-        self, before: Frames, values: np.ndarray, nodes: Optional[np.ndarray] = None
+        self, before: Frames, values: np.ndarray, nodes: np.ndarray | None = None
     ) -> Frames:
         """Give columns other values, and nodes a step; returns the new frames."""
         self.values[before.which] = values

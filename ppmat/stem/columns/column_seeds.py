@@ -18,8 +18,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional
-from typing import Tuple
 
 import numpy as np
 from scipy.ndimage import gaussian_laplace
@@ -50,7 +48,7 @@ class Plane:
     scale: float
 
 
-def column_width(image: np.ndarray, valid: np.ndarray) -> Optional[float]:
+def column_width(image: np.ndarray, valid: np.ndarray) -> float | None:
     """Return the typical sigma of the bright spots of an image, pixels, roughly.
 
     From the radius at which the autocorrelation has fallen halfway to its first
@@ -88,7 +86,7 @@ def column_width(image: np.ndarray, valid: np.ndarray) -> Optional[float]:
 
 def _radial_autocorrelation(
     image: np.ndarray, valid: np.ndarray
-) -> Tuple[np.ndarray, np.ndarray, bool]:
+) -> tuple[np.ndarray, np.ndarray, bool]:
     """Return radii, mean autocorrelation there, and whether it stands out of noise."""
     sides = [min(_BLOCK, size) for size in image.shape]
     starts = [
@@ -142,7 +140,7 @@ def noise_level(plane: Plane) -> float:
 
 def peaks(
     plane: Plane, width: float, apart: float, noise: float
-) -> Tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the peaks ``(y, x)`` [n, 2] of an image under a filter for spots, and
     their heights under the filter [n].
 
@@ -194,7 +192,7 @@ def spots(image: np.ndarray, width: float) -> np.ndarray:
 
 def _maxima(
     response: np.ndarray, valid: np.ndarray, apart: float
-) -> Tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray]:
     """Return rows and columns of the pixels that are largest within a distance."""
     # Pixels side by side at least, even where columns are narrow.
     reach = max(int(apart), 1)

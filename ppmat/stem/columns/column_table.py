@@ -24,21 +24,19 @@ from dataclasses import dataclass
 from dataclasses import field
 from dataclasses import fields
 from typing import Any
-from typing import Dict
-from typing import Optional
-from typing import Tuple
-from typing import Union
 
 import numpy as np
 
-PathLike = Union[str, "os.PathLike[str]"]
+from ppmat.utils.errors import InputError
+
+PathLike = str | os.PathLike[str]
 
 # Lengths in nm.
 UNITS = {"pm": 1e-3, "Å": 0.1, "nm": 1.0, "µm": 1e3}
 _OTHER_NAMES = {"A": "Å", "Å": "Å", "angstrom": "Å", "um": "µm", "μm": "µm"}
 
 
-class ColumnTableError(ValueError):
+class ColumnTableError(InputError):
     """A file that is no table of columns, or a table that cannot be what is asked."""
 
 
@@ -93,8 +91,8 @@ class ColumnTable:
     edge: np.ndarray = _column("0/1", boolean=True)
     overlapping: np.ndarray = _column("0/1", boolean=True)
     fitted: np.ndarray = _column("0/1", boolean=True)
-    pixel_size: Optional[Tuple[float, float]] = None
-    info: Dict[str, Any] = field(default_factory=dict)
+    pixel_size: tuple[float, float] | None = None
+    info: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.y)
@@ -198,7 +196,7 @@ class ColumnTable:
         else:
             np.savetxt(path, positions, "%.9g", ",", header="x,y", comments="")
 
-    def to_atoms(self, elements: Optional[Sequence[str]] = None, **options: Any) -> Any:
+    def to_atoms(self, elements: Sequence[str] | None = None, **options: Any) -> Any:
         """Return ``ase.Atoms``: see :func:`ppmat.stem.columns.column_export.to_atoms`.
 
         Raises:
@@ -209,7 +207,7 @@ class ColumnTable:
         return to_atoms(self, elements, **options)
 
     def to_structure(
-        self, elements: Optional[Sequence[str]] = None, **options: Any
+        self, elements: Sequence[str] | None = None, **options: Any
     ) -> Any:
         """Return a pymatgen ``Structure``, see :meth:`to_atoms`."""
         from ppmat.stem.columns.column_export import to_structure
@@ -226,9 +224,7 @@ COLUMNS = {
 _LENGTHS = ("y [nm]", "x [nm]", "y_error [nm]", "x_error [nm]")
 
 
-def pixel_size_in_nm(
-    pixel_size: Any, units: Optional[str]
-) -> Optional[Tuple[float, float]]:
+def pixel_size_in_nm(pixel_size: Any, units: str | None) -> tuple[float, float] | None:
     """Return a pixel size as ``(y, x)`` in nm.
 
     Args:
@@ -275,7 +271,7 @@ def _numbers(rows: list, names: list, path: PathLike) -> np.ndarray:
     return out
 
 
-def _ratio(lengths: np.ndarray, pixels: np.ndarray) -> Optional[Tuple[float, float]]:
+def _ratio(lengths: np.ndarray, pixels: np.ndarray) -> tuple[float, float] | None:
     """Return the pixel size (y, x), from the columns farthest from 0."""
     farthest = np.abs(pixels).argmax(axis=0)
     over, under = (a[farthest, [0, 1]] for a in (lengths, pixels))

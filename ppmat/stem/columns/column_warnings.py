@@ -17,8 +17,6 @@
 
 from __future__ import annotations
 
-from typing import List
-
 import numpy as np
 
 from ppmat.stem.images.bad_pixels import told
@@ -29,7 +27,7 @@ _LEVELS = 16  # with fewer values, a few electrons were counted: 0 is no clippin
 _MOST_UNFITTED = 1 / 3  # of the columns
 
 
-def doubts(values: np.ndarray, bright: bool, fitted: np.ndarray, hot: int) -> List[str]:
+def doubts(values: np.ndarray, bright: bool, fitted: np.ndarray, hot: int) -> list[str]:
     """Return what casts doubt on the columns of an image, one sentence or two each.
 
     Args:

@@ -26,9 +26,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from dataclasses import fields
 from typing import Any
-from typing import Dict
-from typing import Optional
-from typing import Tuple
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -87,10 +84,10 @@ def detect_columns(
     *,
     units: str = "Å",
     mode: str = "haadf",
-    polarity: Optional[str] = None,
+    polarity: str | None = None,
     seeds_from: str = "enhanced",
-    sigma: Optional[float] = None,
-    separation: Optional[float] = None,
+    sigma: float | None = None,
+    separation: float | None = None,
     min_score: float = MIN_SCORE,
 ) -> ColumnTable:
     """Return the atomic columns of an image, with errors, in order of rows.
@@ -148,7 +145,7 @@ def detect_columns(
                 f"enhanced has shape {list(seeds.values.shape)}, the image "
                 f"{list(raw.values.shape)}; wanted the same image"
             )
-    info: Dict[str, Any] = {
+    info: dict[str, Any] = {
         "shape": list(raw.values.shape),
         "mode": mode,
         "polarity": "bright" if sign > 0 else "dark",
@@ -189,12 +186,12 @@ class _Found:
 def _search(
     raw: Plane,
     seen: Plane,
-    seeds: Optional[Plane],
+    seeds: Plane | None,
     is_map: bool,
-    sigma: Optional[float],
-    separation: Optional[float],
+    sigma: float | None,
+    separation: float | None,
     min_score: float,
-) -> Optional[_Found]:
+) -> _Found | None:
     """Find seeds, in the raw image as it is seen or in another, fit, and drop what is
     not sure."""
     of_raw = column_width(seen.values, seen.valid)
@@ -206,7 +203,7 @@ def _search(
         # The enhanced image shows the raw one's widths, a map does not.
         sigma = of_raw if is_map or seeds is None else of_seeds
 
-    def look(apart: float) -> Tuple[np.ndarray, np.ndarray]:
+    def look(apart: float) -> tuple[np.ndarray, np.ndarray]:
         if seeds is not None:
             return peaks(seeds, 0.7 * of_seeds, apart, 0.0)
         starts, _ = peaks(seen, sigma, apart, noise_level(seen))
@@ -218,7 +215,7 @@ def _search(
 
     def measure(
         fit: ColumnFit, quick: bool = False
-    ) -> Tuple[FittedColumns, np.ndarray, np.ndarray]:
+    ) -> tuple[FittedColumns, np.ndarray, np.ndarray]:
         found = fit.result(quick)
         correlation = noise_correlation(found, raw.valid, sigma)
         found.variance *= correlation
@@ -241,7 +238,7 @@ def _search(
     if not len(starts):
         return None
 
-    def sift(fit: ColumnFit, contrast: np.ndarray) -> Optional[_Found]:
+    def sift(fit: ColumnFit, contrast: np.ndarray) -> _Found | None:
         """Fit, and drop the worst again and again: what is no column makes its
         neighbours unsure. The common width follows the sure ones."""
         nonlocal sigma
@@ -301,7 +298,7 @@ def _second_look(found: _Found, valid: np.ndarray) -> np.ndarray:
     return starts[distance > _LEFT_APART * found.separation]
 
 
-def _spacing(starts: np.ndarray, shape: Tuple[int, int], sigma: float) -> float:
+def _spacing(starts: np.ndarray, shape: tuple[int, int], sigma: float) -> float:
     """Return the typical distance of neighbours, pixels."""
     if len(starts) < 2:
         return float(max(shape))
@@ -533,10 +530,10 @@ def _at_edge(position: np.ndarray, valid: np.ndarray, reach: float) -> np.ndarra
 
 def _check_options(
     mode: str,
-    polarity: Optional[str],
+    polarity: str | None,
     seeds_from: str,
-    sigma: Optional[float],
-    separation: Optional[float],
+    sigma: float | None,
+    separation: float | None,
     min_score: float,
 ) -> int:
     """Return 1 for bright columns, -1 for dark ones."""
@@ -554,7 +551,7 @@ def _check_options(
     return 1 if (polarity or _POLARITY[mode]) == "bright" else -1
 
 
-def _pixels(image: Any, name: str) -> Tuple[np.ndarray, np.ndarray]:
+def _pixels(image: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the values of an image, and where they can be used [H, W]."""
     data = image_array(image)
     if data.dtype.kind not in "iuf" or data.dtype.fields is not None:
@@ -587,7 +584,7 @@ def _plane(values: np.ndarray, valid: np.ndarray, name: str, sign: int) -> Plane
     return Plane(values, valid, offset, scale)
 
 
-def _signal_calibration(signal: Any) -> Tuple[Any, str]:
+def _signal_calibration(signal: Any) -> tuple[Any, str]:
     """Return pixel size (y, x) and units of a HyperSpy signal; None if it has none."""
     axes = signal.axes_manager.signal_axes  # (x, y)
     scales = [float(axis.scale) for axis in axes][::-1]

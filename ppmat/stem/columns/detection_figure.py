@@ -18,9 +18,6 @@
 from __future__ import annotations
 
 import os
-from typing import Dict
-from typing import Tuple
-from typing import Union
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -38,7 +35,7 @@ _MARKERS = {"o": "fitted", "s": "fitted, at the edge", "x": "not fitted"}
 def draw_columns(
     image: np.ndarray,
     table: ColumnTable,
-    path: Union[str, os.PathLike],
+    path: str | os.PathLike,
     title: str = "",
 ) -> None:
     """Write the raw image with a mark on each column as PNG.
@@ -90,12 +87,12 @@ def draw_columns(
     FigureCanvasAgg(figure).print_png(os.fspath(path))
 
 
-def _middle(size: int) -> Tuple[int, int]:
+def _middle(size: int) -> tuple[int, int]:
     start = max(0, (size - _SIDE) // 2)
     return start, min(size, start + _SIDE)
 
 
-def _kinds(table: ColumnTable) -> Dict[str, np.ndarray]:
+def _kinds(table: ColumnTable) -> dict[str, np.ndarray]:
     """Return which columns have which marker."""
     return {
         "o": table.fitted & ~table.edge,
@@ -104,7 +101,7 @@ def _kinds(table: ColumnTable) -> Dict[str, np.ndarray]:
     }
 
 
-def _marks(axis, table: ColumnTable, rows: Tuple, columns: Tuple):
+def _marks(axis, table: ColumnTable, rows: tuple, columns: tuple):
     """Draw the columns in view; returns what a colour bar is made of."""
     drawn = None
     side = max(rows[1] - rows[0], columns[1] - columns[0])

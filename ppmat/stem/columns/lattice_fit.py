@@ -18,10 +18,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Tuple
 
 import numpy as np
 from scipy.spatial import cKDTree
+
+from ppmat.utils.errors import InputError
 
 _NEIGHBOURS = 24
 _TOLERANCE = 0.25  # of the distance of nearest neighbours
@@ -33,7 +34,7 @@ _WEAKEST = 0.05  # of the median intensity; what is less counts as this
 _ROUNDS = 4
 
 
-class LatticeError(ValueError):
+class LatticeError(InputError):
     """Positions that form no lattice."""
 
 
@@ -86,7 +87,7 @@ def intensity_groups(intensity: np.ndarray) -> np.ndarray:
     return np.argsort(order)[groups] if len(values) else groups
 
 
-def _mixture(values: np.ndarray, count: int) -> Tuple[float, np.ndarray]:
+def _mixture(values: np.ndarray, count: int) -> tuple[float, np.ndarray]:
     """Return the information criterion and the groups of a mixture of Gaussians."""
     centre = np.quantile(values, (np.arange(count) + 0.5) / count)
     centre = centre + 1e-9 * np.arange(count) * np.ptp(values)
@@ -211,7 +212,7 @@ def _clusters(steps: np.ndarray, tolerance: float) -> np.ndarray:
 
 def _sites(
     positions: np.ndarray, vectors: np.ndarray, tolerance: float
-) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return sites [m, 2], the site of each column [n] and its cell [n, 2].
 
     Columns of one place are one site, whatever their groups: noise, or missing atoms,
@@ -247,7 +248,7 @@ def _sites(
 
 def _least_squares(
     positions: np.ndarray, site: np.ndarray, index: np.ndarray
-) -> Tuple[np.ndarray, np.ndarray, float, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, float, np.ndarray]:
     """Return vectors, sites, RMS and errors of the vectors, over columns on sites."""
     use = site >= 0
     count = site.max() + 1

@@ -19,8 +19,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
-from typing import Optional
-from typing import Tuple
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -77,7 +75,7 @@ def match_columns(
     found: Any,
     true: Any,
     radius: float,
-    shape: Optional[Tuple[int, int]] = None,
+    shape: tuple[int, int] | None = None,
     border: float = 0.0,
 ) -> Match:
     """Pair found columns with true ones, nearest pairs first, each used once.
@@ -144,7 +142,7 @@ def positions_of(columns: Any, name: str = "columns") -> np.ndarray:
 
 
 def _inside(
-    positions: np.ndarray, shape: Optional[Tuple[int, int]], border: float
+    positions: np.ndarray, shape: tuple[int, int] | None, border: float
 ) -> np.ndarray:
     if shape is None:
         return np.ones(len(positions), dtype=bool)

@@ -28,11 +28,7 @@ from __future__ import annotations
 
 import functools
 import os
-from typing import Callable
-from typing import Dict
-from typing import List
-from typing import Optional
-from typing import Union
+from collections.abc import Callable
 
 import numpy as np
 
@@ -69,7 +65,7 @@ IMAGE_SUFFIXES = (
     ".hspy",
 )
 
-_READERS: Dict[str, Callable[[str, Optional[int]], Micrograph]] = {
+_READERS: dict[str, Callable[[str, int | None], Micrograph]] = {
     "png": micrograph_readers.read_png,
     "tiff": read_tiff,
     "npy": micrograph_readers.read_npy,
@@ -101,9 +97,7 @@ _REFUSED = {
 _HEAD = 212  # bytes; MRC has its name at 208
 
 
-def read_micrograph(
-    path: Union[str, os.PathLike], index: Optional[int] = None
-) -> Micrograph:
+def read_micrograph(path: str | os.PathLike, index: int | None = None) -> Micrograph:
     """Read an image or a stack of images with all its file says of it.
 
     Args:
@@ -125,7 +119,7 @@ def read_micrograph(
     return image
 
 
-def image_names(folder: str) -> List[str]:
+def image_names(folder: str) -> list[str]:
     """Return the names of the files in a folder that may be images, sorted."""
     return [
         name

@@ -17,27 +17,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import enum
 import math
 import numbers
 import os
-from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import field
-from pathlib import Path
 from typing import Any
-from typing import Dict
-from typing import Optional
-from typing import Sequence
-from typing import Tuple
-from typing import Union
 
 import numpy as np
 
-PathLike = Union[str, os.PathLike]
+from ppmat.utils.errors import InputError
+
+PathLike = str | os.PathLike
 
 # Metres.
 _LENGTHS = {
@@ -71,7 +66,7 @@ _MOST_ELEMENTS = 1000
 _LONGEST_TEXT = 100_000
 
 
-class ImageFormatError(ValueError):
+class ImageFormatError(InputError):
     """A file that is no microscope image, or a request that its format cannot keep."""
 
 
@@ -91,13 +86,13 @@ class Micrograph:
     """
 
     data: np.ndarray
-    pixel_size: Optional[Tuple[float, float]] = None
-    units: Optional[str] = None
-    metadata: Dict[str, Any] = field(default_factory=dict)
-    path: Optional[str] = None
+    pixel_size: tuple[float, float] | None = None
+    units: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    path: str | None = None
 
 
-def clean_units(text: Any) -> Optional[str]:
+def clean_units(text: Any) -> str | None:
     """Return units in one spelling: ``µm`` for um or micron; None for pixels."""
     if isinstance(text, bytes):
         text = text.decode("latin-1")
@@ -112,8 +107,8 @@ def clean_units(text: Any) -> Optional[str]:
 
 
 def convert_pixel_size(
-    pixel_size: Tuple[float, float], units: Optional[str], wanted: str
-) -> Optional[Tuple[float, float]]:
+    pixel_size: tuple[float, float], units: str | None, wanted: str
+) -> tuple[float, float] | None:
     """Return the pixel size in other units of length; None if ``units`` are none."""
     units = clean_units(units)
     if units not in _LENGTHS:
@@ -124,7 +119,7 @@ def convert_pixel_size(
 
 def calibration(
     sizes: Sequence[Any], units: Sequence[Any]
-) -> Tuple[Optional[Tuple[float, float]], Optional[str]]:
+) -> tuple[tuple[float, float] | None, str | None]:
     """Return pixel size and units as :class:`Micrograph` has them.
 
     Sizes that are no positive numbers, a size of 1 without units, or one above a
@@ -251,14 +246,3 @@ def grey_from_colour(data: np.ndarray, alphas: int, where: str) -> np.ndarray:
             "(16 bit or float), or save the channel that is meant"
         )
     return np.ascontiguousarray(colours[..., 0])
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside ``path``; it becomes ``path`` if nothing fails."""
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

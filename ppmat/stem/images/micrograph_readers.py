@@ -24,10 +24,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from typing import Any
-from typing import Dict
-from typing import List
-from typing import Optional
-from typing import Tuple
 
 import numpy as np
 
@@ -65,7 +61,7 @@ _PLUGINS = {
 }
 
 
-def choose(path: str, names: List[str], index: Optional[int]) -> int:
+def choose(path: str, names: list[str], index: int | None) -> int:
     """Return which of the images of a file is meant.
 
     Raises:
@@ -88,7 +84,7 @@ def choose(path: str, names: List[str], index: Optional[int]) -> int:
     return index
 
 
-def read_png(path: str, index: Optional[int]) -> Micrograph:
+def read_png(path: str, index: int | None) -> Micrograph:
     """Read grey PNG of 1 to 16 bits, and colour PNG whose channels are equal.
 
     Depths below 8 bits become 0..255, as the PNG standard has it (black is 0, white is
@@ -135,7 +131,7 @@ def read_png(path: str, index: Optional[int]) -> Micrograph:
     return Micrograph(data, metadata=jsonable(info), path=path)
 
 
-def read_npy(path: str, index: Optional[int]) -> Micrograph:
+def read_npy(path: str, index: int | None) -> Micrograph:
     """Read an array; nothing that would have to be unpickled."""
     choose(path, ["array"], index)
     try:
@@ -150,7 +146,7 @@ def read_npy(path: str, index: Optional[int]) -> Micrograph:
     return Micrograph(data, metadata={"format": "NPY"}, path=path)
 
 
-def read_mrc(path: str, index: Optional[int]) -> Micrograph:
+def read_mrc(path: str, index: int | None) -> Micrograph:
     """Read MRC; the voxel size of its header is in Å. Rows stay in stored order."""
     import mrcfile
 
@@ -197,7 +193,7 @@ def rosettasciio_plugin(kind: str, path: str) -> Any:
         ) from error
 
 
-def read_rosettasciio(kind: str, path: str, index: Optional[int]) -> Micrograph:
+def read_rosettasciio(kind: str, path: str, index: int | None) -> Micrograph:
     """Read one image or stack of a file through RosettaSciIO.
 
     Spectra and maps in the same file are passed over. Axes are put in the order
@@ -239,7 +235,7 @@ def read_rosettasciio(kind: str, path: str, index: Optional[int]) -> Micrograph:
     return Micrograph(data, pixel_size, units, jsonable(metadata), path)
 
 
-def _axes(signal: Dict[str, Any]) -> Tuple[List[Dict], List[Dict]]:
+def _axes(signal: dict[str, Any]) -> tuple[list[dict], list[dict]]:
     """Return the axes to step along and those of one image, in the array's order."""
     axes = [{"index_in_array": i, **axis} for i, axis in enumerate(signal["axes"])]
     axes.sort(key=lambda axis: axis["index_in_array"])
@@ -247,5 +243,5 @@ def _axes(signal: Dict[str, Any]) -> Tuple[List[Dict], List[Dict]]:
     return stepped, [axis for axis in axes if not axis.get("navigate")]
 
 
-def _title(signal: Dict[str, Any]) -> str:
+def _title(signal: dict[str, Any]) -> str:
     return str(signal.get("metadata", {}).get("General", {}).get("title", ""))

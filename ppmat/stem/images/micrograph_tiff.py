@@ -33,10 +33,6 @@ import threading
 import xml.etree.ElementTree
 from collections.abc import Iterator
 from typing import Any
-from typing import Dict
-from typing import List
-from typing import Optional
-from typing import Tuple
 
 import numpy as np
 
@@ -62,10 +58,10 @@ _STORAGE_TAGS = {
     "TileOffsets",
 }
 
-Scale = Tuple[Optional[Tuple[float, float]], Optional[str]]
+Scale = tuple[tuple[float, float] | None, str | None]
 
 
-def read_tiff(path: str, index: Optional[int]) -> Micrograph:
+def read_tiff(path: str, index: int | None) -> Micrograph:
     """Read one image or stack of a TIFF file completely, or raise.
 
     Raises:
@@ -109,9 +105,9 @@ def read_tiff(path: str, index: Optional[int]) -> Micrograph:
 
 
 @contextlib.contextmanager
-def _complaints() -> Iterator[List[str]]:
+def _complaints() -> Iterator[list[str]]:
     """Collect what tifffile only logs as an error, such as missing pages of a stack."""
-    found: List[str] = []
+    found: list[str] = []
     thread = threading.get_ident()
 
     class Collector(logging.Handler):
@@ -137,7 +133,7 @@ def _reason(error: Exception) -> str:
     return f"cannot be read as TIFF, damaged or truncated: {error}"
 
 
-def _series(file: Any, path: str, index: Optional[int]) -> Any:
+def _series(file: Any, path: str, index: int | None) -> Any:
     """Return the series of pages that is meant; thumbnails do not count."""
     found = list(file.series)
     whole = [s for s in found if not s.keyframe.is_reduced] or found
@@ -145,7 +141,7 @@ def _series(file: Any, path: str, index: Optional[int]) -> Any:
     return whole[choose(path, names, index)]
 
 
-def _pixels(series: Any, path: str) -> Tuple[np.ndarray, str]:
+def _pixels(series: Any, path: str) -> tuple[np.ndarray, str]:
     if any(page is None for page in series.pages):
         raise ImageFormatError(
             f"{path}: planes of its stack are missing; they may be in other files that "
@@ -201,7 +197,7 @@ def _grey(
     return data
 
 
-def _own_information(file: Any) -> Optional[Dict[str, Any]]:
+def _own_information(file: Any) -> dict[str, Any] | None:
     """Return what ``write_micrograph`` noted in the file; None for other files."""
     if not file.is_imagej:
         return None
@@ -224,7 +220,7 @@ def _scale(file: Any, page: Any) -> Scale:
     return scale if scale[0] is not None else _scale_of_resolution(page)
 
 
-def _resolution_sizes(page: Any) -> Tuple[Optional[float], Optional[float]]:
+def _resolution_sizes(page: Any) -> tuple[float | None, float | None]:
     """Return the pixel size (y, x) in the unknown unit of the resolution tags."""
     sizes = []
     for name in ("YResolution", "XResolution"):
@@ -249,7 +245,7 @@ def _scale_of_resolution(page: Any) -> Scale:
     return _printable(_resolution_sizes(page), centimetres)
 
 
-def _printable(sizes: Tuple[Optional[float], Optional[float]], factor: float) -> Scale:
+def _printable(sizes: tuple[float | None, float | None], factor: float) -> Scale:
     """Return a scale in nm unless its pixels are as large as those of a printer."""
     if None in sizes:
         return None, None
@@ -279,5 +275,5 @@ def _scale_of_digital_micrograph(page: Any) -> Scale:
     return calibration(values[:2], values[2:])
 
 
-def _tags(page: Any) -> Dict[str, Any]:
+def _tags(page: Any) -> dict[str, Any]:
     return {tag.name: tag.value for tag in page.tags if tag.name not in _STORAGE_TAGS}

@@ -19,12 +19,10 @@ from __future__ import annotations
 
 import fractions
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
-from typing import Dict
-from typing import Optional
-from typing import Tuple
 
 import numpy as np
 
@@ -34,12 +32,12 @@ from ppmat.stem.images.micrograph_base import check_array
 from ppmat.stem.images.micrograph_base import clean_units
 from ppmat.stem.images.micrograph_base import convert_pixel_size
 from ppmat.stem.images.micrograph_base import jsonable
-from ppmat.stem.images.micrograph_base import replacing
 from ppmat.stem.images.micrograph_readers import rosettasciio_plugin
 from ppmat.stem.images.micrograph_tiff import OWN_KEY
-from ppmat.utils import logger
+from ppmat.utils.files import replacing
 
-PixelSize = Optional[Tuple[float, float]]
+_LOG = logging.getLogger("ppmat")
+PixelSize = tuple[float, float] | None
 
 # What each format can hold: TIFF what ImageJ reads, MRC what its standard has.
 _TYPES = {
@@ -59,7 +57,7 @@ _RESOLUTIONS = (1e-4, 1e6)
 def check_writable(
     path: PathLike,
     pixel_size: PixelSize = None,
-    units: Optional[str] = None,
+    units: str | None = None,
     dtype: Any = "float32",
 ) -> None:
     """Raise what :func:`write_micrograph` would raise before it has the pixels.
@@ -99,8 +97,8 @@ def write_micrograph(
     path: PathLike,
     data: np.ndarray,
     pixel_size: PixelSize = None,
-    units: Optional[str] = None,
-    metadata: Optional[Dict[str, Any]] = None,
+    units: str | None = None,
+    metadata: dict[str, Any] | None = None,
     dtype: Any = "float32",
 ) -> None:
     """Write an image or stack; the file appears complete or not at all.
@@ -143,7 +141,7 @@ def write_micrograph(
 
 
 def _check_pixel_size(
-    path: Path, suffix: str, pixel_size: PixelSize, units: Optional[str]
+    path: Path, suffix: str, pixel_size: PixelSize, units: str | None
 ) -> None:
     sizes = np.asarray(pixel_size, dtype=float)
     if sizes.shape != (2,) or not (np.isfinite(sizes) & (sizes > 0)).all():
@@ -172,7 +170,7 @@ def _as_type(data: np.ndarray, dtype: np.dtype, path: Path) -> np.ndarray:
             )
         exact = 1 << (np.finfo(dtype).nmant + 1)
         if data.dtype.kind in "iu" and np.abs(data.astype(np.float64)).max() > exact:
-            logger.warning(
+            _LOG.warning(
                 f"{path}: integers beyond {exact} are rounded by {dtype}; an integer "
                 "type, or float64 in .npy and .hspy, keeps them"
             )
@@ -192,7 +190,7 @@ def _as_type(data: np.ndarray, dtype: np.dtype, path: Path) -> np.ndarray:
         low, high = values < limits.min, values > limits.max
     beyond = int(low.sum() + high.sum())
     if beyond:
-        logger.warning(
+        _LOG.warning(
             f"{path}: {beyond} of {data.size} pixels are beyond {dtype} and become its "
             f"limits {limits.min} and {limits.max}"
         )
@@ -206,8 +204,8 @@ def _write_tiff(
     path: Path,
     data: np.ndarray,
     pixel_size: PixelSize,
-    units: Optional[str],
-    metadata: Dict[str, Any],
+    units: str | None,
+    metadata: dict[str, Any],
 ) -> None:
     import tifffile
 
@@ -224,7 +222,7 @@ def _write_tiff(
         "axes": "TYX"[-frames.ndim :],
         "Info": json.dumps({OWN_KEY: own}),
     }
-    options: Dict[str, Any] = {}
+    options: dict[str, Any] = {}
     if pixel_size is not None:
         pixel_size, units = _fit_for_rationals(path, pixel_size, units)
         options["resolution"] = tuple(_rational(1 / pixel_size[i]) for i in (1, 0))
@@ -235,8 +233,8 @@ def _write_tiff(
 
 
 def _fit_for_rationals(
-    path: Path, pixel_size: Tuple[float, float], units: Optional[str]
-) -> Tuple[Tuple[float, float], Optional[str]]:
+    path: Path, pixel_size: tuple[float, float], units: str | None
+) -> tuple[tuple[float, float], str | None]:
     """Return the pixel size in units that the resolution tags hold exactly enough."""
     candidates = [(pixel_size, units)]
     for wanted in ("nm", "pm", "µm"):
@@ -251,7 +249,7 @@ def _fit_for_rationals(
     )
 
 
-def _rational(value: float) -> Tuple[int, int]:
+def _rational(value: float) -> tuple[int, int]:
     """Return two unsigned integers of 32 bits; tifffile's own are less exact."""
     largest = (1 << 32) - 1
     limit = int(largest / max(value, 1.0)) - 1
@@ -263,7 +261,7 @@ def _ascii(text: str) -> str:
 
 
 def _digital_micrograph_tags(
-    pixel_size: Tuple[float, float], units: Optional[str]
+    pixel_size: tuple[float, float], units: str | None
 ) -> list:
     y, x = pixel_size
     tags = [(65009, "d", 1, x, True), (65010, "d", 1, y, True)]
@@ -282,8 +280,8 @@ def _write_mrc(
     path: Path,
     data: np.ndarray,
     pixel_size: PixelSize,
-    units: Optional[str],
-    metadata: Dict[str, Any],
+    units: str | None,
+    metadata: dict[str, Any],
 ) -> None:
     import mrcfile
 
@@ -305,8 +303,8 @@ def _write_hspy(
     path: Path,
     data: np.ndarray,
     pixel_size: PixelSize,
-    units: Optional[str],
-    metadata: Dict[str, Any],
+    units: str | None,
+    metadata: dict[str, Any],
 ) -> None:
     leading = data.ndim - 2
     axes = [

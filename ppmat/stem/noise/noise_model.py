@@ -37,6 +37,8 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.special import boxcox
 from scipy.stats import tukeylambda
 
+from ppmat.utils.errors import InputError
+
 MODES = ("haadf", "bf")
 FORMAT = "ppmat STEM noise"
 VERSION = 1
@@ -44,7 +46,7 @@ LONGEST = 1000.0  # of the lengths in a model, pixels
 _NEGATIVE = 0.1  # what a line through uncertain points may fall below 0, of its top
 
 
-class NoiseFormatError(ValueError):
+class NoiseFormatError(InputError):
     """A text that is no noise model of this version."""
 
 

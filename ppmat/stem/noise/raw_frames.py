@@ -33,6 +33,7 @@ from ppmat.stem.images.clipping import clipping_limits
 from ppmat.stem.images.image_array import image_array
 from ppmat.stem.images.image_array import is_signal
 from ppmat.stem.noise.noise_model import MODES
+from ppmat.utils.errors import InputError
 
 MIN_SIDE = 64  # pixels
 MIN_LEVELS = 16  # different values in an image
@@ -43,7 +44,7 @@ _CLIPPED = 2.0  # standard deviations of noise that must fit below the largest v
 _WHITE = (0.7, 1.4)  # limits of the ratio of noise in two bands
 
 
-class CalibrationError(ValueError):
+class CalibrationError(InputError):
     """Images that the noise cannot be measured on, and why."""
 
 

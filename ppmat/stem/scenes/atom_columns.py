@@ -18,7 +18,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional
 
 import numpy as np
 from scipy.ndimage import map_coordinates
@@ -46,8 +45,8 @@ class Columns:
     x: np.ndarray
     height: np.ndarray
     sigma: np.ndarray
-    element: Optional[np.ndarray] = None
-    occupancy: Optional[np.ndarray] = None
+    element: np.ndarray | None = None
+    occupancy: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.y)
@@ -140,7 +139,7 @@ class Scene:
     gt_enhance: np.ndarray
     gt_detect: np.ndarray
     columns: Columns
-    pixel_size: Optional[float] = None
+    pixel_size: float | None = None
 
     def table(self) -> list[dict]:
         """Return the columns on the image: position in pixels (and Å), what they are.

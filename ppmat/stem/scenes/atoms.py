@@ -23,10 +23,12 @@ from typing import Any
 
 import numpy as np
 
+from ppmat.utils.errors import InputError
+
 _VACUUM = 7.0  # Å without atoms between two planes: the structure ends there
 
 
-class CrystalError(ValueError):
+class CrystalError(InputError):
     """A structure, or a way of looking at it, of which no image can be made."""
 
 

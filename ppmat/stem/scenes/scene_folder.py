@@ -36,6 +36,7 @@ from PIL import Image
 
 from ppmat.stem.noise.noise_model import NoiseModel
 from ppmat.stem.scenes.atom_columns import Scene
+from ppmat.utils.errors import InputError
 
 KINDS = ("noisy", "gt_enhance", "gt_detect")
 FORMATS = ("png", "tif")
@@ -46,7 +47,7 @@ _SIGMAS = 3.0  # of the noise that grey levels must leave room for
 _LEAST_RANGE = 60.0  # grey levels of contrast below which images are stretched
 
 
-class FolderError(ValueError):
+class FolderError(InputError):
     """A folder that holds something else than the data set that is to be written."""
 
 
