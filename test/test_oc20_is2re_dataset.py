@@ -328,14 +328,17 @@ def test_download_is_asked_for(split, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "params, match",
     [
-        ({"subset": "10K"}, r"subset '10K'.*Legal: 10k"),
-        ({"on_error": "ignore"}, "on_error 'ignore'.*raise, skip"),
+        ({"subset": "10K"}, r"subset is '10K'; wanted one of 10k"),
+        ({"on_error": "ignore"}, "on_error is 'ignore'.*raise, skip"),
         ({"max_samples": 0}, "max_samples is 0"),
-        ({"build_structure_cfg": {"format": "cif_str"}}, "format 'cif_str'.*ase_atoms"),
+        (
+            {"build_structure_cfg": {"format": "cif_str"}},
+            "format is 'cif_str'.*ase_atoms",
+        ),
         ({"build_structure_cfg": {"niggli": True}}, "niggli is on"),
         ({"build_structure_cfg": {"canonical": False}}, "Did you mean 'canocial'"),
         ({"build_graph_cfg": {"__class_name__": "Radius"}}, "'Radius'.*PeriodicGraphC"),
-        ({"build_graph_cfg": {**GRAPH, "x": 1}}, "build_graph_cfg: key 'x'"),
+        ({"build_graph_cfg": {**GRAPH, "x": 1}}, "build_graph_cfg: key is 'x'"),
         (
             {
                 "build_graph_cfg": {

@@ -32,7 +32,7 @@ from helpers_folded import trained_like
 from helpers_image import replace_shipped
 from helpers_image import write_image_model
 
-from ppmat.commands import export_onnx as onnx_entry
+from ppmat.commands import export_onnx as export_onnx_command
 from ppmat.predictor import onnx_export
 from ppmat.predictor import static_program
 from ppmat.predictor.enhancement import enhance
@@ -166,7 +166,9 @@ def write_sfin(folder, base_channels=8):
 
 
 def command(*argv):
-    return onnx_entry.main(str(ROOT / "spectrum_enhancement"), list(map(str, argv)))
+    return export_onnx_command.main(
+        str(ROOT / "spectrum_enhancement"), list(map(str, argv))
+    )
 
 
 def test_the_command_writes_a_file(tmp_path, capsys):

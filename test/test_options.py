@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from ppmat.commands import options as command_line
+from ppmat.commands import options
 from ppmat.utils.errors import InputError
 from ppmat.utils.registry import ConfigError
 
@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Fills 40 MB ten times and prints the page faults of it.
 FAULTS = """
 import ctypes, resource
-from ppmat.commands import options as command_line
+from ppmat.commands import options
 {call}
 libc = ctypes.CDLL(None)
 libc.prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: huge pages come as the system likes
@@ -59,10 +59,10 @@ def page_faults(call, **variables):
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc")
 def test_kept_memory_is_written_without_new_pages():
-    kept = page_faults("command_line.keep_freed_memory()")
+    kept = page_faults("options.keep_freed_memory()")
     assert page_faults("") > 5 * kept
     chosen = {"MALLOC_TRIM_THRESHOLD_": "131072"}
-    assert page_faults("command_line.keep_freed_memory()", **chosen) > 5 * kept
+    assert page_faults("options.keep_freed_memory()", **chosen) > 5 * kept
 
 
 class FarFetchedError(ValueError):
@@ -76,11 +76,11 @@ def test_bad_input_ends_with_status_2_and_a_line():
 
         return command
 
-    assert command_line.exit_status(lambda: 1) == 1
-    assert command_line.exit_status(fail(FileNotFoundError("no x.tif"))) == 2
+    assert options.exit_status(lambda: 1) == 1
+    assert options.exit_status(fail(FileNotFoundError("no x.tif"))) == 2
     child = type("WorseError", (ConfigError,), {})
-    assert command_line.exit_status(fail(child("bad key"))) == 2
-    assert command_line.exit_status(fail(InputError("x"))) == 2
+    assert options.exit_status(fail(child("bad key"))) == 2
+    assert options.exit_status(fail(InputError("x"))) == 2
     for error in (FarFetchedError("mine"), ValueError("a fault of ours")):
         with pytest.raises(ValueError):
-            command_line.exit_status(fail(error))
+            options.exit_status(fail(error))

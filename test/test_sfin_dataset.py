@@ -307,7 +307,7 @@ def test_two_files_of_one_image(root):
 
 def test_matching_that_is_not_known(root):
     with pytest.raises(
-        ValueError, match="match_mode is 'fuzzy', wanted one of indexed"
+        ValueError, match="match_mode is 'fuzzy'; wanted one of indexed"
     ):
         SFINDataset(str(root), build_samples_cfg={"match_mode": "fuzzy"})
     with pytest.raises(ValueError, match="unknown key 'noisy_key'"):
@@ -374,8 +374,8 @@ def test_files_that_are_no_grey_image(root):
 
 def test_wrong_arguments(root):
     for params, reason in [
-        ({"split": "valid"}, "split is 'valid', wanted one of train, val, test"),
-        ({"target_subdir": "clean"}, "target_subdir is 'clean', wanted one of gt_"),
+        ({"split": "valid"}, "split is 'valid'; wanted one of train, val, test"),
+        ({"target_subdir": "clean"}, "target_subdir is 'clean'; wanted one of gt_"),
         ({"crop_size": 0}, "crop_size is 0, wanted a positive number"),
         ({"crop_size": [4, 4, 4]}, "crop_size is .4, 4, 4., wanted"),
         ({"split": "val", "flips": ["up_down"]}, "flips are for training"),

@@ -25,7 +25,7 @@ from ase.io import write
 from ase.spacegroup import crystal
 from PIL import Image
 
-from ppmat.commands import synthesize as synthesize_entry
+from ppmat.commands import synthesize
 from ppmat.commands.synthesize import main
 from ppmat.datasets.sfin_dataset import SFINDataset
 from ppmat.stem.noise.noise_model import NoiseModel
@@ -214,7 +214,7 @@ def test_what_is_there_outlasts_a_refusal_and_the_corrected_command_goes_on(here
 )
 def test_a_share_above_0_has_an_image_of_two(number, share, train, test):
     words = ["-o", "x", "-n", str(number), "--test_share", str(share)]
-    _, counts = synthesize_entry._check(synthesize_entry.parse_args(words))
+    _, counts = synthesize._check(synthesize.parse_args(words))
     assert counts == {"train": train, "test": test}
 
 

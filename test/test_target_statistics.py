@@ -404,7 +404,7 @@ def test_split_by_ratio_measures_the_training_part(train, tmp_path):
         (["Global.label_names=null"], "named by Global.label_names.*found None"),
         (["Global.label_names=7"], "named by Global.label_names.*found 7"),
         (["Global.label_names=[a,b]"], "of one target, got 2"),
-        (["Global.label_names=y"], "label 'y' is not known. Legal: y_relaxed"),
+        (["Global.label_names=y"], "label is 'y'; wanted one of y_relaxed"),
         (["Model.__init_params__.poolin=sum"], "unknown key 'poolin'.*'pooling'"),
         (
             ["Model.__init_params__.displacement_weight=null"],

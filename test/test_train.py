@@ -343,8 +343,8 @@ def test_the_same_seed_gives_the_same_run(tmp_path):
 
 def test_threads_are_set_before_paddle_and_not_against_the_user(monkeypatch):
     code = (
-        "import os, sys; from ppmat.trainer import entry; "
-        "assert 'paddle' not in sys.modules; entry.set_threads(); "
+        "import os, sys; from ppmat.commands import train; "
+        "assert 'paddle' not in sys.modules; train.set_threads(); "
         "print(os.environ.get('OMP_NUM_THREADS'))"
     )
 

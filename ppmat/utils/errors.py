@@ -73,4 +73,4 @@ def check_choice(what: str, found: object, legal: Iterable) -> None:
     if found not in legal:
         names = ", ".join(map(str, legal))
         hint = nearest(found, map(str, legal)).strip()
-        raise InputError(repr(found), where=what, wanted=f"one of {names}", hint=hint)
+        raise InputError(f"{what} is {found!r}", wanted=f"one of {names}", hint=hint)

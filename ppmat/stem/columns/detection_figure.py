@@ -20,9 +20,6 @@ from __future__ import annotations
 import os
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from ppmat.stem.columns.column_table import ColumnTable
 
@@ -50,6 +47,10 @@ def draw_columns(
         path: The file.
         title: Written above.
     """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
     image = np.ma.filled(np.ma.asanyarray(image).astype(np.float64), np.nan)
     views = [((0, image.shape[0]), (0, image.shape[1]))]
     if max(image.shape) > _SIDE:
