@@ -30,9 +30,9 @@ from helpers_sampler import make_slab
 from helpers_sampler import make_slabs
 
 from ppmat.predictor import PropertyPredictor
+from ppmat.utils.files import StoredRunError
 from ppmat.utils.result_store import Column
 from ppmat.utils.result_store import RowFile
-from ppmat.utils.result_store import StoredRunError
 
 SILENT = {"progress": False}
 

@@ -42,8 +42,8 @@ from ppmat.predictor.packaged_models import SHIPPED
 from ppmat.predictor.tile_model import TileModel
 from ppmat.stem.images.micrograph import read_micrograph
 from ppmat.stem.images.micrograph import write_micrograph
+from ppmat.utils.files import StoredRunError
 from ppmat.utils.registry import ConfigError
-from ppmat.utils.result_store import StoredRunError
 
 
 @pytest.fixture

@@ -33,8 +33,8 @@ from ppmat.commands.options import find_task_config
 from ppmat.predictor.packaged_models import DEFAULT_MODE
 from ppmat.predictor.packaged_models import SHIPPED
 from ppmat.stem.images.micrograph import IMAGE_SUFFIXES
+from ppmat.utils.files import StoredRunError
 from ppmat.utils.registry import ConfigError
-from ppmat.utils.result_store import StoredRunError
 
 _SHOWN = 5  # names in a message
 

@@ -40,9 +40,9 @@ from ppmat.stem.images.micrograph import write_micrograph
 from ppmat.stem.images.micrograph_base import jsonable
 from ppmat.utils.download import hash_of_file
 from ppmat.utils.errors import nearest
+from ppmat.utils.files import StoredRunError
 from ppmat.utils.files import replacing
 from ppmat.utils.registry import ConfigError
-from ppmat.utils.result_store import StoredRunError
 
 PathLike = str | os.PathLike[str]
 

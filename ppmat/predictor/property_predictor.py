@@ -48,10 +48,10 @@ from ppmat.predictor.structure_checks import count_isolated
 from ppmat.predictor.structure_checks import digest_of_inputs
 from ppmat.utils import logger
 from ppmat.utils.errors import check_choice
+from ppmat.utils.files import StoredRunError
 from ppmat.utils.registry import ConfigError
 from ppmat.utils.result_store import Column
 from ppmat.utils.result_store import RowFile
-from ppmat.utils.result_store import StoredRunError
 from ppmat.utils.save_load import fingerprint
 
 Structure = Atoms | IStructure | OC20Record

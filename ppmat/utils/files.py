@@ -12,22 +12,37 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and runs that can stop and go on.
+
+Three things every command that writes shares: :func:`replacing` writes one file,
+:class:`RunManifest` says what decides the results in a folder, :func:`locked` keeps a
+second process out of it.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import json
 import os
+from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from ppmat.utils.errors import InputError
+
+
+class StoredRunError(InputError):
+    """Stored results that are damaged, in use, or belong to another run."""
 
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """Give a temporary path beside ``path``; it becomes ``path`` if nothing fails.
 
-    The temporary file keeps the suffix, by which many writers choose the format. It is
-    on the disk before it gets its name, so a power cut leaves the old file or the new.
+    The temporary file keeps the suffix, by which many writers choose the format.
 
     Args:
         path: The file to write; its folder exists.
@@ -40,16 +55,100 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         yield temporary
-        flush(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def flush(path: str | os.PathLike) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+@contextlib.contextmanager
+def locked(
+    path: str | os.PathLike, on_wait: Callable[[], None] | None = None
+) -> Iterator[None]:
+    """Hold the lock of a file or folder; the system frees it when the process dies.
+
+    Args:
+        path: What is written to; the lock is the file ``<path>.lock`` beside it, or
+            ``.lock`` inside an existing folder.
+        on_wait: Called once before waiting for another process; None never waits.
+
+    Raises:
+        StoredRunError: Another process holds the lock, and ``on_wait`` is None.
+    """
+    path = Path(path)
+    name = path / ".lock" if path.is_dir() else path.with_name(f"{path.name}.lock")
+    with open(name, "w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if on_wait is None:
+                raise StoredRunError(
+                    f"{path}: another process is writing there",
+                    hint="Wait until it has ended, or choose another place.",
+                ) from None
+            on_wait()
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+class RunManifest:
+    """The JSON file that says what decides the results of a run, and how far it is.
+
+    A run that finds a manifest with its own settings goes on; other settings are an
+    error, so results of two kinds are never mixed.
+
+    Args:
+        path: The JSON file.
+        settings: What decides the results, as plain values.
+        hint: What the user can do when another run is there, a sentence.
+
+    Attributes:
+        settings: As the file has them, so that both can be compared.
+        state: What the last :meth:`write` said; empty if there was none.
+
+    Raises:
+        StoredRunError: The file is damaged or has other settings.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike, settings: Mapping[str, Any], hint: str
+    ) -> None:
+        self.path = Path(path)
+        self.settings = json.loads(_to_json(settings))
+        self.state: dict[str, Any] = {}
+        if self.path.exists():
+            self.state = self._read(hint)
+
+    def _read(self, hint: str) -> dict[str, Any]:
+        try:
+            state = json.loads(self.path.read_text(encoding="utf-8"))
+            then = dict(state.pop("settings"))
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise StoredRunError(
+                "is damaged, or another program wrote it",
+                where=str(self.path),
+                hint=hint,
+            ) from None
+        names = sorted({*then, *self.settings})
+        other = [n for n in names if then.get(n) != self.settings.get(n)]
+        if other:
+            raise StoredRunError(
+                f"belongs to a run with other {', '.join(other)}",
+                where=str(self.path),
+                hint=hint,
+            )
+        return state
+
+    def write(self, **state: Any) -> None:
+        """Write the settings and ``state``, plain values, whole or not at all."""
+        text = _to_json({**state, "settings": self.settings}, indent=1)
+        with replacing(self.path) as temporary:
+            temporary.write_text(f"{text}\n", encoding="utf-8")
+        self.state = json.loads(text)
+        del self.state["settings"]
+
+
+def _to_json(value: Any, **options: Any) -> str:
+    """Return JSON text; arrays become lists."""
+    return json.dumps(
+        value, default=lambda array: array.tolist(), ensure_ascii=False, **options
+    )

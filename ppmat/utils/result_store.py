@@ -41,13 +41,9 @@ from pathlib import Path
 from typing import Any
 from typing import NamedTuple
 
-from ppmat.utils.errors import InputError
+from ppmat.utils.files import StoredRunError
 
 Result = dict[str, Any]
-
-
-class StoredRunError(InputError):
-    """Stored results that are damaged or belong to another run."""
 
 
 class ResultStore(Sequence):

@@ -1,0 +1,93 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Atomic writes, locks and manifests of runs."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from ppmat.utils.files import RunManifest
+from ppmat.utils.files import StoredRunError
+from ppmat.utils.files import locked
+from ppmat.utils.files import replacing
+
+HINT = "Choose another folder."
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "a.tif"
+    path.write_text("old")
+    with pytest.raises(OSError, match="full"), replacing(path) as temporary:
+        temporary.write_text("half")
+        assert temporary.suffix == ".tif" and path.read_text() == "old"
+        raise OSError("disk full")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.tif"]
+    assert path.read_text() == "old"
+    with replacing(str(path)) as temporary:
+        temporary.write_text("new")
+    assert path.read_text() == "new"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.tif"]
+
+
+def test_a_manifest_lets_only_the_same_run_go_on(tmp_path):
+    path = tmp_path / "run.json"
+    settings = {"seed": 1, "size": (2, 3), "weights": np.arange(2)}
+    run = RunManifest(path, settings, HINT)
+    assert run.state == {} and not path.exists()
+    run.write(rows=3)
+    again = RunManifest(path, settings, HINT)
+    assert again.state == {"rows": 3} and again.settings["size"] == [2, 3]
+    with pytest.raises(StoredRunError, match=r"run\.json: .* other seed, x\. Choose"):
+        RunManifest(path, {**settings, "seed": 2, "x": 0}, HINT)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"settings": 3}', "\x00"])
+def test_a_damaged_manifest_is_an_error(tmp_path, text):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(StoredRunError, match=r"run\.json: is damaged"):
+        RunManifest(tmp_path / "run.json", {}, HINT)
+
+
+HOLD = """
+import sys
+from ppmat.utils.files import locked
+with locked(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_lock_keeps_another_process_out_and_dies_with_it(tmp_path):
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    with subprocess.Popen(command, cwd=root, **pipes) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(StoredRunError, match="another process"), locked(tmp_path):
+            pass
+        waited = []
+
+        def end_the_other():
+            waited.append(True)
+            other.kill()
+
+        with locked(tmp_path, on_wait=end_the_other):
+            assert waited == [True]
+    with locked(tmp_path), locked(tmp_path / "x.csv"):
+        assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "x.csv.lock"]
