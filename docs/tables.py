@@ -30,6 +30,7 @@ import os
 import re
 import statistics
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ PAGES = (
     "README.md",
     "README_zh.md",
     "docs/*.md",
+    "docs/*/*.md",
     "*/README.md",
     "*/configs/*/README.md",
 )
@@ -210,8 +212,15 @@ def render(name: str, page: Path, root: Path = ROOT) -> str:
     others = {k: v for k, v in result.items() if k not in (*MADE, "rows", "note")}
     made += [f"{key} {cell(value)}" for key, value in flatten(others).items()]
     below = f"Source: {'; '.join(made)}."
-    note = f"\n{' '.join(result['note'].split())}\n" if "note" in result else ""
-    return f"\n{table}\n{note}\n{below}\n\n"
+    note = f"\n{wrap(result['note'])}\n" if "note" in result else ""
+    return f"\n{table}\n{note}\n{wrap(below)}\n\n"
+
+
+def wrap(text: str) -> str:
+    """Return prose in lines of at most 100 characters."""
+    return textwrap.fill(
+        " ".join(text.split()), 100, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def rewrite(page: Path, root: Path = ROOT) -> str:

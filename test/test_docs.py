@@ -104,13 +104,14 @@ def test_links_resolve(name):
 
 def test_a_broken_link_is_found():
     text = (
-        "[a](docs/gone.md) [b](docs/conventions.md#no-such-title) [c](../outside.md) "
-        "[d](docs/conventions.md#minimum-image) [e](https://example.org) `[f](g)`"
+        "[a](docs/gone.md) [b](docs/oc20/conventions.md#no-such-title) "
+        "[c](../outside.md) "
+        "[d](docs/oc20/conventions.md#minimum-image) [e](https://example.org) `[f](g)`"
     )
     found = broken_links(text, ROOT / "README.md")
     assert found == [
         "docs/gone.md",
-        "docs/conventions.md#no-such-title",
+        "docs/oc20/conventions.md#no-such-title",
         "../outside.md",
     ]
 
@@ -304,7 +305,7 @@ def test_a_table_is_written_from_its_result(tmp_path):
     assert "| | parameters | val_id ADwT |\n" in fresh
     assert "| b | - | 0.250 |\n| a | 12,345 | 0.400 ± 0.100 |\n" in fresh
     assert "Source: [x.yaml](results/x.yaml); `python x.py`; 2 cores;" in fresh
-    assert "2026-01-02; epochs 8; memory one pass mb 1.50.\n" in fresh
+    assert "2026-01-02; epochs 8; memory one pass mb\n1.50.\n" in fresh
     assert "old" not in fresh and fresh.startswith("before\n<!-- table:x -->\n")
     page.write_text(fresh)
     assert tables.rewrite(page, tmp_path) == fresh

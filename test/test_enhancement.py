@@ -391,7 +391,7 @@ def test_a_mean_over_few_pixels_keeps_noise():
         return (np.roll(rows, 1, 3) + rows + np.roll(rows, -1, 3)) / 9
 
     found = enhance_image(x, mean, tile_size=256, overlap=0)
-    # (-2/9 + 6/81) / (1 - 2/9 + 1/9), see docs/stem_predict.md
+    # (-2/9 + 6/81) / (1 - 2/9 + 1/9), see docs/stem/enhancement.md
     assert found.whiteness["slow_axis"][0] == pytest.approx(-1 / 6, abs=0.02)
     assert "noise_kept" in found.flags
 

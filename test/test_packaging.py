@@ -164,8 +164,8 @@ def test_header_check_refuses_other_texts():
 
 
 def contributions() -> list[str]:
-    """Return the patterns of docs/contribution.md."""
-    page = (ROOT / "docs" / "contribution.md").read_text(encoding="utf-8")
+    """Return the patterns of docs/core/contribution.md."""
+    page = (ROOT / "docs" / "core" / "contribution.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"^```text\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     return block.split()
 
@@ -189,7 +189,7 @@ def test_contribution_list_names_no_file_that_is_gone():
         for pattern in contributions()
         if not any(matches(name, pattern) for name in files)
     ]
-    assert not stale, f"docs/contribution.md lists what does not exist: {stale}"
+    assert not stale, f"docs/core/contribution.md lists what does not exist: {stale}"
 
 
 # The modules of upstream 0.3.0 that a contribution may lean on.

@@ -93,7 +93,7 @@ def keep_freed_memory() -> None:
 
     Paddle's CPU allocator asks malloc for each tensor. What is larger than 32 MB comes
     from the system and goes back at once, so every such result is written into pages
-    that the system has to find and clear first (docs/stem_training.md has the cost).
+    that the system has to find and clear first (docs/stem/training.md has the cost).
     The process stays at its peak. A user's own ``MALLOC_...`` variables are left alone.
     """
     chosen = any(name.startswith("MALLOC_") for name in os.environ)

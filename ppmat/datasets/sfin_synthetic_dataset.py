@@ -20,7 +20,7 @@ A sample is that of :class:`~ppmat.datasets.sfin_dataset.SFINDataset`: ``noisy``
 or stored; the loader's workers draw scene and noise.
 
 Source: the idea of Li et al., CVPR 2025, arXiv:2504.02555, Sec. 3; the recipe, which
-the paper does not publish, is described in docs/stem_synthetic_training.md.
+the paper does not publish, is described in docs/stem/synthetic_training.md.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ The network sees ``grey = (x - offset) / scale`` and the result is
 ``network(grey) * scale + offset``. Offset and scale follow ``x`` (robust percentiles),
 so ``enhance(a * x + b) = a * enhance(x) + b`` for ``a > 0``. For ``a < 0`` the network
 sees the negative of the picture, bright for dark, which it was not trained on: nothing
-is promised. Nothing is clipped. The reasons are in docs/stem_predict.md.
+is promised. Nothing is clipped. The reasons are in docs/stem/enhancement.md.
 
 A map of atomic columns (a model with the target ``gt_detect``) has no units to go back
 to and stays in grey levels.
@@ -80,7 +80,7 @@ class Enhancement:
         image: Of the type, shape and units of the input; a map is in grey levels.
         raw: The input.
         record: Plain values: what was done, with what, and what was found, see
-            docs/stem_predict.md.
+            docs/stem/enhancement.md.
     """
 
     image: Any

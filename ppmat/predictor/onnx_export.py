@@ -15,7 +15,7 @@
 
 """SFIN as an ONNX file for one tile size, for machines without Paddle.
 
-The folded network (docs/stem_speed.md) is written node by node: it has seven kinds of
+The folded network (docs/stem/speed.md) is written node by node: it has seven kinds of
 nodes. Its Fourier transforms are matrix products with tables that stand in the file
 once. A converter is not used: Paddle2ONNX 2.1.0 has no wheel for Python 3.13, ends the
 process at a Fourier transform, and installs packages while it runs.

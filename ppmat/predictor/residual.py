@@ -17,7 +17,7 @@
 
 The residual is raw - enhanced. If the network took away noise alone, and the noise of
 different pixels is independent, neighbouring pixels of the residual are uncorrelated,
-and the residual does not know the image. docs/stem_predict.md derives the numbers.
+and the residual does not know the image. docs/stem/enhancement.md derives the numbers.
 """
 
 from __future__ import annotations

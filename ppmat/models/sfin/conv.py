@@ -18,7 +18,7 @@
 Paddle's CPU convolution copies each pixel's neighbourhood into a matrix before it
 multiplies, once forward and twice backward, and adds a bias at about the price of the
 whole convolution when channels are few. One convolution for all outputs copies once
-and multiplies a larger, faster matrix. docs/stem_training.md has the derivation and
+and multiplies a larger, faster matrix. docs/stem/training.md has the derivation and
 the measurements.
 """
 

@@ -15,7 +15,7 @@
 
 """SFIN for images of one size, rearranged for prediction: same function, less work.
 
-What is rearranged, with the formulas in docs/stem_speed.md:
+What is rearranged, with the formulas in docs/stem/speed.md:
 
 - BatchNorm is an affine map of fixed statistics: its factor goes into the weights of
   the convolutions in front of it, the rest into their biases.
@@ -155,7 +155,7 @@ class FoldedSFIN(nn.Layer):
         width: Pixels.
         fourier: ``"fft"``, or ``"matmul"``: transforms as products with cosine and
             sine tables, which all blocks share. For formats that have no FFT (ONNX),
-            not for ``paddle.inference`` (docs/stem_speed.md); the tables grow as the
+            not for ``paddle.inference`` (docs/stem/speed.md); the tables grow as the
             square of the size.
     """
 

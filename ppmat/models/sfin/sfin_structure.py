@@ -25,7 +25,7 @@ Letters: ``N`` atoms, ``S`` structures, ``B`` radial basis functions, ``C`` scal
 ``V`` vector channels; padded to the largest count of the batch: ``M`` neighbours of an
 atom, ``P`` atoms and ``K`` reciprocal vectors of a structure. Lengths in Å, wave
 vectors in 1/Å, cells as rows. The derivations (invariances, normalisation) are in
-``docs/sfin_structure.md``.
+``docs/oc20/sfin_structure.md``.
 """
 
 from __future__ import annotations

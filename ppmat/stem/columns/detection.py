@@ -18,7 +18,7 @@
 Seeds come from an enhanced image, from the map of a detection network, or from the raw
 image under a filter of the columns' width. What is reported is fitted to the raw image
 only (:mod:`ppmat.stem.columns.column_fit`), so no network moves an atom. How errors
-and scores are computed is in docs/stem_detection.md.
+and scores are computed is in docs/stem/detection.md.
 """
 
 from __future__ import annotations

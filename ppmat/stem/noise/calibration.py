@@ -20,7 +20,7 @@ measured is ours. The paper separates them with two blurs, which leaves part of 
 term in the other. Here each term is read where the others do not reach: pointwise noise
 behind a high pass along the scan lines, scan noise from products of pixels of a line
 behind a high pass across the lines, the background in the longest waves. The
-derivation is in docs/stem_noise.md.
+derivation is in docs/stem/noise.md.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@
 """The three noise terms of a STEM image (Li et al., CVPR 2025, Fig. 1 and 3).
 
 ``I = I_clean + N_background + N_scan + N_pointwise``. The paper names the terms and
-what they depend on; how each is drawn here is ours, see docs/stem_noise.md.
+what they depend on; how each is drawn here is ours, see docs/stem/noise.md.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@
 Bright field is interference: a column is dark or bright by thickness, focus and what
 stands beside it, so no sum of spots describes it. This is a multislice calculation that
 is cheap enough to draw training scenes with, because of two shortcuts that are derived
-and compared with abTEM in docs/stem_bright_field.md:
+and compared with abTEM in docs/stem/bright_field.md:
 
 * Reciprocity (Cowley, Appl. Phys. Lett. 15, 58 (1969)). What a detector on the axis
   records while a focused probe is scanned is what a camera records of the specimen in a

@@ -18,7 +18,7 @@
 In HAADF each column of atoms is one round spot whose strength follows its atoms;
 nothing is propagated. In BF the waves are (:mod:`ppmat.stem.scenes.bright_field`).
 How far both are from a full multislice simulation, and where they fail, is told in
-docs/stem_synthesis.md; :mod:`benchmarks.stem.multislice` makes such simulations.
+docs/stem/synthesis.md; :mod:`benchmarks.stem.multislice` makes such simulations.
 """
 
 from __future__ import annotations

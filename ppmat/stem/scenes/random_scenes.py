@@ -17,7 +17,7 @@
 
 The paper trains on periodic and random arrangements of round spots, HAADF and BF (Li et
 al., CVPR 2025, Sec. 3); its recipe is not published. This one draws lattices, widths,
-contrasts and defects within wide ranges, see docs/stem_synthetic_training.md. Scenes of
+contrasts and defects within wide ranges, see docs/stem/synthetic_training.md. Scenes of
 a known crystal are made by :mod:`ppmat.stem.scenes.crystal`.
 """
 

@@ -13,7 +13,7 @@
 # limitations under the License.
 
 
-"""``docs/core.md`` names tests that exist."""
+"""``docs/core/upstream_faults.md`` names tests that exist."""
 
 import ast
 import re
@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = (ROOT / "docs" / "core.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "core" / "upstream_faults.md").read_text(encoding="utf-8")
 
 
 def named():
