@@ -24,12 +24,12 @@ from PIL import Image
 from ppmat.datasets.sfin_dataset import SFINDataset
 from ppmat.stem.noise.noise_model import NoiseModel
 from ppmat.stem.scenes import scene_folder as folder_module
-from ppmat.stem.scenes.atom_columns import Columns
+from ppmat.stem.scenes.atom_columns import AtomColumns
 from ppmat.stem.scenes.atom_columns import Scene
 from ppmat.stem.scenes.scene_folder import FolderError
 from ppmat.stem.scenes.scene_folder import SynthesisFolder
-from ppmat.stem.scenes.scene_folder import fit_noise
-from ppmat.stem.scenes.scene_folder import write_grey
+from ppmat.stem.scenes.scene_folder import noise_in_grey_levels
+from ppmat.stem.scenes.scene_folder import write_grey_png
 
 COUNTS = {"train": 3, "test": 1}
 
@@ -37,7 +37,7 @@ COUNTS = {"train": 3, "test": 1}
 def scene(seed=0):
     rng = np.random.default_rng(seed)
     y, x = rng.uniform(-4, 30, (2, 9))
-    columns = Columns(y, x, np.full(9, 90.0), np.full(9, 2.0))
+    columns = AtomColumns(y, x, np.full(9, 90.0), np.full(9, 2.0))
     image = columns.render((24, 28), 40.0)
     return Scene(image, columns.spots(image.shape), columns, 0.1)
 
@@ -95,7 +95,7 @@ def test_no_half_image_is_left(tmp_path, monkeypatch):
     def full(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(folder_module, "table_text", full)
+    monkeypatch.setattr(folder_module, "columns_csv", full)
     with pytest.raises(OSError):
         folder.write("train", 0, one.gt_enhance, one, {})
     names = [p for p in tmp_path.rglob("*") if p.is_file()]
@@ -128,7 +128,7 @@ def test_other_data_is_not_overwritten(tmp_path):
 def test_clipped_pixels_are_counted(tmp_path):
     image = np.full((4, 5), 100.0)
     image[0] = [-1.0, -0.4, 255.4, 256.0, 300.0]
-    assert write_grey(tmp_path / "a.png", image) == 3
+    assert write_grey_png(tmp_path / "a.png", image) == 3
     assert np.asarray(Image.open(tmp_path / "a.png"))[0].tolist() == [
         0,
         0,
@@ -161,7 +161,7 @@ def test_clipped_pixels_are_counted(tmp_path):
     ],
 )
 def test_grey_levels_hold_the_noise(noise):
-    grey, factor, offset = fit_noise(noise)
+    grey, factor, offset = noise_in_grey_levels(noise)
     assert factor * noise.low + offset == pytest.approx(grey.low)
     assert grey.scan_slope == noise.scan_slope
     # As strong beside the signal as before.
@@ -172,7 +172,7 @@ def test_grey_levels_hold_the_noise(noise):
         )
     rng = np.random.default_rng(0)
     clean = grey.low + (grey.high - grey.low) * (
-        Columns(
+        AtomColumns(
             *np.mgrid[8:128:12, 8:128:12].reshape(2, -1).astype(float),
             np.ones(100),
             np.full(100, 2.5),
@@ -184,6 +184,6 @@ def test_grey_levels_hold_the_noise(noise):
 
 def test_noise_that_fits_is_left_alone_and_odd_noise_is_refused():
     quiet = NoiseModel(pointwise_intercept=3.0, scan_intercept=1.0, scan_slope=0.02)
-    assert fit_noise(quiet) == (quiet, 1.0, 0.0)
+    assert noise_in_grey_levels(quiet) == (quiet, 1.0, 0.0)
     with pytest.raises(ValueError, match="calibrate it on frames with atoms"):
-        fit_noise(NoiseModel(low=5.0, high=5.0))
+        noise_in_grey_levels(NoiseModel(low=5.0, high=5.0))

@@ -37,7 +37,7 @@ from scipy.ndimage import gaussian_filter1d
 from ppmat.stem.noise.calibration import CalibrationError
 from ppmat.stem.noise.calibration import calibrate
 from ppmat.stem.noise.noise_model import NoiseModel
-from ppmat.stem.scenes.atom_columns import Columns
+from ppmat.stem.scenes.atom_columns import AtomColumns
 from ppmat.stem.scenes.random_scenes import SceneRecipe
 from ppmat.stem.scenes.random_scenes import make_scene
 from ppmat.stem.scenes.random_scenes import random_positions
@@ -111,7 +111,7 @@ def clean_image(
         positions, kinds = positions[inside], kinds[inside]
     height = np.where(kinds == 0, 120.0, 70.0) * rng.normal(1, 0.05, len(kinds))
     level, sign = (230.0, -1.0) if kind == "bf" else (80.0, 1.0)
-    columns = Columns(
+    columns = AtomColumns(
         positions[:, 0], positions[:, 1], sign * height, np.full(len(kinds), sigma)
     )
     tail = (0.3, 2.5) if kind == "random" else (0.0, 1.0)

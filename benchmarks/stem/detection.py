@@ -53,7 +53,7 @@ RADIUS = 3.0  # pixels; within it a column is found
 def draw(size: int) -> tuple[np.ndarray, np.ndarray]:
     """Return an image [H, W] float32 and its columns ``(y, x)`` [n, 2]."""
     from ppmat.stem.noise.noise_model import NoiseModel
-    from ppmat.stem.scenes.atom_columns import Columns
+    from ppmat.stem.scenes.atom_columns import AtomColumns
 
     rng = np.random.default_rng(size)
     reach = int(0.75 * size / SPACING) + 3
@@ -68,7 +68,7 @@ def draw(size: int) -> tuple[np.ndarray, np.ndarray]:
     positions = positions + rng.normal(0, 0.3, positions.shape)
     heights = heights * rng.normal(1, 0.05, len(heights))
     widths = np.full(len(heights), SIGMA)
-    clean = Columns(*positions.T, heights, widths).render((size, size), 30.0)
+    clean = AtomColumns(*positions.T, heights, widths).render((size, size), 30.0)
     return NoiseModel().apply(clean, rng).astype(np.float32), positions
 
 

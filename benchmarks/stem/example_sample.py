@@ -30,11 +30,11 @@ from pathlib import Path
 import numpy as np
 
 from ppmat.stem.noise.noise_model import NoiseModel
-from ppmat.stem.scenes.atom_columns import Columns
+from ppmat.stem.scenes.atom_columns import AtomColumns
 from ppmat.stem.scenes.atom_columns import Scene
 from ppmat.stem.scenes.random_scenes import random_lattice
 from ppmat.stem.scenes.random_scenes import random_positions
-from ppmat.stem.scenes.scene_folder import write_grey
+from ppmat.stem.scenes.scene_folder import write_grey_png
 
 
 def lattice_positions(
@@ -81,7 +81,7 @@ def sample_scene(rng: np.random.Generator, shape: tuple[int, int]) -> Scene:
     contrast = rng.uniform(90, 180) * np.array([1.0, *rng.uniform(0.25, 0.9, 2)])
     height = contrast[kinds] * rng.normal(1.0, 0.05, len(kinds))
     sigma = np.full(len(kinds), rng.uniform(0.16, 0.24) * spacing)
-    columns = Columns(positions[:, 0], positions[:, 1], height, sigma)
+    columns = AtomColumns(positions[:, 0], positions[:, 1], height, sigma)
     return Scene(
         np.clip(columns.render(shape, level), 0, 255), columns.spots(shape), columns
     )
@@ -107,7 +107,7 @@ def write_pair(
     }
     for kind, image in images.items():
         (folder / kind).mkdir(parents=True, exist_ok=True)
-        write_grey(folder / kind / f"{name}.png", image)
+        write_grey_png(folder / kind / f"{name}.png", image)
 
 
 def main(argv: list[str] | None = None) -> None:

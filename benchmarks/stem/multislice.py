@@ -33,8 +33,8 @@ from scipy.fft import next_fast_len
 from ppmat.stem.scenes.bright_field import electron_wavelength
 from ppmat.stem.scenes.projection import CrystalError
 from ppmat.stem.scenes.projection import View
+from ppmat.stem.scenes.projection import rotation_matrix
 from ppmat.stem.scenes.projection import specimen_layers
-from ppmat.stem.scenes.projection import turn_matrix
 from ppmat.stem.scenes.projection import view_along
 
 HAADF = (70.0, 180.0)  # mrad
@@ -46,7 +46,7 @@ _MOST_CELLS = 6  # repeats combined to a rectangular cell
 _SKEW = 0.02  # Å by which a rectangular cell may be off
 
 
-def physical_images(
+def simulate_images(
     structure: Any,
     shape: tuple[int, int],
     pixel_size: float,
@@ -277,7 +277,9 @@ def _pixels(
     rows, columns = np.mgrid[: shape[0], : shape[1]]
     middle = (np.array(shape[::-1]) - 1) / 2
     place = (np.stack([columns, rows], axis=-1) - middle) * pixel_size
-    place = (place - np.asarray(offset, dtype=float)[::-1]) @ turn_matrix(rotation).T
+    place = (place - np.asarray(offset, dtype=float)[::-1]) @ rotation_matrix(
+        rotation
+    ).T
     # A side that ends has the middle of the specimen at 0, and vacuum beyond.
     end = np.where(padded, lengths / 2, np.inf)
     place = np.clip(place, -end, end)

@@ -94,14 +94,14 @@ def simulate(work: Path) -> None:
     """Simulate the cases that are not there."""
     import abtem
 
-    from benchmarks.stem.multislice import physical_images
+    from benchmarks.stem.multislice import simulate_images
 
     work.mkdir(parents=True, exist_ok=True)
     for name, kind, axis, thickness, energy, slices in CASES:
         if file_of(work, name).exists():
             continue
         start = time.perf_counter()
-        images = physical_images(
+        images = simulate_images(
             structure(kind),
             SHAPE,
             PIXEL_SIZE,
@@ -157,7 +157,7 @@ def scene_case(path: Path, thickness: float) -> tuple[dict, Any]:
 
 def column_heights(image: np.ndarray, scene: Any) -> dict[str, float]:
     """Return the height of each kind of column, of the width that fits best."""
-    from ppmat.stem.scenes.atom_columns import Columns
+    from ppmat.stem.scenes.atom_columns import AtomColumns
 
     columns, pixel = scene.columns, scene.pixel_size
     kinds = sorted(set(columns.element))
@@ -167,7 +167,9 @@ def column_heights(image: np.ndarray, scene: Any) -> dict[str, float]:
         for kind in kinds:
             of = columns.element == kind
             ones = np.ones(of.sum())
-            spots = Columns(columns.y[of], columns.x[of], ones, width / pixel * ones)
+            spots = AtomColumns(
+                columns.y[of], columns.x[of], ones, width / pixel * ones
+            )
             terms.append(spots.render(image.shape, 0.0, (0.1, 1.0 / width)))
         best = max(best, explained(image, *terms), key=lambda found: found[0])
     heights = dict(zip(kinds, best[1].tolist()))

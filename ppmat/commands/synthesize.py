@@ -41,7 +41,7 @@ from ppmat.stem.noise.noise_model import MODES
 from ppmat.stem.noise.noise_model import NoiseModel
 from ppmat.stem.scenes.scene_folder import FORMATS
 from ppmat.stem.scenes.scene_folder import SynthesisFolder
-from ppmat.stem.scenes.scene_folder import fit_noise
+from ppmat.stem.scenes.scene_folder import noise_in_grey_levels
 from ppmat.utils import logger
 from ppmat.utils.registry import ConfigError
 
@@ -230,7 +230,7 @@ def _noise(args: argparse.Namespace) -> tuple[NoiseModel, float, float]:
             " calibrate on images of that mode"
         )
     try:
-        noise, factor, offset = fit_noise(noise)
+        noise, factor, offset = noise_in_grey_levels(noise)
     except ValueError as error:
         raise ConfigError(f"{args.noise}: {error}") from error
     if (factor, offset) != (1.0, 0.0):

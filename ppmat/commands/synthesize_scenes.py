@@ -33,7 +33,6 @@ import numpy as np
 
 from ppmat.stem.noise.noise_model import NoiseModel
 from ppmat.stem.scenes import defects
-from ppmat.stem.scenes.atoms import read_atoms
 from ppmat.stem.scenes.bright_field import BrightField
 from ppmat.stem.scenes.crystal import draw_contrast
 from ppmat.stem.scenes.crystal import render_projection
@@ -44,6 +43,7 @@ from ppmat.stem.scenes.projection import specimen_layers
 from ppmat.stem.scenes.projection import view_along
 from ppmat.stem.scenes.random_scenes import SceneRecipe
 from ppmat.stem.scenes.random_scenes import make_scene
+from ppmat.stem.scenes.structure_arrays import structure_to_arrays
 from ppmat.utils import logger
 from ppmat.utils.registry import ConfigError
 
@@ -336,7 +336,7 @@ def _specimens(
 ) -> list[Specimen]:
     from ase import Atoms
 
-    atoms = read_atoms(structure)
+    atoms = structure_to_arrays(structure)
     formula = Atoms(atoms.numbers).get_chemical_formula("reduce")
     digest = hashlib.sha256()
     for array in (atoms.numbers, atoms.occupancies, atoms.positions, atoms.cell):

@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 
 from ppmat.stem.noise.noise_model import MODES
-from ppmat.stem.scenes.atom_columns import Columns
+from ppmat.stem.scenes.atom_columns import AtomColumns
 from ppmat.stem.scenes.atom_columns import Scene
 from ppmat.stem.scenes.bright_field import BrightField
 from ppmat.stem.scenes.bright_field import bright_field
@@ -238,7 +238,7 @@ def _spots(
     probe: float,
     tail: tuple[float, float],
     thermal: np.ndarray,
-) -> tuple[Columns, np.ndarray]:
+) -> tuple[AtomColumns, np.ndarray]:
     """Return columns and their image, a sum of spots, in arbitrary units."""
     share, wide = tail
     if not 0 < probe < math.inf or not 0 <= share < 1 or not wide > 0:
@@ -255,7 +255,7 @@ def _spots(
 
 def _waves(
     projection: Projection, contrast: BrightField, thermal: np.ndarray
-) -> tuple[Columns, np.ndarray]:
+) -> tuple[AtomColumns, np.ndarray]:
     """Return columns and their bright-field image."""
     # Half the width of the Airy disc's peak at half its height, over 1.18.
     disc = 0.257 * electron_wavelength(contrast.energy)
@@ -267,7 +267,9 @@ def _waves(
     return columns, image
 
 
-def _columns(projection: Projection, height: np.ndarray, width: np.ndarray) -> Columns:
+def _columns(
+    projection: Projection, height: np.ndarray, width: np.ndarray
+) -> AtomColumns:
     """Return columns in pixels; ``width`` is in Å."""
     pixel = projection.pixel_size
     if width.min() < _NARROWEST * pixel:
@@ -276,7 +278,7 @@ def _columns(projection: Projection, height: np.ndarray, width: np.ndarray) -> C
             f" of {width.min():.3f} Å; wanted at most "
             f"{math.floor(1e3 * width.min() / _NARROWEST) / 1e3:.3f} Å"
         )
-    return Columns(
+    return AtomColumns(
         projection.y / pixel,
         projection.x / pixel,
         height,

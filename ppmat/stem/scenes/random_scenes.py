@@ -29,7 +29,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from ppmat.stem.noise.noise_model import MODES
-from ppmat.stem.scenes.atom_columns import Columns
+from ppmat.stem.scenes.atom_columns import AtomColumns
 from ppmat.stem.scenes.atom_columns import Scene
 from ppmat.stem.scenes.bright_field import BrightField
 from ppmat.stem.scenes.bright_field import bright_field
@@ -113,7 +113,7 @@ def make_scene(
     # Light columns beside heavy ones are weaker by more than ten times.
     kind = np.array([1.0, *np.exp(rng.uniform(np.log(0.04), 0.0, 2))])
     strength = kind[kinds] * _variation(rng, positions, shape)
-    columns = Columns(
+    columns = AtomColumns(
         positions[:, 0], positions[:, 1], strength, np.full(len(kinds), sigma)
     )
     thick = recipe.mode == "bf" and rng.random() < recipe.thick_share
@@ -191,7 +191,7 @@ def _wave_scene(
     scale = contrast / max(most - least, 1e-9)
     image = low + scale * (image - least)
     spots = np.full(len(kinds), distance / 4)
-    columns = Columns(positions[:, 0], positions[:, 1], np.zeros(len(kinds)), spots)
+    columns = AtomColumns(positions[:, 0], positions[:, 1], np.zeros(len(kinds)), spots)
     columns.height = columns.values(image) - np.median(image)
     return Scene(image, columns.spots(shape), columns)
 

@@ -62,7 +62,7 @@ def to_grey(image: np.ndarray) -> tuple[np.ndarray, int]:
     return grey.astype(np.uint8), int(np.count_nonzero(grey != rounded))
 
 
-def write_grey(path: str | Path, image: np.ndarray) -> int:
+def write_grey_png(path: str | Path, image: np.ndarray) -> int:
     """Write an image as 8-bit PNG; returns how many pixels were clipped.
 
     Args:
@@ -74,7 +74,7 @@ def write_grey(path: str | Path, image: np.ndarray) -> int:
     return clipped
 
 
-def fit_noise(noise: NoiseModel) -> tuple[NoiseModel, float, float]:
+def noise_in_grey_levels(noise: NoiseModel) -> tuple[NoiseModel, float, float]:
     """Bring a noise model to grey levels that noisy images do not leave.
 
     It is left alone if the range of its images, with three standard deviations of
@@ -251,14 +251,14 @@ class SynthesisFolder:
         try:
             for kind, image in images.items():
                 if self.format == "png":
-                    beyond = write_grey(parts[kind], image)
+                    beyond = write_grey_png(parts[kind], image)
                     clipped += beyond if kind == "noisy" else 0
                 else:
                     Image.fromarray(image.astype(np.float32)).save(
                         parts[kind], format="TIFF"
                     )
             record = {**record, "clipped_pixels": clipped}
-            parts[f"{_COLUMNS}.csv"].write_text(table_text(scene), encoding="utf-8")
+            parts[f"{_COLUMNS}.csv"].write_text(columns_csv(scene), encoding="utf-8")
             parts[f"{_COLUMNS}.json"].write_text(
                 json.dumps(record, indent=1) + "\n", encoding="utf-8"
             )
@@ -302,9 +302,9 @@ def _written(folder: Path) -> list[Path]:
     return [f for f in folder.iterdir() if f.stem.isdigit() and f.suffix in suffixes]
 
 
-def table_text(scene: Scene) -> str:
+def columns_csv(scene: Scene) -> str:
     """Return the columns on the image of a scene as CSV text."""
-    rows = scene.table()
+    rows = scene.column_rows()
     if not rows:
         return "y,x\n"
     text = io.StringIO()
