@@ -17,13 +17,11 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import math
 import platform
 import shlex
 import sys
 import time
-from collections.abc import Callable
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -251,41 +249,58 @@ def run(options: SynthesisOptions) -> int:
         CrystalError: A structure of which no image can be made.
         StoredRunError: The folder holds something else, or is in use.
     """
+    from tqdm import tqdm
+
     left_out = 0
+    scenes: Any = RandomScenes(options.noise)
     if options.crystal:
         specimens, left_out = read_specimens(
             options.structures, options.zone_axes, options.direction
         )
-        scenes: Any = CrystalScenes(options.crystal, specimens, options.noise)
+        scenes = CrystalScenes(options.crystal, specimens, options.noise)
         scenes.check(options.shape)
-    else:
-        scenes = RandomScenes(options.noise)
-    start = time.perf_counter()
-    draw = functools.partial(draw_images, scenes, options)
+    settings = {
+        "seed": options.seed,
+        "size": list(options.shape),
+        "noise": options.noise.to_json(),
+        "scenes": scenes.settings(),
+    }
+    about = {
+        "command": options.command,
+        "grey_levels": options.grey_levels,
+        "versions": {
+            "ppmat": ppmat.__version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("numpy", "scipy", "ase")},
+        },
+    }
     # Scenes that cannot be drawn are reported before anything is written or removed.
-    draw(next(split for split, count in options.counts.items() if count), 0)
+    first = next(split for split, count in options.counts.items() if count)
+    draw_images(scenes, options, first, 0)
     with SynthesisFolder.opened(
         options.output,
         counts=options.counts,
-        settings={
-            "seed": options.seed,
-            "size": list(options.shape),
-            "noise": options.noise.to_json(),
-            "scenes": scenes.settings(),
-        },
-        about={
-            "command": options.command,
-            "grey_levels": options.grey_levels,
-            "versions": {
-                "ppmat": ppmat.__version__,
-                "python": platform.python_version(),
-                **{name: version(name) for name in ("numpy", "scipy", "ase")},
-            },
-        },
+        settings=settings,
+        about=about,
         format=options.format,
         overwrite=options.overwrite,
     ) as folder:
-        _write(folder, draw, math.prod(options.shape), start)
+        missing, total = list(folder.missing()), sum(options.counts.values())
+        if len(missing) < total:
+            logger.info(f"{total - len(missing)} of {total} images exist already")
+        start = time.perf_counter()
+        for image in tqdm(missing, unit="image", disable=not sys.stderr.isatty()):
+            folder.write(*image, *draw_images(scenes, options, *image))
+        rate = len(missing) / (time.perf_counter() - start)
+        clipped = folder.clipped() / (total * math.prod(options.shape))
+        folder.finish({"clipped_share_of_noisy_pixels": clipped})
+    parts = ", ".join(f"{count} {split}" for split, count in options.counts.items())
+    speed = f", {rate:.1f} images/s" if missing else ""
+    print(
+        f"{options.output}: {parts}{speed}; {100 * clipped:.2f} % of the noisy pixels "
+        "were clipped",
+        flush=True,
+    )
     return EXIT_SOME_LEFT_OUT if left_out else 0
 
 
@@ -301,37 +316,3 @@ def draw_images(
     of_scene, of_noise = rng.spawn(2)
     scene, record = scenes.draw(of_scene, options.shape)
     return options.noise.apply(scene.gt_enhance, of_noise), scene, record
-
-
-def _write(
-    folder: SynthesisFolder,
-    draw: Callable[[str, int], tuple],
-    pixels: int,
-    start: float,
-) -> None:
-    """Write the missing images and report the result.
-
-    Args:
-        folder: The data set.
-        draw: Returns the arguments of ``folder.write`` for split and number.
-        pixels: Of an image.
-        start: Time at which the run began, by ``time.perf_counter``.
-    """
-    from tqdm import tqdm
-
-    missing = list(folder.missing())
-    total = sum(folder.counts.values())
-    if len(missing) < total:
-        logger.info(f"{total - len(missing)} of {total} images exist already")
-    for split, number in tqdm(missing, unit="image", disable=not sys.stderr.isatty()):
-        folder.write(split, number, *draw(split, number))
-    seconds = time.perf_counter() - start
-    clipped = folder.clipped() / (total * pixels)
-    folder.finish({"clipped_share_of_noisy_pixels": clipped})
-    rate = f", {len(missing) / seconds:.1f} images/s" if missing else ""
-    parts = ", ".join(f"{count} {split}" for split, count in folder.counts.items())
-    print(
-        f"{folder.path}: {parts}{rate}; {100 * clipped:.2f} % of the noisy pixels were "
-        "clipped",
-        flush=True,
-    )
