@@ -12,11 +12,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Write the example data set of this repository, in the folder layout of SFIN.
 
-"""Write a small synthetic data set in the folder layout of the SFIN data.
-
-Its recipe is kept as it was when the sample of this repository was made; scenes for
-training are drawn by :func:`ppmat.stem.scenes.random_scenes.make_scene`.
+The recipe is that of the shipped images and must not change. Scenes for training come
+from :func:`ppmat.stem.scenes.random_scenes.make_scene`.
 
 ``python -m benchmarks.stem.example_sample FOLDER --train 64 --test 16 --size 128``
 """
@@ -41,7 +40,7 @@ from ppmat.stem.scenes.scene_folder import write_grey_png
 def lattice_positions(
     rng: np.random.Generator, shape: tuple[int, int], spacing: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return a random two-dimensional crystal that covers the image.
+    """Return the sites of a random two-dimensional crystal with one or two atoms.
 
     Args:
         rng: Random numbers.
@@ -49,7 +48,7 @@ def lattice_positions(
         spacing: Length of the first lattice vector, pixels.
 
     Returns:
-        Positions ``(y, x)`` in pixels [n, 2] and the site in the cell [n].
+        Positions ``(y, x)``, pixels [n, 2], and the site in the cell [n].
     """
     cell, corners = random_lattice(rng, shape, spacing, margin=0.0)
     sites = [rng.uniform(size=2)]
@@ -94,7 +93,7 @@ def write_pair(
     Args:
         folder: Folder of the split.
         name: Stem of the three files.
-        rng: Random numbers of this scene.
+        rng: Random numbers.
         size: Height and width, pixels.
         noise: Noise of the image.
     """
@@ -110,7 +109,7 @@ def write_pair(
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Write the data set that the command line describes."""
+    """Write the data set of a command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="where train/ and test/ go")
     parser.add_argument("--train", type=int, default=64, help="training images")
