@@ -101,22 +101,18 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "several times, each image draws one")  # fmt: skip
     add("--direction", type=float, nargs=3, metavar=("X", "Y", "Z"),
         help="Cartesian direction of the beam instead of a zone axis")  # fmt: skip
-    add("--pixel_size", type=float, nargs="+", metavar="Å", help="default: 0.12")
-    add("--thickness", type=float, nargs="+", metavar="Å",
-        help="of structures that repeat along the beam (default: 50)")  # fmt: skip
-    add("--rotation", type=float, nargs="+", metavar="DEGREES",
-        help="of the structure in the image (default: 0 360)")  # fmt: skip
-    add("--probe", type=float, nargs="+", metavar="Å",
-        help="HAADF: standard deviation of the probe (default: 0.3 0.5)")  # fmt: skip
-    add("--energy", type=float, nargs="+", metavar="keV",
-        help="BF: energy of the electrons (default: 200)")  # fmt: skip
-    add("--semiangle", type=float, nargs="+", metavar="MRAD",
-        help="BF: semiangle of the probe (default: 22)")  # fmt: skip
-    add("--detector", type=float, nargs="+", metavar="MRAD",
-        help="BF: semiangle of the detector (default: 11)")  # fmt: skip
-    add("--defocus", type=float, nargs="+", metavar="Å",
-        help="BF: depth of the focus below the first atoms "
-        "(default: -20 20)")  # fmt: skip
+    for name, unit, text in (
+        ("pixel_size", "Å", "default: 0.12"),
+        ("thickness", "Å", "of structures that repeat along the beam (default: 50)"),
+        ("rotation", "DEGREES", "of the structure in the image (default: 0 360)"),
+        ("probe", "Å", "HAADF: standard deviation of the probe (default: 0.3 0.5)"),
+        ("energy", "keV", "BF: energy of the electrons (default: 200)"),
+        ("semiangle", "MRAD", "BF: semiangle of the probe (default: 22)"),
+        ("detector", "MRAD", "BF: semiangle of the detector (default: 11)"),
+        ("defocus", "Å", "BF: depth of the focus below the first atoms (default: -20 "
+            "20)"),
+    ):  # fmt: skip
+        add(f"--{name}", type=float, nargs="+", metavar=unit, help=text)
     add("--vacancies", action="append", metavar="[ELEMENT:]SHARE", help="of the atoms")
     add("--substitute", action="append", metavar="ELEMENT:BY:SHARE",
         help="replace a share of the atoms of an element")  # fmt: skip

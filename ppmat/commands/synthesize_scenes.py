@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -64,11 +65,7 @@ _NARROWEST_END = {"probe": 0, "energy": 1, "semiangle": 1}
 
 
 class RandomScenes:
-    """Draws random scenes.
-
-    Args:
-        noise: In grey levels; determines mode and contrast.
-    """
+    """Draws random scenes with the contrast of a noise model in grey levels."""
 
     def __init__(self, noise: NoiseModel) -> None:
         self.recipe = SceneRecipe(mode=noise.mode, low=noise.low, high=noise.high)
@@ -88,38 +85,23 @@ class RandomScenes:
 class CrystalOptions:
     """Ranges and defects that scenes of structures are drawn with.
 
-    Args:
-        pixel_size: Å.
-        optics: Ranges of the mode's options in :data:`OPTICS`.
-        rotation: Degrees.
-        thickness: Å, of structures that repeat along the beam; None: 50 Å.
-        vacancies: Element (None: all) and share of each.
-        substitutions: Element, new element and share of each.
-        adatoms: Element and number per nm² of each.
-        strain: Standard deviation of the components of a uniform strain.
-        local_strain: Root mean square of a smooth random displacement, Å.
-        boundaries: Share of the scenes with two grains.
+    ``synthesis.json`` has the same names; they decide whether a run can be continued.
     """
 
-    # ``synthesis.json`` has these names; they decide whether a run can be continued.
-    pixel_size: Range
-    optics: dict[str, Range]
-    rotation: Range
-    thickness: Range | None
-    vacancies: list[tuple[str | None, float]]
-    substitutions: list[tuple[str, str, float]]
-    adatoms: list[tuple[str, float]]
-    strain: float
-    local_strain: float
-    boundaries: float
+    pixel_size: Range  # Å
+    optics: dict[str, Range]  # the mode's options in OPTICS
+    rotation: Range  # degrees
+    thickness: Range | None  # Å, of structures that repeat along the beam; None: 50 Å
+    vacancies: list[tuple[str | None, float]]  # element (None: all) and share
+    substitutions: list[tuple[str, str, float]]  # element, new element and share
+    adatoms: list[tuple[str, float]]  # element and number per nm²
+    strain: float  # standard deviation of the components of a uniform strain
+    local_strain: float  # root mean square of a smooth random displacement, Å
+    boundaries: float  # share of the scenes with two grains
 
     @classmethod
     def from_args(cls, args: argparse.Namespace, mode: str) -> CrystalOptions:
-        """Return the options of a command line.
-
-        Args:
-            args: Of :func:`ppmat.commands.synthesize.parse_args`.
-            mode: Of the images.
+        """Return the options of a command line, for images of a mode.
 
         Raises:
             ConfigError: A value that is not legal, or an option of the other mode.
@@ -133,10 +115,16 @@ class CrystalOptions:
             optics=_optics(args, mode),
             rotation=_range("rotation", args.rotation, (0.0, 360.0), positive=False),
             thickness=_range("thickness", args.thickness, None),
-            vacancies=[_vacancy(text) for text in args.vacancies or ()],
-            substitutions=[_substitution(text) for text in args.substitute or ()],
+            vacancies=[
+                _defect(text, "--vacancies [ELEMENT:]SHARE", min(text.count(":"), 1))
+                for text in args.vacancies or ()
+            ],
+            substitutions=[
+                _defect(text, "--substitute ELEMENT:BY:SHARE", 2)
+                for text in args.substitute or ()
+            ],
             adatoms=[
-                _words_and_number(text, "--adatoms ELEMENT:NUMBER", 1)
+                _defect(text, "--adatoms ELEMENT:NUMBER", 1, most=math.inf)
                 for text in args.adatoms or ()
             ],
             strain=args.strain or 0.0,
@@ -147,31 +135,18 @@ class CrystalOptions:
 
 @dataclass(frozen=True)
 class Specimen:
-    """A structure seen along an axis.
-
-    Args:
-        name: Of the structure.
-        formula: Reduced.
-        axis: [uvw], or the Cartesian direction.
-        view: See :class:`ppmat.stem.scenes.projection.View`.
-        digest: Hash of the atoms.
-    """
+    """A structure seen along an axis."""
 
     name: str
-    formula: str
-    axis: tuple
+    formula: str  # reduced
+    axis: tuple  # [uvw], or the Cartesian direction
     view: View
-    digest: str
+    digest: str  # hash of the atoms
 
 
 @dataclass(frozen=True)
 class CrystalScenes:
-    """Draws scenes of structures with defects.
-
-    Args:
-        options: Ranges and defects.
-        specimens: The structures.
-        noise: In grey levels; determines mode and contrast.
+    """Draws scenes of structures with defects, with the contrast of a noise model.
 
     Raises:
         ConfigError: A thickness that no structure uses, or defects of elements that no
@@ -208,9 +183,6 @@ class CrystalScenes:
 
     def check(self, shape: tuple[int, int]) -> None:
         """Draw the scenes most likely to be impossible: narrowest probe, end pixels.
-
-        Args:
-            shape: ``(H, W)`` of the images.
 
         Raises:
             CrystalError: Pixels larger than columns; an image that shows no atoms, or
@@ -251,14 +223,11 @@ class CrystalScenes:
         Raises:
             CrystalError: No atom is left in view in any of ten draws.
         """
-        for attempt in range(_MAX_DRAWS):
-            try:
+        for _ in range(_MAX_DRAWS - 1):
+            # Random vacancies may remove the last atom of a small structure.
+            with contextlib.suppress(CrystalError):
                 return self._draw_once(rng, shape)
-            except CrystalError:
-                # Random vacancies may remove the last atom of a small structure.
-                if attempt == _MAX_DRAWS - 1:
-                    raise
-        raise AssertionError("unreachable")
+        return self._draw_once(rng, shape)
 
     def _draw_once(
         self, rng: np.random.Generator, shape: tuple[int, int]
@@ -450,8 +419,8 @@ def _range(
     return first, last
 
 
-def _words_and_number(text: str, form: str, count: int) -> tuple:
-    """Return the words and the number of ``WORD:...:NUMBER``."""
+def _defect(text: str, form: str, count: int, most: float = 1.0) -> tuple:
+    """Return words and number of ``WORD:...:NUMBER``; None if there is no word."""
     *words, number = text.split(":")
     try:
         value = float(number)
@@ -459,21 +428,6 @@ def _words_and_number(text: str, form: str, count: int) -> tuple:
         value = math.nan
     if len(words) != count or not 0 <= value < math.inf:
         raise ConfigError(f"'{text}': wanted {form}, with a number of at least 0")
-    return (*words, value)
-
-
-def _vacancy(text: str) -> tuple[str | None, float]:
-    words = min(text.count(":"), 1)
-    values = _words_and_number(text, "--vacancies [ELEMENT:]SHARE", words)
-    return _check_share(text, values if words else (None, *values))
-
-
-def _substitution(text: str) -> tuple[str, str, float]:
-    values = _words_and_number(text, "--substitute ELEMENT:BY:SHARE", 2)
-    return _check_share(text, values)
-
-
-def _check_share(text: str, values: tuple) -> tuple:
-    if values[-1] > 1:
+    if value > most:
         raise ConfigError(f"'{text}': the share must be 0 to 1")
-    return values
+    return (*(words or [None]), value)

@@ -121,12 +121,7 @@ class AtomColumns:
 
 
 def on_image(positions: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Return a mask of the positions that lie on a pixel [n].
-
-    Args:
-        positions: ``(y, x)``, pixels [n, 2]; the centre of the first pixel is 0.
-        shape: ``(H, W)`` of the image.
-    """
+    """Return a mask of the positions (y, x), pixels [n, 2], that lie on a pixel [n]."""
     high = np.array(shape) - 0.5
     return np.all((positions >= -0.5) & (positions < high), axis=1)
 

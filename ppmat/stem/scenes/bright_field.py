@@ -214,18 +214,10 @@ def _phase(
     frequencies: tuple[np.ndarray, np.ndarray],
     band: np.ndarray,
 ) -> np.ndarray:
-    """Return the sum of the complex phases of all atoms along the beam.
+    """Return the sum of the complex phases of all atoms, radians [points_y, points_x].
 
-    Args:
-        projection: The columns.
-        factors: Scattering factor of each element, Å^2 [401].
-        origin: Position ``(y, x)`` of the first grid point, Å [2].
-        size: Height and width of the grid, Å [2].
-        frequencies: Of the grid along y and x, 1/Å.
-        band: Mask of the frequencies to keep [points_y, points_x].
-
-    Returns:
-        Radians [points_y, points_x].
+    The grid begins at ``origin`` (y, x) and has a ``size``, both Å [2]. ``factors`` are
+    the scattering factors of the elements; frequencies outside ``band`` are removed.
     """
     q_y, q_x = frequencies
     y, x = projection.y - origin[0], projection.x - origin[1]

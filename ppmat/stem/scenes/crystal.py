@@ -70,9 +70,6 @@ class Haadf:
         power: Sharpness of the transition from light to heavy columns.
         depth: Thickness over which light columns lose intensity, Å.
         light: Additional factor on the intensity of light columns; 1 is the fit.
-        saturation: Length of column after which further atoms count less, Å; the
-            factor is ``(1 - exp(-l / saturation)) / (l / saturation)`` for a length
-            ``l``. None counts all atoms equally.
     """
 
     exponent: float = 1.6
@@ -80,7 +77,6 @@ class Haadf:
     power: float = 3.0
     depth: float = 30.0
     light: float = 1.0
-    saturation: float | None = None
 
     def heights(self, projection: Projection) -> np.ndarray:
         """Return the peak heights in arbitrary units [n]."""
@@ -89,11 +85,7 @@ class Haadf:
         density = strength / length
         kept = density**self.power / (density**self.power + self.limit**self.power)
         deep = -math.expm1(-length / self.depth)
-        factor = (1 - deep * (1 - kept)) * self.light ** (1 - kept)
-        if self.saturation is not None:
-            relative = length * projection.occupancy / self.saturation
-            factor = factor * -np.expm1(-relative) / np.maximum(relative, 1e-9)
-        return strength * factor
+        return strength * (1 - deep * (1 - kept)) * self.light ** (1 - kept)
 
     def reach(self, thickness: float) -> float:
         """Return the width of the strip around an image that affects it, Å."""
@@ -317,15 +309,10 @@ def _contrast(mode: str, contrast: Haadf | BrightField | None) -> Haadf | Bright
 def displacements(
     elements: Sequence[str], thermal: float | Mapping[str, float]
 ) -> np.ndarray:
-    """Return the thermal displacement of each element [E], Å.
-
-    Args:
-        elements: Symbols [E].
-        thermal: Root mean square displacement along one direction, Å: one value, or
-            one for each element.
+    """Return the thermal displacement of each element, Å [E].
 
     Raises:
-        CrystalError: An element has no displacement.
+        CrystalError: A mapping without one of the elements.
     """
     if not isinstance(thermal, Mapping):
         return np.full(len(elements), float(thermal))

@@ -228,12 +228,7 @@ def _indices(zone_axis: Sequence[int]) -> np.ndarray:
 
 
 def index_grid(*axes: np.ndarray) -> np.ndarray:
-    """Return all combinations of one value from each axis, last axis fastest [n, m].
-
-    Example:
-        >>> index_grid([0, 1], [5, 6]).tolist()
-        [[0, 5], [0, 6], [1, 5], [1, 6]]
-    """
+    """Return all combinations of one value from each axis, last axis fastest [n, m]."""
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(axes))
 
 
@@ -253,13 +248,10 @@ def _lattice_indices(beam: np.ndarray, lattice: np.ndarray) -> np.ndarray | None
 def _split_basis(
     lattice: np.ndarray, indices: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return a basis of the lattice that has the vector of the indices in it.
+    """Return a basis of the lattice with the vector of the indices, split off.
 
     Euclid's algorithm: indices are subtracted from each other until one is left. The
     basis vectors change so that their combination stays the same.
-
-    Returns:
-        The other basis vectors, and the vector of the indices.
     """
     basis, left = lattice.copy(), indices.copy()
     while np.count_nonzero(left) > 1:
@@ -475,11 +467,7 @@ def _minimum_image(vectors: np.ndarray, repeats: np.ndarray) -> np.ndarray:
 def _cell_columns(
     view: View, repeats: np.ndarray, members: list[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return the columns of one cell.
-
-    Returns:
-        Centres (x, y) [q, 2], spreads [q], counts [q, E], atomic numbers [E].
-    """
+    """Return centres (x, y) [q, 2], spreads [q], counts [q, E], atomic numbers [E]."""
     kinds, kind = np.unique(view.numbers, return_inverse=True)
     flat = view.positions[:, :2]
     # Heavy atoms make most of the intensity, and so of the visible centre.
@@ -500,13 +488,7 @@ def _cell_columns(
 def _fill(
     cell_positions: np.ndarray, repeats: np.ndarray, low: np.ndarray, high: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Repeat the columns of one cell over a rectangle.
-
-    Args:
-        cell_positions: ``(x, y)`` of the cell's columns [q, 2].
-        repeats: Lattice vectors (x, y) [m, 2].
-        low: Smallest x and y.
-        high: Largest x and y.
+    """Repeat the columns of one cell over the rectangle from ``low`` to ``high``.
 
     Returns:
         Positions (x, y) in the rectangle [n, 2], and the column of the cell [n].

@@ -34,6 +34,7 @@ from ppmat.stem.scenes.bright_field import BrightField
 from ppmat.stem.scenes.bright_field import bright_field
 from ppmat.stem.scenes.bright_field import electron_wavelength
 from ppmat.stem.scenes.projection import Projection
+from ppmat.utils.errors import check_choice
 
 _TRIES_PER_SQUARE = 8  # random positions per squared spacing: nearly a full packing
 _MARGIN = 32.0  # pixels around the image where columns still reach into it
@@ -72,8 +73,7 @@ class SceneRecipe:
     thick_share: float = 0.4
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise ValueError(f"mode is {self.mode!r}, wanted one of {', '.join(MODES)}")
+        check_choice("mode", self.mode, MODES)
         if not self.low < self.high:
             raise ValueError(f"low {self.low} must be below high {self.high}")
         for name in ("spacing", "width"):
@@ -121,9 +121,7 @@ def make_scene(
     # Light columns can be more than ten times weaker than heavy ones.
     kind = np.array([1.0, *np.exp(rng.uniform(np.log(0.04), 0.0, 2))])
     strength = kind[kinds] * _variation(rng, positions, shape)
-    columns = AtomColumns(
-        positions[:, 0], positions[:, 1], strength, np.full(len(kinds), sigma)
-    )
+    columns = AtomColumns(*positions.T, strength, np.full(len(kinds), sigma))
     thick = recipe.mode == "bf" and rng.random() < recipe.thick_share
     tail = (rng.choice([0.0, rng.uniform(0.0, 0.4)]), rng.uniform(1.6, 3.0))
     contrast = rng.uniform(0.7, 1.0) * (recipe.high - recipe.low)
@@ -149,13 +147,7 @@ def _wave_scene(
 ) -> Scene:
     """Return the bright-field scene of columns in a random microscope.
 
-    Args:
-        rng: Random numbers.
-        shape: ``(H, W)``.
-        recipe: Range of image values.
-        positions: ``(y, x)``, pixels [n, 2].
-        kinds: Kind of each column, 0 to 2 [n].
-        distance: Of neighbours, pixels.
+    Positions [n, 2] and the distance of neighbours are in pixels; kinds are 0 to 2 [n].
     """
     from ase.data import chemical_symbols
 
@@ -198,7 +190,7 @@ def _wave_scene(
     scale = contrast / max(most - least, 1e-9)
     image = low + scale * (image - least)
     spots = np.full(len(kinds), distance / 4)
-    columns = AtomColumns(positions[:, 0], positions[:, 1], np.zeros(len(kinds)), spots)
+    columns = AtomColumns(*positions.T, np.zeros(len(kinds)), spots)
     columns.height = columns.values(image) - np.median(image)
     return Scene(image, columns.spots(shape), columns)
 
@@ -211,16 +203,15 @@ def _crystal(
     fault = rng.choice(["none", "boundary", "edge"], p=[0.7, 0.15, 0.15])
     if fault != "none":
         beyond = _beyond_a_line(rng, positions, shape)
-        kept = ~beyond
+        removed = positions[beyond]
+        positions, kinds = positions[~beyond], kinds[~beyond]
         if fault == "boundary":
             others, other_kinds = lattice_sites(rng, shape, spacing)
             # Columns of the second grain that would touch the first are left out.
-            free = cKDTree(positions[kept]).query(others)[0] > 0.5 * spacing
-            inside = free & _same_side(others, positions[beyond], positions[kept])
-            positions = np.concatenate([positions[kept], others[inside]])
-            kinds = np.concatenate([kinds[kept], other_kinds[inside]])
-        else:
-            positions, kinds = positions[kept], kinds[kept]
+            free = cKDTree(positions).query(others)[0] > 0.5 * spacing
+            inside = free & _same_side(others, removed, positions)
+            positions = np.concatenate([positions, others[inside]])
+            kinds = np.concatenate([kinds, other_kinds[inside]])
     positions = positions + _strain(rng, positions, shape, spacing)
     positions = positions + rng.normal(
         0, rng.uniform(0, 0.03) * spacing, positions.shape
@@ -241,15 +232,9 @@ def random_lattice(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return a random two-dimensional cell and the origins of its repeats.
 
-    Args:
-        rng: Random numbers.
-        shape: ``(H, W)``.
-        spacing: Length of the first lattice vector, pixels.
-        margin: Width of the strip around the image to cover too, pixels.
-
     Returns:
         Lattice vectors ``(y, x)`` as rows, pixels [2, 2], and the origins of the cells
-        relative to the middle of the image, pixels [n, 2].
+        that cover image and margin, relative to its middle, pixels [n, 2].
     """
     angle = rng.uniform(0, 2 * np.pi)
     opening = np.deg2rad(rng.choice([60.0, 90.0, rng.uniform(60, 120)]))
@@ -299,16 +284,9 @@ def lattice_sites(
 def place_basis(
     cell: np.ndarray, corners: np.ndarray, basis: list[np.ndarray], origin: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Put the sites of a basis into every cell.
+    """Return the sites of a basis in all cells [sites * n, 2], and each one's index.
 
-    Args:
-        cell: Lattice vectors ``(y, x)`` as rows, pixels [2, 2].
-        corners: Origins of the cells, pixels [n, 2].
-        basis: Fractional coordinates of the sites, each [2].
-        origin: Added to all positions, pixels [2].
-
-    Returns:
-        Positions ``(y, x)``, pixels [sites * n, 2], and the site of each.
+    Lengths are in pixels; the basis is in fractions of the cell.
     """
     positions = np.concatenate([corners + site @ cell for site in basis]) + origin
     return positions, np.repeat(np.arange(len(basis)), len(corners))
@@ -320,13 +298,9 @@ def random_positions(
     spacing: float,
     margin: float = 4.0,
 ) -> np.ndarray:
-    """Return random positions, pixels [n, 2], none closer than ``spacing``.
+    """Return random positions in image and margin [n, 2], none closer than ``spacing``.
 
-    Args:
-        rng: Random numbers.
-        shape: ``(H, W)``.
-        spacing: Smallest distance of two positions, pixels.
-        margin: Width of the strip around the image to fill too, pixels.
+    All lengths are in pixels.
     """
     low, high = np.full(2, -margin), np.array(shape) + margin - 1.0
     count = int(_TRIES_PER_SQUARE * np.prod((high - low) / spacing))

@@ -22,8 +22,6 @@ parameters (JSON) of each image. ``synthesis.json`` is the manifest of the run.
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import json
 import re
 from collections.abc import Iterator
@@ -158,11 +156,7 @@ class SynthesisFolder:
     @classmethod
     @contextlib.contextmanager
     def opened(cls, path: str | Path, **options: Any) -> Iterator[SynthesisFolder]:
-        """Give the folder while no other process can open it.
-
-        Args:
-            path: Created if missing.
-            **options: Arguments of the class.
+        """Give the folder of the class's arguments, locked against other processes.
 
         Raises:
             StoredRunError: See the class; or another process has opened the folder.
@@ -268,13 +262,8 @@ def _writable(path: str | Path) -> Iterator[None]:
 def columns_csv(scene: Scene) -> str:
     """Return the columns on the image of a scene as CSV text."""
     rows = scene.column_rows()
-    if not rows:
-        return "y,x\n"
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
-    writer.writeheader()
+    lines = [list(rows[0]) if rows else ["y", "x"]]
     for row in rows:
-        writer.writerow(
-            {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()}
-        )
-    return text.getvalue()
+        values = row.values()
+        lines.append([f"{v:.6g}" if isinstance(v, float) else v for v in values])
+    return "".join(",".join(line) + "\n" for line in lines)
