@@ -22,13 +22,13 @@ from ppmat.stem.images.bad_pixels import hot_pixels
 from ppmat.stem.images.bad_pixels import without_hot_pixels
 from ppmat.stem.noise.counting_noise import CountingNoise
 from ppmat.stem.noise.noise_model import NoiseModel
-from ppmat.stem.scenes.atom_columns import Columns
+from ppmat.stem.scenes.atom_columns import AtomColumns
 
 
 def scene(spacing: float = 16.0, sigma: float = 2.8) -> np.ndarray:
     y, x = (v.ravel() for v in np.mgrid[4.3:96:spacing, 3.8:96:spacing])
     height = np.full(len(y), 120.0)
-    return Columns(y, x, height, np.full(len(y), sigma)).render((96, 96), 40.0)
+    return AtomColumns(y, x, height, np.full(len(y), sigma)).render((96, 96), 40.0)
 
 
 RING = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if y or x]

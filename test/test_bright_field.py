@@ -67,7 +67,7 @@ def scanned(columns, microscope, thermal, places, angle=(0.0, 0.0)):
     phase = np.zeros((points, points), dtype=complex)
     for element, symbol in enumerate(columns.elements):
         factor = scattering_factor(symbol, microscope.energy, thermal)
-        shape = np.interp(np.sqrt(square), module._WAVES, factor)
+        shape = np.interp(np.sqrt(square), module._FREQUENCIES, factor)
         for y, x, count in zip(columns.y, columns.x, columns.counts[:, element]):
             turn = q[:, None] * (y + shift[0]) + q * (x + shift[1])
             phase += count * shape * np.exp(-2j * np.pi * turn)
@@ -114,7 +114,7 @@ def test_the_thermal_mean_is_that_of_displaced_atoms():
     rng, thermal, energy = np.random.default_rng(0), 0.1, 100.0
     radii = np.array([0.0, 0.05, 0.15, 0.4])
     moved = rng.normal(0, thermal, (200_000, 2))
-    waves, still = module._WAVES, scattering_factor("Au", energy, 0.0)
+    waves, still = module._FREQUENCIES, scattering_factor("Au", energy, 0.0)
     assert np.abs(still.imag).max() < 1e-2 * still.real.max()
     bessel = module._bessel()
     back = 2 * np.pi * waves * waves[1]
@@ -162,7 +162,7 @@ def test_images_are_those_of_abtem(name, microscope, least):
 
 def test_nothing_in_the_way_changes_nothing():
     columns = projection()
-    empty = columns.take(slice(None), counts=np.zeros_like(columns.counts))
+    empty = columns.select(slice(None), counts=np.zeros_like(columns.counts))
     np.testing.assert_allclose(bright_field(empty), 1.0, atol=1e-5)
 
 
@@ -189,7 +189,7 @@ def test_a_source_blurs_and_a_spread_weakens():
     columns = projection(thickness=12.0)
     sharp, blurred = (bright_field(columns, BrightField(source=s)) for s in (0, 0.5))
     assert blurred.std() < 0.9 * sharp.std()
-    spread = columns.take(slice(None), spread=np.full(len(columns), 0.3))
+    spread = columns.select(slice(None), spread=np.full(len(columns), 0.3))
     assert bright_field(spread).std() < 0.9 * sharp.std()
 
 

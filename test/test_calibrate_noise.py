@@ -22,7 +22,7 @@ from PIL import Image
 
 from ppmat.commands.calibrate_noise import main
 from ppmat.stem.noise.noise_model import NoiseModel
-from ppmat.stem.scenes.atom_columns import Columns
+from ppmat.stem.scenes.atom_columns import AtomColumns
 
 SIDE = 128
 
@@ -32,7 +32,7 @@ def frames(tmp_path_factory):
     """A stack of two noisy frames of a lattice, and one frame as 8-bit PNG."""
     folder = tmp_path_factory.mktemp("frames")
     y, x = (g.ravel().astype(float) for g in np.mgrid[-6:SIDE:15, -6:SIDE:15])
-    columns = Columns(y, x, np.full(len(y), 100.0), np.full(len(y), 2.8))
+    columns = AtomColumns(y, x, np.full(len(y), 100.0), np.full(len(y), 2.8))
     clean = columns.render((SIDE, SIDE), 90.0)
     noise = NoiseModel()
     images = [noise.apply(clean, np.random.default_rng(i)) for i in range(3)]

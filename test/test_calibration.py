@@ -35,7 +35,7 @@ from ppmat.stem.noise.calibration import calibrate_noise
 from ppmat.stem.noise.calibration_figure import calibration_figure
 from ppmat.stem.noise.noise_model import NoiseModel
 from ppmat.stem.noise.raw_frames import prepare
-from ppmat.stem.scenes.atom_columns import Columns
+from ppmat.stem.scenes.atom_columns import AtomColumns
 
 TRUTH = NoiseModel()
 SIDE = 160
@@ -49,7 +49,7 @@ def lattice(rng: np.random.Generator, level: float = 80.0) -> np.ndarray:
     grid = np.stack(np.meshgrid(*[np.arange(-12, 13)] * 2), axis=-1).reshape(-1, 2)
     places = grid @ cell + SIDE / 2
     height = np.where(grid.sum(axis=1) % 2, 70.0, 120.0)
-    columns = Columns(places[:, 0], places[:, 1], height, np.full(len(grid), 2.9))
+    columns = AtomColumns(places[:, 0], places[:, 1], height, np.full(len(grid), 2.9))
     return columns.render((SIDE, SIDE), level)
 
 

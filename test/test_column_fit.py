@@ -26,7 +26,7 @@ from ppmat.stem.columns.column_seeds import _maxima
 from ppmat.stem.columns.detection import detect_columns
 from ppmat.stem.columns.detection import misfit
 from ppmat.stem.columns.matching import match_columns
-from ppmat.stem.scenes.atom_columns import Columns
+from ppmat.stem.scenes.atom_columns import AtomColumns
 
 SIZE = (72, 66)
 SIGMA = 2.2
@@ -38,7 +38,7 @@ def problem(seed=0):
     index = np.stack(np.meshgrid(np.arange(9), np.arange(8)), -1).reshape(-1, 2)
     position = 7.5 * index + 6 + rng.normal(0, 0.4, (len(index), 2))
     height = rng.uniform(0.5, 1.5, len(index))
-    columns = Columns(*position.T, height, np.full(len(index), SIGMA))
+    columns = AtomColumns(*position.T, height, np.full(len(index), SIGMA))
     image = columns.render(SIZE, 0.2) + rng.normal(0, 0.1, SIZE)
     starts = position + rng.normal(0, 0.3, position.shape)
     return image, ColumnFit(image, np.ones(SIZE, bool), starts, SIGMA, 7.5)
@@ -67,7 +67,7 @@ def test_residual_is_kept_up_to_date():
     fit._restart()
     np.testing.assert_allclose(kept, fit.residual, atol=1e-10)
     y, x, height, log_sigma = fit.values.T
-    spots = Columns(y, x, height, np.exp(log_sigma)).render(SIZE, 0.0)
+    spots = AtomColumns(y, x, height, np.exp(log_sigma)).render(SIZE, 0.0)
     background = fit.background.at(*np.meshgrid(*map(np.arange, SIZE), indexing="ij"))
     # Windows end at 3.5 sigma.
     assert abs(image - spots - background - kept).max() < 0.02
@@ -117,7 +117,7 @@ def test_background_and_columns_are_products_of_the_same_pixels():
     block, nodes = frames.with_background(background)
     there = nodes[0] >= 0
     product = block[0, 2, there[0]] @ step[tuple(nodes[:, there])]
-    spot = Columns(*values[:, :3].T, np.array([SIGMA])).render(SIZE, 0.0) / 1.7
+    spot = AtomColumns(*values[:, :3].T, np.array([SIGMA])).render(SIZE, 0.0) / 1.7
     assert np.isclose(product, np.sum(spot * -changed), rtol=0.01)
 
 
@@ -184,7 +184,7 @@ def test_misfit_is_what_noise_does_not_explain():
 def test_weak_columns_of_the_right_profile_are_kept():
     image, position = ringed(0.0)
     weak = position + 8.5
-    spots = Columns(*weak.T, np.full(len(weak), 0.1), np.full(len(weak), SIGMA))
+    spots = AtomColumns(*weak.T, np.full(len(weak), 0.1), np.full(len(weak), SIGMA))
     image = image + spots.render(SIZE, 0.0)
     both = np.concatenate([position, weak])
     assert match_columns(detect_columns(image), both, 3.0, SIZE, border=6).f1 > 0.97

@@ -29,7 +29,6 @@ from pymatgen.core import Molecule
 from pymatgen.core import Structure
 from scipy.spatial import cKDTree
 
-from ppmat.stem.scenes.atoms import read_atoms
 from ppmat.stem.scenes.bright_field import BrightField
 from ppmat.stem.scenes.crystal import Haadf
 from ppmat.stem.scenes.crystal import crystal_scene
@@ -37,6 +36,7 @@ from ppmat.stem.scenes.crystal import render_projection
 from ppmat.stem.scenes.projection import CrystalError
 from ppmat.stem.scenes.projection import project
 from ppmat.stem.scenes.projection import view_along
+from ppmat.stem.scenes.structure_arrays import structure_to_arrays
 
 LMDB = (
     Path(__file__).resolve().parents[1]
@@ -273,7 +273,7 @@ def test_what_cannot_be_shown_is_said(structure, options, message):
 
 def test_cells_with_vectors_missing_are_completed():
     layer = Atoms("Au", cell=[[3, 0, 0], [0, 3, 0], [0, 0, 0]], pbc=[1, 1, 0])
-    atoms = read_atoms(layer)
+    atoms = structure_to_arrays(layer)
     assert np.linalg.det(atoms.cell) > 0
     assert list(atoms.periodic) == [True, True, False]
     assert len(project(layer, SHAPE, 0.2)) > 10
@@ -300,7 +300,7 @@ def test_range_and_targets(mode):
     first, last = np.percentile(scene.gt_enhance, (1, 99))
     assert (first, last) == (pytest.approx(20), pytest.approx(150))
     assert scene.pixel_size == 0.15
-    rows = scene.table()
+    rows = scene.column_rows()
     assert 3 < len(rows) < len(scene.columns)
     for axis, size in zip("yx", SHAPE):
         assert all(-0.5 <= row[axis] < size - 0.5 for row in rows)
@@ -346,18 +346,6 @@ def test_light_columns_fade_in_a_thick_specimen():
     again = crystal_scene(STO, SHAPE, 0.15, thickness=80, contrast=brighter)
     heights = [again.columns.height[again.columns.element == k][0] for k in STO_KINDS]
     assert 1.5 < heights[2] / heights[0] / thick[2] < 2.1
-
-
-def test_long_columns_saturate_if_asked():
-    atoms = as_ase(STO)
-    for saturation in (None, 20.0):
-        found = project(atoms, SHAPE, 0.15, thickness=80)
-        half = found.counts.copy()
-        half[0] /= 2
-        found = found.take(slice(None), counts=half)
-        heights = Haadf(saturation=saturation, depth=1e9).heights(found)
-        ratio = heights[0] / heights[found.labels == found.labels[0]][-1]
-        assert ratio == pytest.approx(0.5) if saturation is None else ratio > 0.8
 
 
 def test_bf_is_dark_when_thin_and_has_bright_light_columns_when_thick():

@@ -25,7 +25,7 @@ from helpers_image import write_image_model
 from ppmat.commands.detect import main
 from ppmat.stem.columns.column_table import ColumnTable
 from ppmat.stem.images.micrograph import write_micrograph
-from ppmat.stem.scenes.random_scenes import Columns
+from ppmat.stem.scenes.atom_columns import AtomColumns
 
 
 def write_crystal(path, pixel_size=(0.0118, 0.0118), sign=1):
@@ -33,7 +33,7 @@ def write_crystal(path, pixel_size=(0.0118, 0.0118), sign=1):
     index = np.stack(np.meshgrid(*[np.arange(5)] * 2), -1).reshape(-1, 2)
     y, x = np.concatenate([14.0 * index + 4, 14.0 * index + 11]).T
     height = np.repeat([100.0, 50.0], len(index)) * rng.normal(1, 0.03, len(y))
-    columns = Columns(y, x, height, np.full(len(y), 2.5))
+    columns = AtomColumns(y, x, height, np.full(len(y), 2.5))
     image = columns.render((70, 66), 20.0) + rng.normal(0, 6, (70, 66))
     units = None if pixel_size is None else "nm"
     write_micrograph(path, (sign * image).astype("f4"), pixel_size, units)

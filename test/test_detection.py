@@ -25,7 +25,7 @@ from ppmat.stem.columns.column_fit import ColumnFit
 from ppmat.stem.columns.detection import detect_columns
 from ppmat.stem.columns.detection import scores
 from ppmat.stem.columns.matching import match_columns
-from ppmat.stem.scenes.random_scenes import Columns
+from ppmat.stem.scenes.atom_columns import AtomColumns
 
 SIZE = (88, 84)
 SIGMA = 2.4
@@ -40,7 +40,7 @@ def planted(seed=0, noise=12.0, spacing=13.0):
     weak = spacing * (index + 0.5)
     position = np.concatenate([strong, weak]) + 5.3
     height = np.repeat([120.0, 60.0], len(index)) * rng.normal(1, 0.05, len(position))
-    columns = Columns(*position.T, height, np.full(len(position), SIGMA))
+    columns = AtomColumns(*position.T, height, np.full(len(position), SIGMA))
     clean = columns.render(SIZE, 30.0)
     return clean + rng.normal(0, noise, SIZE), clean, columns
 

@@ -55,13 +55,15 @@ def test_a_manifest_lets_only_the_same_run_go_on(tmp_path):
     assert again.state == {"rows": 3} and again.settings["size"] == [2, 3]
     with pytest.raises(StoredRunError, match=r"run\.json: .* other seed, x\. Choose"):
         RunManifest(path, {**settings, "seed": 2, "x": 0}, HINT)
+    RunManifest(path, {"seed": 2}, HINT, replace=True).write()
+    assert RunManifest(path, {"seed": 2}, HINT).state == {}
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"settings": 3}', "\x00"])
 def test_a_damaged_manifest_is_an_error(tmp_path, text):
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(StoredRunError, match=r"run\.json: is damaged"):
-        RunManifest(tmp_path / "run.json", {}, HINT)
+        RunManifest(tmp_path / "run.json", {}, HINT, replace=True)
 
 
 HOLD = """

@@ -25,7 +25,7 @@ from scipy.spatial.distance import pdist
 
 from benchmarks.stem import example_sample as sample
 from benchmarks.stem.example_sample import lattice_positions
-from ppmat.stem.scenes.atom_columns import Columns
+from ppmat.stem.scenes.atom_columns import AtomColumns
 from ppmat.stem.scenes.atom_columns import Scene
 from ppmat.stem.scenes.random_scenes import SceneRecipe
 from ppmat.stem.scenes.random_scenes import lattice_sites
@@ -42,7 +42,7 @@ SHIPPED = (
 
 def test_render_is_the_sum_of_gaussians():
     y, x = np.array([3.25, 9.0]), np.array([4.5, -1.0])
-    columns = Columns(y, x, np.array([100.0, 40.0]), np.array([1.5, 2.0]))
+    columns = AtomColumns(y, x, np.array([100.0, 40.0]), np.array([1.5, 2.0]))
     image = columns.render((12, 16), level=10.0)
     rows, cols = np.mgrid[:12, :16]
     expected = 10.0
@@ -136,7 +136,7 @@ def test_sites_of_a_lattice_are_apart_and_cover_the_image(seed):
 def test_tiles_of_a_large_image_fit_together():
     rng = np.random.default_rng(0)
     n = 400
-    columns = Columns(
+    columns = AtomColumns(
         rng.uniform(-5, 305, n), rng.uniform(-5, 605, n), np.ones(n), np.full(n, 3.0)
     )
     image = columns.render((300, 600), 1.0, tail=(0.3, 2.0))
@@ -147,17 +147,19 @@ def test_tiles_of_a_large_image_fit_together():
 
 
 def test_table_tells_positions_in_angstrom():
-    columns = Columns(
+    columns = AtomColumns(
         np.array([-0.6, 2.0, 7.5]),  # the first and the last are on no pixel
         *(np.full(3, v) for v in (3.0, 50.0, 1.5)),
         element=np.array(["O", "Ti+O", "O"], dtype=object),
         occupancy=np.full(3, 0.5),
     )
     scene = Scene(np.zeros((8, 8)), np.zeros((8, 8)), columns, pixel_size=0.1)
-    (row,) = scene.table()
+    (row,) = scene.column_rows()
     assert row["y_angstrom"] == pytest.approx(0.2)
     assert (row["element"], row["occupancy"]) == ("Ti+O", 0.5)
-    (bare,) = Scene(scene.gt_enhance, scene.gt_detect, columns.select([1])).table()
+    (bare,) = Scene(
+        scene.gt_enhance, scene.gt_detect, columns.select([1])
+    ).column_rows()
     assert "y_angstrom" not in bare and bare["x"] == 3.0
 
 

@@ -24,12 +24,12 @@ from PIL import Image
 from ppmat.datasets.sfin_dataset import SFINDataset
 from ppmat.stem.noise.noise_model import NoiseModel
 from ppmat.stem.scenes import scene_folder as folder_module
-from ppmat.stem.scenes.atom_columns import Columns
+from ppmat.stem.scenes.atom_columns import AtomColumns
 from ppmat.stem.scenes.atom_columns import Scene
-from ppmat.stem.scenes.scene_folder import FolderError
 from ppmat.stem.scenes.scene_folder import SynthesisFolder
-from ppmat.stem.scenes.scene_folder import fit_noise
-from ppmat.stem.scenes.scene_folder import write_grey
+from ppmat.stem.scenes.scene_folder import noise_in_grey_levels
+from ppmat.stem.scenes.scene_folder import write_grey_png
+from ppmat.utils.files import StoredRunError
 
 COUNTS = {"train": 3, "test": 1}
 
@@ -37,7 +37,7 @@ COUNTS = {"train": 3, "test": 1}
 def scene(seed=0):
     rng = np.random.default_rng(seed)
     y, x = rng.uniform(-4, 30, (2, 9))
-    columns = Columns(y, x, np.full(9, 90.0), np.full(9, 2.0))
+    columns = AtomColumns(y, x, np.full(9, 90.0), np.full(9, 2.0))
     image = columns.render((24, 28), 40.0)
     return Scene(image, columns.spots(image.shape), columns, 0.1)
 
@@ -67,7 +67,7 @@ def test_the_data_set_reads_what_was_written(tmp_path, format):
     error = np.abs(sample["gt_enhance"][0] - one.gt_enhance).max()
     assert error < (0.51 if format == "png" else 1e-4)
     assert sample["gt_detect"].max() == pytest.approx(one.gt_detect.max(), abs=0.51)
-    assert not list((tmp_path / "set").rglob("*.part"))
+    assert not list((tmp_path / "set").rglob(".*"))
     # Only columns on a pixel are in the table.
     lines = (tmp_path / "set/test/columns/0.csv").read_text().splitlines()
     y, x = one.columns.y, one.columns.x
@@ -95,7 +95,7 @@ def test_no_half_image_is_left(tmp_path, monkeypatch):
     def full(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(folder_module, "table_text", full)
+    monkeypatch.setattr(folder_module, "columns_csv", full)
     with pytest.raises(OSError):
         folder.write("train", 0, one.gt_enhance, one, {})
     names = [p for p in tmp_path.rglob("*") if p.is_file()]
@@ -104,7 +104,7 @@ def test_no_half_image_is_left(tmp_path, monkeypatch):
 
 def test_other_data_is_not_overwritten(tmp_path):
     fill(build(tmp_path / "a"))
-    with pytest.raises(FolderError, match="made with other seed;.*--overwrite"):
+    with pytest.raises(StoredRunError, match="run with other seed.*--overwrite"):
         build(tmp_path / "a", {"seed": 1})
     (tmp_path / "a/train/noisy/notes.txt").write_text("mine")
     replaced = build(tmp_path / "a", {"seed": 1}, overwrite=True)
@@ -113,13 +113,13 @@ def test_other_data_is_not_overwritten(tmp_path):
     # What was not written by us is never removed.
     (tmp_path / "b/train/noisy").mkdir(parents=True)
     for overwrite in (False, True):
-        with pytest.raises(FolderError, match="not written by this program"):
+        with pytest.raises(StoredRunError, match="not written by this program"):
             build(tmp_path / "b", overwrite=overwrite)
     (tmp_path / "a/synthesis.json").write_text("{")
-    with pytest.raises(FolderError, match="damaged"):
+    with pytest.raises(StoredRunError, match="damaged"):
         build(tmp_path / "a")
     (tmp_path / "file").write_text("")
-    with pytest.raises(FolderError, match="cannot be written to"):
+    with pytest.raises(StoredRunError, match="cannot be written to"):
         build(tmp_path / "file/set")
     with pytest.raises(ValueError, match="format is 'jpg'"):
         build(tmp_path / "c", format="jpg")
@@ -128,7 +128,7 @@ def test_other_data_is_not_overwritten(tmp_path):
 def test_clipped_pixels_are_counted(tmp_path):
     image = np.full((4, 5), 100.0)
     image[0] = [-1.0, -0.4, 255.4, 256.0, 300.0]
-    assert write_grey(tmp_path / "a.png", image) == 3
+    assert write_grey_png(tmp_path / "a.png", image) == 3
     assert np.asarray(Image.open(tmp_path / "a.png"))[0].tolist() == [
         0,
         0,
@@ -161,7 +161,7 @@ def test_clipped_pixels_are_counted(tmp_path):
     ],
 )
 def test_grey_levels_hold_the_noise(noise):
-    grey, factor, offset = fit_noise(noise)
+    grey, factor, offset = noise_in_grey_levels(noise)
     assert factor * noise.low + offset == pytest.approx(grey.low)
     assert grey.scan_slope == noise.scan_slope
     # As strong beside the signal as before.
@@ -172,7 +172,7 @@ def test_grey_levels_hold_the_noise(noise):
         )
     rng = np.random.default_rng(0)
     clean = grey.low + (grey.high - grey.low) * (
-        Columns(
+        AtomColumns(
             *np.mgrid[8:128:12, 8:128:12].reshape(2, -1).astype(float),
             np.ones(100),
             np.full(100, 2.5),
@@ -184,6 +184,6 @@ def test_grey_levels_hold_the_noise(noise):
 
 def test_noise_that_fits_is_left_alone_and_odd_noise_is_refused():
     quiet = NoiseModel(pointwise_intercept=3.0, scan_intercept=1.0, scan_slope=0.02)
-    assert fit_noise(quiet) == (quiet, 1.0, 0.0)
-    with pytest.raises(ValueError, match="calibrate it on frames with atoms"):
-        fit_noise(NoiseModel(low=5.0, high=5.0))
+    assert noise_in_grey_levels(quiet) == (quiet, 1.0, 0.0)
+    with pytest.raises(ValueError, match="Calibrate it on frames with atoms"):
+        noise_in_grey_levels(NoiseModel(low=5.0, high=5.0))

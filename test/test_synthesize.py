@@ -16,6 +16,11 @@
 """The command that writes synthetic data sets."""
 
 import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,10 +30,13 @@ from ase.io import write
 from ase.spacegroup import crystal
 from PIL import Image
 
-from ppmat.commands import synthesize
 from ppmat.commands.synthesize import main
+from ppmat.commands.synthesize import split_counts
 from ppmat.datasets.sfin_dataset import SFINDataset
 from ppmat.stem.noise.noise_model import NoiseModel
+from ppmat.utils.files import locked
+
+ROOT = str(Path(__file__).resolve().parents[1])
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +102,7 @@ def test_the_same_command_goes_on_and_another_one_is_refused(here, capsys):
     again = pictures(here / "set")
     assert all(np.array_equal(first[name], again[name]) for name in first)
     assert run("-n", "4", "--seed", "1") == 2
-    assert "made with other seed" in capsys.readouterr().out
+    assert "run with other seed" in capsys.readouterr().out
     assert run("-n", "4", "--seed", "1", "--overwrite") == 0
     other = pictures(here / "set")
     assert not any(np.array_equal(first[name], other[name]) for name in first)
@@ -213,9 +221,41 @@ def test_what_is_there_outlasts_a_refusal_and_the_corrected_command_goes_on(here
     ],
 )
 def test_a_share_above_0_has_an_image_of_two(number, share, train, test):
-    words = ["-o", "x", "-n", str(number), "--test_share", str(share)]
-    _, counts = synthesize._check(synthesize.parse_args(words))
-    assert counts == {"train": train, "test": test}
+    assert split_counts(number, share) == {"train": train, "test": test}
+
+
+def test_a_folder_in_use_is_refused_at_once(here, capsys):
+    assert run("-n", "2") == 0
+    there = pictures(here / "set")
+    with locked(here / "set"):
+        for overwrite in ((), ("--overwrite",)):
+            assert run("-n", "2", *overwrite) == 2
+            assert "another process is writing there" in capsys.readouterr().out
+    assert pictures(here / "set").keys() == there.keys()
+    assert run("-n", "2") == 0
+
+
+def test_a_killed_run_goes_on_with_the_same_bytes(here):
+    whole, killed = here / "whole", here / "killed"
+    assert run("-n", "6", output="whole") == 0
+    words = ("--structure", "sto.cif", "--noise", "noise.json", "--size", "32", "40")
+    code = "import sys; from ppmat.commands.synthesize import main; main(sys.argv[1:])"
+    command = [sys.executable, "-c", code, *words, "-n", "6", "-o", "killed"]
+    with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": ROOT}) as other:
+        while not (killed / "train/noisy/1.png").exists():
+            assert other.poll() is None
+            time.sleep(0.005)
+        other.kill()
+    (killed / "train/noisy/.3.4711.png").write_text("half")
+    (killed / "train/noisy/.mine.png").write_text("mine")
+    assert run("-n", "6", output="killed") == 0
+    names = {p.relative_to(killed) for p in killed.rglob("*") if p.is_file()}
+    for path in (p for p in whole.rglob("*") if p.is_file() and p.suffix):
+        name = path.relative_to(whole)
+        names.remove(name)
+        if path.name != "synthesis.json":
+            assert (killed / name).read_bytes() == path.read_bytes()
+    assert {str(name) for name in names} == {".lock", "train/noisy/.mine.png"}
 
 
 def test_chance_that_leaves_nothing_is_tried_again(here, capsys):

@@ -12,13 +12,12 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Measure how accurately calibration finds a known noise.
 
-"""How well calibration finds a noise that was put in.
-
-``python -m benchmarks.stem.calibration --work FOLDER`` measures 20 seeds of each row
-and goes on where it was stopped; ``--summary`` writes what is there to
-docs/results/stem_calibration.yaml. One row: ``--only NAME``. About 2 s of one core an
-image of 256 x 256.
+``python -m benchmarks.stem.calibration --work FOLDER`` measures 20 seeds of each row,
+and continues an interrupted run. ``--summary`` writes the results so far to
+docs/results/stem_calibration.yaml; ``--only NAME`` measures one row. An image of
+256 x 256 takes about 2 s of one core.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ from scipy.ndimage import gaussian_filter1d
 from ppmat.stem.noise.calibration import CalibrationError
 from ppmat.stem.noise.calibration import calibrate
 from ppmat.stem.noise.noise_model import NoiseModel
-from ppmat.stem.scenes.atom_columns import Columns
+from ppmat.stem.scenes.atom_columns import AtomColumns
 from ppmat.stem.scenes.random_scenes import SceneRecipe
 from ppmat.stem.scenes.random_scenes import make_scene
 from ppmat.stem.scenes.random_scenes import random_positions
@@ -56,7 +55,7 @@ WEAK = dataclasses.replace(
 STILL = dataclasses.replace(PAPER, scan_slope=0.0, scan_intercept=0.0)
 FLAT = dataclasses.replace(PAPER, background_sd=0.0)
 HEAVY = dataclasses.replace(PAPER, pointwise_lambda=0.0)
-# Kind of image, noise, frames, rounded to 8 bits.
+# Kind of image, noise, number of frames, and whether they are rounded to 8 bits.
 ROWS = {
     "crystal": ("crystal", PAPER, 1, False),
     "random, tails": ("random", PAPER, 1, False),
@@ -68,9 +67,10 @@ ROWS = {
     "logistic": ("crystal", HEAVY, 1, False),
     "8 bits": ("crystal", PAPER, 1, True),
     "training scenes, 4 frames": ("scenes", PAPER, 4, False),
-    # The place of a name in the alphabet decides its seeds; this one is the last.
+    # The alphabetical order of the names determines the seeds; this one is the last.
     "with wave optics, BF": ("waves", PAPER, 1, False),
 }
+# Largest wanted relative errors; absolute for lambda.
 TARGETS = {"pointwise": 0.10, "scan": 0.30, "lambda": 0.04, "background": 0.25}
 
 
@@ -78,17 +78,13 @@ def clean_image(
     kind: str, rng: np.random.Generator, shape: tuple[int, int]
 ) -> np.ndarray:
     """Return a clean image of columns: spacing 12 to 30 px, width 2 to 5 px."""
-    if kind == "scenes":
-        recipe = SceneRecipe(spacing=(12.0, 30.0), low=70.0, high=220.0)
-        return make_scene(rng, shape, recipe).gt_enhance
-    if kind == "waves":
+    if kind in ("scenes", "waves"):
+        waves = {"mode": "bf", "random_share": 0.0, "wave_share": 1.0}
         recipe = SceneRecipe(
-            mode="bf",
             spacing=(12.0, 30.0),
             low=70.0,
             high=220.0,
-            random_share=0.0,
-            wave_share=1.0,
+            **(waves if kind == "waves" else {}),
         )
         return make_scene(rng, shape, recipe).gt_enhance
     spacing = rng.uniform(12.0, 30.0)
@@ -111,7 +107,7 @@ def clean_image(
         positions, kinds = positions[inside], kinds[inside]
     height = np.where(kinds == 0, 120.0, 70.0) * rng.normal(1, 0.05, len(kinds))
     level, sign = (230.0, -1.0) if kind == "bf" else (80.0, 1.0)
-    columns = Columns(
+    columns = AtomColumns(
         positions[:, 0], positions[:, 1], sign * height, np.full(len(kinds), sigma)
     )
     tail = (0.3, 2.5) if kind == "random" else (0.0, 1.0)
@@ -119,10 +115,10 @@ def clean_image(
 
 
 def two_blurs(image: np.ndarray) -> NoiseModel:
-    """Return what the paper's recipe measures (its kernel sizes are not known).
+    """Return the noise that the paper's recipe measures, with our kernel sizes.
 
-    Scan noise is a blur along the rows less a blur along both axes, pointwise noise the
-    image less the blur along the rows; each against the smooth image.
+    Scan noise is a blur along the rows minus a blur along both axes. Pointwise noise is
+    the image minus the blur along the rows. The paper does not give kernel sizes.
     """
     smooth, row_wise = gaussian_filter(image, 2.0), gaussian_filter1d(image, 2.0)
     gradient = np.hypot(*np.gradient(smooth))
@@ -146,7 +142,10 @@ def _sd_line(noise: np.ndarray, variable: np.ndarray) -> np.ndarray:
 
 
 def errors(clean: np.ndarray, truth: NoiseModel, found: NoiseModel) -> dict:
-    """Return the largest relative errors over the middle of the image's values."""
+    """Return the largest relative error of each term.
+
+    Gradients from quantile 0.25 to 0.9 and grey values from 0.05 to 0.95 count.
+    """
     gradient = np.quantile(np.hypot(*np.gradient(clean)), np.linspace(0.25, 0.9, 9))
     grey = np.quantile(clean, np.linspace(0.05, 0.95, 9))
     result = {
@@ -154,7 +153,7 @@ def errors(clean: np.ndarray, truth: NoiseModel, found: NoiseModel) -> dict:
         "lambda": found.pointwise_lambda - truth.pointwise_lambda,
     }
     scan, true_scan = found.scan_sd(gradient), truth.scan_sd(gradient)
-    # Without scan noise: what was found, in standard deviations of pointwise noise.
+    # Without true scan noise: the found one, relative to pointwise noise.
     result["scan"] = (
         _worst(scan / true_scan)
         if true_scan.any()
@@ -200,7 +199,7 @@ def run(row: str, seed: int, size: int) -> dict:
 
 
 def summary(work: Path) -> dict:
-    """Return the result file's content."""
+    """Return the contents of the result file."""
     rows = []
     for name, (_, truth, _, _) in ROWS.items():
         path = work / f"{name}.jsonl"
@@ -243,7 +242,7 @@ def summary(work: Path) -> dict:
 
 
 def main() -> None:
-    """Run or summarise."""
+    """Measure, or write the summary."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS))
@@ -252,7 +251,7 @@ def main() -> None:
     parser.add_argument("--summary", action="store_true")
     args = parser.parse_args()
     if args.summary:
-        from runs import write
+        from benchmarks.runs import write
 
         write(summary(args.work), Path("docs/results/stem_calibration.yaml"))
         return

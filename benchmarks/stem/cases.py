@@ -12,18 +12,16 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""The test images of the STEM benchmark, and the files between its stages.
 
-"""The images that ``stem.py`` compares methods on, and the files between its stages.
-
-A case is one noisy exposure of one scene. Numpy and SciPy only, because the stages run
-in different environments.
+A case is one noisy exposure of one scene. Only NumPy and SciPy are imported, because
+the stages run in different environments.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-import os
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -36,17 +34,19 @@ import numpy as np
 from ppmat.stem.noise.counting_noise import CountingNoise
 from ppmat.stem.noise.noise_model import MODES
 from ppmat.stem.noise.noise_model import NoiseModel
+from ppmat.stem.scenes.atom_columns import on_image
 from ppmat.stem.scenes.random_scenes import SceneRecipe
 from ppmat.stem.scenes.random_scenes import make_scene
+from ppmat.utils.files import replacing
 
 DOSES = {"mos2": (1e4, 3e4, 1e5), "sto": (3e3, 1e4, 1e5)}  # electrons / Å^2
-# On which scene the filters' parameters are chosen.
+# The scene on which the filters' parameters for each test scene are chosen.
 VALIDATION = {"sto": "bto", "mos2": "nbs2", "random": "random_val"}
 VALIDATION_SEED = 100
-JITTER = 0.35  # pixels RMS
-# Columns that have to be found, and whether they are bright. Oxygen of a thick crystal
-# is below the tails of its neighbours in HAADF, and the brightest in BF; sulphur of a
-# layer is hardly a minimum in BF.
+JITTER = 0.35  # pixels; root mean square shift of a scan line
+# Columns that must be found, and whether they are bright. In a thick crystal oxygen is
+# weaker than the tails of its neighbours in HAADF, and the brightest in BF. Sulphur of
+# a layer is a very weak minimum in BF.
 SEEN = {
     ("sto", "haadf"): (("Sr", "Ti+O"), True),
     ("sto", "bf"): (("O",), True),
@@ -55,9 +55,9 @@ SEEN = {
 }
 RANDOM_SIZE = 192  # pixels
 RANDOM_SCENES = 2  # of each seed
-VIEW = 320  # pixels; larger scenes are cut, which saves time
-FAINT = 0.15  # of the strongest: fainter random columns need not be found
-_RANDOM_PIXEL = 0.1  # Å: nobody knows; makes a position error of 1 pixel 10 pm
+MAX_SIZE = 320  # pixels; larger scenes are cropped to save time
+FAINT = 0.15  # of the strongest height; fainter random columns need not be found
+_RANDOM_PIXEL = 0.1  # Å; random scenes have no scale: 1 pixel counts as 10 pm
 _NAMES = (*DOSES, "bto", "nbs2", "random", "random_val")
 
 
@@ -81,7 +81,7 @@ class Case:
 
     @property
     def group(self) -> str:
-        """Name of the row that cases of all seeds share."""
+        """Name shared by the cases of all seeds."""
         dose = "" if self.dose is None else f"_{self.dose:.0e}".replace("e+0", "e")
         return f"{self.scene}_{self.mode}{dose}"
 
@@ -91,7 +91,7 @@ class Case:
         return f"{self.group}_{self.seed}_{self.number}"
 
     def validation(self) -> list[Case]:
-        """Return the cases on which a filter for this one is tuned."""
+        """Return the cases on which the filters for this case are tuned."""
         scene = VALIDATION[self.scene]
         count = RANDOM_SCENES if self.scene == "random" else 1
         return [
@@ -105,10 +105,11 @@ class Exposure:
 
     Args:
         noisy: Image [H, W] float32: counts, or grey levels of a random scene.
-        clean: Its expectation without jitter and noise, [H, W] float32.
+        clean: Its expectation without jitter and noise [H, W] float32.
         columns: Positions ``(y, x)`` of all columns, pixels [n, 2].
-        wanted: Which have to be found [n]; to find another is no mistake.
-        bright: Whether they are brighter than what is between.
+        wanted: Mask of the columns that must be found [n]; finding another column is
+            not an error.
+        bright: Whether the wanted columns are brighter than their surroundings.
         pixel_size: Å.
     """
 
@@ -138,13 +139,14 @@ def _scene_file(path: Path) -> dict:
 
 
 def expose(case: Case, scenes: Path) -> Exposure:
-    """Return the exposure of a case, made when it is first asked for.
+    """Return the exposure of a case.
 
-    It is kept, so that all stages see the same image with whatever versions.
+    The first call draws it and stores it, so that all stages use the same image,
+    whatever versions they run with.
 
     Args:
-        case: Which.
-        scenes: Folder that ``stem_scenes.py`` wrote; exposures go there too.
+        case: The case.
+        scenes: Folder that ``benchmarks.stem.scenes`` wrote; exposures go there too.
     """
     path = scenes / "exposures" / f"{case.name}.npz"
     if not path.exists():
@@ -166,10 +168,8 @@ def _draw(case: Case, scenes: Path) -> Exposure:
         recipe = SceneRecipe(mode=case.mode, low=noise.low, high=noise.high)
         scene = make_scene(rng, (RANDOM_SIZE, RANDOM_SIZE), recipe)
         columns = scene.columns
-        inside = _inside(columns.y, columns.x, scene.gt_enhance.shape)
-        columns = columns.select(inside)
-        # In a thick BF scene some are dark and some bright; the more numerous are
-        # looked for.
+        columns = columns.select(columns.inside(scene.gt_enhance.shape))
+        # In a thick BF scene some are dark and some bright: the majority is wanted.
         bright = bool(np.mean(columns.height > 0) > 0.5)
         return Exposure(
             noise.apply(scene.gt_enhance, rng).astype(np.float32),
@@ -182,56 +182,50 @@ def _draw(case: Case, scenes: Path) -> Exposure:
         )
     arrays = _scene_file(scenes / f"{case.scene}.npz")
     pixel_size = float(arrays["pixel_size"])
-    beam = arrays[case.mode][:VIEW, :VIEW].astype(np.float64)
+    beam = arrays[case.mode][:MAX_SIZE, :MAX_SIZE].astype(np.float64)
     expected = beam * case.dose * pixel_size**2
     noise = CountingNoise(counts=1.0, bright=1.0, dark=0.0, jitter=JITTER)
     kinds, bright = SEEN.get((case.scene, case.mode), ((), True))
-    inside = _inside(arrays["row"], arrays["col"], expected.shape)
+    positions = np.stack([arrays["row"], arrays["col"]], axis=-1)
+    inside = on_image(positions, expected.shape)
     return Exposure(
         noise.apply(expected, rng).astype(np.float32),
         expected.astype(np.float32),
-        np.stack([arrays["row"], arrays["col"]], axis=-1)[inside],
+        positions[inside],
         np.isin(arrays["kind"], kinds)[inside],
         bright,
         pixel_size,
     )
 
 
-def _inside(y: np.ndarray, x: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    return (y > -0.5) & (x > -0.5) & (y < shape[0] - 0.5) & (x < shape[1] - 0.5)
-
-
 # Files -------------------------------------------------------------------------------
 
 
 def save_arrays(path: Path, **arrays: object) -> None:
-    """Write arrays, all of them or nothing."""
+    """Write arrays, all of them or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}")
-    with open(part, "wb") as file:
-        np.savez(file, **arrays)
-    os.replace(part, path)
+    with replacing(path) as temporary:
+        np.savez(temporary, **arrays)
 
 
 def save_image(path: Path, image: np.ndarray, seconds: float) -> None:
-    """Write a method's result and its CPU seconds."""
+    """Write the image of a method and its CPU time, s."""
     save_arrays(path, image=image.astype(np.float32), seconds=seconds)
 
 
 def load_image(path: Path) -> tuple[np.ndarray, float]:
-    """Return what :func:`save_image` wrote."""
+    """Return the image and the CPU time, s, of :func:`save_image`."""
     with np.load(path) as file:
         return file["image"], float(file["seconds"])
 
 
 def save_json(path: Path, value: object) -> None:
-    """Write JSON, all of it or nothing."""
+    """Write JSON, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(value))
-    os.replace(part, path)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value))
 
 
 def load_json(path: Path) -> object:
-    """Return what :func:`save_json` wrote."""
+    """Return the value of :func:`save_json`."""
     return json.loads(path.read_text())

@@ -12,12 +12,12 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Measure time and memory of ``detect_columns`` by the size of the image.
 
-"""How long ``detect_columns`` takes, and how much memory, by the size of the image.
-
-A square lattice of two kinds of columns, turned by 7°, 28 pixels from one strong column
-to the next, under the default ``NoiseModel``; seeds from the raw image. Each size has a
-fresh process of one thread. The columns are compared with the planted ones.
+The image is a square lattice of two kinds of columns, rotated by 7°, with 28 pixels
+between strong columns and the noise of the default ``NoiseModel``. Seeds come from the
+raw image. Each size runs in a new process with one thread. The columns are compared
+with the true ones.
 
 Usage::
 
@@ -45,15 +45,15 @@ from benchmarks.runs import write
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = (512, 1024, 2048, 4096)
 SPACING = 28.0  # pixels
-SIGMA = 3.2
+SIGMA = 3.2  # pixels; standard deviation of a column
 MARGIN = 10.0  # pixels around the image where columns still reach into it
-RADIUS = 3.0  # pixels; within it a column is found
+RADIUS = 3.0  # pixels; largest distance of a found column from a true one
 
 
 def draw(size: int) -> tuple[np.ndarray, np.ndarray]:
     """Return an image [H, W] float32 and its columns ``(y, x)`` [n, 2]."""
     from ppmat.stem.noise.noise_model import NoiseModel
-    from ppmat.stem.scenes.atom_columns import Columns
+    from ppmat.stem.scenes.atom_columns import AtomColumns
 
     rng = np.random.default_rng(size)
     reach = int(0.75 * size / SPACING) + 3
@@ -68,12 +68,12 @@ def draw(size: int) -> tuple[np.ndarray, np.ndarray]:
     positions = positions + rng.normal(0, 0.3, positions.shape)
     heights = heights * rng.normal(1, 0.05, len(heights))
     widths = np.full(len(heights), SIGMA)
-    clean = Columns(*positions.T, heights, widths).render((size, size), 30.0)
+    clean = AtomColumns(*positions.T, heights, widths).render((size, size), 30.0)
     return NoiseModel().apply(clean, rng).astype(np.float32), positions
 
 
 def measure(folder: Path) -> dict:
-    """Detect the columns of the image in a folder; returns a row."""
+    """Detect the columns of the image in a folder; return a row of the result."""
     from ppmat.stem.columns.detection import detect_columns
     from ppmat.stem.columns.matching import match_columns
 
@@ -98,7 +98,7 @@ def measure(folder: Path) -> dict:
 
 
 def run(*words: str) -> str:
-    """Run this script in a process of its own, with one thread; returns its output."""
+    """Run this script in a new process with one thread; return its output."""
     return subprocess.run(
         [sys.executable, "-m", "benchmarks.stem.detection", *words],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "docs/results")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--draw", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--note", default="", help="what else the machine did")
+    parser.add_argument("--note", default="", help="other load of the machine")
     args = parser.parse_args()
     if args.measure:
         print(json.dumps(measure(args.measure)))
@@ -126,7 +126,7 @@ def main() -> None:
         return
     rows = []
     for size in args.sizes:
-        # This process stays small: children inherit the peak of its memory.
+        # This process must stay small, because children inherit its peak memory.
         with tempfile.TemporaryDirectory() as folder:
             run("--draw", folder, "--sizes", str(size))
             out = run("--measure", folder)

@@ -12,22 +12,21 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Compare STEM enhancement with tuned filters, on scenes that no training used.
 
-"""STEM enhancement against tuned filters, on scenes that no training saw.
+Scenes: SrTiO3 and MoS2 simulated with abTEM (``benchmarks.stem.scenes``) at several
+doses with Poisson noise and line jitter, and random scenes under the default noise
+model. Methods: the noisy image; filters tuned on another scene at the same dose
+(``benchmarks.stem.filters``); the shipped models; and the shipped models after a short
+training on noise that was calibrated on the noisy frame itself. ``clean`` is the upper
+bound: columns are detected in the image without noise.
 
-Scenes: SrTiO3 and MoS2 simulated with abTEM (``stem_scenes.py``) at several doses with
-Poisson noise and line jitter, and random scenes of our own under the default noise
-model. Methods: the noisy image, filters tuned on another scene at the same dose
-(``stem_filters.py``), the shipped models, and the shipped models after a short training
-on noise that was calibrated on the noisy frame itself. ``clean`` is the bound: columns
-are sought in the image without noise.
-
-The stages leave files in ``--work`` and do what is missing, so that each can run in an
-environment of its own and be interrupted::
+Each stage writes its missing files into ``--work``. So each can be interrupted, and run
+in an environment of its own::
 
     python -m benchmarks.stem.scenes --out SCENES            # abTEM
     python -m benchmarks.stem.enhancement filters --scenes SCENES  # scikit-image, bm3d
-    python -m benchmarks.stem.enhancement networks --scenes SCENES  # from here on ppmat
+    python -m benchmarks.stem.enhancement networks --scenes SCENES  # then: ppmat
     python -m benchmarks.stem.enhancement calibrated --scenes SCENES
     python -m benchmarks.stem.enhancement scores --scenes SCENES
     python -m benchmarks.stem.enhancement gather --scenes SCENES
@@ -69,9 +68,9 @@ SCENES = (*DOSES, "random")
 TITLES = {"sto": "SrTiO3", "mos2": "MoS2", "random": "random scenes"}
 OURS = {"shipped": "ours", "calibrated": "ours, self-calibrated"}
 METHODS = ("clean", "noisy", *stem_filters.FILTERS, *OURS)
-BORDER = 12.0  # pixels around the image where columns do not count
-RADIUS = 0.3  # of the distance of neighbours: within it a column is found
-DISC = 3.0  # pixels around a column whose mean is its intensity
+BORDER = 12.0  # pixels; columns this close to the edge do not count
+RADIUS = 0.3  # of the neighbour distance; largest distance of a found column
+DISC = 3.0  # pixels; radius of the disc whose mean is a column's intensity
 # Changes of the model's configuration for the training after a self-calibration.
 SHORT_TRAINING = (
     "Trainer.max_epochs=2",
@@ -80,10 +79,10 @@ SHORT_TRAINING = (
     "Optimizer.__init_params__.lr.__init_params__.learning_rate=5e-4",
     "Optimizer.__init_params__.lr.__init_params__.warmup_epoch=0.2",
 )
-PEAK_DISTANCE = 0.5  # of the distance of neighbours: no two peaks are closer
+PEAK_DISTANCE = 0.5  # of the neighbour distance; smallest distance of two peaks
 
 
-# Columns of the tables.
+# Headings of the result tables.
 COLUMNS = {
     "psnr": "PSNR [dB]",
     "ssim": "SSIM",
@@ -102,7 +101,7 @@ OF_SEEDS = ("peak_f1", "f1", "position_pm", "to_raw")
 
 
 def model_options(mode: str, models: dict) -> dict:
-    """Return what names the model of a mode for ``SpectrumPredictor``."""
+    """Return the arguments of ``SpectrumPredictor`` for the model of a mode."""
     if mode not in models:
         return {"mode": mode}
     config, weights = models[mode]
@@ -110,7 +109,7 @@ def model_options(mode: str, models: dict) -> dict:
 
 
 def enhance_with(options: dict) -> Callable[[np.ndarray], np.ndarray]:
-    """Return the enhancement by a model."""
+    """Return a function that enhances images with a model."""
     from ppmat.predictor import SpectrumPredictor
 
     predictor = SpectrumPredictor(device="cpu", **options)
@@ -139,7 +138,7 @@ def networks(args: argparse.Namespace) -> None:
 
 
 def calibrated(args: argparse.Namespace) -> None:
-    """Calibrate on each frame of some doses, train a little, and enhance that frame."""
+    """Calibrate on each frame of some doses, train shortly, and enhance the frame."""
     for case in args.cases:
         out = args.work / "images" / "calibrated" / f"{case.name}.npz"
         refused = args.work / "refused" / f"{case.name}.json"
@@ -176,9 +175,9 @@ def calibrate_and_train(
         args: Command line.
 
     Returns:
-        Why the frame could not be calibrated; empty if it was.
+        The reason why calibration failed; empty if it did not.
     """
-    from ppmat.commands import train as entry
+    from ppmat.commands import train
     from ppmat.stem.noise.calibration import CalibrationError
     from ppmat.stem.noise.calibration import calibrate_noise
     from ppmat.utils.config import load_config
@@ -198,7 +197,7 @@ def calibrate_and_train(
         *args.training,
     ]
     config = load_config(config_path, words)
-    entry.run(config, str(config_path))
+    train.run(config, str(config_path))
     save_config(config, folder / "run.yaml")
     return ""
 
@@ -220,10 +219,10 @@ def model_files(mode: str, models: dict) -> tuple[Path, Path]:
 def score(image: np.ndarray, exposure: Exposure, mode: str) -> dict[str, float]:
     """Return the scores of a method's image of an exposure.
 
-    PSNR and SSIM take the range of the clean image. ``f1``, and the position error of
-    the pairs, are those of ``detect_columns`` at its default threshold: seeds from the
-    method's image, fit to the raw one. ``peak_f1`` takes the peaks of the method's
-    image and the threshold that suits it best, which needs the truth, for each method.
+    PSNR and SSIM use the range of the clean image. ``f1`` and the position error are
+    those of ``detect_columns`` at its default threshold, with seeds from the method's
+    image and a fit to the raw one. ``peak_f1`` is that of the peaks of the method's
+    image at the best threshold, which is found with the true columns.
     """
     from ppmat.metrics.sfin_metric import calc_psnr
     from ppmat.metrics.sfin_metric import calc_ssim
@@ -262,8 +261,13 @@ def neighbour_distance(columns: np.ndarray) -> float:
 def compare(
     found: np.ndarray, exposure: Exposure
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, float]]:
-    """Return which found columns are wanted ones, which wanted ones are missing, which
-    found ones are none, and the distance of each pair [pm] by the true column."""
+    """Compare found columns with the true ones.
+
+    Returns:
+        Masks of the found columns that are wanted, of the wanted columns that are
+        missing, and of the found columns that do not exist; and the distance of each
+        wanted pair by the index of the true column, pm.
+    """
     from ppmat.stem.columns.matching import match_columns
 
     radius = RADIUS * neighbour_distance(exposure.columns)
@@ -282,7 +286,7 @@ def compare(
 def linearity(
     image: np.ndarray, clean: np.ndarray, columns: np.ndarray
 ) -> tuple[float, float]:
-    """Return slope and correlation of all columns' intensities with the clean ones."""
+    """Return slope and correlation of the columns' intensities with the clean ones."""
     steps = np.arange(-int(DISC), int(DISC) + 1)
     disc = (np.hypot(steps[:, None], steps) <= DISC).astype(np.float64)
     disc /= disc.sum()
@@ -304,7 +308,7 @@ def peak_f1(image: np.ndarray, exposure: Exposure) -> float:
     disc = np.hypot(steps[:, None], steps) <= apart
     y, x = np.nonzero(image == maximum_filter(image, footprint=disc))
     peaks = np.stack([y, x], axis=-1)[np.argsort(-image[y, x], kind="stable")]
-    # Counts have equal neighbours: the first of them stays.
+    # Neighbouring pixels can have equal counts; the first of them is kept.
     lone = np.ones(len(peaks), dtype=bool)
     for first, second in sorted(cKDTree(peaks).query_pairs(apart)):
         lone[second] &= not lone[first]
@@ -315,7 +319,7 @@ def peak_f1(image: np.ndarray, exposure: Exposure) -> float:
 
 
 def scores(args: argparse.Namespace) -> None:
-    """Score every image that is there."""
+    """Score every existing image."""
     for case, method in itertools.product(args.cases, METHODS):
         out = args.work / "scores" / method / f"{case.name}.json"
         source = args.work / "images" / method / f"{case.name}.npz"
@@ -368,7 +372,7 @@ def groups(args: argparse.Namespace) -> dict[str, list[Case]]:
 
 
 def collected(args: argparse.Namespace, group: Sequence[Case], method: str) -> dict:
-    """Return the lists of scores, one number a seed (mean over its scenes)."""
+    """Return lists of scores, one value for each seed (mean over its scenes)."""
     per_seed: dict[int, list[dict]] = {}
     for case in group:
         path = args.work / "scores" / method / f"{case.name}.json"
@@ -389,13 +393,15 @@ def collected(args: argparse.Namespace, group: Sequence[Case], method: str) -> d
         ]
         for key in keys
     }
-    # A position error of no column is none.
+    # Without found columns there is no position error.
     return {k: v if np.isfinite(v).all() else None for k, v in lists.items()}
 
 
 def relative_error(found: dict, raw: dict) -> float:
-    """Return the RMS position error, over that of seeds from the noisy image, on the
-    columns that both found: weak ones, which only one finds, have larger errors."""
+    """Return the RMS position error relative to that with seeds from the noisy image.
+
+    Only columns that both found count: weak ones, found by one, have larger errors.
+    """
     both = sorted(set(raw["pairs"]) & set(found["pairs"]))
     if not both:
         return float("nan")
@@ -415,13 +421,13 @@ def score_rows(args: argparse.Namespace, scene: str, mode: str):
         for method in METHODS:
             found = collected(args, group, method)
             if found:
-                if method == "clean":  # the others are of itself
+                if method == "clean":  # it has no error to itself
                     found = {COLUMNS[key]: found[COLUMNS[key]] for key in OF_SEEDS}
                 yield {"name": dose + OURS.get(method, method), **found}
 
 
 def chosen_rows(args: argparse.Namespace):
-    """Yield the parameters that the filters were given."""
+    """Yield the chosen parameters of the filters."""
     for name in groups(args):
         row: dict = {"name": name.replace("_", " ")}
         for method in stem_filters.FILTERS:
@@ -437,7 +443,7 @@ def chosen_rows(args: argparse.Namespace):
 
 
 def summary_rows(args: argparse.Namespace):
-    """Yield a row a method with what the aims of the project are about."""
+    """Yield one row for each method with the main results."""
     for method in METHODS:
         row: dict = {"name": OURS.get(method, method)}
         wanted = ("peak_f1", "f1", "to_raw", *(["slope"] * (method != "clean")))
@@ -455,7 +461,7 @@ def summary_rows(args: argparse.Namespace):
 
 
 def refusals(args: argparse.Namespace) -> str:
-    """Return which frames could not be calibrated, and why."""
+    """Return which frames were refused by calibration, and why."""
     found: dict[str, list[str]] = {}
     for case in args.cases:
         path = args.work / "refused" / f"{case.name}.json"

@@ -12,11 +12,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Write the example data set of this repository, in the folder layout of SFIN.
 
-"""Write a small synthetic data set in the folder layout of the SFIN data.
-
-Its recipe is kept as it was when the sample of this repository was made; scenes for
-training are drawn by :func:`ppmat.stem.scenes.random_scenes.make_scene`.
+The recipe is that of the shipped images and must not change. Scenes for training come
+from :func:`ppmat.stem.scenes.random_scenes.make_scene`.
 
 ``python -m benchmarks.stem.example_sample FOLDER --train 64 --test 16 --size 128``
 """
@@ -30,17 +29,18 @@ from pathlib import Path
 import numpy as np
 
 from ppmat.stem.noise.noise_model import NoiseModel
-from ppmat.stem.scenes.atom_columns import Columns
+from ppmat.stem.scenes.atom_columns import AtomColumns
 from ppmat.stem.scenes.atom_columns import Scene
+from ppmat.stem.scenes.random_scenes import place_basis
 from ppmat.stem.scenes.random_scenes import random_lattice
 from ppmat.stem.scenes.random_scenes import random_positions
-from ppmat.stem.scenes.scene_folder import write_grey
+from ppmat.stem.scenes.scene_folder import write_grey_png
 
 
 def lattice_positions(
     rng: np.random.Generator, shape: tuple[int, int], spacing: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return a random two-dimensional crystal that covers the image.
+    """Return the sites of a random two-dimensional crystal with one or two atoms.
 
     Args:
         rng: Random numbers.
@@ -48,15 +48,13 @@ def lattice_positions(
         spacing: Length of the first lattice vector, pixels.
 
     Returns:
-        Positions ``(y, x)`` in pixels [n, 2] and the site in the cell [n].
+        Positions ``(y, x)``, pixels [n, 2], and the site in the cell [n].
     """
     cell, corners = random_lattice(rng, shape, spacing, margin=0.0)
     sites = [rng.uniform(size=2)]
     if rng.random() < 0.6:
         sites.append(sites[0] + rng.uniform(0.4, 0.6, size=2))
-    positions = np.concatenate([corners + site @ cell for site in sites])
-    kinds = np.repeat(np.arange(len(sites)), len(corners))
-    positions += np.array(shape) / 2
+    positions, kinds = place_basis(cell, corners, sites, np.array(shape) / 2)
     inside = np.all((positions > -4) & (positions < np.array(shape) + 3), axis=1)
     return positions[inside], kinds[inside]
 
@@ -81,7 +79,7 @@ def sample_scene(rng: np.random.Generator, shape: tuple[int, int]) -> Scene:
     contrast = rng.uniform(90, 180) * np.array([1.0, *rng.uniform(0.25, 0.9, 2)])
     height = contrast[kinds] * rng.normal(1.0, 0.05, len(kinds))
     sigma = np.full(len(kinds), rng.uniform(0.16, 0.24) * spacing)
-    columns = Columns(positions[:, 0], positions[:, 1], height, sigma)
+    columns = AtomColumns(positions[:, 0], positions[:, 1], height, sigma)
     return Scene(
         np.clip(columns.render(shape, level), 0, 255), columns.spots(shape), columns
     )
@@ -95,7 +93,7 @@ def write_pair(
     Args:
         folder: Folder of the split.
         name: Stem of the three files.
-        rng: Random numbers of this scene.
+        rng: Random numbers.
         size: Height and width, pixels.
         noise: Noise of the image.
     """
@@ -107,11 +105,11 @@ def write_pair(
     }
     for kind, image in images.items():
         (folder / kind).mkdir(parents=True, exist_ok=True)
-        write_grey(folder / kind / f"{name}.png", image)
+        write_grey_png(folder / kind / f"{name}.png", image)
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Write the data set that the command line describes."""
+    """Write the data set of a command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="where train/ and test/ go")
     parser.add_argument("--train", type=int, default=64, help="training images")

@@ -12,16 +12,15 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Filters without training for the STEM benchmark, and the choice of their parameters.
 
-"""Filters without training for ``stem.py``, and the choice of their parameters.
+Counts are scaled to noise of variance 1 in one of two ways. One is Anscombe's transform
+with the closed form of its exact unbiased inverse (Mäkitalo and Foi, IEEE Trans. Image
+Process. 20, 2697 (2011)); the other is one factor for the whole image. The way and all
+parameters are those with the highest PSNR on another scene at the same dose.
 
-Counts are brought to noise of variance 1 either by Anscombe's transform with the
-closed form of its exact unbiased inverse (Mäkitalo and Foi, IEEE Trans. Image Process.
-20, 2697 (2011)), or by one factor for the whole image. Which of both, and every
-parameter, is what gives the highest PSNR on another scene at the same dose.
-
-scikit-image and bm3d (whose licence is for non-commercial use only) are not
-dependencies of this project; they have an environment of their own.
+scikit-image and bm3d (licensed for non-commercial use only) are not dependencies of
+this project; they have an environment of their own.
 """
 
 from __future__ import annotations
@@ -46,12 +45,12 @@ TUNED_SIZE = 144  # pixels of the validation scene that are used
 
 
 def anscombe(counts: np.ndarray) -> np.ndarray:
-    """Return counts with noise of variance about 1."""
+    """Return ``2 sqrt(counts + 3/8)``, with noise of variance about 1."""
     return 2 * np.sqrt(counts + 3 / 8)
 
 
 def expected_counts(value: np.ndarray) -> np.ndarray:
-    """Return the counts whose transform has this expectation."""
+    """Return the expected counts for an expected value of the transform."""
     d = np.maximum(value, 2 * np.sqrt(3 / 8))
     root = np.sqrt(3 / 2)
     found = d**2 / 4 + root / (4 * d) - 11 / (8 * d**2) + 5 * root / (8 * d**3) - 1 / 8
@@ -82,8 +81,8 @@ def bm3d(image: np.ndarray, sigma: float) -> np.ndarray:
     return filtered(image, sigma)
 
 
-# Function, and the values of its parameters that are tried; those of TV, NL-means and
-# BM3D belong to noise of variance 1.
+# Each filter's function and the parameter values that are tried. Those of TV, NL-means
+# and BM3D are for noise of variance 1.
 FILTERS: dict[str, tuple[Callable, dict[str, Sequence]]] = {
     "Gaussian": (gaussian, {"width": [*np.arange(0.5, 8.1, 0.25)]}),
     "TV": (total_variation, {"weight": [*np.geomspace(0.5, 16, 9)]}),
@@ -100,9 +99,9 @@ def apply(name: str, noisy: np.ndarray, counts: bool, values: dict) -> np.ndarra
 
     Args:
         name: Of the filter.
-        noisy: [H, W].
-        counts: Whether these are counts.
-        values: Its parameters, and ``transform``, whether to use Anscombe's.
+        noisy: Image [H, W].
+        counts: Whether the image holds counts.
+        values: Parameters of the filter, and ``transform``: whether to use Anscombe's.
     """
     values = dict(values)
     transform = values.pop("transform")
@@ -117,7 +116,7 @@ def apply(name: str, noisy: np.ndarray, counts: bool, values: dict) -> np.ndarra
 
 
 def noise_unit(image: np.ndarray, counts: bool) -> float:
-    """Return about the standard deviation of the noise."""
+    """Return an estimate of the noise's standard deviation."""
     if counts:
         return float(np.sqrt(image.mean()))
     from skimage.restoration import estimate_sigma
@@ -132,10 +131,10 @@ def psnr(image: np.ndarray, clean: np.ndarray) -> float:
 
 
 def tune(name: str, exposures: Sequence[Exposure], counts: bool) -> dict:
-    """Return the best parameters, ``transform`` and the PSNR they reach.
+    """Return the best parameters, ``transform``, and their PSNR.
 
-    Every value of the first parameter is tried, and every value of the next one with
-    the best of the first, and so on.
+    The parameters are optimised one after the other: all values of the first, then all
+    values of the second with the best first one, and so on.
     """
     size = slice(0, TUNED_SIZE)
     pairs = [(e.noisy[size, size], e.clean[size, size]) for e in exposures]
@@ -161,7 +160,7 @@ def tune(name: str, exposures: Sequence[Exposure], counts: bool) -> dict:
 
 
 def run(cases: Sequence[Case], names: Sequence[str], scenes: Path, work: Path) -> None:
-    """Tune each filter and apply it to each case; what is there already is kept."""
+    """Tune each filter and apply it to each case; existing results are kept."""
     for name, case in itertools.product(names, cases):
         out = work / "images" / name / f"{case.name}.npz"
         if out.exists():

@@ -12,11 +12,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Multislice simulations with abTEM, to check the fast images of crystals.
 
-"""Images by multislice simulation with abTEM, to check the fast model of crystals.
-
-abTEM is GPL, needs Python 3.11 and numpy 2, and is imported by nothing but the function
-here: ``pip install 'ppmat[abtem]'``.
+abTEM is GPL and needs Python 3.11 and numpy 2. Install it with
+``pip install 'ppmat[abtem]'``; nothing else imports it.
 """
 
 from __future__ import annotations
@@ -31,22 +30,25 @@ import numpy as np
 from scipy.fft import next_fast_len
 
 from ppmat.stem.scenes.bright_field import electron_wavelength
+from ppmat.stem.scenes.crystal import displacements
 from ppmat.stem.scenes.projection import CrystalError
 from ppmat.stem.scenes.projection import View
+from ppmat.stem.scenes.projection import index_grid
+from ppmat.stem.scenes.projection import rotation_matrix
 from ppmat.stem.scenes.projection import specimen_layers
-from ppmat.stem.scenes.projection import turn_matrix
 from ppmat.stem.scenes.projection import view_along
 
-HAADF = (70.0, 180.0)  # mrad
+HAADF = (70.0, 180.0)  # mrad; inner and outer angle of the detector
 BF = (0.0, 11.0)
-_FIELD = 10.0  # wavelengths over semiangle that the wave needs sideways: its tails
+_FIELD = 10.0  # lateral size of the wave, in wavelengths over semiangle
 _VACUUM = 10.0  # Å beside a specimen that ends in the image
 _SPACE = 2.0  # Å above and below a specimen that ends along the beam
-_MOST_CELLS = 6  # repeats combined to a rectangular cell
-_SKEW = 0.02  # Å by which a rectangular cell may be off
+_MAX_CELLS = 6  # repeats combined to a rectangular cell
+_TOLERANCE = 0.02  # Å by which a rectangular cell may deviate from the lattice
+_BLOCK = 65536  # positions for which a Fourier series is summed at once
 
 
-def physical_images(
+def simulate_images(
     structure: Any,
     shape: tuple[int, int],
     pixel_size: float,
@@ -68,10 +70,10 @@ def physical_images(
     slice_thickness: float = 1.0,
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
-    """Return the images of a scanned probe, with the frame of ``crystal_scene``.
+    """Return the images of a scanned probe, in the field of view of ``crystal_scene``.
 
     One cell is scanned at the Nyquist rate of the probe and continued by its Fourier
-    series, so a perfect crystal takes seconds; a specimen without repeats is scanned
+    series, so a perfect crystal takes seconds. A specimen without repeats is scanned
     as a whole, with vacuum around it.
 
     Args:
@@ -85,26 +87,26 @@ def physical_images(
         rotation: Degrees.
         offset: Å ``(y, x)``.
         energy: Of the electrons, keV.
-        semiangle: Of the probe, mrad.
+        semiangle: Convergence semiangle of the probe, mrad.
         haadf: Inner and outer angle of the detector, mrad.
         bf: The same.
         defocus: Å.
-        spherical: Third-order aberration, Å.
+        spherical: Third-order spherical aberration, Å.
         source: Standard deviation of the source's image, Å.
         phonons: Frozen-phonon configurations; 0 keeps the atoms at rest.
-        thermal: Root mean square displacement along one direction, Å; by element if
-            they differ.
-        slice_thickness: Å. Scattering by atoms of one column interferes, so slices as
-            thick as the distance of its atoms change intensities by a tenth.
+        thermal: Root mean square displacement along one direction, Å: one value, or
+            one for each element.
+        slice_thickness: Å. Slices as thick as the distance of a column's atoms change
+            intensities by a tenth.
         seed: Of the displacements.
 
     Returns:
-        ``haadf`` and ``bf`` [H, W], parts of the beam.
+        ``haadf`` and ``bf``, fractions of the beam [H, W].
 
     Raises:
         ImportError: abTEM is not installed.
-        CrystalError: See ``project``; sites that are partly occupied; repeats that fit
-            no rectangular cell.
+        CrystalError: See ``project``; partly occupied sites; repeats that fit no
+            rectangular cell.
     """
     try:
         import abtem
@@ -125,9 +127,10 @@ def physical_images(
         }
     ):
         if phonons:
-            sigmas = _sigmas(thermal, atoms.get_chemical_symbols())
+            symbols = sorted(set(atoms.get_chemical_symbols()))
+            sigmas = dict(zip(symbols, displacements(symbols, thermal).tolist()))
             atoms = abtem.FrozenPhonons(atoms, phonons, sigmas=sigmas, seed=seed)
-        # Two thirds of the spectrum stay after each slice.
+        # abTEM keeps two thirds of the spectrum after each slice.
         fine = 0.98 * 2 / 3 * wavelength / (2e-3 * haadf[1])
         potential = abtem.Potential(
             atoms,
@@ -140,20 +143,45 @@ def physical_images(
             defocus=defocus,
             Cs=spherical,
         )
-        step = float(probe.aperture.nyquist_sampling)
-        scan = abtem.GridScan(
-            start=(0.0, 0.0),
-            end=tuple(lengths),
-            gpts=tuple(int(math.ceil(length / step)) for length in lengths),
-            endpoint=False,
-        )
-        detectors = [abtem.AnnularDetector(*haadf), abtem.AnnularDetector(*bf)]
-        measured = probe.scan(potential, detectors=detectors, scan=scan).compute()
+        images = scan_images(probe, potential, lengths, haadf, bf)
     where = _pixels(shape, pixel_size, rotation, offset, lengths, padded)
     return {
-        name: _continued(np.asarray(image.array), lengths, where, source)
-        for name, image in zip(("haadf", "bf"), measured)
+        name: periodic_values(image, lengths, where, source)
+        for name, image in images.items()
     }
+
+
+def scan_images(
+    probe: Any,
+    potential: Any,
+    lengths: np.ndarray,
+    haadf: tuple[float, float] = HAADF,
+    bf: tuple[float, float] = BF,
+) -> dict[str, np.ndarray]:
+    """Scan a probe over one period at the Nyquist rate.
+
+    Args:
+        probe: ``abtem.Probe``.
+        potential: ``abtem.Potential``.
+        lengths: Of the period, Å [2].
+        haadf: Inner and outer angle of the detector, mrad.
+        bf: The same.
+
+    Returns:
+        ``haadf`` and ``bf``, fractions of the beam [x, y].
+    """
+    import abtem
+
+    step = float(probe.aperture.nyquist_sampling)
+    scan = abtem.GridScan(
+        start=(0.0, 0.0),
+        end=tuple(lengths),
+        gpts=tuple(int(math.ceil(length / step)) for length in lengths),
+        endpoint=False,
+    )
+    detectors = [abtem.AnnularDetector(*haadf), abtem.AnnularDetector(*bf)]
+    measured = probe.scan(potential, detectors=detectors, scan=scan).compute()
+    return dict(zip(("haadf", "bf"), (np.asarray(image.array) for image in measured)))
 
 
 def _fast_length(least: float) -> int:
@@ -161,23 +189,19 @@ def _fast_length(least: float) -> int:
     return next_fast_len(int(math.ceil(least)), real=True)
 
 
-def _sigmas(
-    thermal: float | Mapping[str, float], symbols: Sequence[str]
-) -> dict[str, float]:
-    if not isinstance(thermal, Mapping):
-        return dict.fromkeys(symbols, float(thermal))
-    missing = sorted(set(symbols) - set(thermal))
-    if missing:
-        raise CrystalError(f"thermal has no displacement for {', '.join(missing)}")
-    return {symbol: float(thermal[symbol]) for symbol in set(symbols)}
-
-
 def _box(
     view: View, thickness: float | None, field: float
 ) -> tuple[np.ndarray, Any, np.ndarray]:
-    """Return the scanned cell, Å [2], the atoms, and which sides end in vacuum.
+    """Return the atoms of a rectangular box for the wave.
 
-    The atoms are as many cells as the wave needs, ``field`` Å sideways.
+    Args:
+        view: The structure along the beam.
+        thickness: Of a crystal, Å.
+        field: Lateral size that the wave needs, Å.
+
+    Returns:
+        Sides of the scanned cell, Å [2]; the atoms of all cells; and whether each side
+        ends in vacuum [2].
     """
     from ase import Atoms
 
@@ -212,10 +236,10 @@ def _box(
 
 
 def _upright(repeat: np.ndarray, height: float, ends: bool) -> int:
-    """Return how many repeats come back to the same place along the beam."""
-    for times in range(1, _MOST_CELLS + 1):
+    """Return the number of repeats that end at their starting height."""
+    for times in range(1, _MAX_CELLS + 1):
         rise = times * repeat[2]
-        if abs(rise if ends else rise - height * round(rise / height)) < _SKEW:
+        if abs(rise if ends else rise - height * round(rise / height)) < _TOLERANCE:
             return times
     raise CrystalError(
         "the structure is sheared along the beam, so no rectangular cell holds it; "
@@ -224,39 +248,37 @@ def _upright(repeat: np.ndarray, height: float, ends: bool) -> int:
 
 
 def _rectangular(atoms: Any, cell: np.ndarray) -> Any:
-    """Return the smallest cell with right angles, by combining repeats.
+    """Return the smallest rectangular cell that repeats can be combined to.
 
     Args:
         atoms: In the cell of the view.
-        cell: Its rows: two repeats across the beam, one along it, Å.
+        cell: Rows: two repeats across the beam, one along it, Å [3, 3].
     """
-    one = np.arange(-_MOST_CELLS, _MOST_CELLS + 1)
-    grid = np.stack(np.meshgrid(one, one, indexing="ij"), axis=-1).reshape(-1, 2)
-    vectors = grid @ cell[:2]
+    steps = np.arange(-_MAX_CELLS, _MAX_CELLS + 1)
+    vectors = index_grid(steps, steps) @ cell[:2]
     height = cell[2, 2]
     rise = np.abs(vectors[:, 2] - height * np.rint(vectors[:, 2] / height))
-    good = (rise < _SKEW) & (np.abs(vectors[:, :2]).sum(axis=1) > 0)
+    good = (rise < _TOLERANCE) & (np.abs(vectors[:, :2]).sum(axis=1) > 0)
     flat = vectors[good][:, :2]
     lengths = np.linalg.norm(flat, axis=1)
     cosine = np.abs(flat @ flat.T) / np.outer(lengths, lengths)
     area = np.outer(lengths, lengths)
-    # The angle between the sides may be off by as much as their ends by _SKEW.
-    area[cosine * np.maximum.outer(lengths, lengths) > _SKEW] = np.inf
-    # Along x and y, so that the frame of the view stays.
-    area[np.abs(flat[:, 1]) > _SKEW] = np.inf
+    # The ends of the sides may deviate from a right angle by the tolerance.
+    area[cosine * np.maximum.outer(lengths, lengths) > _TOLERANCE] = np.inf
+    # Along x and y, so that the axes of the image stay.
+    area[np.abs(flat[:, 1]) > _TOLERANCE] = np.inf
     area[flat[:, 0] <= 0] = np.inf
     area[:, flat[:, 1] <= 0] = np.inf
     if not np.isfinite(area).any():
         raise CrystalError(
             "no rectangular cell of up to "
-            f"{_MOST_CELLS} repeats along this axis; choose another zone axis"
+            f"{_MAX_CELLS} repeats along this axis; choose another zone axis"
         )
     first, second = np.unravel_index(area.argmin(), area.shape)
     size = np.array([flat[first, 0], flat[second, 1], height])
-    # All atoms whose place lies in the new cell, by tiling the old one over it.
-    reach = 2 * _MOST_CELLS
-    steps = np.arange(-reach, reach + 1)
-    moves = np.stack(np.meshgrid(steps, steps, indexing="ij"), -1).reshape(-1, 2)
+    # Repeat the old cell over the new one and keep the atoms inside.
+    steps = np.arange(-2 * _MAX_CELLS, 2 * _MAX_CELLS + 1)
+    moves = index_grid(steps, steps)
     places = (atoms.positions[:, None] + moves @ cell[:2]).reshape(-1, 3)
     numbers = np.repeat(atoms.numbers, len(moves))
     inside = np.all((places[:, :2] > -1e-4) & (places[:, :2] < size[:2] - 1e-4), axis=1)
@@ -273,30 +295,41 @@ def _pixels(
     lengths: np.ndarray,
     padded: np.ndarray,
 ) -> np.ndarray:
-    """Return where the pixels are in the scanned cell, Å [H, W, 2]."""
+    """Return the positions (x, y) of the pixels in the scanned cell, Å [H, W, 2]."""
     rows, columns = np.mgrid[: shape[0], : shape[1]]
     middle = (np.array(shape[::-1]) - 1) / 2
     place = (np.stack([columns, rows], axis=-1) - middle) * pixel_size
-    place = (place - np.asarray(offset, dtype=float)[::-1]) @ turn_matrix(rotation).T
-    # A side that ends has the middle of the specimen at 0, and vacuum beyond.
+    place = place - np.asarray(offset, dtype=float)[::-1]
+    place = place @ rotation_matrix(rotation).T
+    # On a side that ends, the specimen has its middle at 0 and vacuum beyond.
     end = np.where(padded, lengths / 2, np.inf)
     place = np.clip(place, -end, end)
     return place % lengths
 
 
-def _continued(
-    image: np.ndarray, lengths: np.ndarray, where: np.ndarray, source: float
+def periodic_values(
+    image: np.ndarray, lengths: np.ndarray, where: np.ndarray, source: float = 0.0
 ) -> np.ndarray:
-    """Return a scanned cell [x, y] at other places, by its Fourier series."""
-    waves = [np.fft.fftfreq(n, length / n) for n, length in zip(image.shape, lengths)]
+    """Return the values of a periodic image at any positions, by its Fourier series.
+
+    Args:
+        image: One period, sampled at least at the Nyquist rate [x, y].
+        lengths: Of the period, Å [2].
+        where: Positions (x, y), Å [H, W, 2].
+        source: Standard deviation of a Gaussian blur, Å.
+
+    Returns:
+        Values [H, W].
+    """
+    q_x, q_y = (np.fft.fftfreq(n, a / n) for n, a in zip(image.shape, lengths))
     series = np.fft.fft2(image) / image.size
-    square = waves[0][:, None] ** 2 + waves[1] ** 2
-    series *= np.exp(-2 * (np.pi * source) ** 2 * square)
+    series *= np.exp(-2 * (np.pi * source) ** 2 * (q_x[:, None] ** 2 + q_y**2))
     flat = where.reshape(-1, 2)
-    found = np.empty(len(flat))
-    for start in range(0, len(flat), 65536):
-        x, y = flat[start : start + 65536].T
-        along_x = np.exp(2j * np.pi * np.outer(x, waves[0]))
-        along_y = np.exp(2j * np.pi * np.outer(y, waves[1]))
-        found[start : start + 65536] = np.sum((along_x @ series) * along_y, axis=1).real
-    return found.reshape(where.shape[:2])
+    values = np.empty(len(flat))
+    for start in range(0, len(flat), _BLOCK):
+        x, y = flat[start : start + _BLOCK].T
+        along_x = np.exp(2j * np.pi * np.outer(x, q_x))
+        along_y = np.exp(2j * np.pi * np.outer(y, q_y))
+        block = np.sum((along_x @ series) * along_y, axis=1)
+        values[start : start + _BLOCK] = block.real
+    return values.reshape(where.shape[:2])

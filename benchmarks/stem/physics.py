@@ -12,11 +12,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Compare the fast images of crystals with multislice simulations by abTEM.
 
-"""How far the fast images of crystals are from multislice simulation with abTEM.
-
-Two environments, since abTEM needs Python 3.11 and numpy 2 (``physical.py`` runs there
-without Paddle)::
+It takes two environments, because abTEM needs Python 3.11 and numpy 2
+(``benchmarks.stem.multislice`` runs there without Paddle)::
 
     pip install abtem pyfftw
     python -m benchmarks.stem.scenes --out SCENES
@@ -24,13 +23,13 @@ without Paddle)::
     python -m benchmarks.stem.physics compare --work WORK --scenes SCENES
     python -m benchmarks.stem.physics reference --work WORK --scenes SCENES
 
-The last writes small parts of the bright-field images for the tests.
+``reference`` writes small parts of the bright-field images for the tests.
 
-Of each case the share of the variance of the simulated image that the fast one
-explains is written (R2, after fitting level and scale). HAADF: with the default probe
-and with the best one. BF: nothing is fitted; ``contrast`` is that of the fast image
-over that of abTEM. Then the heights of the kinds of columns in both images, fitted with
-Gaussians of one width, over that of the kind that stands out most.
+``compare`` writes R2 of each case: the fraction of the simulated image's variance that
+the fast one explains after fitting level and scale. HAADF has R2 with the default probe
+and with the best one. BF has no fitted probe; ``contrast`` is that of the fast image
+over that of abTEM. The heights of the kinds of columns in both images are fitted with
+Gaussians of one width. They are given relative to the largest absolute height.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ CASES = (
     ("SrTiO3 [001], 8 Å", "sto", (0, 0, 1), 8, 200.0, 2.0),
     ("SrTiO3 [001], 20 Å", "sto", (0, 0, 1), 20, 200.0, 2.0),
 )
-# Scenes of stem_scenes.py: thickness [Å], beam [keV].
+# Scenes of benchmarks.stem.scenes: thickness [Å], beam [keV].
 SCENES = {
     "SrTiO3 [001], 78 Å": ("sto", 78.1, 200.0),
     "BaTiO3 [001], 60 Å": ("bto", 60.15, 200.0),
@@ -63,22 +62,20 @@ SCENES = {
 }
 REFERENCE = {"bto": "BaTiO3 [001], 60 Å", "mos2": "MoS2 with vacancies"}
 REFERENCE_FILE = Path(__file__).parents[2] / "test" / "data" / "bright_field_abtem.npz"
-# How far above the first atoms the simulated boxes of layers begin, Å.
+# Distance from the top of the simulated box to the first atoms of layers, Å.
 ABOVE = {"MoS2, a layer": 2.0, "MoS2 with vacancies": 3.0, "NbS2, a layer": 3.0}
-CORNER, REACH = 48, 7.0  # pixels; Å of columns beside them
-CROP = (20, 116)  # pixels; columns beyond the image are known only inside
+CORNER = 48  # pixels; size of the reference images
+REACH = 7.0  # Å around a reference image from which columns are stored
+CROP = (20, 116)  # first and last pixel; keeps known columns on all sides
 
 
 def structure(name: str) -> Any:
     """Return a structure as ase.Atoms."""
-    from ase.build import bulk
     from ase.build import mx2
     from ase.spacegroup import crystal
 
     if name == "mos2":
         return mx2("MoS2", a=3.18, vacuum=10)
-    if name == "gaas":
-        return bulk("GaAs", "zincblende", 5.65, cubic=True)
     sites = [(0, 0, 0), (0.5, 0.5, 0.5), (0.5, 0.5, 0)]
     return crystal(
         ["Sr", "Ti", "O"], sites, spacegroup=221, cellpar=[3.905] * 3 + [90] * 3
@@ -91,17 +88,17 @@ def file_of(work: Path, name: str) -> Path:
 
 
 def simulate(work: Path) -> None:
-    """Simulate the cases that are not there."""
+    """Simulate the cases that have no file yet."""
     import abtem
 
-    from benchmarks.stem.multislice import physical_images
+    from benchmarks.stem.multislice import simulate_images
 
     work.mkdir(parents=True, exist_ok=True)
     for name, kind, axis, thickness, energy, slices in CASES:
         if file_of(work, name).exists():
             continue
         start = time.perf_counter()
-        images = physical_images(
+        images = simulate_images(
             structure(kind),
             SHAPE,
             PIXEL_SIZE,
@@ -117,7 +114,7 @@ def simulate(work: Path) -> None:
 
 
 def explained(wanted: np.ndarray, *terms: np.ndarray) -> tuple[float, np.ndarray]:
-    """Return R2 and factors of a linear fit; the last factor is of a constant."""
+    """Return R2 and the factors of a linear fit; the last one is the constant."""
     matrix = np.stack([*(t.ravel() for t in terms), np.ones(wanted.size)], axis=1)
     factors = np.linalg.lstsq(matrix, wanted.ravel(), rcond=None)[0]
     left = matrix @ factors - wanted.ravel()
@@ -125,7 +122,7 @@ def explained(wanted: np.ndarray, *terms: np.ndarray) -> tuple[float, np.ndarray
 
 
 def scene_case(path: Path, thickness: float) -> tuple[dict, Any]:
-    """Return the images of a file of ``stem_scenes.py``, and its columns."""
+    """Return images and columns of a file of ``benchmarks.stem.scenes``."""
     from ase.data import atomic_numbers
 
     from ppmat.stem.scenes.projection import Projection
@@ -156,8 +153,8 @@ def scene_case(path: Path, thickness: float) -> tuple[dict, Any]:
 
 
 def column_heights(image: np.ndarray, scene: Any) -> dict[str, float]:
-    """Return the height of each kind of column, of the width that fits best."""
-    from ppmat.stem.scenes.atom_columns import Columns
+    """Return the relative height of each kind of column, with the best width."""
+    from ppmat.stem.scenes.atom_columns import AtomColumns
 
     columns, pixel = scene.columns, scene.pixel_size
     kinds = sorted(set(columns.element))
@@ -167,7 +164,9 @@ def column_heights(image: np.ndarray, scene: Any) -> dict[str, float]:
         for kind in kinds:
             of = columns.element == kind
             ones = np.ones(of.sum())
-            spots = Columns(columns.y[of], columns.x[of], ones, width / pixel * ones)
+            spots = AtomColumns(
+                columns.y[of], columns.x[of], ones, width / pixel * ones
+            )
             terms.append(spots.render(image.shape, 0.0, (0.1, 1.0 / width)))
         best = max(best, explained(image, *terms), key=lambda found: found[0])
     heights = dict(zip(kinds, best[1].tolist()))
@@ -178,7 +177,7 @@ def column_heights(image: np.ndarray, scene: Any) -> dict[str, float]:
 def row_of(
     name: str, mode: str, image: np.ndarray, columns: Any, energy: float
 ) -> dict:
-    """Return what is told of one image."""
+    """Return the row of the result for one image."""
     from ppmat.stem.scenes.crystal import render_projection
 
     if mode == "bf":
@@ -194,19 +193,19 @@ def row_of(
             "R2 with it": fits[best],
             "contrast": None,
         }
-    told = [column_heights(i, fast) for i in (image, fast.gt_enhance)]
+    heights = [column_heights(i, fast) for i in (image, fast.gt_enhance)]
     return {
         "name": f"{name}, {mode.upper()}",
         **{k: None if v is None else round(v, 3) for k, v in found.items()},
-        "columns, abTEM": _text(told[0]),
-        "columns, fast model": _text(told[1]),
+        "columns, abTEM": _text(heights[0]),
+        "columns, fast model": _text(heights[1]),
     }
 
 
 def bright_field_row(
     name: str, image: np.ndarray, columns: Any, energy: float
 ) -> tuple[Any, dict]:
-    """Return the scene, and how its image compares, level and contrast apart."""
+    """Return the fast scene, and R2 and contrast of its image."""
     from ppmat.stem.scenes.bright_field import BrightField
     from ppmat.stem.scenes.bright_field import bright_field
     from ppmat.stem.scenes.crystal import render_projection
@@ -262,26 +261,26 @@ def cost(work: Path) -> str:
 
     file = work / "sto.cif"
     write_structure(file, structure("sto"))
-    told = []
+    times = []
     for name, options in (("crystals", ["--structure", str(file)]), ("random", [])):
         folder = work / f"set_{name}"
         words = ["--overwrite", "-o", str(folder), *options]
-        synthesize([*words, "-n", "1"])  # to import everything
+        synthesize([*words, "-n", "1"])  # imports everything
         start = time.process_time()
         synthesize([*words, "-n", "40"])
         seconds = (time.process_time() - start) / 40
-        told.append(f"{name} {seconds:.3f} s an image of 256 x 256")
+        times.append(f"{name} {seconds:.3f} s an image of 256 x 256")
     for mode, side in (("haadf", 4096), ("bf", 256), ("bf", 1024)):
         start = time.process_time()
         scene = crystal_scene(
             structure("sto"), (side, side), 0.1, mode=mode, rotation=20.0
         )
         seconds = time.process_time() - start
-        told.append(
+        times.append(
             f"{mode.upper()}, {len(scene.columns)} columns on {side} x {side}, 50 Å "
             f"thick, {seconds:.1f} s"
         )
-    return "; ".join(told)
+    return "; ".join(times)
 
 
 def draw(path: Path, cases: list) -> None:
@@ -334,13 +333,13 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("simulate", "compare", "reference"))
     parser.add_argument("--work", type=Path, required=True, help="folder of the images")
-    parser.add_argument("--scenes", type=Path, help="folder of stem_scenes.py")
+    parser.add_argument("--scenes", type=Path, help="folder of benchmarks.stem.scenes")
     args = parser.parse_args(argv)
     if args.what == "simulate":
         simulate(args.work)
         return
-    from runs import machine
-    from runs import write
+    from benchmarks.runs import machine
+    from benchmarks.runs import write
 
     cases = read_cases(args.work, args.scenes)
     if args.what == "reference":

@@ -12,13 +12,11 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Measure how fast synthetic images are drawn, and whether training waits for them.
 
-"""How fast synthetic images are made, and whether a training waits for them.
-
-Rates of one process by mode, noise and image size, and the share of a training step
-that is spent waiting for data with two workers: ``sfin_*_enhance_synthetic.yaml`` with
-the network and the batch of ``sfin_smoke.yaml``, one epoch through the entry of
-train.py.
+Reports the rate of one process by mode, noise and image size. Reports the time of a
+training step, and of its waiting for data, with two workers. The training is one epoch
+of ``sfin_*_enhance_synthetic.yaml`` with the network and batch of ``sfin_smoke.yaml``.
 
 Usage::
 
@@ -42,11 +40,11 @@ from benchmarks.runs import write
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "spectrum_enhancement/configs/sfin"
 SIZES = (64, 128, 256, 512)
-SECONDS = 3.0  # of one turn
+SECONDS = 3.0  # duration of one measurement
 
 
 def rates(mode: str, size: int, noise: str) -> list[float]:
-    """Return images/s of three turns in this process."""
+    """Return the images/s of three measurements in this process."""
     from ppmat.datasets import SFINSyntheticDataset
 
     data = SFINSyntheticDataset(100_000, size, mode=mode, noise=noise)
@@ -62,8 +60,8 @@ def rates(mode: str, size: int, noise: str) -> list[float]:
 
 
 def waiting(mode: str, folder: Path) -> dict[str, float]:
-    """Return the median seconds of a step, and of its waiting, with two workers."""
-    from ppmat.commands import train as entry
+    """Return the median time of a training step, and of its waiting, s."""
+    from ppmat.commands import train
     from ppmat.utils.config import load_config
 
     file = CONFIGS / f"sfin_{mode}_enhance_synthetic.yaml"
@@ -85,7 +83,7 @@ def waiting(mode: str, folder: Path) -> dict[str, float]:
             ),
         ],
     )
-    entry.run(config, str(file))
+    train.run(config, str(file))
     with open(folder / "metrics.csv", newline="") as file:
         steps = [row for row in csv.DictReader(file) if row["stage"] == "train(step)"]
     # The first steps start the workers.

@@ -12,15 +12,16 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Simulate the clean scenes of the STEM benchmark with abTEM: frozen phonons.
 
-"""Simulate with abTEM the clean scenes of ``stem.py``: multislice, frozen phonons.
+Two scenes are for testing: ``sto``, 20 unit cells of SrTiO3 along [001], and ``mos2``,
+a monolayer with vacancies. Two are for choosing the filters' parameters: ``bto`` and
+``nbs2``. Each becomes ``<name>.npz`` with
 
-Two test scenes (``sto``: 20 unit cells of SrTiO3 along [001]; ``mos2``: a monolayer
-with vacancies) and two others for choosing the filters' parameters (``bto``, ``nbs2``).
-Each becomes ``<name>.npz``: ``haadf`` and ``bf`` as fractions of the beam [H, W], the
-pixel size [Å], and a row, column, kind and number of atoms for each atomic column in
-view. Positions are means over the displaced atoms, so that they are where the
-simulated columns are.
+* ``haadf`` and ``bf``: fractions of the beam [H, W];
+* ``pixel_size``: Å;
+* ``row``, ``col``, ``kind``, ``atoms``: of each atomic column in view. Positions are
+  means over the displaced atoms, as in the simulated image.
 
 abTEM is GPL and needs numpy 2, so it has an environment of its own::
 
@@ -39,23 +40,36 @@ from pathlib import Path
 
 import numpy as np
 
-HAADF = (70.0, 180.0)  # mrad
-BF = (0.0, 11.0)
+from benchmarks.stem.multislice import BF
+from benchmarks.stem.multislice import HAADF
+from benchmarks.stem.multislice import periodic_values
+from benchmarks.stem.multislice import scan_images
+from ppmat.stem.scenes.atom_columns import on_image
+from ppmat.stem.scenes.projection import index_grid
+from ppmat.stem.scenes.projection import rotation_matrix
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One scene. Lengths in Å, energies in eV, angles in mrad unless said.
+    """Parameters of one scene.
 
     Args:
-        cell: Lengths of the rectangular unit cell, x, y and z.
+        energy: Of the electrons, eV.
+        cell: Lengths of the rectangular unit cell along x, y and z, Å.
         sites: Element and fractional position of each atom.
-        phonons: Root mean square displacement along an axis of each element.
+        phonons: Root mean square displacement along an axis of each element, Å.
         repeat: Unit cells in the simulated block.
-        gpts: Grid of the wave function, x and y.
+        gpts: Grid of the wave function along x and y.
+        slice_thickness: Å.
+        shape: ``(H, W)``, pixels.
+        pixel_size: Å.
+        semiangle: Convergence semiangle of the probe, mrad.
+        configurations: Of frozen phonons.
         scan_block: Scan the whole block instead of one unit cell.
-        vacancies: Columns of ``vacancy_element`` that lose one atom, and both.
+        vacancy_element: Element of the columns with vacancies.
+        vacancies: Number of columns that lose one atom, and both atoms.
         rotation: Of the view, degrees.
+        seed: Of vacancies and displacements.
     """
 
     energy: float
@@ -70,7 +84,6 @@ class Recipe:
     semiangle: float = 22.0
     configurations: int = 8
     scan_block: bool = False
-    layer: bool = False
     vacancy_element: str = ""
     vacancies: tuple = (0, 0)
     rotation: float = 0.0
@@ -78,7 +91,7 @@ class Recipe:
 
 
 def perovskite(a: str, b: str) -> tuple:
-    """Return the sites of ABO3, none on the edge of the cell."""
+    """Return the sites of ABO3, shifted away from the edges of the cell."""
     return (
         (a, (0.25, 0.25, 0.0)),
         (b, (0.75, 0.75, 0.5)),
@@ -89,7 +102,14 @@ def perovskite(a: str, b: str) -> tuple:
 
 
 def trigonal_layer(metal: str, other: str, thickness: float, height: float) -> tuple:
-    """Return the sites of a monolayer MX2 in its rectangular cell of two formulas."""
+    """Return the sites of a monolayer MX2 in a rectangular cell of two formula units.
+
+    Args:
+        metal: Symbol.
+        other: Symbol of X.
+        thickness: Distance of the two X planes, Å.
+        height: Of the cell, Å.
+    """
     z = 0.5 * thickness / height
     sites = []
     for x, y in ((0.25, 1 / 12), (0.75, 7 / 12)):
@@ -124,7 +144,6 @@ RECIPES = {
         pixel_size=0.1,
         configurations=4,
         scan_block=True,
-        layer=True,
         vacancy_element="S",
         vacancies=(4, 1),
         seed=2,
@@ -152,7 +171,6 @@ RECIPES = {
         slice_thickness=1.0,
         shape=(276, 255),
         pixel_size=0.1,
-        layer=True,
         rotation=17.0,
         seed=4,
     ),
@@ -166,8 +184,8 @@ class Block:
     Args:
         symbols: Elements [N].
         positions: Å [N, 3].
-        column: Index into the columns, [N].
-        kinds: Name of each column, such as ``Ti+O``; ``""`` of one without atoms.
+        column: Index of each atom's column [N].
+        kinds: Elements of each column, such as ``Ti+O``; ``""`` without atoms.
         size: Lengths of the block, Å [3].
     """
 
@@ -179,11 +197,9 @@ class Block:
 
 
 def build(recipe: Recipe, rng: np.random.Generator) -> Block:
-    """Return the block of a recipe, vacancies taken out."""
+    """Return the block of a recipe, with vacancies."""
     cell = np.array(recipe.cell)
-    corners = np.stack(
-        np.meshgrid(*map(np.arange, recipe.repeat), indexing="ij"), axis=-1
-    ).reshape(-1, 1, 3)
+    corners = index_grid(*map(np.arange, recipe.repeat))[:, None]
     places = np.array([place for _, place in recipe.sites])
     positions = ((corners + places % 1.0) * cell).reshape(-1, 3)
     symbols = np.tile([element for element, _ in recipe.sites], len(corners))
@@ -196,12 +212,8 @@ def build(recipe: Recipe, rng: np.random.Generator) -> Block:
     if lone + double:
         middle = first * 0.01
         inner = np.all((middle > 4.0) & (middle < size[:2] - 4.0), axis=1)
-        of_kind = np.array(
-            [
-                set(symbols[column == i]) == {recipe.vacancy_element}
-                for i in range(len(first))
-            ]
-        )
+        elements = (set(symbols[column == i]) for i in range(len(first)))
+        of_kind = np.array([e == {recipe.vacancy_element} for e in elements])
         chosen: list = []
         for i in rng.permutation(np.nonzero(inner & of_kind)[0]):
             apart = [np.linalg.norm(middle[i] - middle[j]) > 5.0 for j in chosen]
@@ -221,11 +233,11 @@ def build(recipe: Recipe, rng: np.random.Generator) -> Block:
 def simulate(
     recipe: Recipe, block: Block, rng: np.random.Generator
 ) -> tuple[dict, np.ndarray, np.ndarray]:
-    """Return the scanned images, the scanned lengths and the mean displacements.
+    """Simulate a block.
 
     Returns:
-        ``haadf`` and ``bf``, fractions of the beam [x, y] as abTEM has them; lengths
-        of the scanned area, Å [2]; mean displacement of each atom, Å [N, 3].
+        ``haadf`` and ``bf``, fractions of the beam [x, y]; lengths of the scanned
+        area, Å [2]; mean displacement of each atom, Å [N, 3].
     """
     import abtem
     from ase import Atoms
@@ -245,65 +257,33 @@ def simulate(
     )
     probe = abtem.Probe(energy=recipe.energy, semiangle_cutoff=recipe.semiangle)
     lengths = np.array(block.size if recipe.scan_block else recipe.cell)[:2]
-    step = float(probe.aperture.nyquist_sampling)
-    scan = abtem.GridScan(
-        start=(0.0, 0.0),
-        end=tuple(lengths),
-        gpts=tuple(np.ceil(lengths / step).astype(int)),
-        endpoint=False,
-    )
-    detectors = [abtem.AnnularDetector(*HAADF), abtem.AnnularDetector(*BF)]
-    haadf, bf = probe.scan(potential, detectors=detectors, scan=scan).compute()
-    images = {"haadf": np.asarray(haadf.array), "bf": np.asarray(bf.array)}
-    return images, lengths, moves.mean(axis=0)
-
-
-def sample(
-    image: np.ndarray, lengths: np.ndarray, x: np.ndarray, y: np.ndarray
-) -> np.ndarray:
-    """Return a periodic image at any positions, by its Fourier series.
-
-    Args:
-        image: One period [x, y], sampled at least at the Nyquist rate.
-        lengths: Of the period, Å [2].
-        x: Positions, Å.
-        y: Likewise, of the same shape.
-    """
-    series = np.fft.fft2(image) / image.size
-    waves = [
-        np.exp(2j * np.pi * np.outer(where.ravel() / length, np.fft.fftfreq(n, 1 / n)))
-        for where, length, n in zip((x, y), lengths, image.shape)
-    ]
-    values = np.einsum("pi,pi->p", waves[0] @ series, waves[1])
-    return values.real.reshape(x.shape)
+    return scan_images(probe, potential, lengths), lengths, moves.mean(axis=0)
 
 
 def view(
     recipe: Recipe, block: Block, lengths: np.ndarray, displaced: np.ndarray
-) -> tuple[tuple[np.ndarray, np.ndarray], dict]:
-    """Return where the pixels are, Å, and the columns in view."""
-    angle = np.deg2rad(recipe.rotation)
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+) -> tuple[np.ndarray, dict]:
+    """Return the positions (x, y) of the pixels, Å [H, W, 2], and columns in view."""
+    turn = rotation_matrix(recipe.rotation).T
     height, width = recipe.shape
     rows, columns = np.mgrid[:height, :width]
     place = np.stack([columns, rows], axis=-1) * recipe.pixel_size @ turn.T
-    # Only the atoms of the scanned area were seen by the beam.
+    # Only the atoms of the scanned area are in the images.
     mean = block.positions + displaced
     seen = np.all(block.positions[:, :2] < lengths - 1e-6, axis=1)
     table: dict = {key: [] for key in ("row", "col", "kind", "atoms")}
     reach = int(np.ceil(np.hypot(height, width) * recipe.pixel_size / min(lengths)))
     shifts = np.arange(-reach, reach + 1)
-    shifts = np.stack(np.meshgrid(shifts, shifts), axis=-1).reshape(-1, 2) * lengths
+    shifts = index_grid(shifts, shifts)[:, ::-1] * lengths
     for i, kind in enumerate(block.kinds):
         atoms = np.nonzero((block.column == i) & seen)[0]
         if not len(atoms):
             continue
         found = (mean[atoms, :2].mean(axis=0) + shifts) @ turn / recipe.pixel_size
-        inside = np.all((found > -0.5) & (found < (width - 0.5, height - 0.5)), axis=1)
-        for col, row in found[inside]:
+        for col, row in found[on_image(found, (width, height))]:
             for key, value in zip(table, (row, col, kind, len(atoms))):
                 table[key].append(value)
-    return (place[..., 0], place[..., 1]), {k: np.array(v) for k, v in table.items()}
+    return place, {k: np.array(v) for k, v in table.items()}
 
 
 def make(name: str, recipe: Recipe, threads: int) -> dict:
@@ -318,9 +298,9 @@ def make(name: str, recipe: Recipe, threads: int) -> dict:
     block = build(recipe, structure)
     with dask.config.set(scheduler="threads", num_workers=threads):
         images, lengths, displaced = simulate(recipe, block, thermal)
-    (x, y), table = view(recipe, block, lengths, displaced)
+    place, table = view(recipe, block, lengths, displaced)
     arrays = {
-        key: sample(image, lengths, x, y).astype(np.float32)
+        key: periodic_values(image, lengths, place).astype(np.float32)
         for key, image in images.items()
     }
     settings = {

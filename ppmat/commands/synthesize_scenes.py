@@ -12,20 +12,17 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
-"""The scenes of the synthesizing command: random ones, or structures with defects.
-
-A painter draws scenes and tells what decides them; the options of the command that
-are about scenes are read here.
-"""
+"""The scenes of the command ``synthesize``: random ones, or structures with defects."""
 
 from __future__ import annotations
 
 import argparse
-import copy
+import contextlib
+import dataclasses
 import hashlib
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,25 +30,27 @@ import numpy as np
 
 from ppmat.stem.noise.noise_model import NoiseModel
 from ppmat.stem.scenes import defects
-from ppmat.stem.scenes.atoms import read_atoms
+from ppmat.stem.scenes.atom_columns import Scene
 from ppmat.stem.scenes.bright_field import BrightField
 from ppmat.stem.scenes.crystal import draw_contrast
 from ppmat.stem.scenes.crystal import render_projection
 from ppmat.stem.scenes.projection import CrystalError
+from ppmat.stem.scenes.projection import Projection
 from ppmat.stem.scenes.projection import View
 from ppmat.stem.scenes.projection import project
 from ppmat.stem.scenes.projection import specimen_layers
 from ppmat.stem.scenes.projection import view_along
 from ppmat.stem.scenes.random_scenes import SceneRecipe
 from ppmat.stem.scenes.random_scenes import make_scene
+from ppmat.stem.scenes.structure_arrays import structure_to_arrays
 from ppmat.utils import logger
 from ppmat.utils.registry import ConfigError
 
-_MOST_STRUCTURES = 1000
-_TRIES = 10  # draws of a scene before its defects are said to leave nothing
-_OFFSET = 10.0  # Å
-_PIXEL_SIZE = (0.12, 0.12)
-# Options of the microscope, by mode, with what they are drawn from by default.
+Range = tuple[float, float]
+_MAX_STRUCTURES = 1000  # further structures are ignored, with a warning
+_MAX_DRAWS = 10  # of a scene; random defects may remove all atoms in view
+_MAX_OFFSET = 10.0  # Å; largest drawn offset along y and x
+# Options of the microscope by mode, and the default ranges that they are drawn from.
 OPTICS = {
     "haadf": {"probe": (0.3, 0.5)},
     "bf": {
@@ -61,134 +60,150 @@ OPTICS = {
         "defocus": (-20.0, 20.0),
     },
 }
+# The end of each range that makes the probe narrowest: 0 lower, 1 upper.
+_NARROWEST_END = {"probe": 0, "energy": 1, "semiangle": 1}
 
 
-# Which end of what is drawn has the narrowest probe.
-_NARROW = {"probe": 0, "energy": 1, "semiangle": 1}
-
-
-class RandomPainter:
-    """Draws random scenes.
-
-    Args:
-        noise: In grey levels; tells mode and contrast.
-    """
+class RandomScenes:
+    """Draws random scenes with the contrast of a noise model in grey levels."""
 
     def __init__(self, noise: NoiseModel) -> None:
         self.recipe = SceneRecipe(mode=noise.mode, low=noise.low, high=noise.high)
 
     def settings(self) -> dict:
-        """Return what decides the scenes."""
+        """Return what determines the scenes, as JSON values."""
         return {"random": True}
 
-    def paint(
+    def draw(
         self, rng: np.random.Generator, shape: tuple[int, int]
-    ) -> tuple[Any, dict]:
-        """Return a scene and what is special about it."""
+    ) -> tuple[Scene, dict]:
+        """Return a scene and its drawn parameters."""
         return make_scene(rng, shape, self.recipe), {}
 
 
 @dataclass(frozen=True)
-class Specimen:
-    """A structure seen along an axis.
+class CrystalOptions:
+    """Ranges and defects that scenes of structures are drawn with.
 
-    Args:
-        name: Of the structure.
-        formula: Reduced.
-        axis: [uvw], or the Cartesian direction.
-        view: See :class:`ppmat.stem.scenes.projection.View`.
-        digest: Hash of the atoms.
+    ``synthesis.json`` has the same names; they decide whether a run can be continued.
     """
+
+    pixel_size: Range  # Å
+    optics: dict[str, Range]  # the mode's options in OPTICS
+    rotation: Range  # degrees
+    thickness: Range | None  # Å, of structures that repeat along the beam; None: 50 Å
+    vacancies: list[tuple[str | None, float]]  # element (None: all) and share
+    substitutions: list[tuple[str, str, float]]  # element, new element and share
+    adatoms: list[tuple[str, float]]  # element and number per nm²
+    strain: float  # standard deviation of the components of a uniform strain
+    local_strain: float  # root mean square of a smooth random displacement, Å
+    boundaries: float  # share of the scenes with two grains
+
+    @classmethod
+    def from_args(cls, args: argparse.Namespace, mode: str) -> CrystalOptions:
+        """Return the options of a command line, for images of a mode.
+
+        Raises:
+            ConfigError: A value that is not legal, or an option of the other mode.
+            CrystalError: A microscope that is not possible.
+        """
+        for name in ("strain", "local_strain"):
+            if not 0 <= (getattr(args, name) or 0.0) < math.inf:
+                raise ConfigError(f"--{name}={getattr(args, name)}: wanted at least 0")
+        return cls(
+            pixel_size=_range("pixel_size", args.pixel_size, (0.12, 0.12)),
+            optics=_optics(args, mode),
+            rotation=_range("rotation", args.rotation, (0.0, 360.0), positive=False),
+            thickness=_range("thickness", args.thickness, None),
+            vacancies=[
+                _defect(text, "--vacancies [ELEMENT:]SHARE", min(text.count(":"), 1))
+                for text in args.vacancies or ()
+            ],
+            substitutions=[
+                _defect(text, "--substitute ELEMENT:BY:SHARE", 2)
+                for text in args.substitute or ()
+            ],
+            adatoms=[
+                _defect(text, "--adatoms ELEMENT:NUMBER", 1, most=math.inf)
+                for text in args.adatoms or ()
+            ],
+            strain=args.strain or 0.0,
+            local_strain=args.local_strain or 0.0,
+            boundaries=args.grain_boundary or 0.0,
+        )
+
+
+@dataclass(frozen=True)
+class Specimen:
+    """A structure seen along an axis."""
 
     name: str
-    formula: str
-    axis: tuple
+    formula: str  # reduced
+    axis: tuple  # [uvw], or the Cartesian direction
     view: View
-    digest: str
+    digest: str  # hash of the atoms
 
 
-class CrystalPainter:
-    """Draws scenes of structures with defects.
-
-    Args:
-        args: Of :func:`ppmat.commands.synthesize.parse_args`.
-        specimens: What is drawn from.
-        noise: In grey levels; tells mode and contrast.
+@dataclass(frozen=True)
+class CrystalScenes:
+    """Draws scenes of structures with defects, with the contrast of a noise model.
 
     Raises:
-        ConfigError: Options that cannot be meant, or defects of elements that no
-            specimen has.
+        ConfigError: A thickness that no structure uses, or defects of elements that no
+            structure has.
     """
 
-    def __init__(
-        self, args: argparse.Namespace, specimens: list[Specimen], noise: NoiseModel
-    ) -> None:
-        self.specimens, self.noise = specimens, noise
-        self.pixel_size = _range("pixel_size", args.pixel_size, _PIXEL_SIZE)
-        self.optics = _optics(args, noise.mode)
-        self.rotation = _range("rotation", args.rotation, (0.0, 360.0), positive=False)
-        self.thickness = _range("thickness", args.thickness, None)
-        if self.thickness and all(s.view.along is None for s in specimens):
+    options: CrystalOptions
+    specimens: list[Specimen]
+    noise: NoiseModel
+
+    def __post_init__(self) -> None:
+        from ase.data import atomic_numbers
+        from ase.data import chemical_symbols
+
+        options, views = self.options, [s.view for s in self.specimens]
+        if options.thickness and all(view.along is None for view in views):
             raise ConfigError(
                 "--thickness: none of the structures repeats along the beam, so each "
                 "has a thickness of its own; leave it out"
             )
-        self.vacancies = [_vacancy(text) for text in args.vacancies or ()]
-        self.substitutions = [_substitution(text) for text in args.substitute or ()]
-        self.adatoms = [_adatom(text) for text in args.adatoms or ()]
-        self._check_elements()
-        self.strain, self.local_strain = args.strain or 0.0, args.local_strain or 0.0
-        self.boundaries = args.grain_boundary or 0.0
-        for name in ("strain", "local_strain"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"--{name}={getattr(self, name)}: wanted at least 0")
-
-    def _check_elements(self) -> None:
-        """Refuse defects of elements that no specimen has, or nobody."""
-        from ase.data import atomic_numbers
-        from ase.data import chemical_symbols
-
-        there = {chemical_symbols[z] for s in self.specimens for z in s.view.numbers}
-        wanted = [element for element, *_ in (*self.vacancies, *self.substitutions)]
-        for element in wanted:
-            if element is not None and element not in there:
+        present = {chemical_symbols[z] for view in views for z in view.numbers}
+        for element, *_ in (*options.vacancies, *options.substitutions):
+            if element is not None and element not in present:
                 raise ConfigError(
                     f"none of the structures has {element}; they have "
-                    f"{', '.join(sorted(there))}"
+                    f"{', '.join(sorted(present))}"
                 )
-        fresh = [by for _, by, _ in self.substitutions]
-        fresh += [element for element, _ in self.adatoms]
-        for element in fresh:
+        added = [by for _, by, _ in options.substitutions]
+        for element in (*added, *(element for element, _ in options.adatoms)):
             if atomic_numbers.get(element, 0) < 1:
                 raise ConfigError(
                     f"'{element}' is no element; wanted a symbol such as Pt"
                 )
 
     def check(self, shape: tuple[int, int]) -> None:
-        """Paint what is refused first: the ends of the pixels, with a narrow probe.
-
-        Args:
-            shape: ``(H, W)`` of the images.
+        """Draw the scenes most likely to be impossible: narrowest probe, end pixels.
 
         Raises:
             CrystalError: Pixels larger than columns; an image that shows no atoms, or
                 less than the distance of two columns.
         """
-        narrow = copy.copy(self)
-        narrow.optics = {
-            name: ends if end is None else (ends[end], ends[end])
-            for name, ends in self.optics.items()
-            for end in [_NARROW.get(name)]
+        narrow = {
+            name: (ends[_NARROWEST_END[name]],) * 2 if name in _NARROWEST_END else ends
+            for name, ends in self.options.optics.items()
         }
-        for pixel in sorted(set(self.pixel_size)):
-            narrow.pixel_size = (pixel, pixel)
-            narrow.paint(np.random.default_rng(0), shape)
-        views = [_extent(shape, pixel) for pixel in sorted(set(self.pixel_size))]
-        logger.info(f"images show {' to '.join(views)} (height x width)")
+        extents = []
+        for pixel in sorted(set(self.options.pixel_size)):
+            options = dataclasses.replace(
+                self.options, optics=narrow, pixel_size=(pixel, pixel)
+            )
+            scenes = dataclasses.replace(self, options=options)
+            scenes.draw(np.random.default_rng(0), shape)
+            extents.append(_extent(shape, pixel))
+        logger.info(f"images show {' to '.join(extents)} (height x width)")
 
     def settings(self) -> dict:
-        """Return what decides the scenes."""
-        own = {k: v for k, v in vars(self).items() if k not in ("specimens", "noise")}
+        """Return what determines the scenes, as JSON values."""
         specimens = [
             {
                 "structure": specimen.name,
@@ -198,60 +213,58 @@ class CrystalPainter:
             }
             for specimen in self.specimens
         ]
-        return {**own, "specimens": specimens}
+        return {**vars(self.options), "specimens": specimens}
 
-    def paint(
+    def draw(
         self, rng: np.random.Generator, shape: tuple[int, int]
-    ) -> tuple[Any, dict]:
-        """Return a scene and what is special about it.
+    ) -> tuple[Scene, dict]:
+        """Return a scene and its drawn parameters.
 
         Raises:
-            CrystalError: Nothing is left in view, however often it is drawn.
+            CrystalError: No atom is left in view in any of ten draws.
         """
-        for attempt in range(_TRIES):
-            try:
-                return self._paint(rng, shape)
-            except CrystalError:
-                # Chance may take the last atom of a small structure.
-                if attempt == _TRIES - 1:
-                    raise
-        raise AssertionError("unreachable")
+        for _ in range(_MAX_DRAWS - 1):
+            # Random vacancies may remove the last atom of a small structure.
+            with contextlib.suppress(CrystalError):
+                return self._draw_once(rng, shape)
+        return self._draw_once(rng, shape)
 
-    def _paint(
+    def _draw_once(
         self, rng: np.random.Generator, shape: tuple[int, int]
-    ) -> tuple[Any, dict]:
+    ) -> tuple[Scene, dict]:
+        options = self.options
         specimen = self.specimens[rng.integers(len(self.specimens))]
         drawn: dict[str, Any] = {
-            "pixel_size": float(rng.uniform(*self.pixel_size)),
-            "rotation": float(rng.uniform(*self.rotation)),
+            "pixel_size": float(rng.uniform(*options.pixel_size)),
+            "rotation": float(rng.uniform(*options.rotation)),
         }
-        reach = min(_OFFSET, min(shape) * drawn["pixel_size"] / 4)
+        reach = min(_MAX_OFFSET, min(shape) * drawn["pixel_size"] / 4)
         drawn["offset"] = rng.uniform(-reach, reach, 2).tolist()
-        if specimen.view.along is not None and self.thickness:
-            drawn["thickness"] = float(rng.uniform(*self.thickness))
+        if specimen.view.along is not None and options.thickness:
+            drawn["thickness"] = float(rng.uniform(*options.thickness))
         diagonal = math.hypot(*shape) * drawn["pixel_size"]
-        contrast, spots, optics = self._microscope(rng)
+        contrast, spots, optics = self._draw_microscope(rng)
         _, thickness = specimen_layers(specimen.view, drawn.get("thickness"))
         margin = contrast.reach(thickness)
-        margin += 3 * self.strain * diagonal + 8 * self.local_strain
-        found = project(specimen.view, shape, margin=margin, **drawn)
-        if min(shape) * drawn["pixel_size"] < found.spacing < math.inf:
+        margin += 3 * options.strain * diagonal + 8 * options.local_strain
+        projection = project(specimen.view, shape, margin=margin, **drawn)
+        if min(shape) * drawn["pixel_size"] < projection.spacing < math.inf:
             raise CrystalError(
                 f"an image shows {_extent(shape, drawn['pixel_size'])}, but columns are"
-                f" {found.spacing:.3g} Å apart; choose a larger --pixel_size (in Å, not"
-                " nm) or more pixels"
+                f" {projection.spacing:.3g} Å apart",
+                hint="Choose a larger --pixel_size (in Å, not nm) or more pixels.",
             )
-        if rng.random() < self.boundaries:
+        if rng.random() < options.boundaries:
             other = {**drawn, "rotation": drawn["rotation"] + rng.uniform(5, 85)}
-            found = defects.grain_boundary(
-                found,
+            projection = defects.grain_boundary(
+                projection,
                 project(specimen.view, shape, margin=margin, **other),
                 angle=float(rng.uniform(0, 180)),
                 through=tuple(rng.uniform(0.25, 0.75, 2)),
             )
-        found = self._defects(rng, found)
+        projection = self._add_defects(rng, projection)
         scene = render_projection(
-            found,
+            projection,
             self.noise.mode,
             contrast=contrast,
             low=self.noise.low,
@@ -263,14 +276,15 @@ class CrystalPainter:
             "formula": specimen.formula,
             "axis": list(specimen.axis),
             **drawn,
-            "thickness": found.thickness,
+            "thickness": projection.thickness,
             **optics,
-            "defects": list(found.records),
+            "defects": list(projection.records),
         }
 
-    def _microscope(self, rng: np.random.Generator) -> tuple[Any, dict, dict]:
-        """Return contrast, further options of ``render_projection``, and a record."""
-        drawn = {n: float(rng.uniform(*ends)) for n, ends in self.optics.items()}
+    def _draw_microscope(self, rng: np.random.Generator) -> tuple[Any, dict, dict]:
+        """Return contrast, options of ``render_projection``, and drawn parameters."""
+        ranges = self.options.optics
+        drawn = {name: float(rng.uniform(*ends)) for name, ends in ranges.items()}
         if self.noise.mode == "bf":
             return BrightField(**drawn), {}, drawn
         contrast = draw_contrast(rng, self.noise.mode)
@@ -278,29 +292,41 @@ class CrystalPainter:
         spots = {"probe": drawn["probe"], "tail": tail}
         return contrast, spots, {**spots, "light": contrast.light}
 
-    def _defects(self, rng: np.random.Generator, found: Any) -> Any:
-        # A structure without the element has nothing to lose.
-        for element, share in self.vacancies:
-            if element is None or element in found.elements:
-                found = defects.vacancies(found, rng, share, element)
-        for element, by, share in self.substitutions:
-            if element in found.elements:
-                found = defects.substitution(found, rng, share, element, by)
-        for element, density in self.adatoms:
-            found = defects.adatoms(found, rng, density, element)
-        if self.strain:
-            tensor = np.clip(rng.standard_normal((2, 2)), -3, 3) * self.strain
-            found = defects.strain(found, tensor)
-        if self.local_strain:
-            found = defects.local_strain(found, rng, self.local_strain)
-        return found
+    def _add_defects(
+        self, rng: np.random.Generator, projection: Projection
+    ) -> Projection:
+        options = self.options
+        # A structure without the element is left unchanged.
+        for element, share in options.vacancies:
+            if element is None or element in projection.elements:
+                projection = defects.vacancies(projection, rng, share, element)
+        for element, by, share in options.substitutions:
+            if element in projection.elements:
+                projection = defects.substitution(projection, rng, share, element, by)
+        for element, density in options.adatoms:
+            projection = defects.adatoms(projection, rng, density, element)
+        if options.strain:
+            tensor = np.clip(rng.standard_normal((2, 2)), -3, 3) * options.strain
+            projection = defects.strain(projection, tensor)
+        if options.local_strain:
+            projection = defects.local_strain(projection, rng, options.local_strain)
+        return projection
 
 
-def read_specimens(args: argparse.Namespace) -> tuple[list[Specimen], int]:
-    """Return what the structures look like, and how many were left out.
+def read_specimens(
+    paths: Sequence[str],
+    zone_axes: Sequence[Sequence[int]] | None,
+    direction: Sequence[float] | None,
+) -> tuple[list[Specimen], int]:
+    """Return the specimens of structure files, and the number of unreadable ones.
+
+    Args:
+        paths: Files, folders or patterns.
+        zone_axes: Each [uvw]; None is [001].
+        direction: Cartesian direction of the beam instead.
 
     Raises:
-        ConfigError: No structure.
+        ConfigError: No structure could be read.
         CrystalError: A structure of which no image can be made.
     """
     from ase import Atoms
@@ -310,9 +336,9 @@ def read_specimens(args: argparse.Namespace) -> tuple[list[Specimen], int]:
 
     specimens: list[Specimen] = []
     left_out = 0
-    found = iter_structures(args.structure)
-    axes = [tuple(axis) for axis in args.zone_axis or [(0, 0, 1)]]
-    for structure in itertools.islice(found, _MOST_STRUCTURES):
+    structures = iter_structures(paths)
+    axes = [tuple(axis) for axis in zone_axes or [(0, 0, 1)]]
+    for structure in itertools.islice(structures, _MAX_STRUCTURES):
         if isinstance(structure, Unreadable):
             logger.error(f"left out: {structure.reason}")
             left_out += 1
@@ -321,43 +347,35 @@ def read_specimens(args: argparse.Namespace) -> tuple[list[Specimen], int]:
             structure.info["sid"] if isinstance(structure, Atoms) else structure.sid
         )
         try:
-            specimens += _specimens(structure, name, axes, args.direction)
+            arrays = structure_to_arrays(structure)
+            views = (
+                [(axis, view_along(structure, axis)) for axis in axes]
+                if direction is None
+                else [(tuple(direction), view_along(structure, direction=direction))]
+            )
         except CrystalError as error:
             raise CrystalError(f"{name}: {error}") from error
-    if next(found, None) is not None:
-        logger.warning(f"the first {_MOST_STRUCTURES} structures are used, not all")
+        formula = Atoms(arrays.numbers).get_chemical_formula("reduce")
+        # numbers, occupancies, positions, cell, periodic
+        data = b"".join(array.tobytes() for array in vars(arrays).values())
+        digest = hashlib.sha256(data).hexdigest()
+        specimens += [Specimen(name, formula, a, view, digest) for a, view in views]
+    if next(structures, None) is not None:
+        logger.warning(f"only the first {_MAX_STRUCTURES} structures are used")
     if not specimens:
         raise ConfigError("no structure can be used")
     return specimens, left_out
 
 
-def _specimens(
-    structure: Any, name: str, axes: list[tuple], direction: list | None
-) -> list[Specimen]:
-    from ase import Atoms
-
-    atoms = read_atoms(structure)
-    formula = Atoms(atoms.numbers).get_chemical_formula("reduce")
-    digest = hashlib.sha256()
-    for array in (atoms.numbers, atoms.occupancies, atoms.positions, atoms.cell):
-        digest.update(np.ascontiguousarray(array).tobytes())
-    digest.update(atoms.periodic.tobytes())
-    views = (
-        [(axis, view_along(structure, axis)) for axis in axes]
-        if direction is None
-        else [(tuple(direction), view_along(structure, direction=direction))]
-    )
-    return [
-        Specimen(name, formula, axis, view, digest.hexdigest()) for axis, view in views
-    ]
+# Values of options ----------------------------------------------------------------
 
 
-def _optics(args: argparse.Namespace, mode: str) -> dict[str, tuple[float, float]]:
-    """Return what the microscope of a mode is drawn from.
+def _optics(args: argparse.Namespace, mode: str) -> dict[str, Range]:
+    """Return the ranges of the microscope's options.
 
     Raises:
         ConfigError: An option of the other mode.
-        CrystalError: A microscope that cannot be.
+        CrystalError: A microscope that is not possible.
     """
     for other, options in OPTICS.items():
         given = [name for name in options if getattr(args, name) is not None]
@@ -366,16 +384,16 @@ def _optics(args: argparse.Namespace, mode: str) -> dict[str, tuple[float, float
                 f"--{given[0]} is for {other.upper()} images, but these are "
                 f"{mode.upper()}; leave it out, or give --mode={other}"
             )
-    found = {
+    ranges = {
         name: _range(name, getattr(args, name), default, positive=name != "defocus")
         for name, default in OPTICS[mode].items()
     }
-    if mode == "bf":  # the least likely of those to be drawn
-        lowest = {name: ends[0] for name, ends in found.items()}
-        highest = {name: ends[1] for name, ends in found.items()}
+    if mode == "bf":  # check the two extreme microscopes that can be drawn
+        lowest = {name: ends[0] for name, ends in ranges.items()}
+        highest = {name: ends[1] for name, ends in ranges.items()}
         BrightField(**{**lowest, "detector": highest["detector"]})
         BrightField(**highest)
-    return found
+    return ranges
 
 
 def _extent(shape: tuple[int, int], pixel_size: float) -> str:
@@ -385,10 +403,10 @@ def _extent(shape: tuple[int, int], pixel_size: float) -> str:
 def _range(
     name: str,
     values: list[float] | None,
-    default: tuple[float, float] | None,
+    default: Range | None,
     positive: bool = True,
-) -> tuple[float, float] | None:
-    """Return the two ends of what is drawn between."""
+) -> Range | None:
+    """Return the range that one or two numbers of an option mean."""
     if values is None:
         return default
     first, last = values[0], values[-1]
@@ -401,8 +419,8 @@ def _range(
     return first, last
 
 
-def _parts(text: str, form: str, count: int) -> tuple:
-    """Return the words and the number of ``WORD:...:NUMBER``."""
+def _defect(text: str, form: str, count: int, most: float = 1.0) -> tuple:
+    """Return words and number of ``WORD:...:NUMBER``; None if there is no word."""
     *words, number = text.split(":")
     try:
         value = float(number)
@@ -410,24 +428,6 @@ def _parts(text: str, form: str, count: int) -> tuple:
         value = math.nan
     if len(words) != count or not 0 <= value < math.inf:
         raise ConfigError(f"'{text}': wanted {form}, with a number of at least 0")
-    return (*words, value)
-
-
-def _vacancy(text: str) -> tuple[str | None, float]:
-    words = text.count(":")
-    found = _parts(text, "--vacancies [ELEMENT:]SHARE", min(words, 1))
-    return _share(text, found if words else (None, *found))
-
-
-def _substitution(text: str) -> tuple[str, str, float]:
-    return _share(text, _parts(text, "--substitute ELEMENT:BY:SHARE", 2))
-
-
-def _adatom(text: str) -> tuple[str, float]:
-    return _parts(text, "--adatoms ELEMENT:NUMBER", 1)
-
-
-def _share(text: str, found: tuple) -> tuple:
-    if found[-1] > 1:
+    if value > most:
         raise ConfigError(f"'{text}': the share must be 0 to 1")
-    return found
+    return (*(words or [None]), value)

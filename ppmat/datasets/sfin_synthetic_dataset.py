@@ -12,15 +12,14 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Synthetic pairs of noisy and clean STEM images, drawn when they are read.
 
-"""Synthetic pairs of noisy and clean STEM images, made when they are asked for.
-
-A sample is that of :class:`~ppmat.datasets.sfin_dataset.SFINDataset`: ``noisy``,
+A sample has the form of :class:`~ppmat.datasets.sfin_dataset.SFINDataset`: ``noisy``,
 ``gt_enhance``, ``gt_detect`` [1, H, W] float32, ``name``, ``id``. Nothing is downloaded
 or stored; the loader's workers draw scene and noise.
 
-Source: the idea of Li et al., CVPR 2025, arXiv:2504.02555, Sec. 3; the recipe, which
-the paper does not publish, is described in docs/stem/synthetic_training.md.
+Source: the idea of Li et al., CVPR 2025, arXiv:2504.02555, Sec. 3. The paper does not
+publish its recipe; docs/stem/synthetic_training.md describes the one used here.
 """
 
 from __future__ import annotations
@@ -46,39 +45,45 @@ from ppmat.stem.scenes.random_scenes import make_scene
 from ppmat.utils.errors import check_choice
 
 _ANY = "any"
-_RANGE = (30.0, 180.0)  # of clean images under noise of any kind; any would do
+# Grey levels of clean images under noise of any kind; the scaling removes the choice.
+_CLEAN_RANGE = (30.0, 180.0)
 
 
 class SFINSyntheticDataset(io.Dataset):
-    """Images drawn at random, each a function of (seed, split, epoch, number) only.
+    """Random images, each a function of (seed, split, epoch, number) only.
 
-    So an image is the same with any number of workers or processes and after a resume;
-    no two processes get the same one, because the sampler deals them different numbers.
+    So an image does not depend on the number of workers or processes, or on a resume.
+    The sampler gives each process different numbers, so no image occurs twice.
 
     Args:
         count: Images in an epoch.
         size: Height and width of an image, pixels, or ``[height, width]``.
         split: ``train``, ``val`` or ``test``; no image is in two of them.
         mode: ``haadf`` or ``bf``.
-        noise: ``any`` draws the noise of another microscope for each image; else the
-            path of a calibrated noise model (``calibrate.py``), or a list of them, one
-            of which is drawn for each image.
+        noise: ``any`` draws the noise of a random microscope for each image. Otherwise
+            the path of a noise model (written by ``calibrate.py``), or a list of paths
+            from which each image draws one.
         endless: Each epoch has new images. False gives the same in every epoch. Only
             ``train`` can be endless, so that scores stay comparable.
         spacing: Shortest and longest first lattice vector, pixels.
-        width: Standard deviation of a column, of the smallest distance between two.
-        random_share: Part of the scenes that is no crystal.
-        scaling: ``robust`` scales each noisy image by its percentiles as prediction
-            does, and the clean image alike; ``grey`` leaves the values of the noise
-            model, which is right for the grey levels 0 to 255 of the paper's data.
+        width: Smallest and largest standard deviation of a column, as a fraction of
+            the smallest distance between two.
+        random_share: Fraction of the scenes without a lattice.
+        scaling: ``robust`` scales the noisy image by its percentiles, as prediction
+            does, and the clean image with the same factor and offset. ``grey`` keeps
+            the values of the noise model, for data with the grey levels 0 to 255.
         seed: Of all random numbers.
-        target_subdir: Accepted so that a configuration of ``SFINDataset`` serves; both
-            targets are always made.
+        target_subdir: Accepted for configurations of ``SFINDataset``, without effect:
+            a sample has both targets.
         transforms: Applied to each sample.
 
     Raises:
-        ValueError: An argument that cannot be meant.
-        NoiseFormatError: A file is no noise model, or of the other mode.
+        ValueError: An argument that is not legal.
+        NoiseFormatError: A file that is no noise model.
+
+    Example:
+        >>> SFINSyntheticDataset(count=2, size=32)[0]["noisy"].shape
+        (1, 32, 32)
     """
 
     name = "sfin_synthetic"
@@ -110,7 +115,7 @@ class SFINSyntheticDataset(io.Dataset):
             raise ValueError(f"seed is {seed!r}, wanted a whole number of at least 0")
         if endless and split != "train":
             raise ValueError(
-                f"endless is for training: with new images in every epoch, scores of "
+                "endless is for training: with new images in every epoch, scores of "
                 f"the split '{split}' could not be compared"
             )
         self.count = count
@@ -122,7 +127,7 @@ class SFINSyntheticDataset(io.Dataset):
         self.seed = seed
         self.transforms = transforms
         self.epoch = 0
-        self.noise = _models(noise, mode)
+        self.noise = _read_noise_models(noise, mode)
         self.recipe = SceneRecipe(
             mode=mode,
             spacing=_pair("spacing", spacing),
@@ -149,7 +154,7 @@ class SFINSyntheticDataset(io.Dataset):
         return sample if self.transforms is None else self.transforms(sample)
 
     def set_epoch(self, epoch: int) -> None:
-        """Tell the epoch, of which an endless data set's images are a function."""
+        """Set the epoch; the images of an endless data set depend on it."""
         self.epoch = epoch
 
     def _draw(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -157,7 +162,7 @@ class SFINSyntheticDataset(io.Dataset):
             noise = self.noise[rng.integers(len(self.noise))]
             low, high = noise.low, noise.high
         else:
-            low, high = _RANGE
+            low, high = _CLEAN_RANGE
             noise = any_noise(rng, self.mode, low, high)
         recipe = dataclasses.replace(self.recipe, low=low, high=high)
         scene = make_scene(rng, self.shape, recipe)
@@ -168,8 +173,8 @@ class SFINSyntheticDataset(io.Dataset):
         return {"noisy": noisy, "gt_enhance": clean, "gt_detect": scene.gt_detect}
 
 
-def _models(noise: str | Sequence[str], mode: str) -> list[NoiseModel]:
-    """Return the noise models of files; none for noise of any kind."""
+def _read_noise_models(noise: str | Sequence[str], mode: str) -> list[NoiseModel]:
+    """Return the noise models of files; an empty list for noise of any kind."""
     if noise == _ANY:
         return []
     paths = [noise] if isinstance(noise, (str, Path)) else list(noise)

@@ -100,6 +100,8 @@ class RunManifest:
         path: The JSON file.
         settings: What decides the results, as plain values.
         hint: What the user can do when another run is there, a sentence.
+        replace: Accept a manifest with other settings; the next :meth:`write`
+            replaces it.
 
     Attributes:
         settings: As the file has them, so that both can be compared.
@@ -110,15 +112,19 @@ class RunManifest:
     """
 
     def __init__(
-        self, path: str | os.PathLike, settings: Mapping[str, Any], hint: str
+        self,
+        path: str | os.PathLike,
+        settings: Mapping[str, Any],
+        hint: str,
+        replace: bool = False,
     ) -> None:
         self.path = Path(path)
         self.settings = json.loads(_to_json(settings))
         self.state: dict[str, Any] = {}
         if self.path.exists():
-            self.state = self._read(hint)
+            self.state = self._read(hint, replace)
 
-    def _read(self, hint: str) -> dict[str, Any]:
+    def _read(self, hint: str, replace: bool) -> dict[str, Any]:
         try:
             state = json.loads(self.path.read_text(encoding="utf-8"))
             then = dict(state.pop("settings"))
@@ -130,7 +136,7 @@ class RunManifest:
             ) from None
         names = sorted({*then, *self.settings})
         other = [n for n in names if then.get(n) != self.settings.get(n)]
-        if other:
+        if other and not replace:
             raise StoredRunError(
                 f"belongs to a run with other {', '.join(other)}",
                 where=str(self.path),

@@ -12,8 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
-"""Atomic columns as round spots, and the images they make."""
+"""Atomic columns as round spots, and the clean image and targets they make."""
 
 from __future__ import annotations
 
@@ -22,23 +21,30 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import map_coordinates
 
-_TILE = 256  # pixels; a tile is one small matrix product
-_REACH = 6.0  # standard deviations; a Gaussian is 2e-8 of its peak there
-SPOT = (255.0, 1.5)  # grey value and standard deviation [pixels] in gt_detect
+_TILE = 256  # pixels; one tile of the image is one small matrix product
+_REACH = 6.0  # standard deviations; a Gaussian has 2e-8 of its peak there
+_TARGET_HEIGHT = 255.0  # grey value of the spots in gt_detect
+_TARGET_SIGMA = 1.5  # pixels; standard deviation of the spots in gt_detect
 
 
 @dataclass
-class Columns:
-    """Atomic columns in view.
+class AtomColumns:
+    """Atomic columns in and around an image.
 
     Args:
         y: Rows, pixels [n]; the centre of the first pixel is 0.
         x: Columns of the image, pixels [n].
-        height: Peak above the background, image units [n]; negative where dark.
-        sigma: Width of the Gaussian, pixels [n].
-        element: What the column is made of, like ``Sr`` or ``Ti+O`` [n]; None where
-            nobody knows.
-        occupancy: Part of its atoms that is there [n]; None where nobody knows.
+        height: Peak above the background, image units [n]; negative if dark.
+        sigma: Standard deviation of the Gaussian spot, pixels [n].
+        element: Elements of each column, such as ``Sr`` or ``Ti+O`` [n]; None if
+            unknown.
+        occupancy: Fraction of the column's atoms that are present [n]; None if
+            unknown.
+
+    Example:
+        >>> one = AtomColumns(*np.array([[4.0], [3.0], [100.0], [1.5]]))
+        >>> one.render((9, 7), level=20.0)[4, 3].item()
+        120.0
     """
 
     y: np.ndarray
@@ -62,8 +68,8 @@ class Columns:
         Args:
             shape: ``(H, W)`` of the image.
             level: Background, image units.
-            tail: Part of each peak that belongs to a wider Gaussian (the tails of the
-                probe), and how many times wider that is.
+            tail: Fraction of each peak in a wider Gaussian (the tails of the probe),
+                and the ratio of its width to ``sigma``.
 
         Returns:
             Image units [H, W].
@@ -90,34 +96,34 @@ class Columns:
 
     def spots(self, shape: tuple[int, int]) -> np.ndarray:
         """Return ``gt_detect``: equal narrow spots on black, grey levels [H, W]."""
-        like = np.ones(len(self))
-        spots = Columns(self.y, self.x, SPOT[0] * like, SPOT[1] * like)
-        return np.clip(spots.render(shape), 0, 255)
+        ones = np.ones(len(self))
+        equal = AtomColumns(self.y, self.x, _TARGET_HEIGHT * ones, _TARGET_SIGMA * ones)
+        return np.clip(equal.render(shape), 0, 255)
 
     def values(self, image: np.ndarray) -> np.ndarray:
-        """Return what an image has at the columns [n], between pixels linearly.
+        """Return an image's values at the columns [n], by linear interpolation.
 
-        Outside the image that is the nearest pixel.
+        A column outside the image gets the value of the nearest pixel.
         """
         place = np.stack([self.y, self.x])
         return map_coordinates(image, place, order=1, mode="nearest")
 
     def inside(self, shape: tuple[int, int]) -> np.ndarray:
-        """Return the mask of the columns whose centre is on a pixel of an image [n]."""
-        height, width = shape
-        return (
-            (self.y >= -0.5)
-            & (self.y < height - 0.5)
-            & (self.x >= -0.5)
-            & (self.x < width - 0.5)
-        )
+        """Return a mask of the columns whose centre lies on a pixel of an image [n]."""
+        return on_image(np.stack([self.y, self.x], axis=-1), shape)
 
-    def select(self, which: np.ndarray) -> Columns:
-        """Return the columns of a mask or of numbers, in that order."""
+    def select(self, which: np.ndarray) -> AtomColumns:
+        """Return the columns of a mask or of indices, in that order."""
         rest = (None if v is None else v[which] for v in (self.element, self.occupancy))
-        return Columns(
+        return AtomColumns(
             self.y[which], self.x[which], self.height[which], self.sigma[which], *rest
         )
+
+
+def on_image(positions: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Return a mask of the positions (y, x), pixels [n, 2], that lie on a pixel [n]."""
+    high = np.array(shape) - 0.5
+    return np.all((positions >= -0.5) & (positions < high), axis=1)
 
 
 def _profiles(size: int, centre: np.ndarray, sigma: np.ndarray) -> np.ndarray:
@@ -130,34 +136,32 @@ class Scene:
     """A clean image with its targets.
 
     Args:
-        gt_enhance: Image without noise, with its contrast, image units [H, W].
+        gt_enhance: Image without noise, image units [H, W].
         gt_detect: Equal narrow spots on black, one a column, grey levels [H, W].
         columns: The columns, also those beyond the image whose spots reach into it.
-        pixel_size: Å; None where nobody knows.
+        pixel_size: Å; None if unknown.
     """
 
     gt_enhance: np.ndarray
     gt_detect: np.ndarray
-    columns: Columns
+    columns: AtomColumns
     pixel_size: float | None = None
 
-    def table(self) -> list[dict]:
-        """Return the columns on the image: position in pixels (and Å), what they are.
+    def column_rows(self) -> list[dict]:
+        """Return one row for each column whose centre lies on a pixel.
 
-        Those whose centre is on no pixel are left out.
+        The keys are ``y``, ``x`` (pixels), ``y_angstrom``, ``x_angstrom``,
+        ``element``, ``occupancy`` (these four if known), ``height`` and ``sigma``.
         """
         columns = self.columns.select(self.columns.inside(self.gt_enhance.shape))
-        rows = []
-        for i in range(len(columns)):
-            row = {"y": float(columns.y[i]), "x": float(columns.x[i])}
-            if self.pixel_size is not None:
-                row["y_angstrom"] = row["y"] * self.pixel_size
-                row["x_angstrom"] = row["x"] * self.pixel_size
-            if columns.element is not None:
-                row["element"] = str(columns.element[i])
-            if columns.occupancy is not None:
-                row["occupancy"] = float(columns.occupancy[i])
-            row["height"] = float(columns.height[i])
-            row["sigma"] = float(columns.sigma[i])
-            rows.append(row)
-        return rows
+        table = {"y": columns.y, "x": columns.x}
+        if self.pixel_size is not None:
+            table["y_angstrom"] = columns.y * self.pixel_size
+            table["x_angstrom"] = columns.x * self.pixel_size
+        if columns.element is not None:
+            table["element"] = np.asarray(columns.element, dtype=str)
+        if columns.occupancy is not None:
+            table["occupancy"] = columns.occupancy
+        table |= {"height": columns.height, "sigma": columns.sigma}
+        values = (np.asarray(column).tolist() for column in table.values())
+        return [dict(zip(table, row)) for row in zip(*values)]

@@ -12,13 +12,12 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """Clean STEM images of a crystal structure.
 
-In HAADF each column of atoms is one round spot whose strength follows its atoms;
-nothing is propagated. In BF the waves are (:mod:`ppmat.stem.scenes.bright_field`).
-How far both are from a full multislice simulation, and where they fail, is told in
-docs/stem/synthesis.md; :mod:`benchmarks.stem.multislice` makes such simulations.
+HAADF: each atomic column is one round spot with a peak calculated from its atoms; no
+wave is propagated. BF: waves are propagated (:mod:`ppmat.stem.scenes.bright_field`).
+docs/stem/synthesis.md compares both with multislice simulations, which
+:mod:`benchmarks.stem.multislice` makes.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from typing import Any
 import numpy as np
 
 from ppmat.stem.noise.noise_model import MODES
-from ppmat.stem.scenes.atom_columns import Columns
+from ppmat.stem.scenes.atom_columns import AtomColumns
 from ppmat.stem.scenes.atom_columns import Scene
 from ppmat.stem.scenes.bright_field import BrightField
 from ppmat.stem.scenes.bright_field import bright_field
@@ -44,31 +43,33 @@ from ppmat.stem.scenes.projection import project
 from ppmat.stem.scenes.projection import specimen_layers
 from ppmat.stem.scenes.projection import view_along
 
-_LIGHT = 3.0  # factor by which a drawn contrast of light columns may be off
-_DEFOCUS = 20.0  # Å by which a drawn focus of BF may be off
-_REACH = 5.0  # Å from which the tails of the probe are seen
-_PROBE, _TAIL = 0.4, (0.1, 1.0)  # Å; part of the peak and Å
-_SPARSE = 0.75  # part of the range below which percentiles miss the columns
-_NARROWEST = 0.5  # pixels; narrower spots fall between the pixels
+_LIGHT_FACTOR = 3.0  # largest factor on the drawn contrast of light columns
+_DEFOCUS_RANGE = 20.0  # Å; largest drawn defocus in BF
+_SPOT_REACH = 5.0  # Å beside the image from which the tails of spots are visible
+_PROBE = 0.4  # Å; default standard deviation of the probe in HAADF
+_TAIL = (0.1, 1.0)  # default fraction of the peak in the tails, and their width, Å
+_FILLED_RANGE = 0.75  # of the whole range; a smaller percentile range misses columns
+_MIN_SIGMA = 0.5  # pixels; narrower spots fall between the pixels
+_ATOM_LAYER = 2.0  # Å; a single layer of atoms counts as this thick
 
 
 @dataclass(frozen=True)
 class Haadf:
-    """Strength of columns in HAADF.
+    """Peak heights of atomic columns in HAADF.
 
-    The strength is the sum of ``Z ** exponent`` over the atoms. In a thick specimen the
-    beam goes over from light columns to heavy ones beside them: with ``s`` the sum for
-    each Å along the beam, a column keeps ``g = s**power / (s**power + limit**power)``
-    of its strength, more in a thin one: ``1 - (1 - g) (1 - exp(-thickness / depth))``.
+    A column's strength is the sum of ``Z ** exponent`` over its atoms. In a thick
+    specimen, light columns lose intensity to heavy neighbours. With ``s`` the strength
+    per Å along the beam, a column keeps the fraction
+    ``1 - (1 - g) (1 - exp(-thickness / depth))``, where
+    ``g = s**power / (s**power + limit**power)``. The parameters were chosen on
+    multislice simulations, see docs/stem/synthesis.md.
 
     Args:
         exponent: Of the atomic number.
-        limit: Of light columns, ``Z ** exponent`` for each Å.
-        power: How sharply light and heavy differ.
-        depth: Thickness at which light columns have lost most of that, Å.
-        light: Factor on what light columns keep; 1 is what simulations gave.
-        saturation: Length of a column that is seen, Å: atoms of a longer one count
-            less (``1 - exp(-length / saturation)``); None counts all.
+        limit: Strength per Å of a column that keeps half in a thick specimen.
+        power: Sharpness of the transition from light to heavy columns.
+        depth: Thickness over which light columns lose intensity, Å.
+        light: Additional factor on the intensity of light columns; 1 is the fit.
     """
 
     exponent: float = 1.6
@@ -76,24 +77,19 @@ class Haadf:
     power: float = 3.0
     depth: float = 30.0
     light: float = 1.0
-    saturation: float | None = None
 
     def heights(self, projection: Projection) -> np.ndarray:
-        """Return the peaks in arbitrary units [n]."""
+        """Return the peak heights in arbitrary units [n]."""
         strength = projection.counts @ projection.numbers.astype(float) ** self.exponent
-        length = max(projection.thickness, 2.0)  # at least that of a layer of atoms
-        share = strength / length
-        kept = share**self.power / (share**self.power + self.limit**self.power)
+        length = max(projection.thickness, _ATOM_LAYER)
+        density = strength / length
+        kept = density**self.power / (density**self.power + self.limit**self.power)
         deep = -math.expm1(-length / self.depth)
-        factor = (1 - deep * (1 - kept)) * self.light ** (1 - kept)
-        if self.saturation is not None:
-            there = length * projection.occupancy / self.saturation
-            factor = factor * -np.expm1(-there) / np.maximum(there, 1e-9)
-        return strength * factor
+        return strength * (1 - deep * (1 - kept)) * self.light ** (1 - kept)
 
     def reach(self, thickness: float) -> float:
-        """Return how far beside an image columns must be known, Å."""
-        return _REACH
+        """Return the width of the strip around an image that affects it, Å."""
+        return _SPOT_REACH
 
 
 CONTRASTS = {"haadf": Haadf, "bf": BrightField}
@@ -118,7 +114,7 @@ def crystal_scene(
 
     Args:
         structure: pymatgen ``Structure`` or ``ase.Atoms``; see
-            :func:`ppmat.stem.scenes.projection.project`, also for what follows.
+            :func:`ppmat.stem.scenes.projection.project`, also for the other arguments.
         shape: ``(H, W)``, pixels.
         pixel_size: Å.
         zone_axis: Indices [uvw] of the direct lattice.
@@ -128,13 +124,18 @@ def crystal_scene(
         rotation: Degrees. None: drawn with ``rng``, else 0.
         offset: Å ``(y, x)``. None: drawn within 10 Å with ``rng``, else (0, 0).
         tolerance: Of atoms in one column, Å.
-        rng: Random numbers for rotation, offset, and, unless ``contrast`` is given,
-            what is known least: the contrast of light columns in HAADF (within a
-            factor of 3), the focus in BF (within 20 Å).
+        rng: Random numbers for rotation, offset and, unless ``contrast`` is given,
+            :func:`draw_contrast`.
         **optics: See :func:`render_projection`.
 
     Raises:
         CrystalError: See ``project``.
+
+    Example:
+        >>> from ase.build import bulk
+        >>> scene = crystal_scene(bulk("Cu", a=3.6), (64, 64), 0.15, thickness=36)
+        >>> scene.gt_enhance.shape, scene.column_rows()[0]["element"]
+        ((64, 64), 'Cu')
     """
     if rng is not None:
         turn, *move = rng.uniform(size=3)
@@ -157,15 +158,15 @@ def crystal_scene(
 
 
 def draw_contrast(rng: np.random.Generator, mode: str) -> Haadf | BrightField:
-    """Return the contrast of a mode with what is known least drawn.
+    """Return the contrast of a mode with its least known parameter drawn.
 
-    That is the contrast of light columns in HAADF, off by up to three times, and the
-    focus in BF, off by up to 20 Å.
+    HAADF: the contrast of light columns, within a factor of 3. BF: the defocus, from
+    -20 to 20 Å.
     """
     draw, contrast = rng.uniform(-1, 1), _contrast(mode, None)
     if mode == "bf":
-        return dataclasses.replace(contrast, defocus=draw * _DEFOCUS)
-    return dataclasses.replace(contrast, light=math.exp(draw * math.log(_LIGHT)))
+        return dataclasses.replace(contrast, defocus=draw * _DEFOCUS_RANGE)
+    return dataclasses.replace(contrast, light=math.exp(draw * math.log(_LIGHT_FACTOR)))
 
 
 def render_projection(
@@ -179,49 +180,50 @@ def render_projection(
     low: float = 30.0,
     high: float = 180.0,
 ) -> Scene:
-    """Return the clean image of columns of atoms.
+    """Return the clean image of atomic columns.
 
-    The heights of the columns are the peaks of their spots in HAADF. In BF they are
-    what the image has at the columns, less its median, and their widths are that of a
+    In HAADF the columns' heights are the peaks of their spots. In BF they are the
+    image's values at the columns minus its median, and the widths are those of a
     focused probe.
 
     Args:
         projection: See :func:`ppmat.stem.scenes.projection.project`; its columns
             should be known ``contrast.reach(thickness)`` beyond the image.
         mode: ``haadf`` or ``bf``.
-        contrast: None: that of the mode with its defaults.
+        contrast: None: the default of the mode.
         probe: Standard deviation of the probe with the image of the source, Å; HAADF
             only, where None is 0.4 Å.
-        tail: Part of each peak in the tails of the probe, and their standard
+        tail: Fraction of each peak in the tails of the probe, and their standard
             deviation, Å; HAADF only, where None is 0.1 and 1.0 Å.
-        thermal: Root mean square displacement of atoms along one direction, Å; by
-            element (the largest of a column counts in HAADF) if they differ.
-        low: Value of the darkest parts of the image (their first percentile).
-        high: Value of the brightest (99th percentile). If columns are so few that
-            percentiles miss them, least and greatest value are brought there.
+        thermal: Root mean square displacement of atoms along one direction, Å: one
+            value, or one for each element. HAADF takes the largest in a column.
+        low: Value of the image's first percentile.
+        high: Value of its 99th percentile. In an image with few columns, smallest and
+            largest value take the place of the percentiles.
 
     Raises:
-        CrystalError: No column is in view, or columns are narrower than pixels; probe
-            or tail in BF.
+        CrystalError: No column is in view, columns are narrower than half a pixel, or
+            probe or tail is given in BF.
     """
     contrast = _contrast(mode, contrast)
     if not low < high:
         raise CrystalError(f"low {low} must be below high {high}")
     if not projection.in_view.any():
         raise CrystalError("no column of the projection is in view")
-    elements = _thermal(projection, thermal)
+    motion = displacements(projection.elements, thermal)
     if isinstance(contrast, BrightField):
         if probe is not None or tail is not None:
             raise CrystalError(
-                "probe and tail describe the spots of HAADF; the probe of a BF image "
-                "is told by contrast=BrightField(semiangle=, defocus=, source=)"
+                "probe and tail describe the spots of HAADF",
+                hint="For BF, give contrast=BrightField(semiangle=, defocus=, source=)"
+                ".",
             )
-        columns, image = _waves(projection, contrast, elements)
+        columns, image = _waves(projection, contrast, motion)
     else:
         probe = _PROBE if probe is None else probe
         tail = _TAIL if tail is None else tail
-        columns, image = _spots(projection, contrast, probe, tail, elements)
-    first, last = _range(image)
+        columns, image = _spots(projection, contrast, probe, tail, motion)
+    first, last = _value_range(image)
     scale = (high - low) / (last - first)
     columns.height = columns.height * scale
     return Scene(
@@ -238,13 +240,14 @@ def _spots(
     probe: float,
     tail: tuple[float, float],
     thermal: np.ndarray,
-) -> tuple[Columns, np.ndarray]:
-    """Return columns and their image, a sum of spots, in arbitrary units."""
+) -> tuple[AtomColumns, np.ndarray]:
+    """Return columns and their HAADF image, a sum of spots, in arbitrary units."""
     share, wide = tail
     if not 0 < probe < math.inf or not 0 <= share < 1 or not wide > 0:
         raise CrystalError(
-            f"probe {probe}, tail {tail}: wanted a width above 0 Å, and a part from 0 "
-            "to below 1 with a width above 0 Å"
+            f"probe {probe}, tail {tail}",
+            wanted="a width above 0 Å, and a fraction from 0 to below 1 with a width "
+            "above 0 Å",
         )
     motion = np.where(projection.counts > 0, thermal, 0.0).max(axis=1)
     width = np.sqrt(probe**2 + motion**2 + projection.spread**2)
@@ -255,11 +258,12 @@ def _spots(
 
 def _waves(
     projection: Projection, contrast: BrightField, thermal: np.ndarray
-) -> tuple[Columns, np.ndarray]:
+) -> tuple[AtomColumns, np.ndarray]:
     """Return columns and their bright-field image."""
-    # Half the width of the Airy disc's peak at half its height, over 1.18.
-    disc = 0.257 * electron_wavelength(contrast.energy)
-    probe = disc / (1e-3 * contrast.semiangle) / 1.18
+    # The Airy disc has half its peak at 0.257 wavelengths over the semiangle; a
+    # Gaussian has it at 1.18 standard deviations.
+    half_width = 0.257 * electron_wavelength(contrast.energy)
+    probe = half_width / (1e-3 * contrast.semiangle) / 1.18
     square = probe**2 + contrast.source**2 + projection.spread**2
     columns = _columns(projection, np.zeros(len(projection)), np.sqrt(square))
     image = bright_field(projection, contrast, thermal)
@@ -267,16 +271,18 @@ def _waves(
     return columns, image
 
 
-def _columns(projection: Projection, height: np.ndarray, width: np.ndarray) -> Columns:
-    """Return columns in pixels; ``width`` is in Å."""
+def _columns(
+    projection: Projection, height: np.ndarray, width: np.ndarray
+) -> AtomColumns:
+    """Return columns in pixels; ``width`` is in Å [n]."""
     pixel = projection.pixel_size
-    if width.min() < _NARROWEST * pixel:
+    if width.min() < _MIN_SIGMA * pixel:
         raise CrystalError(
             f"a pixel of {pixel:g} Å is too large for columns with a standard deviation"
-            f" of {width.min():.3f} Å; wanted at most "
-            f"{math.floor(1e3 * width.min() / _NARROWEST) / 1e3:.3f} Å"
+            f" of {width.min():.3f} Å",
+            wanted=f"at most {math.floor(1e3 * width.min() / _MIN_SIGMA) / 1e3:.3f} Å",
         )
-    return Columns(
+    return AtomColumns(
         projection.y / pixel,
         projection.x / pixel,
         height,
@@ -288,34 +294,38 @@ def _columns(projection: Projection, height: np.ndarray, width: np.ndarray) -> C
 
 def _contrast(mode: str, contrast: Haadf | BrightField | None) -> Haadf | BrightField:
     if mode not in MODES:
-        raise CrystalError(f"mode is {mode!r}, wanted one of {', '.join(MODES)}")
+        raise CrystalError(f"mode is {mode!r}", wanted=f"one of {', '.join(MODES)}")
     kind = CONTRASTS[mode]
     if contrast is None:
         return kind()
     if not isinstance(contrast, kind):
         raise CrystalError(
-            f"mode {mode} with the contrast {type(contrast).__name__}; wanted "
-            f"{kind.__name__}"
+            f"mode {mode} with the contrast {type(contrast).__name__}",
+            wanted=kind.__name__,
         )
     return contrast
 
 
-def _thermal(
-    projection: Projection, thermal: float | Mapping[str, float]
+def displacements(
+    elements: Sequence[str], thermal: float | Mapping[str, float]
 ) -> np.ndarray:
-    """Return the displacement of each element [E], Å."""
+    """Return the thermal displacement of each element, Å [E].
+
+    Raises:
+        CrystalError: A mapping without one of the elements.
+    """
     if not isinstance(thermal, Mapping):
-        return np.full(len(projection.elements), float(thermal))
-    missing = sorted(set(projection.elements) - set(thermal))
+        return np.full(len(elements), float(thermal))
+    missing = sorted(set(elements) - set(thermal))
     if missing:
         raise CrystalError(f"thermal has no displacement for {', '.join(missing)}")
-    return np.array([float(thermal[symbol]) for symbol in projection.elements])
+    return np.array([float(thermal[symbol]) for symbol in elements])
 
 
-def _range(image: np.ndarray) -> tuple[float, float]:
-    """Return the values of an image that stand for dark and bright."""
+def _value_range(image: np.ndarray) -> tuple[float, float]:
+    """Return the values of an image that count as dark and bright."""
     first, last = (float(v) for v in np.percentile(image, (1, 99)))
     least, most = float(image.min()), float(image.max())
-    if last - first < _SPARSE * (most - least):
+    if last - first < _FILLED_RANGE * (most - least):
         return least, most
     return first, last

@@ -12,12 +12,11 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Defects of a specimen, added to its atomic columns.
 
-"""Defects of a specimen, put into its columns of atoms.
-
-Each function takes a :class:`~ppmat.stem.scenes.projection.Projection` and returns
-another one, whose ``records`` tell what was done. Random numbers come from the
-generator that is given, nothing else.
+Each function takes a :class:`~ppmat.stem.scenes.projection.Projection` and returns a
+new one with one more entry in ``records``. All random numbers come from the generator
+that the caller passes.
 """
 
 from __future__ import annotations
@@ -34,8 +33,8 @@ from scipy.spatial import cKDTree
 from ppmat.stem.scenes.projection import CrystalError
 from ppmat.stem.scenes.projection import Projection
 
-_NODES = 4  # of a displacement field, for each length over which it changes
-_TRIES = 50  # places tried for an adatom
+_NODES_PER_LENGTH = 4  # grid points of a displacement field per correlation length
+_TRIES_PER_ADATOM = 50  # random places tried for each adatom
 
 
 def vacancies(
@@ -45,40 +44,41 @@ def vacancies(
     element: str | None = None,
     whole: bool = False,
 ) -> Projection:
-    """Take atoms out at random.
+    """Remove atoms at random.
 
     Args:
         projection: The columns.
         rng: Random numbers.
-        share: Of the atoms that go, 0 to 1.
-        element: Only of these; None: of all.
-        whole: Take out whole columns, of the share, instead of single atoms.
+        share: Fraction of the atoms to remove, 0 to 1.
+        element: Remove atoms of this element only; None: of all elements.
+        whole: Remove whole columns instead of single atoms.
 
     Raises:
-        CrystalError: A share that is none, an element that is not there, nothing left.
+        CrystalError: A share outside 0 to 1, an element that the specimen does not
+            have, or no atoms left in view.
     """
-    which = _chosen(projection, share, element)
+    which = _element_indices(projection, share, element)
     counts = projection.counts.copy()
     if whole:
         hit = rng.random(len(projection)) < share
         lost = np.where(hit[:, None], counts[:, which], 0.0)
     else:
-        lost = _some(rng, counts[:, which], share)
+        lost = _draw_atoms(rng, counts[:, which], share)
     counts[:, which] -= lost
-    there = counts.sum(axis=1) > 1e-9
-    if not (there & projection.in_view).any():
+    kept = counts.sum(axis=1) > 1e-9
+    if not (kept & projection.in_view).any():
         raise CrystalError(
-            f"vacancies with a share of {share} leave no atoms in view; take fewer"
+            f"vacancies with a share of {share} leave no atoms in view",
+            hint="Choose a smaller share.",
         )
-    columns = int(np.count_nonzero(lost.sum(axis=1)))
-    return projection.take(there, counts=counts[there]).done(
+    return projection.select(kept, counts=counts[kept]).with_record(
         defect="vacancies",
         share=share,
         element=element,
         whole=whole,
         atoms=float(lost.sum()),
-        columns_changed=columns,
-        columns_gone=int(np.count_nonzero(~there)),
+        columns_changed=int(np.count_nonzero(lost.sum(axis=1))),
+        columns_gone=int(np.count_nonzero(~kept)),
     )
 
 
@@ -94,26 +94,27 @@ def substitution(
     Args:
         projection: The columns.
         rng: Random numbers.
-        share: Of the atoms of ``element``, 0 to 1.
-        element: What is replaced.
-        by: Symbol of the other element.
+        share: Fraction of the atoms of ``element`` to replace, 0 to 1.
+        element: Symbol of the replaced element.
+        by: Symbol of the new element.
 
     Raises:
-        CrystalError: A share that is none, an element that is not there or not known.
+        CrystalError: A share outside 0 to 1, an element that the specimen does not
+            have, or a symbol of no element.
     """
-    which = _chosen(projection, share, element)
+    which = _element_indices(projection, share, element)
     projection = _with_element(projection, by)
     counts = projection.counts.copy()
-    moved = _some(rng, counts[:, which], share)
-    counts[:, which] -= moved
-    counts[:, projection.elements.index(by)] += moved.sum(axis=1)
-    return dataclasses.replace(projection, counts=counts).done(
+    replaced = _draw_atoms(rng, counts[:, which], share)
+    counts[:, which] -= replaced
+    counts[:, projection.elements.index(by)] += replaced.sum(axis=1)
+    return dataclasses.replace(projection, counts=counts).with_record(
         defect="substitution",
         share=share,
         element=element,
         by=by,
-        atoms=float(moved.sum()),
-        columns_changed=int(np.count_nonzero(moved.sum(axis=1))),
+        atoms=float(replaced.sum()),
+        columns_changed=int(np.count_nonzero(replaced.sum(axis=1))),
     )
 
 
@@ -125,29 +126,30 @@ def adatoms(
     distance: float = 1.5,
     tolerance: float = 0.3,
 ) -> Projection:
-    """Put single atoms on the specimen, anywhere.
+    """Put single atoms at random places on the specimen.
 
-    One that falls on a column, within the tolerance, becomes part of it.
+    An adatom within the tolerance of a column becomes part of that column.
 
     Args:
         projection: The columns.
         rng: Random numbers.
-        density: Atoms for each nm².
+        density: Expected adatoms per nm².
         element: Symbol.
-        distance: Least distance between two of them, Å.
+        distance: Smallest distance between two adatoms, Å.
         tolerance: Å.
 
     Raises:
-        CrystalError: A density that is none or finds no room, an unknown element.
+        CrystalError: A negative density, one that leaves no room, or a symbol of no
+            element.
     """
     if not 0 <= density < math.inf:
-        raise CrystalError(f"density is {density}, wanted atoms for each nm²")
+        raise CrystalError(f"density is {density}", wanted="atoms per nm², at least 0")
     projection = _with_element(projection, element)
     low = np.full(2, -projection.margin)
     high = np.array(projection.shape) * projection.pixel_size + projection.margin
     number = int(rng.poisson(density * np.prod(high - low) / 100))
     places: list[np.ndarray] = []
-    for _ in range(_TRIES * number):
+    for _ in range(_TRIES_PER_ADATOM * number):
         if len(places) == number:
             break
         place = rng.uniform(low, high)
@@ -156,55 +158,51 @@ def adatoms(
     else:
         if number:
             raise CrystalError(
-                f"{number} adatoms find no room at least {distance} Å apart; lower the "
-                "density or the distance"
+                f"there is no room for {number} adatoms at least {distance} Å apart",
+                hint="Choose a lower density or a shorter distance.",
             )
     kind = projection.elements.index(element)
     counts = projection.counts.copy()
-    fresh = []
+    alone = []
     tree = cKDTree(projection.positions)
     for place in places:
         apart, nearest = tree.query(place)
         if apart <= tolerance:
             counts[nearest, kind] += 1
         else:
-            fresh.append(place)
-    added = np.zeros((len(fresh), len(projection.elements)))
+            alone.append(place)
+    added = np.zeros((len(alone), len(projection.elements)))
     added[:, kind] = 1
-    more = np.reshape(fresh, (-1, 2))
-    return dataclasses.replace(
-        projection,
-        y=np.concatenate([projection.y, more[:, 0]]),
-        x=np.concatenate([projection.x, more[:, 1]]),
-        counts=np.concatenate([counts, added]),
-        full=np.concatenate([projection.full, np.ones(len(fresh))]),
-        spread=np.concatenate([projection.spread, np.zeros(len(fresh))]),
-    ).done(
+    y, x = np.reshape(alone, (-1, 2)).T
+    projection = dataclasses.replace(projection, counts=counts).append(
+        y=y, x=x, counts=added, full=np.ones(len(alone)), spread=np.zeros(len(alone))
+    )
+    return projection.with_record(
         defect="adatoms",
         density=density,
         element=element,
         atoms=number,
-        on_columns=number - len(fresh),
+        on_columns=number - len(alone),
     )
 
 
 def strain(projection: Projection, tensor: Sequence[Sequence[float]]) -> Projection:
-    """Stretch, shear or turn the specimen about the middle of the image.
+    """Stretch, shear or rotate the specimen about the middle of the image.
 
     Args:
         projection: The columns.
         tensor: Gradient of the displacement ``(y, x)`` [2, 2].
 
     Raises:
-        CrystalError: It would move columns further than they are known.
+        CrystalError: Columns would move by more than the margin.
     """
     tensor = np.asarray(tensor, dtype=float)
     if tensor.shape != (2, 2) or not np.isfinite(tensor).all():
         raise CrystalError(f"strain {tensor.tolist()}: wanted two rows of two numbers")
     middle = (np.array(projection.shape) - 1) / 2 * projection.pixel_size
-    return _moved(projection, (projection.positions - middle) @ tensor.T).done(
-        defect="strain", tensor=tensor.tolist()
-    )
+    return _displace(
+        projection, (projection.positions - middle) @ tensor.T
+    ).with_record(defect="strain", tensor=tensor.tolist())
 
 
 def local_strain(
@@ -213,34 +211,35 @@ def local_strain(
     size: float,
     length: float = 15.0,
 ) -> Projection:
-    """Displace columns smoothly, by a random field.
+    """Displace the columns by a smooth random field.
 
     Args:
         projection: The columns.
         rng: Random numbers.
         size: Root mean square displacement along one direction, Å.
-        length: Over which it changes, Å.
+        length: Correlation length of the field, Å.
 
     Raises:
-        CrystalError: It would move columns further than they are known, or numbers
-            that cannot be meant.
+        CrystalError: Columns would move by more than the margin, a negative size, or a
+            length that is not positive.
     """
     if not (0 <= size < math.inf and 0 < length < math.inf):
         raise CrystalError(
             f"size {size} Å, length {length} Å: wanted at least 0 and above 0"
         )
-    margin, step = projection.margin, length / _NODES
+    margin, step = projection.margin, length / _NODES_PER_LENGTH
     extent = np.array(projection.shape) * projection.pixel_size + 2 * margin
-    nodes = np.ceil(extent / step).astype(int) + 8 * _NODES
-    points = (projection.positions + margin).T
-    moves = []
-    for _ in range(2):
-        field = gaussian_filter(rng.standard_normal(nodes), _NODES, mode="wrap")
-        # The variance that averaging with this kernel leaves of white noise.
-        field *= size * 2 * math.sqrt(math.pi) * _NODES
-        moves.append(map_coordinates(field, points / step + 4 * _NODES, order=3))
-    moves = np.stack(moves, axis=1)
-    return _moved(projection, moves).done(
+    nodes = np.ceil(extent / step).astype(int) + 8 * _NODES_PER_LENGTH
+    points = (projection.positions + margin).T / step + 4 * _NODES_PER_LENGTH
+    moves = np.empty((len(projection), 2))
+    for axis in range(2):
+        white = rng.standard_normal(nodes)
+        field = gaussian_filter(white, _NODES_PER_LENGTH, mode="wrap")
+        # A Gaussian of standard deviation s leaves 1 / (4 pi s^2) of the variance of
+        # white noise.
+        field *= size * 2 * math.sqrt(math.pi) * _NODES_PER_LENGTH
+        moves[:, axis] = map_coordinates(field, points, order=3)
+    return _displace(projection, moves).with_record(
         defect="local strain",
         size=size,
         length=length,
@@ -252,21 +251,20 @@ def grain_boundary(
     first: Projection,
     second: Projection,
     angle: float,
-    through: tuple[float, float] | None = None,
+    through: tuple[float, float] = (0.5, 0.5),
     distance: float = 1.2,
 ) -> Projection:
     """Join two specimens along a straight line.
 
-    Columns of the second that are closer than a distance to one of the first are left
-    out.
+    Columns of the second specimen too close to one of the first are left out.
 
     Args:
-        first: On one side.
-        second: On the other side, of the same field of view: the same crystal turned
-            (another ``rotation`` of ``project``), or another crystal.
+        first: Specimen on one side.
+        second: Specimen on the other side, of the same field of view: the same crystal
+            with another ``rotation``, or another crystal.
         angle: Of the line, degrees, from x to y.
-        through: A point on it, part of height and width; None: the middle.
-        distance: Å.
+        through: Point ``(y, x)`` on the line, as fractions of height and width.
+        distance: Smallest distance of columns of the two specimens, Å.
 
     Raises:
         CrystalError: Fields of view that differ, or no atoms in view.
@@ -274,7 +272,8 @@ def grain_boundary(
     if (first.shape, first.pixel_size) != (second.shape, second.pixel_size):
         raise CrystalError(
             f"two fields of view: {first.shape} at {first.pixel_size} Å and "
-            f"{second.shape} at {second.pixel_size} Å; project both alike"
+            f"{second.shape} at {second.pixel_size} Å",
+            hint="Project both with the same shape and pixel size.",
         )
     for symbol in second.elements:
         first = _with_element(first, symbol)
@@ -282,45 +281,44 @@ def grain_boundary(
         second = _with_element(second, symbol)
     order = [second.elements.index(symbol) for symbol in first.elements]
     height, width = first.shape
-    part = (0.5, 0.5) if through is None else through
-    point = np.array([part[0] * (height - 1), part[1] * (width - 1)]) * first.pixel_size
+    point = np.array([through[0] * (height - 1), through[1] * (width - 1)])
+    point = point * first.pixel_size
     turn = math.radians(angle)
     normal = np.array([math.cos(turn), -math.sin(turn)])  # (y, x)
-
-    def beyond(projection: Projection) -> np.ndarray:
-        return (projection.positions - point) @ normal
-
-    here, there = first.take(beyond(first) < 0), second.take(beyond(second) >= 0)
+    here = first.select((first.positions - point) @ normal < 0)
+    there = second.select((second.positions - point) @ normal >= 0)
+    close = np.zeros(len(there), dtype=bool)
     if len(here) and len(there):
-        apart, _ = cKDTree(here.positions).query(there.positions)
-        close = apart < distance
-    else:
-        close = np.zeros(len(there), dtype=bool)
-    there = there.take(~close)
+        close = cKDTree(here.positions).query(there.positions)[0] < distance
+    there = there.select(~close)
+    joined = here.append(
+        y=there.y,
+        x=there.x,
+        counts=there.counts[:, order],
+        full=there.full,
+        spread=there.spread,
+    )
     joined = dataclasses.replace(
-        here,
-        y=np.concatenate([here.y, there.y]),
-        x=np.concatenate([here.x, there.x]),
-        counts=np.concatenate([here.counts, there.counts[:, order]]),
-        full=np.concatenate([here.full, there.full]),
-        spread=np.concatenate([here.spread, there.spread]),
+        joined,
         margin=min(first.margin, second.margin),
         records=(*first.records, *second.records),
     )
     if not joined.in_view.any():
         raise CrystalError("no atoms in view on either side of the boundary")
-    return joined.done(
+    return joined.with_record(
         defect="grain boundary",
         angle=angle,
-        through=[float(value) for value in part],
+        through=[float(value) for value in through],
         columns_left_out=int(np.count_nonzero(close)),
     )
 
 
-def _chosen(projection: Projection, share: float, element: str | None) -> list[int]:
-    """Return the columns of ``counts`` that are meant."""
+def _element_indices(
+    projection: Projection, share: float, element: str | None
+) -> list[int]:
+    """Return the indices of an element, or of all, along the last axis of counts."""
     if not 0 <= share <= 1:
-        raise CrystalError(f"share is {share}, wanted 0 to 1")
+        raise CrystalError(f"share is {share}", wanted="0 to 1")
     if element is None:
         return list(range(len(projection.elements)))
     if element not in projection.elements:
@@ -331,8 +329,10 @@ def _chosen(projection: Projection, share: float, element: str | None) -> list[i
     return [projection.elements.index(element)]
 
 
-def _some(rng: np.random.Generator, counts: np.ndarray, share: float) -> np.ndarray:
-    """Return how many of the atoms are hit; of parts of atoms, their mean."""
+def _draw_atoms(
+    rng: np.random.Generator, counts: np.ndarray, share: float
+) -> np.ndarray:
+    """Return how many atoms are chosen at random; the mean for fractions of atoms."""
     whole = np.floor(counts + 1e-9)
     return rng.binomial(whole.astype(np.int64), share) + share * (counts - whole)
 
@@ -345,7 +345,7 @@ def _with_element(projection: Projection, symbol: str) -> Projection:
 
     number = atomic_numbers.get(symbol, 0)
     if number < 1:
-        raise CrystalError(f"'{symbol}' is no element; wanted a symbol such as Pt")
+        raise CrystalError(f"'{symbol}' is no element", wanted="a symbol such as Pt")
     return dataclasses.replace(
         projection,
         elements=(*projection.elements, symbol),
@@ -354,18 +354,20 @@ def _with_element(projection: Projection, symbol: str) -> Projection:
     )
 
 
-def _moved(projection: Projection, moves: np.ndarray) -> Projection:
-    """Return the columns moved by ``(y, x)``, Å [n, 2]; their margin shrinks by it.
+def _displace(projection: Projection, moves: np.ndarray) -> Projection:
+    """Return the columns moved by ``(y, x)``, Å [n, 2], with a smaller margin.
 
     Raises:
-        CrystalError: Columns from outside the known area would come into view.
+        CrystalError: A column would move by more than the margin, so that columns from
+            outside the known area would be missing in the image.
     """
     furthest = float(np.linalg.norm(moves, axis=1).max(initial=0.0))
     if furthest > projection.margin:
         raise CrystalError(
             f"columns would move by up to {furthest:.2f} Å, but they are known only "
-            f"{projection.margin:g} Å beyond the image; project with margin="
-            f"{math.ceil(2 * furthest) + 5} or strain less"
+            f"{projection.margin:g} Å beyond the image",
+            hint=f"Use project with margin={math.ceil(2 * furthest) + 5}, or a smaller "
+            "strain.",
         )
     return dataclasses.replace(
         projection,

@@ -12,13 +12,12 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Random clean scenes for training: crystals with defects, and disordered columns.
 
-"""Random clean scenes to train on: crystals with defects, and disorder.
-
-The paper trains on periodic and random arrangements of round spots, HAADF and BF (Li et
-al., CVPR 2025, Sec. 3); its recipe is not published. This one draws lattices, widths,
-contrasts and defects within wide ranges, see docs/stem/synthetic_training.md. Scenes of
-a known crystal are made by :mod:`ppmat.stem.scenes.crystal`.
+Li et al. (CVPR 2025, Sec. 3) train on periodic and random arrangements of round spots,
+HAADF and BF; their recipe is not published. The recipe here draws lattices, widths,
+contrasts and defects within wide ranges, see docs/stem/synthetic_training.md.
+:mod:`ppmat.stem.scenes.crystal` makes scenes of a known crystal.
 """
 
 from __future__ import annotations
@@ -29,17 +28,19 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from ppmat.stem.noise.noise_model import MODES
-from ppmat.stem.scenes.atom_columns import Columns
+from ppmat.stem.scenes.atom_columns import AtomColumns
 from ppmat.stem.scenes.atom_columns import Scene
 from ppmat.stem.scenes.bright_field import BrightField
 from ppmat.stem.scenes.bright_field import bright_field
 from ppmat.stem.scenes.bright_field import electron_wavelength
 from ppmat.stem.scenes.projection import Projection
+from ppmat.utils.errors import check_choice
 
-_TRIES = 8  # positions tried for a square of the spacing: nearly a full packing
+_TRIES_PER_SQUARE = 8  # random positions per squared spacing: nearly a full packing
 _MARGIN = 32.0  # pixels around the image where columns still reach into it
 # Sites of common crystals seen along an axis: cubic, perovskite, honeycomb.
-_SPECIAL = ((0.5, 0.5), (0.5, 0.0), (0.0, 0.5), (1 / 3, 1 / 3), (2 / 3, 2 / 3))
+_SPECIAL_SITES = ((0.5, 0.5), (0.5, 0.0), (0.0, 0.5), (1 / 3, 1 / 3), (2 / 3, 2 / 3))
+_MIN_SIGMA = 0.8  # pixels; smallest standard deviation of a drawn column
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,14 @@ class SceneRecipe:
         low: Image value of the background in HAADF, of the darkest columns in BF.
         high: Image value of the brightest columns in HAADF, of the background in BF.
         spacing: Length of the first lattice vector, pixels.
-        width: Standard deviation of a column, of the smallest distance.
-        random_share: Part of the scenes that is no crystal.
-        wave_share: Part of the BF scenes that are calculated by wave optics, at a
-            random microscope; the others are spots on a bright background.
-        thick_share: Part of the BF scenes of spots with bright columns too.
+        width: Standard deviation of a column, as a fraction of the smallest distance.
+        random_share: Fraction of the scenes without a lattice.
+        wave_share: Fraction of the BF scenes calculated by wave optics, with a random
+            microscope. The others are spots on a bright background.
+        thick_share: Fraction of the BF scenes of spots that have bright columns too.
+
+    Raises:
+        ValueError: A value outside the range that the error names.
     """
 
     mode: str = "haadf"
@@ -69,8 +73,7 @@ class SceneRecipe:
     thick_share: float = 0.4
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise ValueError(f"mode is {self.mode!r}, wanted one of {', '.join(MODES)}")
+        check_choice("mode", self.mode, MODES)
         if not self.low < self.high:
             raise ValueError(f"low {self.low} must be below high {self.high}")
         for name in ("spacing", "width"):
@@ -98,8 +101,13 @@ def make_scene(
         rng: Random numbers.
         shape: ``(H, W)``.
         recipe: Ranges.
+
+    Example:
+        >>> scene = make_scene(np.random.default_rng(0), (32, 48))
+        >>> scene.gt_enhance.shape, bool(scene.gt_enhance.max() > 30)
+        ((32, 48), True)
     """
-    # Uniform in the logarithm: the image shows the same crystal at any magnification.
+    # Uniform in the logarithm: all magnifications of a crystal are equally likely.
     spacing = np.exp(rng.uniform(*np.log(recipe.spacing)))
     if rng.random() < recipe.random_share:
         positions = random_positions(rng, shape, 0.7 * spacing, _MARGIN)
@@ -109,13 +117,11 @@ def make_scene(
     distance = _smallest_distance(positions, spacing)
     if recipe.mode == "bf" and rng.random() < recipe.wave_share:
         return _wave_scene(rng, shape, recipe, positions, kinds, distance)
-    sigma = max(rng.uniform(*recipe.width) * distance, 0.8)
-    # Light columns beside heavy ones are weaker by more than ten times.
+    sigma = max(rng.uniform(*recipe.width) * distance, _MIN_SIGMA)
+    # Light columns can be more than ten times weaker than heavy ones.
     kind = np.array([1.0, *np.exp(rng.uniform(np.log(0.04), 0.0, 2))])
     strength = kind[kinds] * _variation(rng, positions, shape)
-    columns = Columns(
-        positions[:, 0], positions[:, 1], strength, np.full(len(kinds), sigma)
-    )
+    columns = AtomColumns(*positions.T, strength, np.full(len(kinds), sigma))
     thick = recipe.mode == "bf" and rng.random() < recipe.thick_share
     tail = (rng.choice([0.0, rng.uniform(0.0, 0.4)]), rng.uniform(1.6, 3.0))
     contrast = rng.uniform(0.7, 1.0) * (recipe.high - recipe.low)
@@ -125,7 +131,7 @@ def make_scene(
         level, sign = recipe.high, -np.ones(3)
         if thick:
             sign[rng.integers(3)] = rng.uniform(0.1, 1.0)
-            contrast *= 0.5  # so that bright columns stay in the range of the image
+            contrast *= 0.5  # keeps bright columns within the range of the image
             level -= contrast
     columns.height = contrast * sign[kinds] * strength
     return Scene(columns.render(shape, level, tail), columns.spots(shape), columns)
@@ -139,15 +145,9 @@ def _wave_scene(
     kinds: np.ndarray,
     distance: float,
 ) -> Scene:
-    """Return what a random bright-field microscope shows of columns.
+    """Return the bright-field scene of columns in a random microscope.
 
-    Args:
-        rng: Random numbers.
-        shape: ``(H, W)``.
-        recipe: Range of image values.
-        positions: ``(y, x)``, pixels [n, 2].
-        kinds: Of the columns, 0 to 2 [n].
-        distance: Of neighbours, pixels.
+    Positions [n, 2] and the distance of neighbours are in pixels; kinds are 0 to 2 [n].
     """
     from ase.data import chemical_symbols
 
@@ -159,12 +159,11 @@ def _wave_scene(
         detector=semiangle * rng.uniform(0.2, 0.7),
         defocus=rng.choice([0.0, rng.normal(0.0, 30.0)]),
         source=resolution * rng.choice([0.0, rng.uniform(0.0, 0.4)]),
-        rings=1,  # a draft of the right kind
+        rings=1,  # the fastest sampling of the detector
     )
-    # Columns nearer than the resolution cannot be seen in any image.
+    # Columns closer than the resolution limit are never resolved.
     pixel_size = resolution * rng.uniform(1.2, 4.0) / distance
-    layers = rng.random() < 0.3
-    ends = (1.0, 10.0) if layers else (10.0, 200.0)
+    ends = (1.0, 10.0) if rng.random() < 0.3 else (10.0, 200.0)  # Å; layer or crystal
     thickness = np.exp(rng.uniform(*np.log(ends)))
     numbers = np.exp(rng.uniform(np.log(5), np.log(83), 3)).astype(int)
     atoms = np.maximum(thickness / rng.uniform(2.0, 5.6, 3), 1.0)
@@ -191,7 +190,7 @@ def _wave_scene(
     scale = contrast / max(most - least, 1e-9)
     image = low + scale * (image - least)
     spots = np.full(len(kinds), distance / 4)
-    columns = Columns(positions[:, 0], positions[:, 1], np.zeros(len(kinds)), spots)
+    columns = AtomColumns(*positions.T, np.zeros(len(kinds)), spots)
     columns.height = columns.values(image) - np.median(image)
     return Scene(image, columns.spots(shape), columns)
 
@@ -199,21 +198,20 @@ def _wave_scene(
 def _crystal(
     rng: np.random.Generator, shape: tuple[int, int], spacing: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return positions [n, 2] and kinds [n] of a crystal with defects."""
+    """Return positions, pixels [n, 2], and kinds [n] of a crystal with defects."""
     positions, kinds = lattice_sites(rng, shape, spacing)
     fault = rng.choice(["none", "boundary", "edge"], p=[0.7, 0.15, 0.15])
     if fault != "none":
         beyond = _beyond_a_line(rng, positions, shape)
-        kept = ~beyond
+        removed = positions[beyond]
+        positions, kinds = positions[~beyond], kinds[~beyond]
         if fault == "boundary":
             others, other_kinds = lattice_sites(rng, shape, spacing)
-            # The line is drawn through both; columns that would touch are left out.
-            free = cKDTree(positions[kept]).query(others)[0] > 0.5 * spacing
-            inside = free & _same_side(others, positions[beyond], positions[kept])
-            positions = np.concatenate([positions[kept], others[inside]])
-            kinds = np.concatenate([kinds[kept], other_kinds[inside]])
-        else:
-            positions, kinds = positions[kept], kinds[kept]
+            # Columns of the second grain that would touch the first are left out.
+            free = cKDTree(positions).query(others)[0] > 0.5 * spacing
+            inside = free & _same_side(others, removed, positions)
+            positions = np.concatenate([positions, others[inside]])
+            kinds = np.concatenate([kinds, other_kinds[inside]])
     positions = positions + _strain(rng, positions, shape, spacing)
     positions = positions + rng.normal(
         0, rng.uniform(0, 0.03) * spacing, positions.shape
@@ -232,9 +230,11 @@ def _crystal(
 def random_lattice(
     rng: np.random.Generator, shape: tuple[int, int], spacing: float, margin: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the vectors ``(y, x)`` of a random cell [2, 2], and corners of cells.
+    """Return a random two-dimensional cell and the origins of its repeats.
 
-    The corners [n, 2], pixels, are centred on 0 and cover the image and a margin.
+    Returns:
+        Lattice vectors ``(y, x)`` as rows, pixels [2, 2], and the origins of the cells
+        that cover image and margin, relative to its middle, pixels [n, 2].
     """
     angle = rng.uniform(0, 2 * np.pi)
     opening = np.deg2rad(rng.choice([60.0, 90.0, rng.uniform(60, 120)]))
@@ -250,7 +250,7 @@ def random_lattice(
 def lattice_sites(
     rng: np.random.Generator, shape: tuple[int, int], spacing: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return a random two-dimensional crystal that covers the image.
+    """Return the sites of a random two-dimensional crystal that covers the image.
 
     Args:
         rng: Random numbers.
@@ -258,22 +258,38 @@ def lattice_sites(
         spacing: Length of the first lattice vector, pixels.
 
     Returns:
-        Positions ``(y, x)`` in pixels [n, 2] and the site in the cell [n], 0 to 2.
+        Positions ``(y, x)``, pixels [n, 2], and the site in the cell, 0 to 2 [n].
     """
     cell, corners = random_lattice(rng, shape, spacing, _MARGIN)
     basis = [np.zeros(2)]
     for _ in range(rng.choice([0, 1, 2, 3], p=[0.25, 0.4, 0.2, 0.15])):
         special = rng.random() < 0.7
-        site = np.array(_SPECIAL[rng.integers(5)]) if special else rng.uniform(size=2)
+        site = (
+            np.array(_SPECIAL_SITES[rng.integers(5)])
+            if special
+            else rng.uniform(size=2)
+        )
+        site = np.array(site)
         offsets = site - np.array(basis)
         offsets = (offsets - np.rint(offsets)) @ cell
         if np.linalg.norm(offsets, axis=1).min() > 0.33 * spacing:
             basis.append(site)
     origin = np.array(shape) / 2 + rng.uniform(size=2) @ cell
+    positions, kinds = place_basis(cell, corners, basis, origin)
+    high = np.array(shape) + _MARGIN
+    inside = np.all((positions > -_MARGIN) & (positions < high), axis=1)
+    return positions[inside], np.minimum(kinds, 2)[inside]
+
+
+def place_basis(
+    cell: np.ndarray, corners: np.ndarray, basis: list[np.ndarray], origin: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the sites of a basis in all cells [sites * n, 2], and each one's index.
+
+    Lengths are in pixels; the basis is in fractions of the cell.
+    """
     positions = np.concatenate([corners + site @ cell for site in basis]) + origin
-    kinds = np.repeat(np.minimum(np.arange(len(basis)), 2), len(corners))
-    inside = _in_view(positions, shape)
-    return positions[inside], kinds[inside]
+    return positions, np.repeat(np.arange(len(basis)), len(corners))
 
 
 def random_positions(
@@ -282,9 +298,12 @@ def random_positions(
     spacing: float,
     margin: float = 4.0,
 ) -> np.ndarray:
-    """Return positions [n, 2] in pixels, none closer than ``spacing``."""
+    """Return random positions in image and margin [n, 2], none closer than ``spacing``.
+
+    All lengths are in pixels.
+    """
     low, high = np.full(2, -margin), np.array(shape) + margin - 1.0
-    count = int(_TRIES * np.prod((high - low) / spacing))
+    count = int(_TRIES_PER_SQUARE * np.prod((high - low) / spacing))
     tries = rng.uniform(low, high, size=(count, 2))
     keep = np.ones(count, dtype=bool)
     for first, second in sorted(cKDTree(tries).query_pairs(spacing)):
@@ -296,7 +315,7 @@ def random_positions(
 def _variation(
     rng: np.random.Generator, positions: np.ndarray, shape: tuple[int, int]
 ) -> np.ndarray:
-    """Return how much of the usual column of its kind each column is [n]."""
+    """Return the strength of each column relative to its kind [n]."""
     count = len(positions)
     share = np.maximum(rng.normal(1.0, rng.uniform(0, 0.1), count), 0.1)
     if rng.random() < 0.3:  # substituted atoms
@@ -315,7 +334,7 @@ def _strain(
     shape: tuple[int, int],
     spacing: float,
 ) -> np.ndarray:
-    """Return a smooth displacement [n, 2], pixels, none in half of the scenes."""
+    """Return a smooth displacement, pixels [n, 2]; zero in half of the scenes."""
     if rng.random() < 0.5:
         return np.zeros_like(positions)
     wave = rng.normal(0, 1.0, (2, 2)) * 2 * np.pi / max(shape)
@@ -327,6 +346,7 @@ def _strain(
 def _beyond_a_line(
     rng: np.random.Generator, positions: np.ndarray, shape: tuple[int, int]
 ) -> np.ndarray:
+    """Return a mask of the positions beyond a random line; not of all of them [n]."""
     angle = rng.uniform(0, 2 * np.pi)
     through = np.array(shape) * rng.uniform(0.25, 0.75, 2)
     beyond = (positions - through) @ np.array([np.sin(angle), np.cos(angle)]) > 0
@@ -334,20 +354,14 @@ def _beyond_a_line(
 
 
 def _same_side(points: np.ndarray, here: np.ndarray, there: np.ndarray) -> np.ndarray:
-    """Return which points are closer to the first positions than to the second."""
+    """Return a mask of the points closer to ``here`` than to ``there`` [n]."""
     if not len(here):
         return np.zeros(len(points), dtype=bool)
     return cKDTree(here).query(points)[0] < cKDTree(there).query(points)[0]
 
 
 def _smallest_distance(positions: np.ndarray, spacing: float) -> float:
-    """Return a distance that nine of ten columns keep from their neighbours."""
+    """Return the first decile of the distances to the nearest neighbour, pixels."""
     if len(positions) < 2:
         return spacing
     return float(np.quantile(cKDTree(positions).query(positions, k=2)[0][:, 1], 0.1))
-
-
-def _in_view(positions: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    return np.all(
-        (positions > -_MARGIN) & (positions < np.array(shape) + _MARGIN), axis=1
-    )

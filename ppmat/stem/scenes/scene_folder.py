@@ -12,20 +12,18 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
-"""A data set in the folder layout of the SFIN paper, written image by image.
+"""A synthetic data set in the folder layout of the SFIN paper, written image by image.
 
 ``train/`` and ``test/`` hold ``noisy``, ``gt_enhance`` and ``gt_detect`` with files of
-the same names, and ``columns`` with a table (CSV) and a record (JSON) of each image.
-``synthesis.json`` tells what all of it was made with.
+the same names. ``columns`` holds a table of atomic columns (CSV) and the drawn
+parameters (JSON) of each image. ``synthesis.json`` is the manifest of the run.
 """
 
 from __future__ import annotations
 
-import csv
-import io
+import contextlib
 import json
-import os
+import re
 from collections.abc import Iterator
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,91 +35,88 @@ from PIL import Image
 from ppmat.stem.noise.noise_model import NoiseModel
 from ppmat.stem.scenes.atom_columns import Scene
 from ppmat.utils.errors import InputError
+from ppmat.utils.errors import check_choice
+from ppmat.utils.files import RunManifest
+from ppmat.utils.files import StoredRunError
+from ppmat.utils.files import locked
+from ppmat.utils.files import replacing
 
-KINDS = ("noisy", "gt_enhance", "gt_detect")
+IMAGE_FOLDERS = ("noisy", "gt_enhance", "gt_detect")
 FORMATS = ("png", "tif")
-RECORD = "synthesis.json"
-BRIGHTEST = 255.0
-_COLUMNS = "columns"
-_SIGMAS = 3.0  # of the noise that grey levels must leave room for
-_LEAST_RANGE = 60.0  # grey levels of contrast below which images are stretched
+MANIFEST = "synthesis.json"
+WHITE = 255.0  # largest grey level of an 8-bit image
+_COLUMNS = "columns"  # folder of the tables and drawn parameters
+_NOISE_SIGMAS = 3.0  # standard deviations of noise that grey levels leave room for
+_MIN_CONTRAST = 60.0  # grey levels; images of lower contrast are stretched
+_OWN_NAME = re.compile(r"\d+\.(png|tif|csv|json)")
+# A temporary file of a killed run, also of earlier versions.
+_UNFINISHED_NAME = re.compile(r"\.\d+\.(\d+\.)?(png|tif|csv|json)(\.part)?")
 
 
-class FolderError(InputError):
-    """A folder that holds something else than the data set that is to be written."""
-
-
-def to_grey(image: np.ndarray) -> tuple[np.ndarray, int]:
-    """Return an image rounded to grey levels 0 to 255, and how many pixels it clips.
+def write_grey_png(path: str | Path, image: np.ndarray) -> int:
+    """Write an image as 8-bit PNG; return the number of clipped pixels.
 
     Args:
-        image: Grey levels [H, W].
+        path: The file, with any suffix.
+        image: Grey levels [H, W]; rounded, and clipped to 0 to 255.
     """
     rounded = np.rint(image)
-    grey = np.clip(rounded, 0, BRIGHTEST)
-    return grey.astype(np.uint8), int(np.count_nonzero(grey != rounded))
+    grey = np.clip(rounded, 0, WHITE)
+    Image.fromarray(grey.astype(np.uint8)).save(path, format="PNG", optimize=True)
+    return int(np.count_nonzero(grey != rounded))
 
 
-def write_grey(path: str | Path, image: np.ndarray) -> int:
-    """Write an image as 8-bit PNG; returns how many pixels were clipped.
+def noise_in_grey_levels(noise: NoiseModel) -> tuple[NoiseModel, float, float]:
+    """Scale a noise model to grey levels, so that few noisy pixels are clipped.
 
-    Args:
-        path: The file, whatever its name ends with.
-        image: Grey levels [H, W].
-    """
-    grey, clipped = to_grey(image)
-    Image.fromarray(grey).save(path, format="PNG", optimize=True)
-    return clipped
-
-
-def fit_noise(noise: NoiseModel) -> tuple[NoiseModel, float, float]:
-    """Bring a noise model to grey levels that noisy images do not leave.
-
-    It is left alone if the range of its images, with three standard deviations of
-    noise at both ends, is between 0 and 255 and uses a good part of that.
+    The model is unchanged if the range of its images, with three standard deviations
+    of noise at both ends, lies within 0 to 255, and if its contrast is at least 60.
 
     Args:
         noise: In the units of its images.
 
     Returns:
-        The model in grey levels, and ``factor`` and ``offset`` with which values of
-        its images become grey levels.
+        The model in grey levels, and ``factor`` and ``offset`` of
+        ``grey level = factor * image value + offset``.
+
+    Raises:
+        InputError: The images of the model have no contrast.
     """
     contrast = noise.high - noise.low
     if not contrast > 0:
-        raise ValueError(
+        raise InputError(
             f"the noise model was measured on images from {noise.low:g} to "
-            f"{noise.high:g}, so it does not tell how strong it is beside the signal; "
-            "calibrate it on frames with atoms"
+            f"{noise.high:g}, so the strength of the signal is unknown",
+            hint="Calibrate it on frames with atoms.",
         )
     ends = np.array([noise.low, noise.high])
-    # The steepest flank of a column about ten pixels wide.
-    flank = noise.scan_sd(contrast / 6)
-    sd = np.sqrt(noise.background_sd**2 + flank**2 + noise.pointwise_sd(ends) ** 2)
-    low, high = ends[0] - _SIGMAS * sd[0], ends[1] + _SIGMAS * sd[1]
-    if low >= 0 and high <= BRIGHTEST and contrast >= _LEAST_RANGE:
+    # The steepest gradient of a column about ten pixels wide.
+    scan_sd = noise.scan_sd(contrast / 6)
+    sd = np.sqrt(noise.background_sd**2 + scan_sd**2 + noise.pointwise_sd(ends) ** 2)
+    low, high = ends[0] - _NOISE_SIGMAS * sd[0], ends[1] + _NOISE_SIGMAS * sd[1]
+    if low >= 0 and high <= WHITE and contrast >= _MIN_CONTRAST:
         return noise, 1.0, 0.0
-    factor = float(BRIGHTEST / (high - low))
+    factor = float(WHITE / (high - low))
     offset = float(-factor * low)
     return noise.scaled(factor, offset), factor, offset
 
 
 class SynthesisFolder:
-    """The files of a synthetic data set.
+    """The files of a synthetic data set; see :meth:`opened` for commands.
 
-    An image counts as written when all its files are there; the noisy one comes last.
+    An image counts as written when all its files exist; the noisy one comes last.
 
     Args:
-        path: Made if missing.
-        counts: Images of each split, by name.
-        settings: What decides the images, as values of JSON.
-        about: More for ``synthesis.json`` that does not decide them, such as versions.
+        path: Created if missing.
+        counts: Number of images of each split, by name.
+        settings: What determines the images, as JSON values.
+        about: Further contents of ``synthesis.json``, such as versions.
         format: ``png`` (8 bits) or ``tif`` (float32).
-        overwrite: Remove the data set that is there.
+        overwrite: Remove the data set that exists.
 
     Raises:
-        FolderError: There is something else, or a data set of other settings; the
-            folder cannot be written to.
+        StoredRunError: The folder holds other files, or a data set with other
+            settings; or it cannot be written to.
     """
 
     def __init__(
@@ -133,82 +128,61 @@ class SynthesisFolder:
         format: str = "png",
         overwrite: bool = False,
     ) -> None:
-        if format not in FORMATS:
-            raise ValueError(
-                f"format is {format!r}, wanted one of {', '.join(FORMATS)}"
-            )
+        check_choice("format", format, FORMATS)
         self.path, self.counts, self.format = Path(path), dict(counts), format
-        # Through JSON and back, so that they can be compared with what a file says.
-        self._settings = json.loads(
-            json.dumps({**settings, "images": self.counts, "format": format})
-        )
         self._about = dict(about)
-        if overwrite:
-            self._remove()
-        else:
-            self._check()
-        try:
+        self._manifest = RunManifest(
+            self.path / MANIFEST,
+            {**settings, "images": self.counts, "format": format},
+            hint="Choose another folder, or replace the data set with --overwrite.",
+            replace=overwrite,
+        )
+        if not self._manifest.path.exists():
+            for split in self.counts:
+                if (self.path / split).exists():
+                    raise StoredRunError(
+                        f"{self.path / split} exists and was not written by this "
+                        "program",
+                        hint="Choose another folder.",
+                    )
+        elif overwrite:
+            self._remove(_OWN_NAME)
+        with _writable(self.path):
             for split in (name for name, count in self.counts.items() if count):
-                for kind in (*KINDS, _COLUMNS):
+                for kind in (*IMAGE_FOLDERS, _COLUMNS):
                     (self.path / split / kind).mkdir(parents=True, exist_ok=True)
             self.finish({})
-        except OSError as error:
-            raise FolderError(
-                f"{self.path} cannot be written to: {error.strerror}; choose another "
-                "folder"
-            ) from error
 
-    def _told(self) -> dict | None:
-        """Return the settings of the data set that is there."""
-        file = self.path / RECORD
-        if not file.exists():
-            return None
-        try:
-            return dict(json.loads(file.read_text(encoding="utf-8"))["settings"])
-        except (KeyError, TypeError, ValueError):
-            raise FolderError(
-                f"{file} is damaged or was written by another program; choose another "
-                "folder or remove it"
-            ) from None
+    @classmethod
+    @contextlib.contextmanager
+    def opened(cls, path: str | Path, **options: Any) -> Iterator[SynthesisFolder]:
+        """Give the folder of the class's arguments, locked against other processes.
 
-    def _check(self) -> None:
-        told = self._told()
-        there = [split for split in self.counts if (self.path / split).exists()]
-        if told is None:
-            if there:
-                raise FolderError(
-                    f"{self.path / there[0]} exists and was not written by this "
-                    "program; choose another folder"
-                )
-            return
-        names = sorted({*told, *self._settings})
-        other = [n for n in names if told.get(n) != self._settings.get(n)]
-        if other:
-            raise FolderError(
-                f"{self.path} holds a data set made with other {', '.join(other)}; "
-                "choose another folder, or replace it with --overwrite"
-            )
+        Raises:
+            StoredRunError: See the class; or another process has opened the folder.
+        """
+        with contextlib.ExitStack() as stack:
+            with _writable(path):
+                Path(path).mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(path))
+            folder = cls(path, **options)
+            folder._remove(_UNFINISHED_NAME)
+            yield folder
 
-    def _remove(self) -> None:
-        """Remove the files of an earlier data set, and nothing else."""
-        if self._told() is None:
-            self._check()
-            return
+    def _remove(self, name: re.Pattern) -> None:
+        """Remove the data set's files whose whole name matches, and nothing else."""
         for split in self.counts:
-            for kind in (*KINDS, _COLUMNS):
-                for file in _written(self.path / split / kind):
-                    file.unlink()
-        (self.path / RECORD).unlink()
+            for kind in (*IMAGE_FOLDERS, _COLUMNS):
+                for file in (self.path / split / kind).glob("*"):
+                    if name.fullmatch(file.name):
+                        file.unlink()
 
     def _files(self, split: str, number: int) -> dict[str, Path]:
-        """Return the files of an image, the noisy one last."""
+        """Return the files of an image, the noisy one first."""
         folder = self.path / split
-        files = {
-            f"{_COLUMNS}.csv": folder / _COLUMNS / f"{number}.csv",
-            f"{_COLUMNS}.json": folder / _COLUMNS / f"{number}.json",
-        }
-        for kind in reversed(KINDS):
-            files[kind] = folder / kind / f"{number}.{self.format}"
+        files = {k: folder / k / f"{number}.{self.format}" for k in IMAGE_FOLDERS}
+        for suffix in ("json", "csv"):
+            files[suffix] = folder / _COLUMNS / f"{number}.{suffix}"
         return files
 
     def missing(self) -> Iterator[tuple[str, int]]:
@@ -233,46 +207,35 @@ class SynthesisFolder:
             number: Of the image.
             noisy: Grey levels [H, W].
             scene: Of the same size.
-            record: What is special about this image, as values of JSON.
+            record: Drawn parameters of this image, as JSON values.
 
         Returns:
-            How many pixels of the noisy image were clipped (none in a ``tif``).
+            Number of clipped pixels in the noisy image (0 for ``tif``).
         """
-        images = {
-            "noisy": noisy,
-            "gt_enhance": scene.gt_enhance,
-            "gt_detect": scene.gt_detect,
-        }
-        files = self._files(split, number)
-        parts = {
-            name: path.with_name(f".{path.name}.part") for name, path in files.items()
-        }
-        clipped = 0
-        try:
-            for kind, image in images.items():
+        clipped = {}
+        with contextlib.ExitStack() as stack:
+            # The stack ends in reverse order, so the noisy image appears last.
+            parts = {
+                name: stack.enter_context(replacing(path))
+                for name, path in self._files(split, number).items()
+            }
+            for kind in IMAGE_FOLDERS:
+                image = noisy if kind == "noisy" else getattr(scene, kind)
                 if self.format == "png":
-                    beyond = write_grey(parts[kind], image)
-                    clipped += beyond if kind == "noisy" else 0
+                    clipped[kind] = write_grey_png(parts[kind], image)
                 else:
-                    Image.fromarray(image.astype(np.float32)).save(
-                        parts[kind], format="TIFF"
-                    )
-            record = {**record, "clipped_pixels": clipped}
-            parts[f"{_COLUMNS}.csv"].write_text(table_text(scene), encoding="utf-8")
-            parts[f"{_COLUMNS}.json"].write_text(
-                json.dumps(record, indent=1) + "\n", encoding="utf-8"
-            )
-            for name, path in files.items():
-                os.replace(parts[name], path)
-        finally:
-            for part in parts.values():
-                part.unlink(missing_ok=True)
-        return clipped
+                    tif = Image.fromarray(image.astype(np.float32))
+                    tif.save(parts[kind], format="TIFF")
+            count = clipped.get("noisy", 0)
+            parts["csv"].write_text(columns_csv(scene), encoding="utf-8")
+            text = json.dumps({**record, "clipped_pixels": count}, indent=1)
+            parts["json"].write_text(f"{text}\n", encoding="utf-8")
+        return count
 
     def clipped(self) -> int:
-        """Return how many pixels of all noisy images were clipped."""
+        """Return the number of clipped pixels in all noisy images."""
         files = (
-            self._files(split, number)[f"{_COLUMNS}.json"]
+            self._files(split, number)["json"]
             for split, count in self.counts.items()
             for number in range(count)
         )
@@ -280,38 +243,27 @@ class SynthesisFolder:
         return sum(record["clipped_pixels"] for record in records)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Write ``synthesis.json``.
-
-        Args:
-            summary: What is known at the end, such as the clipped share.
-        """
-        record = {**self._about, **summary, "settings": self._settings}
-        part = self.path / f".{RECORD}.part"
-        self.path.mkdir(parents=True, exist_ok=True)
-        part.write_text(
-            json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
-        os.replace(part, self.path / RECORD)
+        """Write ``synthesis.json`` with a summary, such as the clipped share."""
+        self._manifest.write(**self._about, **summary)
 
 
-def _written(folder: Path) -> list[Path]:
-    """Return the files of a folder that have the name of an image."""
-    if not folder.is_dir():
-        return []
-    suffixes = {".csv", ".json", *(f".{name}" for name in FORMATS)}
-    return [f for f in folder.iterdir() if f.stem.isdigit() and f.suffix in suffixes]
+@contextlib.contextmanager
+def _writable(path: str | Path) -> Iterator[None]:
+    """Turn an error of the file system into a :class:`StoredRunError`."""
+    try:
+        yield
+    except OSError as error:
+        raise StoredRunError(
+            f"{path} cannot be written to: {error.strerror}",
+            hint="Choose another folder.",
+        ) from error
 
 
-def table_text(scene: Scene) -> str:
+def columns_csv(scene: Scene) -> str:
     """Return the columns on the image of a scene as CSV text."""
-    rows = scene.table()
-    if not rows:
-        return "y,x\n"
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
-    writer.writeheader()
+    rows = scene.column_rows()
+    lines = [list(rows[0]) if rows else ["y", "x"]]
     for row in rows:
-        writer.writerow(
-            {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()}
-        )
-    return text.getvalue()
+        values = row.values()
+        lines.append([f"{v:.6g}" if isinstance(v, float) else v for v in values])
+    return "".join(",".join(line) + "\n" for line in lines)

@@ -12,8 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
-"""The atoms of a structure, from whatever describes them, and where its vacuum is."""
+"""Read a structure into arrays: atoms, cell, and along which vectors it repeats."""
 
 from __future__ import annotations
 
@@ -25,23 +24,24 @@ import numpy as np
 
 from ppmat.utils.errors import InputError
 
-_VACUUM = 7.0  # Å without atoms between two planes: the structure ends there
+_MIN_VACUUM = 7.0  # Å without atoms between two planes; wider than any layer distance
+_MIN_SINGULAR_VALUE = 1e-6  # of the unit cell vectors; a smaller one means no volume
 
 
 class CrystalError(InputError):
-    """A structure, or a way of looking at it, of which no image can be made."""
+    """A structure, view or microscope of which no image can be made."""
 
 
 @dataclass(frozen=True)
-class Atoms3D:
-    """What an image needs of a structure.
+class StructureArrays:
+    """The part of a structure that an image needs.
 
     Args:
         numbers: Atomic numbers [N].
-        occupancies: Of the sites, 0 to 1 [N].
+        occupancies: Site occupancies, 0 to 1 [N].
         positions: Å [N, 3].
-        cell: Rows are lattice vectors, Å [3, 3].
-        periodic: Which of them repeat [3].
+        cell: Lattice vectors as rows, Å [3, 3].
+        periodic: Whether the structure repeats along each vector [3].
     """
 
     numbers: np.ndarray
@@ -51,8 +51,8 @@ class Atoms3D:
     periodic: np.ndarray
 
 
-def read_atoms(structure: Any) -> Atoms3D:
-    """Return what is needed of a structure.
+def structure_to_arrays(structure: Any) -> StructureArrays:
+    """Return the arrays of a structure.
 
     Args:
         structure: pymatgen ``Structure`` or ``Molecule`` (sites may be partly
@@ -60,22 +60,28 @@ def read_atoms(structure: Any) -> Atoms3D:
             CIF files), or a record with ``atomic_numbers``, ``pos`` and ``cell``.
 
     Raises:
-        CrystalError: It is none of these, has no atoms, positions that are no numbers,
-            or atoms without an atomic number.
+        CrystalError: Another type, no atoms, positions that are not finite, or atoms
+            without an atomic number.
+
+    Example:
+        >>> from ase.build import bulk
+        >>> structure_to_arrays(bulk("Cu")).numbers
+        array([29])
     """
     if hasattr(structure, "get_atomic_numbers"):
-        found = _from_ase(structure)
+        arrays = _from_ase(structure)
     elif hasattr(structure, "sites"):
-        found = _from_pymatgen(structure)
+        arrays = _from_pymatgen(structure)
     elif all(hasattr(structure, name) for name in ("atomic_numbers", "pos", "cell")):
         numbers = np.asarray(structure.atomic_numbers)
-        found = (numbers, np.ones(len(numbers)), structure.pos, structure.cell, True)
+        arrays = (numbers, np.ones(len(numbers)), structure.pos, structure.cell, True)
     else:
         raise CrystalError(
-            f"a {type(structure).__name__} is no structure; wanted a pymatgen "
-            "Structure, ase.Atoms, or a record with atomic_numbers, pos and cell"
+            f"a {type(structure).__name__} is no structure",
+            wanted="a pymatgen Structure, ase.Atoms, or a record with atomic_numbers, "
+            "pos and cell",
         )
-    numbers, occupancies, positions, cell, periodic = found
+    numbers, occupancies, positions, cell, periodic = arrays
     numbers = np.asarray(numbers, dtype=int)
     positions = np.asarray(positions, dtype=float).reshape(-1, 3)
     if not len(numbers):
@@ -87,32 +93,34 @@ def read_atoms(structure: Any) -> Atoms3D:
         )
     if numbers.min() < 1:
         raise CrystalError(
-            f"atom {int(numbers.argmin())} has atomic number {numbers.min()}; an image "
-            "needs the elements of all atoms (ASE's X stands for none)"
+            f"atom {int(numbers.argmin())} has atomic number {numbers.min()}",
+            hint="An image needs the element of every atom (ASE's X is no element).",
         )
     cell = np.asarray(cell, dtype=float).reshape(3, 3)
-    periodic = np.broadcast_to(np.asarray(periodic, dtype=bool), 3) & cell.any(axis=1)
-    cell = _complete(cell)
-    return Atoms3D(numbers, np.asarray(occupancies, float), positions, cell, periodic)
+    return StructureArrays(
+        numbers,
+        np.asarray(occupancies, dtype=float),
+        positions,
+        cell=_complete_cell(cell),
+        periodic=np.broadcast_to(np.asarray(periodic, bool), 3) & cell.any(axis=1),
+    )
 
 
 def _from_ase(atoms: Any) -> tuple:
     numbers, positions = atoms.get_atomic_numbers(), atoms.get_positions()
     occupancies = np.ones(len(numbers))
-    told, kinds = atoms.info.get("occupancy"), atoms.arrays.get("spacegroup_kinds")
-    if told and kinds is not None:
+    shares, kinds = atoms.info.get("occupancy"), atoms.arrays.get("spacegroup_kinds")
+    if len(numbers) and shares and kinds is not None:
         from ase.data import atomic_numbers
 
-        told = {int(kind): shares for kind, shares in told.items()}
+        shares = {int(kind): elements for kind, elements in shares.items()}
         rows = [
-            (i, atomic_numbers[symbol], share)
-            for i, kind in enumerate(kinds)
-            for symbol, share in told[int(kind)].items()
+            (site, atomic_numbers[symbol], share)
+            for site, kind in enumerate(kinds)
+            for symbol, share in shares[int(kind)].items()
         ]
-        which = [row[0] for row in rows]
-        numbers = np.array([row[1] for row in rows])
-        occupancies = np.array([row[2] for row in rows], dtype=float)
-        positions = positions[which]
+        sites, numbers, occupancies = zip(*rows)
+        positions = positions[list(sites)]
     return numbers, occupancies, positions, np.asarray(atoms.cell), atoms.pbc
 
 
@@ -129,46 +137,46 @@ def _from_pymatgen(structure: Any) -> tuple:
     return numbers, occupancies, positions, lattice.matrix, lattice.pbc
 
 
-def _complete(cell: np.ndarray) -> np.ndarray:
-    """Return the cell with unit vectors for rows of zeros, across the other rows.
+def _complete_cell(cell: np.ndarray) -> np.ndarray:
+    """Replace zero rows of a cell by unit vectors perpendicular to the other rows.
 
     Raises:
-        CrystalError: The rows that are there are not independent.
+        CrystalError: The other rows are linearly dependent.
     """
     given = cell.any(axis=1)
-    if given.any():
-        lengths = np.linalg.norm(cell[given], axis=1)
-        singular = np.linalg.svd(cell[given] / lengths[:, None], compute_uv=False)
-        if singular.min() < 1e-6:
-            raise CrystalError(f"the cell {cell.tolist()} Å has no volume")
+    if not given.any():
+        return np.eye(3)
+    lengths = np.linalg.norm(cell[given], axis=1)
+    singular = np.linalg.svd(cell[given] / lengths[:, None], compute_uv=False)
+    if singular.min() < _MIN_SINGULAR_VALUE:
+        raise CrystalError(f"the cell {cell.tolist()} Å has no volume")
     if given.all():
         return cell
     cell = cell.copy()
-    if not given.any():
-        return np.eye(3)
-    # The last right singular vectors span what the given rows do not.
-    across = np.linalg.svd(cell[given])[2][given.sum() :]
-    cell[~given] = across
+    # The last right singular vectors span the complement of the given rows.
+    cell[~given] = np.linalg.svd(cell[given])[2][given.sum() :]
     if np.linalg.det(cell) < 0:
         cell[np.flatnonzero(~given)[-1]] *= -1
     return cell
 
 
-def close_gaps(atoms: Atoms3D) -> Atoms3D:
-    """Return the atoms, not periodic along directions with vacuum.
+def end_at_vacuum(atoms: StructureArrays) -> StructureArrays:
+    """Return the atoms, no longer periodic along cell vectors that cross vacuum.
 
-    Those are moved by lattice vectors so that the vacuum is at the end of the cell.
+    Vacuum is a gap of more than 7 Å without atoms. The atoms are moved by lattice
+    vectors so that the gap lies at the end of the cell.
     """
-    scaled = atoms.positions @ np.linalg.inv(atoms.cell)
-    heights = 1 / np.linalg.norm(np.linalg.inv(atoms.cell), axis=0)
+    inverse = np.linalg.inv(atoms.cell)
+    scaled = atoms.positions @ inverse
+    heights = 1 / np.linalg.norm(inverse, axis=0)
     periodic = atoms.periodic.copy()
     for axis in np.flatnonzero(atoms.periodic):
         levels = np.sort(scaled[:, axis] % 1.0)
         gaps = np.diff(levels, append=levels[0] + 1.0)
         widest = int(gaps.argmax())
-        if gaps[widest] * heights[axis] > _VACUUM:
+        if gaps[widest] * heights[axis] > _MIN_VACUUM:
             periodic[axis] = False
             start = levels[(widest + 1) % len(levels)]
-            # Rounding must not send the first atom to the other end.
+            # The small shift keeps rounding from moving the first atom to the end.
             scaled[:, axis] = (scaled[:, axis] - start + 1e-9) % 1.0 + start
     return dataclasses.replace(atoms, positions=scaled @ atoms.cell, periodic=periodic)
