@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Structures of a user as samples: what predictors and samplers feed to a model."""
+"""A user's structures as a data set: the model inputs of predictors and samplers."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from ppmat.datasets.oc20_record import OC20Record
 
 
 def as_records(structures: Sequence) -> list[OC20Record]:
-    """Return the record of each structure; one without an id gets its position.
+    """Return the record of each structure; its position becomes a missing id.
 
     Raises:
         ValueError: A structure that cannot be used; its position is named.
-        TypeError: An object that is no structure.
+        TypeError: An object that is not a structure.
     """
     records = []
     for i, structure in enumerate(structures):
