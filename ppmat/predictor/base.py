@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What all predictors share: loading a model, feeding it structures in batches."""
+"""Base class of all predictors: load a model, and give it structures in batches."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ PathLike = str | os.PathLike[str]
 
 
 class BasePredictor:
-    """A model that is loaded by its registered name, or from a YAML and its weights.
+    """A trained model, given by its registered name, or by its YAML and weights.
 
-    The constructor only keeps its arguments; :meth:`load_inference_model` loads.
+    The constructor only stores its arguments; :meth:`load_inference_model` loads.
 
     Args:
-        model_name: A registered model.
+        model_name: A registered model; excludes ``config_path``.
         weights_name: File of the weights in the package of a registered model.
-        config_path: YAML of a model of your own.
+        config_path: YAML of another model.
         checkpoint_path: Its weights; None takes ``Predict.checkpoint_path``.
-        work_dir: Folder that relative ``config_path`` and ``checkpoint_path`` start
-            from; the current one when None.
-        device: ``"cpu"``, ``"gpu"``, ``"gpu:0"``; Paddle's own choice when None.
+        work_dir: Folder of relative ``config_path`` and ``checkpoint_path``; None takes
+            the current folder.
+        device: ``"cpu"``, ``"gpu"``, ``"gpu:0"``; None takes Paddle's default.
         config_overrides: ``KEY=VALUE`` with a dotted key.
     """
 
@@ -74,14 +74,14 @@ class BasePredictor:
         return os.path.join(self.work_dir, os.fspath(path))
 
     def load_inference_model(self) -> None:
-        """Load model, weights, and what the section ``Predict`` asks for.
+        """Load the model, its weights, and the objects of the section ``Predict``.
 
         Sets ``model``, ``config``, ``predict_config``, ``graph_converter_fn``,
         ``post_transforms``, ``eval_with_no_grad`` and ``device``.
 
         Raises:
             ConfigError: See :func:`ppmat.models.build_trained_model`.
-            CheckpointError: Weights that cannot be read or of another model.
+            CheckpointError: The weights cannot be read or belong to another model.
         """
         if self.device is not None:
             paddle.set_device(self.device)
@@ -103,7 +103,7 @@ class BasePredictor:
         )
 
     def graph_converter(self, structure: Any) -> Any:
-        """Return the graph of a structure; the structure itself without converter."""
+        """Return the graph of a structure; without a converter the structure itself."""
         if self.graph_converter_fn is None:
             return structure
         return self.graph_converter_fn(structure)

@@ -243,9 +243,8 @@ def guess_tags(record: OC20Record) -> np.ndarray:
             "tags cannot be guessed: some H, C, N or O atoms are deeper than the "
             f"surface, so they may belong to the slab; {_TAG_HELP}"
         )
-    return np.where(adsorbate, ADSORBATE, np.where(surface, SURFACE, 0)).astype(
-        np.int64
-    )
+    tags = np.where(adsorbate, ADSORBATE, np.where(surface, SURFACE, 0))
+    return tags.astype(np.int64)
 
 
 def count_isolated(batch: Mapping[str, Any]) -> list[int]:
