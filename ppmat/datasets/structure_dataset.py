@@ -16,7 +16,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -27,27 +26,6 @@ from paddle import io
 from ppmat.datasets.collate_fn import DefaultCollator
 from ppmat.datasets.loader import Loader
 from ppmat.datasets.oc20_is2re_dataset import record_to_sample
-from ppmat.datasets.oc20_is2re_dataset import structure_to_record
-from ppmat.datasets.oc20_record import OC20Record
-
-
-def as_records(structures: Sequence) -> list[OC20Record]:
-    """Return the record of each structure; its position becomes a missing id.
-
-    Raises:
-        ValueError: A structure that cannot be used; its position is named.
-        TypeError: An object that is not a structure.
-    """
-    records = []
-    for i, structure in enumerate(structures):
-        try:
-            record = structure_to_record(structure)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"structure {i}: {error}") from error
-        records.append(
-            record if record.sid else dataclasses.replace(record, sid=str(i))
-        )
-    return records
 
 
 class StructureDataset(io.Dataset):

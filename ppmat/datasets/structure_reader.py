@@ -20,6 +20,7 @@ constraints. Only the functions that make records load Paddle.
 
 from __future__ import annotations
 
+import dataclasses
 import glob
 import hashlib
 import os
@@ -284,8 +285,6 @@ def _reader(path: str) -> str | None:
 
 def to_records(structures: Sequence) -> Sequence:
     """Return structures as records; data sets are read on access."""
-    from ppmat.datasets.structure_dataset import as_records
-
     if isinstance(structures, OC20LMDB):
         return structures
     if isinstance(structures, StructuresWithRecords):
@@ -293,6 +292,28 @@ def to_records(structures: Sequence) -> Sequence:
     if isinstance(structures, JoinedSequences):
         return JoinedSequences([to_records(piece) for piece in structures.pieces])
     return as_records(structures)
+
+
+def as_records(structures: Sequence) -> list[OC20Record]:
+    """Return the record of each structure; its position becomes a missing id.
+
+    Raises:
+        ValueError: A structure that cannot be used; its position is named.
+        TypeError: An object that is not a structure.
+    """
+    # This loads Paddle, which most functions here do not need.
+    from ppmat.datasets.oc20_is2re_dataset import structure_to_record
+
+    records = []
+    for i, structure in enumerate(structures):
+        try:
+            record = structure_to_record(structure)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"structure {i}: {error}") from error
+        records.append(
+            record if record.sid else dataclasses.replace(record, sid=str(i))
+        )
+    return records
 
 
 def fingerprint_records(records: Sequence) -> Any:

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The files the Open Catalyst challenge takes: arrays in an npz.
+"""Write and check submission files of the Open Catalyst challenge: arrays in an npz.
 
 For each split (``id``, ``ood_ads``, ``ood_cat``, ``ood_both``) of IS2RE, the adsorption
 energies, two arrays:
@@ -25,8 +25,7 @@ and of IS2RS, the relaxed structures, three:
 - ``<split>_ids``: as above;
 - ``<split>_pos``: positions of all atoms, fixed ones included, one structure after
   the other, float32 [N, 3], Å;
-- ``<split>_chunk_idx``: rows at which to cut ``pos``: the cumulative numbers of atoms
-  without the last, int64 [S - 1].
+- ``<split>_chunk_idx``: first row of each structure but the first, int64 [S - 1].
 
 On the command line::
 
@@ -52,6 +51,7 @@ import numpy as np
 from ppmat.datasets.oc20_lmdb import OC20LMDB
 from ppmat.utils.errors import InputError
 from ppmat.utils.errors import nearest
+from ppmat.utils.files import replacing
 
 SPLITS = ("id", "ood_ads", "ood_cat", "ood_both")
 # The arrays of a split, for each of the two tasks.
@@ -61,14 +61,18 @@ PathLike = str | os.PathLike[str]
 
 
 class SubmissionError(InputError):
-    """A submission the server would refuse or score wrongly."""
+    """A submission that the server would refuse or score wrongly."""
 
 
 def split_name(name: str) -> str:
-    """Return the challenge's name of a split: ``val_id`` and ``test_id`` are ``id``.
+    """Return the challenge's name of a split.
 
     Raises:
         SubmissionError: Not a split of the challenge.
+
+    Example:
+        >>> split_name("val_id"), split_name("test_ood_ads")
+        ('id', 'ood_ads')
     """
     short = name.partition("_")[2] if name.startswith(("val_", "test_")) else name
     if short not in SPLITS:
@@ -85,7 +89,7 @@ def write_submission(
     """Write a submission for IS2RS.
 
     Args:
-        path: The npz file; appears whole or not at all.
+        path: The npz file; it is written completely or not at all.
         splits: For each split its structures as (sid, positions [N, 3] in Å).
 
     Raises:
@@ -120,7 +124,7 @@ def write_energy_submission(
     """Write a submission for IS2RE.
 
     Args:
-        path: The npz file; appears whole or not at all.
+        path: The npz file; it is written completely or not at all.
         splits: For each split its structures as (sid, adsorption energy in eV).
 
     Raises:
@@ -328,17 +332,12 @@ def _save(path: PathLike, arrays: Mapping[str, np.ndarray]) -> None:
     _check_arrays(arrays, str(path))
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            np.savez_compressed(file, **arrays)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **arrays)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns 0, or 1 for a file that is no good submission."""
+    """Run the command; returns 0, or 1 for a file that is not a valid submission."""
     parser = argparse.ArgumentParser(
         prog="python -m ppmat.datasets.submission",
         description="Check or join submissions.",

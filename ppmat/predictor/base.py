@@ -12,20 +12,16 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Base class of all predictors: load a model, and give it structures in batches."""
+"""Base class of all predictors: load a model and run it on a batch."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
 
 import paddle
 
-from ppmat.datasets.structure_dataset import StructureDataset
-from ppmat.datasets.structure_dataset import as_records
-from ppmat.datasets.structure_dataset import batches_in_order
 from ppmat.datasets.transform import build_post_transforms
 from ppmat.models import build_graph_converter
 from ppmat.models import build_trained_model
@@ -112,23 +108,13 @@ class BasePredictor:
         """Return a model output after ``Predict.post_transforms``."""
         return data if self.post_transforms is None else self.post_transforms(data)
 
-    def iter_batches(
-        self, structures: Sequence, batch_size: int = 16
-    ) -> Iterator[dict[str, Any]]:
-        """Yield structures as batches on the device.
+    def run_model(self, batch: dict[str, Any], model: Any = None) -> dict[str, Any]:
+        """Return ``model.predict(batch)`` after the post transforms.
 
         Args:
-            structures: ``ase.Atoms``, pymatgen ``Structure`` or ``OC20Record``.
-            batch_size: Structures in a batch.
-
-        Raises:
-            ValueError: A structure that cannot be used; its position is named.
+            batch: The model input.
+            model: Another model than ``self.model``, for instance of an ensemble.
         """
-        dataset = StructureDataset(as_records(structures), self.graph_converter_fn)
-        yield from batches_in_order(dataset, batch_size)
-
-    def run_model(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Return ``model.predict(batch)`` after the post transforms."""
         with paddle.set_grad_enabled(not self.eval_with_no_grad):
-            output = self.model.predict(batch)
+            output = (model or self.model).predict(batch)
         return self.post_process(output)

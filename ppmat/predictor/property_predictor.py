@@ -27,7 +27,6 @@ from typing import Any
 from typing import Literal
 
 import numpy as np
-import paddle
 from ase import Atoms
 from pymatgen.core.structure import IMolecule
 from pymatgen.core.structure import IStructure
@@ -359,11 +358,7 @@ class PropertyPredictor(BasePredictor):
 
     def _numbers(self, batch: dict[str, Any]) -> dict[str, list[float]]:
         """Return mean and standard deviation over the ensemble, for a batch."""
-        outputs = []
-        for model in self.models:
-            with paddle.set_grad_enabled(not self.eval_with_no_grad):
-                output = self.post_process(model.predict(batch))
-            outputs.append(output)
+        outputs = [self.run_model(batch, model) for model in self.models]
         numbers = {}
         for name in (self.property_name, "expected_error"):
             if name in outputs[0]:

@@ -12,9 +12,9 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Reading a configuration: one YAML file, command-line overrides, a plain dict.
+"""Read a YAML configuration with command-line overrides into a plain dict.
 
-Interpolations (``${Global.x}``, ``${oc.env:NAME,default}``) are resolved; nothing is
+Interpolations (``${Global.x}``, ``${oc.env:NAME,default}``) are resolved. No text is
 evaluated or imported.
 """
 
@@ -48,10 +48,10 @@ SECTIONS = (
 
 
 def find_config(path: PathLike, task_dir: PathLike | None = None) -> str:
-    """Return the file ``path`` means: as given, else below ``task_dir``.
+    """Return the path of a file: as given, else below ``task_dir``.
 
     Raises:
-        ConfigError: Neither place has the file.
+        ConfigError: The file is in neither place.
     """
     tried = [Path(path)]
     if task_dir is not None:
@@ -78,7 +78,7 @@ def load_config(path: PathLike, overrides: Iterable[str] = ()) -> dict[str, Any]
     Raises:
         ConfigError: The file is missing or is not YAML (with line and column), a
             section is unknown, an override is malformed, or an interpolation or a
-            mandatory value (``???``) cannot be filled.
+            mandatory value (``???``) has no value.
     """
     try:
         config = OmegaConf.load(path)
@@ -103,10 +103,15 @@ def resolve_config(
     Args:
         config: A dict or an OmegaConf object; it is not changed.
         overrides: As in :func:`load_config`.
-        source: What to call the configuration in errors.
+        source: Name of the configuration in errors.
 
     Raises:
         ConfigError: As :func:`load_config`.
+
+    Example:
+        >>> config = {"Global": {"seed": 1}, "Trainer": {"seed": "${Global.seed}"}}
+        >>> resolve_config(config, ["Global.seed=2"])["Trainer"]
+        {'seed': 2}
     """
     try:
         config = OmegaConf.create(config)

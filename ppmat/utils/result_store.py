@@ -111,9 +111,8 @@ class ResultStore(Sequence):
                 lists of these.
         """
         arrays = _pack(results)
-        with replacing(self._path(part)) as temporary:
-            with open(temporary, "wb") as file:
-                np.savez_compressed(file, **arrays)
+        with replacing(self._path(part)) as temporary, open(temporary, "wb") as file:
+            np.savez_compressed(file, **arrays)
         self._keep(part, arrays)
 
     def _keep(self, part: int, arrays: dict[str, np.ndarray]) -> list:
