@@ -30,7 +30,6 @@ from ppmat.utils import logger
 from ppmat.utils.config import find_config
 from ppmat.utils.errors import InputError
 from ppmat.utils.files import locked
-from ppmat.utils.registry import ConfigError
 
 EXIT_SOME_LEFT_OUT = 1
 EXIT_BAD_INPUT = 2
@@ -168,15 +167,7 @@ def _is_override(text: str) -> bool:
 
 def find_task_config(path: str, task_dir: str) -> str:
     """Return the file: as given, below the task folder, or below its ``configs``."""
-    for folder in (task_dir, os.path.join(task_dir, "configs")):
-        try:
-            return find_config(path, folder)
-        except ConfigError:
-            continue
-    raise ConfigError(
-        f"configuration file not found: {path}, also not below {task_dir} or "
-        f"{os.path.join(task_dir, 'configs')}"
-    )
+    return find_config(path, task_dir, os.path.join(task_dir, "configs"))
 
 
 def announce_task_config(path: str, task_dir: str) -> str:

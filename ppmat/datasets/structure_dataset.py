@@ -17,7 +17,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,17 +49,6 @@ class StructureDataset(io.Dataset):
         )
 
 
-class _FixedBatches(io.BatchSampler):
-    def __init__(self, batches: list[range]) -> None:
-        self.batches = batches
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return iter([list(batch) for batch in self.batches])
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-
 def batches_in_order(
     dataset: io.Dataset,
     batch_size: int,
@@ -79,12 +67,11 @@ def batches_in_order(
     """
     starts = range(0, len(dataset), batch_size)
     numbers = range(len(starts)) if wanted is None else wanted
-    batches = [
-        range(starts[i], min(starts[i] + batch_size, len(dataset))) for i in numbers
-    ]
+    indices = range(len(dataset))
+    batches = [list(indices[starts[i] : starts[i] + batch_size]) for i in numbers]
     return Loader(
         dataset,
-        batch_sampler=_FixedBatches(batches),
+        batch_sampler=batches,
         collate_fn=collate_fn or DefaultCollator(),
         num_workers=num_workers,
     )

@@ -41,6 +41,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 from pathlib import Path
@@ -97,20 +98,13 @@ def write_submission(
             with NaN, or a split without structures.
     """
     arrays: dict[str, np.ndarray] = {}
-    for short, entries in _by_short_name(splits):
-        ids: list[str] = []
-        positions: list[np.ndarray] = []
-        for sid, pos in entries:
-            pos = np.asarray(pos, dtype=np.float32)
+    for short, ids, positions in _by_short_name(splits, np.float32):
+        for sid, pos in zip(ids, positions, strict=True):
             if pos.ndim != 2 or pos.shape[1] != 3 or not len(pos):
                 raise SubmissionError(
                     f"{short}: sid {sid} has positions of shape {pos.shape}, wanted "
                     "[number of atoms, 3]"
                 )
-            ids.append(str(sid))
-            positions.append(pos)
-        if not ids:
-            raise SubmissionError(f"{short}: no structures")
         sizes = [len(pos) for pos in positions]
         arrays[f"{short}_ids"] = np.array(ids)
         arrays[f"{short}_pos"] = np.concatenate(positions)
@@ -132,32 +126,35 @@ def write_energy_submission(
             finite number, or a split without structures.
     """
     arrays: dict[str, np.ndarray] = {}
-    for short, entries in _by_short_name(splits):
+    for short, ids, energies in _by_short_name(splits, np.float64):
+        arrays[f"{short}_ids"] = np.array(ids)
+        arrays[f"{short}_energy"] = np.array(energies)
+    _save(path, arrays)
+
+
+def _by_short_name(
+    splits: Mapping[str, Iterable[tuple[str, Any]]], dtype: type
+) -> Iterator[tuple[str, list[str], list[np.ndarray]]]:
+    """Yield the challenge's name, the ids and the values of each split."""
+    seen: set[str] = set()
+    for name, predictions in splits.items():
+        short = split_name(name)
+        if short in seen:
+            raise SubmissionError(f"split '{short}' is given twice")
+        seen.add(short)
         ids: list[str] = []
-        energies: list[float] = []
-        for sid, energy in entries:
-            if energy is None:
+        values: list[np.ndarray] = []
+        for sid, value in predictions:
+            if value is None:
                 raise SubmissionError(
                     f"{short}: sid {sid} has no energy; the challenge wants one for "
                     "each structure"
                 )
             ids.append(str(sid))
-            energies.append(float(energy))
+            values.append(np.asarray(value, dtype))
         if not ids:
             raise SubmissionError(f"{short}: no structures")
-        arrays[f"{short}_ids"] = np.array(ids)
-        arrays[f"{short}_energy"] = np.array(energies, dtype=np.float64)
-    _save(path, arrays)
-
-
-def _by_short_name(splits: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    found: dict[str, Any] = {}
-    for name, entries in splits.items():
-        short = split_name(name)
-        if short in found:
-            raise SubmissionError(f"split '{short}' is given twice")
-        found[short] = entries
-    return list(found.items())
+        yield short, ids, values
 
 
 def merge_submissions(path: PathLike, parts: Sequence[PathLike]) -> None:

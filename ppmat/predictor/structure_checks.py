@@ -154,11 +154,14 @@ class StructureChecker:
         adsorbate = tags == ADSORBATE
         if not adsorbate.any():
             raise ValueError(
-                "no atom has tag 2, so there is no adsorbate to predict an energy for; "
-                f"{_TAG_HELP}"
+                "no atom has tag 2, so there is no adsorbate whose energy could be "
+                f"predicted; {_TAG_HELP}"
             )
         if adsorbate.all():
-            raise ValueError(f"all atoms have tag 2, so there is no slab; {_TAG_HELP}")
+            raise ValueError(
+                "all atoms have tag 2, so there is no slab that it adsorbs on; "
+                f"{_TAG_HELP}"
+            )
         if not (tags == SURFACE).any():
             flags["no_surface_atoms"] = ""
         z = heights(record)

@@ -47,21 +47,17 @@ SECTIONS = (
 )
 
 
-def find_config(path: PathLike, task_dir: PathLike | None = None) -> str:
-    """Return the path of a file: as given, else below ``task_dir``.
+def find_config(path: PathLike, *folders: PathLike) -> str:
+    """Return the path of a file: as given, else below one of ``folders``.
 
     Raises:
-        ConfigError: The file is in neither place.
+        ConfigError: The file is in none of these places.
     """
-    tried = [Path(path)]
-    if task_dir is not None:
-        tried.append(Path(task_dir) / path)
-    for candidate in tried:
+    for candidate in (Path(path), *(Path(folder) / path for folder in folders)):
         if candidate.is_file():
             return str(candidate)
-    raise ConfigError(
-        f"configuration file not found: {' nor '.join(str(p) for p in tried)}"
-    )
+    below = f", also not below {' or '.join(map(str, folders))}" if folders else ""
+    raise ConfigError(f"configuration file not found: {path}{below}")
 
 
 def load_config(path: PathLike, overrides: Iterable[str] = ()) -> dict[str, Any]:
@@ -86,10 +82,8 @@ def load_config(path: PathLike, overrides: Iterable[str] = ()) -> dict[str, Any]
         mark = error.problem_mark or error.context_mark
         spot = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         raise ConfigError(f"{path}{spot}: not valid YAML: {_reason(error)}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
         raise ConfigError(f"{path}: not valid YAML: {_reason(error)}") from error
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{path}: {_reason(error)}") from error
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     return resolve_config(config, overrides, str(path))

@@ -20,8 +20,6 @@ from __future__ import annotations
 import paddle
 from paddle import nn
 
-__all__ = ["ExponentialMovingAverage"]
-
 
 class ExponentialMovingAverage:
     """``average = d * average + (1 - d) * weights``, beside a model in training.

@@ -25,17 +25,6 @@ import os
 import sys
 from typing import Any
 
-__all__ = [
-    "debug",
-    "error",
-    "info",
-    "init_logger",
-    "message",
-    "scalar",
-    "set_log_level",
-    "warning",
-]
-
 _MESSAGE_LEVEL = 25  # between INFO (20) and WARNING (30)
 _COLOURS = {"DEBUG": "32", "MESSAGE": "36", "WARNING": "33", "ERROR": "31"}
 _LINE = "[%(asctime)s] %(name)s %(levelname)s: %(message)s"

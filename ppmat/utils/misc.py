@@ -24,8 +24,6 @@ import numpy as np
 import paddle
 import paddle.distributed as dist
 
-__all__ = ["AverageMeter", "all_gather", "set_random_seed"]
-
 
 class AverageMeter:
     """A running weighted mean.

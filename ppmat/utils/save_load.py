@@ -54,17 +54,6 @@ from ppmat.utils.restricted_pickle import Global
 from ppmat.utils.restricted_pickle import RestrictedPickleError
 from ppmat.utils.restricted_pickle import loads
 
-__all__ = [
-    "CheckpointError",
-    "apply_weights",
-    "fingerprint",
-    "load_checkpoint",
-    "load_file",
-    "load_pretrain",
-    "load_torch_weights",
-    "save_checkpoint",
-]
-
 _NAME_TABLE = "StructuredToParameterName@@"  # Paddle's own key in saved state dicts
 _SUFFIXES = (".pdparams", ".pdopt", ".pdstates", ".pdscaler")
 _DERIVED = ("_ema.pdparams", "_online.pdparams")
