@@ -297,18 +297,16 @@ class PropertyPredictor(BasePredictor):
         digest = hashlib.sha256()
         stored = isinstance(rows, RowFile)
         if stored and len(rows):
-            done = 0
             for checked in islice(source, len(rows)):
                 checked.add_to_hash(digest)
-                done += 1
                 bar.update()
-            if done < len(rows) or digest.hexdigest() != rows.inputs:
+            if digest.hexdigest() != rows.inputs:
                 raise StoredRunError(
                     f"{rows.path} holds the results of {len(rows)} structures, which "
                     f"are not the first {len(rows)} given now",
                     hint="Choose another name, or remove it to start again.",
                 )
-            logger.message(f"{rows.path} holds {done} rows already")
+            logger.message(f"{rows.path} holds {len(rows)} rows already")
         size = batch_size * (_BATCHES_PER_LOADER if workers else 1)
         while chunk := list(islice(source, size)):
             new = self._predict(chunk, batch_size, workers, bar)

@@ -60,12 +60,9 @@ def batch_of_formula(model: Any, chemical_formula: str) -> MakeBatch:
     atom_types = _atomic_numbers(chemical_formula)
 
     def batch(count: int) -> dict[str, Any]:
-        return {
-            "structure_array": {
-                "atom_types": paddle.to_tensor(atom_types * count, dtype="int64"),
-                "num_atoms": _column(len(atom_types), count),
-            }
-        }
+        types = paddle.to_tensor(atom_types * count, dtype="int64")
+        num_atoms = _column(len(atom_types), count)
+        return {"structure_array": {"atom_types": types, "num_atoms": num_atoms}}
 
     return batch
 
@@ -100,9 +97,7 @@ def batch_of_conditions(
         )
 
     def batch(count: int) -> dict[str, Any]:
-        data: dict[str, Any] = {
-            "structure_array": {"num_atoms": _column(num_atoms, count)}
-        }
+        data = {"structure_array": {"num_atoms": _column(num_atoms, count)}}
         for name in names:
             value = conditions[name]
             if isinstance(value, paddle.Tensor):

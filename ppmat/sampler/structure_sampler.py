@@ -243,19 +243,19 @@ class StructureSampler:
         return self._run(source, wanted, loader.batch_sampler.batch_size)
 
     def _data_config(self) -> tuple[str, Mapping]:
-        sections = {"Sample.data": self.sample_config.get("data")}
-        for split in ("test", "val"):
-            sections[f"Dataset.{split}"] = self._dataset_block(split)
-        for where, cfg in sections.items():
-            if cfg:
-                return where, cfg
+        for where, block in self._data_blocks("test", "val").items():
+            if block:
+                return where, block
         raise ConfigError(
             "no data to sample for: none of Sample.data, Dataset.test and Dataset.val "
             "is in the configuration"
         )
 
-    def _dataset_block(self, split: str) -> Mapping | None:
-        return (self.config.get("Dataset") or {}).get(split)
+    def _data_blocks(self, *splits: str) -> dict[str, Mapping | None]:
+        """Return the dataset blocks by YAML path; None if missing."""
+        section = self.config.get("Dataset") or {}
+        blocks = {f"Dataset.{split}": section.get(split) for split in splits}
+        return {"Sample.data": self.sample_config.get("data"), **blocks}
 
     # --- from scratch -----------------------------------------------------------
 
@@ -412,10 +412,7 @@ class StructureSampler:
             cfg = (self.config.get(section) or {}).get("graph_converter")
             if cfg:
                 return cfg, f"{section}.graph_converter"
-        blocks = {"Sample.data": self.sample_config.get("data")}
-        for split in ("test", "val", "train"):
-            blocks[f"Dataset.{split}"] = self._dataset_block(split)
-        for where, block in blocks.items():
+        for where, block in self._data_blocks("test", "val", "train").items():
             params = ((block or {}).get("dataset") or {}).get("__init_params__") or {}
             if params.get(_GRAPH):
                 return params[_GRAPH], f"{where}.dataset.__init_params__.{_GRAPH}"

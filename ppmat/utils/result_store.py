@@ -277,7 +277,7 @@ class RowFile(Sequence):
         self.columns = tuple(columns)
         self.inputs = ""
         self._digest = hashlib.sha256()
-        self._starts = array("q")
+        self._starts = array("q")  # byte of each line, the head first
         self._size = 0
         name = f"{self.path.name}.run.json"
         self._hint = (
@@ -299,21 +299,13 @@ class RowFile(Sequence):
         if not {"rows", "bytes", "sha256", "inputs"} <= set(state):
             self._refuse("has a damaged manifest")
         self.inputs = state["inputs"]
-        if state["rows"] and self.path.exists():
-            self._find_rows(state["bytes"])
+        if state["bytes"] and self.path.exists():
+            with open(self.path, "rb") as file:
+                while self._size < state["bytes"] and (line := file.readline()):
+                    self._add_line(line)
         found = (len(self), self._digest.hexdigest())
         if found != (state["rows"], state["sha256"]):
             self._refuse("was changed since it was written")
-
-    def _find_rows(self, size: int) -> None:
-        with open(self.path, "rb") as file:
-            self._digest.update(file.readline())
-            self._size = file.tell()
-            while self._size < size:
-                line = file.readline()
-                if not line:
-                    break
-                self._add_line(line)
 
     def _add_line(self, line: bytes) -> None:
         self._starts.append(self._size)
@@ -328,19 +320,16 @@ class RowFile(Sequence):
             inputs: New value of :attr:`inputs`.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        if not self._size:
+        lines = csv_lines(rows, self.columns)
+        if self._size:
+            next(lines)  # the file has a head
+        else:
             self._write_manifest()
-        lines = (line.encode() for line in csv_lines(rows, self.columns))
-        head = next(lines)
         with open(self.path, "r+b" if self._size else "wb") as file:
             # An interrupted run may have left rows that its manifest does not list.
             file.truncate(self._size)
             file.seek(self._size)
-            if not self._size:
-                file.write(head)
-                self._digest.update(head)
-                self._size = len(head)
-            for line in lines:
+            for line in map(str.encode, lines):
                 file.write(line)
                 self._add_line(line)
         self.inputs = inputs
@@ -355,20 +344,20 @@ class RowFile(Sequence):
         )
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return max(0, len(self._starts) - 1)
 
     def __getitem__(self, index: int) -> Result:
         if not -len(self) <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
         with open(self.path, "rb") as file:
-            file.seek(self._starts[index])
+            file.seek(self._starts[index % len(self) + 1])
             return self._row(file.readline())
 
     def __iter__(self) -> Iterator[Result]:
         if not len(self):
             return
         with open(self.path, "rb") as file:
-            file.seek(self._starts[0])
+            file.seek(self._starts[1])
             for _ in range(len(self)):
                 yield self._row(file.readline())
 
