@@ -167,22 +167,7 @@ def generate(sampler: Any, source: Source, options: SampleOptions) -> Sequence:
     store, kept = None, []
     wanted: Sequence[int] = range(num_parts)
     if options.save_path is not None:
-        settings = {
-            "model": type(sampler.model).__name__,
-            "weights": fingerprint(sampler.model),
-            "data": source.key,
-            "parameters": dict(options.sample_params),
-            "seed": options.seed,
-            "num_samples": num_samples,
-            "batch_size": batch_size,
-        }
-        store = ResultStore(
-            os.path.join(options.save_path, "results"),
-            settings,
-            num_parts=num_parts,
-            part_size=batch_size * num_samples,
-            num_results=total * num_samples,
-        )
+        store = _open_store(sampler, source, options, num_parts)
         mine = range(dist.get_rank(), num_parts, dist.get_world_size())
         wanted = [i for i in mine if not store.has(i)]
         if len(wanted) < len(mine):
@@ -217,6 +202,27 @@ def generate(sampler: Any, source: Source, options: SampleOptions) -> Sequence:
         return kept
     wait_for_all()
     return store
+
+
+def _open_store(
+    sampler: Any, source: Source, options: SampleOptions, num_parts: int
+) -> ResultStore:
+    settings = {
+        "model": type(sampler.model).__name__,
+        "weights": fingerprint(sampler.model),
+        "data": source.key,
+        "parameters": dict(options.sample_params),
+        "seed": options.seed,
+        "num_samples": options.num_samples,
+        "batch_size": options.batch_size,
+    }
+    return ResultStore(
+        os.path.join(options.save_path, "results"),
+        settings,
+        num_parts=num_parts,
+        part_size=options.batch_size * options.num_samples,
+        num_results=len(source.dataset) * options.num_samples,
+    )
 
 
 def wait_for_all() -> None:
