@@ -35,6 +35,7 @@ from omegaconf import OmegaConf
 from ppmat.commands.predict import main
 from ppmat.commands.predict import parse_args
 from ppmat.datasets.submission import check_submission
+from ppmat.utils.files import locked
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -162,6 +163,16 @@ def test_ensemble_of_two(run, capsys):
     slab = make_slabs(1)[0]
     energy = float(rows_of("e.csv")[0]["y_relaxed [eV]"])
     assert energy == pytest.approx(energy_of(slab, 2.0), rel=1e-6)
+
+
+def test_a_second_process_on_the_same_output_ends_at_once(run, capsys):
+    os.makedirs("out")
+    for path in ("e.csv", "out"):
+        with locked(path):
+            assert run("--input=slabs.traj", f"--save_path={path}") == 2
+        assert f"{path}: another process is writing" in capsys.readouterr().out
+        assert ToyEnergy.calls == []
+        assert run("--input=slabs.traj", f"--save_path={path}") == 0
 
 
 BAD = {

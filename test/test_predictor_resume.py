@@ -31,8 +31,6 @@ from helpers_sampler import make_slabs
 
 from ppmat.predictor import PropertyPredictor
 from ppmat.utils.files import StoredRunError
-from ppmat.utils.result_store import Column
-from ppmat.utils.result_store import RowFile
 
 SILENT = {"progress": False}
 
@@ -120,7 +118,7 @@ def test_file_of_another_run_is_refused(predictor, tmp_path):
     predictor.from_structures(slabs, **options)
     text = path.read_text()
     other = PropertyPredictor(**write_energy_model(tmp_path / "other", weight=2.0))
-    with pytest.raises(StoredRunError, match="made with other weights. Choose another"):
+    with pytest.raises(StoredRunError, match="other weights. Choose another"):
         other.from_structures(slabs, **options)
     with pytest.raises(StoredRunError, match="other missing_tags"):
         predictor.from_structures(slabs, missing_tags="guess", **options)
@@ -189,31 +187,3 @@ def test_memory_does_not_grow_with_the_input(predictor, tmp_path):
     assert len(alive) == 60
     with pytest.raises(AssertionError):  # the probe sees rows that are kept
         live_at_most(predictor, 60)
-
-
-def test_row_file_keeps_values(tmp_path):
-    """Text of any kind comes back; line breaks become blanks."""
-    columns = [
-        Column("id", "text"),
-        Column("y_relaxed", "number", "eV"),
-        Column("num_atoms", "count"),
-        Column("flags", "flags"),
-        Column("error", "text"),
-    ]
-    rows = [
-        {
-            "id": text,
-            "y_relaxed": value,
-            "num_atoms": 3,
-            "flags": {"a": "", "b": "Xe,Au"},
-            "error": None,
-        }
-        for text, value in [('a"b,c', -1e-20), ("ä;=", 1.5), ("x\ny", None)]
-    ]
-    file = RowFile(tmp_path / "a.csv", columns, {})
-    file.append(rows, "1")
-    rows[2]["id"] = "x y"
-    assert list(file) == rows and file[1] == rows[1] and file[-1] == rows[2]
-    assert list(RowFile(tmp_path / "a.csv", columns, {})) == rows
-    with pytest.raises(IndexError):
-        file[3]

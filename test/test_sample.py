@@ -33,6 +33,7 @@ from helpers_sampler import write_split
 from ppmat.commands.sample import main
 from ppmat.commands.sample import parse_args
 from ppmat.datasets.submission import check_submission
+from ppmat.utils.files import locked
 
 ROOT = Path(__file__).resolve().parents[1]
 METRIC = {"__class_name__": "IS2RSMetric"}
@@ -107,11 +108,21 @@ def test_crystals_from_scratch(run, tmp_path):
     options = ["--mode=by_condition", "--num_atoms=1", *conditions]
     assert run(*options, **model) == 0
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        ".lock",
         "H1_1.cif",
         "Li1-Mn1-O2_1.cif",
         "Li1-Mn1-O2_2.cif",
         "structures.extxyz",
     ]
+
+
+def test_a_second_process_on_the_same_output_ends_at_once(run, capsys):
+    os.makedirs("out")
+    with locked("out"):
+        assert run("--input", "slabs.traj") == 2
+    assert "out: another process is writing there" in capsys.readouterr().out
+    assert ToyRelaxer.calls == [] and not os.path.exists("out/structures.extxyz")
+    assert run("--input", "slabs.traj") == 0
 
 
 BAD = {

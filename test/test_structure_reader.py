@@ -24,7 +24,7 @@ from helpers_sampler import make_slabs
 from helpers_sampler import write_split
 
 from ppmat.datasets import structure_reader
-from ppmat.datasets.structure_reader import Chain
+from ppmat.datasets.structure_reader import JoinedSequences
 from ppmat.datasets.structure_reader import Unreadable
 from ppmat.datasets.structure_reader import find_inputs
 from ppmat.datasets.structure_reader import iter_structures
@@ -177,7 +177,7 @@ def test_row_that_is_no_record_is_named(files):
 
 
 def test_chain_reads_item_by_item():
-    chain = Chain([[0, 1], [], range(2, 5)])
+    chain = JoinedSequences([[0, 1], [], range(2, 5)])
     assert list(chain) == [0, 1, 2, 3, 4] and len(chain) == 5
     assert chain[-1] == 4 and chain[2] == 2
     for index in (5, -6):

@@ -220,7 +220,7 @@ def test_bad_arguments_are_named(relaxer):
 
 
 def stored(folder):
-    return sorted(Path(folder, "results").rglob("part_*.json.gz"))
+    return sorted(Path(folder, "results").rglob("part_*.npz"))
 
 
 def test_results_on_disk_are_those_of_memory(relaxer, tmp_path):
@@ -287,7 +287,7 @@ def test_other_settings_are_another_run(relaxer, tmp_path):
     assert batches_made(slabs) == 1
     assert batches_made(slabs) == 0
     runs = [json.loads(p.read_text()) for p in tmp_path.rglob("run.json")]
-    assert len(runs) == 7 and {run["seed"] for run in runs} == {1, 2}
+    assert len(runs) == 7 and {run["settings"]["seed"] for run in runs} == {1, 2}
 
 
 def test_changed_data_file_is_another_run(scored, tmp_path):
@@ -309,23 +309,22 @@ def test_damaged_part_is_named(relaxer, tmp_path):
     relaxer.from_structures(slabs, **options)
     part = stored(tmp_path)[1]
     part.write_bytes(part.read_bytes()[:-20])
-    with pytest.raises(ValueError, match="part_000001.json.gz is damaged; delete it"):
+    with pytest.raises(ValueError, match="part_000001.npz is damaged; delete it"):
         relaxer.from_structures(slabs, **options)
     part.unlink()
     assert len(relaxer.from_structures(slabs, **options)) == 3
 
 
 def test_full_disk_leaves_no_half_part(relaxer, tmp_path, monkeypatch):
-    def full(self, data):
-        with open(self, "wb") as file:
-            file.write(data[:10])
+    def full(file, **arrays):
+        file.write(b"PK")
         raise OSError(28, "No space left on device")
 
     relaxer.from_structures(make_slabs(1), save_path=str(tmp_path / "ok"))
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(np, "savez_compressed", full)
     with pytest.raises(OSError, match="No space left"):
         relaxer.from_structures(make_slabs(1), save_path=str(tmp_path / "full"))
-    assert not list((tmp_path / "full").rglob("part_*"))
+    assert not list((tmp_path / "full").rglob("*part_*"))
 
 
 # --- a data set -----------------------------------------------------------------

@@ -12,30 +12,32 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What the commands of the task folders share. Paddle is not imported here."""
+"""Options and exit statuses that all commands share; importing it loads no Paddle."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import os
 import platform
 import re
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Sequence
 
 from ppmat.utils import logger
 from ppmat.utils.config import find_config
 from ppmat.utils.errors import InputError
-from ppmat.utils.registry import ConfigError
+from ppmat.utils.files import locked
 
 EXIT_SOME_LEFT_OUT = 1
 EXIT_BAD_INPUT = 2
-_MAX_THREADS = 8
+_MAX_THREADS = 8  # largest value of OMP_NUM_THREADS that is set here
 
 
 def exit_status(command: Callable[[], int]) -> int:
-    """Return what a command returns; 2, and a line in the log, for bad input."""
+    """Run a command and return its status; for wrong input log the error, return 2."""
     try:
         return command()
     except (InputError, FileNotFoundError) as error:
@@ -50,7 +52,7 @@ def task_command(
 
     Args:
         parse_args: Returns the options of a command line; None means ``sys.argv``.
-        run: Does what the options say, given the task folder; returns the exit status.
+        run: Runs with these options and the task folder; returns the exit status.
     """
 
     def main(task_dir: str, argv: Sequence[str] | None = None) -> int:
@@ -73,11 +75,34 @@ def complain(error: Exception, status: int = EXIT_BAD_INPUT) -> int:
     return status
 
 
-def set_threads() -> None:
-    """Set ``OMP_NUM_THREADS`` when the user has not; Paddle would set it to 1.
+@contextlib.contextmanager
+def lock_output(path: str) -> Iterator[None]:
+    """Hold the lock of an output while a command writes it.
 
-    Only for x86, where Paddle computes with MKL: its OpenBLAS builds for other
-    machines do not stand several threads.
+    Missing folders are made. Of several ranks only rank 0 holds the lock; the others
+    wait until it has it.
+
+    Args:
+        path: A folder, or a file if the name ends with ``.csv``.
+
+    Raises:
+        StoredRunError: Another process writes there.
+    """
+    import paddle.distributed as dist
+
+    folder = os.path.dirname(path) if path.endswith(".csv") else path
+    os.makedirs(folder or ".", exist_ok=True)
+    with locked(path) if dist.get_rank() == 0 else contextlib.nullcontext():
+        if dist.get_world_size() > 1:
+            dist.barrier()
+        yield
+
+
+def set_threads() -> None:
+    """Set ``OMP_NUM_THREADS`` unless the user has set it; Paddle would set it to 1.
+
+    Only for x86, where Paddle computes with MKL. Its OpenBLAS builds for other machines
+    do not support several threads.
     """
     if "OMP_NUM_THREADS" in os.environ:
         return
@@ -89,28 +114,28 @@ def set_threads() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Have glibc reuse memory instead of returning it to the system.
+    """Make glibc reuse freed memory instead of returning it to the system.
 
-    Paddle's CPU allocator asks malloc for each tensor. What is larger than 32 MB comes
-    from the system and goes back at once, so every such result is written into pages
-    that the system has to find and clear first (docs/stem/training.md has the cost).
-    The process stays at its peak. A user's own ``MALLOC_...`` variables are left alone.
+    Paddle's CPU allocator calls malloc for each tensor. Blocks larger than 32 MB come
+    from the system and return to it at once, so the system must clear new pages for
+    every such result (docs/stem/training.md has the cost). The process keeps its peak
+    memory. Nothing changes if the user has set ``MALLOC_...`` variables.
     """
     chosen = any(name.startswith("MALLOC_") for name in os.environ)
     if platform.libc_ver()[0] != "glibc" or chosen:
         return
-    trim_threshold, mmap_max = -1, -4  # numbers of malloc.h
+    trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX of malloc.h
     mallopt = ctypes.CDLL(None).mallopt
     mallopt(mmap_max, 0)
     mallopt(trim_threshold, 2**31 - 1)
 
 
 def add_model_options(parser: argparse.ArgumentParser, device: bool = True) -> None:
-    """Add the options that say which model: a registered one, or one's own YAML.
+    """Add the options that choose the model: a registered one, or the user's YAML.
 
     Args:
-        parser: Gets them.
-        device: Add ``--device``, too.
+        parser: Receives the options.
+        device: Also add ``--device``.
     """
     add = parser.add_argument
     add("--model_name", help="registered model; excludes --config_path")
@@ -121,9 +146,13 @@ def add_model_options(parser: argparse.ArgumentParser, device: bool = True) -> N
 
 
 def move_overrides(args: argparse.Namespace, names: Sequence[str]) -> None:
-    """Move ``KEY=VALUE`` out of options that take several values, to ``overrides``.
+    """Move ``KEY=VALUE`` from options with several values to ``overrides``.
 
-    ``--input a.traj KEY=VALUE`` is meant as one input and one override.
+    ``--input a.traj KEY=VALUE`` means one input and one override.
+
+    Args:
+        args: Parsed options; changed.
+        names: Options with several values.
     """
     for name in names:
         values = getattr(args, name)
@@ -138,19 +167,11 @@ def _is_override(text: str) -> bool:
 
 def find_task_config(path: str, task_dir: str) -> str:
     """Return the file: as given, below the task folder, or below its ``configs``."""
-    for folder in (task_dir, os.path.join(task_dir, "configs")):
-        try:
-            return find_config(path, folder)
-        except ConfigError:
-            continue
-    raise ConfigError(
-        f"configuration file not found: {path}, also not below {task_dir} or "
-        f"{os.path.join(task_dir, 'configs')}"
-    )
+    return find_config(path, task_dir, os.path.join(task_dir, "configs"))
 
 
 def announce_task_config(path: str, task_dir: str) -> str:
-    """Return :func:`find_task_config`, saying which of its variables are not set."""
+    """Return :func:`find_task_config`; log which of its variables are not set."""
     path = find_task_config(path, task_dir)
     for name in unset_variables(path):
         logger.message(f"{name} is not set: the default in {path} is used")
@@ -158,7 +179,7 @@ def announce_task_config(path: str, task_dir: str) -> str:
 
 
 def unset_variables(path: str) -> list[str]:
-    """Return ``NAME`` of each ``${oc.env:NAME,default}`` that falls back."""
+    """Return ``NAME`` of each ``${oc.env:NAME,default}`` whose default is used."""
     with open(path, encoding="utf-8") as file:
         names = re.findall(r"\$\{oc\.env:(\w+),", file.read())
     return sorted({name for name in names if name not in os.environ})

@@ -13,15 +13,16 @@
 # limitations under the License.
 
 
-"""The predicting command of a task folder.
+"""``predict.py`` of a task folder: predict a property of structures.
 
-Importing this module does not import Paddle: the number of threads has to be set
+Importing this module does not import Paddle, because the number of threads must be set
 before.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections import Counter
@@ -36,6 +37,7 @@ from ppmat.commands.options import EXIT_BAD_INPUT
 from ppmat.commands.options import EXIT_SOME_LEFT_OUT
 from ppmat.commands.options import add_model_options
 from ppmat.commands.options import announce_task_config
+from ppmat.commands.options import lock_output
 from ppmat.commands.options import move_overrides
 from ppmat.commands.options import task_command
 from ppmat.utils import logger
@@ -43,8 +45,8 @@ from ppmat.utils.config import save_config
 from ppmat.utils.registry import ConfigError
 
 _EPILOG = """\
-With --save_path the same command given again goes on where the last one stopped.
-Exit status: 0 done, 1 some structures were left out (they are listed), 2 bad input.
+With --save_path the same command given again resumes an interrupted run.
+Exit status: 0 done, 1 some structures were left out (they are listed), 2 wrong input.
 
 examples:
   predict.py --config_path=configs/sfin/sfin_oc20_is2re.yaml
@@ -54,13 +56,13 @@ examples:
   predict.py ... --split val_id val_ood_ads --save_path=scores --submission=is2re.npz
   predict.py ... --split val_id --calibrate=calibrated.pdparams
 """
-_LISTED = 20  # rows, and faults, that are printed
-_LISTED_OF_SPLIT = 5
+_MAX_ROWS = 20  # printed rows, and printed errors
+_MAX_ROWS_OF_SPLIT = 5  # printed rows of each of several splits
 _BLOCKS = ("val", "test", "train")
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return the options; KEY=VALUE arguments are gathered in ``overrides``."""
+    """Return the options; ``overrides`` holds the KEY=VALUE arguments."""
     parser = argparse.ArgumentParser(
         description="Predict a property of structures with a trained model.",
         epilog=_EPILOG,
@@ -86,8 +88,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--submission", metavar="FILE.npz",
         help="also write the IS2RE submission of the splits")  # fmt: skip
     add("--calibrate", metavar="FILE.pdparams",
-        help="measure on the one --split how large errors really are, and write the "
-        "weights with expected errors scaled to that")  # fmt: skip
+        help="measure the true errors on the one --split, and write the weights with "
+        "expected errors scaled to them")  # fmt: skip
     add("overrides", nargs="*", metavar="KEY=VALUE", help="changes of the YAML")
     args = parser.parse_intermixed_args(argv)
     move_overrides(args, ("checkpoint_path", "input", "split"))
@@ -95,21 +97,21 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace, task_dir: str) -> int:
-    """Do what the options say; returns the exit status.
+    """Run the command; return the exit status.
 
     Raises:
-        ConfigError: Options that do not go together, and see ``PropertyPredictor``.
+        ConfigError: Options that exclude each other, and see ``PropertyPredictor``.
+        StoredRunError: ``--save_path`` holds something else, or is in use.
     """
     from ppmat.datasets.structure_reader import find_inputs
     from ppmat.datasets.submission import split_name
-    from ppmat.datasets.submission import write_energy_submission
     from ppmat.predictor.property_predictor import PropertyPredictor
 
     _check_options(args)
     for name in args.split if args.submission else ():
         split_name(name)
     if args.input:
-        find_inputs(args.input)  # a misspelt path shows before the model is loaded
+        find_inputs(args.input)  # reports a wrong path before the model is loaded
     if args.config_path is not None:
         args.config_path = announce_task_config(args.config_path, task_dir)
     predictor = PropertyPredictor(
@@ -125,6 +127,17 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
             "--calibrate: the model gives no expected errors; train it with "
             "Model.__init_params__.predict_error=true"
         )
+    path = args.save_path
+    with lock_output(path) if path is not None else contextlib.nullcontext():
+        return _predict(predictor, args)
+
+
+main = task_command(parse_args, run)
+
+
+def _predict(predictor: Any, args: argparse.Namespace) -> int:
+    from ppmat.datasets.submission import write_energy_submission
+
     options = {
         "batch_size": args.batch_size,
         "progress": sys.stderr.isatty(),
@@ -135,10 +148,10 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
     if args.input:
         path = _csv_path(args.save_path, "predictions")
         table = predictor.from_files(args.input, save_path=path, **options)
-        _show(table, "", _LISTED)
+        left_out = _print_table(table, "", _MAX_ROWS)
         tables = {args.split[0] if args.split else "": table}
     else:
-        tables = _predict_splits(predictor, args, options)
+        tables, left_out = _predict_splits(predictor, args, options)
     if args.submission:
         energies = {
             split: ((row["id"], row[predictor.property_name]) for row in table)
@@ -146,7 +159,6 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
         }
         write_energy_submission(args.submission, energies)
         logger.message(f"Wrote {args.submission}")
-    left_out = sum(_left_out(table) for table in tables.values())
     if left_out == sum(map(len, tables.values())):
         logger.error("no structure could be used")
         return EXIT_BAD_INPUT
@@ -154,9 +166,6 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
         logger.error(f"left out: {_count(left_out)}; the others are done")
         return EXIT_SOME_LEFT_OUT
     return 0
-
-
-main = task_command(parse_args, run)
 
 
 def _check_options(args: argparse.Namespace) -> None:
@@ -203,26 +212,27 @@ def _csv_path(save_path: str | None, name: str) -> str | None:
     return os.path.join(save_path, f"{name}.csv")
 
 
-def _left_out(table: Any) -> int:
-    return sum(row["error"] is not None for row in table)
-
-
-def _show(table: Any, split: str, limit: int) -> int:
-    """Print a table and what is unusual in it; returns the number of rows left out."""
+def _print_table(table: Any, split: str, limit: int) -> int:
+    """Print a table, its flags and its errors; return the number of rows left out."""
     from ppmat.predictor.structure_checks import FLAGS
 
-    left_out = _left_out(table)
-    bad = (row for row in table if row["error"] is not None)
-    faults = [f"{row['id']}: {row['error']}" for row in islice(bad, _LISTED)]
-    flags = Counter(name for row in table for name in row["flags"])
+    errors: list[str] = []
+    left_out = 0
+    flags: Counter = Counter()
+    for row in table:
+        flags.update(row["flags"].keys())
+        if row["error"] is not None:
+            left_out += 1
+            if left_out <= _MAX_ROWS:
+                errors.append(f"{row['id']}: {row['error']}")
     title = f"{split}, " if split else ""
     print(f"{title}{_count(len(table))}\n{table.to_text(limit)}", flush=True)
     for name, count in flags.items():
         print(f"flag {name} ({_count(count)}): {FLAGS[name]}", flush=True)
-    for fault in faults:
-        logger.error(f"left out: {fault}")
-    if left_out > len(faults):
-        logger.error(f"... and {left_out - len(faults)} more")
+    for error in errors:
+        logger.error(f"left out: {error}")
+    if left_out > len(errors):
+        logger.error(f"... and {left_out - len(errors)} more")
     return left_out
 
 
@@ -235,17 +245,18 @@ def _count(number: int) -> str:
 
 def _predict_splits(
     predictor: Any, args: argparse.Namespace, options: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Predict splits, print and score them; returns their tables."""
+) -> tuple[dict[str, Any], int]:
+    """Predict, print and score splits; return their tables and the rows left out."""
     from ppmat.metrics.is2re_metric import mean_over_splits
 
-    tables, scores = {}, {}
+    tables, scores, total_left_out = {}, {}, 0
     for split in args.split:
         rows = open_split(predictor.config, split)
         path = _csv_path(args.save_path, split)
         table = predictor.from_structures(rows, save_path=path, **options)
         tables[split] = table
-        left_out = _show(table, split, _LISTED_OF_SPLIT)
+        left_out = _print_table(table, split, _MAX_ROWS_OF_SPLIT)
+        total_left_out += left_out
         values = score(table, rows, predictor.property_name)
         if not values:
             if args.calibrate:
@@ -254,21 +265,22 @@ def _predict_splits(
             continue
         scores[split] = values
         if left_out:
-            logger.warning(f"the scores of {split} are without those left out")
+            logger.warning(f"the scores of {split} exclude the structures left out")
         if args.calibrate:
-            _calibrate(predictor, table, rows, args.calibrate)
+            _scale_errors(predictor, table, rows, args.calibrate)
     if len(scores) > 1:
         scores["mean"] = mean_over_splits(scores)
     if scores:
         print(_score_table(scores), flush=True)
         if args.save_path is not None and not _is_csv(args.save_path):
             save_config(scores, os.path.join(args.save_path, "metrics.yaml"))
-    return tables
+    return tables, total_left_out
 
 
-def _calibrate(predictor: Any, table: Any, rows: Any, path: str) -> None:
-    from ppmat.predictor.error_scale import calibrate
+def _scale_errors(predictor: Any, table: Any, rows: Any, path: str) -> None:
+    """Write weights whose expected errors are as large as the errors in a table."""
     from ppmat.predictor.error_scale import measure_factor
+    from ppmat.predictor.error_scale import scale_expected_errors
 
     name = predictor.property_name
     labels = ((row, getattr(rows[i], name)) for i, row in enumerate(table))
@@ -277,7 +289,7 @@ def _calibrate(predictor: Any, table: Any, rows: Any, path: str) -> None:
         for row, label in labels
         if row["error"] is None and label is not None
     )
-    calibrate(predictor.model, factor, path)
+    scale_expected_errors(predictor.model, factor, path)
     logger.message(f"Errors are {factor:.3f} times the expected ones; wrote {path}")
 
 
@@ -285,8 +297,8 @@ def open_split(config: Mapping[str, Any], split: str) -> Any:
     """Return all records of a split of the configuration's OC20 data set.
 
     Args:
-        config: The configuration; the first of ``Dataset.val``, ``test``, ``train``
-            and ``dataset`` that is one tells the path.
+        config: The configuration. The path is that of the first such data set among
+            ``Dataset.val``, ``test``, ``train`` and ``dataset``.
         split: Name of the split.
 
     Raises:

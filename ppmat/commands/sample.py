@@ -12,9 +12,9 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The sampling command of a task folder.
+"""``sample.py`` of a task folder: generate or relax structures with a trained model.
 
-Importing this module does not import Paddle: the number of threads has to be set
+Importing this module does not import Paddle, because the number of threads must be set
 before.
 """
 
@@ -29,6 +29,7 @@ from typing import Any
 from ppmat.commands.options import EXIT_SOME_LEFT_OUT
 from ppmat.commands.options import add_model_options
 from ppmat.commands.options import announce_task_config
+from ppmat.commands.options import lock_output
 from ppmat.commands.options import move_overrides
 from ppmat.commands.options import task_command
 from ppmat.utils import logger
@@ -43,7 +44,8 @@ MODES = (
     "by_structures",
 )
 _EPILOG = """\
-Exit status: 0 done, 1 some inputs were left out (they are listed), 2 bad input.
+The same command given again resumes an interrupted run.
+Exit status: 0 done, 1 some inputs were left out (they are listed), 2 wrong input.
 
 examples:
   sample.py --config_path=configs/sfin/oc20.yaml --checkpoint_path=best.pdparams
@@ -54,7 +56,7 @@ examples:
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return the options; KEY=VALUE arguments are gathered in ``overrides``."""
+    """Return the options; ``overrides`` holds the KEY=VALUE arguments."""
     parser = argparse.ArgumentParser(
         description="Generate structures with a trained model.",
         epilog=_EPILOG,
@@ -65,9 +67,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--checkpoint_path", help="weights that belong to --config_path")
     add("--mode", choices=MODES, help="default: by_structures with --input, else "
         "by_chemical_formula")  # fmt: skip
-    add("--seed", type=int, help="names the noise; the same seed, the same structures")
+    add(
+        "--seed",
+        type=int,
+        help="seed of the noise; the same seed gives the same structures",
+    )
     add("--batch_size", type=int, help="structures generated at once")
-    add("--num_samples", type=int, help="results for each input (default 1)")
+    add("--num_samples", type=int, help="results for each input (default: 1)")
     add("--num_workers", type=int, default=0, help="processes that prepare --input")
     add("--save_path", "--output_dir", "--output_path", dest="save_path",
         default="./output/sample", help="output folder")  # fmt: skip
@@ -95,10 +101,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace, task_dir: str) -> int:
-    """Do what the options say; returns the exit status.
+    """Run the command; return the exit status.
 
     Raises:
-        ConfigError: Options that do not go together, and see ``StructureSampler``.
+        ConfigError: Options that exclude each other, and see ``StructureSampler``.
+        StoredRunError: Another process writes to the same folder.
     """
     import paddle.distributed as dist
 
@@ -124,17 +131,25 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
         config_overrides=args.overrides,
         device=args.device,
     )
-    if args.mode in ("by_dataloader", "compute_metric"):
-        return _run_splits(sampler, args)
-    if args.mode == "by_structures":
-        return _run_structures(sampler, args)
-    options = {
-        "save_path": args.save_path,
-        "num_samples": args.num_samples or 1,
-        "batch_size": args.batch_size or 16,
-        "seed": args.seed,
-        "format": args.format or "cif",
-    }
+    with lock_output(args.save_path):
+        if args.mode in ("by_dataloader", "compute_metric"):
+            return _run_splits(sampler, args)
+        if args.mode == "by_structures":
+            return _run_structures(sampler, args)
+        return _run_scratch(sampler, args)
+
+
+main = task_command(parse_args, run)
+
+
+def _options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the sampling options that all modes take."""
+    names = ("num_samples", "batch_size", "seed", "format")
+    return {name: getattr(args, name) for name in names}
+
+
+def _run_scratch(sampler: Any, args: argparse.Namespace) -> int:
+    options = {**_options(args), "save_path": args.save_path}
     if args.mode == "by_chemical_formula":
         sampler.sample_by_chemical_formula(args.chemical_formula, **options)
     elif args.mode == "by_num_atoms":
@@ -145,11 +160,8 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
     return 0
 
 
-main = task_command(parse_args, run)
-
-
 def _check_options(args: argparse.Namespace) -> None:
-    """Refuse options that the mode has no use for."""
+    """Refuse options that the mode does not use."""
     wants = {
         "input": ("by_structures",),
         "condition": ("by_condition",),
@@ -190,31 +202,33 @@ def _conditions(items: Sequence[str]) -> dict[str, Any]:
 
 
 def _run_splits(sampler: Any, args: argparse.Namespace) -> int:
-    import paddle.distributed as dist
-
-    from ppmat.datasets.submission import write_submission
-    from ppmat.sampler.scoring import has_truth
+    from ppmat.sampler.scoring import has_relaxed_positions
 
     found: dict[str, Any] = {}
     for split in args.split or [None]:
         folder = os.path.join(args.save_path, split) if split else args.save_path
-        results = sampler.sample_by_dataloader(
-            folder, split, args.batch_size, args.seed, args.num_samples, args.format
-        )
+        results = sampler.sample_by_dataloader(folder, split, **_options(args))
         found[split or ""] = results
-        scored = has_truth(results) and sampler.sample_config.get("metrics")
+        scored = has_relaxed_positions(results) and sampler.sample_config.get("metrics")
         if scored or args.mode == "compute_metric":
             _score(sampler, results, folder, split)
-    if args.submission and dist.get_rank() == 0:
-        write_submission(
-            args.submission,
-            {
-                split: ((r["id"], r["cart_coords"]) for r in results)
-                for split, results in found.items()
-            },
-        )
-        logger.message(f"Wrote {args.submission}")
+    _submit(args.submission, found)
     return 0
+
+
+def _submit(path: str | None, splits: dict[str, Any]) -> None:
+    """Write the results of each split as a submission, if there is a path."""
+    import paddle.distributed as dist
+
+    from ppmat.datasets.submission import write_submission
+
+    if path and dist.get_rank() == 0:
+        positions = {
+            split: ((r["id"], r["cart_coords"]) for r in results)
+            for split, results in splits.items()
+        }
+        write_submission(path, positions)
+        logger.message(f"Wrote {path}")
 
 
 def _score(sampler: Any, results: Any, folder: str, split: str | None) -> None:
@@ -231,11 +245,8 @@ def _score(sampler: Any, results: Any, folder: str, split: str | None) -> None:
 
 
 def _run_structures(sampler: Any, args: argparse.Namespace) -> int:
-    import paddle.distributed as dist
-
     from ppmat.datasets.structure_reader import read_inputs
-    from ppmat.datasets.submission import write_submission
-    from ppmat.sampler.scoring import has_truth
+    from ppmat.sampler.scoring import has_relaxed_positions
 
     structures, faults = read_inputs(args.input)
     for fault in faults:
@@ -243,20 +254,14 @@ def _run_structures(sampler: Any, args: argparse.Namespace) -> int:
     logger.info(f"{len(structures)} structures to relax")
     atoms = sampler.from_structures(
         structures,
-        batch_size=args.batch_size or 16,
-        seed=args.seed,
-        num_samples=args.num_samples,
         save_path=args.save_path,
-        format=args.format or "extxyz",
         num_workers=args.num_workers,
         progress=sys.stderr.isatty(),
+        **_options(args),
     )
-    if has_truth(atoms.results) and sampler.sample_config.get("metrics"):
+    if has_relaxed_positions(atoms.results) and sampler.sample_config.get("metrics"):
         _score(sampler, atoms.results, args.save_path, None)
-    if args.submission and dist.get_rank() == 0:
-        entries = ((r["id"], r["cart_coords"]) for r in atoms.results)
-        write_submission(args.submission, {args.split[0]: entries})
-        logger.message(f"Wrote {args.submission}")
+    _submit(args.submission, dict.fromkeys(args.split, atoms.results))
     if faults:
         logger.error(f"{len(faults)} inputs were left out; the others are done")
         return EXIT_SOME_LEFT_OUT

@@ -12,13 +12,11 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Structures of a user as samples: what predictors and samplers feed to a model."""
+"""A user's structures as a data set: the model inputs of predictors and samplers."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
-from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,27 +25,6 @@ from paddle import io
 from ppmat.datasets.collate_fn import DefaultCollator
 from ppmat.datasets.loader import Loader
 from ppmat.datasets.oc20_is2re_dataset import record_to_sample
-from ppmat.datasets.oc20_is2re_dataset import structure_to_record
-from ppmat.datasets.oc20_record import OC20Record
-
-
-def as_records(structures: Sequence) -> list[OC20Record]:
-    """Return the record of each structure; one without an id gets its position.
-
-    Raises:
-        ValueError: A structure that cannot be used; its position is named.
-        TypeError: An object that is no structure.
-    """
-    records = []
-    for i, structure in enumerate(structures):
-        try:
-            record = structure_to_record(structure)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"structure {i}: {error}") from error
-        records.append(
-            record if record.sid else dataclasses.replace(record, sid=str(i))
-        )
-    return records
 
 
 class StructureDataset(io.Dataset):
@@ -72,17 +49,6 @@ class StructureDataset(io.Dataset):
         )
 
 
-class _FixedBatches(io.BatchSampler):
-    def __init__(self, batches: list[range]) -> None:
-        self.batches = batches
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return iter([list(batch) for batch in self.batches])
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-
 def batches_in_order(
     dataset: io.Dataset,
     batch_size: int,
@@ -101,12 +67,11 @@ def batches_in_order(
     """
     starts = range(0, len(dataset), batch_size)
     numbers = range(len(starts)) if wanted is None else wanted
-    batches = [
-        range(starts[i], min(starts[i] + batch_size, len(dataset))) for i in numbers
-    ]
+    indices = range(len(dataset))
+    batches = [list(indices[starts[i] : starts[i] + batch_size]) for i in numbers]
     return Loader(
         dataset,
-        batch_sampler=_FixedBatches(batches),
+        batch_sampler=batches,
         collate_fn=collate_fn or DefaultCollator(),
         num_workers=num_workers,
     )

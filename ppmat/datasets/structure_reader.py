@@ -12,14 +12,15 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Structures of a user, read from files, folders and patterns.
+"""Read a user's structures from files, folders and patterns.
 
-extxyz and ASE trajectories have tags and constraints; CIF has neither, POSCAR has
-constraints only. Paddle is loaded by the functions that make records only.
+extxyz and ASE trajectories have tags and constraints, CIF has neither, POSCAR has only
+constraints. Only the functions that make records load Paddle.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import glob
 import hashlib
 import os
@@ -53,19 +54,23 @@ _VASP_NAMES = ("POSCAR", "CONTCAR")
 _LEGAL = f"{', '.join(_READERS)}, .lmdb, POSCAR, CONTCAR"
 
 
-class Prepared(list):
-    """Structures whose records are made already (``records``)."""
+class StructuresWithRecords(list):
+    """Structures together with their records (``records``)."""
 
     def __init__(self) -> None:
         super().__init__()
         self.records: list[OC20Record] = []
 
 
-class Chain(Sequence):
-    """Several sequences read as one, item by item.
+class JoinedSequences(Sequence):
+    """Several sequences as one; items are read on access.
 
     Args:
-        pieces: The sequences; their items are fetched when asked for.
+        pieces: The sequences.
+
+    Example:
+        >>> JoinedSequences(["ab", "c"])[2]
+        'c'
     """
 
     def __init__(self, pieces: list[Sequence]) -> None:
@@ -84,15 +89,14 @@ class Chain(Sequence):
 
 
 def find_inputs(inputs: Sequence[str]) -> list[str]:
-    """Return the files that files, folders and patterns mean, in a stable order.
+    """Return the files for a list of files, folders and patterns, in a fixed order.
 
-    ``name@index`` picks frames of a file as ASE does (``slab.traj@-1``). A folder
-    stands for the files in it that can be read; a folder with ``*.lmdb`` for the data
-    set in it.
+    ``name@index`` picks frames of a file as ASE does (``slab.traj@-1``). For a folder
+    all readable files in it are returned. A folder with ``*.lmdb`` is one data set.
 
     Raises:
-        ConfigError: Nothing is given, a file is missing or of an unknown format, a
-            folder or pattern holds nothing that can be read.
+        ConfigError: The list is empty, a file is missing or of an unknown format, or a
+            folder or pattern has no readable file.
     """
     if not inputs:
         raise ConfigError("no input structure is given; wanted files or folders")
@@ -124,21 +128,21 @@ def find_inputs(inputs: Sequence[str]) -> list[str]:
     return found
 
 
-def read_inputs(inputs: Sequence[str]) -> tuple[Chain, list[str]]:
-    """Read structures; what cannot be read is reported and left out.
+def read_inputs(inputs: Sequence[str]) -> tuple[JoinedSequences, list[str]]:
+    """Read structures; report and leave out those that cannot be read.
 
-    Data sets (LMDB) are opened here and read row by row later. Other structures get
-    ``info["sid"]`` if they have none: the file name, with the frame number if the
-    file holds several.
+    Data sets (LMDB) are opened here and read row by row later. Other structures
+    without ``info["sid"]`` receive the file name, with the frame number if the file has
+    several frames.
 
     Args:
         inputs: See :func:`find_inputs`.
 
     Returns:
-        The structures, and one line for each file or frame left out.
+        The structures, and one line for each file or frame that was left out.
 
     Raises:
-        ConfigError: See :func:`find_inputs`, or nothing at all is left.
+        ConfigError: See :func:`find_inputs`, or no structure is left.
     """
     from ppmat.datasets.oc20_is2re_dataset import structure_to_record
 
@@ -151,7 +155,7 @@ def read_inputs(inputs: Sequence[str]) -> tuple[Chain, list[str]]:
             except (OSError, ValueError) as error:
                 faults.append(str(error))
             continue
-        good = Prepared()
+        good = StructuresWithRecords()
         for number, atoms in enumerate(_read_frames(item)):
             if isinstance(atoms, Unreadable):
                 faults.append(atoms.reason)
@@ -162,21 +166,21 @@ def read_inputs(inputs: Sequence[str]) -> tuple[Chain, list[str]]:
             except ValueError as error:
                 faults.append(f"{_split_index(item)[0]} frame {number}: {error}")
         pieces.append(good)
-    chain = Chain(pieces)
-    if not len(chain):
+    structures = JoinedSequences(pieces)
+    if not len(structures):
         raise ConfigError(
             "no input structure can be used"
             + "".join(f"\n  {fault}" for fault in faults)
         )
-    return chain, faults
+    return structures, faults
 
 
 class Unreadable(NamedTuple):
-    """Stands for a structure, or a whole file, that cannot be read.
+    """Replaces a structure, or a whole file, that cannot be read.
 
     Attributes:
-        sid: Its id as far as it is known: the name of the file, or its path and key.
-        reason: What is wrong, with the path.
+        sid: Its id if known: the name of the file, or its path and key.
+        reason: Description of the error, with the path.
     """
 
     sid: str
@@ -186,7 +190,7 @@ class Unreadable(NamedTuple):
 def iter_structures(
     inputs: Sequence[str],
 ) -> Iterator[Atoms | OC20Record | Unreadable]:
-    """Yield structures one by one as they are read; ids as in :func:`read_inputs`.
+    """Yield structures one by one; ids as in :func:`read_inputs`.
 
     Args:
         inputs: See :func:`find_inputs`.
@@ -207,7 +211,7 @@ def iter_structures(
 
 
 def iter_rows(rows: Sequence) -> Iterator[OC20Record | Unreadable]:
-    """Yield the rows of an ``OC20LMDB``; one that is no record is ``Unreadable``."""
+    """Yield the rows of an ``OC20LMDB``; a row that is no record as ``Unreadable``."""
     for number in range(len(rows)):
         try:
             yield rows[number]
@@ -219,7 +223,7 @@ def _read_frames(item: str) -> Iterator[Atoms | Unreadable]:
     """Yield the frames of a file, one at a time."""
     path, index = _split_index(item)
     stem = Path(path).stem if Path(path).suffix else Path(path).name
-    held: Atoms | None = None  # the name depends on whether another one follows
+    held: Atoms | None = None  # its name depends on whether another frame follows
     number = 0
     try:
         for atoms in iread(path, index=index, format=_reader(path)):
@@ -227,7 +231,7 @@ def _read_frames(item: str) -> Iterator[Atoms | Unreadable]:
                 yield _named(held, f"{stem}_{number - 1}")
             held = atoms
             number += 1
-    # Readers of foreign files raise whatever they stumble over.
+    # The readers of ASE raise errors of any class.
     except Exception as error:
         after = f" after {number} frames" if number else ""
         fault = Unreadable(
@@ -244,7 +248,7 @@ def _read_frames(item: str) -> Iterator[Atoms | Unreadable]:
 
 
 def _reason(error: Exception) -> str:
-    """Return what an error of a reader tells, or else where the reader gave up."""
+    """Return the text of a reader's error, or else the line where it failed."""
     if str(error).strip():
         return str(error)
     place = traceback.extract_tb(error.__traceback__)[-1]
@@ -280,22 +284,42 @@ def _reader(path: str) -> str | None:
 
 
 def to_records(structures: Sequence) -> Sequence:
-    """Return structures as records; data sets stay on the disk."""
-    from ppmat.datasets.structure_dataset import as_records
-
+    """Return structures as records; data sets are read on access."""
     if isinstance(structures, OC20LMDB):
         return structures
-    if isinstance(structures, Prepared):
+    if isinstance(structures, StructuresWithRecords):
         return structures.records
-    if isinstance(structures, Chain):
-        return Chain([to_records(piece) for piece in structures.pieces])
+    if isinstance(structures, JoinedSequences):
+        return JoinedSequences([to_records(piece) for piece in structures.pieces])
     return as_records(structures)
 
 
-def identity(records: Sequence) -> Any:
-    """Return plain values that change when the records do."""
-    if isinstance(records, Chain):
-        return [identity(piece) for piece in records.pieces]
+def as_records(structures: Sequence) -> list[OC20Record]:
+    """Return the record of each structure; its position becomes a missing id.
+
+    Raises:
+        ValueError: A structure that cannot be used; its position is named.
+        TypeError: An object that is not a structure.
+    """
+    # This loads Paddle, which most functions here do not need.
+    from ppmat.datasets.oc20_is2re_dataset import structure_to_record
+
+    records = []
+    for i, structure in enumerate(structures):
+        try:
+            record = structure_to_record(structure)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"structure {i}: {error}") from error
+        records.append(
+            record if record.sid else dataclasses.replace(record, sid=str(i))
+        )
+    return records
+
+
+def fingerprint_records(records: Sequence) -> Any:
+    """Return plain values that change when the records change."""
+    if isinstance(records, JoinedSequences):
+        return [fingerprint_records(piece) for piece in records.pieces]
     if isinstance(records, OC20LMDB):
         stats = [os.stat(file) for file in records.files]
         return [
@@ -305,12 +329,11 @@ def identity(records: Sequence) -> Any:
     digest = hashlib.sha256()
     for record in records:
         digest.update(record.sid.encode())
-        for array in (
-            record.atomic_numbers,
-            record.pos,
-            record.cell,
-            record.tags,
-            record.fixed,
-        ):
-            digest.update(np.ascontiguousarray(array).tobytes())
+        add_to_hash(digest, record)
     return digest.hexdigest()[:16]
+
+
+def add_to_hash(digest: Any, record: OC20Record) -> None:
+    """Add the arrays of a record without its labels to a running hash."""
+    for name in ("atomic_numbers", "pos", "cell", "tags", "fixed"):
+        digest.update(np.ascontiguousarray(getattr(record, name)).tobytes())

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The files the Open Catalyst challenge takes: arrays in an npz.
+"""Write and check submission files of the Open Catalyst challenge: arrays in an npz.
 
 For each split (``id``, ``ood_ads``, ``ood_cat``, ``ood_both``) of IS2RE, the adsorption
 energies, two arrays:
@@ -25,8 +25,7 @@ and of IS2RS, the relaxed structures, three:
 - ``<split>_ids``: as above;
 - ``<split>_pos``: positions of all atoms, fixed ones included, one structure after
   the other, float32 [N, 3], Å;
-- ``<split>_chunk_idx``: rows at which to cut ``pos``: the cumulative numbers of atoms
-  without the last, int64 [S - 1].
+- ``<split>_chunk_idx``: first row of each structure but the first, int64 [S - 1].
 
 On the command line::
 
@@ -42,6 +41,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,6 +52,7 @@ import numpy as np
 from ppmat.datasets.oc20_lmdb import OC20LMDB
 from ppmat.utils.errors import InputError
 from ppmat.utils.errors import nearest
+from ppmat.utils.files import replacing
 
 SPLITS = ("id", "ood_ads", "ood_cat", "ood_both")
 # The arrays of a split, for each of the two tasks.
@@ -61,14 +62,18 @@ PathLike = str | os.PathLike[str]
 
 
 class SubmissionError(InputError):
-    """A submission the server would refuse or score wrongly."""
+    """A submission that the server would refuse or score wrongly."""
 
 
 def split_name(name: str) -> str:
-    """Return the challenge's name of a split: ``val_id`` and ``test_id`` are ``id``.
+    """Return the challenge's name of a split.
 
     Raises:
         SubmissionError: Not a split of the challenge.
+
+    Example:
+        >>> split_name("val_id"), split_name("test_ood_ads")
+        ('id', 'ood_ads')
     """
     short = name.partition("_")[2] if name.startswith(("val_", "test_")) else name
     if short not in SPLITS:
@@ -85,7 +90,7 @@ def write_submission(
     """Write a submission for IS2RS.
 
     Args:
-        path: The npz file; appears whole or not at all.
+        path: The npz file; it is written completely or not at all.
         splits: For each split its structures as (sid, positions [N, 3] in Å).
 
     Raises:
@@ -93,20 +98,13 @@ def write_submission(
             with NaN, or a split without structures.
     """
     arrays: dict[str, np.ndarray] = {}
-    for short, entries in _by_short_name(splits):
-        ids: list[str] = []
-        positions: list[np.ndarray] = []
-        for sid, pos in entries:
-            pos = np.asarray(pos, dtype=np.float32)
+    for short, ids, positions in _by_short_name(splits, np.float32):
+        for sid, pos in zip(ids, positions, strict=True):
             if pos.ndim != 2 or pos.shape[1] != 3 or not len(pos):
                 raise SubmissionError(
                     f"{short}: sid {sid} has positions of shape {pos.shape}, wanted "
                     "[number of atoms, 3]"
                 )
-            ids.append(str(sid))
-            positions.append(pos)
-        if not ids:
-            raise SubmissionError(f"{short}: no structures")
         sizes = [len(pos) for pos in positions]
         arrays[f"{short}_ids"] = np.array(ids)
         arrays[f"{short}_pos"] = np.concatenate(positions)
@@ -120,7 +118,7 @@ def write_energy_submission(
     """Write a submission for IS2RE.
 
     Args:
-        path: The npz file; appears whole or not at all.
+        path: The npz file; it is written completely or not at all.
         splits: For each split its structures as (sid, adsorption energy in eV).
 
     Raises:
@@ -128,32 +126,35 @@ def write_energy_submission(
             finite number, or a split without structures.
     """
     arrays: dict[str, np.ndarray] = {}
-    for short, entries in _by_short_name(splits):
+    for short, ids, energies in _by_short_name(splits, np.float64):
+        arrays[f"{short}_ids"] = np.array(ids)
+        arrays[f"{short}_energy"] = np.array(energies)
+    _save(path, arrays)
+
+
+def _by_short_name(
+    splits: Mapping[str, Iterable[tuple[str, Any]]], dtype: type
+) -> Iterator[tuple[str, list[str], list[np.ndarray]]]:
+    """Yield the challenge's name, the ids and the values of each split."""
+    seen: set[str] = set()
+    for name, predictions in splits.items():
+        short = split_name(name)
+        if short in seen:
+            raise SubmissionError(f"split '{short}' is given twice")
+        seen.add(short)
         ids: list[str] = []
-        energies: list[float] = []
-        for sid, energy in entries:
-            if energy is None:
+        values: list[np.ndarray] = []
+        for sid, value in predictions:
+            if value is None:
                 raise SubmissionError(
                     f"{short}: sid {sid} has no energy; the challenge wants one for "
                     "each structure"
                 )
             ids.append(str(sid))
-            energies.append(float(energy))
+            values.append(np.asarray(value, dtype))
         if not ids:
             raise SubmissionError(f"{short}: no structures")
-        arrays[f"{short}_ids"] = np.array(ids)
-        arrays[f"{short}_energy"] = np.array(energies, dtype=np.float64)
-    _save(path, arrays)
-
-
-def _by_short_name(splits: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    found: dict[str, Any] = {}
-    for name, entries in splits.items():
-        short = split_name(name)
-        if short in found:
-            raise SubmissionError(f"split '{short}' is given twice")
-        found[short] = entries
-    return list(found.items())
+        yield short, ids, values
 
 
 def merge_submissions(path: PathLike, parts: Sequence[PathLike]) -> None:
@@ -328,17 +329,12 @@ def _save(path: PathLike, arrays: Mapping[str, np.ndarray]) -> None:
     _check_arrays(arrays, str(path))
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            np.savez_compressed(file, **arrays)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **arrays)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns 0, or 1 for a file that is no good submission."""
+    """Run the command; returns 0, or 1 for a file that is not a valid submission."""
     parser = argparse.ArgumentParser(
         prog="python -m ppmat.datasets.submission",
         description="Check or join submissions.",

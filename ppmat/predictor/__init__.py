@@ -13,10 +13,10 @@
 # limitations under the License.
 
 
-"""Predictors: a trained model and its configuration, applied to structures or images.
+"""Predictors: apply a trained model and its configuration to structures or images.
 
-Names are looked up at first use: the command sets the number of threads, which must
-happen before Paddle is imported.
+Names are loaded at first use, because a command must set the number of threads before
+Paddle is imported.
 """
 
 from ppmat.utils.lazy import lazy
@@ -24,7 +24,7 @@ from ppmat.utils.lazy import lazy
 _NAMES = {
     "BasePredictor": "base",
     "PropertyPredictor": "property_predictor",
-    "PropertyTable": "table",
+    "PropertyTable": "property_table",
     "SpectrumPredictor": "spectrum_predictor",
     "enhance": "enhancement",
 }

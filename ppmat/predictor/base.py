@@ -12,20 +12,16 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What all predictors share: loading a model, feeding it structures in batches."""
+"""Base class of all predictors: load a model and run it on a batch."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
 
 import paddle
 
-from ppmat.datasets.structure_dataset import StructureDataset
-from ppmat.datasets.structure_dataset import as_records
-from ppmat.datasets.structure_dataset import batches_in_order
 from ppmat.datasets.transform import build_post_transforms
 from ppmat.models import build_graph_converter
 from ppmat.models import build_trained_model
@@ -35,18 +31,18 @@ PathLike = str | os.PathLike[str]
 
 
 class BasePredictor:
-    """A model that is loaded by its registered name, or from a YAML and its weights.
+    """A trained model, given by its registered name, or by its YAML and weights.
 
-    The constructor only keeps its arguments; :meth:`load_inference_model` loads.
+    The constructor only stores its arguments; :meth:`load_inference_model` loads.
 
     Args:
-        model_name: A registered model.
+        model_name: A registered model; excludes ``config_path``.
         weights_name: File of the weights in the package of a registered model.
-        config_path: YAML of a model of your own.
+        config_path: YAML of another model.
         checkpoint_path: Its weights; None takes ``Predict.checkpoint_path``.
-        work_dir: Folder that relative ``config_path`` and ``checkpoint_path`` start
-            from; the current one when None.
-        device: ``"cpu"``, ``"gpu"``, ``"gpu:0"``; Paddle's own choice when None.
+        work_dir: Folder of relative ``config_path`` and ``checkpoint_path``; None takes
+            the current folder.
+        device: ``"cpu"``, ``"gpu"``, ``"gpu:0"``; None takes Paddle's default.
         config_overrides: ``KEY=VALUE`` with a dotted key.
     """
 
@@ -74,14 +70,14 @@ class BasePredictor:
         return os.path.join(self.work_dir, os.fspath(path))
 
     def load_inference_model(self) -> None:
-        """Load model, weights, and what the section ``Predict`` asks for.
+        """Load the model, its weights, and the objects of the section ``Predict``.
 
         Sets ``model``, ``config``, ``predict_config``, ``graph_converter_fn``,
         ``post_transforms``, ``eval_with_no_grad`` and ``device``.
 
         Raises:
             ConfigError: See :func:`ppmat.models.build_trained_model`.
-            CheckpointError: Weights that cannot be read or of another model.
+            CheckpointError: The weights cannot be read or belong to another model.
         """
         if self.device is not None:
             paddle.set_device(self.device)
@@ -103,7 +99,7 @@ class BasePredictor:
         )
 
     def graph_converter(self, structure: Any) -> Any:
-        """Return the graph of a structure; the structure itself without converter."""
+        """Return the graph of a structure; without a converter the structure itself."""
         if self.graph_converter_fn is None:
             return structure
         return self.graph_converter_fn(structure)
@@ -112,23 +108,13 @@ class BasePredictor:
         """Return a model output after ``Predict.post_transforms``."""
         return data if self.post_transforms is None else self.post_transforms(data)
 
-    def iter_batches(
-        self, structures: Sequence, batch_size: int = 16
-    ) -> Iterator[dict[str, Any]]:
-        """Yield structures as batches on the device.
+    def run_model(self, batch: dict[str, Any], model: Any = None) -> dict[str, Any]:
+        """Return ``model.predict(batch)`` after the post transforms.
 
         Args:
-            structures: ``ase.Atoms``, pymatgen ``Structure`` or ``OC20Record``.
-            batch_size: Structures in a batch.
-
-        Raises:
-            ValueError: A structure that cannot be used; its position is named.
+            batch: The model input.
+            model: Another model than ``self.model``, for instance of an ensemble.
         """
-        dataset = StructureDataset(as_records(structures), self.graph_converter_fn)
-        yield from batches_in_order(dataset, batch_size)
-
-    def run_model(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Return ``model.predict(batch)`` after the post transforms."""
         with paddle.set_grad_enabled(not self.eval_with_no_grad):
-            output = self.model.predict(batch)
+            output = (model or self.model).predict(batch)
         return self.post_process(output)

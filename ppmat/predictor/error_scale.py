@@ -13,10 +13,11 @@
 # limitations under the License.
 
 
-"""Expected errors as large as the errors really are: one factor, from labelled data.
+"""Scale expected errors to the size of true errors, by one factor from labelled data.
 
-A model learns its expected errors on the structures it was trained on, where its
-energies are better than elsewhere, the more so the fewer they are.
+A model learns its expected errors on its training structures. Its energies are more
+accurate there than elsewhere, above all if the training set is small. The expected
+errors are therefore too small for new structures.
 """
 
 from __future__ import annotations
@@ -28,33 +29,37 @@ from typing import Any
 from ppmat.utils.registry import ConfigError
 from ppmat.utils.save_load import write_set
 
-LEAST = 10  # structures; fewer say nothing about a mean
+MIN_STRUCTURES = 10  # fewer give no reliable mean
 
 
 def measure_factor(pairs: Iterable[tuple[float, float]]) -> float:
-    """Return mean absolute error over mean expected error.
+    """Return mean absolute error divided by mean expected error.
 
     Args:
         pairs: Absolute and expected error of each structure, eV.
 
     Raises:
         ConfigError: Too few structures.
+
+    Example:
+        >>> measure_factor([(0.3, 0.2)] * 10)
+        1.5
     """
     pairs = list(pairs)
-    if len(pairs) < LEAST:
+    if len(pairs) < MIN_STRUCTURES:
         raise ConfigError(
             f"--calibrate: {len(pairs)} structures with a label and an expected error, "
-            f"wanted at least {LEAST}"
+            f"wanted at least {MIN_STRUCTURES}"
         )
     return sum(error for error, _ in pairs) / sum(expected for _, expected in pairs)
 
 
-def calibrate(model: Any, factor: float, path: str) -> None:
+def scale_expected_errors(model: Any, factor: float, path: str) -> None:
     """Multiply the expected errors of a model by a factor and write its weights.
 
     Args:
         model: A model with the buffer ``error_factor``.
-        factor: What the errors were found to be times as large.
+        factor: Ratio of true to expected errors, see :func:`measure_factor`.
         path: The file, ``<name>.pdparams``.
 
     Raises:

@@ -13,10 +13,11 @@
 # limitations under the License.
 
 
-"""Properties of structures, in batches, with errors and doubts in the result."""
+"""Predict properties of structures in batches; report errors and unusual structures."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -26,7 +27,6 @@ from typing import Any
 from typing import Literal
 
 import numpy as np
-import paddle
 from ase import Atoms
 from pymatgen.core.structure import IMolecule
 from pymatgen.core.structure import IStructure
@@ -42,10 +42,9 @@ from ppmat.models import build_trained_model
 from ppmat.predictor.base import BasePredictor
 from ppmat.predictor.base import PathLike
 from ppmat.predictor.property_table import PropertyTable
-from ppmat.predictor.structure_checks import Checked
+from ppmat.predictor.structure_checks import CheckedStructure
 from ppmat.predictor.structure_checks import StructureChecker
 from ppmat.predictor.structure_checks import count_isolated
-from ppmat.predictor.structure_checks import digest_of_inputs
 from ppmat.utils import logger
 from ppmat.utils.errors import check_choice
 from ppmat.utils.files import StoredRunError
@@ -57,8 +56,8 @@ from ppmat.utils.save_load import fingerprint
 Structure = Atoms | IStructure | OC20Record
 
 _UNIT = "eV"
-_CUTOFF = 6.0  # Å, of the graphs of OC20; for converters that do not tell theirs
-_READ_AHEAD = 32  # batches that are prepared by one set of worker processes
+_DEFAULT_CUTOFF = 6.0  # Å, as in OC20; for graph converters without ``cutoff``
+_BATCHES_PER_LOADER = 32  # starting worker processes for each batch would be slow
 
 
 class PropertyPredictor(BasePredictor):
@@ -71,23 +70,21 @@ class PropertyPredictor(BasePredictor):
         predictor.from_structures(slab)["y_relaxed"]
 
     Args:
-        model_name: A registered model.
-        weights_name: File of the weights in the package of a registered model.
-        config_path: YAML of a model of your own.
-        checkpoint_path: Its weights; None takes ``Predict.checkpoint_path``. Several
-            are an ensemble: the result is their mean, and ``ensemble_std`` tells how
-            much they differ.
-        work_dir: Folder that relative paths start from; the current one when None.
-        device: ``"cpu"``, ``"gpu"``, ``"gpu:0"``; Paddle's own choice when None.
-        config_overrides: ``KEY=VALUE`` with a dotted key.
+        model_name: As in :class:`BasePredictor`, like all arguments.
+        weights_name: File of the weights of a registered model.
+        config_path: YAML of another model.
+        checkpoint_path: Its weights. Several are an ensemble: the result is their
+            mean, and ``ensemble_std`` is their standard deviation.
+        **options: ``work_dir``, ``device`` and ``config_overrides``.
 
     Attributes:
-        property_name: What the model predicts.
+        property_name: The property that the model predicts.
         models: The members of the ensemble, often one.
 
     Raises:
-        ConfigError: Arguments or YAML cannot be meant, or the model predicts nothing.
-        CheckpointError: Weights that cannot be read or belong to another model.
+        ConfigError: The arguments or the YAML are not valid, or the model predicts no
+            property.
+        CheckpointError: The weights cannot be read or belong to another model.
     """
 
     def __init__(
@@ -96,21 +93,12 @@ class PropertyPredictor(BasePredictor):
         weights_name: str | None = None,
         config_path: PathLike | None = None,
         checkpoint_path: PathLike | Sequence[PathLike] | None = None,
-        work_dir: PathLike | None = None,
-        device: str | None = None,
-        config_overrides: Sequence[str] | None = None,
+        **options: Any,
     ) -> None:
         several = isinstance(checkpoint_path, (list, tuple))
         paths = list(checkpoint_path) if several else [checkpoint_path]
-        super().__init__(
-            model_name,
-            weights_name,
-            config_path,
-            paths[0] if paths else None,
-            work_dir,
-            device,
-            config_overrides,
-        )
+        first = paths[0] if paths else None
+        super().__init__(model_name, weights_name, config_path, first, **options)
         self._more_paths = [self._below_work_dir(path) for path in paths[1:]]
         self.load_inference_model()
 
@@ -168,11 +156,10 @@ class PropertyPredictor(BasePredictor):
     ) -> dict[str, Any] | PropertyTable:
         """Predict one structure or many.
 
-        Structures are taken from ``structures`` as they are needed, so a generator of
-        any length is fine. With ``save_path`` the rows go to that file as they are
-        made, and only a batch is in memory; the same call made again, with the same
-        weights and structures, goes on where the last one stopped (and goes on further
-        if more structures follow).
+        Structures are read from ``structures`` one batch at a time, so it can be a
+        generator of any length. With ``save_path`` the rows are written to that file
+        batch by batch, and none is kept in memory. The same call with the same weights
+        and structures resumes an interrupted run. Further structures may follow.
 
         Args:
             structures: One or an iterable of ``ase.Atoms`` (tags: 0 sub-surface,
@@ -181,33 +168,33 @@ class PropertyPredictor(BasePredictor):
             batch_size: Structures predicted at once.
             save_path: CSV file; None keeps the rows in memory.
             progress: Show a progress bar for more than one structure.
-            on_error: What a structure that cannot be used does: ``raise``, or ``flag``
-                for a row with a text in ``error`` and no number.
-            missing_tags: ``raise``, or ``guess`` as
-                :func:`~ppmat.predictor.structure_checks.guess_tags` does. Only for
-                structures without any tag, or with ASE's layer numbers beyond 2, and
-                only with a model that reads atoms by their tags.
-            num_workers: Processes that search neighbours; 0 uses this one.
+            on_error: For a structure that cannot be used: ``raise``, or ``flag`` for a
+                row with a text in ``error`` and no number.
+            missing_tags: ``raise``, or ``guess`` as in
+                :func:`~ppmat.predictor.structure_checks.guess_tags`. This concerns
+                structures without tags, or with ASE's layer numbers above 2, if the
+                model reads atoms by their tags.
+            num_workers: Processes that search neighbours; 0 uses the main process.
 
         Returns:
             For one structure a dict; for an iterable a :class:`PropertyTable` of such
             dicts in the order of the input: ``id`` (``info["sid"]``, else the position
             in the input), the property and ``expected_error`` (eV; the latter None if
-            the model does not give it), with an ensemble ``ensemble_std`` (eV, sample
-            standard deviation), ``num_atoms``, ``flags`` (a dict, see
-            :data:`~ppmat.predictor.structure_checks.FLAGS`; empty if nothing is
-            unusual) and ``error`` (None if all is well).
+            the model does not predict it), with an ensemble ``ensemble_std`` (eV,
+            sample standard deviation), ``num_atoms``, ``flags`` (a dict, see
+            :data:`~ppmat.predictor.structure_checks.FLAGS`; empty for a usual
+            structure) and ``error`` (None without an error).
 
         Raises:
             ValueError: A structure that cannot be used (its position is named), or no
                 structure at all.
-            TypeError: An object that is no structure.
+            TypeError: An object that is not a structure.
             StoredRunError: The file holds something else.
         """
         check_choice("on_error", on_error, ("raise", "flag"))
         check_choice("missing_tags", missing_tags, ("raise", "guess"))
         if not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size!r}, wanted a whole number > 0")
+            raise ValueError(f"batch_size is {batch_size!r}, wanted an integer > 0")
         if isinstance(structures, (str, os.PathLike)):
             raise TypeError(
                 f"structures is the path {str(structures)!r}; use from_files for files"
@@ -239,13 +226,12 @@ class PropertyPredictor(BasePredictor):
 
         Args:
             inputs: CIF, POSCAR, extxyz, ASE trajectories, LMDB data sets;
-                ``FILE@INDEX`` picks frames. Folders stand for all files in them that
-                can be read.
+                ``FILE@INDEX`` picks frames. A folder means all readable files in it.
             **options: See :meth:`from_structures`.
 
         Returns:
-            A :class:`PropertyTable`. With ``on_error="flag"`` a file that cannot be
-            read is a row too.
+            A :class:`PropertyTable`. With ``on_error="flag"`` it also has a row for
+            each file that cannot be read.
 
         Raises:
             ConfigError: A file is missing or of an unknown format.
@@ -263,10 +249,10 @@ class PropertyPredictor(BasePredictor):
             path = os.path.join(path, "*.cif")
         return self.from_files(path, save_path=save_path)
 
-    # --- how ----------------------------------------------------------------------
+    # --- internals ------------------------------------------------------------------
 
     def _settings(self, missing_tags: str) -> dict[str, Any]:
-        """Return what decides a row beside its structure."""
+        """Return all that determines a row beside its structure."""
         return {
             "model": self.config.get("Model", type(self.model).__name__),
             "weights": self._weights,
@@ -279,13 +265,13 @@ class PropertyPredictor(BasePredictor):
 
     def _checked(
         self, structures: Iterable, guess_tags: bool, keep_errors: bool
-    ) -> Iterator[Checked]:
+    ) -> Iterator[CheckedStructure]:
         seen = getattr(self.model, "elements_seen", None)
         elements = None if seen is None else np.flatnonzero(seen.numpy()).tolist()
         check = StructureChecker(
-            getattr(self.graph_converter_fn, "cutoff", _CUTOFF),
+            getattr(self.graph_converter_fn, "cutoff", _DEFAULT_CUTOFF),
             getattr(self.model, "readout_tags", None),
-            elements or None,  # a model that was not trained here has none
+            elements or None,  # empty if the model was trained elsewhere
             guess_tags,
         )
         for number, structure in enumerate(structures):
@@ -294,36 +280,34 @@ class PropertyPredictor(BasePredictor):
                 kind = TypeError if isinstance(checked.error, TypeError) else ValueError
                 raise kind(
                     f"structure {number}: {checked.error} (on_error='flag' leaves it "
-                    "out and goes on)"
+                    "out and continues)"
                 ) from checked.error
             yield checked
 
     def _run(
         self,
-        source: Iterator[Checked],
+        source: Iterator[CheckedStructure],
         rows: Any,
         batch_size: int,
         workers: int,
         keep_errors: bool,
         bar: tqdm,
     ) -> None:
-        """Add the rows of all structures that have none yet."""
-        digest = digest_of_inputs()
+        """Add the rows of all structures that have no row yet."""
+        digest = hashlib.sha256()
         stored = isinstance(rows, RowFile)
         if stored and len(rows):
-            done = 0
             for checked in islice(source, len(rows)):
-                checked.add_to(digest)
-                done += 1
+                checked.add_to_hash(digest)
                 bar.update()
-            if done < len(rows) or digest.hexdigest() != rows.inputs:
+            if digest.hexdigest() != rows.inputs:
                 raise StoredRunError(
                     f"{rows.path} holds the results of {len(rows)} structures, which "
-                    f"are not the first {len(rows)} given now. Choose another name, or "
-                    "remove it to start anew"
+                    f"are not the first {len(rows)} given now",
+                    hint="Choose another name, or remove it to start again.",
                 )
-            logger.message(f"{rows.path} holds {done} rows already")
-        size = batch_size * (_READ_AHEAD if workers else 1)
+            logger.message(f"{rows.path} holds {len(rows)} rows already")
+        size = batch_size * (_BATCHES_PER_LOADER if workers else 1)
         while chunk := list(islice(source, size)):
             new = self._predict(chunk, batch_size, workers, bar)
             for row in new:
@@ -333,11 +317,11 @@ class PropertyPredictor(BasePredictor):
                 rows.extend(new)
                 continue
             for checked in chunk:
-                checked.add_to(digest)
+                checked.add_to_hash(digest)
             rows.append(new, digest.hexdigest())
 
     def _predict(
-        self, chunk: list[Checked], batch_size: int, workers: int, bar: tqdm
+        self, chunk: list[CheckedStructure], batch_size: int, workers: int, bar: tqdm
     ) -> list[dict[str, Any]]:
         """Return the rows of some structures."""
         rows = [
@@ -358,25 +342,21 @@ class PropertyPredictor(BasePredictor):
         todo = iter(good)
         for batch in batches_in_order(dataset, batch_size, num_workers=workers):
             numbers = self._numbers(batch)
-            lonely = count_isolated(batch)
-            for j, i in enumerate(islice(todo, len(lonely))):
-                if lonely[j]:
-                    rows[i]["flags"]["isolated_atoms"] = str(lonely[j])
+            isolated = count_isolated(batch)
+            for j, i in enumerate(islice(todo, len(isolated))):
+                if isolated[j]:
+                    rows[i]["flags"]["isolated_atoms"] = str(isolated[j])
                 values = {name: array[j] for name, array in numbers.items()}
                 if np.isfinite(list(values.values())).all():
                     rows[i].update(values)
                 else:
                     rows[i]["error"] = f"the model returned {values}"
-            bar.update(len(lonely))
+            bar.update(len(isolated))
         return rows
 
     def _numbers(self, batch: dict[str, Any]) -> dict[str, list[float]]:
-        """Return the numbers of a batch, mean and spread over the ensemble."""
-        outputs = []
-        for model in self.models:
-            with paddle.set_grad_enabled(not self.eval_with_no_grad):
-                output = self.post_process(model.predict(batch))
-            outputs.append(output)
+        """Return mean and standard deviation over the ensemble, for a batch."""
+        outputs = [self.run_model(batch, model) for model in self.models]
         numbers = {}
         for name in (self.property_name, "expected_error"):
             if name in outputs[0]:
@@ -384,7 +364,7 @@ class PropertyPredictor(BasePredictor):
                 numbers[name] = values.mean(axis=0)
                 if name == self.property_name and len(outputs) > 1:
                     numbers["ensemble_std"] = values.std(axis=0, ddof=1)
-        # As short as the precision is: -0.64, not -0.6399999856948853.
+        # Only digits that float32 has: -0.64, not -0.6399999856948853.
         return {
             name: [float(str(value)) for value in array.astype(np.float32)]
             for name, array in numbers.items()

@@ -13,7 +13,7 @@
 # limitations under the License.
 
 
-"""Predicted properties as a table: a sequence of plain dicts that shows itself."""
+"""Predicted properties as a table: a sequence of plain dicts with a text view."""
 
 from __future__ import annotations
 
@@ -24,24 +24,34 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ppmat.utils.files import replacing
 from ppmat.utils.result_store import Column
 from ppmat.utils.result_store import csv_lines
 
-_SHOWN = 10  # rows
-_WIDEST = 60  # letters in a cell that is shown
+_MAX_ROWS = 10  # in the text view
+_MAX_WIDTH = 60  # characters of a cell in the text view
 
 
 class PropertyTable(Sequence):
-    """One row a structure, in the order of the input.
+    """One row for each structure, in the order of the input.
 
-    A row is a dict, so plain Python sorts and filters::
-
-        sorted((row for row in table if row["error"] is None),
-               key=lambda row: row["y_relaxed"])
+    A row is a dict, so plain Python sorts and filters.
 
     Args:
-        rows: The rows; read when asked for, if they are on the disk.
-        columns: What is in them.
+        rows: The rows; rows on the disk are read on access.
+        columns: Their keys, types and units.
+
+    Example:
+        >>> columns = [Column("id", "text"), Column("y_relaxed", "number", "eV")]
+        >>> rows = [{"id": "a", "y_relaxed": 0.5}, {"id": "b", "y_relaxed": -1.25}]
+        >>> table = PropertyTable(rows, columns)
+        >>> min(table, key=lambda row: row["y_relaxed"])["id"]
+        'b'
+        >>> table
+        PropertyTable of 2 structures
+        id  y_relaxed [eV]
+        a   0.5000
+        b   -1.2500
     """
 
     def __init__(self, rows: Sequence, columns: Sequence[Column]) -> None:
@@ -65,16 +75,14 @@ class PropertyTable(Sequence):
         return iter(self.rows)
 
     def to_csv(self, path: str | os.PathLike) -> None:
-        """Write all rows; units are in the head, ``y_relaxed [eV]``."""
+        """Write all rows as CSV; the head has the units, ``y_relaxed [eV]``."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            with open(temporary, "w", encoding="utf-8", newline="") as file:
-                file.writelines(csv_lines(self, self.columns))
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with (
+            replacing(path) as temporary,
+            open(temporary, "w", encoding="utf-8", newline="") as file,
+        ):
+            file.writelines(csv_lines(self, self.columns))
 
     def to_pandas(self) -> Any:
         """Return a ``pandas.DataFrame``, the units in its ``attrs["units"]``.
@@ -88,8 +96,8 @@ class PropertyTable(Sequence):
         frame.attrs["units"] = self.units
         return frame
 
-    def _shown(self, limit: int) -> list[list[str]]:
-        """Return the cells of the first rows; columns that are empty there go."""
+    def _cells(self, limit: int) -> list[list[str]]:
+        """Return head and cells of the first rows, without empty columns."""
         rows = self[:limit]
         cells = [[_shorten(c, row[c.name]) for row in rows] for c in self.columns]
         kept = [i for i, column in enumerate(cells) if any(column) or i == 0]
@@ -99,9 +107,9 @@ class PropertyTable(Sequence):
     def _rest(self, limit: int) -> str:
         return f"... and {len(self) - limit} more" if len(self) > limit else ""
 
-    def to_text(self, limit: int = _SHOWN) -> str:
+    def to_text(self, limit: int = _MAX_ROWS) -> str:
         """Return the first ``limit`` rows as aligned text."""
-        lines = self._shown(limit)
+        lines = self._cells(limit)
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         text = [
             "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True))
@@ -115,7 +123,7 @@ class PropertyTable(Sequence):
         return f"PropertyTable of {len(self)} structures\n{self.to_text()}"
 
     def _repr_html_(self) -> str:
-        head, *lines = self._shown(_SHOWN)
+        head, *lines = self._cells(_MAX_ROWS)
 
         def line(cells: list[str], tag: str) -> str:
             inner = "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells)
@@ -124,7 +132,7 @@ class PropertyTable(Sequence):
         body = "".join(line(cells, "td") for cells in lines)
         return (
             f"<table><thead>{line(head, 'th')}</thead><tbody>{body}</tbody></table>"
-            f"<p>{self._rest(_SHOWN) or f'{len(self)} structures'}</p>"
+            f"<p>{self._rest(_MAX_ROWS) or f'{len(self)} structures'}</p>"
         )
 
 
@@ -132,4 +140,4 @@ def _shorten(column: Column, value: Any) -> str:
     if column.kind == "number" and value is not None:
         return f"{value:.4f}"
     text = column.to_text(value)
-    return text if len(text) <= _WIDEST else f"{text[: _WIDEST - 3]}..."
+    return text if len(text) <= _MAX_WIDTH else f"{text[: _MAX_WIDTH - 3]}..."

@@ -13,16 +13,15 @@
 # limitations under the License.
 
 
-"""A user's structures before an energy is predicted: errors, and flags for doubts.
+"""Check a user's structures before an energy is predicted: errors and flags.
 
-An error means that no number can stand for the structure; a flag goes into the result
-row, beside the number, so that nobody takes it for more than it is.
+An error means that no energy can be predicted. A flag marks an unusual structure: it is
+written to the result row beside the energy, which may be less accurate.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Collection
 from collections.abc import Mapping
 from typing import Any
@@ -36,37 +35,37 @@ from pymatgen.core.structure import IStructure
 from ppmat.datasets.oc20_is2re_dataset import structure_to_record
 from ppmat.datasets.oc20_record import OC20Record
 from ppmat.datasets.structure_reader import Unreadable
+from ppmat.datasets.structure_reader import add_to_hash
 
-CLOSEST = 0.5  # Å; no two nuclei come so near, a hydrogen molecule has 0.74
+MIN_DISTANCE = 0.5  # Å; real atoms are further apart (0.74 Å in a hydrogen molecule)
 FLAGS = {
     "tags_guessed": "tags were missing and guessed from heights and elements",
-    "no_surface_atoms": "no atom has tag 1, unlike in the data trained on",
-    "adsorbate_below_surface": "tag 2 lies lower than the other atoms on average: "
+    "no_surface_atoms": "no atom has tag 1, unlike in the training data",
+    "adsorbate_below_surface": "atoms with tag 2 are lower than the others on average: "
     "layer numbers instead of tags, or a slab that is upside down?",
-    "no_fixed_atoms": "no atom is held; a model that moves atoms moves them all",
-    "made_periodic": "taken as periodic along these lattice vectors too, as OC20 does",
-    "thin_vacuum": "too little vacuum along these for that: images see each other",
+    "no_fixed_atoms": "no atom is fixed; a model that moves atoms moves all of them",
+    "made_periodic": "taken as periodic along these lattice vectors too, as in OC20",
+    "thin_vacuum": "along these vectors the vacuum is thinner than the cut-off",
     "unseen_elements": "the model has not been trained on these elements",
     "isolated_atoms": "this many atoms have no neighbour within the cut-off",
 }
-ADSORBATE = 2
-SURFACE = 1
+ADSORBATE, SURFACE = 2, 1  # tags of OC20
 _TAG_HELP = (
     "set them with atoms.set_tags([...]): 0 sub-surface, 1 surface, 2 adsorbate; "
     "files: extxyz and ASE trajectories have tags, CIF and POSCAR do not"
 )
-_LIGHT = (1, 6, 7, 8)  # H, C, N, O, of which the adsorbates of OC20 are made
-_SURFACE_DEPTH = 2.0  # Å below the topmost slab atom, as OC20 tags by height
+_ADSORBATE_ELEMENTS = (1, 6, 7, 8)  # H, C, N, O: all elements of OC20's adsorbates
+_SURFACE_DEPTH = 2.0  # Å below the highest slab atom, as OC20 assigns tags
 
 
-class Checked(NamedTuple):
-    """A structure on its way to the model.
+class CheckedStructure(NamedTuple):
+    """A structure after the checks.
 
     Attributes:
         sid: Its id.
-        record: None if it cannot be used.
-        flags: Flag to detail; see ``FLAGS``.
-        error: Why it cannot be used.
+        record: The model input; None if the structure cannot be used.
+        flags: Detail by name of the flag; see ``FLAGS``.
+        error: The reason why the structure cannot be used.
     """
 
     sid: str
@@ -74,24 +73,22 @@ class Checked(NamedTuple):
     flags: dict[str, str]
     error: Exception | None = None
 
-    def add_to(self, digest: Any) -> None:
-        """Add what tells this structure from others to a running hash."""
+    def add_to_hash(self, digest: Any) -> None:
+        """Add all that identifies this structure to a running hash."""
         digest.update(repr((self.sid, self.record is None, self.flags)).encode())
-        if self.record is None:
-            return
-        for name in ("atomic_numbers", "pos", "cell", "tags", "fixed"):
-            digest.update(np.ascontiguousarray(getattr(self.record, name)).tobytes())
+        if self.record is not None:
+            add_to_hash(digest, self.record)
 
 
 class StructureChecker:
-    """Turns structures of a user into records, with errors and flags.
+    """Converts a user's structures to records, with errors and flags.
 
     Args:
-        cutoff: Atoms nearer than this [Å] see each other.
+        cutoff: Atoms closer than this [Å] are neighbours.
         readout_tags: Tags of the atoms the model reads; None if it needs no tags.
-        elements: Atomic numbers trained on; None if that is not known.
-        guess_tags: Guess missing tags, see :func:`guess_tags`; tags beyond 2, the
-            layer numbers of ASE's surface builders, count as missing then.
+        elements: Atomic numbers in the training data; None if unknown.
+        guess_tags: Guess missing tags, see :func:`guess_tags`. Tags above 2 (the layer
+            numbers of ASE's surface builders) then count as missing.
     """
 
     def __init__(
@@ -106,27 +103,26 @@ class StructureChecker:
         self.elements = elements
         self.guess_tags = guess_tags
 
-    def __call__(self, structure: Any, number: int) -> Checked:
-        """Return structure ``number`` of the input, checked."""
+    def __call__(self, structure: Any, number: int) -> CheckedStructure:
+        """Check structure ``number`` of the input."""
         sid = _name_of(structure) or str(number)
         if isinstance(structure, Unreadable):
-            return Checked(sid, None, {}, ValueError(structure.reason))
+            return CheckedStructure(sid, None, {}, ValueError(structure.reason))
         try:
             record, flags = self._check(structure, sid)
         except (TypeError, ValueError) as error:
-            return Checked(sid, None, {}, error)
-        return Checked(sid, record, flags)
+            return CheckedStructure(sid, None, {}, error)
+        return CheckedStructure(sid, record, flags)
 
     def _check(self, structure: Any, sid: str) -> tuple[OC20Record, dict[str, str]]:
         if isinstance(structure, OC20Record):
-            # One that was made by hand has been through no check.
+            # A record made by the user has not been checked.
             structure = OC20Record.from_fields(structure.to_fields(), sid)
         if self.guess_tags and isinstance(structure, Atoms):
             if structure.get_tags().max(initial=0) > ADSORBATE:
-                # Numbers of layers, as the surface builders of ASE count them.
                 structure = structure.copy()
                 structure.set_tags(0)
-        record = structure_to_record(structure, sid, closest=CLOSEST, warn=False)
+        record = structure_to_record(structure, sid, closest=MIN_DISTANCE, warn=False)
         flags: dict[str, str] = {}
         if self.readout_tags is not None:
             if not record.tags.any() and self.guess_tags:
@@ -201,7 +197,10 @@ def _check_vacuum(
 
 
 def _along(record: OC20Record, axis: int) -> tuple[np.ndarray, float]:
-    """Return heights above the largest empty layer, [N] Å, and its thickness [Å]."""
+    """Return heights above the vacuum, [N] Å, and the thickness of the vacuum [Å].
+
+    The vacuum is the largest layer without atoms, normal to ``axis`` of the cell.
+    """
     inverse = np.linalg.inv(record.cell.astype(np.float64))
     spacing = 1.0 / np.linalg.norm(inverse[:, axis])
     share = record.pos @ inverse[:, axis]
@@ -209,57 +208,54 @@ def _along(record: OC20Record, axis: int) -> tuple[np.ndarray, float]:
     gaps = np.append(ordered[1:], ordered[0] + 1.0) - ordered
     largest = int(gaps.argmax())
     lowest = ordered[(largest + 1) % len(ordered)]
-    # The tolerance keeps the lowest atom from appearing at the top.
+    # The tolerance prevents that rounding moves the lowest atom to the top.
     above = (share - lowest + 1e-6) % 1.0 - 1e-6
     return above * spacing, float(gaps[largest] * spacing)
 
 
 def heights(record: OC20Record) -> np.ndarray:
-    """Return how high atoms are along the third lattice direction, [N] Å.
+    """Return the height of each atom above the lowest one, [N] Å.
 
-    Counted from the lowest atom above the vacuum, wherever the cell is cut.
+    Heights are measured along the third lattice direction from the upper end of the
+    vacuum, so they do not depend on the origin of the cell.
     """
     return _along(record, 2)[0]
 
 
 def guess_tags(record: OC20Record) -> np.ndarray:
-    """Guess tags of a slab of other elements than H, C, N, O: int64 [N].
+    """Guess tags for a slab without H, C, N, O: int64 [N].
 
-    H, C, N and O are the adsorbate (2), atoms less than 2 Å below the topmost other
-    atom the surface (1), the rest sub-surface (0). The slab's normal is the third
-    lattice direction and the adsorbate is on top.
+    All H, C, N and O become the adsorbate (2). Other atoms less than 2 Å below the
+    highest of them become the surface (1), the rest sub-surface (0). The third lattice
+    direction must be the slab's normal, with the adsorbate on top.
 
     Raises:
-        ValueError: No such slab: everything or nothing is H, C, N, O, or some of these
-            are deeper than the surface.
+        ValueError: All atoms or none are H, C, N, O, or some of these are deeper than
+            the surface.
     """
-    light = np.isin(record.atomic_numbers, _LIGHT)
-    if not light.any() or light.all():
+    adsorbate = np.isin(record.atomic_numbers, _ADSORBATE_ELEMENTS)
+    if not adsorbate.any() or adsorbate.all():
         raise ValueError(
             "tags cannot be guessed: wanted a slab of other elements with an adsorbate "
             f"of H, C, N, O; {_TAG_HELP}"
         )
     z = heights(record)
-    surface = z > z[~light].max() - _SURFACE_DEPTH
-    if not surface[light].all():
+    surface = z > z[~adsorbate].max() - _SURFACE_DEPTH
+    if not surface[adsorbate].all():
         raise ValueError(
             "tags cannot be guessed: some H, C, N or O atoms are deeper than the "
             f"surface, so they may belong to the slab; {_TAG_HELP}"
         )
-    return np.where(light, ADSORBATE, np.where(surface, SURFACE, 0)).astype(np.int64)
+    tags = np.where(adsorbate, ADSORBATE, np.where(surface, SURFACE, 0))
+    return tags.astype(np.int64)
 
 
 def count_isolated(batch: Mapping[str, Any]) -> list[int]:
-    """Return how many atoms of each structure of a batch have no edge."""
+    """Return the number of atoms without an edge, for each structure of a batch."""
     counts = np.asarray(batch["structure_array"]["num_atoms"])
     starts = np.cumsum(counts) - counts
     edges = batch["graph"]
     centre = np.asarray(edges["edge_index"]).reshape(-1, 2)[:, 0]
     centre = centre + np.repeat(starts, np.asarray(edges["num_edges"]))
-    lonely = np.bincount(centre, minlength=counts.sum()) == 0
-    return np.add.reduceat(lonely.astype(np.int64), starts).tolist()
-
-
-def digest_of_inputs() -> Any:
-    """Return a running hash for :meth:`Checked.add_to`."""
-    return hashlib.sha256()
+    isolated = np.bincount(centre, minlength=counts.sum()) == 0
+    return np.add.reduceat(isolated.astype(np.int64), starts).tolist()

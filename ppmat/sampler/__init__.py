@@ -12,10 +12,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Samplers: a trained generative model and its configuration, made to generate.
+"""Samplers: generate structures with a trained model and its configuration.
 
-Names are looked up at first use: the command sets the number of threads, which must
-happen before Paddle is imported.
+Names are loaded at first use, because a command must set the number of threads before
+Paddle is imported.
 """
 
 from ppmat.utils.lazy import lazy

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Figures a person looks at first after slabs were relaxed."""
+"""Overview figures of relaxed slabs: success curve, displacements, structures."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from ppmat.metrics.is2rs_metric import success_curve
 from ppmat.utils.periodic import minimum_image
 
 _ADSORBATE = 2  # tag
-_MAX_POINTS = 20_000  # of the scatter plot
+_MAX_POINTS = 20_000  # atoms in the scatter plot
 _COLOURS = {"predicted": "#0072B2", "copy input": "#888888", "adsorbate": "#D55E00"}
 
 
@@ -46,11 +46,11 @@ def draw_figures(
 
     Args:
         results: Results with ``cart_coords``, ``cart_coords_initial``,
-            ``cart_coords_relaxed``, ``lattice``, ``fixed`` and ``tags``; read one by
-            one. Of several samples of a structure the first is drawn.
+            ``cart_coords_relaxed``, ``lattice``, ``fixed`` and ``tags``. Of several
+            samples of a structure the first is used.
         folder: Output folder; made if missing.
         num_slabs: Slabs drawn, spread evenly over the results.
-        seed: Chooses the atoms of the scatter plot if there are too many.
+        seed: Seed of the choice of atoms for the scatter plot.
 
     Returns:
         The paths of the files.
@@ -60,21 +60,12 @@ def draw_figures(
     for result in results:
         if result.get("sample", 0) == 0 and not np.all(result["fixed"]):
             arrays = _arrays(result)
-            fixed, cell = [arrays["fixed"]], [arrays["lattice"]]
-            for positions, distances in (
-                (arrays["cart_coords"], predicted),
-                (arrays["cart_coords_initial"], copied),
-            ):
-                relaxed = [arrays["cart_coords_relaxed"]]
-                distances += structure_distances(
-                    [positions], relaxed, cell, fixed
-                ).tolist()
+            predicted.append(_distance(arrays, "cart_coords"))
+            copied.append(_distance(arrays, "cart_coords_initial"))
             lengths.append(_lengths(arrays))
     os.makedirs(folder, exist_ok=True)
-    paths = [
-        os.path.join(folder, name)
-        for name in ("adwt.png", "displacement.png", "slabs.png")
-    ]
+    names = ("adwt.png", "displacement.png", "slabs.png")
+    paths = [os.path.join(folder, name) for name in names]
     points = np.concatenate(lengths)
     if len(points) > _MAX_POINTS:
         chosen = np.random.default_rng(seed).choice(len(points), _MAX_POINTS, False)
@@ -89,11 +80,11 @@ def draw_figures(
 
 
 def draw_curve(predicted: Sequence, copied: Sequence) -> Figure:
-    """Return the share of structures within each threshold, beside copying the input.
+    """Return a plot of the share of structures within each threshold.
 
     Args:
         predicted: Mean distance of each structure to its relaxed one, Å.
-        copied: The same for the initial structures.
+        copied: The same for the unchanged initial structures.
     """
     figure = _figure(5.0, 3.6)
     axes = figure.add_subplot()
@@ -115,7 +106,7 @@ def draw_curve(predicted: Sequence, copied: Sequence) -> Figure:
 
 
 def draw_displacements(points: np.ndarray) -> Figure:
-    """Return predicted against true displacement lengths of free atoms.
+    """Return a plot of predicted against true displacement lengths of free atoms.
 
     Args:
         points: [N, 3]: true length, predicted length (Å), 1 for adsorbate atoms.
@@ -146,10 +137,10 @@ def draw_displacements(points: np.ndarray) -> Figure:
 
 
 def draw_slabs(results: Sequence[Mapping[str, Any]]) -> Figure:
-    """Return a row a slab: initial, predicted, relaxed, from the top and the side.
+    """Return drawings of slabs: initial, predicted, relaxed; from the top and the side.
 
-    Adsorbate atoms have a thick outline, fixed atoms are pale. The view is turned so
-    that the first lattice vector points right and the normal of the first two up.
+    Each slab is one row. Adsorbate atoms have a thick outline, fixed atoms are pale.
+    The first lattice vector points right, the surface normal up.
     """
     figure = _figure(11.0, 1.9 * len(results), layout=None)
     figure.subplots_adjust(0.01, 0.01, 0.99, 0.94, 0.05, 0.25)
@@ -159,20 +150,12 @@ def draw_slabs(results: Sequence[Mapping[str, Any]]) -> Figure:
         arrays = _arrays(result)
         cell, start = arrays["lattice"], arrays["cart_coords_initial"]
         axes_of_view = _view(cell)
-        # Initial and relaxed structures may be wrapped apart: draw the near image.
+        # An atom may be wrapped to another cell: draw the nearest image.
         coords = [
             (start + minimum_image(arrays[stage] - start, cell)) @ axes_of_view.T
             for stage in stages
         ]
-        errors = [
-            structure_distances(
-                [arrays[stage]],
-                [arrays["cart_coords_relaxed"]],
-                [cell],
-                [arrays["fixed"]],
-            )[0]
-            for stage in stages
-        ]
+        errors = [_distance(arrays, stage) for stage in stages[:2]]
         titles = (
             f"sid {result.get('id', '?')}: initial, {errors[0]:.3f} Å off",
             f"predicted, {errors[1]:.3f} Å off",
@@ -197,7 +180,7 @@ def draw_slabs(results: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def _view(cell: np.ndarray) -> np.ndarray:
-    """Return the axes of the drawing as rows: along a, within the surface, normal."""
+    """Return unit vectors as rows: along a, in the surface, along its normal."""
     along = cell[0] / np.linalg.norm(cell[0])
     normal = np.cross(cell[0], cell[1])
     normal /= np.linalg.norm(normal)
@@ -210,10 +193,8 @@ def _limits(values: np.ndarray, margin: float = 1.8) -> tuple:
 
 def _draw_atoms(axes, arrays, coords, across, up, depth, sign) -> None:
     order = np.argsort(sign * coords[:, depth], kind="stable")
-    numbers, adsorbate = (
-        arrays["atom_types"][order],
-        arrays["tags"][order] == _ADSORBATE,
-    )
+    numbers = arrays["atom_types"][order]
+    adsorbate = arrays["tags"][order] == _ADSORBATE
     colours = np.array(jmol_colors[numbers])
     held = arrays["fixed"][order]
     colours[held] = 0.5 + 0.5 * colours[held]
@@ -246,7 +227,16 @@ def _arrays(result: Mapping[str, Any]) -> dict:
     }
 
 
+def _distance(arrays: Mapping[str, np.ndarray], name: str) -> float:
+    """Return the mean distance of free atoms to their relaxed positions, Å."""
+    relaxed, cell = arrays["cart_coords_relaxed"], arrays["lattice"]
+    return float(
+        structure_distances([arrays[name]], [relaxed], [cell], [arrays["fixed"]])[0]
+    )
+
+
 def _lengths(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return columns for :func:`draw_displacements`."""
     free = ~arrays["fixed"]
     start = arrays["cart_coords_initial"][free]
     columns = [
@@ -259,6 +249,7 @@ def _lengths(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def _samples_each(results: Sequence) -> int:
+    """Return the number of samples of each structure."""
     count = 1
     while count < len(results) and results[count].get("sample", 0) != 0:
         count += 1

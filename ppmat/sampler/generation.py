@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Running a generative model over a data set, batch by batch, to memory or disk."""
+"""Run a generative model over a data set, batch by batch, to memory or disk."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ import os
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 from typing import NamedTuple
 
@@ -39,16 +40,48 @@ from ppmat.utils.result_store import ResultStore
 from ppmat.utils.save_load import fingerprint
 
 
+@dataclass(frozen=True)
+class SampleOptions:
+    """Options that all ways of sampling share; each has a default.
+
+    Args:
+        save_path: Output folder. Each batch is written as it is made
+            (``<save_path>/results``). None keeps the results in memory.
+        batch_size: Structures sampled at once; None takes 16, or the number in the
+            sampler block of a data set.
+        seed: Seed of the noise; the same seed gives the same structures. None leaves
+            the seed to ``Sample.model_sample_params``.
+        num_samples: Results for each input structure, or structures from scratch.
+            None makes one, or as many as ``Sample.model_sample_params`` says.
+        format: ``extxyz``, ``traj`` or ``cif`` (which loses tags and constraints).
+            None writes extxyz for slabs (results with tags), else CIF.
+        sample_params: Arguments of ``model.sample``; None takes
+            ``Sample.model_sample_params``.
+        num_workers: Processes that search neighbours of given structures; 0 uses the
+            main process.
+        progress: Whether to show a progress bar; None shows it on a terminal.
+    """
+
+    save_path: str | os.PathLike | None = None
+    batch_size: int | None = None
+    seed: int | None = None
+    num_samples: int | None = None
+    format: str | None = None
+    sample_params: Mapping[str, Any] | None = None
+    num_workers: int = 0
+    progress: bool | None = None
+
+
 class Source(NamedTuple):
-    """What to generate for.
+    """The structures to generate for.
 
     Attributes:
         dataset: Samples; one structure each.
-        annotate: Returns what is added to the results of the structures of a batch,
-            given their numbers in the data set and the batch.
-        key: Plain values that name the data, so that results of other data are not
-            taken for those of this run.
-        collate_fn: Makes a batch; ``DefaultCollator`` when None.
+        annotate: Function that returns what is added to the results of a batch. It is
+            given the numbers of its structures in the data set, and the batch.
+        key: Plain values that identify the data, so that stored results of other data
+            are not taken for results of this run.
+        collate_fn: Makes a batch; None takes ``DefaultCollator``.
         num_workers: Processes that prepare samples.
     """
 
@@ -60,7 +93,7 @@ class Source(NamedTuple):
 
 
 def sample_arguments(model: paddle.nn.Layer) -> list[str] | None:
-    """Return the names ``model.sample`` takes beside the batch; None for any name."""
+    """Return the options of ``model.sample``; None if it accepts any."""
     parameters = list(inspect.signature(model.sample).parameters.values())
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return None
@@ -68,24 +101,25 @@ def sample_arguments(model: paddle.nn.Layer) -> list[str] | None:
 
 
 def sample_batch(
-    sampler: Any,
-    batch: Mapping[str, Any],
-    number: int,
-    params: Mapping[str, Any],
-    seed: int | None,
-    num_samples: int,
+    sampler: Any, batch: Mapping[str, Any], number: int, options: SampleOptions
 ) -> list[Result]:
     """Return ``num_samples`` results for each structure, next to each other.
 
-    A model that takes ``seed`` and ``num_samples`` gets them. Another one is run
-    ``num_samples`` times, and the global generators are seeded before each run with a
-    number that depends on seed, batch and run.
+    A model whose ``sample`` has the arguments ``seed`` and ``num_samples`` receives
+    them. Another model is run ``num_samples`` times. Before each run the global
+    generators are seeded with a number that depends on seed, batch and run.
+
+    Args:
+        sampler: Provides ``model`` and ``sample(batch, params)``.
+        batch: The batch.
+        number: Its position in the run.
+        options: With ``num_samples`` and ``sample_params`` filled in.
     """
-    params = dict(params)
+    params = dict(options.sample_params)
     accepted = sample_arguments(sampler.model) or ()
-    draws = num_samples
+    seed, draws = options.seed, options.num_samples
     if "num_samples" in accepted:
-        params["num_samples"] = num_samples
+        params["num_samples"] = draws
         draws = 1
     drawn = []
     for draw in range(draws):
@@ -104,28 +138,16 @@ def sample_batch(
     ]
 
 
-def generate(
-    sampler: Any,
-    source: Source,
-    params: Mapping[str, Any],
-    batch_size: int,
-    seed: int | None,
-    num_samples: int,
-    save_path: str | None,
-    progress: bool | None = None,
-) -> Sequence:
+def generate(sampler: Any, source: Source, options: SampleOptions) -> Sequence:
     """Generate for a whole data set.
 
+    With ``save_path``, batches that are stored already are left out, and the others
+    are shared among the processes.
+
     Args:
-        sampler: Gives ``model`` and ``sample(batch, params)``.
+        sampler: Provides ``model`` and ``sample(batch, params)``.
         source: The data.
-        params: Arguments of ``model.sample``.
-        batch_size: Structures in a batch.
-        seed: Names the noise; None leaves it to the model.
-        num_samples: Results for each structure.
-        save_path: Keep the results of each batch in ``<save_path>/results``, leave out
-            batches that are there already, and share the batches among processes.
-        progress: Whether to show a bar; None shows it on a terminal.
+        options: With ``batch_size``, ``num_samples`` and ``sample_params`` filled in.
 
     Returns:
         The results in the order of the data set: a list, or a :class:`ResultStore`.
@@ -133,32 +155,19 @@ def generate(
     Raises:
         ConfigError: ``batch_size`` or ``num_samples`` below 1.
         ValueError: The model does not return one result for each structure and
-            sample, or a stored part is damaged.
+            sample.
+        StoredRunError: A stored part is damaged.
     """
+    batch_size, num_samples = options.batch_size, options.num_samples
     for name, value in (("batch_size", batch_size), ("num_samples", num_samples)):
         if not isinstance(value, int) or value < 1:
-            raise ConfigError(f"{name} is {value!r}, wanted a whole number from 1")
+            raise ConfigError(f"{name} is {value!r}, wanted an integer >= 1")
     total = len(source.dataset)
     num_parts = -(-total // batch_size)
     store, kept = None, []
     wanted: Sequence[int] = range(num_parts)
-    if save_path is not None:
-        settings = {
-            "model": type(sampler.model).__name__,
-            "weights": fingerprint(sampler.model),
-            "data": source.key,
-            "parameters": dict(params),
-            "seed": seed,
-            "num_samples": num_samples,
-            "batch_size": batch_size,
-        }
-        store = ResultStore(
-            os.path.join(save_path, "results"),
-            settings,
-            num_parts,
-            batch_size * num_samples,
-            total * num_samples,
-        )
+    if options.save_path is not None:
+        store = _open_store(sampler, source, options, num_parts)
         mine = range(dist.get_rank(), num_parts, dist.get_world_size())
         wanted = [i for i in mine if not store.has(i)]
         if len(wanted) < len(mine):
@@ -169,13 +178,13 @@ def generate(
     loader = batches_in_order(
         source.dataset, batch_size, wanted, source.collate_fn, source.num_workers
     )
-    quiet = None if progress is None else not progress
+    quiet = None if options.progress is None else not options.progress
     if dist.get_rank() != 0:
         quiet = True
     bar = tqdm(desc="sampling", unit=" batches", total=len(wanted), disable=quiet)
     for number, batch in zip(wanted, loader, strict=True):
         rows = range(number * batch_size, min((number + 1) * batch_size, total))
-        results = sample_batch(sampler, batch, number, params, seed, num_samples)
+        results = sample_batch(sampler, batch, number, options)
         if len(results) != len(rows) * num_samples:
             raise ValueError(
                 f"{type(sampler.model).__name__}.sample returned {len(results)} "
@@ -195,8 +204,29 @@ def generate(
     return store
 
 
+def _open_store(
+    sampler: Any, source: Source, options: SampleOptions, num_parts: int
+) -> ResultStore:
+    settings = {
+        "model": type(sampler.model).__name__,
+        "weights": fingerprint(sampler.model),
+        "data": source.key,
+        "parameters": dict(options.sample_params),
+        "seed": options.seed,
+        "num_samples": options.num_samples,
+        "batch_size": options.batch_size,
+    }
+    return ResultStore(
+        os.path.join(options.save_path, "results"),
+        settings,
+        num_parts=num_parts,
+        part_size=options.batch_size * options.num_samples,
+        num_results=len(source.dataset) * options.num_samples,
+    )
+
+
 def wait_for_all() -> None:
-    """Wait until every process is here."""
+    """Wait until every process has reached this point."""
     if dist.get_world_size() > 1:
         if not dist.is_initialized():
             dist.init_parallel_env()
@@ -226,6 +256,6 @@ def positions_of_batch(rows: range, batch: Mapping[str, Any]) -> list[dict[str, 
         if value is not None:
             counts = np.asarray(arrays["num_atoms"]).reshape(-1)
             parts = np.split(np.asarray(value), np.cumsum(counts)[:-1])
-            for entry, part in zip(extra, parts, strict=True):
-                entry[name] = part.tolist()
+            for result, part in zip(extra, parts, strict=True):
+                result[name] = part.tolist()
     return extra

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Scoring generated structures: metrics, their table, and the figures."""
+"""Score generated structures: metrics, a table of them, and figures."""
 
 from __future__ import annotations
 
@@ -29,28 +29,27 @@ from ppmat.utils.config import save_config
 from ppmat.utils.result_store import Result
 from ppmat.utils.result_store import ResultStore
 
-_CHUNK = 64  # structures handed to a metric at once
-_COPY = "copy_"
+_STRUCTURES_PER_UPDATE = 64  # given to a metric at once
+_COPY = "copy_"  # prefix of the metrics of the unchanged input
 
 
 def score(metrics: Any, results: Sequence, save_path: str | None = None) -> Any:
-    """Score results and, if there is a folder for it, write table and figures.
+    """Score results; with a folder, also write a table and figures.
 
     Args:
-        metrics: A metric or a dict of metrics. One with ``update_step`` is fed piece
-            by piece; any other is called with the list of all results.
+        metrics: A metric or a dict of metrics. A streaming metric (with
+            ``update_step``) receives the results in groups. Any other metric is called
+            with the list of all results.
         results: What ``model.sample`` returned, with ``cart_coords_initial`` and
             ``cart_coords_relaxed`` for metrics that need them.
         save_path: Folder for ``metrics.yaml``, ``metrics.txt`` and the figures.
 
     Returns:
-        Number by name; or whatever a single metric that is no streaming metric
-        returned.
+        Number by name; or the return value of a single metric that is not streaming.
     """
     values: dict[str, Any] = {}
-    for name, metric in (
-        metrics if isinstance(metrics, dict) else {"": metrics}
-    ).items():
+    by_name = metrics if isinstance(metrics, dict) else {"": metrics}
+    for name, metric in by_name.items():
         value = _apply(metric, results)
         if not isinstance(value, Mapping):
             if metric is metrics:
@@ -62,8 +61,8 @@ def score(metrics: Any, results: Sequence, save_path: str | None = None) -> Any:
         table = os.path.join(save_path, "metrics.txt")
         with open(table, "w", encoding="utf-8") as file:
             file.write(f"{metric_table(values)}\n")
-        if has_truth(results):
-            # Matplotlib is slow to import and needed nowhere else.
+        if has_relaxed_positions(results):
+            # Matplotlib is slow to import.
             from ppmat.sampler.figures import draw_figures
 
             for path in draw_figures(results, save_path):
@@ -71,13 +70,19 @@ def score(metrics: Any, results: Sequence, save_path: str | None = None) -> Any:
     return values
 
 
-def has_truth(results: Sequence) -> bool:
-    """Tell whether the relaxed positions are known."""
+def has_relaxed_positions(results: Sequence) -> bool:
+    """Return whether the true relaxed positions are known."""
     return len(results) > 0 and "cart_coords_relaxed" in results[0]
 
 
 def metric_table(values: Mapping[str, float]) -> str:
-    """Return metrics as text, those of copying the input (``copy_*``) beside them."""
+    """Return metrics as text, beside those of the unchanged input (``copy_*``).
+
+    Example:
+        >>> print(metric_table({"adwt": 0.25, "copy_adwt": 0.125}))
+        metric  predicted  copy input
+        adwt       0.2500      0.1250
+    """
     rows: list[tuple[str, str, str]] = [("metric", "predicted", "copy input")]
     for name, value in values.items():
         if not name.startswith(_COPY):
@@ -95,15 +100,15 @@ def metric_table(values: Mapping[str, float]) -> str:
 def _apply(metric: Any, results: Sequence) -> Any:
     if not hasattr(metric, "update_step"):
         return metric(list(results))
-    # A stored run is shared out, because the metric adds up over the processes.
+    # The metric sums over processes, so each process takes a share of a stored run.
     shared = dist.get_world_size() if isinstance(results, ResultStore) else 1
     mine = dist.get_rank() % shared
     metric.reset()
     chunk: list[Result] = []
     for i, result in enumerate(results):
-        if i // _CHUNK % shared == mine:
+        if i // _STRUCTURES_PER_UPDATE % shared == mine:
             chunk.append(result)
-        if len(chunk) == _CHUNK:
+        if len(chunk) == _STRUCTURES_PER_UPDATE:
             _update(metric, chunk)
             chunk = []
     if chunk:
@@ -112,7 +117,7 @@ def _apply(metric: Any, results: Sequence) -> Any:
 
 
 def _update(metric: Any, results: list[Result]) -> None:
-    """Hand results to a streaming metric in the form of a batch and a model output."""
+    """Give results to a streaming metric as a batch and a model output."""
 
     def joined(name: str, dtype: str) -> np.ndarray | None:
         if not all(name in result for result in results):

@@ -12,10 +12,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The batches a model generates structures from when there is no structure yet.
+"""Input batches for generation from scratch: no initial structure is given.
 
-Each function returns what makes a batch of a given size, after it has seen whether the
-model can generate from so little.
+Each function checks whether the model can generate from this input. It returns a
+function that makes a batch of a given size.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ MakeBatch = Callable[[int], dict[str, Any]]
 
 
 def batch_of_num_atoms(model: Any, num_atoms: int) -> MakeBatch:
-    """Return what makes a batch of structures of this many atoms.
+    """Return a function that makes batches for a given number of atoms.
 
     Raises:
-        TypeError: No whole number.
-        ConfigError: No atoms.
+        TypeError: ``num_atoms`` is not an integer.
+        ConfigError: It is below 1.
         InputError: The model cannot generate from a number alone.
     """
     _check_num_atoms(num_atoms)
@@ -49,23 +49,20 @@ def batch_of_num_atoms(model: Any, num_atoms: int) -> MakeBatch:
 
 
 def batch_of_formula(model: Any, chemical_formula: str) -> MakeBatch:
-    """Return what makes a batch of structures of a composition (``"LiMnO2"``).
+    """Return a function that makes batches for a composition (``"LiMnO2"``).
 
     Raises:
-        TypeError: No text.
-        ConfigError: Not a formula with whole numbers of atoms.
+        TypeError: The formula is not a text.
+        ConfigError: It is not a formula with whole numbers of atoms.
         InputError: The model cannot generate from a formula alone.
     """
     _check_supports(model, "chemical_formula", "its formula")
     atom_types = _atomic_numbers(chemical_formula)
 
     def batch(count: int) -> dict[str, Any]:
-        return {
-            "structure_array": {
-                "atom_types": paddle.to_tensor(atom_types * count, dtype="int64"),
-                "num_atoms": _column(len(atom_types), count),
-            }
-        }
+        types = paddle.to_tensor(atom_types * count, dtype="int64")
+        num_atoms = _column(len(atom_types), count)
+        return {"structure_array": {"atom_types": types, "num_atoms": num_atoms}}
 
     return batch
 
@@ -73,7 +70,7 @@ def batch_of_formula(model: Any, chemical_formula: str) -> MakeBatch:
 def batch_of_conditions(
     model: Any, num_atoms: int, conditions: Mapping[str, Any]
 ) -> MakeBatch:
-    """Return what makes a batch of structures with wanted properties.
+    """Return a function that makes batches for wanted properties.
 
     Args:
         model: With ``condition_names``.
@@ -81,9 +78,9 @@ def batch_of_conditions(
         conditions: Value by name: a number, a text, or a tensor for one structure.
 
     Raises:
-        TypeError: The number of atoms is no whole number.
+        TypeError: ``num_atoms`` is not an integer.
         InputError: The model takes no conditions.
-        ConfigError: No atoms, or conditions are missing or unknown.
+        ConfigError: ``num_atoms`` is below 1; conditions are missing or unknown.
     """
     _check_num_atoms(num_atoms)
     names = getattr(model, "condition_names", None)
@@ -95,14 +92,12 @@ def batch_of_conditions(
     unknown = sorted(set(conditions) - set(names))
     if missing or unknown:
         raise ConfigError(
-            f"{type(model).__name__} wants the conditions {sorted(names)}: "
+            f"{type(model).__name__} needs the conditions {sorted(names)}: "
             f"missing {missing or 'none'}, unknown {unknown or 'none'}"
         )
 
     def batch(count: int) -> dict[str, Any]:
-        data: dict[str, Any] = {
-            "structure_array": {"num_atoms": _column(num_atoms, count)}
-        }
+        data = {"structure_array": {"num_atoms": _column(num_atoms, count)}}
         for name in names:
             value = conditions[name]
             if isinstance(value, paddle.Tensor):
@@ -118,15 +113,15 @@ def batch_of_conditions(
 
 def _check_num_atoms(num_atoms: Any) -> None:
     if isinstance(num_atoms, bool) or not isinstance(num_atoms, (int, np.integer)):
-        raise TypeError(f"num_atoms is {num_atoms!r}, wanted a whole number")
+        raise TypeError(f"num_atoms is {num_atoms!r}, wanted an integer")
     if num_atoms < 1:
         raise ConfigError(f"num_atoms is {num_atoms}, wanted at least 1")
 
 
-def _check_supports(model: Any, source: str, words: str) -> None:
+def _check_supports(model: Any, source: str, description: str) -> None:
     if not getattr(model, f"supports_{source}_sampling", True):
         raise InputError(
-            f"{type(model).__name__} cannot generate a structure from {words} "
+            f"{type(model).__name__} cannot generate a structure from {description} "
             "alone; a model that relaxes takes structures: from_structures, "
             "or on the command line --mode=by_structures --input FILE"
         )

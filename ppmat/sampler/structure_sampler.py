@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import paddle
@@ -32,12 +33,13 @@ from ppmat.datasets import build_dataloader
 from ppmat.datasets.build_structure import BuildStructure
 from ppmat.datasets.oc20_record import OC20Record
 from ppmat.datasets.structure_dataset import StructureDataset
-from ppmat.datasets.structure_reader import identity
+from ppmat.datasets.structure_reader import fingerprint_records
 from ppmat.datasets.structure_reader import to_records
 from ppmat.datasets.transform import build_post_transforms
 from ppmat.metrics import build_metric
 from ppmat.models import build_graph_converter
 from ppmat.models import build_trained_model
+from ppmat.sampler.generation import SampleOptions
 from ppmat.sampler.generation import Source
 from ppmat.sampler.generation import generate
 from ppmat.sampler.generation import positions_of_batch
@@ -70,33 +72,39 @@ SAMPLE_KEYS = (
     "model_sample_params",
 )
 _GRAPH = "build_graph_cfg"
+_BATCH_SIZE = 16  # structures, unless the caller or a sampler block says otherwise
 
 
 class StructureSampler:
-    """Generates structures with a trained model.
+    """Generates structures with a trained model::
 
-    Give a registered ``model_name``, or ``config_path`` and ``checkpoint_path``.
+        sampler = StructureSampler(config_path="oc20.yaml",
+                                   checkpoint_path="best.pdparams")
+        relaxed = sampler.from_structures(slabs, seed=1)
 
-    With ``save_path`` each batch is written as it is made (``<save_path>/results``),
-    and the same call made again, with the same weights, data, seed and sizes, goes on
-    where the last one stopped; the results are then read from there item by item. In
-    several processes (started by ``paddle.distributed.launch``) each makes its share
-    of the batches if ``save_path`` is given; without it every process makes them all.
+    With ``save_path`` each batch is written as it is made (``<save_path>/results``).
+    The same call with the same weights, data, seed and sizes resumes an interrupted
+    run. The results are then read from there item by item. In several processes
+    (started by ``paddle.distributed.launch``) each process generates its share of the
+    batches if ``save_path`` is given. Without it every process generates all of them.
+
+    The methods take the fields of :class:`~ppmat.sampler.generation.SampleOptions` as
+    keywords.
 
     Args:
-        model_name: A registered model.
-        weights_name: File of the weights in the package of a registered model.
-        config_path: YAML of a model of your own. Its section ``Sample``, which may be
+        model_name: As in :class:`ppmat.predictor.BasePredictor`, like all arguments.
+        weights_name: File of the weights of a registered model.
+        config_path: YAML of another model. Its section ``Sample``, which may be
             missing, holds ``data`` (a dataset block), ``graph_converter``,
             ``build_structure_cfg``, ``post_transforms``, ``metrics`` and
             ``model_sample_params`` (arguments of ``model.sample``).
-        checkpoint_path: Its weights; None takes ``Predict.checkpoint_path``.
+        checkpoint_path: Its weights.
         config_overrides: ``KEY=VALUE`` with a dotted key.
-        device: ``"cpu"``, ``"gpu"``, ``"gpu:0"``; Paddle's own choice when None.
+        device: Where the model runs.
 
     Raises:
-        ConfigError: Arguments or YAML cannot be meant.
-        CheckpointError: Weights that cannot be read or belong to another model.
+        ConfigError: The arguments or the YAML are not valid.
+        CheckpointError: The weights cannot be read or belong to another model.
     """
 
     def __init__(
@@ -148,7 +156,7 @@ class StructureSampler:
                 ``Sample.model_sample_params``.
 
         Returns:
-            ``{"result": [...]}``, one dict of lists and numbers a structure.
+            ``{"result": [...]}``, one dict of lists and numbers for each structure.
         """
         params = self._sample_params(sample_params)
         return self.post_process(self.model.sample(data, **params))
@@ -168,20 +176,14 @@ class StructureSampler:
     # --- a data set -------------------------------------------------------------
 
     def compute_metric(
-        self,
-        save_path: str | None = None,
-        split: str | None = None,
-        batch_size: int | None = None,
-        seed: int | None = None,
-        num_samples: int | None = None,
-        format: str | None = None,
-        sample_params: Mapping | None = None,
+        self, save_path: str | None = None, split: str | None = None, **options: Any
     ) -> Any:
         """Generate for ``Sample.data`` and score the results.
 
-        Arguments as in :meth:`sample_by_dataloader`. With ``save_path`` the numbers
-        also go to ``metrics.yaml`` and, as a table beside copying the input, to
-        ``metrics.txt``; figures are drawn if the data have relaxed positions.
+        Arguments as in :meth:`sample_by_dataloader`. With ``save_path`` the metrics
+        are also written to ``metrics.yaml`` and, as a table beside those of the
+        unchanged input, to ``metrics.txt``. Figures are drawn if the data have relaxed
+        positions.
 
         Returns:
             What ``Sample.metrics`` return: a dict from name to number for streaming
@@ -196,9 +198,7 @@ class StructureSampler:
                 "Sample.metrics is missing, so there is nothing to compute; name a "
                 "metric, for instance {__class_name__: IS2RSMetric}"
             )
-        results = self.sample_by_dataloader(
-            save_path, split, batch_size, seed, num_samples, format, sample_params
-        )
+        results = self.sample_by_dataloader(save_path, split, **options)
         return self.score(results, save_path)
 
     def score(self, results: Sequence, save_path: str | None = None) -> Any:
@@ -207,27 +207,14 @@ class StructureSampler:
         return score(metrics, results, save_path)
 
     def sample_by_dataloader(
-        self,
-        save_path: str | None = None,
-        split: str | None = None,
-        batch_size: int | None = None,
-        seed: int | None = None,
-        num_samples: int | None = None,
-        format: str | None = None,
-        sample_params: Mapping | None = None,
+        self, save_path: str | None = None, split: str | None = None, **options: Any
     ) -> Sequence:
         """Generate one structure (or several) for each sample of ``Sample.data``.
 
         Args:
             save_path: Output folder; see the class.
             split: Replaces ``split`` of the data set.
-            batch_size: Replaces that of the sampler block.
-            seed: Names the noise; None leaves it to ``Sample.model_sample_params``.
-            num_samples: Results for each sample.
-            format: ``extxyz``, ``traj`` or ``cif``; None writes extxyz for slabs
-                (results with tags), else CIF.
-            sample_params: Arguments of ``model.sample``; None takes
-                ``Sample.model_sample_params``.
+            **options: See :class:`~ppmat.sampler.generation.SampleOptions`.
 
         Returns:
             The results: dicts of lists and numbers as ``model.sample`` returns them,
@@ -235,7 +222,7 @@ class StructureSampler:
             have them. A list, or a sequence that reads from ``save_path``.
 
         Raises:
-            ConfigError: No data block, or one that cannot be meant.
+            ConfigError: The data block is missing or not valid.
         """
         where, cfg = self._data_config()
         if split is not None:
@@ -244,36 +231,31 @@ class StructureSampler:
         loader = build_dataloader(cfg, where=where, training=False)
         if isinstance(loader, dict):
             raise ConfigError(f"{where}: split_dataset_ratio has no meaning here")
-        records = getattr(loader.dataset, "records", None)
+        records = getattr(loader.dataset, "records", ())
         source = Source(
             loader.dataset,
             positions_of_batch,
-            [cfg["dataset"], identity(records if records is not None else ())],
+            [cfg["dataset"], fingerprint_records(records)],
             loader.collate_fn,
             loader.num_workers,
         )
-        return self._run(
-            source,
-            sample_params,
-            batch_size or loader.batch_sampler.batch_size,
-            seed,
-            num_samples,
-            save_path,
-            format,
-        )
+        wanted = SampleOptions(save_path, **options)
+        return self._run(source, wanted, loader.batch_sampler.batch_size)
 
-    def _data_config(self) -> tuple:
-        sections = [("Sample.data", self.sample_config.get("data"))]
-        for split in ("test", "val"):
-            block = (self.config.get("Dataset") or {}).get(split)
-            sections.append((f"Dataset.{split}", block))
-        for where, cfg in sections:
-            if cfg:
-                return where, cfg
+    def _data_config(self) -> tuple[str, Mapping]:
+        for where, block in self._data_blocks("test", "val").items():
+            if block:
+                return where, block
         raise ConfigError(
             "no data to sample for: none of Sample.data, Dataset.test and Dataset.val "
             "is in the configuration"
         )
+
+    def _data_blocks(self, *splits: str) -> dict[str, Mapping | None]:
+        """Return the dataset blocks by YAML path; None if missing."""
+        section = self.config.get("Dataset") or {}
+        blocks = {f"Dataset.{split}": section.get(split) for split in splits}
+        return {"Sample.data": self.sample_config.get("data"), **blocks}
 
     # --- from scratch -----------------------------------------------------------
 
@@ -282,10 +264,7 @@ class StructureSampler:
         num_atoms: int,
         save_path: str | None = None,
         sample_params: Mapping | None = None,
-        num_samples: int = 1,
-        batch_size: int = 16,
-        seed: int | None = None,
-        format: str = "cif",
+        **options: Any,
     ) -> dict[str, Any]:
         """Generate structures of a given number of atoms.
 
@@ -294,31 +273,24 @@ class StructureSampler:
             save_path: Output folder; None writes nothing.
             sample_params: Arguments of ``model.sample``; None takes
                 ``Sample.model_sample_params``.
-            num_samples: Number of structures.
-            batch_size: Structures generated at once.
-            seed: Names the noise.
-            format: ``extxyz``, ``traj`` or ``cif``.
+            **options: See :class:`~ppmat.sampler.generation.SampleOptions`.
 
         Returns:
             ``{"result": [...]}``.
 
         Raises:
-            NotImplementedError: The model cannot generate from a number alone.
+            InputError: The model cannot generate from a number alone.
         """
         batch = batch_of_num_atoms(self.model, num_atoms)
-        return self._from_scratch(
-            batch, save_path, sample_params, num_samples, batch_size, seed, format
-        )
+        wanted = SampleOptions(save_path, sample_params=sample_params, **options)
+        return self._from_scratch(batch, wanted)
 
     def sample_by_chemical_formula(
         self,
         chemical_formula: str,
         save_path: str | None = None,
         sample_params: Mapping | None = None,
-        num_samples: int = 1,
-        batch_size: int = 16,
-        seed: int | None = None,
-        format: str = "cif",
+        **options: Any,
     ) -> dict[str, Any]:
         """Generate structures of a given composition (``"LiMnO2"``).
 
@@ -326,12 +298,11 @@ class StructureSampler:
 
         Raises:
             ConfigError: Not a formula with whole numbers of atoms.
-            NotImplementedError: The model cannot generate from a formula alone.
+            InputError: The model cannot generate from a formula alone.
         """
         batch = batch_of_formula(self.model, chemical_formula)
-        return self._from_scratch(
-            batch, save_path, sample_params, num_samples, batch_size, seed, format
-        )
+        wanted = SampleOptions(save_path, sample_params=sample_params, **options)
+        return self._from_scratch(batch, wanted)
 
     def sample_by_condition(
         self,
@@ -339,10 +310,7 @@ class StructureSampler:
         conditions: Mapping[str, Any],
         save_path: str | None = None,
         sample_params: Mapping | None = None,
-        num_samples: int = 1,
-        batch_size: int = 16,
-        seed: int | None = None,
-        format: str = "cif",
+        **options: Any,
     ) -> dict[str, Any]:
         """Generate structures with wanted properties.
 
@@ -350,37 +318,33 @@ class StructureSampler:
             num_atoms: Atoms in each structure.
             conditions: Value by name, for each of the model's ``condition_names``: a
                 number, a text, or a tensor for one structure.
-
-        Other arguments and result as in :meth:`sample_by_num_atoms`.
+            save_path: As in :meth:`sample_by_num_atoms`, like all others.
+            sample_params: Arguments of ``model.sample``.
+            **options: Other options.
 
         Raises:
-            NotImplementedError: The model takes no conditions.
+            InputError: The model takes no conditions.
             ConfigError: Conditions are missing or unknown.
         """
         batch = batch_of_conditions(self.model, num_atoms, conditions)
-        return self._from_scratch(
-            batch, save_path, sample_params, num_samples, batch_size, seed, format
-        )
+        wanted = SampleOptions(save_path, sample_params=sample_params, **options)
+        return self._from_scratch(batch, wanted)
 
     def _from_scratch(
-        self,
-        batch: MakeBatch,
-        save_path: str | None,
-        sample_params: Mapping | None,
-        num_samples: int,
-        batch_size: int,
-        seed: int | None,
-        format: str,
+        self, make_batch: MakeBatch, options: SampleOptions
     ) -> dict[str, Any]:
-        check_format(format)
-        params = self._sample_params(sample_params)
+        check_format(options.format or "cif")
+        total = 1 if options.num_samples is None else options.num_samples
+        size = options.batch_size or _BATCH_SIZE
+        params = self._sample_params(options.sample_params)
+        one = replace(options, num_samples=1, sample_params=params)
         results: list[Result] = []
-        starts = range(0, num_samples, batch_size)
+        starts = range(0, total, size)
         for number, start in enumerate(tqdm(starts, desc="sampling", disable=None)):
-            count = min(batch_size, num_samples - start)
-            results += sample_batch(self, batch(count), number, params, seed, 1)
-        if save_path is not None and dist.get_rank() == 0:
-            self._write(results, save_path, format)
+            batch = make_batch(min(size, total - start))
+            results += sample_batch(self, batch, number, one)
+        if options.save_path is not None and dist.get_rank() == 0:
+            self._write(results, options.save_path, options.format or "cif")
         return {"result": results}
 
     # --- given structures -------------------------------------------------------
@@ -388,32 +352,22 @@ class StructureSampler:
     def from_structures(
         self,
         structures: Atoms | Structure | OC20Record | Iterable,
-        batch_size: int = 16,
+        batch_size: int | None = _BATCH_SIZE,
         seed: int | None = None,
-        num_samples: int | None = None,
-        save_path: str | None = None,
-        format: str = "extxyz",
-        sample_params: Mapping | None = None,
-        num_workers: int = 0,
         progress: bool = True,
+        **options: Any,
     ) -> Atoms | Sequence:
         """Relax one structure or many.
 
         Args:
             structures: One or an iterable of ``ase.Atoms`` (tags: 0 sub-surface,
-                1 surface, 2 adsorbate; ``FixAtoms`` for atoms that are held), pymatgen
+                1 surface, 2 adsorbate; ``FixAtoms`` for fixed atoms), pymatgen
                 ``Structure`` (site properties ``tags`` and ``fixed``) or
                 ``OC20Record``; an ``OC20LMDB`` is read row by row.
             batch_size: Structures relaxed at once.
-            seed: Names the noise; the same seed gives the same structures.
-            num_samples: Results for each structure, one after the other; None makes
-                one, or as many as ``Sample.model_sample_params`` says.
-            save_path: Output folder; see the class.
-            format: ``extxyz``, ``traj`` or ``cif`` (which loses tags and constraints).
-            sample_params: Arguments of ``model.sample``; None takes
-                ``Sample.model_sample_params``.
-            num_workers: Processes that search neighbours; 0 uses this one.
+            seed: Seed of the noise; the same seed gives the same structures.
             progress: Show a progress bar for more than one structure.
+            **options: See :class:`~ppmat.sampler.generation.SampleOptions`.
 
         Returns:
             For one structure its relaxed ``ase.Atoms``: atoms in the same order, with
@@ -427,7 +381,6 @@ class StructureSampler:
             ValueError: A structure that cannot be used (no cell, NaN, unknown element
                 ...); its position is named.
         """
-        check_format(format)
         one = isinstance(structures, (Atoms, Structure, OC20Record))
         if one:
             structures = [structures]
@@ -435,41 +388,31 @@ class StructureSampler:
             structures = list(structures)
         if not len(structures):
             raise ConfigError("from_structures: there is no structure to relax")
+        wanted = SampleOptions(
+            batch_size=batch_size, seed=seed, progress=progress and not one, **options
+        )
+        wanted = replace(wanted, format=wanted.format or "extxyz")
+        check_format(wanted.format)
         records = to_records(structures)
-        graph = build_graph_converter(*self._graph_config())
         source = Source(
-            StructureDataset(records, graph),
+            StructureDataset(records, build_graph_converter(*self._graph_config())),
             lambda rows, batch: positions_of_records(records, rows),
-            identity(records),
-            num_workers=num_workers,
+            fingerprint_records(records),
+            num_workers=wanted.num_workers,
         )
-        results = self._run(
-            source,
-            sample_params,
-            batch_size,
-            seed,
-            num_samples,
-            save_path,
-            format,
-            structures,
-            progress and not one,
-        )
+        results = self._run(source, wanted, _BATCH_SIZE, structures)
         atoms = RelaxedAtoms(results, structures)
-        if one and num_samples is None and len(atoms) == 1:
+        if one and wanted.num_samples is None and len(atoms) == 1:
             return atoms[0]
-        return list(atoms) if save_path is None else atoms
+        return list(atoms) if wanted.save_path is None else atoms
 
-    def _graph_config(self) -> tuple:
+    def _graph_config(self) -> tuple[Mapping | None, str]:
         """Return block and YAML path of the converter the model was trained with."""
         for section in ("Sample", "Predict"):
             cfg = (self.config.get(section) or {}).get("graph_converter")
             if cfg:
                 return cfg, f"{section}.graph_converter"
-        blocks = {"Sample.data": self.sample_config.get("data")}
-        for split in ("test", "val", "train"):
-            block = (self.config.get("Dataset") or {}).get(split)
-            blocks[f"Dataset.{split}"] = block
-        for where, block in blocks.items():
+        for where, block in self._data_blocks("test", "val", "train").items():
             params = ((block or {}).get("dataset") or {}).get("__init_params__") or {}
             if params.get(_GRAPH):
                 return params[_GRAPH], f"{where}.dataset.__init_params__.{_GRAPH}"
@@ -480,33 +423,27 @@ class StructureSampler:
     def _run(
         self,
         source: Source,
-        sample_params: Mapping | None,
+        options: SampleOptions,
         batch_size: int,
-        seed: int | None,
-        num_samples: int | None,
-        save_path: str | None,
-        format: str | None,
         templates: Sequence | None = None,
-        progress: bool | None = None,
     ) -> Sequence:
-        if format is not None:
-            check_format(format)
-        params = self._sample_params(sample_params)
-        own_seed, own_number = params.pop("seed", None), params.pop("num_samples", 1)
-        results = generate(
-            self,
-            source,
-            params,
-            batch_size,
-            own_seed if seed is None else seed,
-            own_number if num_samples is None else num_samples,
-            save_path,
-            progress,
-        )
-        if save_path is not None:
+        """Generate for ``source`` and write the structures."""
+        if options.format is not None:
+            check_format(options.format)
+        params = self._sample_params(options.sample_params)
+        defaults = {
+            "seed": params.pop("seed", None),
+            "num_samples": params.pop("num_samples", 1),
+            "batch_size": batch_size,
+        }
+        unset = {k: v for k, v in defaults.items() if getattr(options, k) is None}
+        options = replace(options, sample_params=params, **unset)
+        results = generate(self, source, options)
+        if options.save_path is not None:
             if dist.get_rank() == 0:
                 default = "extxyz" if "tags" in results[0] else "cif"
-                self._write(results, save_path, format or default, templates)
+                format = options.format or default
+                self._write(results, options.save_path, format, templates)
             wait_for_all()
         return results
 
@@ -536,10 +473,8 @@ class StructureSampler:
 
     def _to_atoms(self, result: Result, template: Any = None) -> Atoms:
         if "tags" in result or "cart_coords_initial" in result:
-            return result_to_atoms(
-                result, template if isinstance(template, Atoms) else None
-            )
+            return result_to_atoms(result, template)
         structure = self.structure_converter(dict(result))
         if structure is None:
-            raise ValueError("BuildStructure made nothing of it")
+            raise ValueError("BuildStructure returned no structure")
         return AseAtomsAdaptor.get_atoms(structure, msonable=False)

@@ -12,15 +12,15 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Writing generated structures.
+"""Write generated structures.
 
-extxyz and ASE trajectories keep the order of the atoms, tags, constraints and the
-initial positions (in a trajectory in ``info``, which is the only place it has). CIF
-has no place for tags and constraints: they are lost.
+extxyz and ASE trajectories keep the order of the atoms, tags, constraints and initial
+positions (a trajectory has them in ``info``). CIF loses tags and constraints.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Mapping
@@ -36,6 +36,7 @@ from ase.io import write
 from pymatgen.core import Composition
 
 from ppmat.utils.errors import nearest
+from ppmat.utils.files import replacing
 from ppmat.utils.periodic import minimum_image
 from ppmat.utils.registry import ConfigError
 
@@ -54,16 +55,16 @@ def check_format(name: str) -> None:
 # From a result to atoms -----------------------------------------------------------
 
 
-def result_to_atoms(result: Mapping[str, Any], template: Atoms | None = None) -> Atoms:
+def result_to_atoms(result: Mapping[str, Any], template: Any = None) -> Atoms:
     """Return a generated structure as atoms.
 
     Args:
         result: One dict of ``model.sample``: ``atom_types`` [N], ``lattice`` [3, 3] or
             ``lengths`` and ``angles``, ``cart_coords`` or ``frac_coords`` [N, 3], and
             if known ``tags``, ``fixed``, ``id``, ``sample``, ``cart_coords_initial``.
-        template: The atoms the structure was generated from. The result then is a copy
-            of them, arrays, info, constraints and periodicity included, with new
-            positions for the atoms that moved.
+        template: The structure it was generated from. If it is ``ase.Atoms``, the
+            result is a copy of it, with arrays, info, constraints and periodicity,
+            and with new positions for the atoms that moved.
 
     Returns:
         Atoms in the order of the input, tags and constraints included, the initial
@@ -86,9 +87,9 @@ def result_to_atoms(result: Mapping[str, Any], template: Atoms | None = None) ->
     initial = result.get("cart_coords_initial")
     if initial is not None:
         initial = np.asarray(initial, dtype=float)
-        # The path the atoms took, so that none jumps by a lattice vector.
+        # Shortest displacement, so that no atom jumps by a lattice vector.
         moved = minimum_image(atoms.positions - initial, atoms.cell.array)
-        if template is not None:
+        if isinstance(template, Atoms):
             atoms, initial = template.copy(), template.positions.copy()
         atoms.set_positions(initial + moved, apply_constraint=False)
         atoms.arrays["initial_positions"] = initial
@@ -100,12 +101,12 @@ def result_to_atoms(result: Mapping[str, Any], template: Atoms | None = None) ->
 
 
 class RelaxedAtoms(Sequence):
-    """Results as atoms, made when asked for.
+    """Results as ``ase.Atoms``, made on access.
 
     Args:
-        results: Those of each structure next to each other, as many for each.
-        structures: What they were generated from; those that are ``ase.Atoms`` are the
-            templates, see :func:`result_to_atoms`.
+        results: The same number for each structure, next to each other.
+        structures: Structures they were generated from; see ``template`` of
+            :func:`result_to_atoms`.
     """
 
     def __init__(self, results: Sequence, structures: Sequence) -> None:
@@ -119,11 +120,8 @@ class RelaxedAtoms(Sequence):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        result = self.results[index]
         template = self._structures[index % len(self) // self._each]
-        return result_to_atoms(
-            result, template if isinstance(template, Atoms) else None
-        )
+        return result_to_atoms(self.results[index], template)
 
 
 def file_stem(result: Mapping[str, Any], atoms: Atoms, index: int) -> str:
@@ -139,14 +137,14 @@ def file_stem(result: Mapping[str, Any], atoms: Atoms, index: int) -> str:
 
 
 class StructureWriter:
-    """Writes structures one by one; the file appears when the last is written.
+    """Writes structures one by one; a context manager.
+
+    The file appears when the last structure is written.
 
     Args:
-        folder: Output folder; made if missing. Holds ``structures.extxyz``,
-            ``structures.traj`` or one CIF a structure.
+        folder: Output folder; made if missing. It receives ``structures.extxyz``,
+            ``structures.traj`` or one CIF for each structure.
         format: One of ``FORMATS``.
-
-    Use as a context manager.
     """
 
     def __init__(self, folder: str | os.PathLike, format: str) -> None:
@@ -154,21 +152,24 @@ class StructureWriter:
         self.folder = Path(folder)
         self.format = format
         self.path = self.folder / ("" if format == "cif" else f"structures.{format}")
-        self._temporary = self.folder / f".structures.{format}.{os.getpid()}"
+        self._stack = contextlib.ExitStack()
         self._stream: Any = None
 
     def __enter__(self) -> StructureWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
-        if self.format == "traj":
-            self._stream = Trajectory(str(self._temporary), "w")
-        elif self.format == "extxyz":
-            self._stream = open(self._temporary, "w", encoding="utf-8")
+        if self.format != "cif":
+            temporary = self._stack.enter_context(replacing(self.path))
+            self._stream = self._stack.enter_context(
+                Trajectory(str(temporary), "w")
+                if self.format == "traj"
+                else open(temporary, "w", encoding="utf-8")
+            )
         return self
 
     def write(self, atoms: Atoms, name: str) -> None:
         """Add a structure; ``name`` is the stem of its CIF."""
         if self.format == "traj":
-            # ASE trajectories have no place for arrays of other names.
+            # ASE trajectories drop arrays of other names.
             atoms = atoms.copy()
             if "initial_positions" in atoms.arrays:
                 atoms.info["initial_positions"] = atoms.arrays["initial_positions"]
@@ -179,11 +180,5 @@ class StructureWriter:
             stem = re.sub(r"[^\w.+-]", "_", name)
             write(self.folder / f"{stem}.cif", atoms, format="cif")
 
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if self._stream is None:
-            return
-        self._stream.close()
-        if kind is None:
-            os.replace(self._temporary, self.path)
-        else:
-            self._temporary.unlink(missing_ok=True)
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)

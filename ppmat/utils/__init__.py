@@ -13,10 +13,10 @@
 # limitations under the License.
 
 
-"""The ground floor: what every other package may import.
+"""Utilities that every other package may import.
 
-Names are looked up at first use, so that a light module such as
-``ppmat.utils.registry`` does not pull in Paddle.
+Names are loaded at first use, so that a light module such as ``ppmat.utils.registry``
+does not import Paddle.
 """
 
 from ppmat.utils.lazy import lazy
@@ -36,7 +36,6 @@ _SUBMODULES = (
 )
 _NAMES = {
     "AverageMeter": "misc",
-    "format_time_manual": "misc",
     "set_random_seed": "misc",
     "load_checkpoint": "save_load",
     "load_pretrain": "save_load",

@@ -12,9 +12,9 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Reading a configuration: one YAML file, command-line overrides, a plain dict.
+"""Read a YAML configuration with command-line overrides into a plain dict.
 
-Interpolations (``${Global.x}``, ``${oc.env:NAME,default}``) are resolved; nothing is
+Interpolations (``${Global.x}``, ``${oc.env:NAME,default}``) are resolved. No text is
 evaluated or imported.
 """
 
@@ -47,21 +47,17 @@ SECTIONS = (
 )
 
 
-def find_config(path: PathLike, task_dir: PathLike | None = None) -> str:
-    """Return the file ``path`` means: as given, else below ``task_dir``.
+def find_config(path: PathLike, *folders: PathLike) -> str:
+    """Return the path of a file: as given, else below one of ``folders``.
 
     Raises:
-        ConfigError: Neither place has the file.
+        ConfigError: The file is in none of these places.
     """
-    tried = [Path(path)]
-    if task_dir is not None:
-        tried.append(Path(task_dir) / path)
-    for candidate in tried:
+    for candidate in (Path(path), *(Path(folder) / path for folder in folders)):
         if candidate.is_file():
             return str(candidate)
-    raise ConfigError(
-        f"configuration file not found: {' nor '.join(str(p) for p in tried)}"
-    )
+    below = f", also not below {' or '.join(map(str, folders))}" if folders else ""
+    raise ConfigError(f"configuration file not found: {path}{below}")
 
 
 def load_config(path: PathLike, overrides: Iterable[str] = ()) -> dict[str, Any]:
@@ -78,7 +74,7 @@ def load_config(path: PathLike, overrides: Iterable[str] = ()) -> dict[str, Any]
     Raises:
         ConfigError: The file is missing or is not YAML (with line and column), a
             section is unknown, an override is malformed, or an interpolation or a
-            mandatory value (``???``) cannot be filled.
+            mandatory value (``???``) has no value.
     """
     try:
         config = OmegaConf.load(path)
@@ -86,10 +82,8 @@ def load_config(path: PathLike, overrides: Iterable[str] = ()) -> dict[str, Any]
         mark = error.problem_mark or error.context_mark
         spot = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         raise ConfigError(f"{path}{spot}: not valid YAML: {_reason(error)}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
         raise ConfigError(f"{path}: not valid YAML: {_reason(error)}") from error
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{path}: {_reason(error)}") from error
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     return resolve_config(config, overrides, str(path))
@@ -103,10 +97,15 @@ def resolve_config(
     Args:
         config: A dict or an OmegaConf object; it is not changed.
         overrides: As in :func:`load_config`.
-        source: What to call the configuration in errors.
+        source: Name of the configuration in errors.
 
     Raises:
         ConfigError: As :func:`load_config`.
+
+    Example:
+        >>> config = {"Global": {"seed": 1}, "Trainer": {"seed": "${Global.seed}"}}
+        >>> resolve_config(config, ["Global.seed=2"])["Trainer"]
+        {'seed': 2}
     """
     try:
         config = OmegaConf.create(config)

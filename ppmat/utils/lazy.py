@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Names of a package that are looked up at first use."""
+"""Load the names of a package at first use."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def lazy(
 
     Args:
         package: Its ``__name__``.
-        names: Name to the submodule that holds it.
-        submodules: Submodules that are names themselves.
+        names: Submodule by the name it provides.
+        submodules: Submodules that can be accessed by their own name.
     """
 
     def __getattr__(name: str) -> Any:

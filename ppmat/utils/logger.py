@@ -13,7 +13,7 @@
 # limitations under the License.
 
 
-"""Log lines of one process group: rank 0 speaks, the others only on errors.
+"""Log of a group of processes: rank 0 logs all lines, the others only errors.
 
 Importing this module does not import Paddle.
 """
@@ -24,17 +24,6 @@ import logging
 import os
 import sys
 from typing import Any
-
-__all__ = [
-    "debug",
-    "error",
-    "info",
-    "init_logger",
-    "message",
-    "scalar",
-    "set_log_level",
-    "warning",
-]
 
 _MESSAGE_LEVEL = 25  # between INFO (20) and WARNING (30)
 _COLOURS = {"DEBUG": "32", "MESSAGE": "36", "WARNING": "33", "ERROR": "31"}
@@ -58,7 +47,7 @@ class _ColourFormatter(logging.Formatter):
 
 
 class _StdoutHandler(logging.StreamHandler):
-    """Writes to whatever ``sys.stdout`` is at that moment (it may be redirected)."""
+    """Writes to the present ``sys.stdout``, which may have been redirected."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -73,12 +62,12 @@ def init_logger(
     log_file: str | None = None,
     log_level: int | str = logging.INFO,
 ) -> None:
-    """Set up the log: standard output, and a file (appended to) on rank 0.
+    """Start the log on standard output and, on rank 0, in a file.
 
     Args:
-        name: Name shown in each line.
-        log_file: File of rank 0; missing folders are made.
-        log_level: Threshold on rank 0; the other ranks show errors only.
+        name: Name in each line.
+        log_file: Rank 0 appends to this file; missing folders are made.
+        log_level: Threshold on rank 0; the other ranks show only errors.
     """
     global _logger
 
@@ -118,7 +107,7 @@ def info(msg: str, *args: Any) -> None:
 
 
 def message(msg: str, *args: Any) -> None:
-    """Log an event worth a colour: a file was written, a default was taken."""
+    """Log an important event in colour, for instance a file that was written."""
     _get().log(_MESSAGE_LEVEL, msg, *args)
 
 
@@ -128,12 +117,12 @@ def debug(msg: str, *args: Any) -> None:
 
 
 def warning(msg: str, *args: Any) -> None:
-    """Log something the user should look at."""
+    """Log a problem that does not stop the program."""
     _get().warning(msg, *args)
 
 
 def error(msg: str, *args: Any) -> None:
-    """Log a failure; shown on every rank."""
+    """Log an error, on every rank."""
     _get().error(msg, *args)
 
 
@@ -145,11 +134,11 @@ def scalar(
     wandb_writer: Any = None,
     tensorboard_writer: Any = None,
 ) -> None:
-    """Send scalars to the curve viewers that are given (rank 0 only).
+    """Send scalars to viewers of training curves (rank 0 only).
 
     Args:
-        tag: Put before each name, with an underscore.
-        metric_dict: Name to value.
+        tag: Prefix of each name, before an underscore.
+        metric_dict: Value by name.
         step: Position on the horizontal axis.
         visualdl_writer: ``visualdl.LogWriter`` or None.
         wandb_writer: A WandB run or None.

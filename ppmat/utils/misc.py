@@ -13,40 +13,35 @@
 # limitations under the License.
 
 
-"""Small helpers that several packages need: seeds, meters, ranks."""
+"""Random seeds, running means, and gathering of tensors from all ranks."""
 
 from __future__ import annotations
 
-import functools
 import random
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import paddle
 import paddle.distributed as dist
 
-__all__ = [
-    "AverageMeter",
-    "RankZeroOnly",
-    "all_gather",
-    "format_time_manual",
-    "run_at_rank0",
-    "set_random_seed",
-    "typename",
-]
-
 
 class AverageMeter:
-    """A weighted mean that grows: :meth:`update`, then :attr:`avg`.
+    """A running weighted mean.
 
-    Sums stay what they are given: tensors are added on their device and are only
-    read when someone asks for a float.
+    Tensors are summed on their device; only :attr:`avg`, :attr:`value` and :attr:`mean`
+    copy them to the CPU.
 
     Args:
-        name: What is averaged.
+        name: Name of the averaged quantity.
         fmt: Format of :attr:`value` and :attr:`mean`.
-        postfix: Unit shown after the number.
+        postfix: Unit after the number.
+
+    Example:
+        >>> meter = AverageMeter("loss", ".2f", " eV")
+        >>> meter.update(1.0, n=3)
+        >>> meter.update(2.0, n=1)
+        >>> meter.mean
+        'loss: 1.25 eV'
     """
 
     def __init__(self, name: str = "", fmt: str = "f", postfix: str = "") -> None:
@@ -56,7 +51,7 @@ class AverageMeter:
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Start again without values."""
         self.val: Any = 0.0
         self.sum: Any = 0.0
         self.count: Any = 0.0
@@ -84,39 +79,16 @@ class AverageMeter:
         return f"{self.name}: {self.avg:{self.fmt}}{self.postfix}"
 
 
-class RankZeroOnly:
-    """``with RankZeroOnly() as is_master:`` - all ranks meet at the end."""
-
-    def __init__(self, rank: int | None = None) -> None:
-        self.is_master = (dist.get_rank() if rank is None else rank) == 0
-
-    def __enter__(self) -> bool:
-        return self.is_master
-
-    def __exit__(self, *exc_info: Any) -> None:
-        if dist.get_world_size() > 1:
-            dist.barrier()
-
-
-def run_at_rank0(func: Callable) -> Callable:
-    """Make ``func`` a no-op that returns None on every rank but 0."""
-
-    @functools.wraps(func)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        return func(*args, **kwargs) if dist.get_rank() == 0 else None
-
-    return wrapped
-
-
 def all_gather(
     tensor: paddle.Tensor, concat: bool = True, axis: int = 0
 ) -> paddle.Tensor | list[paddle.Tensor]:
-    """Collect a tensor from all ranks; its length may differ between them.
+    """Gather a tensor from all ranks; its length may differ between them.
 
     Args:
-        tensor: At least one axis; the other axes must agree on all ranks.
-        concat: Whether to join the parts, in rank order.
-        axis: The axis that may differ and along which parts are joined.
+        tensor: At least one axis; all axes but ``axis`` have the same length on all
+            ranks.
+        concat: Join the parts in the order of the ranks.
+        axis: The axis along which parts are joined.
 
     Returns:
         The joined tensor, or the list of parts.
@@ -142,14 +114,3 @@ def set_random_seed(seed: int) -> None:
     paddle.seed(seed)
     np.random.seed(seed)
     random.seed(seed)
-
-
-def format_time_manual(seconds: float) -> str:
-    """Return ``H:MM:SS`` of a duration."""
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
-
-
-def typename(obj: Any) -> str:
-    """Return the class name of an object."""
-    return type(obj).__name__

@@ -12,16 +12,16 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The folder a registered model arrives in.
+"""Read the folder of a registered model.
 
 ::
 
     <name>/<name>.yaml
     <name>/checkpoints/best.pdparams
-    <name>/results.yaml       # of packages inside this tree: what was measured
-    <name>/train.log          # likewise
+    <name>/results.yaml       # of packages inside this tree: measured results
+    <name>/train.log          # of packages inside this tree
 
-An archive may hold these files directly or inside one folder ``<name>``.
+An archive holds these files directly or in one folder ``<name>``.
 """
 
 from __future__ import annotations
@@ -100,15 +100,14 @@ def find_packages(folder: str | os.PathLike) -> dict[str, str]:
 
 
 def read_label(model_name: str, package_dir: str) -> dict[str, str]:
-    """Return what has to be said of a package wherever it is used.
+    """Return the facts that every output of a packaged model must name.
 
     Returns:
         ``name``, ``trained_on`` (from the package's ``results.yaml``) and ``results``
         (the path of that file).
 
     Raises:
-        ConfigError: There is no such file, or it does not say what the model was
-            trained on.
+        ConfigError: The file is missing, or does not name the training data.
     """
     path = Path(package_dir) / RESULTS
     if not path.is_file():
@@ -116,7 +115,7 @@ def read_label(model_name: str, package_dir: str) -> dict[str, str]:
     trained_on = OmegaConf.load(path).get("trained_on")
     if not isinstance(trained_on, str) or not trained_on:
         raise ConfigError(
-            f"{path}: trained_on is {trained_on!r}; wanted a text that says what the "
-            "model was trained on"
+            f"{path}: trained_on is {trained_on!r}; wanted a text that names the "
+            "training data"
         )
     return {"name": model_name, "trained_on": trained_on, "results": str(path)}

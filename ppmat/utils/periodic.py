@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Geometry of periodic cells: the shortest image of a vector.
+"""Geometry of periodic cells: the shortest periodic image of a vector.
 
 Cells are rows: ``cart = frac @ cell``.
 """
@@ -30,10 +30,10 @@ _PLANE_SHIFTS = np.array(list(itertools.product((-1, 0, 1), repeat=2)))
 def minimum_image(vectors: np.ndarray, cell: np.ndarray) -> np.ndarray:
     """Return the shortest periodic image of each vector.
 
-    Exact for any cell, also a very skewed one, where rounding fractional coordinates
-    is not: vectors that rounding does not settle are searched over the 27 images in a
-    Minkowski-reduced basis of the same lattice (Nguyen and Stehle 2009: in such a
-    basis the vectors that bound the Voronoi cell have coefficients -1, 0, 1).
+    The result is exact for any cell. In a very skewed cell, rounding fractional
+    coordinates is not exact. If it may be wrong for a vector, all 27 images in a
+    Minkowski-reduced basis of the lattice are compared. In such a basis the vectors
+    that bound the Voronoi cell have coefficients -1, 0, 1 (Nguyen and Stehle 2009).
 
     Args:
         vectors: Differences of Cartesian positions, shape [..., 3], in Å.
@@ -45,6 +45,10 @@ def minimum_image(vectors: np.ndarray, cell: np.ndarray) -> np.ndarray:
 
     Raises:
         ValueError: The cell has no volume or a wrong shape.
+
+    Example:
+        >>> minimum_image(np.array([3.5, 0.0, -0.5]), 4.0 * np.eye(3)).tolist()
+        [-0.5, 0.0, -0.5]
     """
     vectors = np.asarray(vectors)
     dtype = vectors.dtype if vectors.dtype.kind == "f" else np.dtype(np.float64)
@@ -53,12 +57,12 @@ def minimum_image(vectors: np.ndarray, cell: np.ndarray) -> np.ndarray:
     check_cell(cell)
     inverse = np.linalg.inv(cell)
     images = flat - np.rint(flat @ inverse) @ cell
-    # Every lattice vector is at least as long as the smallest distance between lattice
-    # planes, 1 / |column of the inverse|; below half of it an image has no rival.
+    # No lattice vector is shorter than the smallest distance between lattice planes,
+    # 1 / |column of the inverse|. An image below half of it is the shortest.
     safe = 0.5 / np.linalg.norm(inverse, axis=0).max()
-    unsure = np.flatnonzero(~(np.linalg.norm(images, axis=1) < safe))
-    if unsure.size:
-        images[unsure] = _search(images[unsure], reduce_cell(cell))
+    uncertain = np.flatnonzero(~(np.linalg.norm(images, axis=1) < safe))
+    if uncertain.size:
+        images[uncertain] = _search(images[uncertain], reduce_cell(cell))
     return images.reshape(vectors.shape).astype(dtype, copy=False)
 
 

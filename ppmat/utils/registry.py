@@ -12,12 +12,12 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""One way from a configuration block to an object: a table of known classes.
+"""Build objects from configuration blocks, with a table of known classes.
 
-A block is ``{"__class_name__": str, "__init_params__": {...}}``. The name is looked
-up in a table filled by the packages' own imports; nothing in a file is ever
-evaluated or imported. Whatever does not fit raises :class:`ConfigError` naming the
-YAML path, what was found, what is legal and the nearest match.
+A block is ``{"__class_name__": str, "__init_params__": {...}}``. The name must be in a
+table, which the packages fill; no text of a file is evaluated or imported. Everything
+else raises :class:`ConfigError` with the YAML path, the value found, the legal values
+and the nearest one.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PARAMS_KEY = "__init_params__"
 
 
 class ConfigError(InputError):
-    """A configuration that cannot mean anything: unknown name, key or wrong type."""
+    """A configuration that is not valid: unknown name or key, or wrong type."""
 
 
 def check_keys(cfg: Mapping, legal: Iterable[str], where: str) -> None:
@@ -53,11 +53,16 @@ def check_keys(cfg: Mapping, legal: Iterable[str], where: str) -> None:
 
 
 class Registry(Mapping):
-    """A table from class name to class, with the checks of a configuration block.
+    """Classes by name, with the checks of a configuration block.
 
     Args:
-        kind: What the classes are, as it should read in an error ("model", ...).
-        classes: The classes the package exports; each is listed under its name.
+        kind: What the classes are ("model", ...), for errors.
+        classes: The classes that the package exports; each is listed by its name.
+
+    Example:
+        >>> registry = Registry("meter", [dict])
+        >>> registry.build({"__class_name__": "dict"}, "Meter")
+        {}
     """
 
     def __init__(self, kind: str, classes: Iterable[type] = ()) -> None:
@@ -76,8 +81,10 @@ class Registry(Mapping):
     def register(self, cls: type, name: str | None = None) -> type:
         """Make ``cls`` legal in YAML, by its bare name and by its dotted path.
 
-        Usable as a decorator by third parties. A name that already stands for
-        another class is refused with :class:`ConfigError`.
+        Third parties can use it as a decorator.
+
+        Raises:
+            ConfigError: The name belongs to another class.
         """
         for key in (name or cls.__name__, f"{cls.__module__}.{cls.__qualname__}"):
             if self._table.get(key, cls) is not cls:
@@ -89,7 +96,7 @@ class Registry(Mapping):
         return cls
 
     def lookup(self, name: Any, where: str) -> type:
-        """Return the class called ``name`` or raise with the legal names."""
+        """Return the class ``name``, or raise an error with the legal names."""
         if isinstance(name, str) and name in self._table:
             return self._table[name]
         raise ConfigError(
@@ -104,18 +111,18 @@ class Registry(Mapping):
         extra_keys: Iterable[str] = (),
         **runtime: Any,
     ) -> Any:
-        """Build the object a block describes.
+        """Build the object that a block describes.
 
         Args:
             cfg: The block; it is not changed.
             where: YAML path of the block, for errors (``"Model"``).
-            extra_keys: Keys the caller reads itself and that may stand beside the
-                class name (``clip_norm_global`` of an optimizer).
-            **runtime: Arguments that come from the program, not from the YAML; they
-                win over a YAML value of the same name.
+            extra_keys: Legal keys beside the class name, which the caller reads
+                (``clip_norm_global`` of an optimizer).
+            **runtime: Arguments of the program; they replace YAML values of the same
+                name.
 
         Raises:
-            ConfigError: The block cannot be meant, or the class refuses a value.
+            ConfigError: The block is not valid, or the class refuses a value.
         """
         cls, params = self.parse(cfg, where, extra_keys)
         params = {**params, **runtime}
@@ -125,7 +132,7 @@ class Registry(Mapping):
         try:
             return cls(**params)
         except ValueError as error:
-            # Other kinds (a bad record, a block further inside) say where they are.
+            # Errors of other classes (a record, an inner block) name their place.
             if type(error) not in (ValueError, InputError):
                 raise
             raise ConfigError(
@@ -179,13 +186,19 @@ def check_call(
 ) -> None:
     """Check ``params`` against the constructor of ``cls``: names, presence, types.
 
-    A class may name parameters that are themselves arguments of another class, as
-    ``nested_params = {"backbone_cfg": Backbone}``; those are checked alike.
+    A class may list parameters that are arguments of another class, as
+    ``nested_params = {"backbone_cfg": Backbone}``; these are checked too.
 
     Args:
-        from_yaml: Names whose value types are checked; all when None.
+        cls: The class, or a function.
+        params: Arguments by name.
+        where: YAML path of the arguments, for errors.
+        from_yaml: Names whose types are checked; None checks all.
+
+    Raises:
+        ConfigError: An argument is unknown, missing or of a wrong type.
     """
-    # A class without a constructor shows object's, which seems to take anything.
+    # The signature of object.__init__ accepts any argument.
     plain = not isinstance(cls, type) or cls.__init__ is object.__init__
     signature = inspect.signature(cls if plain else cls.__init__)
     named = {
@@ -225,7 +238,7 @@ def check_call(
 def _type_hints(cls: type) -> dict[str, Any]:
     try:
         return typing.get_type_hints(cls.__init__ if isinstance(cls, type) else cls)
-    except (NameError, TypeError):  # a hint that only type checkers can resolve
+    except (NameError, TypeError):  # a name that exists for type checkers only
         return {}
 
 
@@ -234,11 +247,15 @@ def _type_name(hint: Any) -> str:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Tell whether a YAML value can be meant by a type hint.
+    """Return whether a YAML value has the type of a hint.
 
-    An int may stand for a float, a list for a tuple or sequence; a bool never
-    stands for a number. Hints of other kinds (arrays, callables, classes) are the
-    constructor's own business and pass.
+    An int is legal for a float, a list for a tuple or sequence; a bool is not a number.
+    Other hints (arrays, callables, classes) accept all values; the constructor checks
+    them.
+
+    Example:
+        >>> fits(1, float), fits(True, int), fits(None, str | None)
+        (True, False, True)
     """
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):

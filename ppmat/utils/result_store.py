@@ -12,26 +12,28 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Results on disk while they are made, so that a run can stop and go on.
+"""Results on disk while a run makes them, so that an interrupted run can be resumed.
 
-:class:`ResultStore` keeps what ``model.sample`` returns: one dict of plain lists and
-numbers a structure. Each batch becomes one file ``part_<batch>.json.gz``, written under
-another name and renamed. Runs with different settings (weights, data, seed, ...) have
-folders of their own, named by a hash of the settings; ``run.json`` tells them in clear.
+:class:`ResultStore` keeps the results of ``model.sample``: for each structure one dict
+of plain lists and numbers. Each batch is one file of arrays, ``part_<batch>.npz``. Runs
+with different settings (weights, data, seed, ...) have different folders, named by a
+hash of the settings; ``run.json`` lists them.
 
-:class:`RowFile` keeps one line a structure in a CSV file, which the user named. Beside
-it, ``<file>.run.json`` tells the settings and how far the file is good; other settings
-or inputs are refused.
+:class:`RowFile` keeps one line for each structure in a CSV file that the user named.
+``<file>.run.json`` beside it lists the settings and how many rows are valid. Other
+settings or inputs are refused.
 """
 
 from __future__ import annotations
 
 import csv
-import gzip
 import hashlib
 import io
 import json
+import math
 import os
+import zipfile
+import zlib
 from array import array
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -41,20 +43,35 @@ from pathlib import Path
 from typing import Any
 from typing import NamedTuple
 
+import numpy as np
+
+from ppmat.utils.files import RunManifest
 from ppmat.utils.files import StoredRunError
+from ppmat.utils.files import replacing
 
 Result = dict[str, Any]
 
+_FORMAT = 2  # of the parts; another number starts another folder
+_MAX_KEPT = 2**28  # bytes of parts in memory, so that most runs read no file twice
+
 
 class ResultStore(Sequence):
-    """The results of one run, readable as a sequence once every part is there.
+    """The results of one run, readable as a sequence once all parts exist.
 
     Args:
         folder: Folder of all runs; made if missing.
-        settings: What decides the results, as plain values.
+        settings: All that determines the results, as plain values.
         num_parts: Number of batches of the run.
         part_size: Results in each part; the last may hold fewer.
-        num_results: Results in all.
+        num_results: Results in all parts together.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     store = ResultStore(folder, {"seed": 1}, 1, 2, 2)
+        ...     store.write(0, [{"id": "a", "x": [0.5]}, {"id": "b", "x": [1.5, 2.0]}])
+        ...     ResultStore(folder, {"seed": 1}, 1, 2, 2)[1]
+        {'id': 'b', 'x': [1.5, 2.0]}
     """
 
     def __init__(
@@ -65,39 +82,58 @@ class ResultStore(Sequence):
         part_size: int,
         num_results: int,
     ) -> None:
-        text = _dumps({**settings, "results": num_results}, sort_keys=True, indent=1)
-        name = hashlib.sha256(text.encode()).hexdigest()[:12]
-        self.folder = Path(folder) / name
+        settings = {**settings, "results": num_results, "format": _FORMAT}
+        text = json.dumps(settings, sort_keys=True, default=lambda a: a.tolist())
+        self.folder = Path(folder) / hashlib.sha256(text.encode()).hexdigest()[:12]
         self.num_parts = num_parts
         self._part_size = part_size
         self._num_results = num_results
-        self._cached: tuple = (-1, [])
+        self._kept: dict[int, list[dict[str, np.ndarray]]] = {}
+        self._kept_bytes = 0
         self.folder.mkdir(parents=True, exist_ok=True)
-        _replace(self.folder / "run.json", text.encode())
+        path = self.folder / "run.json"
+        manifest = RunManifest(path, settings, f"Delete {self.folder} and run again.")
+        if not path.exists():
+            manifest.write()
 
     def _path(self, part: int) -> Path:
-        return self.folder / f"part_{part:06d}.json.gz"
+        return self.folder / f"part_{part:06d}.npz"
 
     def has(self, part: int) -> bool:
-        """Tell whether the results of batch ``part`` are there."""
+        """Return whether the results of batch ``part`` are stored."""
         return self._path(part).exists()
 
     def write(self, part: int, results: list[Result]) -> None:
-        """Store the results of one batch, whole or not at all."""
-        _replace(self._path(part), gzip.compress(_dumps(results).encode(), 1, mtime=0))
+        """Store the results of one batch, completely or not at all.
 
-    def read(self, part: int) -> list[Result]:
-        """Return the results of one batch."""
-        if self._cached[0] != part:
-            path = self._path(part)
-            try:
-                results = json.loads(gzip.decompress(path.read_bytes()))
-            except (EOFError, gzip.BadGzipFile, ValueError) as error:
-                raise StoredRunError(
-                    f"{path} is damaged; delete it and run again"
-                ) from error
-            self._cached = (part, results)
-        return self._cached[1]
+        Raises:
+            TypeError: A result holds something else than numbers, text, and nested
+                lists of these.
+        """
+        arrays = _pack(results)
+        with replacing(self._path(part)) as temporary, open(temporary, "wb") as file:
+            np.savez_compressed(file, **arrays)
+        self._keep(part, arrays)
+
+    def _keep(self, part: int, arrays: dict[str, np.ndarray]) -> list:
+        rows = _unpack(arrays)
+        size = sum(values.nbytes for values in arrays.values())
+        if self._kept_bytes + size <= _MAX_KEPT:
+            self._kept[part] = rows
+            self._kept_bytes += size
+        return rows
+
+    def _read(self, part: int) -> list[dict[str, np.ndarray]]:
+        if part in self._kept:
+            return self._kept[part]
+        path = self._path(part)
+        try:
+            with np.load(path) as file:
+                return self._keep(part, dict(file))
+        except (EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error):
+            raise StoredRunError(
+                f"{path} is damaged; delete it and run again"
+            ) from None
 
     def __len__(self) -> int:
         return self._num_results
@@ -106,21 +142,71 @@ class ResultStore(Sequence):
         if not -len(self) <= index < len(self):
             raise IndexError(f"result {index} of {len(self)}")
         part, row = divmod(index % len(self), self._part_size)
-        return self.read(part)[row]
+        return _to_lists(self._read(part)[row])
 
     def __iter__(self) -> Iterator[Result]:
         for part in range(self.num_parts):
-            yield from self.read(part)
+            yield from map(_to_lists, self._read(part))
+
+
+def _pack(results: list[Result]) -> dict[str, np.ndarray]:
+    """Return results as arrays: the values of each key in one row, and all shapes."""
+    shapes: list[dict[str, tuple]] = []
+    values: dict[str, list[np.ndarray]] = {}
+    for result in results:
+        shapes.append({})
+        for name, value in result.items():
+            try:
+                value = np.asarray(value)
+            except ValueError:  # a list of lists of different lengths
+                value = np.asarray(None)
+            shapes[-1][name] = value.shape
+            values.setdefault(f"value_{name}", []).append(value.ravel())
+    packed = {"shapes": np.array(json.dumps(shapes))}
+    for name, parts in values.items():
+        kinds = {part.dtype.kind for part in parts}
+        if not (kinds <= set("biuf") or kinds == {"U"}):
+            raise TypeError(
+                f"the model returned a result whose {name.removeprefix('value_')} is "
+                "not a number, a text or a nested list of equal lengths"
+            )
+        # An empty list has no type of its own and must not change that of the others.
+        packed[name] = np.concatenate([part for part in parts if part.size] or parts)
+    return packed
+
+
+def _unpack(packed: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """Undo :func:`_pack`; the arrays are views."""
+    used: dict[str, int] = {}
+    rows = []
+    for shapes in json.loads(str(packed["shapes"])):
+        rows.append({})
+        for name, shape in shapes.items():
+            start = used.get(name, 0)
+            used[name] = start + math.prod(shape)
+            values = packed[f"value_{name}"][start : used[name]]
+            rows[-1][name] = values.reshape(shape)
+    return rows
+
+
+def _to_lists(arrays: Mapping[str, np.ndarray]) -> Result:
+    return {name: values.tolist() for name, values in arrays.items()}
 
 
 class Column(NamedTuple):
-    """A column of a table.
+    """A column of a table of results.
 
     Attributes:
         name: Key in a row.
-        kind: What a row holds: ``text``, ``number`` and ``count`` (or None), or
-            ``flags``, a dict of texts.
-        unit: Written behind the name in the head of a file.
+        kind: Type of the values: ``text``, ``number`` or ``count`` (an integer), each
+            of which may be None, or ``flags``, a dict of texts.
+        unit: Follows the name in the head of a file.
+
+    Example:
+        >>> Column("y_relaxed", "number", "eV").title
+        'y_relaxed [eV]'
+        >>> Column("flags", "flags").to_text({"unseen_elements": "Xe,Au"})
+        'unseen_elements=Xe,Au'
     """
 
     name: str
@@ -164,21 +250,21 @@ def _csv_line(cells: Sequence) -> str:
 
 
 class RowFile(Sequence):
-    """A CSV file that grows by rows, and can be read as a sequence of dicts.
+    """A CSV file to which rows are added, readable as a sequence of dicts.
 
-    Nothing is written before the first rows come. Only the position of each row is
-    kept in memory.
+    Nothing is written before the first rows are added. Only the position of each row
+    is kept in memory.
 
     Args:
         path: The file.
         columns: Its columns.
-        settings: What decides the rows beside the inputs, as plain values.
+        settings: All that determines the rows beside the inputs, as plain values.
 
     Attributes:
-        inputs: Text that tells the inputs of the rows that are there; "" for none.
+        inputs: Hash of the inputs of the rows in the file; "" for none.
 
     Raises:
-        StoredRunError: There is a file that holds something else.
+        StoredRunError: The file holds something else.
     """
 
     def __init__(
@@ -190,54 +276,38 @@ class RowFile(Sequence):
         self.path = Path(path)
         self.columns = tuple(columns)
         self.inputs = ""
-        self._manifest = self.path.with_name(f"{self.path.name}.run.json")
-        # Through JSON and back, so that it can be compared with what a file says.
-        self._settings = json.loads(
-            _dumps({**settings, "columns": [c.title for c in self.columns]})
-        )
         self._digest = hashlib.sha256()
-        self._starts = array("q")
+        self._starts = array("q")  # byte of each line, the head first
         self._size = 0
-        if self._manifest.exists():
-            self._resume()
+        name = f"{self.path.name}.run.json"
+        self._hint = (
+            f"Choose another name, or remove {self.path.name} (and {name}, if it "
+            "exists) to start again."
+        )
+        settings = {**settings, "columns": [c.title for c in self.columns]}
+        manifest = self.path.with_name(name)
+        self._manifest = RunManifest(manifest, settings, self._hint)
+        if manifest.exists():
+            self._resume(self._manifest.state)
         elif self.path.exists():
             self._refuse("was not written by such a run")
 
     def _refuse(self, reason: str) -> None:
-        raise StoredRunError(
-            f"{self.path} {reason}. Choose another name, or remove it (and "
-            f"{self._manifest.name}, if it is there) to start anew"
-        )
+        raise StoredRunError(f"{self.path} {reason}", hint=self._hint)
 
-    def _resume(self) -> None:
-        try:
-            state = json.loads(self._manifest.read_text(encoding="utf-8"))
-            then, rows = state["settings"], state["rows"]
-            self.inputs, size = state["inputs"], state["bytes"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise StoredRunError(
-                f"{self._manifest} is damaged; remove it and {self.path.name}"
-            ) from error
-        names = sorted({*then, *self._settings})
-        other = [n for n in names if then.get(n) != self._settings.get(n)]
-        if other:
-            self._refuse(f"holds rows made with other {', '.join(other)}")
-        if rows:
-            self._find_rows(size)
-        if len(self) != rows or self._digest.hexdigest() != state["sha256"]:
+    def _resume(self, state: Mapping[str, Any]) -> None:
+        if not {"rows", "bytes", "sha256", "inputs"} <= set(state):
+            self._refuse("has a damaged manifest")
+        self.inputs = state["inputs"]
+        if state["bytes"] and self.path.exists():
+            with open(self.path, "rb") as file:
+                while self._size < state["bytes"] and (line := file.readline()):
+                    self._add_line(line)
+        found = (len(self), self._digest.hexdigest())
+        if found != (state["rows"], state["sha256"]):
             self._refuse("was changed since it was written")
 
-    def _find_rows(self, size: int) -> None:
-        with open(self.path, "rb") as file:
-            self._digest.update(file.readline())
-            self._size = file.tell()
-            while self._size < size:
-                line = file.readline()
-                if not line:
-                    break
-                self._keep(line)
-
-    def _keep(self, line: bytes) -> None:
+    def _add_line(self, line: bytes) -> None:
         self._starts.append(self._size)
         self._size += len(line)
         self._digest.update(line)
@@ -247,52 +317,47 @@ class RowFile(Sequence):
 
         Args:
             rows: Dicts with the keys of the columns.
-            inputs: Becomes :attr:`inputs`.
+            inputs: New value of :attr:`inputs`.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        if not self._size:
-            self._describe()
-        lines = (line.encode() for line in csv_lines(rows, self.columns))
-        head = next(lines)
+        lines = csv_lines(rows, self.columns)
+        if self._size:
+            next(lines)  # the file has a head
+        else:
+            self._write_manifest()
         with open(self.path, "r+b" if self._size else "wb") as file:
-            # An interrupted run may have left rows its manifest does not know of.
+            # An interrupted run may have left rows that its manifest does not list.
             file.truncate(self._size)
             file.seek(self._size)
-            if not self._size:
-                file.write(head)
-                self._digest.update(head)
-                self._size = len(head)
-            for line in lines:
+            for line in map(str.encode, lines):
                 file.write(line)
-                self._keep(line)
+                self._add_line(line)
         self.inputs = inputs
-        self._describe()
+        self._write_manifest()
 
-    def _describe(self) -> None:
-        state = {
-            "rows": len(self),
-            "bytes": self._size,
-            "sha256": self._digest.hexdigest(),
-            "inputs": self.inputs,
-            "settings": self._settings,
-        }
-        _replace(self._manifest, _dumps(state, indent=1).encode())
+    def _write_manifest(self) -> None:
+        self._manifest.write(
+            rows=len(self),
+            bytes=self._size,
+            sha256=self._digest.hexdigest(),
+            inputs=self.inputs,
+        )
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return max(0, len(self._starts) - 1)
 
     def __getitem__(self, index: int) -> Result:
         if not -len(self) <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
         with open(self.path, "rb") as file:
-            file.seek(self._starts[index])
+            file.seek(self._starts[index % len(self) + 1])
             return self._row(file.readline())
 
     def __iter__(self) -> Iterator[Result]:
         if not len(self):
             return
         with open(self.path, "rb") as file:
-            file.seek(self._starts[0])
+            file.seek(self._starts[1])
             for _ in range(len(self)):
                 yield self._row(file.readline())
 
@@ -300,16 +365,3 @@ class RowFile(Sequence):
         (cells,) = csv.reader([line.decode()])
         pairs = zip(self.columns, cells, strict=True)
         return {column.name: column.from_text(text) for column, text in pairs}
-
-
-def _dumps(value: Any, **options: Any) -> str:
-    return json.dumps(value, default=lambda array: array.tolist(), **options)
-
-
-def _replace(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -15,17 +15,18 @@
 
 """Weights and checkpoints on disk.
 
-A checkpoint is a set of files with one stem,
-``<output_dir>/checkpoints/<prefix>.{pdparams,pdopt,pdstates[,pdscaler]}`` and
-``<prefix>_ema.pdparams``, with a list of their SHA-256 sums,
-``<prefix>.manifest.json``. Files of one stem cannot be renamed together, so a set is
-written into a hidden folder, flushed to the disk, and the folder renamed to
-``.<prefix>.commit``: from that moment on the new set counts. Its files are then moved
-to their names and the manifest last. Whenever the process dies, the reader finds
-either the old set (no commit folder), or the new one, partly in the commit folder and
-partly in place, each file checked against the manifest.
+A checkpoint is a set of files with one stem in ``<output_dir>/checkpoints``:
+``<prefix>.{pdparams,pdopt,pdstates[,pdscaler]}``, ``<prefix>_ema.pdparams``, and a list
+of their SHA-256 sums, ``<prefix>.manifest.json``.
 
-Nothing in a file is run: files are read by :mod:`ppmat.utils.restricted_pickle`.
+Several files cannot be renamed together. A set is therefore written into a hidden
+folder and flushed to the disk, and the folder is renamed to ``.<prefix>.commit``. From
+then on the new set is valid. Its files are moved to their names, the manifest last.
+Whenever the process dies, the reader finds either the old set (no commit folder) or the
+new one, partly in the commit folder and partly in place. Each file is checked against
+the manifest.
+
+No code in a file is run: :mod:`ppmat.utils.restricted_pickle` reads the files.
 """
 
 from __future__ import annotations
@@ -53,32 +54,20 @@ from ppmat.utils.restricted_pickle import Global
 from ppmat.utils.restricted_pickle import RestrictedPickleError
 from ppmat.utils.restricted_pickle import loads
 
-__all__ = [
-    "CheckpointError",
-    "apply_weights",
-    "fingerprint",
-    "load_checkpoint",
-    "load_file",
-    "load_pretrain",
-    "load_torch_weights",
-    "save_checkpoint",
-]
-
 _NAME_TABLE = "StructuredToParameterName@@"  # Paddle's own key in saved state dicts
 _SUFFIXES = (".pdparams", ".pdopt", ".pdstates", ".pdscaler")
 _DERIVED = ("_ema.pdparams", "_online.pdparams")
 
 
 class CheckpointError(InputError):
-    """A checkpoint that cannot be written, is incomplete, damaged or of another
-    model."""
+    """A checkpoint is incomplete, damaged, of another model, or cannot be written."""
 
 
 # Reading one file ------------------------------------------------------------------
 
 
 def _pair(budget: Budget, items: Any = ()) -> Any:
-    # A tensor inside a nested container is saved as tuple((name, array)).
+    # Paddle saves a tensor inside a nested container as tuple((name, array)).
     if (
         type(items) is tuple
         and len(items) == 2
@@ -99,11 +88,11 @@ _TABLE = {
 def load_file(path: str) -> Any:
     """Read a file written by ``paddle.save``: numpy arrays and plain values.
 
-    bfloat16 arrays come as uint16, as Paddle stores them. Paddle's table of internal
-    parameter names stays under ``StructuredToParameterName@@``.
+    bfloat16 arrays are returned as uint16, as Paddle stores them. Paddle's table of
+    internal parameter names is kept under ``StructuredToParameterName@@``.
 
     Raises:
-        CheckpointError: Missing file, or not plain data and arrays.
+        CheckpointError: The file is missing, or holds more than plain data and arrays.
     """
     try:
         data = Path(path).read_bytes()
@@ -155,15 +144,15 @@ def _publish(ckpt_dir: Path, prefix: str) -> None:
 
 
 def write_set(ckpt_dir: str, prefix: str, members: Mapping[str, Any]) -> None:
-    """Write a set of files so that it replaces the old one as a whole or not at all.
+    """Write a set of files that replaces the old set completely or not at all.
 
     Args:
         ckpt_dir: Folder of the set; made if missing.
         prefix: Stem of the set.
-        members: File name to object for ``paddle.save``.
+        members: Object for ``paddle.save`` by file name.
 
     Raises:
-        CheckpointError: The set could not be written; the old one is untouched.
+        CheckpointError: The set could not be written; the old set is unchanged.
     """
     folder = Path(ckpt_dir)
     tmp, commit = _folders(folder, prefix)
@@ -205,23 +194,22 @@ def save_checkpoint(
     ema_model: Any = None,
     params_from_ema: bool = False,
 ) -> None:
-    """Write one checkpoint (rank 0 only), as a whole or not at all.
+    """Write one checkpoint (rank 0 only), completely or not at all.
 
     Args:
         model: The model, not wrapped.
-        optimizer: Its optimizer; without one there is no ``.pdopt``.
+        optimizer: Its optimizer; None writes no ``.pdopt``.
         metric: Plain values and arrays for ``.pdstates``.
         grad_scaler: Scaler of float16 training.
         output_dir: The run's folder; the set goes to its ``checkpoints``.
         prefix: Stem of the files.
-        print_log: Whether to say so in the log.
+        print_log: Log the path.
         ema_model: Average of the weights, saved as ``<prefix>_ema.pdparams``.
-        params_from_ema: Put the average into ``.pdparams`` (what was evaluated) and
-            the trained weights into ``<prefix>_online.pdparams``, from which a resume
-            continues.
+        params_from_ema: Save the average, which was evaluated, as ``.pdparams``, and
+            the trained weights as ``<prefix>_online.pdparams`` for a resumed run.
 
     Raises:
-        CheckpointError: Not written; the previous checkpoint is intact.
+        CheckpointError: It was not written; the previous checkpoint is intact.
         ValueError: ``output_dir`` is missing.
     """
     if output_dir is None:
@@ -254,7 +242,7 @@ def save_checkpoint(
 
 
 class _Set:
-    """The files of a checkpoint, wherever an interrupted save left them."""
+    """The files of a checkpoint, also after an interrupted save."""
 
     def __init__(self, path: str) -> None:
         folder, self.prefix = Path(path).parent, Path(path).name
@@ -273,7 +261,7 @@ class _Set:
                 raise CheckpointError(f"{manifest} is damaged: {error}") from error
 
     def find(self, name: str) -> str | None:
-        """Return the path of a member, checked, or None if the set has none."""
+        """Return the path of a checked member; None if the set does not have it."""
         if self.files is not None and name not in self.files:
             return None
         for folder in self.folders:
@@ -295,27 +283,33 @@ class _Set:
             )
         return str(path)
 
-    def load(self, ending: str) -> Any:
-        """Read a member that must be there."""
+    def load(self, ending: str, optional: bool = False) -> Any:
+        """Read a member; None if an optional one is missing."""
         path = self.find(self.prefix + ending)
-        if path is None:
-            raise CheckpointError(f"checkpoint {self.stem}{ending} does not exist")
-        return load_file(path)
+        if path is not None:
+            return load_file(path)
+        if optional:
+            return None
+        raise CheckpointError(f"checkpoint {self.stem}{ending} does not exist")
 
 
 def _set_of(file: str) -> _Set:
-    """Return the set a weight file belongs to."""
-    stem = file[: -len(".pdparams")]
+    """Return the set that a weight file belongs to."""
     for ending in _DERIVED:
         if file.endswith(ending):
             candidate = _Set(file[: -len(ending)])
             if candidate.files and os.path.basename(file) in candidate.files:
                 return candidate
-    return _Set(stem)
+    return _Set(file[: -len(".pdparams")])
 
 
 def apply_weights(model: paddle.nn.Layer, weights: Any, source: str) -> None:
-    """Put weights into a model after checking names and shapes.
+    """Load weights into a model after checking names and shapes.
+
+    Args:
+        model: Receives the weights.
+        weights: Arrays by name.
+        source: Their file, for errors.
 
     Raises:
         CheckpointError: Names or shapes differ; the first few are listed.
@@ -328,16 +322,17 @@ def apply_weights(model: paddle.nn.Layer, weights: Any, source: str) -> None:
     wanted = model.state_dict()
     faults = [f"missing {k}" for k in wanted if k not in weights]
     faults += [f"unexpected {k}" for k in weights if k not in wanted]
+    shared = [k for k in wanted if k in weights]
+    arrays = [k for k in shared if isinstance(weights[k], np.ndarray)]
     faults += [
         f"{k}: shape {list(weights[k].shape)}, the model has {list(wanted[k].shape)}"
-        for k in wanted
-        if isinstance(weights.get(k), np.ndarray)
-        and list(weights[k].shape) != list(wanted[k].shape)
+        for k in arrays
+        if list(weights[k].shape) != list(wanted[k].shape)
     ]
     faults += [
         f"{k}: {type(weights[k]).__name__} instead of an array"
-        for k in wanted
-        if k in weights and not isinstance(weights[k], np.ndarray)
+        for k in shared
+        if k not in arrays
     ]
     if faults:
         more = f" (and {len(faults) - 6} more)" if len(faults) > 6 else ""
@@ -356,10 +351,11 @@ def _apply_optimizer(
     model: paddle.nn.Layer,
     source: str,
 ) -> None:
-    """Load an optimizer's state, whatever Paddle called the parameters then.
+    """Load an optimizer's state, although Paddle's parameter names may differ now.
 
-    Paddle keys moments by automatic names (``linear_0.w_0``) that depend on what else
-    the process has built. ``table`` says which parameter of the model had which.
+    Paddle stores moments under automatic names (``linear_0.w_0``). These depend on all
+    layers that the process has built before. ``table`` holds the automatic name of each
+    parameter of the model when it was saved.
     """
     now = {name: tensor.name for name, tensor in model.state_dict().items()}
     renamed = {old: now[name] for name, old in table.items() if name in now}
@@ -392,7 +388,7 @@ def _apply_optimizer(
     schedule = optimizer.state_dict().get("LR_Scheduler")
     if (schedule is None) != ("LR_Scheduler" not in result):
         logger.warning(
-            f"{source}: only one of this run and the saved one has a learning-rate "
+            f"{source}: only one of this run and the saved run has a learning-rate "
             "schedule; this run's setting is used from its beginning"
         )
         result["LR_Scheduler"] = schedule
@@ -413,34 +409,37 @@ def load_checkpoint(
         model: Receives the weights.
         optimizer: Receives its state and the position of its schedule.
         grad_scaler: Receives its state if the checkpoint has one.
-        ema_model: Receives the averaged weights; starts from the weights, with a
-            warning, if the checkpoint has none.
+        ema_model: Receives the averaged weights. If the checkpoint has none, the
+            average starts from the weights, with a warning.
 
     Returns:
         The content of ``.pdstates``.
 
     Raises:
-        CheckpointError: Missing, mixed or damaged files, or another model's.
+        CheckpointError: Files are missing, mixed, damaged or of another model.
     """
     path = re.sub(r"\.(pdparams|pdopt|pdstates)$", "", path)
     files = _Set(path)
-    online = files.find(f"{files.prefix}_online.pdparams")
-    weights = load_file(online) if online else files.load(".pdparams")
+    weights = files.load("_online.pdparams", optional=True)
+    if weights is None:
+        weights = files.load(".pdparams")
     saved_optimizer = files.load(".pdopt")
     states = files.load(".pdstates")
-    apply_weights(model, weights, online or f"{path}.pdparams")
+    apply_weights(model, weights, f"{path}.pdparams")
     table = weights.get(_NAME_TABLE, {})
     _apply_optimizer(optimizer, saved_optimizer, table, model, f"{path}.pdopt")
     if grad_scaler is not None:
-        if files.find(f"{files.prefix}.pdscaler"):
-            grad_scaler.load_state_dict(files.load(".pdscaler"))
+        scale = files.load(".pdscaler", optional=True)
+        if scale is not None:
+            grad_scaler.load_state_dict(scale)
         else:
-            logger.warning(f"{path} has no .pdscaler: the loss scale starts anew")
+            logger.warning(f"{path} has no .pdscaler: the loss scale starts again")
     if ema_model is not None:
-        if files.find(f"{files.prefix}_ema.pdparams"):
-            ema_model.set_state_dict(files.load("_ema.pdparams"))
+        average = files.load("_ema.pdparams", optional=True)
+        if average is not None:
+            ema_model.set_state_dict(average)
         else:
-            logger.warning(f"{path} has no averaged weights: the average starts anew")
+            logger.warning(f"{path} has no averaged weights: the average starts again")
             ema_model.__init__(model, ema_model.decay, ema_model.warmup)
     logger.message(f"Loaded checkpoint {path}")
     return states
@@ -465,10 +464,10 @@ def _is_torch(path: str) -> bool:
 def load_torch_weights(
     model: paddle.nn.Layer, path: str, key: str | None = None
 ) -> dict[str, np.ndarray]:
-    """Read a file of PyTorch with the names and layouts of a Paddle model.
+    """Read a PyTorch file with the names and layouts of a Paddle model.
 
     Args:
-        model: Tells which weights belong to linear layers; it is not changed.
+        model: Shows which weights belong to linear layers; it is not changed.
         path: The file.
         key: Entry of the file; see :func:`ppmat.utils.torch_checkpoint.load`.
 
@@ -487,14 +486,14 @@ def load_torch_weights(
 def find_weights(folder: str, weights_name: str | None = None) -> str:
     """Return the weight file of a folder: best, latest, last epoch, or the only one.
 
-    A PyTorch file is taken if there is no ``.pdparams`` and it is the only one.
+    A PyTorch file is taken if it is the only one and there is no ``.pdparams``.
 
     Raises:
-        CheckpointError: None, or several that are equally good.
+        CheckpointError: There is none, or the choice is ambiguous.
     """
     found: dict[str, list[str]] = {}
     for root, dirs, names in os.walk(folder):
-        # What an interrupted save left in a commit folder belongs one level up.
+        # Files in the commit folder of an interrupted save belong one level up.
         unfinished = [d for d in dirs if d.startswith(".") and d.endswith(".commit")]
         for commit in unfinished:
             names += os.listdir(os.path.join(root, commit))
@@ -536,15 +535,15 @@ def load_pretrain(
 
     Args:
         model: Receives the weights.
-        path: A ``.pdparams`` file (the suffix may be left out), a file of PyTorch
-            (``.pth``, ``.pt``, ``.pth.tar``, ``.bin``), a folder (best > latest >
-            last epoch > the only file, looked for in sub-folders too), or the address
-            of an archive or file of these.
+        path: A ``.pdparams`` file (the suffix may be left out), a PyTorch file
+            (``.pth``, ``.pt``, ``.pth.tar``, ``.bin``), a folder with sub-folders
+            (best > latest > last epoch > the only file), or the address of an archive
+            or file of these.
         weights_name: File to take from the folder or archive.
 
     Raises:
-        CheckpointError: No such file, an ambiguous folder, a damaged file, or weights
-            of another model.
+        CheckpointError: The file is missing or damaged, the folder is ambiguous, or
+            the weights belong to another model.
     """
     if download.is_url(path):
         if _is_torch(path):  # .pth.tar is no archive
@@ -570,7 +569,7 @@ def load_pretrain(
 
 
 def _absent(path: str) -> CheckpointError:
-    """Return the error about a weight file that is not there: which are."""
+    """Return the error for a missing weight file; it lists the existing ones."""
     folder = os.path.dirname(path) or "."
     if os.path.isdir(folder):
         legal = (".pdparams", *torch_checkpoint.SUFFIXES)
@@ -585,7 +584,7 @@ def _absent(path: str) -> CheckpointError:
 
 
 def fingerprint(model: paddle.nn.Layer) -> str:
-    """Return a text that changes when the weights do."""
+    """Return a hash of the weights, 16 characters."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
