@@ -73,7 +73,7 @@ def test_several_images_without_pixel_size(run, capsys):
     write_crystal("in/b.tif", None, sign=-1)
     assert run("in/*.tif", "-o", "out", "--raw", "--mode=bf") == 0
     text = capsys.readouterr().out
-    assert text.count("the pixel size is not known: in/b.tif.") == 1
+    assert text.count("the pixel size is unknown: in/b.tif.") == 1
     table = ColumnTable.from_csv("out/b.csv")
     assert table.pixel_size is None and (table.height < 0).all()
     given = ["--pixel_size", "0.012", "--units", "nm"]
@@ -90,7 +90,7 @@ def test_a_failed_export_does_not_take_the_table_along(run, capsys):
         run("in", *options, "--export", "ase", "atomap", "--elements", "Sr", "Ti") == 1
     )
     text = capsys.readouterr().out
-    assert "in/b.tif: not exported to ase: the pixel size is not known, so" in text
+    assert "in/b.tif: not exported to ase: the pixel size is unknown, so" in text
     assert "some exports were left out: 1 of 2 files; their tables were" in text
     assert "failed" not in text
     names = {path.name for path in Path("out").iterdir()}
@@ -133,7 +133,7 @@ def test_bad_files_are_left_out_and_listed(run, capsys):
     text = capsys.readouterr().out
     assert "in/flat.npy: image: all pixels are equal" in text
     assert "in/stack.npy: is a stack" in text and "failed: 2 of 4 files" in text
-    assert "no columns found: nothing stands out of the noise" in text
+    assert "no columns found: no signal is above the noise" in text
     assert len(ColumnTable.from_csv("out/noise.csv")) == 0
     assert not Path("out/flat.csv").exists()
     assert run("in/flat.npy", "-o", "x.csv", "--raw") == 2
@@ -148,7 +148,7 @@ def test_bad_files_are_left_out_and_listed(run, capsys):
         (["-o", "no/x.csv", "--raw"], "no does not exist"),
         (["-o", "x.csv", "--raw", "--pixel_size", "-1"], "wanted one number above 0"),
         (["-o", "x.csv", "--raw", "--units", "nm"], "--units goes with --pixel_size"),
-        (["-o", "x.csv", "--map"], "--map tells what --enhanced is"),
+        (["-o", "x.csv", "--map"], "--map goes with --enhanced"),
         (["-o", "x.csv", "--raw", "--min_score=2"], "--min_score=2.0"),
         (["-o", "x.csv", "--raw", "--sigma=0"], "--sigma=0.0: wanted at least half"),
         (["-o", "x.csv", "--raw", "--elements", "Sr"], "--elements goes with"),

@@ -24,14 +24,18 @@ from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from ppmat.predictor import enhance
 from ppmat.predictor.enhancement import FLAGS
-from ppmat.predictor.enhancement import enhance
-from ppmat.predictor.enhancement import enhance_image
 from ppmat.predictor.enhancement import fill_missing
+from ppmat.predictor.tile_model import TileFunction
 from ppmat.stem.images.grey_scaling import GREY
 from ppmat.stem.images.grey_scaling import PERCENTILES
 
 SIZE = {"tile_size": 32}
+
+
+def enhance_image(x, function, **options):
+    return TileFunction(function).enhance_image(x, **options)
 
 
 def net(tiles):

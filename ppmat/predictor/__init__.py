@@ -15,7 +15,7 @@
 
 """Predictors: a trained model and its configuration, applied to structures or images.
 
-Names are looked up at first use: the command sets the number of threads, which must
+Names are looked up at first use: a command sets the number of threads, which must
 happen before Paddle is imported.
 """
 
@@ -24,9 +24,9 @@ from ppmat.utils.lazy import lazy
 _NAMES = {
     "BasePredictor": "base",
     "PropertyPredictor": "property_predictor",
-    "PropertyTable": "table",
+    "PropertyTable": "property_table",
     "SpectrumPredictor": "spectrum_predictor",
-    "enhance": "enhancement",
+    "enhance": "spectrum_predictor",
 }
 
 __all__ = list(_NAMES)

@@ -13,16 +13,16 @@
 # limitations under the License.
 
 
-"""Enhanced images on the disk: found, named, described, and never half written.
+"""The folder of enhanced images: names, descriptions, and runs that can continue.
 
-Beside each output ``x.tif`` stands ``x.tif.json``, which tells what it was made from
-and how. It is written first; the image counts only with the hash that it tells. So an
-interrupted run goes on where it stopped, and nothing of other origin is overwritten.
+The description ``x.tif.json`` beside each output ``x.tif`` gives its input, settings
+and record. It is written first, with the hash of the image. An image with another hash
+does not count as done. So an interrupted run continues where it stopped, and no other
+file is overwritten.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Mapping
@@ -31,28 +31,19 @@ from pathlib import Path
 from typing import Any
 
 from ppmat.stem.images.image_inputs import ImageFile
-from ppmat.stem.images.image_inputs import find_images
 from ppmat.stem.images.micrograph import Micrograph
 from ppmat.stem.images.micrograph import write_micrograph
 from ppmat.stem.images.micrograph_base import jsonable
 from ppmat.utils.download import hash_of_file
+from ppmat.utils.files import RunManifest
 from ppmat.utils.files import StoredRunError
 from ppmat.utils.files import replacing
 from ppmat.utils.registry import ConfigError
 
-__all__ = [
-    "FORMATS",
-    "ImageFile",
-    "ImageStore",
-    "find_images",
-    "make_folder",
-    "output_names",
-]
-
 PathLike = str | os.PathLike[str]
 
 FORMATS = ("tif", "npy", "hspy", "mrc")
-_LISTED = 5
+_MOST_LISTED = 5  # outputs named in an error
 
 
 def output_names(images: Sequence[ImageFile]) -> list[str]:
@@ -114,17 +105,20 @@ class ImageStore:
     """The outputs of a run in their folder.
 
     Args:
-        folder: Made if missing.
+        folder: An existing folder.
         images: The inputs.
         format: One of :data:`FORMATS`.
-        settings: What decides an output beside its input, as plain values.
-        overwrite: Redo and replace whatever is there (never an input).
-        residual: A picture of the residual belongs to each output.
+        settings: What decides an output besides its input, as plain values.
+        overwrite: Enhance and replace existing outputs (never an input).
+        residual: Each output also has a figure of the residual.
+
+    Attributes:
+        paths: Path of each output.
+        done: Whether each output exists, from the same input and settings.
 
     Raises:
-        ConfigError: An unknown format, a folder that cannot be written to, an output
-            that would replace an input.
-        StoredRunError: There is something else where an output would be.
+        ConfigError: An unknown format, or an output that would replace an input.
+        StoredRunError: Another file has the name of an output.
     """
 
     def __init__(
@@ -133,6 +127,7 @@ class ImageStore:
         images: Sequence[ImageFile],
         format: str,
         settings: Mapping[str, Any],
+        *,
         overwrite: bool = False,
         residual: bool = False,
     ) -> None:
@@ -140,21 +135,24 @@ class ImageStore:
             raise ConfigError(
                 f"unknown output format '{format}'. Legal: {', '.join(FORMATS)}"
             )
-        make_folder(folder)
         self.images = list(images)
         self.paths = [Path(folder) / f"{n}.{format}" for n in output_names(images)]
-        # Through JSON and back, so that they can be compared with what a file says.
-        self._settings = json.loads(json.dumps(settings))
+        self._settings = dict(settings)
         self._residual = residual
+        self._input_hashes: dict[tuple, str] = {}
         self._refuse_inputs()
-        self.done = [not overwrite and self._is_done(i) for i in range(len(images))]
-        faults = [text for text in self.done if isinstance(text, str)]
+        self.done, faults = [], []
+        for number in range(len(self.images)):
+            try:
+                self.done.append(not overwrite and self._is_done(number))
+            except StoredRunError as error:
+                faults.append(str(error))
         if faults:
-            more = len(faults) - _LISTED
+            more = len(faults) - _MOST_LISTED
             raise StoredRunError(
-                "".join(f"{text}\n" for text in faults[:_LISTED])
-                + (f"... and {more} more\n" if more > 0 else "")
-                + "Choose another folder, remove these files, or replace them with "
+                "\n".join(faults[:_MOST_LISTED])
+                + (f"\n... and {more} more" if more > 0 else "")
+                + "\nChoose another folder, remove these files, or replace them with "
                 "--overwrite (overwrite=True)"
             )
 
@@ -162,43 +160,58 @@ class ImageStore:
         """Return the path of the description of an output."""
         return self.paths[number].with_name(f"{self.paths[number].name}.json")
 
-    def picture(self, number: int) -> Path:
-        """Return the path of the picture of the residual of an output."""
-        path = self.paths[number]
-        return path.with_name(f"{path.name}.residual.png")
+    def figure(self, number: int) -> Path:
+        """Return the path of the figure of the residual of an output."""
+        return self.paths[number].with_name(f"{self.paths[number].name}.residual.png")
 
     def _refuse_inputs(self) -> None:
         inputs = {os.path.realpath(image.path) for image in self.images}
-        for number, path in enumerate(self.paths):
+        for path, image in zip(self.paths, self.images, strict=True):
             if os.path.realpath(path) in inputs:
                 raise ConfigError(
                     f"{path} is an input and would be replaced by the output of "
-                    f"{self.images[number]}; choose another --save_path"
+                    f"{image}; choose another --save_path"
                 )
 
-    def _is_done(self, number: int) -> bool | str:
-        """Tell whether an output is there; a text if something else is."""
+    def _is_done(self, number: int) -> bool:
+        """Return whether an output is there.
+
+        Raises:
+            StoredRunError: A file of other origin is there.
+        """
         path, sidecar = self.paths[number], self.sidecar(number)
         if not sidecar.exists():
-            return f"{path} was not written by such a run" if path.exists() else False
+            if path.exists():
+                raise StoredRunError(f"{path} was not written by this command")
+            return False
+        state = RunManifest(sidecar, self._settings, "").state
         try:
-            told = json.loads(sidecar.read_text(encoding="utf-8"))
-            then, source, output = told["settings"], told["input"], told["output"]
-            sums = source["sha256"], output["sha256"]
-        except (KeyError, TypeError, ValueError):
-            return f"{sidecar} was not written by such a run, or is damaged"
-        names = sorted({*then, *self._settings})
-        other = [n for n in names if then.get(n) != self._settings.get(n)]
-        if other:
-            return f"{path} was made with other {', '.join(other)}"
+            source, output = state["input"], state["output"]
+            found = source["sha256"], source["index"]
+            output_hash = output["sha256"]
+        except (KeyError, TypeError):
+            raise StoredRunError(
+                f"{sidecar}: is damaged, or another program wrote it"
+            ) from None
         image = self.images[number]
-        if (hash_of_file(image.path), image.index) != (sums[0], source["index"]):
-            return f"{path} was made from another input than {image} is now"
+        if found != (self.input_hash(number), image.index):
+            raise StoredRunError(
+                f"{path} was made from another input than {image} is now"
+            )
         if not path.exists():
             return False
-        if hash_of_file(path) != sums[1]:
-            return f"{path} was changed since it was written"
-        return not self._residual or self.picture(number).exists()
+        if hash_of_file(path) != output_hash:
+            raise StoredRunError(f"{path} was changed since it was written")
+        return not self._residual or self.figure(number).exists()
+
+    def input_hash(self, number: int) -> str:
+        """Return the SHA-256 sum of an input; an unchanged file is read only once."""
+        path = os.path.realpath(self.images[number].path)
+        state = os.stat(path)
+        key = (path, state.st_size, state.st_mtime_ns)
+        if key not in self._input_hashes:
+            self._input_hashes[key] = hash_of_file(path)
+        return self._input_hashes[key]
 
     def write(
         self, number: int, result: Any, source: Micrograph, input_hash: str
@@ -209,23 +222,13 @@ class ImageStore:
             number: Position of the input.
             result: :class:`ppmat.predictor.enhancement.Enhancement`.
             source: The input.
-            input_hash: Of its file, before it was read.
+            input_hash: :meth:`input_hash`, from before it was read.
 
         Raises:
-            ImageFormatError: The format cannot keep the image.
+            ImageFormatError: The format cannot hold the image.
             OSError: The disk is full, ...
         """
         path, image = self.paths[number], self.images[number]
-        description = {
-            "input": {
-                **image.record(input_hash),
-                "pixel_size": source.pixel_size,
-                "units": source.units,
-                "metadata": jsonable(source.metadata),
-            },
-            "settings": self._settings,
-            "record": result.record,
-        }
         with replacing(path) as temporary:
             write_micrograph(
                 temporary,
@@ -234,10 +237,15 @@ class ImageStore:
                 source.units,
                 {**source.metadata, "ppmat": result.record},
             )
-            description["output"] = {
-                "file": path.name,
-                "sha256": hash_of_file(temporary),
-            }
-            text = json.dumps(description, indent=1, ensure_ascii=False)
-            with replacing(self.sidecar(number)) as sidecar:
-                sidecar.write_text(text, encoding="utf-8")
+            output = {"file": path.name, "sha256": hash_of_file(temporary)}
+            self.sidecar(number).unlink(missing_ok=True)  # of a run to overwrite
+            RunManifest(self.sidecar(number), self._settings, "").write(
+                input={
+                    **image.record(input_hash),
+                    "pixel_size": source.pixel_size,
+                    "units": source.units,
+                    "metadata": jsonable(source.metadata),
+                },
+                record=result.record,
+                output=output,
+            )
