@@ -25,6 +25,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from ppmat.predictor import enhance
+from ppmat.predictor import enhancement
 from ppmat.predictor.enhancement import FLAGS
 from ppmat.predictor.enhancement import fill_missing
 from ppmat.predictor.tile_model import TileFunction
@@ -35,7 +36,8 @@ SIZE = {"tile_size": 32}
 
 
 def enhance_image(x, function, **options):
-    return TileFunction(function).enhance_image(x, **options)
+    tiles = TileFunction(function)
+    return enhancement.enhance_image(x, tiles, tiles.defaults.updated(**options))
 
 
 def net(tiles):

@@ -36,9 +36,9 @@ from ppmat.predictor import SpectrumPredictor
 from ppmat.predictor import enhance
 from ppmat.predictor import spectrum_predictor
 from ppmat.predictor import static_program
-from ppmat.predictor.enhancement import EnhanceOptions
 from ppmat.predictor.image_store import output_names
 from ppmat.predictor.packaged_models import PACKAGED_MODELS
+from ppmat.predictor.tile_model import EnhanceOptions
 from ppmat.predictor.tile_model import TileModel
 from ppmat.stem.images.image_inputs import ImageFile
 from ppmat.stem.images.micrograph import read_micrograph

@@ -283,31 +283,25 @@ def score(
 
     source, target = predictor.model.input_name, predictor.target_name
     metrics = {
-        name: {
-            protocol: SFINStreamingAdapter(
-                target, "image", "psnr", "ssim", protocol=protocol
-            )
-            for protocol in PROTOCOLS
-        }
+        (name, protocol): SFINStreamingAdapter(
+            target, "image", "psnr", "ssim", protocol=protocol
+        )
         for name in ("input", "output")
+        for protocol in PROTOCOLS
     }
     for number in range(len(dataset)):
         sample = dataset[number]
         raw, truth = (np.asarray(sample[name])[None] for name in (source, target))
         clean = predictor.enhance(raw, scaling="grey", **options)
-        for name, image in (("input", raw), ("output", clean)):
-            result = {"pred_dict": {"image": image}}
-            for metric in metrics[name].values():
-                metric.update_step(result=result, batch={target: truth}, stage="eval")
-    return {
-        name: {
-            protocol: {
-                k: float(v) for k, v in metric.compute_epoch(stage="eval").items()
-            }
-            for protocol, metric in of_name.items()
-        }
-        for name, of_name in metrics.items()
-    }
+        images = {"input": raw, "output": clean}
+        for (name, _), metric in metrics.items():
+            result = {"pred_dict": {"image": images[name]}}
+            metric.update_step(result=result, batch={target: truth}, stage="eval")
+    scores: dict[str, dict[str, dict[str, float]]] = {"input": {}, "output": {}}
+    for (name, protocol), metric in metrics.items():
+        values = metric.compute_epoch(stage="eval")
+        scores[name][protocol] = {key: float(value) for key, value in values.items()}
+    return scores
 
 
 def _score_lines(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:

@@ -27,27 +27,24 @@ to and stays in grey levels.
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-from typing import Protocol
 
 import numpy as np
+from scipy import ndimage
 
 import ppmat
 from ppmat.predictor.residual import FLAGS as RESIDUAL_FLAGS
 from ppmat.predictor.residual import residual_statistics
+from ppmat.predictor.tile_model import EnhanceOptions
+from ppmat.predictor.tile_model import Scaling
+from ppmat.predictor.tile_model import TileFunction
 from ppmat.predictor.tiling import FLIPS
-from ppmat.predictor.tiling import OVERLAP
-from ppmat.predictor.tiling import TILE_SIZE
 from ppmat.predictor.tiling import WINDOW
 from ppmat.predictor.tiling import TilePlan
-from ppmat.predictor.tiling import TileRunner
-from ppmat.predictor.tiling import check_tiles
-from ppmat.predictor.tiling import is_whole_number
 from ppmat.predictor.tiling import plan_tiles
 from ppmat.predictor.tiling import run_tiles
 from ppmat.predictor.tiling import with_flips
@@ -55,8 +52,6 @@ from ppmat.stem.images.grey_scaling import PERCENTILES
 from ppmat.stem.images.grey_scaling import robust_scaling
 from ppmat.utils import logger
 from ppmat.utils.errors import InputError
-
-Scaling = str | tuple[float, float]
 
 # Percentiles of an image in grey levels lie between these: 0 to 255 and a quarter of
 # that range more on both sides for noise. Unit: grey levels.
@@ -81,85 +76,6 @@ FLAGS = {
 # Meaning of the values of a result, for the record.
 VALUES_LIKE_INPUT = "units of the input"
 VALUES_OF_MAP = "map of columns, grey levels 0 to 255"
-
-
-@dataclass(frozen=True)
-class EnhanceOptions:
-    """How an image is enhanced.
-
-    Attributes:
-        scaling: ``"robust"``: the 0.1 and 99.9 percentiles of a frame become the grey
-            levels they have in training. ``"grey"``: values are grey levels 0 to 255
-            already. ``(offset, scale)``: grey is ``(x - offset) / scale``, the same
-            for all frames.
-        tile_size: Height and width of a tile, pixels; best as in training.
-        overlap: Pixels that neighbouring tiles share, at most half a tile.
-        ensemble: Average over the flips of each tile: four times the work.
-        batch_size: Tiles given to the network at once. A compiled network runs them
-            one after another, so more than 1 helps other networks only.
-
-    Raises:
-        InputError: A value is not legal; it is named.
-
-    Example:
-        >>> EnhanceOptions().updated(tile_size=128).overlap
-        32
-        >>> EnhanceOptions(scaling="grey").settings()
-        {'scaling': 'grey', 'tile_size': 256, 'overlap': 64, 'ensemble': False}
-    """
-
-    scaling: Scaling = "robust"
-    tile_size: int = TILE_SIZE
-    overlap: int = OVERLAP
-    ensemble: bool = False
-    batch_size: int = 1
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "scaling", _check_scaling(self.scaling))
-        check_tiles(self.tile_size, self.overlap)
-        if not is_whole_number(self.batch_size, 1):
-            raise InputError(
-                f"batch_size is {self.batch_size!r}", wanted="a whole number above 0"
-            )
-
-    def updated(
-        self,
-        *,
-        scaling: Scaling | None = None,
-        tile_size: int | None = None,
-        overlap: int | None = None,
-        **others: Any,
-    ) -> EnhanceOptions:
-        """Return a copy with other values; None keeps the value.
-
-        With a ``tile_size`` and without ``overlap``, tiles overlap by a quarter.
-        """
-        if tile_size is not None and overlap is None:
-            overlap = tile_size // 4
-        given = {"scaling": scaling, "tile_size": tile_size, "overlap": overlap}
-        given = {name: value for name, value in given.items() if value is not None}
-        return dataclasses.replace(self, **given, **others)
-
-    def settings(self) -> dict[str, Any]:
-        """Return the options that decide the result, as plain values."""
-        names = ("scaling", "tile_size", "overlap", "ensemble")
-        return {name: getattr(self, name) for name in names}
-
-
-class Tiles(Protocol):
-    """A network that runs on tiles, see :class:`ppmat.predictor.tile_model.TileModel`.
-
-    Attributes:
-        gives_map: Whether the result is a map of columns in grey levels.
-    """
-
-    gives_map: bool
-
-    def runner(self, height: int, width: int) -> TileRunner:
-        """Return the function of tiles ``[B, 1, height, width]``."""
-
-    def describe(self) -> dict[str, Any]:
-        """Return plain values for the record."""
 
 
 @dataclass(frozen=True)
@@ -214,7 +130,7 @@ class Enhancement:
 
 def enhance_image(
     x: Any,
-    tiles: Tiles,
+    tiles: TileFunction,
     options: EnhanceOptions,
     *,
     dtype: str | None = None,
@@ -314,7 +230,7 @@ def enhance_image(
 def _enhance_frame(
     frame: np.ndarray,
     mask: np.ndarray | None,
-    tiles: Tiles,
+    tiles: TileFunction,
     plan: TilePlan,
     options: EnhanceOptions,
     *,
@@ -405,27 +321,19 @@ def fill_missing(image: np.ndarray, missing: np.ndarray) -> None:
         missing: bool ``[H, W]``, not all true.
     """
     empty = missing.copy()
-    median = float(np.median(image[~missing]))
-    steps = [(r, c) for r in (-1, 0, 1) for c in (-1, 0, 1) if (r, c) != (0, 0)]
-    height, width = image.shape
+    known = np.pad(np.where(empty, np.nan, image), 1, constant_values=np.nan)
+    inner = known[1:-1, 1:-1]
+    steps = [(r, c) for r in (0, 1, 2) for c in (0, 1, 2) if (r, c) != (1, 1)]
     for _ in range(_FILL_PASSES):
-        near = np.zeros((height + 2, width + 2), dtype=bool)
-        for r, c in steps:
-            near[1 + r : 1 + r + height, 1 + c : 1 + c + width] |= ~empty
-        rows, columns = np.nonzero(near[1:-1, 1:-1] & empty)
+        rim = ndimage.binary_dilation(~empty, np.ones((3, 3))) & empty
+        rows, columns = np.nonzero(rim)
         if not len(rows):
             break
-        total = np.zeros(len(rows))
-        number = np.zeros(len(rows), dtype=int)
-        for r, c in steps:
-            i, j = rows + r, columns + c
-            good = (i >= 0) & (i < height) & (j >= 0) & (j < width)
-            good[good] = ~empty[i[good], j[good]]
-            total[good] += image[i[good], j[good]]
-            number += good
-        image[rows, columns] = total / number
-        empty[rows, columns] = False
-    image[empty] = median
+        neighbours = np.stack([known[rows + r, columns + c] for r, c in steps])
+        inner[rim] = np.nanmean(neighbours.astype(np.float64), axis=0)
+        empty[rim] = False
+    inner[empty] = np.median(image[~missing])
+    image[missing] = inner[missing]
 
 
 def _cast(values: np.ndarray, kind: np.dtype) -> np.ndarray:
@@ -477,20 +385,6 @@ def _check_array(data: Any) -> None:
             wanted="[frames, H, W]",
             hint="Give one channel, or their mean.",
         )
-
-
-def _check_scaling(scaling: Any) -> Scaling:
-    """Return a legal scaling, with a list as a tuple of floats."""
-    if isinstance(scaling, str) and scaling in ("robust", "grey"):
-        return scaling
-    if isinstance(scaling, (tuple, list)) and len(scaling) == 2:
-        offset, scale = (float(v) for v in scaling)
-        if np.isfinite(offset) and np.isfinite(scale) and scale > 0:
-            return offset, scale
-    raise InputError(
-        f"scaling is {scaling!r}",
-        wanted="'robust', 'grey' or (offset, scale) with a positive scale",
-    )
 
 
 def _warn(frames: list[dict[str, Any]]) -> None:

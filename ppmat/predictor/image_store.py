@@ -35,6 +35,7 @@ from ppmat.stem.images.micrograph import Micrograph
 from ppmat.stem.images.micrograph import write_micrograph
 from ppmat.stem.images.micrograph_base import jsonable
 from ppmat.utils.download import hash_of_file
+from ppmat.utils.errors import check_choice
 from ppmat.utils.files import RunManifest
 from ppmat.utils.files import StoredRunError
 from ppmat.utils.files import replacing
@@ -117,7 +118,7 @@ class ImageStore:
         done: Whether each output exists, from the same input and settings.
 
     Raises:
-        ConfigError: An unknown format, or an output that would replace an input.
+        InputError: An unknown format, or an output that would replace an input.
         StoredRunError: Another file has the name of an output.
     """
 
@@ -131,16 +132,19 @@ class ImageStore:
         overwrite: bool = False,
         residual: bool = False,
     ) -> None:
-        if format not in FORMATS:
-            raise ConfigError(
-                f"unknown output format '{format}'. Legal: {', '.join(FORMATS)}"
-            )
+        check_choice("format", format, FORMATS)
         self.images = list(images)
         self.paths = [Path(folder) / f"{n}.{format}" for n in output_names(images)]
         self._settings = dict(settings)
-        self._residual = residual
+        self.residual = residual
         self._input_hashes: dict[tuple, str] = {}
-        self._refuse_inputs()
+        inputs = {os.path.realpath(image.path) for image in self.images}
+        for path, image in zip(self.paths, self.images, strict=True):
+            if os.path.realpath(path) in inputs:
+                raise ConfigError(
+                    f"{path} is an input and would be replaced by the output of "
+                    f"{image}; choose another --save_path"
+                )
         self.done, faults = [], []
         for number in range(len(self.images)):
             try:
@@ -163,15 +167,6 @@ class ImageStore:
     def figure(self, number: int) -> Path:
         """Return the path of the figure of the residual of an output."""
         return self.paths[number].with_name(f"{self.paths[number].name}.residual.png")
-
-    def _refuse_inputs(self) -> None:
-        inputs = {os.path.realpath(image.path) for image in self.images}
-        for path, image in zip(self.paths, self.images, strict=True):
-            if os.path.realpath(path) in inputs:
-                raise ConfigError(
-                    f"{path} is an input and would be replaced by the output of "
-                    f"{image}; choose another --save_path"
-                )
 
     def _is_done(self, number: int) -> bool:
         """Return whether an output is there.
@@ -202,7 +197,7 @@ class ImageStore:
             return False
         if hash_of_file(path) != output_hash:
             raise StoredRunError(f"{path} was changed since it was written")
-        return not self._residual or self.figure(number).exists()
+        return not self.residual or self.figure(number).exists()
 
     def input_hash(self, number: int) -> str:
         """Return the SHA-256 sum of an input; an unchanged file is read only once."""

@@ -37,7 +37,7 @@ import paddle
 import ppmat
 from ppmat.models.sfin.sfin import SFIN
 from ppmat.models.sfin.sfin_folded import FoldedSFIN
-from ppmat.predictor.enhancement import Scaling
+from ppmat.predictor.tile_model import Scaling
 from ppmat.stem.images.grey_scaling import GREY
 from ppmat.stem.images.grey_scaling import PERCENTILES
 from ppmat.utils.errors import InputError

@@ -32,11 +32,11 @@ from ppmat.models import package_label
 from ppmat.predictor.base import BasePredictor
 from ppmat.predictor.base import PathLike
 from ppmat.predictor.enhancement import Enhancement
-from ppmat.predictor.enhancement import EnhanceOptions
 from ppmat.predictor.enhancement import enhance_image
 from ppmat.predictor.image_store import ImageStore
 from ppmat.predictor.image_store import make_folder
 from ppmat.predictor.packaged_models import choose_model_name
+from ppmat.predictor.tile_model import EnhanceOptions
 from ppmat.predictor.tile_model import TileFunction
 from ppmat.predictor.tile_model import TileModel
 from ppmat.predictor.tiling import OVERLAP
@@ -59,6 +59,8 @@ def enhance(
     *,
     mode: str | None = None,
     return_record: bool = False,
+    dtype: str | None = None,
+    on_tiles: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> Any:
     """Return the enhanced image, of the shape, units and type of ``x``.
@@ -75,9 +77,10 @@ def enhance(
         model: See :func:`as_tile_model`.
         mode: Likewise.
         return_record: Return the pair of image and record (a dict) instead.
-        **options: ``dtype`` and ``on_tiles`` of ``enhance_image``, and the options
-            of :class:`ppmat.predictor.enhancement.EnhanceOptions`. None takes the
-            model's own.
+        dtype: See ``enhance_image``.
+        on_tiles: Likewise.
+        **options: See :class:`ppmat.predictor.tile_model.EnhanceOptions`; None takes
+            the model's own.
 
     Raises:
         TypeError: ``x`` or ``model`` has a wrong type.
@@ -90,7 +93,9 @@ def enhance(
         >>> enhance(image, lambda tiles: 0.5 * tiles).shape
         (20, 30)
     """
-    result = as_tile_model(model, mode).enhance_image(x, **options)
+    tiles = as_tile_model(model, mode)
+    options = tiles.defaults.updated(**options)
+    result = enhance_image(x, tiles, options, dtype=dtype, on_tiles=on_tiles)
     return (result.image, result.record) if return_record else result.image
 
 
@@ -158,7 +163,7 @@ class SpectrumPredictor(BasePredictor):
 
     The section ``Predict`` of the YAML may have ``tile_size`` (256), ``overlap`` (64)
     and ``scaling`` (``robust``), see
-    :class:`ppmat.predictor.enhancement.EnhanceOptions`.
+    :class:`ppmat.predictor.tile_model.EnhanceOptions`.
 
     Args:
         model_name: A registered model. Without it and ``config_path`` the packaged
@@ -241,17 +246,20 @@ class SpectrumPredictor(BasePredictor):
         return self.tiles.describe()
 
     def enhance(self, x: Any, **options: Any) -> Any:
-        """Return the enhanced array or signal, of the shape, units and type of ``x``.
-
-        Args:
-            x: See :func:`ppmat.predictor.enhancement.enhance_image`.
-            **options: See :func:`enhance`.
-        """
+        """Return the enhanced array or signal; see :func:`enhance`."""
         return self.enhance_image(x, **options).image
 
-    def enhance_image(self, x: Any, **options: Any) -> Enhancement:
-        """Return the enhanced image with its record, see :meth:`enhance`."""
-        return self.tiles.enhance_image(x, **options)
+    def enhance_image(
+        self,
+        x: Any,
+        *,
+        dtype: str | None = None,
+        on_tiles: Callable[[int, int], None] | None = None,
+        **options: Any,
+    ) -> Enhancement:
+        """Return the enhanced image with its record; see :func:`enhance`."""
+        options = self.defaults.updated(**options)
+        return enhance_image(x, self.tiles, options, dtype=dtype, on_tiles=on_tiles)
 
     def from_image(self, image: Any, **options: Any) -> Any:
         """Enhance one image, or each of a list, as tensors.
@@ -342,7 +350,7 @@ class SpectrumPredictor(BasePredictor):
             on_error: For a file that cannot be read or enhanced: ``raise``, or
                 ``flag`` for a row with a text in ``error``.
             progress: Show a progress bar.
-            **options: See :class:`ppmat.predictor.enhancement.EnhanceOptions`.
+            **options: See :class:`ppmat.predictor.tile_model.EnhanceOptions`.
 
         Yields:
             ``input``, ``output`` (None if it failed), ``skipped`` (it was already
@@ -393,11 +401,8 @@ class SpectrumPredictor(BasePredictor):
                     "error": None,
                 }
                 if not store.done[number]:
-                    on_tiles = functools.partial(_show_tiles, bar)
                     try:
-                        row["result"] = self._enhance_file(
-                            store, number, options, residual, on_tiles
-                        )
+                        row["result"] = self._enhance_file(store, number, options, bar)
                     except (ValueError, TypeError, OSError) as error:
                         text = image.error_text(error)
                         if on_error == "raise":
@@ -406,26 +411,20 @@ class SpectrumPredictor(BasePredictor):
                 yield row
 
     def _enhance_file(
-        self,
-        store: ImageStore,
-        number: int,
-        options: EnhanceOptions,
-        residual: bool,
-        on_tiles: Callable[[int, int], None],
+        self, store: ImageStore, number: int, options: EnhanceOptions, bar: tqdm
     ) -> Enhancement:
         image = store.images[number]
         input_hash = store.input_hash(number)
         source = image.read()
-        result = enhance_image(source.data, self.tiles, options, on_tiles=on_tiles)
-        if residual:
+
+        def show(done: int, total: int) -> None:
+            bar.set_postfix_str(f"tile {done} of {total}" if done < total else "")
+
+        result = enhance_image(source.data, self.tiles, options, on_tiles=show)
+        if store.residual:
             from ppmat.predictor.residual_figure import draw_residual
 
             with replacing(store.figure(number)) as path:
                 draw_residual(result, path, str(image))
         store.write(number, result, source, input_hash)
         return result
-
-
-def _show_tiles(bar: tqdm, done: int, total: int) -> None:
-    """Show the finished tiles of a file in the progress bar."""
-    bar.set_postfix_str(f"tile {done} of {total}" if done < total else "")

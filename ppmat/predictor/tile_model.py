@@ -13,22 +13,104 @@
 # limitations under the License.
 
 
-"""A network that runs on tiles: compiled, as it is, or any function of tiles."""
+"""Networks and functions that run on tiles, and the options with which they run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ppmat.predictor.enhancement import Enhancement
-from ppmat.predictor.enhancement import EnhanceOptions
-from ppmat.predictor.enhancement import enhance_image
+from ppmat.predictor.tiling import OVERLAP
+from ppmat.predictor.tiling import TILE_SIZE
 from ppmat.predictor.tiling import TileRunner
+from ppmat.predictor.tiling import check_tiles
+from ppmat.predictor.tiling import is_whole_number
+from ppmat.utils.errors import InputError
+
+Scaling = str | tuple[float, float]
 
 # Target of a network that marks atomic columns instead of cleaning the image.
 MAP_TARGET = "gt_detect"
+
+
+@dataclass(frozen=True)
+class EnhanceOptions:
+    """How an image is enhanced.
+
+    Attributes:
+        scaling: ``"robust"``: the 0.1 and 99.9 percentiles of a frame become the grey
+            levels they have in training. ``"grey"``: values are grey levels 0 to 255
+            already. ``(offset, scale)``: grey is ``(x - offset) / scale``, the same
+            for all frames.
+        tile_size: Height and width of a tile, pixels; best as in training.
+        overlap: Pixels that neighbouring tiles share, at most half a tile.
+        ensemble: Average over the flips of each tile: four times the work.
+        batch_size: Tiles given to the network at once. A compiled network runs them
+            one after another, so more than 1 helps other networks only.
+
+    Raises:
+        InputError: A value is not legal; it is named.
+
+    Example:
+        >>> EnhanceOptions().updated(tile_size=128).overlap
+        32
+        >>> EnhanceOptions(scaling="grey").settings()
+        {'scaling': 'grey', 'tile_size': 256, 'overlap': 64, 'ensemble': False}
+    """
+
+    scaling: Scaling = "robust"
+    tile_size: int = TILE_SIZE
+    overlap: int = OVERLAP
+    ensemble: bool = False
+    batch_size: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scaling", _check_scaling(self.scaling))
+        check_tiles(self.tile_size, self.overlap)
+        if not is_whole_number(self.batch_size, 1):
+            raise InputError(
+                f"batch_size is {self.batch_size!r}", wanted="a whole number above 0"
+            )
+
+    def updated(
+        self,
+        *,
+        scaling: Scaling | None = None,
+        tile_size: int | None = None,
+        overlap: int | None = None,
+        **others: Any,
+    ) -> EnhanceOptions:
+        """Return a copy with other values; None keeps the value.
+
+        With a ``tile_size`` and without ``overlap``, tiles overlap by a quarter.
+        """
+        if tile_size is not None and overlap is None:
+            overlap = tile_size // 4
+        given = {"scaling": scaling, "tile_size": tile_size, "overlap": overlap}
+        given = {name: value for name, value in given.items() if value is not None}
+        return dataclasses.replace(self, **given, **others)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the options that decide the result, as plain values."""
+        names = ("scaling", "tile_size", "overlap", "ensemble")
+        return {name: getattr(self, name) for name in names}
+
+
+def _check_scaling(scaling: Any) -> Scaling:
+    """Return a legal scaling, with a list as a tuple of floats."""
+    if isinstance(scaling, str) and scaling in ("robust", "grey"):
+        return scaling
+    if isinstance(scaling, (tuple, list)) and len(scaling) == 2:
+        offset, scale = (float(v) for v in scaling)
+        if np.isfinite(offset) and np.isfinite(scale) and scale > 0:
+            return offset, scale
+    raise InputError(
+        f"scaling is {scaling!r}",
+        wanted="'robust', 'grey' or (offset, scale) with a positive scale",
+    )
 
 
 class TileFunction:
@@ -41,11 +123,6 @@ class TileFunction:
         defaults: The options that a caller does not give.
         gives_map: Whether the result is a map of columns in grey levels, which are not
             converted back to the units of the image.
-
-    Example:
-        >>> tiles = TileFunction(lambda tiles: 0.5 * tiles)
-        >>> tiles.enhance_image(np.eye(8), scaling="grey").image[0, 0]
-        0.5
     """
 
     defaults = EnhanceOptions()
@@ -62,29 +139,6 @@ class TileFunction:
         """Return plain values for the record: model and fingerprint of its weights."""
         name = getattr(self._function, "__qualname__", type(self._function).__name__)
         return {"model": name, "weights": None}
-
-    def enhance_image(
-        self,
-        x: Any,
-        *,
-        dtype: str | None = None,
-        on_tiles: Callable[[int, int], None] | None = None,
-        **options: Any,
-    ) -> Enhancement:
-        """Return the enhanced image with its record.
-
-        Args:
-            x: See :func:`ppmat.predictor.enhancement.enhance_image`.
-            dtype: Likewise.
-            on_tiles: Likewise.
-            **options: Of :class:`ppmat.predictor.enhancement.EnhanceOptions`; what is
-                not given is taken from ``defaults``.
-
-        Raises:
-            TypeError, InputError: See ``enhance_image``.
-        """
-        options = self.defaults.updated(**options)
-        return enhance_image(x, self, options, dtype=dtype, on_tiles=on_tiles)
 
 
 class TileModel(TileFunction):
