@@ -90,7 +90,7 @@ def test_files_folders_and_patterns(run, capsys):
     text = capsys.readouterr().out
     assert "out/b.tif: 20 x 30, residual std " in text
     assert ", correlation of lines " in text and ", contrast lost " in text
-    assert "flag lost_contrast (3 files): what was taken away follows" in text
+    assert "flag lost_contrast (3 files): the residual is correlated with" in text
     image = read_micrograph("out/a.tif")
     assert image.data.dtype == np.float32
     assert image.pixel_size == pytest.approx((0.0118, 0.0118))

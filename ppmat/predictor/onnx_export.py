@@ -15,16 +15,18 @@
 
 """SFIN as an ONNX file for one tile size, for machines without Paddle.
 
-The folded network (docs/stem_speed.md) is written node by node: it has seven kinds of
-nodes. Its Fourier transforms are matrix products with tables that stand in the file
-once. A converter is not used: Paddle2ONNX 2.1.0 has no wheel for Python 3.13, ends the
-process at a Fourier transform, and installs packages while it runs.
+The folded network (docs/stem_speed.md) is written node by node, with seven kinds of
+nodes. Its Fourier transforms are matrix products; the file holds each matrix once.
+
+No converter is used: Paddle2ONNX 2.1.0 has no wheel for Python 3.13, ends the process
+at a Fourier transform, and installs packages while it runs.
 
 Needs the extra ``onnx`` (``pip install 'ppmat[onnx]'``).
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 from collections.abc import Sequence
@@ -44,27 +46,21 @@ from ppmat.utils.errors import InputError
 from ppmat.utils.files import replacing
 from ppmat.utils.save_load import fingerprint
 
-OPSET = 17
-INPUT = "tile"
+OPSET = 17  # version of the ONNX operators
+INPUT = "tile"  # names of the input and output of the graph
 OUTPUT = "enhanced"
-METADATA_KEY = "ppmat"
-TOLERANCE = 1e-4  # of the range of the result
+METADATA_KEY = "ppmat"  # key of the JSON description in the file's metadata
+TOLERANCE = 1e-4  # largest difference from Paddle, as a fraction of the range
 
 
 class OnnxExportError(InputError):
-    """A file that cannot be made, or that does not agree with Paddle."""
+    """A file that cannot be written, or whose results differ from Paddle's."""
 
 
 def _import(name: str) -> Any:
-    """Return ``onnx`` or ``onnxruntime``."""
+    """Return the module ``onnx`` or ``onnxruntime``."""
     try:
-        if name == "onnx":
-            import onnx
-
-            return onnx
-        import onnxruntime
-
-        return onnxruntime
+        return importlib.import_module(name)
     except ImportError as error:
         raise OnnxExportError(
             f"{name} is not installed: pip install 'ppmat[onnx]'"
@@ -100,7 +96,7 @@ class _Graph:
         return self.add("Split", x, outputs=2, axis=axis)
 
     def columns(self, x: str) -> list[str]:
-        """Append the transform of columns of ``x`` = (re | im).
+        """Append the Fourier transform along columns of ``x`` = (re | im).
 
         Returns:
             Cosine of re, cosine of im, sine of re, sine of im.
@@ -191,13 +187,13 @@ def describe(
     scaling: Scaling,
     name: str | None = None,
 ) -> dict[str, Any]:
-    """Return what a program needs to know to use the file, as plain values.
+    """Return what a program needs to use the file, as plain values.
 
     Args:
         model: The network.
         tile: Height and width.
         overlap: Pixels neighbouring tiles share.
-        scaling: See :func:`ppmat.predictor.enhancement.enhance_image`.
+        scaling: See :class:`ppmat.predictor.tile_model.EnhanceOptions`.
         name: Of a registered model.
     """
     return {
@@ -214,9 +210,9 @@ def describe(
 
 
 def largest_difference(content: bytes, model: SFIN, height: int, width: int) -> float:
-    """Return how far ONNX Runtime is from Paddle, as a share of the result's range.
+    """Return the largest difference of ONNX Runtime from Paddle, relative to the range.
 
-    Three tiles: a lattice with noise, noise alone, and values 100 times smaller.
+    Three tiles are compared: a lattice with noise, noise, and noise 100 times weaker.
 
     Args:
         content: An ONNX file.
@@ -261,7 +257,7 @@ def export_onnx(
     name: str | None = None,
     check: bool = True,
 ) -> float | None:
-    """Write an ONNX file; what was there is only replaced by a file that is right.
+    """Write an ONNX file; only a file that passed the check replaces an older one.
 
     Args:
         model: The network.
@@ -270,10 +266,10 @@ def export_onnx(
         overlap: Kept in the file for its users.
         scaling: Likewise.
         name: Likewise, of a registered model.
-        check: Compare with Paddle in ONNX Runtime first.
+        check: Compare ONNX Runtime with Paddle before writing.
 
     Returns:
-        The largest difference as a share of the range; None without ``check``.
+        The largest difference as a fraction of the range; None without ``check``.
 
     Raises:
         OnnxExportError: A missing package, a file that cannot be written, or results
@@ -290,17 +286,14 @@ def export_onnx(
         if not worst <= TOLERANCE:
             raise OnnxExportError(
                 f"ONNX Runtime and Paddle differ by {worst:.1e} of the range, more "
-                f"than {TOLERANCE:.0e}; {path} was not written. Weights with a NaN, or "
-                "with values of very different size, can be the reason"
+                f"than {TOLERANCE:.0e}; {path} was not written. Possible reasons are a "
+                "NaN in the weights, or weights of very different size"
             )
-    _write(Path(path), content)
-    return worst
-
-
-def _write(path: Path, content: bytes) -> None:
+    path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             temporary.write_bytes(content)
     except OSError as error:
         raise OnnxExportError(f"{path} cannot be written: {error}") from error
+    return worst
