@@ -114,11 +114,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--pixel_size", type=float, nargs="+", metavar="SIZE",
         help="one size, or y and x, for files without a pixel size")  # fmt: skip
     add("--units", choices=tuple(UNITS), help="of --pixel_size (default: nm)")
-    add(
-        "--sigma",
-        type=float,
-        help="width of the columns, pixels; estimated if not given",
-    )
+    add("--sigma", type=float,
+        help="width of the columns, pixels; estimated if not given")  # fmt: skip
     add("--separation", type=float,
         help="smallest distance of two columns, pixels (default: 2 sigma)")  # fmt: skip
     add("--min_score", type=float, default=MIN_SCORE,
@@ -146,8 +143,7 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
     """
     from tqdm import tqdm
 
-    _check_options(args)
-    options = DetectOptions.from_args(args)
+    options = _read_options(args)
     images = find_images(args.input)
     tables = _table_paths(args.output, images)
     given = None if args.enhanced is None else find_images(args.enhanced)
@@ -199,48 +195,6 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
 main = task_command(parse_args, run)
 
 
-def _check_options(args: argparse.Namespace) -> None:
-    """Check which options go together, and the numbers.
-
-    Raises:
-        ConfigError: They do not, or a number is not legal.
-    """
-    model = own_model_options(args)
-    ways = [f"--{name}" for name in ("raw", "enhanced") if getattr(args, name)]
-    if len(ways) > 1 or (ways and model):
-        raise ConfigError(
-            f"{' and '.join([*ways, *model])} exclude each other: columns are searched "
-            "in the raw image, in given enhanced images, or in those of a model"
-        )
-    if args.map and not args.enhanced:
-        raise ConfigError(
-            "--map goes with --enhanced; a detection model is known by its target"
-        )
-    if args.units is not None and args.pixel_size is None:
-        raise ConfigError("--units goes with --pixel_size")
-    if args.pixel_size is not None:
-        size = args.pixel_size
-        if len(size) > 2 or not all(np.isfinite(v) and v > 0 for v in size):
-            raise ConfigError(
-                f"--pixel_size={' '.join(map(str, size))}: wanted one number above 0, "
-                "or two for y and x"
-            )
-    if not 0 <= args.min_score < 1:
-        raise ConfigError(f"--min_score={args.min_score}: wanted 0 to below 1")
-    for name in ("sigma", "separation"):
-        value = getattr(args, name)
-        if value is not None and not value >= 0.5:
-            raise ConfigError(f"--{name}={value}: wanted at least half a pixel")
-    if args.elements and not set(_CELLS).intersection(args.export):
-        raise ConfigError("--elements goes with --export ase or pymatgen")
-    wrong = not_elements(args.elements) if args.elements else []
-    if wrong:
-        raise ConfigError(
-            f"--elements={' '.join(args.elements)}: {', '.join(wrong)} is no symbol of "
-            "an element; wanted such as Sr, or X for unknown atoms"
-        )
-
-
 @dataclass(frozen=True)
 class DetectOptions:
     """How each image is measured, and what is written.
@@ -256,23 +210,8 @@ class DetectOptions:
     search: Mapping[str, Any]
     pixel_size_nm: tuple[float, float] | None = None
     exports: tuple[str, ...] = ()
-    elements: tuple[str, ...] | None = None
+    elements: Sequence[str] | None = None
     overlay: bool = False
-
-    @classmethod
-    def from_args(cls, args: argparse.Namespace) -> DetectOptions:
-        """Return the options of a command line."""
-        names = ("mode", "polarity", "sigma", "separation", "min_score")
-        size = args.pixel_size
-        if size is not None:
-            size = convert_pixel_size((size[0], size[-1]), args.units or "nm", "nm")
-        return cls(
-            search={name: getattr(args, name) for name in names},
-            pixel_size_nm=size,
-            exports=tuple(args.export),
-            elements=args.elements and tuple(args.elements),
-            overlay=args.overlay,
-        )
 
     def outputs(self, table: Path) -> dict[str, Path]:
         """Return all files that belong to a table."""
@@ -288,6 +227,57 @@ class DetectOptions:
         if self.pixel_size_nm is not None or source.pixel_size is None:
             return self.pixel_size_nm
         return convert_pixel_size(source.pixel_size, source.units, "nm")
+
+
+def _read_options(args: argparse.Namespace) -> DetectOptions:
+    """Return the options of each image.
+
+    Raises:
+        ConfigError: Options do not go together, or a number is not legal.
+    """
+    model = own_model_options(args)
+    ways = [f"--{name}" for name in ("raw", "enhanced") if getattr(args, name)]
+    if len(ways) > 1 or (ways and model):
+        raise ConfigError(
+            f"{' and '.join([*ways, *model])} exclude each other: columns are searched "
+            "in the raw image, in given enhanced images, or in those of a model"
+        )
+    if args.map and not args.enhanced:
+        raise ConfigError(
+            "--map goes with --enhanced; a detection model is known by its target"
+        )
+    if args.units is not None and args.pixel_size is None:
+        raise ConfigError("--units goes with --pixel_size")
+    size = args.pixel_size
+    if size is not None:
+        if len(size) > 2 or not all(np.isfinite(v) and v > 0 for v in size):
+            raise ConfigError(
+                f"--pixel_size={' '.join(map(str, size))}: wanted one number above 0, "
+                "or two for y and x"
+            )
+        size = convert_pixel_size((size[0], size[-1]), args.units or "nm", "nm")
+    if not 0 <= args.min_score < 1:
+        raise ConfigError(f"--min_score={args.min_score}: wanted 0 to below 1")
+    for name in ("sigma", "separation"):
+        value = getattr(args, name)
+        if value is not None and not value >= 0.5:
+            raise ConfigError(f"--{name}={value}: wanted at least half a pixel")
+    if args.elements and not set(_CELLS).intersection(args.export):
+        raise ConfigError("--elements goes with --export ase or pymatgen")
+    wrong = not_elements(args.elements) if args.elements else []
+    if wrong:
+        raise ConfigError(
+            f"--elements={' '.join(args.elements)}: {', '.join(wrong)} is no symbol of "
+            "an element; wanted such as Sr, or X for unknown atoms"
+        )
+    names = ("mode", "polarity", "sigma", "separation", "min_score")
+    return DetectOptions(
+        search={name: getattr(args, name) for name in names},
+        pixel_size_nm=size,
+        exports=tuple(args.export),
+        elements=args.elements,
+        overlay=args.overlay,
+    )
 
 
 def _table_paths(output: str, images: Sequence[ImageFile]) -> list[Path]:

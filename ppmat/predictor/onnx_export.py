@@ -180,35 +180,6 @@ def build_onnx(
     return proto
 
 
-def describe(
-    model: SFIN,
-    tile: Sequence[int],
-    overlap: int,
-    scaling: Scaling,
-    name: str | None = None,
-) -> dict[str, Any]:
-    """Return what a program needs to use the file, as plain values.
-
-    Args:
-        model: The network.
-        tile: Height and width.
-        overlap: Pixels neighbouring tiles share.
-        scaling: See :class:`ppmat.predictor.tile_model.EnhanceOptions`.
-        name: Of a registered model.
-    """
-    return {
-        "tile": list(tile),
-        "overlap": overlap,
-        "scaling": list(scaling) if isinstance(scaling, tuple) else scaling,
-        "percentiles": list(PERCENTILES),
-        "grey": list(GREY),
-        "model": name or type(model).__name__,
-        "target": model.target_name,
-        "weights": fingerprint(model),
-        "versions": {"ppmat": ppmat.__version__, "paddle": paddle.__version__},
-    }
-
-
 def largest_difference(content: bytes, model: SFIN, height: int, width: int) -> float:
     """Return the largest difference of ONNX Runtime from Paddle, relative to the range.
 
@@ -263,7 +234,7 @@ def export_onnx(
         model: The network.
         path: File to write.
         tile: Height and width of the tiles it takes.
-        overlap: Kept in the file for its users.
+        overlap: Kept in the metadata of the file, for programs that use it.
         scaling: Likewise.
         name: Likewise, of a registered model.
         check: Compare ONNX Runtime with Paddle before writing.
@@ -276,10 +247,18 @@ def export_onnx(
             that differ by more than 1e-4 of the range.
     """
     height, width = tile
-    proto = build_onnx(
-        model, height, width, describe(model, tile, overlap, scaling, name)
-    )
-    content = proto.SerializeToString()
+    metadata = {
+        "tile": [height, width],
+        "overlap": overlap,
+        "scaling": list(scaling) if isinstance(scaling, tuple) else scaling,
+        "percentiles": list(PERCENTILES),
+        "grey": list(GREY),
+        "model": name or type(model).__name__,
+        "target": model.target_name,
+        "weights": fingerprint(model),
+        "versions": {"ppmat": ppmat.__version__, "paddle": paddle.__version__},
+    }
+    content = build_onnx(model, height, width, metadata).SerializeToString()
     worst = None
     if check:
         worst = largest_difference(content, model, height, width)

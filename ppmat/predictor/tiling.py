@@ -80,9 +80,7 @@ def check_tiles(tile: int, overlap: int) -> None:
         InputError: No whole numbers, or an overlap of more than half a tile.
     """
     if not is_whole_number(tile, 1):
-        raise InputError(
-            f"tile_size is {tile!r}", wanted="a number of pixels, at least 1"
-        )
+        raise InputError(f"tile_size is {tile!r}", wanted="at least 1 pixel")
     if not is_whole_number(overlap, 0) or overlap > tile // 2:
         raise InputError(
             f"overlap is {overlap!r}", wanted=f"0 to half a tile of {tile}, {tile // 2}"
