@@ -23,6 +23,7 @@ import pytest
 from helpers_image import write_image_model
 
 from ppmat.commands.detect import main
+from ppmat.predictor.static_program import StaticProgramError
 from ppmat.stem.columns.column_table import ColumnTable
 from ppmat.stem.images.micrograph import write_micrograph
 from ppmat.stem.scenes.random_scenes import Columns
@@ -104,7 +105,7 @@ def test_a_failed_export_does_not_take_the_table_along(run, capsys):
     assert Path("c.csv").exists() and not Path("c.extxyz").exists()
 
 
-def test_what_casts_doubt_is_told(run, capsys):
+def test_warnings_are_printed(run, capsys):
     assert run("in/a.tif", "-o", "a.csv", "--raw", "--mode=bf") == 0
     text = capsys.readouterr().out
     assert "in/a.tif: " in text and "columns could not be fitted: is mode" in text
@@ -123,6 +124,16 @@ def test_a_network_says_where_to_look(run):
     nearest = np.hypot(*(sure.positions[:, None] - raw.positions).T).min(axis=0)
     assert len(sure) > 20 and nearest.max() < 0.1
     assert run("in/a.tif", "-o", "given.csv", "--enhanced", "in/a.tif") == 0
+
+
+def test_a_wrong_engine_ends_the_run(run, capsys, monkeypatch):
+    def fail(*args):
+        raise StaticProgramError("differs from its layers")
+
+    monkeypatch.setattr("ppmat.predictor.static_program.StaticProgram", fail)
+    assert run("in/a.tif", "-o", "a.csv") == 2
+    text = capsys.readouterr().out
+    assert "StaticProgramError: differs" in text and "failed" not in text
 
 
 def test_bad_files_are_left_out_and_listed(run, capsys):

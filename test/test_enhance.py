@@ -38,6 +38,7 @@ from ppmat.metrics.sfin_metric import calc_ssim
 from ppmat.predictor.packaged_models import PACKAGED_MODELS
 from ppmat.stem.images.image_inputs import image_names
 from ppmat.stem.images.micrograph import read_micrograph
+from ppmat.utils.files import locked
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -267,6 +268,14 @@ def test_bad_models_and_foreign_outputs_give_exit_status_2(run, capsys):
     assert "out/b.tif was not written by this command" in text and "--overwrite" in text
     assert names_in("out") == ["b.tif"]
     assert run(*options, "--overwrite") == 0
+
+
+def test_a_folder_that_another_process_writes_to(run, capsys):
+    os.makedirs("out")
+    with locked("out"):
+        assert run("--input=in", "--save_path=out") == 2
+    assert "out: another process is writing there" in capsys.readouterr().out
+    assert names_in("out") == []
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

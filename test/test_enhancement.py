@@ -41,7 +41,7 @@ def enhance_image(x, function, **options):
 
 
 def net(tiles):
-    """Stands for a network: not linear, not even, and looks at neighbours."""
+    """A network: not linear, not even, and looks at neighbours."""
     rows = np.roll(tiles, 1, 2) + tiles + np.roll(tiles, -1, 2)
     mean = (np.roll(rows, 1, 3) + rows + np.roll(rows, -1, 3)) / 9
     return mean + 6 * np.tanh(mean / 80) - 3
@@ -415,7 +415,7 @@ def test_missing_pixels_do_not_count_in_the_statistics():
 
 
 class Tree(dict):
-    """Stands for HyperSpy's metadata."""
+    """HyperSpy's metadata, in short."""
 
     def set_item(self, path, value):
         self[path] = value
@@ -428,7 +428,7 @@ class Axes:
 
 
 class Signal:
-    """Stands for a HyperSpy signal."""
+    """A HyperSpy signal, in short."""
 
     _lazy = False
 
@@ -447,7 +447,7 @@ class Signal:
 
 
 class Lazy(Signal):
-    """Stands for a lazy one: its data is no numpy array, frames are read one by one."""
+    """A lazy signal: its data is no numpy array, frames are read one by one."""
 
     _lazy = True
 

@@ -120,7 +120,7 @@ class Enhancement:
 
     @property
     def flags(self) -> dict[str, str]:
-        """What is unusual, see :data:`FLAGS`; in a stack the first value of each."""
+        """Warnings, see :data:`FLAGS`; of a stack the first value of each."""
         flags: dict[str, str] = {}
         for frame in self.record["frames"]:
             for name, detail in frame["flags"].items():
@@ -165,7 +165,9 @@ def enhance_image(
         raise InputError(f"dtype is {dtype!r}", wanted="None or 'same'")
     plan = plan_tiles(*data.shape[-2:], options.tile_size, options.overlap)
     kind = np.dtype(data.dtype).newbyteorder("=")
-    final = kind if dtype == "same" else _float_of(kind)
+    final = np.dtype(np.float64 if kind == np.float64 else np.float32)
+    if dtype == "same":
+        final = kind
     masked = isinstance(data, np.ma.MaskedArray)
     out = np.empty(data.shape, dtype=final)
     lead = data.shape[:-2]
@@ -351,10 +353,6 @@ def _working_type(kind: np.dtype) -> type:
     """Return the type that holds the values of an input exactly."""
     wide_integer = kind.kind in "iu" and kind.itemsize > 2
     return np.float64 if kind == np.float64 or wide_integer else np.float32
-
-
-def _float_of(kind: np.dtype) -> np.dtype:
-    return np.dtype(np.float64 if kind == np.float64 else np.float32)
 
 
 # Checks of the input --------------------------------------------------------------

@@ -169,10 +169,10 @@ class ImageStore:
         return self.paths[number].with_name(f"{self.paths[number].name}.residual.png")
 
     def _is_done(self, number: int) -> bool:
-        """Return whether an output is there.
+        """Return whether an output exists already.
 
         Raises:
-            StoredRunError: A file of other origin is there.
+            StoredRunError: Another file has its name.
         """
         path, sidecar = self.paths[number], self.sidecar(number)
         if not sidecar.exists():
