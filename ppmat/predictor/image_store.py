@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Mapping
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,46 +49,47 @@ _MOST_LISTED = 5  # outputs named in an error
 
 
 def output_names(images: Sequence[ImageFile]) -> list[str]:
-    """Return a name without suffix for each image, no two alike on any file system.
+    """Return a different name for each image, without suffix.
 
-    The name of the file as far as that is enough; images of the same name get their
-    suffix (``x_dm4``), then the names of their folders (``monday_x_dm4``).
+    Names also differ on file systems that ignore case. An image has the name of its
+    file. Images of the same name get their suffix (``x_dm4``), then the names of their
+    folders (``monday_x_dm4``).
 
     Raises:
-        ConfigError: Names stay alike.
+        ConfigError: Names cannot differ.
+
+    Example:
+        >>> output_names([ImageFile("x.dm4"), ImageFile("x.tif"), ImageFile("y.tif")])
+        ['x_dm4', 'x_tif', 'y']
     """
-    levels = 2 + max(len(Path(image.path).absolute().parts) for image in images)
+    candidates = [_candidate_names(image) for image in images]
     level = [0] * len(images)
-    names = [_name(image, 0) for image in images]
-    for _ in range(levels):
-        groups: dict[str, list[int]] = {}
-        for i, name in enumerate(names):
-            groups.setdefault(name.casefold(), []).append(i)
-        alike = [i for group in groups.values() if len(group) > 1 for i in group]
+    for _ in range(max(map(len, candidates))):
+        names = [c[min(i, len(c) - 1)] for c, i in zip(candidates, level, strict=True)]
+        number = Counter(name.casefold() for name in names)
+        alike = [i for i, name in enumerate(names) if number[name.casefold()] > 1]
         if not alike:
             return names
         for i in alike:
             level[i] += 1
-            names[i] = _name(images[i], level[i])
     raise ConfigError(
         f"{images[alike[0]]} and {images[alike[1]]} would both become {names[alike[0]]}"
         "; give them to two runs with a --save_path of their own"
     )
 
 
-def _name(image: ImageFile, level: int) -> str:
+def _candidate_names(image: ImageFile) -> list[str]:
+    """Return names from short to long: file, with suffix, with its folders."""
     path = Path(image.path).absolute()
-    name = path.stem
-    if level:
-        name += path.suffix.replace(".", "_")
-    if image.index is not None:
-        name += f"_{image.index}"
-    folders = list(path.parts[1:-1])
-    return "_".join([*(folders[-(level - 1) :] if level > 1 else ()), name])
+    index = "" if image.index is None else f"_{image.index}"
+    names = [path.stem + index, path.stem + path.suffix.replace(".", "_") + index]
+    for folder in reversed(path.parts[1:-1]):
+        names.append(f"{folder}_{names[-1]}")
+    return names
 
 
 def make_folder(folder: PathLike) -> None:
-    """Make the folder of the outputs and see whether it can be written to.
+    """Make the folder of the outputs and check that it can be written to.
 
     Raises:
         ConfigError: It cannot be made or written to.
@@ -114,8 +116,10 @@ class ImageStore:
         residual: Each output also has a figure of the residual.
 
     Attributes:
+        images: The inputs.
         paths: Path of each output.
         done: Whether each output exists, from the same input and settings.
+        residual: See above.
 
     Raises:
         InputError: An unknown format, or an output that would replace an input.
