@@ -120,7 +120,7 @@ def main() -> None:
     predictor = SpectrumPredictor(
         config_path=args.config, checkpoint_path=args.checkpoint
     )
-    tile = predictor.tile_size
+    tile = predictor.defaults.tile_size
     pairs = scenes(args.scenes, args.size * tile)
     rows = rows_of_overlaps(predictor, pairs, tile)
     rows += rows_of_small_images(predictor, pairs, tile)

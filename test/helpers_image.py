@@ -22,7 +22,7 @@ import paddle
 
 from ppmat.models import MODEL_REGISTRY
 from ppmat.models import MODELS
-from ppmat.predictor.packaged_models import SHIPPED
+from ppmat.predictor.packaged_models import PACKAGED_MODELS
 from ppmat.stem.images.micrograph import write_micrograph
 from ppmat.utils.config import save_config
 
@@ -95,9 +95,9 @@ def write_package(folder, name, weight=1.0, **results):
     return package
 
 
-def replace_shipped(folder, monkeypatch):
+def replace_packaged_models(folder, monkeypatch):
     """Put stand-ins for the packages of the tree, with the weights 1 and 2."""
-    for (mode, name), weight in zip(SHIPPED.items(), (1.0, 2.0), strict=True):
+    for (mode, name), weight in zip(PACKAGED_MODELS.items(), (1.0, 2.0), strict=True):
         package = write_package(folder, name, weight, trained_on=f"drawn {mode}")
         monkeypatch.setitem(MODEL_REGISTRY, name, package)
 

@@ -23,6 +23,7 @@ import pytest
 from helpers_image import write_image_model
 
 from ppmat.commands.detect import main
+from ppmat.predictor.static_program import StaticProgramError
 from ppmat.stem.columns.column_table import ColumnTable
 from ppmat.stem.images.micrograph import write_micrograph
 from ppmat.stem.scenes.atom_columns import AtomColumns
@@ -73,7 +74,7 @@ def test_several_images_without_pixel_size(run, capsys):
     write_crystal("in/b.tif", None, sign=-1)
     assert run("in/*.tif", "-o", "out", "--raw", "--mode=bf") == 0
     text = capsys.readouterr().out
-    assert text.count("the pixel size is not known: in/b.tif.") == 1
+    assert text.count("the pixel size is unknown: in/b.tif.") == 1
     table = ColumnTable.from_csv("out/b.csv")
     assert table.pixel_size is None and (table.height < 0).all()
     given = ["--pixel_size", "0.012", "--units", "nm"]
@@ -90,7 +91,7 @@ def test_a_failed_export_does_not_take_the_table_along(run, capsys):
         run("in", *options, "--export", "ase", "atomap", "--elements", "Sr", "Ti") == 1
     )
     text = capsys.readouterr().out
-    assert "in/b.tif: not exported to ase: the pixel size is not known, so" in text
+    assert "in/b.tif: not exported to ase: the pixel size is unknown, so" in text
     assert "some exports were left out: 1 of 2 files; their tables were" in text
     assert "failed" not in text
     names = {path.name for path in Path("out").iterdir()}
@@ -104,7 +105,7 @@ def test_a_failed_export_does_not_take_the_table_along(run, capsys):
     assert Path("c.csv").exists() and not Path("c.extxyz").exists()
 
 
-def test_what_casts_doubt_is_told(run, capsys):
+def test_warnings_are_printed(run, capsys):
     assert run("in/a.tif", "-o", "a.csv", "--raw", "--mode=bf") == 0
     text = capsys.readouterr().out
     assert "in/a.tif: " in text and "columns could not be fitted: is mode" in text
@@ -125,6 +126,16 @@ def test_a_network_says_where_to_look(run):
     assert run("in/a.tif", "-o", "given.csv", "--enhanced", "in/a.tif") == 0
 
 
+def test_a_wrong_engine_ends_the_run(run, capsys, monkeypatch):
+    def fail(*args):
+        raise StaticProgramError("differs from its layers")
+
+    monkeypatch.setattr("ppmat.predictor.static_program.StaticProgram", fail)
+    assert run("in/a.tif", "-o", "a.csv") == 2
+    text = capsys.readouterr().out
+    assert "StaticProgramError: differs" in text and "failed" not in text
+
+
 def test_bad_files_are_left_out_and_listed(run, capsys):
     np.save("in/flat.npy", np.zeros((30, 30)))
     np.save("in/noise.npy", np.random.default_rng(0).normal(size=(40, 40)))
@@ -133,7 +144,7 @@ def test_bad_files_are_left_out_and_listed(run, capsys):
     text = capsys.readouterr().out
     assert "in/flat.npy: image: all pixels are equal" in text
     assert "in/stack.npy: is a stack" in text and "failed: 2 of 4 files" in text
-    assert "no columns found: nothing stands out of the noise" in text
+    assert "no columns found: no signal is above the noise" in text
     assert len(ColumnTable.from_csv("out/noise.csv")) == 0
     assert not Path("out/flat.csv").exists()
     assert run("in/flat.npy", "-o", "x.csv", "--raw") == 2
@@ -148,7 +159,7 @@ def test_bad_files_are_left_out_and_listed(run, capsys):
         (["-o", "no/x.csv", "--raw"], "no does not exist"),
         (["-o", "x.csv", "--raw", "--pixel_size", "-1"], "wanted one number above 0"),
         (["-o", "x.csv", "--raw", "--units", "nm"], "--units goes with --pixel_size"),
-        (["-o", "x.csv", "--map"], "--map tells what --enhanced is"),
+        (["-o", "x.csv", "--map"], "--map goes with --enhanced"),
         (["-o", "x.csv", "--raw", "--min_score=2"], "--min_score=2.0"),
         (["-o", "x.csv", "--raw", "--sigma=0"], "--sigma=0.0: wanted at least half"),
         (["-o", "x.csv", "--raw", "--elements", "Sr"], "--elements goes with"),

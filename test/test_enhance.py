@@ -25,7 +25,7 @@ import numpy as np
 import pytest
 from helpers_image import ToyImage
 from helpers_image import picture
-from helpers_image import replace_shipped
+from helpers_image import replace_packaged_models
 from helpers_image import write_image_model
 from helpers_image import write_pictures
 from omegaconf import OmegaConf
@@ -35,9 +35,10 @@ from ppmat.commands.enhance import main
 from ppmat.datasets import DATASETS
 from ppmat.metrics.sfin_metric import calc_psnr
 from ppmat.metrics.sfin_metric import calc_ssim
-from ppmat.predictor.packaged_models import SHIPPED
-from ppmat.stem.images.micrograph import image_names
+from ppmat.predictor.packaged_models import PACKAGED_MODELS
+from ppmat.stem.images.image_inputs import image_names
 from ppmat.stem.images.micrograph import read_micrograph
+from ppmat.utils.files import locked
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -79,7 +80,7 @@ def run(tmp_path, monkeypatch):
 
 
 def names_in(folder):
-    return sorted(os.listdir(folder))
+    return sorted(set(os.listdir(folder)) - {".lock"})
 
 
 def test_files_folders_and_patterns(run, capsys):
@@ -90,7 +91,7 @@ def test_files_folders_and_patterns(run, capsys):
     text = capsys.readouterr().out
     assert "out/b.tif: 20 x 30, residual std " in text
     assert ", correlation of lines " in text and ", contrast lost " in text
-    assert "flag lost_contrast (3 files): what was taken away follows" in text
+    assert "flag lost_contrast (3 files): the residual is correlated with" in text
     image = read_micrograph("out/a.tif")
     assert image.data.dtype == np.float32
     assert image.pixel_size == pytest.approx((0.0118, 0.0118))
@@ -112,11 +113,11 @@ def test_settings_of_the_command_line(run):
 
 
 @pytest.fixture
-def shipped(tmp_path, monkeypatch):
-    replace_shipped(tmp_path, monkeypatch)
+def packaged(tmp_path, monkeypatch):
+    replace_packaged_models(tmp_path, monkeypatch)
 
 
-def test_without_a_model_the_shipped_one_is_taken(run, shipped, capsys):
+def test_without_a_model_the_packaged_one_is_used(run, packaged, capsys):
     def record(folder):
         return json.loads(Path(folder, "a.tif.json").read_text())["record"]
 
@@ -124,16 +125,20 @@ def test_without_a_model_the_shipped_one_is_taken(run, shipped, capsys):
         files = ["--input=in/a.tif", f"--save_path={folder}"]
         assert main("task", [*files, *options]) == 0
         text = capsys.readouterr().out
-        assert f"{SHIPPED[folder]}' comes with ppmat; trained on drawn {folder}" in text
+        assert f"{PACKAGED_MODELS[folder]}', trained on drawn {folder}" in text
         found = record(folder)["package"]
-        assert found["name"] == SHIPPED[folder]
+        assert found["name"] == PACKAGED_MODELS[folder]
         assert found["trained_on"] == f"drawn {folder}"
         assert Path(found["results"]).name == "results.yaml"
     assert record("haadf")["weights"] != record("bf")["weights"]
     # The same weights are the same model, whatever they are called.
     assert main("task", ["--input=in/a.tif", "--save_path=bf", "--mode=bf"]) == 0
     assert "is there already" in capsys.readouterr().out
-    named = ["--input=in/a.tif", "--save_path=bf", f"--model_name={SHIPPED['bf']}"]
+    named = [
+        "--input=in/a.tif",
+        "--save_path=bf",
+        f"--model_name={PACKAGED_MODELS['bf']}",
+    ]
     assert main("task", named) == 0
     assert "is there already" in capsys.readouterr().out
     assert main("task", [*named, "--mode=bf"]) == 2
@@ -144,7 +149,7 @@ EXAMPLE = "example_data/stem_sample/test/noisy"
 
 
 @pytest.fixture
-def example(run, shipped):
+def example(run, packaged):
     """Two small images for those of the tree."""
     assert len(image_names(ROOT / "spectrum_enhancement" / EXAMPLE)) == 16
     write_pictures(f"task/{EXAMPLE}", ["0", "1"])
@@ -154,7 +159,7 @@ def test_without_options_the_example_images_are_enhanced(example, capsys):
     assert main("task", []) == 0
     text = capsys.readouterr().out
     assert f"task/{EXAMPLE} are enhanced into output/enhanced" in text
-    assert SHIPPED["haadf"] in text
+    assert PACKAGED_MODELS["haadf"] in text
     assert names_in("output/enhanced") == ["0.tif", "0.tif.json", "1.tif", "1.tif.json"]
     assert main("task", []) == 0
     assert capsys.readouterr().out.count("is there already") == 2
@@ -163,14 +168,14 @@ def test_without_options_the_example_images_are_enhanced(example, capsys):
 
 
 @pytest.mark.parametrize("options", [["--mode=bf"], ["in/a.tif"], ["-c=model.yaml"]])
-def test_the_example_is_for_the_shipped_model(example, capsys, options):
+def test_the_example_is_for_the_packaged_model(example, capsys, options):
     assert main("task", options) == 2
     text = capsys.readouterr().out
     assert "--input is missing" in text and "HAADF example images" in text
     assert not Path("output").exists()
 
 
-def test_without_the_example_an_input_is_asked_for(run, shipped, capsys):
+def test_without_the_example_an_input_is_asked_for(run, packaged, capsys):
     assert main("task", []) == 2
     text = capsys.readouterr().out
     assert "--input is missing" in text
@@ -224,9 +229,9 @@ BAD = {
     "no output": (["--input=in"], "--save_path is missing"),
     "missing file": (["--input=in/aa.tif", "--save_path=o"], "Did you mean 'a.tif'"),
     "pattern": (["--input=no/*.tif", "--save_path=o"], "no file matches"),
-    "tile": (["--input=in", "--save_path=o", "--tile_size=0"], "--tile_size"),
+    "tile": (["--input=in", "--save_path=o", "--tile_size=0"], "tile_size is 0"),
     "overlap": (["--input=in", "--save_path=o", "--overlap=9"], "half a tile of 16"),
-    "batch": (["--input=in", "--save_path=o", "--batch_size=0"], "--batch_size=0"),
+    "batch": (["--input=in", "--save_path=o", "--batch_size=0"], "batch_size is 0"),
     "onto the input": (["--input=in", "--save_path=in"], "would be replaced"),
     "split": (["--split=val"], "has no Dataset.val.dataset"),
     "picture of a split": (["--split=test", "--residual"], "--residual goes with"),
@@ -237,7 +242,7 @@ BAD = {
     ),
     "mode": (
         ["--input=in", "--save_path=o", "--mode=bf"],
-        "mode=bf chooses among the shipped models and does not go with config_path",
+        "mode=bf chooses a packaged model and does not go with config_path",
     ),
     "name": (["--input=in", "--save_path=in/a.tif"], "cannot be written to"),
 }
@@ -260,9 +265,17 @@ def test_bad_models_and_foreign_outputs_give_exit_status_2(run, capsys):
     Path("out/b.tif").write_text("my own file")
     assert run(*options) == 2
     text = capsys.readouterr().out
-    assert "out/b.tif was not written by such a run" in text and "--overwrite" in text
+    assert "out/b.tif was not written by this command" in text and "--overwrite" in text
     assert names_in("out") == ["b.tif"]
     assert run(*options, "--overwrite") == 0
+
+
+def test_a_folder_that_another_process_writes_to(run, capsys):
+    os.makedirs("out")
+    with locked("out"):
+        assert run("--input=in", "--save_path=out") == 2
+    assert "out: another process is writing there" in capsys.readouterr().out
+    assert names_in("out") == []
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

@@ -24,18 +24,24 @@ from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from ppmat.predictor import enhance
+from ppmat.predictor import enhancement
 from ppmat.predictor.enhancement import FLAGS
-from ppmat.predictor.enhancement import enhance
-from ppmat.predictor.enhancement import enhance_image
 from ppmat.predictor.enhancement import fill_missing
+from ppmat.predictor.tile_model import TileFunction
 from ppmat.stem.images.grey_scaling import GREY
 from ppmat.stem.images.grey_scaling import PERCENTILES
 
 SIZE = {"tile_size": 32}
 
 
+def enhance_image(x, function, **options):
+    tiles = TileFunction(function)
+    return enhancement.enhance_image(x, tiles, tiles.defaults.updated(**options))
+
+
 def net(tiles):
-    """Stands for a network: not linear, not even, and looks at neighbours."""
+    """A network: not linear, not even, and looks at neighbours."""
     rows = np.roll(tiles, 1, 2) + tiles + np.roll(tiles, -1, 2)
     mean = (np.roll(rows, 1, 3) + rows + np.roll(rows, -1, 3)) / 9
     return mean + 6 * np.tanh(mean / 80) - 3
@@ -409,7 +415,7 @@ def test_missing_pixels_do_not_count_in_the_statistics():
 
 
 class Tree(dict):
-    """Stands for HyperSpy's metadata."""
+    """HyperSpy's metadata, in short."""
 
     def set_item(self, path, value):
         self[path] = value
@@ -422,7 +428,7 @@ class Axes:
 
 
 class Signal:
-    """Stands for a HyperSpy signal."""
+    """A HyperSpy signal, in short."""
 
     _lazy = False
 
@@ -441,7 +447,7 @@ class Signal:
 
 
 class Lazy(Signal):
-    """Stands for a lazy one: its data is no numpy array, frames are read one by one."""
+    """A lazy signal: its data is no numpy array, frames are read one by one."""
 
     _lazy = True
 

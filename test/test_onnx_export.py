@@ -29,16 +29,16 @@ from helpers_folded import difference
 from helpers_folded import eager
 from helpers_folded import grey
 from helpers_folded import trained_like
-from helpers_image import replace_shipped
+from helpers_image import replace_packaged_models
 from helpers_image import write_image_model
 
 from ppmat.commands import export_onnx as export_onnx_command
+from ppmat.predictor import enhance
 from ppmat.predictor import onnx_export
 from ppmat.predictor import static_program
-from ppmat.predictor.enhancement import enhance
 from ppmat.predictor.onnx_export import OnnxExportError
 from ppmat.predictor.onnx_export import export_onnx
-from ppmat.predictor.packaged_models import SHIPPED
+from ppmat.predictor.packaged_models import PACKAGED_MODELS
 from ppmat.stem.images.grey_scaling import GREY
 from ppmat.stem.images.grey_scaling import PERCENTILES
 from ppmat.utils.config import save_config
@@ -206,12 +206,15 @@ def test_bad_input_ends_with_2(tmp_path, capsys):
     assert not (tmp_path / "x.onnx").exists()
 
 
-def test_without_a_model_the_shipped_one_is_written(tmp_path, monkeypatch, capsys):
-    replace_shipped(tmp_path, monkeypatch)
+def test_without_a_model_the_packaged_one_is_written(tmp_path, monkeypatch, capsys):
+    replace_packaged_models(tmp_path, monkeypatch)
     output = f"--output={tmp_path / 'x.onnx'}"
     assert command(output, "--mode=bf") == 2  # the stand-in is no SFIN
     text = capsys.readouterr().out
-    assert f"'{SHIPPED['bf']}' comes with ppmat" in text and "ToyImage cannot" in text
+    assert (
+        f"Packaged model '{PACKAGED_MODELS['bf']}'" in text
+        and "ToyImage cannot" in text
+    )
     assert command(*write_sfin(tmp_path), output, "--mode=bf") == 2
     assert "does not go with config_path" in capsys.readouterr().out
 

@@ -26,7 +26,7 @@ import pytest
 from helpers_image import TILE
 from helpers_image import ToyImage
 from helpers_image import picture
-from helpers_image import replace_shipped
+from helpers_image import replace_packaged_models
 from helpers_image import toy
 from helpers_image import write_image_model
 from helpers_image import write_pictures
@@ -34,14 +34,16 @@ from helpers_image import write_pictures
 from ppmat.models.sfin.sfin import SFIN
 from ppmat.predictor import SpectrumPredictor
 from ppmat.predictor import enhance
-from ppmat.predictor import tile_model
-from ppmat.predictor.image_store import ImageFile
-from ppmat.predictor.image_store import find_images
+from ppmat.predictor import spectrum_predictor
+from ppmat.predictor import static_program
 from ppmat.predictor.image_store import output_names
-from ppmat.predictor.packaged_models import SHIPPED
+from ppmat.predictor.packaged_models import PACKAGED_MODELS
+from ppmat.predictor.tile_model import EnhanceOptions
 from ppmat.predictor.tile_model import TileModel
+from ppmat.stem.images.image_inputs import ImageFile
 from ppmat.stem.images.micrograph import read_micrograph
 from ppmat.stem.images.micrograph import write_micrograph
+from ppmat.utils.download import hash_of_file
 from ppmat.utils.files import StoredRunError
 from ppmat.utils.registry import ConfigError
 
@@ -57,6 +59,11 @@ def predictor(arguments):
     return SpectrumPredictor(**arguments, device="cpu")
 
 
+def names_in(folder):
+    """Return the files of a folder but its lock."""
+    return {path.name for path in folder.iterdir()} - {".lock"}
+
+
 def expected(x, **options):
     return enhance(x, toy, tile_size=TILE, overlap=4, **options)
 
@@ -66,11 +73,7 @@ def test_arrays(predictor):
     found = predictor.enhance(x)
     np.testing.assert_allclose(found, expected(x), atol=1e-5)
     assert all(shape == [1, 1, TILE, TILE] for shape in ToyImage.calls)
-    assert (predictor.tile_size, predictor.overlap, predictor.scaling) == (
-        TILE,
-        4,
-        "robust",
-    )
+    assert predictor.defaults == EnhanceOptions("robust", TILE, 4)
     grey = 200 * x
     found = enhance(grey, predictor, scaling="grey", batch_size=3, ensemble=True)
     wanted = expected(grey, scaling="grey", ensemble=True)
@@ -102,8 +105,7 @@ def test_section_predict(arguments, tmp_path):
     assert (record["tile"], record["overlap"]) == ([32, 32], 8)
     assert record["scaling"] == "grey"
     predictor = SpectrumPredictor(**write_image_model(tmp_path, Predict={}))
-    found = predictor.tile_size, predictor.overlap, predictor.scaling
-    assert found == (256, 64, "robust")
+    assert predictor.defaults == EnhanceOptions("robust", 256, 64)
 
 
 @pytest.mark.parametrize(
@@ -135,43 +137,46 @@ def test_networks_and_names(arguments):
 
 
 @pytest.fixture
-def shipped(tmp_path, monkeypatch):
-    replace_shipped(tmp_path, monkeypatch)
-    tile_model._shipped_model.cache_clear()
+def packaged(tmp_path, monkeypatch):
+    replace_packaged_models(tmp_path, monkeypatch)
+    spectrum_predictor._packaged_model.cache_clear()
     yield
-    tile_model._shipped_model.cache_clear()
+    spectrum_predictor._packaged_model.cache_clear()
 
 
-def test_a_shipped_model_needs_no_name(shipped, monkeypatch):
+def test_a_packaged_model_needs_no_name(packaged):
     x = 200 * picture()
     wanted = {"haadf": expected(x), "bf": enhance(x, doubled, tile_size=TILE)}
     assert abs(wanted["haadf"] - wanted["bf"]).max() > 10
-    for mode in SHIPPED:
+    for mode in PACKAGED_MODELS:
         predictor = SpectrumPredictor(mode=mode)
-        assert predictor.model_name == SHIPPED[mode]
+        assert predictor.model_name == PACKAGED_MODELS[mode]
         assert predictor.describe()["package"]["trained_on"] == f"drawn {mode}"
         np.testing.assert_allclose(predictor.enhance(x), wanted[mode], atol=1e-3)
         np.testing.assert_allclose(enhance(x, mode=mode), wanted[mode], atol=1e-3)
-    assert SpectrumPredictor().model_name == SHIPPED["haadf"]
+    assert SpectrumPredictor().model_name == PACKAGED_MODELS["haadf"]
     np.testing.assert_array_equal(enhance(x), enhance(x, mode="haadf"))
-    assert tile_model._shipped_model.cache_info().misses == 2  # loaded once each
-    assert tile_model.as_tile_model(None) is tile_model.as_tile_model(None, "haadf")
+    assert (
+        spectrum_predictor._packaged_model.cache_info().misses == 2
+    )  # loaded once each
+    as_tile_model = spectrum_predictor.as_tile_model
+    assert as_tile_model(None) is as_tile_model(None, "haadf")
 
 
 def doubled(tiles):
     return toy(tiles, 2.0)
 
 
-def test_a_mode_beside_a_model_is_refused(arguments, shipped):
+def test_a_mode_beside_a_model_is_refused(arguments, packaged):
     with pytest.raises(ConfigError, match="mode=bf .*config_path and checkpoint_path"):
         SpectrumPredictor(**arguments, mode="bf")
     with pytest.raises(ConfigError, match="does not go with model_name"):
-        SpectrumPredictor(model_name=SHIPPED["bf"], mode="bf")
+        SpectrumPredictor(model_name=PACKAGED_MODELS["bf"], mode="bf")
     with pytest.raises(ConfigError, match="'df'; wanted 'haadf' or 'bf'"):
         SpectrumPredictor(mode="df")
     with pytest.raises(ValueError, match="'df'; wanted 'haadf' or 'bf'"):
         enhance(picture(), mode="df")
-    with pytest.raises(ValueError, match="mode='bf' chooses among the shipped"):
+    with pytest.raises(ValueError, match="mode='bf' chooses a packaged model"):
         enhance(picture(), toy, mode="bf")
     with pytest.raises(ConfigError, match="give either model_name"):
         SpectrumPredictor(checkpoint_path=arguments["checkpoint_path"])
@@ -195,7 +200,7 @@ def test_a_map_of_columns_stays_in_grey_levels(arguments, tmp_path, monkeypatch)
     again = predictor.enhance(50 * x + 3)
     np.testing.assert_allclose(again, result.image, atol=0.1)
     assert result.whiteness is None and result.flags == {}
-    with pytest.raises(ValueError, match="leaves no residual"):
+    with pytest.raises(ValueError, match="has no residual"):
         _ = result.residual
     x[2, 3] = np.nan
     holed = predictor.enhance(x)
@@ -269,8 +274,8 @@ def test_files(predictor, tmp_path):
         assert told["input"]["pixel_size"] == pytest.approx([0.0118, 0.0118])
         assert told["record"]["frames"][0]["scale"] > 0
         assert told["settings"]["scaling"] == "robust"
-    names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {f"{n}.tif{end}" for n in "abc" for end in ("", ".json")}
+    names = {f"{n}.tif{end}" for n in "abc" for end in ("", ".json")}
+    assert names_in(tmp_path / "out") == names
 
 
 def test_a_folder_in_upstreams_form(predictor, tmp_path):
@@ -323,7 +328,7 @@ def test_a_stopped_run_goes_on(predictor, tmp_path, monkeypatch):
     with pytest.raises(Killed):
         run()
     monkeypatch.undo()
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {"a.tif", "a.tif.json"}
+    assert names_in(tmp_path / "out") == {"a.tif", "a.tif.json"}
     first = (tmp_path / "out" / "a.tif").read_bytes()
     assert [row["skipped"] for row in run()] == [True, False, False]
     assert (tmp_path / "out" / "a.tif").read_bytes() == first
@@ -345,12 +350,14 @@ def test_what_is_there_is_not_overwritten(predictor, arguments, tmp_path):
 
     run()
     before = (out / "a.tif").read_bytes()
-    with pytest.raises(StoredRunError, match="a.tif was made with other scaling"):
+    with pytest.raises(
+        StoredRunError, match="a.tif.json: belongs to a run with other scal"
+    ):
         run(scaling="grey")
-    with pytest.raises(StoredRunError, match="made with other overlap, tile_size"):
+    with pytest.raises(StoredRunError, match="a run with other overlap, tile_size"):
         run(tile_size=32)
     other = write_image_model(tmp_path / "other", 2.0)
-    with pytest.raises(StoredRunError, match="made with other weights"):
+    with pytest.raises(StoredRunError, match="a run with other weights"):
         run(SpectrumPredictor(**other))
     write_micrograph(path, picture(seed=9))
     with pytest.raises(StoredRunError, match="made from another input"):
@@ -361,10 +368,10 @@ def test_what_is_there_is_not_overwritten(predictor, arguments, tmp_path):
     with pytest.raises(StoredRunError, match="was changed since it was written"):
         run()
     (out / "a.tif.json").unlink()
-    with pytest.raises(StoredRunError, match="was not written by such a run"):
+    with pytest.raises(StoredRunError, match="was not written by this command"):
         run()
     (out / "a.tif.json").write_text("{}")
-    with pytest.raises(StoredRunError, match="not written by such a run, or is dam"):
+    with pytest.raises(StoredRunError, match="a.tif.json: is damaged, or another"):
         run()
     with pytest.raises(ConfigError, match="is an input and would be replaced"):
         predictor.from_files(path, tmp_path / "in", overwrite=True)
@@ -380,29 +387,48 @@ def test_a_file_that_fails(predictor, tmp_path):
     assert [row["error"] is None for row in rows] == [True, False, False]
     assert "b.tif" in rows[1]["error"] and "c.npy" in rows[2]["error"]
     assert "no pixel can be used" in rows[2]["error"]
-    assert len(list((tmp_path / "out").iterdir())) == 2
+    assert len(names_in(tmp_path / "out")) == 2
     with pytest.raises(ValueError, match="b.tif"):
         predictor.from_files(tmp_path / "in", tmp_path / "out2", progress=False)
     with pytest.raises(ValueError, match="on_error"):
         predictor.from_files(tmp_path / "in", tmp_path / "out2", on_error="skip")
 
 
-def test_inputs_are_found(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    write_pictures("x", ["a", "b"])
-    Path("x/readme.txt").write_text("no image")
-    found = [str(image) for image in find_images(["x/b.tif@1", "x/*.tif", "x"])]
-    assert found == ["x/b.tif@1", "x/a.tif", "x/b.tif"]  # nothing twice
-    os.makedirs("empty")
-    for item, message in {
-        "empty": "holds no image",
-        "y/*.tif": "no file matches",
-        "x/aa.tif": "not found: x/aa.tif. Did you mean 'a.tif'",
-    }.items():
-        with pytest.raises(ConfigError, match=message):
-            find_images(item)
-    with pytest.raises(ConfigError, match="no input image"):
-        find_images([])
+def test_a_wrong_engine_ends_the_run(predictor, sfin, tmp_path, monkeypatch):
+    write_pictures(tmp_path / "in")
+    predictor.tiles = TileModel(sfin, defaults=EnhanceOptions("robust", 24, 6))
+    monkeypatch.setattr(static_program, "default_cache_dir", lambda: tmp_path / "p")
+    monkeypatch.setattr(static_program, "_TOLERANCE", -1.0)
+    with pytest.raises(static_program.StaticProgramError, match="of the range"):
+        predictor.from_files(tmp_path / "in", tmp_path / "out", on_error="flag")
+    assert names_in(tmp_path / "out") == set()
+
+
+def test_a_second_run_in_the_same_folder_is_refused(predictor, tmp_path):
+    write_pictures(tmp_path / "in")
+    rows = predictor.iter_files(tmp_path / "in", tmp_path / "out")
+    next(rows)
+    with pytest.raises(StoredRunError, match="another process is writing there"):
+        predictor.from_files(tmp_path / "in", tmp_path / "out")
+    assert len(list(rows)) == 2
+
+
+def test_files_are_hashed_once(predictor, tmp_path, monkeypatch):
+    write_pictures(tmp_path / "in")
+    hashed = []
+
+    def count(path):
+        hashed.append(Path(path).name)
+        return hash_of_file(path)
+
+    monkeypatch.setattr("ppmat.predictor.image_store.hash_of_file", count)
+    predictor.from_files(tmp_path / "in", tmp_path / "out")
+    assert len(hashed) == 6 and {"a.tif", "b.tif", "c.tif"} < set(hashed)
+    (tmp_path / "out" / "b.tif").unlink()
+    hashed.clear()
+    predictor.from_files(tmp_path / "in", tmp_path / "out")
+    # Three inputs; the two outputs that are there, and the new one.
+    assert len(hashed) == 6 and hashed.count("b.tif") == 1
 
 
 @pytest.mark.parametrize(

@@ -282,7 +282,7 @@ def test_package_of_upstream_loads(package, weights):
 def test_registered_name_enhances_an_image(package):
     """From the name alone, as ``predict.py --model_name`` does it."""
     predictor = SpectrumPredictor(model_name=package)
-    assert (predictor.target_name, predictor.tile_size) == ("gt_detect", 256)
+    assert (predictor.target_name, predictor.defaults.tile_size) == ("gt_detect", 256)
     grey = np.random.RandomState(0).uniform(0, 255, (32, 32)).astype("float32")
     found = predictor.enhance(grey, tile_size=32, overlap=8, scaling="grey")
     wanted = predictor.model(grey[None, None]).numpy()[0, 0]

@@ -96,7 +96,7 @@ def test_other_tiles_are_refused(model, cache):
     for shape in ((1, 1, SIZE, SIZE + 1), (SIZE, SIZE), (1, 3, SIZE, SIZE)):
         with pytest.raises(ValueError, match=r"this program is for \[B, 1, 16, 16\]"):
             program(grey(*shape))
-    with pytest.raises(ValueError, match="threads=0: wanted at least 1"):
+    with pytest.raises(ValueError, match="threads=0; wanted at least 1"):
         StaticProgram(model, SIZE, SIZE, threads=0, cache_dir=cache)
 
 

@@ -206,9 +206,9 @@ def model_files(mode: str, models: dict) -> tuple[Path, Path]:
     """Return configuration and weights of the model of a mode."""
     if mode in models:
         return tuple(map(Path, models[mode]))
-    from ppmat.predictor.packaged_models import SHIPPED
+    from ppmat.predictor.packaged_models import PACKAGED_MODELS
 
-    name = SHIPPED[mode]
+    name = PACKAGED_MODELS[mode]
     folder = ROOT / "ppmat/models/packages" / name
     return folder / f"{name}.yaml", folder / "checkpoints/best.pdparams"
 

@@ -15,7 +15,7 @@
 
 """The command that finds and measures atomic columns.
 
-Importing this module does not import Paddle: the number of threads has to be set
+Importing this module does not import Paddle, because the number of threads must be set
 before.
 """
 
@@ -25,7 +25,9 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from collections.abc import Mapping
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +38,12 @@ from ppmat.commands.image_options import add_images
 from ppmat.commands.image_options import check_parent
 from ppmat.commands.image_options import first_names
 from ppmat.commands.image_options import load_predictor
+from ppmat.commands.image_options import own_model_options
 from ppmat.commands.image_options import refuse_present
 from ppmat.commands.options import EXIT_BAD_INPUT
 from ppmat.commands.options import EXIT_SOME_LEFT_OUT
 from ppmat.commands.options import move_overrides
 from ppmat.commands.options import task_command
-from ppmat.predictor.image_store import ImageFile
-from ppmat.predictor.image_store import find_images
 from ppmat.predictor.image_store import make_folder
 from ppmat.predictor.image_store import output_names
 from ppmat.stem.columns.column_export import not_elements
@@ -53,8 +54,10 @@ from ppmat.stem.columns.detection import MIN_SCORE
 from ppmat.stem.columns.detection import POLARITIES
 from ppmat.stem.columns.detection import detect_columns
 from ppmat.stem.images.bad_pixels import without_hot_pixels
+from ppmat.stem.images.image_inputs import ImageFile
+from ppmat.stem.images.image_inputs import find_images
+from ppmat.stem.images.micrograph import Micrograph
 from ppmat.stem.images.micrograph import image_from
-from ppmat.stem.images.micrograph import read_micrograph
 from ppmat.stem.images.micrograph_base import convert_pixel_size
 from ppmat.stem.noise.noise_model import MODES
 from ppmat.utils import logger
@@ -63,9 +66,9 @@ from ppmat.utils.files import replacing
 from ppmat.utils.registry import ConfigError
 
 _EPILOG = """\
-The network (or --enhanced) says where to look; positions, errors and intensities are
-fitted to the raw image. Without a model a small one that comes with ppmat is taken.
-Each table x.csv has x.csv.json beside it, which tells how it was made.
+Start positions come from the network (or --enhanced). Positions, errors and intensities
+are fitted to the raw image. Without a model, a packaged one is used.
+Each table x.csv has x.csv.json beside it, with its input, options and warnings.
 Cells for ASE and pymatgen need the pixel size, and columns that form one lattice.
 Exit status: 0 done, 1 some files or exports failed (they are listed), 2 bad input.
 
@@ -76,12 +79,17 @@ examples:
   detect.py image.tif -o columns.csv -c configs/sfin/sfin_haadf_detect.yaml
             --checkpoint_path best.pdparams
 """
+# Number of an image and its raw pixels -> ``enhanced`` and ``seeds_from`` of
+# ``detect_columns`` (empty for the raw image), and how that image was made.
+SeedFinder = Callable[[int, np.ndarray], tuple[dict[str, Any], Any]]
+
 EXPORTS = {"atomap": ".atomap.npy", "ase": ".extxyz", "pymatgen": ".structure.json"}
-_CELLS = ("ase", "pymatgen")
+_CELLS = ("ase", "pymatgen")  # exports that hold the average cell
+_PIXEL_SIZE_HINT = "Give it, for example with --pixel_size 0.012 --units nm."
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return the options; KEY=VALUE arguments are gathered in ``overrides``."""
+    """Return the options; KEY=VALUE arguments are collected in ``overrides``."""
     parser = argparse.ArgumentParser(
         description="Find and measure the atomic columns of microscope images.",
         epilog=_EPILOG,
@@ -95,29 +103,30 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--mode", choices=MODES, default="haadf",
         help="haadf: columns are bright; bf: dark (default: haadf)")  # fmt: skip
     add("--polarity", choices=POLARITIES,
-        help="of the columns, where it is not that of the mode")  # fmt: skip
+        help="of the columns, if it is not that of the mode")  # fmt: skip
     add_image_model(parser)
     add("--enhanced", nargs="+", metavar="IMAGE",
         help="enhanced images, as many as inputs and in their order: no model is "
         "needed")  # fmt: skip
     add("--map", action="store_true",
         help="--enhanced are maps of a detection model: spots on black")  # fmt: skip
-    add("--raw", action="store_true", help="look for columns in the raw image")
+    add("--raw", action="store_true", help="search columns in the raw image")
     add("--pixel_size", type=float, nargs="+", metavar="SIZE",
-        help="of a pixel, or of its y and x, when the file does not say")  # fmt: skip
+        help="one size, or y and x, for files without a pixel size")  # fmt: skip
     add("--units", choices=tuple(UNITS), help="of --pixel_size (default: nm)")
-    add("--sigma", type=float, help="width of the columns, pixels; found if not given")
+    add("--sigma", type=float,
+        help="width of the columns, pixels; estimated if not given")  # fmt: skip
     add("--separation", type=float,
-        help="least distance of two columns, pixels (default: 2 sigma)")  # fmt: skip
+        help="smallest distance of two columns, pixels (default: 2 sigma)")  # fmt: skip
     add("--min_score", type=float, default=MIN_SCORE,
-        help=f"leave out what is less sure, 0 to 1 (default: {MIN_SCORE})")  # fmt: skip
+        help=f"smallest score of a column, 0 to 1 (default: {MIN_SCORE})")  # fmt: skip
     add("--export", nargs="+", choices=tuple(EXPORTS), default=[],
         help="also write positions for Atomap, the average cell for ASE or "
         "pymatgen (needs the pixel size)")  # fmt: skip
     add("--elements", nargs="+", metavar="ELEMENT",
         help="of the columns in exported cells, the brightest kind first")  # fmt: skip
     add("--overlay", action="store_true", help="also draw the columns on the image")
-    add("--overwrite", action="store_true", help="replace what is there")
+    add("--overwrite", action="store_true", help="replace existing outputs")
     args = parser.parse_intermixed_args(argv)
     args.overrides = []
     move_overrides(args, ("input",))
@@ -125,15 +134,16 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace, task_dir: str) -> int:
-    """Do what the options say; returns the exit status.
+    """Measure the images; returns the exit status.
 
     Raises:
         ConfigError: Options that do not go together, missing files.
-        StoredRunError: An output is there already.
+        StoredRunError: An output exists already.
+        StaticProgramError: This version of Paddle compiles networks wrongly.
     """
     from tqdm import tqdm
 
-    _check_options(args)
+    options = _read_options(args)
     images = find_images(args.input)
     tables = _table_paths(args.output, images)
     given = None if args.enhanced is None else find_images(args.enhanced)
@@ -141,20 +151,21 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
         raise ConfigError(
             f"--enhanced: {len(given)} images for {len(images)} inputs; wanted one each"
         )
-    outputs = (path for table in tables for path in _outputs(args, table).values())
+    outputs = (path for table in tables for path in options.outputs(table).values())
     refuse_present(outputs, args.overwrite)
-    seeds = _seed_maker(args, task_dir, given)
+    find_seeds = _seed_finder(args, task_dir, given)
     failed: list[str] = []
     uncalibrated: list[str] = []
     not_exported = 0
     progress = tqdm(images, "detecting", unit=" files", disable=not sys.stderr.isatty())
     for number, image in enumerate(progress):
         try:
-            table, left_out = _do_image(args, number, image, tables[number], seeds)
+            table, left_out = _measure_file(
+                options, image, number, tables[number], find_seeds
+            )
         except (ValueError, TypeError, OSError) as error:
             failed.append(str(image))
-            where = "" if image.path in str(error) else f"{image}: "
-            logger.error(f"failed: {where}{error}")
+            logger.error(f"failed: {image.error_text(error)}")
             continue
         print(f"{tables[number]}: {_summary(table)}", flush=True)
         for text in table.info["warnings"]:
@@ -166,8 +177,8 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
             uncalibrated.append(str(image))
     if uncalibrated:
         logger.warning(
-            "positions are in pixels only, since the pixel size is not known: "
-            f"{first_names(uncalibrated)}. --pixel_size 0.012 --units nm gives it"
+            "positions are in pixels only, since the pixel size is unknown: "
+            f"{first_names(uncalibrated)}. {_PIXEL_SIZE_HINT}"
         )
     if not_exported:
         logger.error(
@@ -184,32 +195,67 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
 main = task_command(parse_args, run)
 
 
-def _check_options(args: argparse.Namespace) -> None:
-    model = [
-        name
-        for name in ("model_name", "weights_name", "config_path", "checkpoint_path")
-        if getattr(args, name) is not None
-    ]
+@dataclass(frozen=True)
+class DetectOptions:
+    """How each image is measured, and what is written.
+
+    Attributes:
+        search: Options of ``detect_columns``.
+        pixel_size_nm: Pixel size (y, x) of all images, nm; None takes the file's.
+        exports: Keys of :data:`EXPORTS`.
+        elements: Symbols for exported cells, the brightest kind of column first.
+        overlay: Also draw the columns on the image.
+    """
+
+    search: Mapping[str, Any]
+    pixel_size_nm: tuple[float, float] | None = None
+    exports: tuple[str, ...] = ()
+    elements: Sequence[str] | None = None
+    overlay: bool = False
+
+    def outputs(self, table: Path) -> dict[str, Path]:
+        """Return all files that belong to a table."""
+        paths = {"table": table, "record": table.with_name(f"{table.name}.json")}
+        for name in self.exports:
+            paths[name] = table.with_name(table.stem + EXPORTS[name])
+        if self.overlay:
+            paths["overlay"] = table.with_name(f"{table.stem}.overlay.png")
+        return paths
+
+    def pixel_size_of(self, source: Micrograph) -> tuple[float, float] | None:
+        """Return the pixel size (y, x) of an image, nm; None if unknown."""
+        if self.pixel_size_nm is not None or source.pixel_size is None:
+            return self.pixel_size_nm
+        return convert_pixel_size(source.pixel_size, source.units, "nm")
+
+
+def _read_options(args: argparse.Namespace) -> DetectOptions:
+    """Return the options of each image.
+
+    Raises:
+        ConfigError: Options do not go together, or a number is not legal.
+    """
+    model = own_model_options(args)
     ways = [f"--{name}" for name in ("raw", "enhanced") if getattr(args, name)]
     if len(ways) > 1 or (ways and model):
         raise ConfigError(
-            f"{' and '.join([*ways, *('--' + name for name in model)])} exclude each "
-            "other: columns are looked for in the raw image, in given enhanced ones, "
-            "or in those a model makes"
+            f"{' and '.join([*ways, *model])} exclude each other: columns are searched "
+            "in the raw image, in given enhanced images, or in those of a model"
         )
     if args.map and not args.enhanced:
         raise ConfigError(
-            "--map tells what --enhanced is; a detection model is known by its target"
+            "--map goes with --enhanced; a detection model is known by its target"
         )
     if args.units is not None and args.pixel_size is None:
         raise ConfigError("--units goes with --pixel_size")
-    if args.pixel_size is not None:
-        size = args.pixel_size
+    size = args.pixel_size
+    if size is not None:
         if len(size) > 2 or not all(np.isfinite(v) and v > 0 for v in size):
             raise ConfigError(
                 f"--pixel_size={' '.join(map(str, size))}: wanted one number above 0, "
                 "or two for y and x"
             )
+        size = convert_pixel_size((size[0], size[-1]), args.units or "nm", "nm")
     if not 0 <= args.min_score < 1:
         raise ConfigError(f"--min_score={args.min_score}: wanted 0 to below 1")
     for name in ("sigma", "separation"):
@@ -222,12 +268,20 @@ def _check_options(args: argparse.Namespace) -> None:
     if wrong:
         raise ConfigError(
             f"--elements={' '.join(args.elements)}: {', '.join(wrong)} is no symbol of "
-            "an element; wanted such as Sr, or X for atoms that are not known"
+            "an element; wanted such as Sr, or X for unknown atoms"
         )
+    names = ("mode", "polarity", "sigma", "separation", "min_score")
+    return DetectOptions(
+        search={name: getattr(args, name) for name in names},
+        pixel_size_nm=size,
+        exports=tuple(args.export),
+        elements=args.elements,
+        overlay=args.overlay,
+    )
 
 
 def _table_paths(output: str, images: Sequence[ImageFile]) -> list[Path]:
-    """Return where the table of each image goes.
+    """Return the path of the table of each image.
 
     Raises:
         ConfigError: One file for several images, or a folder that cannot be used.
@@ -247,95 +301,74 @@ def _table_paths(output: str, images: Sequence[ImageFile]) -> list[Path]:
     return [path / f"{name}.csv" for name in output_names(images)]
 
 
-def _outputs(args: argparse.Namespace, table: Path) -> dict[str, Path]:
-    """Return all files that belong to a table."""
-    paths = {"table": table, "record": table.with_name(f"{table.name}.json")}
-    for name in args.export:
-        paths[name] = table.with_name(table.stem + EXPORTS[name])
-    if args.overlay:
-        paths["overlay"] = table.with_name(f"{table.stem}.overlay.png")
-    return paths
-
-
-def _seed_maker(
+def _seed_finder(
     args: argparse.Namespace, task_dir: str, given: Sequence[ImageFile] | None
-) -> Callable[[int, np.ndarray], dict[str, Any]]:
-    """Return what gives ``enhanced``, ``seeds_from`` and ``record`` of an image."""
+) -> SeedFinder:
     if args.raw:
-        return lambda number, raw: {"record": None}
+        return lambda number, raw: ({}, None)
     if given is not None:
         kind = "map" if args.map else "enhanced"
 
-        def read(number: int, raw: np.ndarray) -> dict[str, Any]:
-            file = given[number]
-            image = image_from(read_micrograph(file.path, file.index))
-            return {"enhanced": image, "seeds_from": kind, "record": str(file)}
+        def read(number: int, raw: np.ndarray) -> tuple[dict[str, Any], str]:
+            image = image_from(given[number].read())
+            return {"enhanced": image, "seeds_from": kind}, str(given[number])
 
         return read
     own = args.model_name or args.config_path or args.checkpoint_path
     mode = None if own else args.mode
     predictor = load_predictor(args, task_dir, mode, args.device)
     kind = "map" if predictor.gives_map else "enhanced"
+    # A wrong version of Paddle ends the run; it is no fault of an image.
+    predictor.tiles.runner(*[predictor.defaults.tile_size] * 2)
 
-    def enhance(number: int, raw: np.ndarray) -> dict[str, Any]:
-        # One of them would spoil the whole image.
+    def enhance(number: int, raw: np.ndarray) -> tuple[dict[str, Any], dict]:
+        # One hot pixel would change the network's result in its whole tile.
         result = predictor.enhance_image(without_hot_pixels(raw)[0])
-        return {
-            "enhanced": result.image,
-            "seeds_from": kind,
-            "record": result.record,
-        }
+        return {"enhanced": result.image, "seeds_from": kind}, result.record
 
     return enhance
 
 
-def _do_image(
-    args: argparse.Namespace,
-    number: int,
+def _measure_file(
+    options: DetectOptions,
     image: ImageFile,
-    path: Path,
-    seeds: Callable[[int, np.ndarray], dict[str, Any]],
+    number: int,
+    table_path: Path,
+    find_seeds: SeedFinder,
 ) -> tuple[ColumnTable, dict[str, str]]:
-    """Measure an image and write its files; returns the table, and why which exports
-    were not made."""
-    source = read_micrograph(image.path, image.index)
+    """Measure an image and write its files.
+
+    Returns:
+        The table, and for each export that was left out the reason.
+    """
+    input_hash = hash_of_file(image.path)
+    source = image.read()
     raw = image_from(source)
-    size = _pixel_size_nm(args, source)
-    options = seeds(number, raw)
-    record = options.pop("record")
-    table = detect_columns(
-        raw,
-        pixel_size=size,
-        units="nm",
-        mode=args.mode,
-        polarity=args.polarity,
-        sigma=args.sigma,
-        separation=args.separation,
-        min_score=args.min_score,
-        **options,
-    )
-    paths = _outputs(args, path)
+    seeds, seed_record = find_seeds(number, raw)
+    size = options.pixel_size_of(source)
+    table = detect_columns(raw, pixel_size=size, units="nm", **options.search, **seeds)
+    paths = options.outputs(table_path)
     with replacing(paths["table"]) as temporary:
         table.to_csv(temporary)
-    if args.overlay:
+    if options.overlay:
         from ppmat.stem.columns.detection_figure import draw_columns
 
         with replacing(paths["overlay"]) as temporary:
             draw_columns(raw, table, temporary, str(image))
     left_out = {}
-    for name in args.export:
+    for name in options.exports:
         try:
             with replacing(paths[name]) as temporary:
-                _export(name, table, args.elements, temporary)
+                _export(name, table, options.elements, temporary)
         except (ValueError, OSError) as error:
             left_out[name] = str(error)
             paths[name].unlink(missing_ok=True)  # of an earlier table
     description = {
-        "input": image.record(hash_of_file(image.path)),
+        "input": image.record(input_hash),
         "pixel_size_nm": size,
         "columns": len(table),
         "detection": table.info,
-        "enhanced": record,
+        "enhanced": seed_record,
         "not_exported": left_out,
     }
     with replacing(paths["record"]) as temporary:
@@ -343,31 +376,20 @@ def _do_image(
     return table, left_out
 
 
-def _pixel_size_nm(args: argparse.Namespace, source: Any) -> tuple | None:
-    """Return the pixel size (y, x), nm: the option's, else the file's, else None."""
-    if args.pixel_size is not None:
-        y, x = (args.pixel_size * 2)[:2]
-        return convert_pixel_size((y, x), args.units or "nm", "nm")
-    if source.pixel_size is None:
-        return None
-    return convert_pixel_size(source.pixel_size, source.units, "nm")
-
-
 def _export(
     name: str, table: ColumnTable, elements: Sequence[str] | None, path: Path
 ) -> None:
-    """Write a table in the form of another program.
+    """Write a table in the format of another program.
 
     Raises:
-        ValueError: That is not possible.
+        InputError: The columns do not form the cell that the format needs.
     """
     if name == "atomap":
         table.to_atomap(path)
         return
     if table.pixel_size is None:
         raise ColumnTableError(
-            "the pixel size is not known, so there is no cell; --pixel_size 0.012 "
-            "--units nm gives it"
+            f"the pixel size is unknown, so there is no cell. {_PIXEL_SIZE_HINT}"
         )
     if name == "ase":
         table.to_atoms(elements).write(path, format="extxyz")
@@ -378,11 +400,12 @@ def _export(
 
 def _summary(table: ColumnTable) -> str:
     if not len(table):
-        return "no columns found: nothing stands out of the noise"
+        return "no columns found: no signal is above the noise"
+    position_errors = np.hypot(table.y_error, table.x_error) / np.sqrt(2)
     parts = [
         "1 column" if len(table) == 1 else f"{len(table)} columns",
         f"sigma {np.median(table.sigma):.2f} px",
-        f"error of a position {np.nanmedian(_position_errors(table)):.2g} px",
+        f"error of a position {np.nanmedian(position_errors):.2g} px",
     ]
     if table.pixel_size is not None:
         picometres = 1e3 * np.nanmedian(np.hypot(*table.errors_nm.T) / np.sqrt(2))
@@ -395,7 +418,3 @@ def _summary(table: ColumnTable) -> str:
         if which.any():
             parts.append(f"{int(which.sum())} {name}")
     return ", ".join(parts)
-
-
-def _position_errors(table: ColumnTable) -> np.ndarray:
-    return np.hypot(table.y_error, table.x_error) / np.sqrt(2)

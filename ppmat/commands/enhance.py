@@ -13,9 +13,9 @@
 # limitations under the License.
 
 
-"""The predicting command of the task folder of images.
+"""The command that enhances images, or scores a network on a data set.
 
-Importing this module does not import Paddle: the number of threads has to be set
+Importing this module does not import Paddle, because the number of threads must be set
 before.
 """
 
@@ -24,6 +24,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections import Counter
+from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
@@ -33,8 +35,9 @@ import numpy as np
 from ppmat.commands.image_options import add_image_model
 from ppmat.commands.image_options import add_images
 from ppmat.commands.image_options import add_mode
-from ppmat.commands.image_options import check_tiles
+from ppmat.commands.image_options import add_tiles
 from ppmat.commands.image_options import load_predictor
+from ppmat.commands.image_options import own_model_options
 from ppmat.commands.options import EXIT_BAD_INPUT
 from ppmat.commands.options import EXIT_SOME_LEFT_OUT
 from ppmat.commands.options import announce_task_config
@@ -42,19 +45,19 @@ from ppmat.commands.options import find_task_config
 from ppmat.commands.options import move_overrides
 from ppmat.commands.options import task_command
 from ppmat.predictor.image_store import FORMATS
-from ppmat.predictor.image_store import find_images
 from ppmat.predictor.image_store import make_folder
 from ppmat.predictor.packaged_models import DEFAULT_MODE
+from ppmat.stem.images.image_inputs import find_images
 from ppmat.utils import logger
 from ppmat.utils.config import save_config
 from ppmat.utils.registry import ConfigError
 from ppmat.utils.result_store import Column
 
 _EPILOG = """\
-Without a model a small one that comes with ppmat is taken, trained on synthetic images;
-without --input, too, it enhances the example images beside this script.
+Without a model, a packaged one is used, trained on synthetic images. Without --input
+as well, it enhances the example images beside this script.
 Values keep their units; outputs are float32 with the pixel size of the input. The same
-command given again goes on where the last one stopped.
+command given again continues where the last one stopped.
 Exit status: 0 done, 1 some files failed (they are listed), 2 bad input.
 
 examples:
@@ -71,7 +74,7 @@ _FLAGS = Column("flags", "flags")
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return the options; KEY=VALUE arguments are gathered in ``overrides``."""
+    """Return the options; KEY=VALUE arguments are collected in ``overrides``."""
     parser = argparse.ArgumentParser(
         description="Enhance microscope images with a trained network.",
         epilog=_EPILOG,
@@ -80,20 +83,20 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_image_model(parser)
     add_mode(parser)
     add_images(parser, "--input", "--input_path", default=[], action="extend")
+    add_tiles(parser)
     add = parser.add_argument
     add("--save_path", "--output_path", metavar="FOLDER", help="for the outputs")
     add("--format", choices=FORMATS, default="tif", help="of the outputs")
     add("--residual", action="store_true",
-        help="also draw raw image, enhanced image and what was taken away")  # fmt: skip
+        help="also draw raw image, enhanced image and their difference")  # fmt: skip
     add("--ensemble", action="store_true",
         help="average over the four flips: four times the work")  # fmt: skip
-    add("--tile_size", type=int, help="pixels; default: Predict.tile_size, or 256")
-    add("--overlap", type=int, help="pixels; default: Predict.overlap, or 64")
     add("--scaling", choices=("robust", "grey"),
         help="robust: any intensities, by percentiles; grey: values are grey levels "
         "0 to 255 as in training")  # fmt: skip
     add("--batch_size", type=int, default=1, help="tiles given to the network at once")
-    add("--overwrite", action="store_true", help="redo and replace what is there")
+    add("--overwrite", action="store_true",
+        help="enhance again and replace existing outputs")  # fmt: skip
     add("--split", choices=("train", "val", "test"),
         help="score the network on a split of the configuration's data set "
         "instead")  # fmt: skip
@@ -104,14 +107,15 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace, task_dir: str) -> int:
-    """Do what the options say; returns the exit status.
+    """Enhance the images, or score a split; returns the exit status.
 
     Raises:
         ConfigError: Options that do not go together, and see ``SpectrumPredictor``.
+        InputError: A file is missing, and see ``SpectrumPredictor.iter_files``.
     """
-    _take_example(args, task_dir)
+    _use_example(args, task_dir)
     _check_options(args)
-    # What is misspelt or cannot be written shows before the model is loaded.
+    # Wrong names and folders are reported before the model is loaded.
     if args.input:
         find_images(args.input)
     if args.save_path is not None:
@@ -119,9 +123,10 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
     # Only a split reads the data that the configuration's variables name.
     find = find_task_config if args.split is None else announce_task_config
     predictor = load_predictor(args, task_dir, args.mode, args.device, find)
-    check_tiles(args, predictor)
+    names = ("tile_size", "overlap", "ensemble", "batch_size")
+    options = {name: getattr(args, name) for name in names}
     if args.split is not None:
-        return _score_split(predictor, args)
+        return _score_split(predictor, args.split, args.save_path, options)
     rows = predictor.iter_files(
         args.input,
         args.save_path,
@@ -131,26 +136,23 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
         on_error="flag",
         progress=sys.stderr.isatty(),
         scaling=args.scaling,
-        tile_size=args.tile_size,
-        overlap=args.overlap,
-        ensemble=args.ensemble,
-        batch_size=args.batch_size,
+        **options,
     )
-    return _show(rows)
+    return _print_rows(rows)
 
 
 main = task_command(parse_args, run)
 
 
 _EXAMPLE = "example_data/stem_sample/test/noisy"  # below the task folder
-_EXAMPLE_OUTPUT = "output/enhanced"
+_EXAMPLE_OUTPUT = "output/enhanced"  # below the current folder
 
 
-def _take_example(args: argparse.Namespace, task_dir: str) -> None:
-    """Name the example images as input where neither images nor a model are named.
+def _use_example(args: argparse.Namespace, task_dir: str) -> None:
+    """Set the example images as input if neither images nor a model are given.
 
     Raises:
-        ConfigError: There is a model for them to name, or no example.
+        ConfigError: A model is given, or there is no example.
     """
     if args.input or args.split is not None:
         return
@@ -159,12 +161,11 @@ def _take_example(args: argparse.Namespace, task_dir: str) -> None:
         "--input is missing: wanted image files or folders, and --save_path for the "
         "outputs"
     )
-    own = (args.model_name, args.weights_name, args.config_path, args.checkpoint_path)
-    other = args.mode not in (None, DEFAULT_MODE) or args.overrides
-    if other or any(value is not None for value in own):
+    other_mode = args.mode not in (None, DEFAULT_MODE)
+    if other_mode or args.overrides or own_model_options(args):
         raise ConfigError(
-            f"{missing}. Without it, {DEFAULT_MODE.upper()} example images are enhanced"
-            f", and by the shipped model only ({example})"
+            f"{missing}. Without it, the {DEFAULT_MODE.upper()} example images "
+            f"({example}) are enhanced by the packaged model only"
         )
     if not os.path.isdir(example):
         raise ConfigError(f"{missing}; there are no example images here ({example})")
@@ -176,8 +177,6 @@ def _take_example(args: argparse.Namespace, task_dir: str) -> None:
 
 
 def _check_options(args: argparse.Namespace) -> None:
-    if args.batch_size < 1:
-        raise ConfigError(f"--batch_size={args.batch_size}: wanted at least 1")
     if args.input and args.split is not None:
         raise ConfigError("give --input with --save_path, or --split; not both")
     if args.input and args.save_path is None:
@@ -191,27 +190,26 @@ def _check_options(args: argparse.Namespace) -> None:
                 )
 
 
-def _show(rows: Any) -> int:
+def _print_rows(rows: Iterable[Mapping[str, Any]]) -> int:
     """Print a line for each file as it is done; returns the exit status."""
     from ppmat.predictor.enhancement import FLAGS
 
-    seen: dict[str, int] = {}
+    flagged: Counter[str] = Counter()
     failed = done = 0
     for row in rows:
         if row["error"] is not None:
             failed += 1
             logger.error(f"failed: {row['error']}")
-        elif row["skipped"]:
-            done += 1
-            print(f"{row['output']}: is there already", flush=True)
-        else:
-            done += 1
+            continue
+        done += 1
+        text = "is there already"
+        if not row["skipped"]:
             flags = row["result"].flags
-            for name in flags:
-                seen[name] = seen.get(name, 0) + 1
-            text = f" [{_FLAGS.to_text(flags)}]" if flags else ""
-            print(f"{row['output']}: {_numbers(row['result'])}{text}", flush=True)
-    for name, count in seen.items():
+            flagged.update(flags.keys())
+            text = _numbers(row["result"])
+            text += f" [{_FLAGS.to_text(flags)}]" if flags else ""
+        print(f"{row['output']}: {text}", flush=True)
+    for name, count in flagged.items():
         print(f"flag {name} ({_count(count)}): {FLAGS[name]}", flush=True)
     if not done:
         logger.error("no file could be enhanced")
@@ -231,7 +229,7 @@ def _numbers(result: Any) -> str:
         return f"{shape}, {VALUES_OF_MAP}"
     found = result.record["frames"][0]["residual"]
     if found is None or found["slow_axis"][0] is None:
-        return f"{shape}, nothing was taken away"
+        return f"{shape}, the residual is constant"
     lost = found["lost_contrast"]
     return (
         f"{shape}, residual std {found['std']:.4g}, correlation of lines "
@@ -247,77 +245,66 @@ def _count(number: int) -> str:
 # Splits of a data set -------------------------------------------------------------
 
 
-def _score_split(predictor: Any, args: argparse.Namespace) -> int:
-    """Score the network on grey values and print both protocols."""
+def _score_split(
+    predictor: Any, split: str, save_path: str | None, options: dict[str, Any]
+) -> int:
+    """Score the network on grey values and print the scores of all protocols."""
     from ppmat.datasets import DATASETS
 
-    where = f"Dataset.{args.split}.dataset"
-    block = (predictor.config.get("Dataset") or {}).get(args.split) or {}
+    where = f"Dataset.{split}.dataset"
+    block = (predictor.config.get("Dataset") or {}).get(split) or {}
     if not block.get("dataset"):
-        raise ConfigError(f"--split={args.split}: the configuration has no {where}")
+        raise ConfigError(f"--split={split}: the configuration has no {where}")
     dataset = DATASETS.build(block["dataset"], where)
-    scores = score(
-        predictor,
-        dataset,
-        tile_size=args.tile_size,
-        overlap=args.overlap,
-        ensemble=args.ensemble,
-        batch_size=args.batch_size,
-    )
-    print(f"{args.split}, {len(dataset)} images, grey values 0 to 255")
-    print(_score_table(scores), flush=True)
-    if args.save_path is not None:
-        save_config(scores, os.path.join(args.save_path, f"metrics_{args.split}.yaml"))
+    scores = score(predictor, dataset, **options)
+    print(f"{split}, {len(dataset)} images, grey values 0 to 255")
+    print(_score_lines(scores), flush=True)
+    if save_path is not None:
+        save_config(scores, os.path.join(save_path, f"metrics_{split}.yaml"))
     return 0
 
 
 def score(
     predictor: Any, dataset: Any, **options: Any
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Return PSNR [dB] and SSIM of inputs and outputs by both protocols.
+    """Return PSNR [dB] and SSIM of inputs and outputs by all protocols.
 
     Args:
         predictor: A ``SpectrumPredictor``.
         dataset: Samples with ``[1, H, W]`` grey values under the model's
             ``input_name`` and ``target_name``.
-        **options: See ``enhance_image``; the scaling is ``"grey"``.
+        **options: See ``EnhanceOptions``; the scaling is ``"grey"``.
+
+    Returns:
+        ``scores["input" or "output"][protocol]["psnr" or "ssim"]``.
     """
     from ppmat.metrics.sfin_metric import PROTOCOLS
     from ppmat.metrics.sfin_metric import SFINStreamingAdapter
 
     source, target = predictor.model.input_name, predictor.target_name
     metrics = {
-        name: {
-            protocol: SFINStreamingAdapter(
-                target, "image", "psnr", "ssim", protocol=protocol
-            )
-            for protocol in PROTOCOLS
-        }
+        (name, protocol): SFINStreamingAdapter(
+            target, "image", "psnr", "ssim", protocol=protocol
+        )
         for name in ("input", "output")
+        for protocol in PROTOCOLS
     }
     for number in range(len(dataset)):
         sample = dataset[number]
         raw, truth = (np.asarray(sample[name])[None] for name in (source, target))
         clean = predictor.enhance(raw, scaling="grey", **options)
-        for name, image in (("input", raw), ("output", clean)):
-            for metric in metrics[name].values():
-                metric.update_step(
-                    result={"pred_dict": {"image": image}},
-                    batch={target: truth},
-                    stage="eval",
-                )
-    return {
-        name: {
-            protocol: {
-                k: float(v) for k, v in metric.compute_epoch(stage="eval").items()
-            }
-            for protocol, metric in of_name.items()
-        }
-        for name, of_name in metrics.items()
-    }
+        images = {"input": raw, "output": clean}
+        for (name, _), metric in metrics.items():
+            result = {"pred_dict": {"image": images[name]}}
+            metric.update_step(result=result, batch={target: truth}, stage="eval")
+    scores: dict[str, dict[str, dict[str, float]]] = {"input": {}, "output": {}}
+    for (name, protocol), metric in metrics.items():
+        values = metric.compute_epoch(stage="eval")
+        scores[name][protocol] = {key: float(value) for key, value in values.items()}
+    return scores
 
 
-def _score_table(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+def _score_lines(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
     from ppmat.metrics.sfin_metric import PROTOCOLS
 
     lines: list[str] = [f"{'protocol':<8}  {'image':<6}  PSNR [dB]    SSIM"]

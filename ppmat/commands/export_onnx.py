@@ -15,7 +15,7 @@
 
 """The command that writes a trained network of the image task as an ONNX file.
 
-Importing this module does not import Paddle: the number of threads has to be set
+Importing this module does not import Paddle, because the number of threads must be set
 before.
 """
 
@@ -27,7 +27,7 @@ from collections.abc import Sequence
 
 from ppmat.commands.image_options import add_image_model
 from ppmat.commands.image_options import add_mode
-from ppmat.commands.image_options import check_tiles
+from ppmat.commands.image_options import add_tiles
 from ppmat.commands.image_options import load_predictor
 from ppmat.commands.options import task_command
 from ppmat.utils import logger
@@ -39,7 +39,7 @@ and needs neither Paddle nor this package. Exit status: 0 done, 2 bad input, or 
 that does not agree with Paddle (it is not written).
 
 examples:
-  export.py --output=haadf.onnx      # the small model that comes with ppmat
+  export.py --output=haadf.onnx      # the packaged model
   export.py --config_path=configs/sfin/sfin_haadf_enhance.yaml
             --checkpoint_path=best.pdparams --output=haadf.onnx
   export.py --model_name=sfin_haadf_enhance --output=haadf.onnx --tile_size=128
@@ -47,7 +47,7 @@ examples:
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return the options; KEY=VALUE arguments are gathered in ``overrides``."""
+    """Return the options; KEY=VALUE arguments are collected in ``overrides``."""
     parser = argparse.ArgumentParser(
         description="Write a trained network as an ONNX file, for machines without "
         "Paddle.",
@@ -56,12 +56,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add_image_model(parser, device=False)
     add_mode(parser)
+    add_tiles(parser)
     add = parser.add_argument
     add("--output", "--save_path", required=True, metavar="FILE.onnx")
-    add("--tile_size", type=int, help="pixels; default: Predict.tile_size, or 256")
-    add("--overlap", type=int,
-        help="pixels that neighbouring tiles share, kept in the file; default: "
-        "Predict.overlap, or a quarter of the tile")  # fmt: skip
     add("--no_check", action="store_true",
         help="do not compare with Paddle in ONNX Runtime")  # fmt: skip
     add("overrides", nargs="*", metavar="KEY=VALUE", help="changes of the YAML")
@@ -69,10 +66,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace, task_dir: str) -> int:
-    """Do what the options say; returns the exit status.
+    """Write the ONNX file; returns the exit status.
 
     Raises:
-        ConfigError: Options or a model that cannot be meant.
+        ConfigError: Options or a model that are not legal.
         OnnxExportError: See :func:`ppmat.predictor.onnx_export.export_onnx`.
     """
     from ppmat.models.sfin.sfin import SFIN
@@ -86,13 +83,13 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
             f"Model: {type(predictor.model).__name__} cannot be written as ONNX; "
             "wanted SFIN"
         )
-    tile, overlap = check_tiles(args, predictor)
+    options = predictor.defaults.updated(tile_size=args.tile_size, overlap=args.overlap)
     worst = export_onnx(
         predictor.model,
         args.output,
-        (tile, tile),
-        overlap,
-        predictor.scaling,
+        (options.tile_size, options.tile_size),
+        overlap=options.overlap,
+        scaling=options.scaling,
         name=predictor.model_name,
         check=not args.no_check,
     )

@@ -12,9 +12,9 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What the commands on images share: their options, the model, their outputs.
+"""What the commands on images share: options, the model, checks of outputs.
 
-Importing this module does not import Paddle: the number of threads has to be set
+Importing this module does not import Paddle, because the number of threads must be set
 before.
 """
 
@@ -31,12 +31,12 @@ from typing import Any
 from ppmat.commands.options import add_model_options
 from ppmat.commands.options import find_task_config
 from ppmat.predictor.packaged_models import DEFAULT_MODE
-from ppmat.predictor.packaged_models import SHIPPED
+from ppmat.predictor.packaged_models import PACKAGED_MODELS
 from ppmat.stem.images.micrograph import IMAGE_SUFFIXES
 from ppmat.utils.files import StoredRunError
 from ppmat.utils.registry import ConfigError
 
-_SHOWN = 5  # names in a message
+_MOST_LISTED = 5  # names in a message
 
 
 # Options --------------------------------------------------------------------------
@@ -45,10 +45,10 @@ _SHOWN = 5  # names in a message
 def add_images(
     parser: argparse.ArgumentParser, *names: str, also: str = "", **options: Any
 ) -> None:
-    """Add the argument that takes images, as ``image_store.find_images`` reads them.
+    """Add the argument that takes images, as ``image_inputs.find_images`` reads them.
 
     Args:
-        parser: Gets it.
+        parser: Gets the argument.
         *names: Of the argument, or its flags.
         also: More help.
         **options: Of ``add_argument``.
@@ -57,13 +57,13 @@ def add_images(
         *names,
         nargs="+",
         help=f"images ({', '.join(IMAGE_SUFFIXES)}), folders, patterns; FILE@INDEX "
-        f"picks one of several images{also}",
+        f"is one image of several{also}",
         **options,
     )
 
 
 def add_image_model(parser: argparse.ArgumentParser, device: bool = True) -> None:
-    """Add the options that say which model; with ``device``, where it runs."""
+    """Add the options of the model; with ``device``, where it runs."""
     add_model_options(parser, device)
     parser.add_argument(
         "--checkpoint_path",
@@ -72,13 +72,28 @@ def add_image_model(parser: argparse.ArgumentParser, device: bool = True) -> Non
 
 
 def add_mode(parser: argparse.ArgumentParser) -> None:
-    """Add ``--mode``, which chooses among the shipped models and means no more."""
+    """Add ``--mode``, which only chooses a packaged model."""
     parser.add_argument(
         "--mode",
-        choices=tuple(SHIPPED),
-        help="kind of image, for the choice of a shipped model when no other is given "
+        choices=tuple(PACKAGED_MODELS),
+        help="kind of image, to choose a packaged model when no other is given "
         f"(default: {DEFAULT_MODE}); excludes --model_name and --config_path",
     )
+
+
+def add_tiles(parser: argparse.ArgumentParser) -> None:
+    """Add ``--tile_size`` and ``--overlap``."""
+    add = parser.add_argument
+    add("--tile_size", type=int, help="pixels; default: Predict.tile_size, or 256")
+    add("--overlap", type=int,
+        help="pixels that neighbouring tiles share; default: Predict.overlap, or a "
+        "quarter of the tile")  # fmt: skip
+
+
+def own_model_options(args: argparse.Namespace) -> list[str]:
+    """Return the given options that name a model."""
+    names = ("model_name", "weights_name", "config_path", "checkpoint_path")
+    return [f"--{name}" for name in names if getattr(args, name) is not None]
 
 
 # The model ------------------------------------------------------------------------
@@ -91,12 +106,12 @@ def load_predictor(
     device: str | None = None,
     find: Callable[[str, str], str] = find_task_config,
 ) -> Any:
-    """Return the ``SpectrumPredictor`` that the options mean.
+    """Return the ``SpectrumPredictor`` of the options.
 
     Args:
         args: With the options of :func:`add_image_model`, and ``overrides``.
         task_dir: Folder of the calling script.
-        mode: Which shipped model, if no other is named.
+        mode: Which packaged model, if no other is named.
         device: See ``SpectrumPredictor``.
         find: Finds the file of ``--config_path``, given the task folder.
 
@@ -118,31 +133,14 @@ def load_predictor(
     )
 
 
-def check_tiles(args: argparse.Namespace, predictor: Any) -> tuple[int, int]:
-    """Return side and overlap of the tiles, pixels: of the options, or the model's.
-
-    Raises:
-        ConfigError: They do not go together.
-    """
-    from ppmat.predictor.enhancement import choose_tiles
-    from ppmat.predictor.tiling import plan_axis
-
-    tile, overlap = choose_tiles(predictor, args.tile_size, args.overlap)
-    try:
-        plan_axis(tile, tile, overlap)
-    except ValueError as error:
-        raise ConfigError(f"--tile_size and --overlap: {error}") from error
-    return tile, overlap
-
-
 # Outputs --------------------------------------------------------------------------
 
 
 def refuse_present(paths: Iterable[Path], overwrite: bool) -> None:
-    """See that no output is there, unless it may be replaced.
+    """Check that no output exists, unless it may be replaced.
 
     Raises:
-        StoredRunError: Some are.
+        StoredRunError: An output exists.
     """
     present = [str(path) for path in paths if path.exists()]
     if present and not overwrite:
@@ -154,10 +152,10 @@ def refuse_present(paths: Iterable[Path], overwrite: bool) -> None:
 
 
 def check_parent(path: Path) -> None:
-    """See that a file can be written where it is meant to.
+    """Check that the folder of an output exists and can be written to.
 
     Raises:
-        ConfigError: There is no such folder, or it cannot be written to.
+        ConfigError: It does not, or it cannot.
     """
     folder = path.absolute().parent
     if not os.access(folder, os.W_OK):
@@ -166,6 +164,11 @@ def check_parent(path: Path) -> None:
 
 
 def first_names(names: Sequence[str]) -> str:
-    """Return some names as text, and how many more there are."""
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+    """Return the first names as text, and the number of the others.
+
+    Example:
+        >>> first_names(["a", "b", "c", "d", "e", "f"])
+        'a, b, c, d, e and 1 more'
+    """
+    more = len(names) - _MOST_LISTED
+    return ", ".join(names[:_MOST_LISTED]) + (f" and {more} more" if more > 0 else "")

@@ -15,8 +15,8 @@
 
 """Predictors: apply a trained model and its configuration to structures or images.
 
-Names are loaded at first use, because a command must set the number of threads before
-Paddle is imported.
+Names are looked up at first use: a command sets the number of threads, which must
+happen before Paddle is imported.
 """
 
 from ppmat.utils.lazy import lazy
@@ -26,7 +26,7 @@ _NAMES = {
     "PropertyPredictor": "property_predictor",
     "PropertyTable": "property_table",
     "SpectrumPredictor": "spectrum_predictor",
-    "enhance": "enhancement",
+    "enhance": "spectrum_predictor",
 }
 
 __all__ = list(_NAMES)

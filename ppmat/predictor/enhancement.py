@@ -13,31 +13,35 @@
 # limitations under the License.
 
 
-"""Micrographs through a network that was trained on grey values, and back.
+"""Images through a network that was trained on grey values, and back to their units.
 
-The network sees ``grey = (x - offset) / scale`` and the result is
-``network(grey) * scale + offset``. Offset and scale follow ``x`` (robust percentiles),
-so ``enhance(a * x + b) = a * enhance(x) + b`` for ``a > 0``. For ``a < 0`` the network
-sees the negative of the picture, bright for dark, which it was not trained on: nothing
-is promised. Nothing is clipped. The reasons are in docs/stem/enhancement.md.
+The network sees ``grey = (x - offset) / scale``; the result is
+``network(grey) * scale + offset``. Offset and scale follow from robust percentiles of
+``x``, so ``enhance(a * x + b) = a * enhance(x) + b`` for ``a > 0``. Nothing is clipped.
+For ``a < 0`` the network sees the negative of the image, on which it was not trained.
+docs/stem/enhancement.md gives the reasons.
 
-A map of atomic columns (a model with the target ``gt_detect``) has no units to go back
+A map of atomic columns (a model with the target ``gt_detect``) has no units to return
 to and stays in grey levels.
 """
 
 from __future__ import annotations
 
 import datetime
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 import ppmat
 from ppmat.predictor.residual import FLAGS as RESIDUAL_FLAGS
 from ppmat.predictor.residual import residual_statistics
-from ppmat.predictor.tile_model import as_tile_model
+from ppmat.predictor.tile_model import EnhanceOptions
+from ppmat.predictor.tile_model import Scaling
+from ppmat.predictor.tile_model import TileFunction
 from ppmat.predictor.tiling import FLIPS
 from ppmat.predictor.tiling import WINDOW
 from ppmat.predictor.tiling import TilePlan
@@ -47,39 +51,41 @@ from ppmat.predictor.tiling import with_flips
 from ppmat.stem.images.grey_scaling import PERCENTILES
 from ppmat.stem.images.grey_scaling import robust_scaling
 from ppmat.utils import logger
+from ppmat.utils.errors import InputError
 
-Scaling = str | tuple[float, float]
-
+# Percentiles of an image in grey levels lie between these: 0 to 255 and a quarter of
+# that range more on both sides for noise. Unit: grey levels.
 _GREY_LIMITS = (-64.0, 320.0)
-_SMALLEST_RANGE = 25.0  # grey levels
-_FILL_PASSES = 8
-_ROWS = 256
+# An image in grey levels has at least this range, a tenth of 0 to 255.
+_SMALLEST_GREY_RANGE = 25.0
+_FILL_PASSES = 8  # depth to which holes are filled from their rim, pixels
+_ROWS = 256  # rows converted at once, which bounds the memory for float64 copies
 
 FLAGS = {
     **RESIDUAL_FLAGS,
     "constant": "all pixels are equal: returned unchanged, or as an empty map",
-    "sparse": "nearly all pixels are equal: scaled by least and greatest value",
+    "sparse": "nearly all pixels are equal: scaled by smallest and largest value",
     "filled": "this many pixels were missing (NaN, infinite or masked): filled for the "
     "network, put back in the result",
     "reflected": "smaller than a tile: reflected at its end for the network",
-    "not_grey": "values are not like grey levels 0 to 255, though scaling='grey' says "
-    "so",
+    "not_grey": "values do not look like grey levels 0 to 255, although "
+    "scaling='grey' was given",
 }
 
 
-# What the numbers of a result are, in the record.
+# Meaning of the values of a result, for the record.
 VALUES_LIKE_INPUT = "units of the input"
 VALUES_OF_MAP = "map of columns, grey levels 0 to 255"
 
 
 @dataclass(frozen=True)
 class Enhancement:
-    """An enhanced image and what is known about it.
+    """An enhanced image and its record.
 
     Attributes:
         image: Of the type, shape and units of the input; a map is in grey levels.
         raw: The input.
-        record: Plain values: what was done, with what, and what was found, see
+        record: Plain values: model, options, scaling and statistics of each frame, see
             docs/stem/enhancement.md.
     """
 
@@ -92,10 +98,10 @@ class Enhancement:
         """Raw - enhanced; NaN (or masked) where the input is missing.
 
         Raises:
-            ValueError: The image is a map of columns.
+            InputError: The image is a map of columns.
         """
         if self.record["output_values"] != VALUES_LIKE_INPUT:
-            raise ValueError("the result is a map of columns: it leaves no residual")
+            raise InputError("the result is a map of columns, which has no residual")
         raw, image = (np.ma.asanyarray(_data_of(x)) for x in (self.raw, self.image))
         kind = np.result_type(raw.dtype, image.dtype, np.float32)
         with np.errstate(invalid="ignore"):
@@ -114,7 +120,7 @@ class Enhancement:
 
     @property
     def flags(self) -> dict[str, str]:
-        """What is unusual, see :data:`FLAGS`; of a stack with the first frame's."""
+        """Warnings, see :data:`FLAGS`; of a stack the first value of each."""
         flags: dict[str, str] = {}
         for frame in self.record["frames"]:
             for name, detail in frame["flags"].items():
@@ -122,101 +128,46 @@ class Enhancement:
         return flags
 
 
-def enhance(
-    x: Any,
-    model: Any = None,
-    *,
-    return_record: bool = False,
-    **options: Any,
-) -> Any:
-    """Return the enhanced image, of the shape, units and kind of ``x``.
-
-    ::
-
-        clean = enhance(image)                  # with a small model of ppmat's own
-        predictor = SpectrumPredictor(config_path="sfin_haadf_enhance.yaml",
-                                      checkpoint_path="best.pdparams")
-        clean = enhance(image, predictor)
-
-    Args:
-        x: See :func:`enhance_image`.
-        model: See :func:`enhance_image`.
-        return_record: Return the pair of image and record (a dict) instead.
-        **options: See :func:`enhance_image`.
-
-    Raises:
-        ValueError, TypeError: See :func:`enhance_image`.
-    """
-    result = enhance_image(x, model, **options)
-    return (result.image, result.record) if return_record else result.image
-
-
 def enhance_image(
     x: Any,
-    model: Any = None,
+    tiles: TileFunction,
+    options: EnhanceOptions,
     *,
-    mode: str | None = None,
-    scaling: Scaling | None = None,
-    tile_size: int | None = None,
-    overlap: int | None = None,
-    ensemble: bool = False,
-    batch_size: int = 1,
     dtype: str | None = None,
-    on_tiles: Callable[[int, int], None] = lambda done, total: None,
+    on_tiles: Callable[[int, int], None] | None = None,
 ) -> Enhancement:
     """Enhance an image, a stack of images, or a HyperSpy signal.
 
     Args:
-        x: ``[..., H, W]`` numbers; leading axes are a stack whose frames are treated
-            one by one, each with its own scaling. Masked arrays stay masked; NaN and
-            infinite pixels stay what they are, and the network sees the mean of their
-            neighbours instead. A HyperSpy signal with two signal axes gives a signal of
-            the same class with its axes and metadata; a lazy one is read frame by
-            frame, while the result is in memory.
-        model: A ``SpectrumPredictor``, the name of a registered model, a network, or a
-            function of float32 tiles ``[B, 1, h, w]``. None is the shipped model of
-            ``mode``, trained on synthetic images, which stays loaded.
-        mode: ``"haadf"`` or ``"bf"``, only without ``model``; ``"haadf"`` when None.
-        scaling: ``"robust"``: the 0.1 and 99.9 percentiles of a frame become the grey
-            levels they have in training. ``"grey"``: values are grey levels 0 to 255
-            already. ``(offset, scale)``: grey is ``(x - offset) / scale``, the same
-            for all frames. None takes the model's own, often ``"robust"``.
-        tile_size: Height and width of a tile; best what the network was trained on.
-            None takes the model's own, often 256.
-        overlap: Pixels neighbouring tiles share, at most half a tile. None takes the
-            model's own, or a quarter of ``tile_size``.
-        ensemble: Average over the flips of each tile: four times the work.
-        batch_size: Tiles that are given to the network at once; a compiled network
-            runs them one after another, so more than 1 helps other networks only.
+        x: ``[..., H, W]`` numbers. Frames of a stack are enhanced one by one, each with
+            its own scaling. Masked arrays stay masked; NaN and infinite pixels stay
+            what they are, and the network sees the mean of their neighbours instead.
+            A HyperSpy signal with two signal axes gives a signal of the same class
+            with its axes and metadata. A lazy signal is read frame by frame; its
+            result is in memory.
+        tiles: The network.
+        options: Scaling, tiles and flips.
         dtype: None gives float32, or float64 for float64 (and for masked arrays of
-            it); ``"same"`` the type of ``x``, for integers rounded and held at the
-            ends of their range.
-        on_tiles: Called with the tiles that are done, and their number in all.
+            it); ``"same"`` the type of ``x``. Integers are then rounded, and limited
+            to the range of their type.
+        on_tiles: Called with the number of finished tiles, and of all tiles.
 
     Raises:
         TypeError: No numbers (text, complex, bool, RGB).
-        ValueError: No image (1-D, one pixel wide, colours), a frame without any
-            finite pixel, options that cannot be meant, or a network that returns NaN.
+        InputError: No image (1-D, one pixel wide, colours), a frame without any finite
+            pixel, or a network that returns NaN.
     """
-    tiles = as_tile_model(model, mode)
     if _is_signal(x):
         _check_signal(x)
     data = _data_of(x)
     _check_array(data)
     if dtype not in (None, "same"):
-        raise ValueError(f"dtype is {dtype!r}; wanted None or 'same'")
-    if not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size!r}, wanted a whole number > 0")
-    scaling = check_scaling(tiles.scaling if scaling is None else scaling)
-    tile_size, overlap = choose_tiles(tiles, tile_size, overlap)
-    height, width = data.shape[-2:]
-    plan = plan_tiles(height, width, tile_size, overlap)
-    run = tiles.runner(*plan.tile)
-    run = with_flips(run) if ensemble else run
-
+        raise InputError(f"dtype is {dtype!r}", wanted="None or 'same'")
+    plan = plan_tiles(*data.shape[-2:], options.tile_size, options.overlap)
     kind = np.dtype(data.dtype).newbyteorder("=")
-    working = np.float64 if _needs_double(kind) else np.float32
-    final = kind if dtype == "same" else _float_of(kind)
+    final = np.dtype(np.float64 if kind == np.float64 else np.float32)
+    if dtype == "same":
+        final = kind
     masked = isinstance(data, np.ma.MaskedArray)
     out = np.empty(data.shape, dtype=final)
     lead = data.shape[:-2]
@@ -227,24 +178,21 @@ def enhance_image(
     def count(number: int) -> None:
         nonlocal done
         done += number
-        on_tiles(done, total)
+        if on_tiles is not None:
+            on_tiles(done, total)
 
     for index in np.ndindex(*lead):
         frame = data[index]
         mask = np.ma.getmaskarray(frame) if masked else None
         frame = np.asarray(frame.data if masked else frame)
-        where = f"frame {list(index)}: " if lead else ""
         result, found = _enhance_frame(
             frame,
             mask,
-            scaling,
+            tiles,
             plan,
-            run,
-            batch_size,
-            working,
-            where,
-            count,
-            tiles.gives_map,
+            options,
+            where=f"frame {list(index)}" if lead else "",
+            on_tiles=count,
         )
         out[index] = _cast(result, final)
         frames.append({"index": list(index), **found})
@@ -254,13 +202,15 @@ def enhance_image(
         image = np.ma.MaskedArray(out, mask=np.ma.getmaskarray(data).copy())
         if kind == final:
             image.fill_value = data.fill_value
+    scaling = options.scaling
+    flips = [[list(axes), weight] for axes, weight in FLIPS]
     record = {
         **tiles.describe(),
         "tile": list(plan.tile),
-        "overlap": overlap,
+        "overlap": options.overlap,
         "window": WINDOW,
         "tiles": len(plan),
-        "flips": [[list(axes), w] for axes, w in FLIPS] if ensemble else None,
+        "flips": flips if options.ensemble else None,
         "scaling": list(scaling) if isinstance(scaling, tuple) else scaling,
         "input": {"shape": list(data.shape), "dtype": str(kind), "stack": bool(lead)},
         "output_dtype": str(final),
@@ -282,23 +232,22 @@ def enhance_image(
 def _enhance_frame(
     frame: np.ndarray,
     mask: np.ndarray | None,
-    scaling: Scaling,
+    tiles: TileFunction,
     plan: TilePlan,
-    run: Callable,
-    batch_size: int,
-    working: Any,
+    options: EnhanceOptions,
+    *,
     where: str,
-    count: Callable[[int], None],
-    gives_map: bool,
+    on_tiles: Callable[[int], None],
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Return the result ``[H, W]`` and what the record says about it."""
+    """Return the result ``[H, W]`` and its part of the record."""
+    working = _working_type(frame.dtype.newbyteorder("="))
     missing = ~np.isfinite(frame)
     if mask is not None:
         missing |= mask
     number = int(missing.sum())
     if number == frame.size:
-        raise ValueError(
-            f"{where}no pixel can be used: all are NaN, infinite or masked"
+        raise InputError(
+            "no pixel can be used: all are NaN, infinite or masked", where=where
         )
     if frame.dtype == np.float16:
         frame = frame.astype(np.float32)
@@ -306,14 +255,14 @@ def _enhance_frame(
     if number:
         flags["filled"] = str(number)
     values = frame[~missing] if number else frame
-    offset, scale, name = _find_scaling(values, scaling)
-    if name:
-        flags[name] = ""
+    offset, scale, flag = _find_scaling(values, options.scaling)
+    if flag:
+        flags[flag] = ""
     found = {"offset": offset, "scale": scale, "flags": flags, "residual": None}
     if scale == 0.0:
-        count(len(plan))
+        on_tiles(len(plan))
         result = frame.astype(working, copy=True)
-        if gives_map:
+        if tiles.gives_map:
             result[~missing] = 0.0
         return result, found
     if plan.rows.length < plan.rows.tile or plan.columns.length < plan.columns.tile:
@@ -321,17 +270,18 @@ def _enhance_frame(
     grey = _affine(frame, 1.0 / scale, -offset / scale, np.float32)
     if number:
         fill_missing(grey, missing)
-    clean = run_tiles(grey, run, plan, batch_size, on_tiles=count)
+    run = tiles.runner(*plan.tile)
+    run = with_flips(run) if options.ensemble else run
+    clean = run_tiles(grey, run, plan, options.batch_size, on_tiles)
     if not np.isfinite(clean).all():
-        raise ValueError(f"{where}the network returned NaN or infinite values")
+        raise InputError("the network returned NaN or infinite values", where=where)
     del grey
-    if gives_map:
+    if tiles.gives_map:
         result = clean.astype(working, copy=False)
     else:
         result = _affine(clean, scale, offset, working)
         found["residual"] = residual_statistics(frame, result, missing)
         flags.update(found["residual"].pop("flags"))
-    del clean
     if number:
         result[missing] = frame[missing]
     return result, found
@@ -348,7 +298,7 @@ def _affine(image: np.ndarray, factor: float, shift: float, kind: Any) -> np.nda
 
 
 def _find_scaling(values: np.ndarray, scaling: Scaling) -> tuple[float, float, str]:
-    """Return offset, scale (0 for a constant image) and a flag or ""."""
+    """Return offset, scale (0 for a constant image) and a flag (or an empty text)."""
     if values.min() == values.max():
         return 0.0, 0.0, "constant"
     if isinstance(scaling, tuple):
@@ -356,7 +306,7 @@ def _find_scaling(values: np.ndarray, scaling: Scaling) -> tuple[float, float, s
     if scaling == "grey":
         low, high = (float(v) for v in np.percentile(values, PERCENTILES))
         inside = _GREY_LIMITS[0] <= low and high <= _GREY_LIMITS[1]
-        wide = high - low >= _SMALLEST_RANGE
+        wide = high - low >= _SMALLEST_GREY_RANGE
         return 0.0, 1.0, "" if inside and wide else "not_grey"
     offset, scale, sparse = robust_scaling(values)
     return offset, scale, "sparse" if sparse else ""
@@ -365,39 +315,31 @@ def _find_scaling(values: np.ndarray, scaling: Scaling) -> tuple[float, float, s
 def fill_missing(image: np.ndarray, missing: np.ndarray) -> None:
     """Replace missing pixels, in place, by the mean of their neighbours.
 
-    A hole is filled from its rim inwards, 8 pixels deep; what lies deeper gets the
-    median of the image.
+    A hole is filled from its rim inwards, 8 pixels deep. Deeper pixels get the median
+    of the image.
 
     Args:
         image: float ``[H, W]``.
         missing: bool ``[H, W]``, not all true.
     """
-    todo = missing.copy()
-    median = float(np.median(image[~missing]))
-    steps = [(r, c) for r in (-1, 0, 1) for c in (-1, 0, 1) if (r, c) != (0, 0)]
-    height, width = image.shape
+    empty = missing.copy()
+    known = np.pad(np.where(empty, np.nan, image), 1, constant_values=np.nan)
+    inner = known[1:-1, 1:-1]
+    steps = [(r, c) for r in (0, 1, 2) for c in (0, 1, 2) if (r, c) != (1, 1)]
     for _ in range(_FILL_PASSES):
-        near = np.zeros((height + 2, width + 2), dtype=bool)
-        for r, c in steps:
-            near[1 + r : 1 + r + height, 1 + c : 1 + c + width] |= ~todo
-        rows, columns = np.nonzero(near[1:-1, 1:-1] & todo)
+        rim = ndimage.binary_dilation(~empty, np.ones((3, 3))) & empty
+        rows, columns = np.nonzero(rim)
         if not len(rows):
             break
-        total = np.zeros(len(rows))
-        number = np.zeros(len(rows), dtype=int)
-        for r, c in steps:
-            i, j = rows + r, columns + c
-            good = (i >= 0) & (i < height) & (j >= 0) & (j < width)
-            good[good] = ~todo[i[good], j[good]]
-            total[good] += image[i[good], j[good]]
-            number += good
-        image[rows, columns] = total / number
-        todo[rows, columns] = False
-    image[todo] = median
+        neighbours = np.stack([known[rows + r, columns + c] for r, c in steps])
+        inner[rim] = np.nanmean(neighbours.astype(np.float64), axis=0)
+        empty[rim] = False
+    inner[empty] = np.median(image[~missing])
+    image[missing] = inner[missing]
 
 
 def _cast(values: np.ndarray, kind: np.dtype) -> np.ndarray:
-    """Return values as ``kind``; integers rounded and held within their range."""
+    """Return values as ``kind``; integers are rounded and limited to their range."""
     if kind.kind not in "iu":
         return values
     limits = np.iinfo(kind)
@@ -407,19 +349,17 @@ def _cast(values: np.ndarray, kind: np.dtype) -> np.ndarray:
     return np.clip(np.rint(values), float(limits.min), high).astype(kind)
 
 
-def _needs_double(kind: np.dtype) -> bool:
-    return kind == np.float64 or (kind.kind in "iu" and kind.itemsize > 2)
+def _working_type(kind: np.dtype) -> type:
+    """Return the type that holds the values of an input exactly."""
+    wide_integer = kind.kind in "iu" and kind.itemsize > 2
+    return np.float64 if kind == np.float64 or wide_integer else np.float32
 
 
-def _float_of(kind: np.dtype) -> np.dtype:
-    return np.dtype(np.float64 if kind == np.float64 else np.float32)
-
-
-# At the door ----------------------------------------------------------------------
+# Checks of the input --------------------------------------------------------------
 
 
 def _data_of(x: Any) -> Any:
-    """Return the array of a signal, an array, or of what numpy makes one of."""
+    """Return the array of a signal, of an array, or of nested lists."""
     data = x.data if _is_signal(x) else x
     return data if isinstance(getattr(data, "dtype", None), np.dtype) else np.asarray(x)
 
@@ -429,50 +369,24 @@ def _check_array(data: Any) -> None:
     shape = list(data.shape)
     if kind.fields is not None or kind.kind not in "iuf" or kind.itemsize > 8:
         raise TypeError(
-            f"the image has type {kind}; wanted integers or float16, 32, 64. Colours: "
-            "choose one channel or their mean; complex: the amplitude or one part"
+            f"the image has type {kind}; wanted integers or float16, 32, 64. Give one "
+            "channel of colours or their mean, and the amplitude of complex numbers"
         )
     if len(shape) < 2 or 0 in shape or min(shape[-2:]) == 1:
-        raise ValueError(
-            f"an array {shape} is no image; wanted [..., H, W] with at least 2 x 2 "
-            "pixels (a line profile has no second axis to tell noise by)"
+        raise InputError(
+            f"an array {shape} is no image",
+            wanted="[..., H, W] with at least 2 x 2 pixels",
         )
     if len(shape) > 2 and shape[-1] in (3, 4) and shape[-2] > 4:
-        raise ValueError(
-            f"an array {shape} looks like colours in its last axis; stacks are "
-            "[frames, H, W]. Give one channel, or their mean"
+        raise InputError(
+            f"an array {shape} looks like colours in its last axis",
+            wanted="[frames, H, W]",
+            hint="Give one channel, or their mean.",
         )
-
-
-def choose_tiles(
-    model: Any, tile_size: int | None, overlap: int | None
-) -> tuple[int, int]:
-    """Return both as given, or else the model's own, or a quarter of a tile."""
-    if overlap is None:
-        overlap = model.overlap if tile_size is None else tile_size // 4
-    return model.tile_size if tile_size is None else tile_size, overlap
-
-
-def check_scaling(scaling: Any) -> Scaling:
-    """Return a scaling as :func:`enhance_image` takes it.
-
-    Raises:
-        ValueError: It is none.
-    """
-    if isinstance(scaling, str) and scaling in ("robust", "grey"):
-        return scaling
-    if isinstance(scaling, (tuple, list)) and len(scaling) == 2:
-        offset, scale = (float(v) for v in scaling)
-        if np.isfinite(offset) and np.isfinite(scale) and scale > 0:
-            return offset, scale
-    raise ValueError(
-        f"scaling is {scaling!r}; wanted 'robust', 'grey' or (offset, scale) with a "
-        "positive scale"
-    )
 
 
 def _warn(frames: list[dict[str, Any]]) -> None:
-    """Say what forbids or replaces the enhancement of a frame; the rest is recorded."""
+    """Warn of frames that were not enhanced, or not scaled as usual."""
     for name in ("constant", "sparse", "not_grey"):
         number = sum(name in frame["flags"] for frame in frames)
         if number:
@@ -481,8 +395,6 @@ def _warn(frames: list[dict[str, Any]]) -> None:
 
 
 def _versions() -> dict[str, str]:
-    import sys
-
     versions = {"ppmat": ppmat.__version__, "numpy": np.__version__}
     if "paddle" in sys.modules:
         versions["paddle"] = sys.modules["paddle"].__version__
@@ -499,21 +411,21 @@ def _is_signal(x: Any) -> bool:
 def _check_signal(signal: Any) -> None:
     dimension = getattr(signal.axes_manager, "signal_dimension", 2)
     if dimension != 2:
-        raise ValueError(
-            f"the signal has {dimension} signal axes; wanted an image, e.g. "
-            "signal.transpose(signal_axes=2)"
+        raise InputError(
+            f"the signal has {dimension} signal axes",
+            wanted="an image, e.g. signal.transpose(signal_axes=2)",
         )
 
 
 def _signal_like(signal: Any, image: np.ndarray, record: dict[str, Any]) -> Any:
-    """Return a signal of the same class, with axes and metadata, and a record."""
+    """Return a signal of the same class and axes, with the record as metadata."""
     if hasattr(signal, "_deepcopy_with_new_data"):
         new = signal._deepcopy_with_new_data(image)
     else:
         new = signal.deepcopy()
         new.data = image
     if getattr(signal, "_lazy", False):
-        # A lazy signal holds a dask array; HyperSpy makes one of what is in memory.
+        # A lazy signal holds a dask array, which HyperSpy makes from the array.
         new._lazy = False
         new._assign_subclass()
         new = new.as_lazy()

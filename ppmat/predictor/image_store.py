@@ -13,33 +13,31 @@
 # limitations under the License.
 
 
-"""Enhanced images on the disk: found, named, described, and never half written.
+"""The folder of enhanced images: names, descriptions, and runs that can continue.
 
-Beside each output ``x.tif`` stands ``x.tif.json``, which tells what it was made from
-and how. It is written first; the image counts only with the hash that it tells. So an
-interrupted run goes on where it stopped, and nothing of other origin is overwritten.
+The description ``x.tif.json`` beside each output ``x.tif`` gives its input, settings
+and record. It is written first, with the hash of the image. An image with another hash
+does not count as done. So an interrupted run continues where it stopped, and no other
+file is overwritten.
 """
 
 from __future__ import annotations
 
-import glob
-import json
 import os
-import re
 import tempfile
+from collections import Counter
 from collections.abc import Mapping
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from typing import NamedTuple
 
-from ppmat.stem.images.micrograph import IMAGE_SUFFIXES
+from ppmat.stem.images.image_inputs import ImageFile
 from ppmat.stem.images.micrograph import Micrograph
-from ppmat.stem.images.micrograph import image_names
 from ppmat.stem.images.micrograph import write_micrograph
 from ppmat.stem.images.micrograph_base import jsonable
 from ppmat.utils.download import hash_of_file
-from ppmat.utils.errors import nearest
+from ppmat.utils.errors import check_choice
+from ppmat.utils.files import RunManifest
 from ppmat.utils.files import StoredRunError
 from ppmat.utils.files import replacing
 from ppmat.utils.registry import ConfigError
@@ -47,118 +45,51 @@ from ppmat.utils.registry import ConfigError
 PathLike = str | os.PathLike[str]
 
 FORMATS = ("tif", "npy", "hspy", "mrc")
-_LISTED = 5
-
-
-class ImageFile(NamedTuple):
-    """An input.
-
-    Attributes:
-        path: The file.
-        index: Which image of a file that holds several; None for the only one.
-    """
-
-    path: str
-    index: int | None = None
-
-    def record(self, sha256: str) -> dict[str, Any]:
-        """Return what tells this input in the description of an output."""
-        return {
-            "path": os.path.abspath(self.path),
-            "index": self.index,
-            "sha256": sha256,
-        }
-
-    def __str__(self) -> str:
-        return self.path if self.index is None else f"{self.path}@{self.index}"
-
-
-def find_images(inputs: PathLike | Sequence[PathLike]) -> list[ImageFile]:
-    """Return the images that files, folders and patterns mean, in a stable order.
-
-    ``name@index`` is one image of a file that holds several. A folder stands for the
-    image files in it. A file that is meant twice is given once.
-
-    Raises:
-        ConfigError: Nothing is given, a file is missing, a folder or a pattern holds no
-            image.
-    """
-    if isinstance(inputs, (str, os.PathLike)):
-        inputs = [inputs]
-    found: dict[Any, ImageFile] = {}
-    for item in inputs:
-        for image in _expand(os.fspath(item)):
-            found.setdefault((os.path.realpath(image.path), image.index), image)
-    if not found:
-        raise ConfigError("no input image is given; wanted files or folders")
-    return list(found.values())
-
-
-def _expand(item: str) -> list[ImageFile]:
-    if os.path.isdir(item):
-        files = [os.path.join(item, name) for name in image_names(item)]
-        if not files:
-            raise ConfigError(
-                f"folder {item} holds no image ({', '.join(IMAGE_SUFFIXES)})"
-            )
-        return [ImageFile(file) for file in files]
-    if os.path.isfile(item):
-        return [ImageFile(item)]
-    match = re.fullmatch(r"(.+)@(\d+)", item)
-    if match and os.path.isfile(match[1]):
-        return [ImageFile(match[1], int(match[2]))]
-    if glob.has_magic(item):
-        matches = sorted(path for path in glob.glob(item) if os.path.isfile(path))
-        if not matches:
-            raise ConfigError(f"no file matches the pattern {item}")
-        return [ImageFile(path) for path in matches]
-    folder = os.path.dirname(item) or "."
-    names = image_names(folder) if os.path.isdir(folder) else []
-    hint = nearest(os.path.basename(item), names)
-    raise ConfigError(f"input file or folder not found: {item}.{hint}")
+_MOST_LISTED = 5  # outputs named in an error
 
 
 def output_names(images: Sequence[ImageFile]) -> list[str]:
-    """Return a name without suffix for each image, no two alike on any file system.
+    """Return a different name for each image, without suffix.
 
-    The name of the file as far as that is enough; images of the same name get their
-    suffix (``x_dm4``), then the names of their folders (``monday_x_dm4``).
+    Names also differ on file systems that ignore case. An image has the name of its
+    file. Images of the same name get their suffix (``x_dm4``), then the names of their
+    folders (``monday_x_dm4``).
 
     Raises:
-        ConfigError: Names stay alike.
+        ConfigError: Names cannot differ.
+
+    Example:
+        >>> output_names([ImageFile("x.dm4"), ImageFile("x.tif"), ImageFile("y.tif")])
+        ['x_dm4', 'x_tif', 'y']
     """
-    levels = 2 + max(len(Path(image.path).absolute().parts) for image in images)
+    candidates = [_candidate_names(image) for image in images]
     level = [0] * len(images)
-    names = [_name(image, 0) for image in images]
-    for _ in range(levels):
-        groups: dict[str, list[int]] = {}
-        for i, name in enumerate(names):
-            groups.setdefault(name.casefold(), []).append(i)
-        alike = [i for group in groups.values() if len(group) > 1 for i in group]
+    for _ in range(max(map(len, candidates))):
+        names = [c[min(i, len(c) - 1)] for c, i in zip(candidates, level, strict=True)]
+        number = Counter(name.casefold() for name in names)
+        alike = [i for i, name in enumerate(names) if number[name.casefold()] > 1]
         if not alike:
             return names
         for i in alike:
             level[i] += 1
-            names[i] = _name(images[i], level[i])
     raise ConfigError(
         f"{images[alike[0]]} and {images[alike[1]]} would both become {names[alike[0]]}"
         "; give them to two runs with a --save_path of their own"
     )
 
 
-def _name(image: ImageFile, level: int) -> str:
+def _candidate_names(image: ImageFile) -> list[str]:
+    """Return names from short to long: file, with suffix, with its folders."""
     path = Path(image.path).absolute()
-    name = path.stem
-    if level:
-        name += path.suffix.replace(".", "_")
-    if image.index is not None:
-        name += f"_{image.index}"
-    folders = list(path.parts[1:-1])
-    return "_".join([*(folders[-(level - 1) :] if level > 1 else ()), name])
+    index = "" if image.index is None else f"_{image.index}"
+    names = [path.stem + index, path.stem + path.suffix.replace(".", "_") + index]
+    for folder in reversed(path.parts[1:-1]):
+        names.append(f"{folder}_{names[-1]}")
+    return names
 
 
 def make_folder(folder: PathLike) -> None:
-    """Make the folder of the outputs and see whether it can be written to.
+    """Make the folder of the outputs and check that it can be written to.
 
     Raises:
         ConfigError: It cannot be made or written to.
@@ -177,17 +108,22 @@ class ImageStore:
     """The outputs of a run in their folder.
 
     Args:
-        folder: Made if missing.
+        folder: An existing folder.
         images: The inputs.
         format: One of :data:`FORMATS`.
-        settings: What decides an output beside its input, as plain values.
-        overwrite: Redo and replace whatever is there (never an input).
-        residual: A picture of the residual belongs to each output.
+        settings: What decides an output besides its input, as plain values.
+        overwrite: Enhance and replace existing outputs (never an input).
+        residual: Each output also has a figure of the residual.
+
+    Attributes:
+        images: The inputs.
+        paths: Path of each output.
+        done: Whether each output exists, from the same input and settings.
+        residual: See above.
 
     Raises:
-        ConfigError: An unknown format, a folder that cannot be written to, an output
-            that would replace an input.
-        StoredRunError: There is something else where an output would be.
+        InputError: An unknown format, or an output that would replace an input.
+        StoredRunError: Another file has the name of an output.
     """
 
     def __init__(
@@ -196,28 +132,35 @@ class ImageStore:
         images: Sequence[ImageFile],
         format: str,
         settings: Mapping[str, Any],
+        *,
         overwrite: bool = False,
         residual: bool = False,
     ) -> None:
-        if format not in FORMATS:
-            raise ConfigError(
-                f"unknown output format '{format}'. Legal: {', '.join(FORMATS)}"
-            )
-        make_folder(folder)
+        check_choice("format", format, FORMATS)
         self.images = list(images)
         self.paths = [Path(folder) / f"{n}.{format}" for n in output_names(images)]
-        # Through JSON and back, so that they can be compared with what a file says.
-        self._settings = json.loads(json.dumps(settings))
-        self._residual = residual
-        self._refuse_inputs()
-        self.done = [not overwrite and self._is_done(i) for i in range(len(images))]
-        faults = [text for text in self.done if isinstance(text, str)]
+        self._settings = dict(settings)
+        self.residual = residual
+        self._input_hashes: dict[tuple, str] = {}
+        inputs = {os.path.realpath(image.path) for image in self.images}
+        for path, image in zip(self.paths, self.images, strict=True):
+            if os.path.realpath(path) in inputs:
+                raise ConfigError(
+                    f"{path} is an input and would be replaced by the output of "
+                    f"{image}; choose another --save_path"
+                )
+        self.done, faults = [], []
+        for number in range(len(self.images)):
+            try:
+                self.done.append(not overwrite and self._is_done(number))
+            except StoredRunError as error:
+                faults.append(str(error))
         if faults:
-            more = len(faults) - _LISTED
+            more = len(faults) - _MOST_LISTED
             raise StoredRunError(
-                "".join(f"{text}\n" for text in faults[:_LISTED])
-                + (f"... and {more} more\n" if more > 0 else "")
-                + "Choose another folder, remove these files, or replace them with "
+                "\n".join(faults[:_MOST_LISTED])
+                + (f"\n... and {more} more" if more > 0 else "")
+                + "\nChoose another folder, remove these files, or replace them with "
                 "--overwrite (overwrite=True)"
             )
 
@@ -225,43 +168,49 @@ class ImageStore:
         """Return the path of the description of an output."""
         return self.paths[number].with_name(f"{self.paths[number].name}.json")
 
-    def picture(self, number: int) -> Path:
-        """Return the path of the picture of the residual of an output."""
-        path = self.paths[number]
-        return path.with_name(f"{path.name}.residual.png")
+    def figure(self, number: int) -> Path:
+        """Return the path of the figure of the residual of an output."""
+        return self.paths[number].with_name(f"{self.paths[number].name}.residual.png")
 
-    def _refuse_inputs(self) -> None:
-        inputs = {os.path.realpath(image.path) for image in self.images}
-        for number, path in enumerate(self.paths):
-            if os.path.realpath(path) in inputs:
-                raise ConfigError(
-                    f"{path} is an input and would be replaced by the output of "
-                    f"{self.images[number]}; choose another --save_path"
-                )
+    def _is_done(self, number: int) -> bool:
+        """Return whether an output exists already.
 
-    def _is_done(self, number: int) -> bool | str:
-        """Tell whether an output is there; a text if something else is."""
+        Raises:
+            StoredRunError: Another file has its name.
+        """
         path, sidecar = self.paths[number], self.sidecar(number)
         if not sidecar.exists():
-            return f"{path} was not written by such a run" if path.exists() else False
+            if path.exists():
+                raise StoredRunError(f"{path} was not written by this command")
+            return False
+        state = RunManifest(sidecar, self._settings, "").state
         try:
-            told = json.loads(sidecar.read_text(encoding="utf-8"))
-            then, source, output = told["settings"], told["input"], told["output"]
-            sums = source["sha256"], output["sha256"]
-        except (KeyError, TypeError, ValueError):
-            return f"{sidecar} was not written by such a run, or is damaged"
-        names = sorted({*then, *self._settings})
-        other = [n for n in names if then.get(n) != self._settings.get(n)]
-        if other:
-            return f"{path} was made with other {', '.join(other)}"
+            source, output = state["input"], state["output"]
+            found = source["sha256"], source["index"]
+            output_hash = output["sha256"]
+        except (KeyError, TypeError):
+            raise StoredRunError(
+                f"{sidecar}: is damaged, or another program wrote it"
+            ) from None
         image = self.images[number]
-        if (hash_of_file(image.path), image.index) != (sums[0], source["index"]):
-            return f"{path} was made from another input than {image} is now"
+        if found != (self.input_hash(number), image.index):
+            raise StoredRunError(
+                f"{path} was made from another input than {image} is now"
+            )
         if not path.exists():
             return False
-        if hash_of_file(path) != sums[1]:
-            return f"{path} was changed since it was written"
-        return not self._residual or self.picture(number).exists()
+        if hash_of_file(path) != output_hash:
+            raise StoredRunError(f"{path} was changed since it was written")
+        return not self.residual or self.figure(number).exists()
+
+    def input_hash(self, number: int) -> str:
+        """Return the SHA-256 sum of an input; an unchanged file is read only once."""
+        path = os.path.realpath(self.images[number].path)
+        state = os.stat(path)
+        key = (path, state.st_size, state.st_mtime_ns)
+        if key not in self._input_hashes:
+            self._input_hashes[key] = hash_of_file(path)
+        return self._input_hashes[key]
 
     def write(
         self, number: int, result: Any, source: Micrograph, input_hash: str
@@ -272,23 +221,13 @@ class ImageStore:
             number: Position of the input.
             result: :class:`ppmat.predictor.enhancement.Enhancement`.
             source: The input.
-            input_hash: Of its file, before it was read.
+            input_hash: :meth:`input_hash`, from before it was read.
 
         Raises:
-            ImageFormatError: The format cannot keep the image.
+            ImageFormatError: The format cannot hold the image.
             OSError: The disk is full, ...
         """
         path, image = self.paths[number], self.images[number]
-        description = {
-            "input": {
-                **image.record(input_hash),
-                "pixel_size": source.pixel_size,
-                "units": source.units,
-                "metadata": jsonable(source.metadata),
-            },
-            "settings": self._settings,
-            "record": result.record,
-        }
         with replacing(path) as temporary:
             write_micrograph(
                 temporary,
@@ -297,10 +236,15 @@ class ImageStore:
                 source.units,
                 {**source.metadata, "ppmat": result.record},
             )
-            description["output"] = {
-                "file": path.name,
-                "sha256": hash_of_file(temporary),
-            }
-            text = json.dumps(description, indent=1, ensure_ascii=False)
-            with replacing(self.sidecar(number)) as sidecar:
-                sidecar.write_text(text, encoding="utf-8")
+            output = {"file": path.name, "sha256": hash_of_file(temporary)}
+            self.sidecar(number).unlink(missing_ok=True)  # of a run to overwrite
+            RunManifest(self.sidecar(number), self._settings, "").write(
+                input={
+                    **image.record(input_hash),
+                    "pixel_size": source.pixel_size,
+                    "units": source.units,
+                    "metadata": jsonable(source.metadata),
+                },
+                record=result.record,
+                output=output,
+            )

@@ -15,16 +15,18 @@
 
 """SFIN as an ONNX file for one tile size, for machines without Paddle.
 
-The folded network (docs/stem/speed.md) is written node by node: it has seven kinds of
-nodes. Its Fourier transforms are matrix products with tables that stand in the file
-once. A converter is not used: Paddle2ONNX 2.1.0 has no wheel for Python 3.13, ends the
-process at a Fourier transform, and installs packages while it runs.
+The folded network (docs/stem/speed.md) is written node by node, with seven kinds of
+nodes. Its Fourier transforms are matrix products; the file holds each matrix once.
+
+No converter is used: Paddle2ONNX 2.1.0 has no wheel for Python 3.13, ends the process
+at a Fourier transform, and installs packages while it runs.
 
 Needs the extra ``onnx`` (``pip install 'ppmat[onnx]'``).
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 from collections.abc import Sequence
@@ -37,34 +39,28 @@ import paddle
 import ppmat
 from ppmat.models.sfin.sfin import SFIN
 from ppmat.models.sfin.sfin_folded import FoldedSFIN
-from ppmat.predictor.enhancement import Scaling
+from ppmat.predictor.tile_model import Scaling
 from ppmat.stem.images.grey_scaling import GREY
 from ppmat.stem.images.grey_scaling import PERCENTILES
 from ppmat.utils.errors import InputError
 from ppmat.utils.files import replacing
 from ppmat.utils.save_load import fingerprint
 
-OPSET = 17
-INPUT = "tile"
+OPSET = 17  # version of the ONNX operators
+INPUT = "tile"  # names of the input and output of the graph
 OUTPUT = "enhanced"
-METADATA_KEY = "ppmat"
-TOLERANCE = 1e-4  # of the range of the result
+METADATA_KEY = "ppmat"  # key of the JSON description in the file's metadata
+TOLERANCE = 1e-4  # largest difference from Paddle, as a fraction of the range
 
 
 class OnnxExportError(InputError):
-    """A file that cannot be made, or that does not agree with Paddle."""
+    """A file that cannot be written, or whose results differ from Paddle's."""
 
 
 def _import(name: str) -> Any:
-    """Return ``onnx`` or ``onnxruntime``."""
+    """Return the module ``onnx`` or ``onnxruntime``."""
     try:
-        if name == "onnx":
-            import onnx
-
-            return onnx
-        import onnxruntime
-
-        return onnxruntime
+        return importlib.import_module(name)
     except ImportError as error:
         raise OnnxExportError(
             f"{name} is not installed: pip install 'ppmat[onnx]'"
@@ -100,7 +96,7 @@ class _Graph:
         return self.add("Split", x, outputs=2, axis=axis)
 
     def columns(self, x: str) -> list[str]:
-        """Append the transform of columns of ``x`` = (re | im).
+        """Append the Fourier transform along columns of ``x`` = (re | im).
 
         Returns:
             Cosine of re, cosine of im, sine of re, sine of im.
@@ -184,39 +180,10 @@ def build_onnx(
     return proto
 
 
-def describe(
-    model: SFIN,
-    tile: Sequence[int],
-    overlap: int,
-    scaling: Scaling,
-    name: str | None = None,
-) -> dict[str, Any]:
-    """Return what a program needs to know to use the file, as plain values.
-
-    Args:
-        model: The network.
-        tile: Height and width.
-        overlap: Pixels neighbouring tiles share.
-        scaling: See :func:`ppmat.predictor.enhancement.enhance_image`.
-        name: Of a registered model.
-    """
-    return {
-        "tile": list(tile),
-        "overlap": overlap,
-        "scaling": list(scaling) if isinstance(scaling, tuple) else scaling,
-        "percentiles": list(PERCENTILES),
-        "grey": list(GREY),
-        "model": name or type(model).__name__,
-        "target": model.target_name,
-        "weights": fingerprint(model),
-        "versions": {"ppmat": ppmat.__version__, "paddle": paddle.__version__},
-    }
-
-
 def largest_difference(content: bytes, model: SFIN, height: int, width: int) -> float:
-    """Return how far ONNX Runtime is from Paddle, as a share of the result's range.
+    """Return the largest difference of ONNX Runtime from Paddle, relative to the range.
 
-    Three tiles: a lattice with noise, noise alone, and values 100 times smaller.
+    Three tiles are compared: a lattice with noise, noise, and noise 100 times weaker.
 
     Args:
         content: An ONNX file.
@@ -261,46 +228,51 @@ def export_onnx(
     name: str | None = None,
     check: bool = True,
 ) -> float | None:
-    """Write an ONNX file; what was there is only replaced by a file that is right.
+    """Write an ONNX file; only a file that passed the check replaces an older one.
 
     Args:
         model: The network.
         path: File to write.
         tile: Height and width of the tiles it takes.
-        overlap: Kept in the file for its users.
+        overlap: Kept in the metadata of the file, for programs that use it.
         scaling: Likewise.
         name: Likewise, of a registered model.
-        check: Compare with Paddle in ONNX Runtime first.
+        check: Compare ONNX Runtime with Paddle before writing.
 
     Returns:
-        The largest difference as a share of the range; None without ``check``.
+        The largest difference as a fraction of the range; None without ``check``.
 
     Raises:
         OnnxExportError: A missing package, a file that cannot be written, or results
             that differ by more than 1e-4 of the range.
     """
     height, width = tile
-    proto = build_onnx(
-        model, height, width, describe(model, tile, overlap, scaling, name)
-    )
-    content = proto.SerializeToString()
+    metadata = {
+        "tile": [height, width],
+        "overlap": overlap,
+        "scaling": list(scaling) if isinstance(scaling, tuple) else scaling,
+        "percentiles": list(PERCENTILES),
+        "grey": list(GREY),
+        "model": name or type(model).__name__,
+        "target": model.target_name,
+        "weights": fingerprint(model),
+        "versions": {"ppmat": ppmat.__version__, "paddle": paddle.__version__},
+    }
+    content = build_onnx(model, height, width, metadata).SerializeToString()
     worst = None
     if check:
         worst = largest_difference(content, model, height, width)
         if not worst <= TOLERANCE:
             raise OnnxExportError(
                 f"ONNX Runtime and Paddle differ by {worst:.1e} of the range, more "
-                f"than {TOLERANCE:.0e}; {path} was not written. Weights with a NaN, or "
-                "with values of very different size, can be the reason"
+                f"than {TOLERANCE:.0e}; {path} was not written. Possible reasons are a "
+                "NaN in the weights, or weights of very different size"
             )
-    _write(Path(path), content)
-    return worst
-
-
-def _write(path: Path, content: bytes) -> None:
+    path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             temporary.write_bytes(content)
     except OSError as error:
         raise OnnxExportError(f"{path} cannot be written: {error}") from error
+    return worst

@@ -13,7 +13,7 @@
 # limitations under the License.
 
 
-"""Which of the models inside this tree enhances an image when no model is named.
+"""The packaged models: which one enhances an image when the caller names no model.
 
 Importing this module does not import Paddle.
 """
@@ -25,35 +25,42 @@ from typing import Any
 from ppmat.utils.registry import ConfigError
 
 DEFAULT_MODE = "haadf"
-# Kind of image -> registered name.
-SHIPPED = {
+# Kind of image -> registered name of a model in ppmat/models/packages.
+PACKAGED_MODELS = {
     "haadf": "sfin_haadf_enhance_synthetic_small",
     "bf": "sfin_bf_enhance_synthetic_small",
 }
 
 
-def registered_name(
-    mode: str | None = None, model_name: str | None = None, **others: Any
+def choose_model_name(
+    mode: str | None = None, model_name: str | None = None, **own_model: Any
 ) -> str | None:
-    """Return the registered model that is meant; None for one of the caller's own.
+    """Return the name of the model to load; None for a model of the caller's own.
 
     Args:
-        mode: A key of :data:`SHIPPED`.
+        mode: A key of :data:`PACKAGED_MODELS`.
         model_name: A registered model.
-        **others: What describes a model of the caller's own, None if not given.
+        **own_model: What describes a model of the caller's own, None if not given.
 
     Raises:
-        ConfigError: An unknown mode, or one beside another model.
+        ConfigError: An unknown mode, or a mode together with another model.
+
+    Example:
+        >>> choose_model_name("bf")
+        'sfin_bf_enhance_synthetic_small'
+        >>> choose_model_name(model_name="sfin_haadf_detect")
+        'sfin_haadf_detect'
     """
-    options = {"model_name": model_name, **others}
+    options = {"model_name": model_name, **own_model}
     given = [name for name, value in options.items() if value is not None]
     if mode is None:
-        return model_name if given else SHIPPED[DEFAULT_MODE]
+        return model_name if given else PACKAGED_MODELS[DEFAULT_MODE]
     if given:
         raise ConfigError(
-            f"mode={mode} chooses among the shipped models and does not go with "
+            f"mode={mode} chooses a packaged model and does not go with "
             f"{' and '.join(given)}; leave one of them out"
         )
-    if mode not in SHIPPED:
-        raise ConfigError(f"mode is {mode!r}; wanted {' or '.join(map(repr, SHIPPED))}")
-    return SHIPPED[mode]
+    if mode not in PACKAGED_MODELS:
+        legal = " or ".join(map(repr, PACKAGED_MODELS))
+        raise ConfigError(f"mode is {mode!r}; wanted {legal}")
+    return PACKAGED_MODELS[mode]

@@ -13,11 +13,12 @@
 # limitations under the License.
 
 
-"""What the difference between a raw and an enhanced image tells. Numpy only.
+"""Statistics of the difference between a raw and an enhanced image. Numpy only.
 
-The residual is raw - enhanced. If the network took away noise alone, and the noise of
-different pixels is independent, neighbouring pixels of the residual are uncorrelated,
-and the residual does not know the image. docs/stem/enhancement.md derives the numbers.
+The residual is raw - enhanced. Suppose that the network removed noise alone, and that
+the noise of different pixels is independent. Then neighbouring pixels of the residual
+are uncorrelated, and so are residual and image. docs/stem/enhancement.md derives the
+numbers.
 """
 
 from __future__ import annotations
@@ -27,18 +28,19 @@ from typing import Any
 
 import numpy as np
 
-LAGS = 3
-CORRELATED = 0.1
-LOST_CONTRAST = 0.05
-SIGNIFICANT = 5.0  # standard deviations
-_ROWS = 256
+LAGS = 3  # largest distance of correlated pixels, pixels
+# A flag needs both: a size that matters to a user, and more than chance explains.
+CORRELATED = 0.1  # autocorrelation from line to line, as a fraction of the variance
+LOST_CONTRAST = 0.05  # slope of the residual on the image, without unit
+SIGNIFICANT = 5.0  # standard deviations of a white residual
+_ROWS = 256  # rows converted to float64 at once, which bounds the memory
 
 FLAGS = {
-    "structure_in_residual": "neighbouring lines of what was taken away resemble each "
-    "other: part of it is structure, not noise",
-    "noise_kept": "what was taken away alternates from line to line: the output still "
-    "follows the noise over several pixels",
-    "lost_contrast": "what was taken away follows the enhanced image: contrast was "
+    "structure_in_residual": "neighbouring lines of the residual are correlated: part "
+    "of it is structure, not noise",
+    "noise_kept": "the residual alternates from line to line: the output still follows "
+    "the noise over several pixels",
+    "lost_contrast": "the residual is correlated with the enhanced image: contrast was "
     "lost (or exaggerated, if negative), intensities are not linear",
 }
 
@@ -53,10 +55,11 @@ def _blocks(
     missing: np.ndarray | None,
     means: tuple[float, float],
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray | None]]:
-    """Yield residual, image and 0 or 1 for missing or there, some rows at a time.
+    """Yield number of rows, residual, image, and validity, some rows at a time.
 
-    Both are in float64, less their means, and 0 where pixels are missing. The number
-    of rows comes first; up to ``LAGS`` rows of the next block follow them.
+    Residual and image are float64 minus their means, and 0 where pixels are missing.
+    Validity is 1.0, or 0.0 for missing pixels; None if none is missing. Arrays also
+    hold up to ``LAGS`` rows of the next block.
     """
     for top in range(0, len(raw), _ROWS):
         rows = slice(top, top + _ROWS + LAGS)
@@ -76,23 +79,32 @@ def _blocks(
 def residual_statistics(
     raw: np.ndarray, enhanced: np.ndarray, missing: np.ndarray | None = None
 ) -> dict[str, Any]:
-    """Return numbers on the residual of one frame.
+    """Return statistics of the residual of one frame.
 
     Args:
         raw: ``[H, W]``.
         enhanced: ``[H, W]``, same units.
-        missing: bool ``[H, W]``, pixels that do not count; None for none.
+        missing: bool ``[H, W]``, pixels to leave out; None for none.
 
     Returns:
-        ``mean`` and ``std`` (units of the image); ``pixels`` that count; ``spread``,
-        the standard deviation of a correlation if the residual is white,
-        ``1 / sqrt(pixels)``; ``slow_axis`` and ``fast_axis``, the normalised
-        autocorrelation at lags 1 to 3 from line to line and along a line;
-        ``slow_axis_sigmas``, ``fast_axis_sigmas``: the same in standard deviations,
-        whatever the noise level from pixel to pixel; ``structure``, the correlation
-        with the enhanced image, ``lost_contrast``, the slope on it, and
-        ``structure_sigmas``; ``flags``, see :data:`FLAGS`. Numbers that do not exist
-        (a residual or an image without variation) are None.
+        Plain numbers; None where a residual or an image without variation has none.
+
+        - ``mean`` and ``std``, units of the image; ``pixels``, their number.
+        - ``spread``: standard deviation of a correlation if the residual is white,
+          ``1 / sqrt(pixels)``.
+        - ``slow_axis`` and ``fast_axis``: normalised autocorrelation at lags 1 to 3,
+          from line to line and along a line.
+        - ``slow_axis_sigmas`` and ``fast_axis_sigmas``: the same in standard
+          deviations; the noise level may differ from pixel to pixel.
+        - ``structure``: correlation with the enhanced image; ``lost_contrast``: slope
+          on it; ``structure_sigmas``: both in standard deviations.
+        - ``flags``: see :data:`FLAGS`.
+
+    Example:
+        >>> raw = np.random.default_rng(0).normal(size=(64, 64))
+        >>> found = residual_statistics(raw, np.zeros_like(raw))
+        >>> found["pixels"], abs(found["slow_axis"][0]) < 5 * found["spread"]
+        (4096, True)
     """
     if missing is not None and not missing.any():
         missing = None
@@ -132,25 +144,25 @@ def residual_statistics(
         "spread": float(count**-0.5),
     }
     for axis, name in enumerate(("slow_axis", "fast_axis")):
-        there = noise[axis] > 0
+        defined = noise[axis] > 0
         with np.errstate(invalid="ignore", divide="ignore"):
             values = total[axis] / pairs[axis] / power
             sigmas = total[axis] / np.sqrt(noise[axis])
-        found[name] = _plain(values, there)
-        found[f"{name}_sigmas"] = _plain(sigmas, there)
-    there = np.array(power > 0 and signal > 0 and cross_noise > 0)
+        found[name] = _plain(values, defined)
+        found[f"{name}_sigmas"] = _plain(sigmas, defined)
+    defined = np.array(power > 0 and signal > 0 and cross_noise > 0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        found["structure"] = _plain(cross / np.sqrt(power * signal), there)
+        found["structure"] = _plain(cross / np.sqrt(power * signal), defined)
         sigmas = cross * count / np.sqrt(cross_noise)
-        found["structure_sigmas"] = _plain(sigmas, there)
-        found["lost_contrast"] = _plain(np.float64(cross) / signal, there)
+        found["structure_sigmas"] = _plain(sigmas, defined)
+        found["lost_contrast"] = _plain(np.float64(cross) / signal, defined)
     found["flags"] = _flags(found)
     return found
 
 
-def _plain(values: np.ndarray, there: np.ndarray) -> Any:
-    """Return numbers as floats, None where there is none."""
-    return np.where(there, values, None).tolist()
+def _plain(values: np.ndarray, defined: np.ndarray) -> Any:
+    """Return numbers as floats, None where they are not defined."""
+    return np.where(defined, values, None).tolist()
 
 
 def _flags(found: dict[str, Any]) -> dict[str, str]:

@@ -13,7 +13,7 @@
 # limitations under the License.
 
 
-"""A picture of what the network took away, so that a user sees when to doubt."""
+"""Figure of raw image, enhanced image and residual, to check a result by eye."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ from matplotlib.figure import Figure
 from ppmat.predictor.enhancement import FLAGS
 from ppmat.predictor.enhancement import Enhancement
 
-_SIDE = 512  # pixels of the part that is shown as it is
-_LIMITS = (0.5, 99.5)  # percentiles
+_SIDE = 512  # largest side of an image that is drawn pixel by pixel, pixels
+_LIMITS = (0.5, 99.5)  # percentiles of the colour scale, which leave out hot pixels
 
 
 def draw_residual(
     result: Enhancement, path: str | os.PathLike, title: str = ""
 ) -> None:
-    """Write raw image, enhanced image and residual, with their numbers, as PNG.
+    """Write raw image, enhanced image and residual, with statistics, as PNG.
 
-    Images of more than 512 x 512 pixels get two rows: the whole image (means of
-    blocks), and its middle as it is. Of a stack the first frame is drawn.
+    Images of more than 512 x 512 pixels get two rows: the whole image as means of
+    blocks, and its middle pixel by pixel. Of a stack the first frame is drawn.
 
     Args:
         result: What :func:`ppmat.predictor.enhancement.enhance_image` returned.
-        path: The file.
-        title: Written above.
+        path: The PNG file.
+        title: Text above the statistics.
     """
     first = (0,) * (len(result.record["input"]["shape"]) - 2)
     images = [
@@ -54,10 +54,8 @@ def draw_residual(
     shown = [("", images)]
     if max(height, width) > _SIDE:
         factor = -(-max(height, width) // _SIDE)
-        middle = tuple(
-            slice(max(0, n - _SIDE) // 2, max(0, n - _SIDE) // 2 + _SIDE)
-            for n in (height, width)
-        )
+        starts = [max(0, n - _SIDE) // 2 for n in (height, width)]
+        middle = tuple(slice(start, start + _SIDE) for start in starts)
         shown = [
             (f", means of {factor} x {factor}", [_means(x, factor) for x in images]),
             (", middle", [x[middle] for x in images]),
@@ -75,16 +73,14 @@ def draw_residual(
                 vmax=limit[1],
                 interpolation="nearest",
             )
-            axis.set_title(name + what)
-            axis.set_xticks([])
-            axis.set_yticks([])
+            axis.set(title=name + what, xticks=[], yticks=[])
             figure.colorbar(drawn, ax=axis, shrink=0.8)
     figure.suptitle(f"{title}\n{numbers_text(result)}".strip(), fontsize=10)
     FigureCanvasAgg(figure).print_png(os.fspath(path))
 
 
 def numbers_text(result: Enhancement) -> str:
-    """Return the residual's numbers (of the first frame), and the flags explained."""
+    """Return the residual's statistics (first frame), and the meaning of the flags."""
     found = result.record["frames"][0]["residual"]
     lines = []
     if found is not None:

@@ -13,10 +13,12 @@
 # limitations under the License.
 
 
-"""Images through a trained network: arrays, HyperSpy signals, files."""
+"""Trained networks that enhance images: arrays, HyperSpy signals, files."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
@@ -30,26 +32,118 @@ from ppmat.models import package_label
 from ppmat.predictor.base import BasePredictor
 from ppmat.predictor.base import PathLike
 from ppmat.predictor.enhancement import Enhancement
-from ppmat.predictor.enhancement import Scaling
-from ppmat.predictor.enhancement import check_scaling
-from ppmat.predictor.enhancement import choose_tiles
 from ppmat.predictor.enhancement import enhance_image
-from ppmat.predictor.image_store import ImageFile
 from ppmat.predictor.image_store import ImageStore
-from ppmat.predictor.image_store import find_images
-from ppmat.predictor.packaged_models import registered_name
-from ppmat.predictor.tile_model import OVERLAP
-from ppmat.predictor.tile_model import TILE_SIZE
+from ppmat.predictor.image_store import make_folder
+from ppmat.predictor.packaged_models import choose_model_name
+from ppmat.predictor.tile_model import EnhanceOptions
+from ppmat.predictor.tile_model import TileFunction
 from ppmat.predictor.tile_model import TileModel
-from ppmat.predictor.tiling import TileRunner
-from ppmat.predictor.tiling import plan_axis
-from ppmat.stem.images.micrograph import read_micrograph
+from ppmat.predictor.tiling import OVERLAP
+from ppmat.predictor.tiling import TILE_SIZE
+from ppmat.predictor.tiling import check_tiles
+from ppmat.stem.images.image_inputs import find_images
 from ppmat.utils import logger
-from ppmat.utils.download import hash_of_file
+from ppmat.utils.errors import InputError
+from ppmat.utils.errors import check_choice
+from ppmat.utils.files import locked
 from ppmat.utils.files import replacing
 from ppmat.utils.registry import ConfigError
 
 OnError = Literal["raise", "flag"]
+
+
+def enhance(
+    x: Any,
+    model: Any = None,
+    *,
+    mode: str | None = None,
+    return_record: bool = False,
+    dtype: str | None = None,
+    on_tiles: Callable[[int, int], None] | None = None,
+    **options: Any,
+) -> Any:
+    """Return the enhanced image, of the shape, units and type of ``x``.
+
+    With a trained network::
+
+        clean = enhance(image)                  # a packaged model
+        predictor = SpectrumPredictor(config_path="sfin_haadf_enhance.yaml",
+                                      checkpoint_path="best.pdparams")
+        clean = enhance(image, predictor)
+
+    Args:
+        x: See :func:`ppmat.predictor.enhancement.enhance_image`.
+        model: See :func:`as_tile_model`.
+        mode: Likewise.
+        return_record: Return the pair of image and record (a dict) instead.
+        dtype: See ``enhance_image``.
+        on_tiles: Likewise.
+        **options: See :class:`ppmat.predictor.tile_model.EnhanceOptions`; None takes
+            the model's own.
+
+    Raises:
+        TypeError: ``x`` or ``model`` has a wrong type.
+        InputError: ``x``, ``mode`` or an option is not legal.
+
+    Example:
+        With a function in place of a network:
+
+        >>> image = np.random.default_rng(0).normal(5.0, 0.1, (20, 30))
+        >>> enhance(image, lambda tiles: 0.5 * tiles).shape
+        (20, 30)
+    """
+    tiles = as_tile_model(model, mode)
+    options = tiles.defaults.updated(**options)
+    result = enhance_image(x, tiles, options, dtype=dtype, on_tiles=on_tiles)
+    return (result.image, result.record) if return_record else result.image
+
+
+@functools.cache
+def _packaged_model(name: str) -> TileModel:
+    return SpectrumPredictor(model_name=name).tiles
+
+
+def as_tile_model(model: Any, mode: str | None = None) -> TileFunction:
+    """Return a model that runs on tiles.
+
+    Args:
+        model: A ``SpectrumPredictor``, the name of a registered model, a network
+            (``paddle.nn.Layer``), or a function of tiles. None is the packaged model
+            of ``mode``, trained on synthetic images, which stays loaded.
+        mode: ``"haadf"`` or ``"bf"``, only without ``model``; ``"haadf"`` when None.
+
+    Raises:
+        TypeError: ``model`` has another type.
+        InputError: A mode together with a model, an unknown mode, or a network in
+            training mode.
+    """
+    if model is None:
+        return _packaged_model(choose_model_name(mode))
+    if mode is not None:
+        raise InputError(
+            f"mode={mode!r} chooses a packaged model and does not go with a model; "
+            "leave one of them out"
+        )
+    if isinstance(model, TileFunction):
+        return model
+    if isinstance(model, SpectrumPredictor):
+        return model.tiles
+    if isinstance(model, str):
+        return SpectrumPredictor(model_name=model).tiles
+    if hasattr(model, "state_dict") and callable(model):
+        if getattr(model, "training", False):
+            raise InputError(
+                f"the {type(model).__name__} is in training mode, in which its result "
+                "depends on the other tiles; call .eval() first"
+            )
+        return TileModel(model)
+    if callable(model):
+        return TileFunction(model)
+    raise TypeError(
+        f"model is a {type(model).__name__}; wanted a SpectrumPredictor, the name of a "
+        "registered model, a network, or a function of tiles [B, 1, h, w]"
+    )
 
 
 class SpectrumPredictor(BasePredictor):
@@ -57,7 +151,7 @@ class SpectrumPredictor(BasePredictor):
 
     The model is loaded by the constructor::
 
-        predictor = SpectrumPredictor()         # a small model that comes with ppmat
+        predictor = SpectrumPredictor()         # a packaged model
         clean = predictor.enhance(image)        # float in, float out
         predictor.from_files("monday/*.dm4", save_path="enhanced")
 
@@ -68,10 +162,11 @@ class SpectrumPredictor(BasePredictor):
     0 to 255 whatever the units of the image.
 
     The section ``Predict`` of the YAML may have ``tile_size`` (256), ``overlap`` (64)
-    and ``scaling`` (``robust``), see :func:`ppmat.predictor.enhancement.enhance_image`.
+    and ``scaling`` (``robust``), see
+    :class:`ppmat.predictor.tile_model.EnhanceOptions`.
 
     Args:
-        model_name: A registered model. Without it and ``config_path`` the shipped
+        model_name: A registered model. Without it and ``config_path`` the packaged
             model of ``mode``, which was trained on synthetic images.
         weights_name: File of the weights in the package of a registered model.
         config_path: YAML of a model of your own.
@@ -79,17 +174,16 @@ class SpectrumPredictor(BasePredictor):
             None takes ``Predict.checkpoint_path``.
         device: ``"cpu"``, ``"gpu"``, ``"gpu:0"``; Paddle's own choice when None.
         config_overrides: ``KEY=VALUE`` with a dotted key.
-        mode: ``"haadf"`` or ``"bf"``: which shipped model; ``"haadf"`` when None.
+        mode: ``"haadf"`` or ``"bf"``: which packaged model; ``"haadf"`` when None.
 
     Attributes:
         target_name: What the network was trained to give.
         gives_map: Whether that is a map of columns, see above.
-        tile_size: From ``Predict``.
-        overlap: From ``Predict``.
-        scaling: From ``Predict``.
+        defaults: The options of ``Predict``.
+        tiles: The network that runs on tiles.
 
     Raises:
-        ConfigError: Arguments or YAML cannot be meant, or the model gives no image.
+        ConfigError: Arguments or YAML are not legal, or the model gives no image.
         CheckpointError: Weights that cannot be read or belong to another model.
     """
 
@@ -104,7 +198,7 @@ class SpectrumPredictor(BasePredictor):
         mode: str | None = None,
     ) -> None:
         super().__init__(
-            registered_name(
+            choose_model_name(
                 mode,
                 model_name,
                 config_path=config_path,
@@ -119,7 +213,7 @@ class SpectrumPredictor(BasePredictor):
         self.load_inference_model()
 
     def load_inference_model(self) -> None:
-        """Load model and weights, and check what ``Predict`` says on images."""
+        """Load model and weights, and check the section ``Predict``."""
         super().load_inference_model()
         kind = type(self.model).__name__
         self.target_name = getattr(self.model, "target_name", None)
@@ -128,54 +222,44 @@ class SpectrumPredictor(BasePredictor):
                 f"Model: {kind} has no 'target_name', so it gives no image; use "
                 "StructureSampler or PropertyPredictor for structures"
             )
-        self.tile_size = self._pixels("tile_size", TILE_SIZE)
-        self.overlap = self._pixels("overlap", min(OVERLAP, self.tile_size // 4))
+        tile_size = self.predict_config.get("tile_size", TILE_SIZE)
         try:
-            plan_axis(self.tile_size, self.tile_size, self.overlap)
-            self.scaling = check_scaling(self.predict_config.get("scaling", "robust"))
-        except ValueError as error:
+            check_tiles(tile_size, 0)
+            overlap = self.predict_config.get("overlap", min(OVERLAP, tile_size // 4))
+            scaling = self.predict_config.get("scaling", "robust")
+            self.defaults = EnhanceOptions(scaling, tile_size, overlap)
+        except InputError as error:
             raise ConfigError(f"Predict: {error}") from error
         description = {"model": self.config.get("Model", kind)}
         label = package_label(self.model_name) if self.model_name else None
         if label is not None:
             description["package"] = label
             logger.message(
-                f"Model '{label['name']}' comes with ppmat; trained on "
-                f"{label['trained_on']}. What was measured: {label['results']}"
+                f"Packaged model '{label['name']}', trained on {label['trained_on']}. "
+                f"Its measured results: {label['results']}"
             )
-        self._tiles = TileModel(self.model, description)
-        self.gives_map = self._tiles.gives_map
-
-    def _pixels(self, name: str, default: int) -> int:
-        value = self.predict_config.get(name, default)
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise ConfigError(f"Predict.{name} is {value!r}, wanted a number of pixels")
-        return value
-
-    def runner(self, height: int, width: int) -> TileRunner:
-        """Return what runs tiles of this size, see :class:`TileModel`."""
-        return self._tiles.runner(height, width)
+        self.tiles = TileModel(self.model, description, self.defaults)
+        self.gives_map = self.tiles.gives_map
 
     def describe(self) -> dict[str, Any]:
         """Return model, fingerprint of its weights, and package, for records."""
-        return self._tiles.describe()
-
-    def _identity(self) -> dict[str, Any]:
-        """Return what decides an output: not the name under which weights came."""
-        return {k: v for k, v in self.describe().items() if k != "package"}
+        return self.tiles.describe()
 
     def enhance(self, x: Any, **options: Any) -> Any:
-        """Return the enhanced array or signal, of the shape, units and kind of ``x``.
+        """Return the enhanced array or signal; see :func:`enhance`."""
+        return self.enhance_image(x, **options).image
 
-        Args:
-            x: See :func:`ppmat.predictor.enhancement.enhance_image`.
-            **options: Likewise.
-        """
-        return enhance_image(x, self, **options).image
-
-    def enhance_image(self, x: Any, **options: Any) -> Enhancement:
-        """Return the enhanced image with its record, see :meth:`enhance`."""
-        return enhance_image(x, self, **options)
+    def enhance_image(
+        self,
+        x: Any,
+        *,
+        dtype: str | None = None,
+        on_tiles: Callable[[int, int], None] | None = None,
+        **options: Any,
+    ) -> Enhancement:
+        """Return the enhanced image with its record; see :func:`enhance`."""
+        options = self.defaults.updated(**options)
+        return enhance_image(x, self.tiles, options, dtype=dtype, on_tiles=on_tiles)
 
     def from_image(self, image: Any, **options: Any) -> Any:
         """Enhance one image, or each of a list, as tensors.
@@ -183,32 +267,35 @@ class SpectrumPredictor(BasePredictor):
         Args:
             image: ``[H, W]``, ``[1, H, W]`` or ``[B, 1, H, W]``, array or tensor; or a
                 list of such, which may differ in size.
-            **options: See :func:`ppmat.predictor.enhancement.enhance_image`.
+            **options: See :func:`enhance`.
 
         Returns:
             ``{target_name: [B, 1, H, W]}``, or a list of such.
 
         Raises:
-            ValueError: More than one channel, and see :meth:`enhance`.
+            InputError: More than one channel, and see :func:`enhance`.
         """
         if isinstance(image, list):
             return [self.from_image(item, **options) for item in image]
         data = np.asarray(image)
         if data.ndim not in (2, 3, 4) or (data.ndim > 2 and data.shape[-3] != 1):
-            raise ValueError(
-                f"from_image: an array {list(data.shape)}; wanted [H, W], [1, H, W] or "
-                "[B, 1, H, W] with one channel. Use enhance for stacks"
+            raise InputError(
+                f"from_image: an array {list(data.shape)}",
+                wanted="[H, W], [1, H, W] or [B, 1, H, W] with one channel",
+                hint="Use enhance for stacks.",
             )
-        data = data.reshape(-1, 1, *data.shape[-2:])
-        result = enhance_image(data, self, **options)
-        return {self.target_name: paddle.to_tensor(result.image)}
+        return self._as_tensors(self.enhance(data, **options))
+
+    def _as_tensors(self, image: np.ndarray) -> dict[str, paddle.Tensor]:
+        batch = image.reshape(-1, 1, *image.shape[-2:])
+        return {self.target_name: paddle.to_tensor(batch)}
 
     def from_image_file(
         self, image_file_path: PathLike, save_path: PathLike | None = None
     ) -> list[dict[str, Any]]:
         """Enhance an image file, or the image files of a folder.
 
-        Everything is kept in memory; :meth:`from_files` does not.
+        All results are kept in memory; :meth:`from_files` does not keep them.
 
         Args:
             image_file_path: File or folder.
@@ -218,24 +305,11 @@ class SpectrumPredictor(BasePredictor):
         Returns:
             ``{target_name: [B, 1, H, W]}`` of each file, B above 1 for a stack.
         """
-        images = find_images(image_file_path)
-        kept = None
-        if save_path is not None:
-            names = ("scaling", "tile_size", "overlap")
-            settings = {name: getattr(self, name) for name in names}
-            settings = {**self._identity(), **settings, "ensemble": False}
-            kept = ImageStore(save_path, images, "tif", settings, overwrite=True)
-        results = []
-        for number, image in enumerate(tqdm(images, desc="enhancing", unit=" files")):
-            digest = hash_of_file(image.path)
-            source = read_micrograph(image.path, image.index)
-            result = enhance_image(source.data, self)
-            if kept is not None:
-                kept.write(number, result, source, digest)
-            height, width = result.image.shape[-2:]
-            tensor = paddle.to_tensor(result.image.reshape(-1, 1, height, width))
-            results.append({self.target_name: tensor})
-        return results
+        if save_path is None:
+            files = tqdm(find_images(image_file_path), "enhancing", unit=" files")
+            return [self._as_tensors(self.enhance(file.read().data)) for file in files]
+        rows = self.iter_files(image_file_path, save_path, overwrite=True)
+        return [self._as_tensors(row["result"].image) for row in rows]
 
     def from_files(self, inputs: Any, save_path: PathLike, **options: Any) -> list:
         """Enhance files, folders and patterns; returns the rows of :meth:`iter_files`.
@@ -251,76 +325,74 @@ class SpectrumPredictor(BasePredictor):
         self,
         inputs: PathLike | Sequence[PathLike],
         save_path: PathLike,
+        *,
         format: str = "tif",
         residual: bool = False,
         overwrite: bool = False,
         on_error: OnError = "raise",
         progress: bool = True,
-        scaling: Scaling | None = None,
-        tile_size: int | None = None,
-        overlap: int | None = None,
-        ensemble: bool = False,
-        batch_size: int = 1,
+        **options: Any,
     ) -> Iterator[dict[str, Any]]:
         """Enhance files one by one; the outputs go to a folder.
 
-        One file is in memory at a time. The same call made again leaves out what is
-        there already, made from the same files with the same settings.
+        One file is in memory at a time. The same call made again skips outputs that
+        were already made from the same files with the same settings.
 
         Args:
             inputs: PNG, TIFF, npy, MRC and, with ``ppmat[stem]``, DM3, DM4, EMD, SER
-                and HSPY files; ``FILE@INDEX`` picks an image of several. Folders stand
-                for all images in them.
+                and HSPY files; ``FILE@INDEX`` is one image of several. A folder means
+                all images in it.
             save_path: Folder. ``x.tif`` has a description ``x.tif.json`` beside it.
             format: ``tif`` (float32, with pixel size and metadata), ``npy``, ``hspy``
                 or ``mrc``.
             residual: Also write ``x.tif.residual.png``.
-            overwrite: Redo everything, and replace what is there.
-            on_error: What a file that cannot be read or enhanced does: ``raise``, or
+            overwrite: Enhance all files again, and replace existing outputs.
+            on_error: For a file that cannot be read or enhanced: ``raise``, or
                 ``flag`` for a row with a text in ``error``.
             progress: Show a progress bar.
-            scaling: See :func:`ppmat.predictor.enhancement.enhance_image`.
-            tile_size: Likewise.
-            overlap: Likewise.
-            ensemble: Likewise.
-            batch_size: Likewise.
+            **options: See :class:`ppmat.predictor.tile_model.EnhanceOptions`.
 
         Yields:
-            ``input``, ``output`` (None if it failed), ``skipped`` (it was there
-            already), ``result`` (an ``Enhancement``; None if skipped) and ``error``.
+            ``input``, ``output`` (None if it failed), ``skipped`` (it was already
+            there), ``result`` (an ``Enhancement``; None if skipped) and ``error``.
 
         Raises:
-            ConfigError: A missing file, a folder that cannot be written to, an output
-                that would replace an input.
-            StoredRunError: There is something else where an output would be.
-            ValueError, OSError: With ``on_error="raise"``, the file is named.
+            ConfigError: A folder that cannot be written to, or an output that would
+                replace an input.
+            StoredRunError: Another file has the name of an output, or another process
+                writes to the folder.
+            StaticProgramError: This version of Paddle compiles networks wrongly.
+            InputError: An option is not legal, a file is missing, or, with
+                ``on_error="raise"``, a file failed.
         """
-        if on_error not in ("raise", "flag"):
-            raise ValueError(f"on_error is {on_error!r}; wanted 'raise' or 'flag'")
-        tile_size, overlap = choose_tiles(self, tile_size, overlap)
-        decide = {
-            "scaling": check_scaling(self.scaling if scaling is None else scaling),
-            "tile_size": tile_size,
-            "overlap": overlap,
-            "ensemble": ensemble,
-        }
-        plan_axis(tile_size, tile_size, overlap)  # says what is wrong with them
-        options = {**decide, "batch_size": batch_size}
+        check_choice("on_error", on_error, ("raise", "flag"))
+        options = self.defaults.updated(**options)
         if residual and self.gives_map:
             raise ConfigError(
                 f"residual: the model gives a map of columns ({self.target_name}), "
-                "which cannot be taken from the image; leave it out"
+                "which cannot be subtracted from the image; leave it out"
             )
         images = find_images(inputs)
-        settings = {**self._identity(), **decide}
-        store = ImageStore(save_path, images, format, settings, overwrite, residual)
-        done = sum(store.done)
-        if done:
-            logger.message(f"{done} of {len(images)} outputs are there already")
-        with tqdm(
-            desc="enhancing", unit=" files", total=len(images), disable=not progress
-        ) as bar:
-            for number, image in enumerate(images):
+        # The same weights are the same model, whatever their package is called.
+        identity = {k: v for k, v in self.describe().items() if k != "package"}
+        make_folder(save_path)
+        with locked(save_path):
+            store = ImageStore(
+                save_path,
+                images,
+                format,
+                {**identity, **options.settings()},
+                overwrite=overwrite,
+                residual=residual,
+            )
+            done = sum(store.done)
+            if done:
+                logger.message(f"{done} of {len(images)} outputs are there already")
+            if done < len(images):
+                # A wrong version of Paddle ends the run; it is no fault of a file.
+                self.tiles.runner(options.tile_size, options.tile_size)
+            bar = tqdm(images, "enhancing", unit=" files", disable=not progress)
+            for number, image in enumerate(bar):
                 row = {
                     "input": str(image),
                     "output": str(store.paths[number]),
@@ -330,44 +402,29 @@ class SpectrumPredictor(BasePredictor):
                 }
                 if not store.done[number]:
                     try:
-                        row["result"] = self._do_file(
-                            store, number, image, residual, bar, options
-                        )
+                        row["result"] = self._enhance_file(store, number, options, bar)
                     except (ValueError, TypeError, OSError) as error:
-                        text = _with_path(image, error)
+                        text = image.error_text(error)
                         if on_error == "raise":
-                            raise ValueError(text) from error
+                            raise InputError(text) from error
                         row.update(output=None, error=text)
-                bar.update()
                 yield row
 
-    # --- how ----------------------------------------------------------------------
-
-    def _do_file(
-        self,
-        store: ImageStore,
-        number: int,
-        image: ImageFile,
-        residual: bool,
-        bar: tqdm,
-        options: dict[str, Any],
+    def _enhance_file(
+        self, store: ImageStore, number: int, options: EnhanceOptions, bar: tqdm
     ) -> Enhancement:
-        digest = hash_of_file(image.path)
-        source = read_micrograph(image.path, image.index)
+        image = store.images[number]
+        input_hash = store.input_hash(number)
+        source = image.read()
 
         def show(done: int, total: int) -> None:
             bar.set_postfix_str(f"tile {done} of {total}" if done < total else "")
 
-        result = enhance_image(source.data, self, on_tiles=show, **options)
-        if residual:
+        result = enhance_image(source.data, self.tiles, options, on_tiles=show)
+        if store.residual:
             from ppmat.predictor.residual_figure import draw_residual
 
-            with replacing(store.picture(number)) as path:
+            with replacing(store.figure(number)) as path:
                 draw_residual(result, path, str(image))
-        store.write(number, result, source, digest)
+        store.write(number, result, source, input_hash)
         return result
-
-
-def _with_path(image: ImageFile, error: Exception) -> str:
-    text = str(error)
-    return text if image.path in text else f"{image}: {text}"

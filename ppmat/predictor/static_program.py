@@ -13,14 +13,15 @@
 # limitations under the License.
 
 
-"""A network compiled for one tile size, kept on the disk, run without Python per layer.
+"""A network compiled for one tile size, kept on the disk for the next process.
 
-The folded network is exported once and run by Paddle's inference engine, with oneDNN
-on a CPU, several times as fast as the same layers called one by one. An entry of the
-cache is a folder below ``~/.paddlemat/programs`` (or ``$PADDLEMAT_HOME/programs``)
-named by a hash of weights, size and versions. It is written under another name and
-renamed, so processes that start at once do not disturb each other; its files are
-checked against their SHA-256 sums whenever they are used.
+The folded network is exported once and run by Paddle's inference engine, on a CPU with
+oneDNN. This is several times as fast as calling the same layers one by one.
+
+Each program is a folder below ``~/.paddlemat/programs`` (or
+``$PADDLEMAT_HOME/programs``), named by a hash of weights, size and versions. It is
+written under another name and renamed, so processes that start at once do not disturb
+each other. Its files are checked against their SHA-256 sums at every use.
 """
 
 from __future__ import annotations
@@ -50,15 +51,15 @@ from ppmat.utils.download import hash_of_file
 from ppmat.utils.errors import InputError
 from ppmat.utils.save_load import fingerprint
 
-CACHE_ENTRIES = 32
-_FORMAT = 1  # raised when the exported program changes for the same weights
-_MAX_THREADS = 8
-_STEM = "program"
+CACHE_ENTRIES = 32  # programs kept on the disk
+_FORMAT = 1  # increase it when the exported program changes for the same weights
+_MAX_THREADS = 8  # more threads do not speed up one tile
+_STEM = "program"  # file name without suffix
 _FILES = (f"{_STEM}.json", f"{_STEM}.pdiparams")
 _MANIFEST = "manifest.json"
-_UNFINISHED = ".new-"
-_HOUR = 3600.0
-_TOLERANCE = 1e-4  # of the range
+_UNFINISHED = ".new-"  # prefix of folders that are still being written
+_HOUR = 3600.0  # seconds; older unfinished folders belong to killed processes
+_TOLERANCE = 1e-4  # largest error of the engine, as a fraction of the range
 
 
 def default_cache_dir() -> Path:
@@ -69,8 +70,8 @@ def default_cache_dir() -> Path:
 def default_threads() -> int:
     """Return ``OMP_NUM_THREADS`` if the user set it, else the cores, at most 8.
 
-    Paddle sets the variable to 1 itself when it is imported; what the process was
-    started with tells the two apart.
+    Paddle sets the variable to 1 itself when it is imported. The environment with which
+    the process started shows whether the user set it.
     """
     number = os.environ.get("OMP_NUM_THREADS", "1")
     if number != "1" and number.isdecimal():
@@ -80,23 +81,23 @@ def default_threads() -> int:
         if any(item.startswith(b"OMP_NUM_THREADS=") for item in started_with):
             return 1
     if platform.machine().lower() not in ("x86_64", "amd64"):
-        return 1  # see ppmat.commands.options.set_threads
+        return 1  # as in ppmat.commands.options.set_threads
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     return min(_MAX_THREADS, cores)
 
 
 class StaticProgramError(InputError):
-    """The engine does not give what the network gives."""
+    """The results of the engine differ from those of the network."""
 
 
 class StaticProgram:
-    """The function of an :class:`SFIN` on tiles of one size.
+    """An :class:`SFIN` compiled for tiles of one size.
 
-    Tiles are run one after another, each with all threads: Paddle holds Python's lock
-    while a program runs, so several Python threads would not run side by side.
+    Tiles are run one after another, each with all threads. Paddle holds Python's lock
+    while a program runs, so several Python threads would not run at the same time.
 
     On a GPU (``paddle.set_device("gpu")``) the program runs there, tile by tile. This
-    was written without a GPU at hand and has not been run.
+    code path has not been run: no GPU was available.
 
     Args:
         model: The network; its weights are copied.
@@ -106,11 +107,11 @@ class StaticProgram:
         cache_dir: Folder of all programs; see :func:`default_cache_dir`.
 
     Attributes:
-        folder: The entry of the cache; None if there is none (not writable).
+        folder: Folder of the program; None if it could not be written.
 
     Raises:
-        StaticProgramError: This version of Paddle does not give what the network
-            gives; checked on a small network whenever a program is compiled.
+        StaticProgramError: The engine of this version of Paddle gives wrong results.
+            It is checked on a small network whenever a program is compiled.
     """
 
     def __init__(
@@ -123,8 +124,9 @@ class StaticProgram:
     ) -> None:
         self.threads = default_threads() if threads is None else threads
         if self.threads < 1 or height < 1 or width < 1:
-            raise ValueError(
-                f"height={height}, width={width}, threads={threads}: wanted at least 1"
+            raise InputError(
+                f"height={height}, width={width}, threads={threads}",
+                wanted="at least 1",
             )
         self.shape = (model.in_channels, height, width)
         self.folder: Path | None = None
@@ -137,12 +139,12 @@ class StaticProgram:
 
     @contextlib.contextmanager
     def _program(self, model: SFIN, top: Path) -> Iterator[Path]:
-        """Give the folder of the program, found or made."""
+        """Give the folder of the program, which is compiled if it does not exist."""
         settings = _settings(model, *self.shape[1:])
         name = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:20]
         folder = top / name
         if _is_whole(folder):
-            with contextlib.suppress(OSError):  # a read-only cache can be used as well
+            with contextlib.suppress(OSError):  # a read-only cache is fine
                 os.utime(folder)
         else:
             if folder.exists():
@@ -154,7 +156,7 @@ class StaticProgram:
             except OSError as error:
                 logger.warning(
                     f"{folder} cannot be written ({error}): the network is compiled "
-                    "for this process only. PADDLEMAT_HOME chooses another folder"
+                    "for this process only. Set PADDLEMAT_HOME to use another folder"
                 )
                 with tempfile.TemporaryDirectory() as temporary:
                     _export(model, Path(temporary), settings)
@@ -173,11 +175,11 @@ class StaticProgram:
             float32 of the same shape.
 
         Raises:
-            ValueError: Tiles of another shape.
+            InputError: Tiles of another shape.
         """
         tiles = np.ascontiguousarray(tiles, dtype=np.float32)
         if tiles.ndim != 4 or tiles.shape[1:] != self.shape:
-            raise ValueError(
+            raise InputError(
                 f"tiles of shape {list(tiles.shape)}: this program is for "
                 f"[B, {', '.join(map(str, self.shape))}]"
             )
@@ -215,7 +217,7 @@ def _run(predictor: Any, tile: np.ndarray) -> np.ndarray:
 
 
 def _settings(model: SFIN, height: int, width: int) -> dict[str, Any]:
-    """Return what decides a program, as plain values."""
+    """Return the values that decide a program, as plain values."""
     return {
         "format": _FORMAT,
         "weights": fingerprint(model),
@@ -252,8 +254,12 @@ def _export(model: SFIN, folder: Path, settings: dict[str, Any]) -> None:
 def _check_engine() -> None:
     """Compare the engine with the layers it replaces, on a small network.
 
-    Its rewriting of programs can go wrong: that of 3.3.1 does for the transforms as
-    matrix products, without a word. A version that does it here is refused.
+    The engine rewrites programs, which can change results silently. Version 3.3.1 does
+    so for Fourier transforms as matrix products. This check refuses a version that
+    does so for the exported network.
+
+    Raises:
+        StaticProgramError: Results differ.
     """
     state = paddle.get_rng_state()
     model = SFIN(base_channels=16, num_blocks=2)
@@ -274,7 +280,7 @@ def _check_engine() -> None:
 
 
 def _build(model: SFIN, folder: Path, settings: dict[str, Any]) -> None:
-    """Write an entry; the first of several processes wins, their entries are alike."""
+    """Write a program; of several processes the first is kept, all write the same."""
     height, width = settings["size"]
     logger.info(f"Compiling the network for tiles of {height} x {width}")
     work = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=folder.parent))
@@ -289,14 +295,14 @@ def _build(model: SFIN, folder: Path, settings: dict[str, Any]) -> None:
         try:
             os.rename(work, folder)
         except OSError:
-            if not _is_whole(folder):  # not the work of another process
+            if not _is_whole(folder):  # no other process has just written it
                 raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
 def _forget_oldest(top: Path) -> None:
-    """Remove the entries used longest ago, and what killed processes left."""
+    """Remove the programs used longest ago, and folders left by killed processes."""
     entries, leftovers = [], []
     for path in top.iterdir():
         with contextlib.suppress(OSError):  # removed by another process

@@ -13,67 +13,176 @@
 # limitations under the License.
 
 
-"""What runs tiles: a network as a compiled program, or any function of tiles."""
+"""Networks and functions that run on tiles, and the options with which they run."""
 
 from __future__ import annotations
 
-import functools
+import dataclasses
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ppmat.predictor.packaged_models import registered_name
+from ppmat.predictor.tiling import OVERLAP
+from ppmat.predictor.tiling import TILE_SIZE
 from ppmat.predictor.tiling import TileRunner
+from ppmat.predictor.tiling import check_tiles
+from ppmat.predictor.tiling import is_whole_number
+from ppmat.utils.errors import InputError
 
-TILE_SIZE = 256
-OVERLAP = 64
-# What a network is trained on that marks columns instead of cleaning the image.
+Scaling = str | tuple[float, float]
+
+# Target of a network that marks atomic columns instead of cleaning the image.
 MAP_TARGET = "gt_detect"
 
 
-class TileModel:
-    """Tiles through a network.
+@dataclass(frozen=True)
+class EnhanceOptions:
+    """How an image is enhanced.
 
-    An SFIN runs as a compiled program for one size of tile, kept for the next tile and
-    the next process. A network of another class runs as it is, without gradients.
+    Attributes:
+        scaling: ``"robust"``: the 0.1 and 99.9 percentiles of a frame become the grey
+            levels they have in training. ``"grey"``: values are grey levels 0 to 255
+            already. ``(offset, scale)``: grey is ``(x - offset) / scale``, the same
+            for all frames.
+        tile_size: Height and width of a tile, pixels; best as in training.
+        overlap: Pixels that neighbouring tiles share, at most half a tile.
+        ensemble: Average over the flips of each tile: four times the work.
+        batch_size: Tiles given to the network at once. A compiled network runs them
+            one after another, so more than 1 helps other networks only.
+
+    Raises:
+        InputError: A value is not legal; it is named.
+
+    Example:
+        >>> EnhanceOptions().updated(tile_size=128).overlap
+        32
+        >>> EnhanceOptions(scaling="grey").settings()
+        {'scaling': 'grey', 'tile_size': 256, 'overlap': 64, 'ensemble': False}
+    """
+
+    scaling: Scaling = "robust"
+    tile_size: int = TILE_SIZE
+    overlap: int = OVERLAP
+    ensemble: bool = False
+    batch_size: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scaling", _check_scaling(self.scaling))
+        check_tiles(self.tile_size, self.overlap)
+        if not is_whole_number(self.batch_size, 1):
+            raise InputError(
+                f"batch_size is {self.batch_size!r}", wanted="a whole number above 0"
+            )
+
+    def updated(
+        self,
+        *,
+        scaling: Scaling | None = None,
+        tile_size: int | None = None,
+        overlap: int | None = None,
+        **others: Any,
+    ) -> EnhanceOptions:
+        """Return a copy with other values; None keeps the value.
+
+        With a ``tile_size`` and without ``overlap``, tiles overlap by a quarter.
+        """
+        if tile_size is not None and overlap is None:
+            overlap = tile_size // 4
+        given = {"scaling": scaling, "tile_size": tile_size, "overlap": overlap}
+        given = {name: value for name, value in given.items() if value is not None}
+        return dataclasses.replace(self, **given, **others)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the options that decide the result, as plain values."""
+        names = ("scaling", "tile_size", "overlap", "ensemble")
+        return {name: getattr(self, name) for name in names}
+
+
+def _check_scaling(scaling: Any) -> Scaling:
+    """Return a legal scaling, with a list as a tuple of floats."""
+    if isinstance(scaling, str) and scaling in ("robust", "grey"):
+        return scaling
+    if isinstance(scaling, (tuple, list)) and len(scaling) == 2:
+        offset, scale = (float(v) for v in scaling)
+        if np.isfinite(offset) and np.isfinite(scale) and scale > 0:
+            return offset, scale
+    raise InputError(
+        f"scaling is {scaling!r}",
+        wanted="'robust', 'grey' or (offset, scale) with a positive scale",
+    )
+
+
+class TileFunction:
+    """A function of tiles, float32 ``[B, 1, h, w]`` to the same shape.
+
+    Args:
+        function: The function.
+
+    Attributes:
+        defaults: The options that a caller does not give.
+        gives_map: Whether the result is a map of columns in grey levels, which are not
+            converted back to the units of the image.
+    """
+
+    defaults = EnhanceOptions()
+    gives_map = False
+
+    def __init__(self, function: TileRunner) -> None:
+        self._function = function
+
+    def runner(self, height: int, width: int) -> TileRunner:
+        """Return the function of tiles of this size."""
+        return self._function
+
+    def describe(self) -> dict[str, Any]:
+        """Return plain values for the record: model and fingerprint of its weights."""
+        name = getattr(self._function, "__qualname__", type(self._function).__name__)
+        return {"model": name, "weights": None}
+
+
+class TileModel(TileFunction):
+    """A network that runs on tiles.
+
+    An SFIN runs as a compiled program for one size of tile, which is kept for the next
+    tile and the next process. A network of another class runs without gradients.
 
     Args:
         network: The network in evaluation mode.
-        description: What the record says about it; the class when None.
-
-    Attributes:
-        tile_size: Pixels of a tile when the caller does not say.
-        overlap: Pixels neighbours share when the caller says neither.
-        scaling: See :func:`ppmat.predictor.enhancement.enhance`.
-        gives_map: Whether the result is a map of columns in grey levels, which has no
-            units to be brought back to.
+        description: Model and package for the record; the class name when None.
+        defaults: The options that a caller does not give.
     """
 
-    tile_size = TILE_SIZE
-    overlap = OVERLAP
-    scaling = "robust"
-
-    def __init__(self, network: Any, description: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        network: Any,
+        description: dict[str, Any] | None = None,
+        defaults: EnhanceOptions = TileFunction.defaults,
+    ) -> None:
         from ppmat.utils.save_load import fingerprint
 
         self.network = network
+        self.defaults = defaults
         self.gives_map = getattr(network, "target_name", None) == MAP_TARGET
         self._description = description or {"model": type(network).__name__}
         self._description["weights"] = fingerprint(network)
         self._programs: dict[tuple[int, int], TileRunner] = {}
 
     def runner(self, height: int, width: int) -> TileRunner:
-        """Return what turns tiles ``[B, 1, h, w]`` into enhanced ones."""
+        """Return the compiled network for tiles of this size.
+
+        Raises:
+            StaticProgramError: This version of Paddle compiles networks wrongly.
+        """
+        from ppmat.models.sfin.sfin import SFIN
+
+        if not isinstance(self.network, SFIN):
+            return self._run_network
         size = (height, width)
         if size not in self._programs:
-            from ppmat.models.sfin.sfin import SFIN
+            from ppmat.predictor.static_program import StaticProgram
 
-            if isinstance(self.network, SFIN):
-                from ppmat.predictor.static_program import StaticProgram
-
-                self._programs[size] = StaticProgram(self.network, height, width)
-            else:
-                self._programs[size] = self._run_network
+            self._programs[size] = StaticProgram(self.network, height, width)
         return self._programs[size]
 
     def _run_network(self, tiles: np.ndarray) -> np.ndarray:
@@ -85,72 +194,3 @@ class TileModel:
     def describe(self) -> dict[str, Any]:
         """Return plain values for the record: model and fingerprint of its weights."""
         return dict(self._description)
-
-
-class FunctionTiles:
-    """Tiles through a function of the caller, float32 ``[B, 1, h, w]`` to the same."""
-
-    tile_size = TILE_SIZE
-    overlap = OVERLAP
-    scaling = "robust"
-    gives_map = False
-
-    def __init__(self, function: TileRunner) -> None:
-        self._function = function
-
-    def runner(self, height: int, width: int) -> TileRunner:
-        """Return the function, whatever the size."""
-        return self._function
-
-    def describe(self) -> dict[str, Any]:
-        """Return the name of the function; it has no weights we know of."""
-        name = getattr(self._function, "__qualname__", type(self._function).__name__)
-        return {"model": name, "weights": None}
-
-
-@functools.cache
-def _shipped_model(name: str) -> Any:
-    from ppmat.predictor.spectrum_predictor import SpectrumPredictor
-
-    return SpectrumPredictor(model_name=name)
-
-
-def as_tile_model(model: Any, mode: str | None = None) -> Any:
-    """Return an object with ``runner``, ``describe``, ``tile_size``, ...
-
-    Args:
-        model: A ``SpectrumPredictor``, the name of a registered model, a network
-            (``paddle.nn.Layer``), or a function of tiles. None is the shipped model,
-            which stays loaded.
-        mode: Which shipped model; ``"haadf"`` when None.
-
-    Raises:
-        TypeError: Something else.
-        ValueError: A mode beside a model, a mode that does not exist, or a network in
-            training mode.
-    """
-    if model is None:
-        return _shipped_model(registered_name(mode))
-    if mode is not None:
-        raise ValueError(
-            f"mode={mode!r} chooses among the shipped models; leave out the model or it"
-        )
-    if hasattr(model, "runner") and hasattr(model, "describe"):
-        return model
-    if isinstance(model, str):
-        from ppmat.predictor.spectrum_predictor import SpectrumPredictor
-
-        return SpectrumPredictor(model_name=model)
-    if hasattr(model, "state_dict") and callable(model):
-        if getattr(model, "training", False):
-            raise ValueError(
-                f"the {type(model).__name__} is in training mode, in which its result "
-                "depends on the other tiles; call .eval() first"
-            )
-        return TileModel(model)
-    if callable(model):
-        return FunctionTiles(model)
-    raise TypeError(
-        f"model is a {type(model).__name__}; wanted a SpectrumPredictor, the name of a "
-        "registered model, a network, or a function of tiles [B, 1, h, w]"
-    )

@@ -13,59 +13,92 @@
 # limitations under the License.
 
 
-"""Images in tiles: where they lie, how they are blended, bounded memory. Numpy only.
+"""Images in tiles: their places, how they are blended, bounded memory. Numpy only.
 
-Along one axis of length ``L``, tiles of length ``T`` stand at evenly spread starts
-``s_0 = 0 <= ... <= s_(n-1) = L - T``, as few as let neighbours share at least ``V``
-pixels: ``n = ceil((L - T) / (T - V)) + 1``. So no tile sticks out, and none is cut.
+Along one axis of length ``L``, tiles of length ``T`` begin at evenly spread starts
+``s_0 = 0 <= ... <= s_(n-1) = L - T``. Their number is the smallest with which
+neighbours share at least ``V`` pixels: ``n = ceil((L - T) / (T - V)) + 1``. So no tile
+goes beyond the image, and none is cut.
 
-Neighbours ``i`` and ``i + 1`` are blended over ``m <= V`` pixels in the middle of what
-they share. With ``k = 0 .. m-1`` counting those pixels, the weight of tile ``i + 1`` is
+Neighbours ``i`` and ``i + 1`` are blended over ``m <= V`` pixels in the middle of the
+pixels they share. With ``k = 0 .. m-1`` counting those pixels, the weight of tile
+``i + 1`` is
 
     u_k = sin^2(pi/2 * (k + 1/2) / m),   and that of tile ``i`` is  1 - u_k,
 
-a raised cosine. It is smooth at both ends (no step and no kink in the result), and
-``u_k + u_(m-1-k) = 1``, so both neighbours are treated alike. Outside of the ramps one
-tile counts alone; what a tile holds beyond them, at its rim, counts not at all, which
-is where the periodic Fourier transform of a tile sees its opposite edge. Ramps of
-different neighbours do not meet: ``m`` is at most the distance between starts, and
-``V <= T / 2``. So at most two weights are not zero at a pixel. The smaller is stored as
-``1 - larger``, which is exact in floating point for a number between 1/2 and 1
-(Sterbenz), therefore the two sum to one exactly, not only up to rounding. In two
-dimensions weights are products; rows of tiles are blended along the width into one
-strip, then strips along the height, so each step keeps the exact sum.
+a raised cosine. It is smooth at both ends, so the result has no step and no kink. Since
+``u_k + u_(m-1-k) = 1``, both neighbours are treated alike. Outside of the ramps one
+tile has the weight 1. Pixels of a tile beyond its ramps have the weight 0: at the rim,
+the periodic Fourier transform of a tile mixes opposite edges.
 
-An image that is shorter than the tile is reflected at its end up to the tile's
-length, and cut off again. Run at its own size instead it would give the network
-another spectrum than in training: with the orthonormal Fourier transform the height of
-a lattice's peak grows as the square root of the number of pixels while noise stays,
-and the normalisation layers in the Fourier units know one ratio. Zeros would put an
-edge into the tile that no micrograph has.
+Ramps of different neighbours do not meet, because ``m`` is at most the distance between
+starts, and ``V <= T / 2``. So at most two weights are not zero at a pixel. The smaller
+is stored as ``1 - larger``, which is exact in floating point for a number between 1/2
+and 1 (Sterbenz lemma). Therefore the two sum to exactly one. In two dimensions weights
+are products: tiles of a row are blended along the width into one strip, then strips
+along the height, and each step keeps the exact sum.
+
+An image shorter than the tile is reflected at its end up to the tile's length, and cut
+again. Run at its own size instead, it would have another spectrum than in training:
+with the orthonormal Fourier transform, the height of a lattice's peak grows as the
+square root of the number of pixels, while noise stays. The normalisation layers in the
+Fourier units were trained for one ratio of both. Zeros would create an edge that no
+image has.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from collections.abc import Iterator
 from dataclasses import dataclass
 from dataclasses import field
+from typing import Any
 
 import numpy as np
 
+from ppmat.utils.errors import InputError
+
 TileRunner = Callable[[np.ndarray], np.ndarray]  # [B, 1, h, w] -> [B, 1, h, w]
 
-WINDOW = "raised cosine"
+TILE_SIZE = 256  # pixels of a tile's side, as in training
+OVERLAP = 64  # pixels that neighbours share, a quarter of a tile
+WINDOW = "raised cosine"  # name of the weights in records
+
+
+def is_whole_number(value: Any, smallest: int) -> bool:
+    """Return whether a value is an integer (not a bool) of at least ``smallest``."""
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    return whole and value >= smallest
+
+
+def check_tiles(tile: int, overlap: int) -> None:
+    """Check the side of tiles and their overlap, in pixels.
+
+    Raises:
+        InputError: No whole numbers, or an overlap of more than half a tile.
+    """
+    if not is_whole_number(tile, 1):
+        raise InputError(f"tile_size is {tile!r}", wanted="at least 1 pixel")
+    if not is_whole_number(overlap, 0) or overlap > tile // 2:
+        raise InputError(
+            f"overlap is {overlap!r}", wanted=f"0 to half a tile of {tile}, {tile // 2}"
+        )
 
 
 def ramp(length: int) -> np.ndarray:
-    """Return the rising weights ``u_k`` of the module's text.
+    """Return the rising weights ``u_k`` of the module docstring.
 
     Args:
         length: Pixels of the ramp, 0 or more.
 
     Returns:
         float32 ``[length]``; ``u + u[::-1] == 1`` without rounding.
+
+    Example:
+        >>> ramp(3) + ramp(3)[::-1]
+        array([1., 1., 1.], dtype=float32)
     """
     u = np.sin(np.pi / 2 * (np.arange(length) + 0.5) / max(length, 1)) ** 2
     u = u.astype(np.float32)
@@ -84,7 +117,7 @@ class AxisTiles:
         length: Pixels of the image.
         tile: Pixels of a tile; more than ``length`` means reflection.
         starts: First pixel of each tile.
-        weights: float32 ``[tiles, tile]``; see the module's text.
+        weights: float32 ``[tiles, tile]``, see the module docstring.
     """
 
     length: int
@@ -104,19 +137,18 @@ def plan_axis(length: int, tile: int, overlap: int) -> AxisTiles:
     Args:
         length: Pixels of the image.
         tile: Pixels of a tile.
-        overlap: Least number of pixels neighbours share, at most half a tile.
+        overlap: Smallest number of pixels that neighbours share, at most half a tile.
 
     Raises:
-        ValueError: Numbers that cannot be meant.
+        InputError: Numbers that are not legal.
+
+    Example:
+        >>> plan_axis(400, 256, 64).starts
+        (0, 144)
     """
-    if length < 1 or tile < 1:
-        raise ValueError(
-            f"an axis of {length} pixels in tiles of {tile}: wanted at least 1 and 1"
-        )
-    if not 0 <= overlap <= tile // 2:
-        raise ValueError(
-            f"overlap is {overlap}, wanted 0 to half a tile of {tile}, {tile // 2}"
-        )
+    check_tiles(tile, overlap)
+    if length < 1:
+        raise InputError(f"an axis of {length} pixels", wanted="at least 1")
     free = max(length - tile, 0)
     gaps = math.ceil(free / (tile - overlap))
     starts = tuple(round(i * free / gaps) for i in range(gaps)) + (free,)
@@ -126,7 +158,7 @@ def plan_axis(length: int, tile: int, overlap: int) -> AxisTiles:
     up = ramp(width)
     for i, step in enumerate(steps):
         shared = tile - int(step)
-        first = (shared - width) // 2  # of the ramp, counted in tile i + 1
+        first = (shared - width) // 2  # first pixel of the ramp in tile i + 1
         weights[i + 1, :first] = 0.0
         weights[i + 1, first : first + width] = up
         weights[i, step + first : step + first + width] = np.float32(1) - up
@@ -136,7 +168,7 @@ def plan_axis(length: int, tile: int, overlap: int) -> AxisTiles:
 
 @dataclass(frozen=True)
 class TilePlan:
-    """How an image is cut and put together.
+    """How an image is cut into tiles and assembled from them.
 
     Attributes:
         rows: Tiles along the height.
@@ -163,7 +195,7 @@ def plan_tiles(height: int, width: int, tile: int, overlap: int) -> TilePlan:
 def iter_tiles(image: np.ndarray, plan: TilePlan) -> Iterator[np.ndarray]:
     """Yield the tiles ``[h, w]`` of an image row by row, from the upper left.
 
-    A tile is a view of the image where that is possible.
+    A tile is a view of the image, unless it is reflected.
     """
     height, width = plan.tile
     short = height > image.shape[0] or width > image.shape[1]
@@ -179,45 +211,42 @@ def run_tiles(
     run: TileRunner,
     plan: TilePlan,
     batch_size: int = 1,
-    out: np.ndarray | None = None,
-    on_tiles: Callable[[int], None] = lambda number: None,
+    on_tiles: Callable[[int], None] | None = None,
 ) -> np.ndarray:
     """Run an image through a network tile by tile.
 
-    Beside image and result, one batch of tiles and one strip of the width of the image
-    and the height of a tile are in memory.
+    Memory holds the image, the result, one batch of tiles, and one strip of the width
+    of the image and the height of a tile.
 
     Args:
         image: ``[H, W]`` in the network's grey levels.
         run: float32 ``[B, 1, h, w]`` to the same shape; the last batch may be smaller.
         plan: From :func:`plan_tiles` for this height and width.
         batch_size: Tiles given to ``run`` at once.
-        out: Where to put the result; a new float32 array when None.
-        on_tiles: Called with the number of tiles that were just done.
+        on_tiles: Called with the number of tiles of each finished batch.
 
     Returns:
-        ``[H, W]``, float32 or ``out``.
+        float32 ``[H, W]``.
 
     Raises:
-        ValueError: ``image`` is not of the plan's size, or ``run`` changes the shape.
+        InputError: ``image`` is not of the plan's size, or ``run`` changes the shape.
     """
     rows, columns = plan.rows, plan.columns
     if image.shape != (rows.length, columns.length):
-        raise ValueError(
+        raise InputError(
             f"the image is {list(image.shape)}, but the plan is for "
             f"{[rows.length, columns.length]}"
         )
-    if out is None:
-        out = np.empty(image.shape, dtype=np.float32)
-    out[...] = 0.0
+    out = np.zeros(image.shape, dtype=np.float32)
     strip = np.zeros((rows.kept, columns.length), dtype=np.float32)
     number = 0
     for batch in _batches(iter_tiles(image, plan), batch_size):
         result = np.asarray(run(batch))
         if result.shape != batch.shape:
-            raise ValueError(
+            raise InputError(
                 f"the network turned tiles {list(batch.shape)} into "
-                f"{list(result.shape)}, wanted the same shape"
+                f"{list(result.shape)}",
+                wanted="the same shape",
             )
         for tile in result[:, 0]:
             i, j = divmod(number, len(columns.starts))
@@ -229,26 +258,21 @@ def run_tiles(
                 out[rows.starts[i] : rows.starts[i] + rows.kept] += strip
                 strip[...] = 0.0
             number += 1
-        on_tiles(len(batch))
+        if on_tiles is not None:
+            on_tiles(len(batch))
     return out
 
 
 def _batches(tiles: Iterator[np.ndarray], size: int) -> Iterator[np.ndarray]:
     """Yield float32 ``[B, 1, h, w]`` of up to ``size`` tiles."""
-    held: list[np.ndarray] = []
-    for tile in tiles:
-        held.append(tile)
-        if len(held) == size:
-            yield np.stack(held).astype(np.float32, copy=False)[:, None]
-            held = []
-    if held:
-        yield np.stack(held).astype(np.float32, copy=False)[:, None]
+    while batch := list(itertools.islice(tiles, size)):
+        yield np.stack(batch).astype(np.float32, copy=False)[:, None]
 
 
 # Flips ----------------------------------------------------------------------------
 
-# Axes that are turned round, of [B, 1, h, w], and weight. Weights as in the tuning of a
-# sibling network (+0.5 dB there). No transposes: scan noise has a direction.
+# Flipped axes of [B, 1, h, w], and weight. The weights were tuned on a related network,
+# where they gained 0.5 dB. No transposes: scan noise has a direction.
 FLIPS: tuple[tuple[tuple[int, ...], float], ...] = (
     ((), 0.4),
     ((3,), 0.2),

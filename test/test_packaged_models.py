@@ -25,18 +25,18 @@ from omegaconf import OmegaConf
 from ppmat.models import PACKAGES
 from ppmat.predictor import SpectrumPredictor
 from ppmat.predictor import enhance
-from ppmat.predictor.packaged_models import SHIPPED
+from ppmat.predictor.packaged_models import PACKAGED_MODELS
 from ppmat.stem.scenes.random_scenes import SceneRecipe
 from ppmat.stem.scenes.random_scenes import make_scene
 from ppmat.utils.model_package import find_packages
 
 FOUND = find_packages(PACKAGES)
 MOST_BYTES = 4_000_000  # together
-MODE_OF = {name: mode for mode, name in SHIPPED.items()}
+MODE_OF = {name: mode for mode, name in PACKAGED_MODELS.items()}
 
 
 def test_each_mode_has_a_package_and_together_they_are_small():
-    assert set(FOUND) == set(SHIPPED.values())
+    assert set(FOUND) == set(PACKAGED_MODELS.values())
     files = [path for path in PACKAGES.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= MOST_BYTES
 
@@ -81,6 +81,6 @@ def test_a_package_cleans_an_image(name, capsys):
             return predictor.model(paddle.to_tensor(tiles)).numpy()
 
     truth, noisy = noisy_scene(MODE_OF[name])
-    clean = enhance(noisy, eager, tile_size=predictor.tile_size)
+    clean = enhance(noisy, eager, tile_size=predictor.defaults.tile_size)
     assert clean.shape == truth.shape and np.isfinite(clean).all()
     assert error(clean, truth) < 0.6 * error(noisy, truth)
