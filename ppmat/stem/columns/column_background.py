@@ -12,8 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
-"""A background that is linear between nodes on a grid: the slow part of an image."""
+"""The slowly varying background of an image: linear between the nodes of a grid."""
 
 from __future__ import annotations
 
@@ -24,12 +23,21 @@ from scipy import sparse
 
 
 class Background:
-    """Products of triangles ("hats") along both axes, one product a node.
+    """A background with one value at each node of a grid, bilinear in between.
+
+    It is a sum over nodes: the value times a product of two triangles ("hat
+    functions"), one along each axis.
 
     Args:
         shape: ``(H, W)`` of the image.
-        spacing: About the distance of nodes, pixels.
-        level: Value of all nodes at first.
+        spacing: Approximate distance of nodes, pixels.
+        level: Starting value of all nodes.
+
+    Attributes:
+        nodes: Values of the nodes [P, Q].
+        spacings: Distance of nodes along y and x, pixels.
+        masses: Sums over pixels of the products of two hats, for y [P, P] and x [Q, Q].
+        mass: The same for the products of both axes [P Q, P Q].
     """
 
     def __init__(self, shape: tuple[int, int], spacing: float, level: float) -> None:
@@ -50,7 +58,7 @@ class Background:
         ]
         self.masses = [sparse.csr_matrix(hat @ hat.T) for hat in hats]
         self.mass = sparse.csr_matrix(sparse.kron(*self.masses))
-        # Pixels where each hat is not 0, and along y its values.
+        # First and last pixel of each hat; along y also its values.
         self._ends = [[_ends(hat[k]) for k in range(hat.shape[0])] for hat in hats]
         self._rows = [
             hats[0][k, slice(*ends)].toarray()[0]
@@ -58,13 +66,13 @@ class Background:
         ]
 
     def _between(self, places: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the nodes before some places, and how far these are to the next."""
+        """Return the node before each place, and the fraction behind it."""
         grid = places / self.spacings[axis]
         left = np.minimum(grid.astype(int), self.nodes.shape[axis] - 2)
         return left, grid - left
 
     def grid(self) -> list[np.ndarray]:
-        """Return the places (y, x) of the nodes, pixels, two arrays [P, Q]."""
+        """Return the positions (y, x) of the nodes, pixels, two arrays [P, Q]."""
         places = (
             np.arange(count) * spacing
             for count, spacing in zip(self.nodes.shape, self.spacings)
@@ -74,7 +82,10 @@ class Background:
     def at(
         self, y: np.ndarray, x: np.ndarray, nodes: np.ndarray | None = None
     ) -> np.ndarray:
-        """Return the background at points of the image [n], or that of other nodes."""
+        """Return the background at points ``(y, x)``, pixels; the result has shape [n].
+
+        ``nodes`` [P, Q] replaces the values of the nodes.
+        """
         nodes = self.nodes if nodes is None else nodes
         (top, dy), (left, dx) = self._between(y, 0), self._between(x, 1)
         upper, lower = (
@@ -83,15 +94,15 @@ class Background:
         return (1 - dy) * upper + dy * lower
 
     def change(self, step: np.ndarray, residual: np.ndarray) -> None:
-        """Add a step to the nodes, and take what it changes from a residual [H, W]."""
+        """Add a step to the nodes and subtract its effect from a residual [H, W]."""
         self.nodes = self.nodes + step
-        self._take(step, residual)
+        self._subtract(step, residual)
 
-    def take_from(self, image: np.ndarray) -> None:
+    def subtract_from(self, image: np.ndarray) -> None:
         """Subtract the background from an image [H, W]."""
-        self._take(self.nodes, image)
+        self._subtract(self.nodes, image)
 
-    def _take(self, nodes: np.ndarray, image: np.ndarray) -> None:
+    def _subtract(self, nodes: np.ndarray, image: np.ndarray) -> None:
         for a, part in self._strips(nodes != 0):
             left, share = (v[part] for v in self._axes[1])
             along = (1 - share) * nodes[a, left] + share * nodes[a, left + 1]
@@ -99,11 +110,11 @@ class Background:
             image[rows, part] -= self._rows[a][:, None] * along
 
     def project(self, residual: np.ndarray, nodes: np.ndarray) -> np.ndarray:
-        """Return the sums of an image [H, W] with each node's hat.
+        """Return the sum over pixels of an image times each node's hats [P, Q].
 
         Args:
-            residual: The image.
-            nodes: Mask of the nodes that are asked for; the others are 0 [P, Q].
+            residual: The image [H, W].
+            nodes: Mask of the wanted nodes [P, Q]; the others get 0.
         """
         out = np.zeros(self.nodes.shape)
         for a, part in self._strips(nodes):
@@ -114,22 +125,25 @@ class Background:
         return np.where(nodes, out, 0.0)
 
     def _strips(self, nodes: np.ndarray) -> Iterator[tuple[int, slice]]:
-        """Yield rows of nodes that a mask is in, and the columns of pixels that the
-        nodes of the mask reach."""
+        """Yield each row of nodes with a node of the mask, and the pixels along x that
+        these nodes reach."""
         for a in np.nonzero(nodes.any(axis=1))[0].tolist():
             used = np.nonzero(nodes[a])[0]
             yield a, slice(self._ends[1][used[0]][0], self._ends[1][used[-1]][1])
 
-    def under(
+    def profile_sums(
         self, profiles: np.ndarray, start: np.ndarray, axis: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the sums of profiles with the hats along an axis [n, 3, k], and which
-        nodes these are [n, k]; some may lie beyond the image.
+        """Return the sums over pixels of profiles times hats along one axis.
 
         Args:
-            profiles: On the pixels from ``start`` [n, 3, w].
+            profiles: Values on the pixels from ``start`` [n, 3, w].
             start: First pixel [n].
-            axis: 0 or 1.
+            axis: 0 for y, 1 for x.
+
+        Returns:
+            The sums [n, 3, k], and the indices of the hats' nodes [n, k]; some may lie
+            outside the image.
         """
         width, spacing = profiles.shape[2], self.spacings[axis]
         first = np.floor(start / spacing).astype(int)
@@ -140,5 +154,6 @@ class Background:
 
 
 def _ends(hat: sparse.csr_matrix) -> tuple[int, int]:
+    """Return the range of pixels where a hat [1, size] is not 0."""
     used = hat.indices[hat.data > 0]
     return int(used.min()), int(used.max()) + 1

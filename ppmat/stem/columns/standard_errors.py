@@ -12,44 +12,49 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
-"""Errors of fitted columns: the noise of the image, and the inverse normal matrix."""
+"""Standard errors of fitted columns: variance of the noise, and covariances."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
+from dataclasses import fields
 
 import numpy as np
+from scipy import sparse
 from scipy.spatial import cKDTree
 
 from ppmat.stem.columns.column_background import Background
-from ppmat.stem.columns.column_equations import HEIGHT
-from ppmat.stem.columns.column_equations import Equations
+from ppmat.stem.columns.normal_equations import HEIGHT
+from ppmat.stem.columns.normal_equations import NormalEquations
 
-_BINS = 24  # of grey values with as many pixels each, for the strength of the noise
-_FINE_BINS = 4096  # of equal width, of which those are made
-_ROWS = 256  # of an image that are handled at a time
-_TILE = 3.0  # side of the parts whose covariance is computed together, in separations
-_RIM = 2.0  # around a part; columns beyond it are taken as known
-_NUMBERS = 2**19  # of matrices that are held at a time
-_RIDGE = 1e-7  # of the diagonal
-_SAME = 1e-3  # of the width, of the height: what changed less does not count
+_BINS = 24  # of grey values, with as many pixels each; one noise variance for each
+_FINE_BINS = 4096  # of equal width, which are merged to the former
+_ROWS = 256  # rows of an image in memory at a time
+_MIN_NOISE = 0.05  # smallest variance of a pixel, in the mean variance
+_TILE = 3.0  # separations; side of the tiles that are inverted together
+_RIM = 2.0  # separations around a tile; columns beyond it count as known
+_MAX_NUMBERS = 2**19  # of all matrices in memory at a time
+_RIDGE = 1e-7  # added to the scaled diagonal, against singular matrices
+# A tile is inverted again if a column moved by more than this fraction of the width, or
+# if a height or width changed by more than this fraction.
+_SAME = 1e-3
 
 
 @dataclass
 class FittedColumns:
-    """Columns as fitted.
+    """The result of a fit.
 
     Attributes:
-        values: y, x, height, log(sigma) [n, 4].
-        covariance: Of these four for noise of variance 1 [n, 4, 4].
-        variance: Of the noise, as each of the four sees it [n, 4].
-        background: Under each column [n].
-        frozen: The position ran away or did not settle: it is the starting one [n].
-        residual: Image - model, 0 where pixels are missing [H, W].
+        values: y, x [pixels], height [scaled image], log(sigma) [n, 4].
+        covariance: Covariance of these for noise of variance 1 [n, 4, 4].
+        variance: Variance of the noise, as weighted for each value [n, 4].
+        background: Background under each column [n].
+        frozen: The position did not settle, and is the starting one [n].
+        overlap: Largest overlap with another column, ``exp(-d^2 / 4 sigma^2)`` [n].
+        residual: Image minus model, 0 at missing pixels [H, W].
         noise: Variance of the noise of each pixel [H, W].
-        overlap: Largest overlap with another column, exp(-d^2 / 4 sigma^2) [n].
     """
 
     values: np.ndarray
@@ -57,15 +62,16 @@ class FittedColumns:
     variance: np.ndarray
     background: np.ndarray
     frozen: np.ndarray
+    overlap: np.ndarray
     residual: np.ndarray
     noise: np.ndarray
-    overlap: np.ndarray
 
     @property
     def errors(self) -> np.ndarray:
-        """Standard errors of the four, for white noise [n, 4]; NaN where frozen.
+        """Standard errors of ``values`` [n, 4].
 
-        NaN too where columns crowd so that the problem does not tell them apart.
+        NaN where frozen, except for the height, and where crowded columns cannot be
+        separated.
         """
         own = np.diagonal(self.covariance, axis1=1, axis2=2)
         errors = np.sqrt(np.where(own > 0, own * self.variance, np.nan))
@@ -74,41 +80,52 @@ class FittedColumns:
         )
         return errors
 
+    def select(self, which: np.ndarray) -> FittedColumns:
+        """Return the columns of a mask, with the same images."""
+        *columns, residual, noise = (getattr(self, f.name) for f in fields(self))
+        return FittedColumns(*(c[which] for c in columns), residual, noise)
+
 
 # Noise ----------------------------------------------------------------------------
 
 
-def noise_image(
+def noise_variance(
     image: np.ndarray, residual: np.ndarray, valid: np.ndarray
 ) -> np.ndarray:
-    """Return the variance of the noise: a line in the model's value, as for counts.
+    """Return the variance of the noise of each pixel [H, W].
+
+    The variance is a straight line in the model's value, as for counted electrons.
 
     Args:
         image: [H, W].
-        residual: Image - model [H, W].
-        valid: Where pixels are not missing [H, W].
+        residual: Image minus model [H, W].
+        valid: False at missing pixels [H, W].
     """
-    number, means, square = _levels(image, residual, valid)
+    number, means, square = _squares_by_value(image, residual, valid)
     mean = max(square, 1e-300)
     low, high = means[0][[0, -1]]
     slope, intercept = 0.0, mean
     if len(number) >= 3 and high > low:
-        # Relative errors of the bins' variances are alike.
-        weights = np.sqrt(number) / np.maximum(means[1], 0.05 * mean)
+        # The variances of all bins have the same relative error.
+        weights = np.sqrt(number) / np.maximum(means[1], _MIN_NOISE * mean)
         slope, intercept = np.polyfit(*means, 1, w=weights)
     noise = np.clip(image - residual, low, high)
     noise *= slope
     noise += intercept
-    return np.maximum(noise, 0.05 * mean, out=noise)
+    return np.maximum(noise, _MIN_NOISE * mean, out=noise)
 
 
-def _levels(
+def _squares_by_value(
     image: np.ndarray, residual: np.ndarray, valid: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Return pixels [k], and mean model and squared residual [2, k], by grey value, and
-    the mean of all squares."""
+    """Return means over bins of the model's value, for :func:`noise_variance`.
 
-    def parts():
+    Returns:
+        Pixels in each bin [k], mean model and mean squared residual of each bin [2, k],
+        and the mean of all squared residuals.
+    """
+
+    def parts() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for first in range(0, len(image), _ROWS):
             rows = slice(first, first + _ROWS)
             used = valid[rows]
@@ -124,7 +141,7 @@ def _levels(
         for k, weights in enumerate((None, value, left**2)):
             sums[k] += np.bincount(bins, weights, _FINE_BINS)
     total = sums[0].sum()
-    # A fine bin goes where its middle pixel belongs.
+    # A fine bin belongs to the bin of its middle pixel.
     middle = (np.cumsum(sums[0]) - 0.5 * sums[0]) / total
     coarse = np.minimum((_BINS * middle).astype(int), _BINS - 1)
     number, *both = (np.bincount(coarse, s, _BINS) for s in sums)
@@ -136,17 +153,18 @@ def _levels(
 # Covariance -----------------------------------------------------------------------
 
 
-class Marginals:
-    """Blocks of the inverse normal matrix, neighbours and background marginalised.
+class MarginalCovariances:
+    """Each column's block of the inverse normal matrix.
 
-    The inverse of parts of the image with a rim, beyond which columns are taken as
-    known. Parts in which nothing has changed since the last time keep theirs.
+    Neighbours and background are marginalised. The matrix is inverted for tiles of the
+    image with a rim, beyond which columns count as known. Tiles without changes since
+    the last call keep their result.
 
     Args:
-        background: Of the image.
+        background: Background of the image.
         separation: Typical distance of neighbours, pixels.
         sigma: Typical width of the columns, pixels.
-        reach: Distance at which columns do not see each other, pixels.
+        reach: Distance from which two columns do not influence each other, pixels.
     """
 
     def __init__(
@@ -156,35 +174,36 @@ class Marginals:
         self._side = _TILE * separation
         self._rim = min(_RIM * separation, reach)
         self._sigma = sigma
+        # Tile -> ids and values of its columns, and blocks of those inside.
         self._kept: dict[tuple[float, ...], tuple[np.ndarray, ...]] = {}
 
     def blocks(
         self,
         ids: np.ndarray,
         values: np.ndarray,
-        equations_of: Callable[[np.ndarray], Equations],
+        equations_of: Callable[[np.ndarray], NormalEquations],
     ) -> np.ndarray:
         """Return each column's block [n, 4, 4].
 
         Args:
-            ids: A number for each column that stays the same from call to call [n].
+            ids: A number for each column, the same in all calls [n].
             values: y, x, height, log(sigma) [n, 4].
-            equations_of: Equations of the columns with these indices, in order.
+            equations_of: Returns the equations of the columns with given indices.
         """
         position = values[:, :2]
-        cells, cell = np.unique(
+        tiles, tile = np.unique(
             np.floor(position / self._side), axis=0, return_inverse=True
         )
-        cell = cell.ravel()
-        middle = (cells + 0.5) * self._side
+        tile = tile.ravel()
+        middle = (tiles + 0.5) * self._side
         near = cKDTree(position).query_ball_point(
             middle, self._side / 2 + self._rim, p=np.inf, return_sorted=True
         )
         near = [np.array(n) for n in near]
-        inside = [n[cell[n] == k] for k, n in enumerate(near)]
+        inside = [n[tile[n] == k] for k, n in enumerate(near)]
         out = np.empty((len(values), 4, 4))
         kept, stale = {}, []
-        for k, name in enumerate(map(tuple, cells.tolist())):
+        for k, name in enumerate(map(tuple, tiles.tolist())):
             before = self._kept.get(name)
             if before is None or self._differ(ids[near[k]], values[near[k]], before):
                 stale.append(k)
@@ -194,14 +213,11 @@ class Marginals:
         if stale:
             which = np.unique(np.concatenate([near[k] for k in stale]))
             new_near = [np.searchsorted(which, near[k]) for k in stale]
-            members = np.searchsorted(which, np.concatenate([inside[k] for k in stale]))
-            found = np.empty((len(which), 4, 4))
-            found[members] = self._invert(
-                middle[stale], new_near, cell[which], stale, equations_of(which)
-            )[members]
+            new_mine = [tile[near[k]] == k for k in stale]
+            found = self._invert(middle[stale], new_near, new_mine, equations_of(which))
             for k in stale:
                 out[inside[k]] = found[np.searchsorted(which, inside[k])]
-                name = tuple(cells[k].tolist())
+                name = tuple(tiles[k].tolist())
                 kept[name] = ids[near[k]], values[near[k]], out[inside[k]]
         self._kept = kept
         return out
@@ -218,165 +234,144 @@ class Marginals:
         self,
         middle: np.ndarray,
         near: list[np.ndarray],
-        cell: np.ndarray,
-        cells: list[int],
-        equations: Equations,
+        mine: list[np.ndarray],
+        equations: NormalEquations,
     ) -> np.ndarray:
-        """Return the blocks of the columns that are inside of a part.
+        """Return the blocks [m, 4, 4] of the columns inside tiles; others are random.
 
         Args:
-            middle: ``(y, x)`` of the parts [p, 2].
-            near: Columns of each part and its rim.
-            cell: Of each column, the part it is inside of [m].
-            cells: These numbers of the parts.
-            equations: Of all columns of the parts.
+            middle: ``(y, x)`` of the tiles, pixels [p, 2].
+            near: For each tile, the columns inside and in the rim, indices [c].
+            mine: Which of these are inside [c].
+            equations: Equations of all columns [m] of the tiles.
         """
         background = self._background
-        # Nodes within the same reach and a spacing: a rectangle of the grid.
+        # Nodes within the rim and one spacing more: a rectangle of the grid.
         around = self._side / 2 + self._rim + max(background.spacings)
         low = np.ceil((middle - around) / background.spacings).astype(int)
         high = np.floor((middle + around) / background.spacings).astype(int) + 1
         low, high = np.maximum(low, 0), np.minimum(high, background.nodes.shape)
         sizes = 4 * np.array([len(n) for n in near]) + np.prod(high - low, axis=1)
-        neighbours = _Neighbours.of(equations)
+        columns = equations.column_matrix()
         masses = [mass.toarray() for mass in background.masses]
         out = np.empty((len(equations.own), 4, 4))
         for batch in _batches(sizes):
-            mine = [cell[near[k]] == cells[k] for k in batch]
-            parts = _Parts.of([near[k] for k in batch], mine, low[batch], high[batch])
-            parts.add_columns(equations.own, neighbours)
-            parts.add_background(equations.mixed, equations.mixed_nodes, masses)
-            out[parts.column[parts.mine]] = parts.inverse()
+            tiles = _TileMatrices.of(
+                [near[k] for k in batch],
+                [mine[k] for k in batch],
+                low[batch],
+                high[batch],
+            )
+            tiles.add_columns(columns)
+            tiles.add_background(equations.mixed, equations.mixed_nodes, masses)
+            out[tiles.column[tiles.mine]] = tiles.inverse()
         return out
 
 
-def _batches(sizes: np.ndarray):
-    """Yield indices of matrices of about one size that fit together."""
+def _batches(sizes: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield indices of matrices of similar size that fit into memory together."""
     order = np.argsort(sizes, kind="stable")
     first = 0
     for last in range(len(order)):
         following = order[last + 1 : last + 2]
         numbers = (last + 2 - first) * sizes[following] ** 2
-        if not len(following) or numbers > _NUMBERS:
+        if not len(following) or numbers > _MAX_NUMBERS:
             yield order[first : last + 1]
             first = last + 1
 
 
 @dataclass
-class _Neighbours:
-    """The pairs of columns, by column: those from ``ends[i]`` to ``ends[i + 1]``."""
+class _TileMatrices:
+    """Normal matrices of tiles: four rows for each column inside, four for each column
+    of the rim, then one for each node. An *entry* is a column of a tile."""
 
-    ends: np.ndarray
-    other: np.ndarray
-    blocks: np.ndarray
-
-    @classmethod
-    def of(cls, equations: Equations) -> _Neighbours:
-        i, j = equations.pairs
-        rows, other = np.concatenate([i, j]), np.concatenate([j, i])
-        turned = equations.other.transpose(0, 2, 1)
-        order = np.argsort(rows, kind="stable")
-        ends = np.cumsum(np.bincount(rows, minlength=len(equations.own)))
-        return cls(
-            np.concatenate([[0], ends]),
-            other[order],
-            np.concatenate([equations.other, turned])[order],
-        )
-
-
-@dataclass
-class _Parts:
-    """Matrices of parts of the image: four rows for each column inside, for each of the
-    rim, then one for each node."""
-
-    matrix: np.ndarray  # [parts, m, m]
-    part: np.ndarray  # of each entry, by part and column
-    column: np.ndarray
-    mine: np.ndarray  # whether the column is inside of the part
-    place: np.ndarray  # of the column in its part
-    inside: int  # rows of columns inside
-    nodes: int  # row where they begin
-    low: np.ndarray  # first node (row, column) of each part
-    high: np.ndarray
+    matrix: np.ndarray  # [tiles, r, r]
+    tile: np.ndarray  # tile of each entry; entries are sorted by tile and column
+    column: np.ndarray  # its index in the equations
+    mine: np.ndarray  # whether it is inside the tile
+    place: np.ndarray  # its number in the matrix of the tile
+    inside: int  # number of rows for columns inside
+    nodes: int  # first row for nodes
+    low: np.ndarray  # first node (row, column) of each tile
+    high: np.ndarray  # one behind the last
 
     @classmethod
-    def of(cls, near: list, mine: list, low: np.ndarray, high: np.ndarray) -> _Parts:
+    def of(
+        cls, near: list, mine: list, low: np.ndarray, high: np.ndarray
+    ) -> _TileMatrices:
         insides = max(int(m.sum()) for m in mine)
         places = [np.where(m, np.cumsum(m), insides + np.cumsum(~m)) - 1 for m in mine]
         nodes = 4 * (1 + max(int(p.max()) for p in places))
         size = nodes + int(np.prod(high - low, axis=1).max())
         return cls(
-            np.zeros((len(near), size, size)),
-            np.repeat(np.arange(len(near)), [len(n) for n in near]),
-            np.concatenate(near),
-            np.concatenate(mine),
-            np.concatenate(places),
-            4 * insides,
-            nodes,
-            low,
-            high,
+            matrix=np.zeros((len(near), size, size)),
+            tile=np.repeat(np.arange(len(near)), [len(n) for n in near]),
+            column=np.concatenate(near),
+            mine=np.concatenate(mine),
+            place=np.concatenate(places),
+            inside=4 * insides,
+            nodes=nodes,
+            low=low,
+            high=high,
         )
 
-    def add_columns(self, own: np.ndarray, neighbours: _Neighbours) -> None:
-        self._put(self.part, self.place, self.place, own[self.column])
-        first, end = neighbours.ends[self.column], neighbours.ends[self.column + 1]
+    def add_columns(self, columns: sparse.bsr_matrix) -> None:
+        """Copy the blocks of columns that are in the same tile."""
+        first, end = columns.indptr[self.column], columns.indptr[self.column + 1]
         entry = np.repeat(np.arange(len(self.column)), end - first)
         begin = np.cumsum(end - first) - (end - first)
         which = np.arange(len(entry)) - begin[entry] + first[entry]
-        # Entries are sorted by part and column.
-        n = len(own)
-        keys = self.part * n + self.column
-        wanted = self.part[entry] * n + neighbours.other[which]
+        n = len(columns.indptr)
+        keys = self.tile * n + self.column
+        wanted = self.tile[entry] * n + columns.indices[which]
         found = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
         there = keys[found] == wanted
         entry, found, which = entry[there], found[there], which[there]
-        blocks = neighbours.blocks[which]
-        self._put(self.part[entry], self.place[entry], self.place[found], blocks)
-
-    def _put(self, part: np.ndarray, i: np.ndarray, j: np.ndarray, blocks) -> None:
-        k = np.arange(4)
-        rows, columns = 4 * i[:, None] + k, 4 * j[:, None] + k
-        self.matrix[part[:, None, None], rows[:, :, None], columns[:, None]] = blocks
+        rows, others = (
+            4 * self.place[e][:, None] + np.arange(4) for e in (entry, found)
+        )
+        at = self.tile[entry][:, None, None], rows[:, :, None], others[:, None]
+        self.matrix[at] = columns.data[which]
 
     def add_background(
         self, mixed: np.ndarray, mixed_nodes: np.ndarray, masses: list
     ) -> None:
+        """Copy the products with the nodes, and those of the nodes with each other."""
         ny, nx = (
-            mixed_nodes[axis][self.column] - self.low[self.part, axis, None]
+            mixed_nodes[axis][self.column] - self.low[self.tile, axis, None]
             for axis in (0, 1)
         )
-        height, width = (self.high - self.low)[self.part].T[:, :, None]
+        height, width = (self.high - self.low)[self.tile].T[:, :, None]
         entry, k = np.nonzero((ny >= 0) & (nx >= 0) & (ny < height) & (nx < width))
         node = self.nodes + (ny * width + nx)[entry, k]
         rows = 4 * self.place[entry][:, None] + np.arange(4)
-        part, node = self.part[entry][:, None], node[:, None]
+        tile, node = self.tile[entry][:, None], node[:, None]
         values = mixed[self.column[entry], :, k]
-        self.matrix[part, rows, node] = values
-        self.matrix[part, node, rows] = values
+        self.matrix[tile, rows, node] = values
+        self.matrix[tile, node, rows] = values
         for matrix, low, high in zip(self.matrix, self.low, self.high):
             along_y, along_x = (m[a:b, a:b] for m, a, b in zip(masses, low, high))
-            block = along_y[:, None, :, None] * along_x[:, None]
-            end = self.nodes + len(along_y) * len(along_x)
-            at_nodes = slice(self.nodes, end)
-            matrix[at_nodes, at_nodes] = block.reshape(end - self.nodes, -1)
+            block = np.kron(along_y, along_x)
+            at_nodes = slice(self.nodes, self.nodes + len(block))
+            matrix[at_nodes, at_nodes] = block
 
     def inverse(self) -> np.ndarray:
-        """Return the blocks of the inverse of the columns inside [n, 4, 4]."""
+        """Return the columns' own blocks of the inverse, columns inside [n, 4, 4]."""
         diagonal = np.einsum("pii->pi", self.matrix)
-        diagonal[diagonal == 0] = 1.0  # of parts that are smaller than others
+        diagonal[diagonal == 0] = 1.0  # unused rows of tiles with fewer columns
         scale = 1 / np.sqrt(np.maximum(diagonal, 1e-300))
         self.matrix *= scale[:, :, None]
         self.matrix *= scale[:, None]
         diagonal += _RIDGE
-        # The complement of the rim and the nodes (Schur).
+        # Schur complement of the rim and the nodes.
         inside, outside = slice(self.inside), slice(self.inside, None)
         mixed = self.matrix[:, inside, outside]
         others = np.linalg.solve(
             self.matrix[:, outside, outside], mixed.transpose(0, 2, 1)
         )
         inverse = np.linalg.inv(self.matrix[:, inside, inside] - mixed @ others)
-        part = self.part[self.mine][:, None]
+        tile = self.tile[self.mine][:, None]
         rows = 4 * self.place[self.mine][:, None] + np.arange(4)
-        scale = scale[part, rows]
-        blocks = inverse[part[:, :, None], rows[:, :, None], rows[:, None]]
+        scale = scale[tile, rows]
+        blocks = inverse[tile[:, :, None], rows[:, :, None], rows[:, None]]
         return blocks * scale[:, :, None] * scale[:, None]

@@ -12,12 +12,16 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Normal equations of many round Gaussians on a background, and their solver.
 
-"""Normal equations of many round Gaussians: profiles, products, and the solver."""
+A Gaussian and its derivatives are products of a profile along y and one along x. So the
+sums over pixels in the equations are products of sums along one axis.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,13 +30,17 @@ from scipy import sparse
 from ppmat.stem.columns.column_background import Background
 
 Y, X, HEIGHT, WIDTH = range(4)  # parameters of a column; WIDTH is log(sigma)
-DAMPING = 1e-4
-CHUNK = 512  # columns whose windows are held at a time
-_RESIDUAL = 1e-2  # of the equations, at which they count as solved
-_MOST_ITERATIONS = 100
-# A column's derivatives in terms of three profiles along each axis: e = exp(-u^2 / 2),
-# d = u / sigma e, s = u^2 e, with u = offset / sigma; (y, x) profiles summed.
+DAMPING = 1e-4  # smallest damping, as a fraction of the diagonal
+_CHUNK = 512  # columns whose windows are in memory at a time
+# Solved if the residual of the equations is below this fraction of the right-hand side.
+# The next Gauss-Newton step corrects the rest.
+_TOLERANCE = 1e-2
+_MAX_ITERATIONS = 100
+# Profiles along one axis, with u = offset / sigma and e = exp(-u^2 / 2):
+# BELL is e, SLOPE is u e / sigma, SPREAD is u^2 e.
 BELL, SLOPE, SPREAD = range(3)
+# The derivative by each parameter: a sum of products of a profile along y and one along
+# x, times the height (for HEIGHT times 1).
 TERMS = {
     Y: [(SLOPE, BELL)],
     X: [(BELL, SLOPE)],
@@ -44,7 +52,15 @@ TERMS = {
 def profiles(
     centre: np.ndarray, log_sigma: np.ndarray, start: np.ndarray, half: int, size: int
 ) -> np.ndarray:
-    """Return the profiles e, d, s [n, 3, w] on the pixels from ``start``."""
+    """Return the profiles BELL, SLOPE, SPREAD of columns along one axis [n, 3, w].
+
+    Args:
+        centre: Positions along the axis, pixels [n].
+        log_sigma: Logarithms of the widths [n].
+        start: First pixel of each window [n].
+        half: Windows have ``w = 2 half + 1`` pixels.
+        size: Pixels of the image along the axis; outside it profiles are 0.
+    """
     grid = start[:, None] + np.arange(2 * half + 1)
     sigma = np.exp(log_sigma)[:, None]
     u = (grid - centre[:, None]) / sigma
@@ -58,14 +74,14 @@ def profiles(
 
 
 @dataclass
-class Frames:
-    """Some columns, and their profiles on the pixels of their windows.
+class ColumnWindows:
+    """Some columns of a fit, with their profiles on square windows of pixels.
 
     Attributes:
-        which: Index of each column [m].
+        which: Index of each column in the fit [m].
         values: y, x, height, log(sigma) [m, 4].
         corners: First row and first column of each window [2, m].
-        profiles: Along y and x, each [m, 3, w].
+        profiles: Profiles along y and along x, each [m, 3, w].
         shape: ``(H, W)`` of the image.
     """
 
@@ -78,8 +94,8 @@ class Frames:
     @classmethod
     def of(
         cls, which: np.ndarray, values: np.ndarray, half: int, shape: tuple[int, int]
-    ) -> Frames:
-        """Return the frames of columns whose windows have ``2 half + 1`` pixels."""
+    ) -> ColumnWindows:
+        """Return the windows, with ``w = 2 half + 1`` pixels a side, of columns."""
         corners = np.rint(values[:, :2].T).astype(int) - half
         both = tuple(
             profiles(values[:, axis], values[:, WIDTH], corners[axis], half, size)
@@ -88,28 +104,24 @@ class Frames:
         return cls(which, values, corners, both, shape)
 
     @property
-    def half(self) -> int:
-        return self.profiles[0].shape[2] // 2
-
-    @property
     def scales(self) -> np.ndarray:
-        """Factors [m, 4] between profiles and derivatives."""
+        """Factors [m, 4] between products of profiles and derivatives."""
         scales = np.repeat(self.values[:, HEIGHT, None], 4, axis=1)
         scales[:, HEIGHT] = 1.0
         return scales
 
-    def chunks(self):
-        """Yield slices of the columns."""
-        for first in range(0, len(self.which), CHUNK):
-            yield slice(first, first + CHUNK)
+    def chunks(self) -> Iterator[slice]:
+        """Yield slices of the columns, so that few windows are in memory at a time."""
+        for first in range(0, len(self.which), _CHUNK):
+            yield slice(first, first + _CHUNK)
 
     def spots(self, part: slice) -> np.ndarray:
-        """Return some of the columns on the pixels of their windows [m, w, w]."""
+        """Return the Gaussians of some columns on their windows [m, w, w]."""
         fy, fx = (f[part, BELL] for f in self.profiles)
         return (self.values[part, HEIGHT, None] * fy)[:, :, None] * fx[:, None]
 
-    def own(self) -> np.ndarray:
-        """Return the products of each column's derivatives [m, 4, 4]."""
+    def own_products(self) -> np.ndarray:
+        """Return sums of products of each column's own derivatives [m, 4, 4]."""
         fy, fx = self.profiles
         sums = (f @ f.transpose(0, 2, 1) for f in (fy, fx))
         return _combine(*sums) * self.scales[:, :, None] * self.scales[:, None]
@@ -117,11 +129,11 @@ class Frames:
     def squares(
         self, part: slice = slice(None), window: np.ndarray | None = None
     ) -> np.ndarray:
-        """Return the sums of squared derivatives, as of height 1 [m, 4].
+        """Return sums of squared derivatives, as if heights were 1 [m, 4].
 
         Args:
-            part: Of the columns.
-            window: What the squares are weighted with [m, w, w]; None for 1.
+            part: Slice of the columns.
+            window: Weights of the pixels [m, w, w]; None for 1.
         """
         fy, fx = (
             np.concatenate([f[part] ** 2, f[part, :1] * f[part, 2:]], axis=1)
@@ -138,32 +150,41 @@ class Frames:
         out[:, WIDTH] += 2 * sums[:, 3, 3]
         return out
 
-    def products(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
-        """Return the products of the derivatives of columns i with those of j, both
-        counted in ``which``, over the windows of i [k, 4, 4]."""
+    def pair_products(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+        """Return sums of products of the derivatives of two columns [k, 4, 4].
+
+        Args:
+            i: First column of each pair, index into ``which`` [k]; the sums are over
+                its window.
+            j: Second column of each pair [k].
+        """
         out = np.empty((len(i), 4, 4))
-        scales = self.scales
-        for first in range(0, len(i), 2 * CHUNK):
-            part = slice(first, first + 2 * CHUNK)
+        scales, half = self.scales, self.profiles[0].shape[2] // 2
+        for first in range(0, len(i), 2 * _CHUNK):
+            part = slice(first, first + 2 * _CHUNK)
             a, b = i[part], j[part]
             sums = []
             for axis, size in zip((Y, X), self.shape):
                 centre, width = self.values[b, axis], self.values[b, WIDTH]
-                start = self.corners[axis, a]
-                other = profiles(centre, width, start, self.half, size)
+                other = profiles(centre, width, self.corners[axis, a], half, size)
                 sums.append(self.profiles[axis][a] @ other.transpose(0, 2, 1))
             out[part] = _combine(*sums) * scales[a][:, :, None] * scales[b][:, None]
         return out
 
-    def with_background(self, background: Background) -> tuple[np.ndarray, np.ndarray]:
-        """Return the products of the columns' derivatives with hats of the background
-        [m, 4, k], and their nodes, as a row and a column of the grid [2, m, k].
+    def background_products(
+        self, background: Background
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return sums of products of derivatives with the hats of a background.
 
-        Nodes beyond the grid are -1, with products of 0.
+        Returns:
+            The sums [m, 4, k], and row and column of the nodes in the grid [2, m, k].
+            Nodes outside the grid are -1, with sums of 0.
         """
         parts = []
         for axis, (f, start) in enumerate(zip(self.profiles, self.corners)):
-            pieces = [background.under(f[c], start[c], axis) for c in self.chunks()]
+            pieces = [
+                background.profile_sums(f[c], start[c], axis) for c in self.chunks()
+            ]
             parts.append([np.concatenate(p) for p in zip(*pieces)])
         (sums_y, ny), (sums_x, nx) = parts
         block = np.zeros((len(ny), 4, ny.shape[1], nx.shape[1]))
@@ -191,28 +212,30 @@ def _combine(sums_y: np.ndarray, sums_x: np.ndarray) -> np.ndarray:
 
 
 @dataclass
-class Equations:
-    """Linear equations for a step of some columns and the background under them.
+class NormalEquations:
+    """Linear equations for a step of some columns and of the background's nodes.
 
     Attributes:
         own: Products of each column's derivatives, with the prior [m, 4, 4].
-        pairs: Columns ``i`` and ``j`` that overlap, counted among these.
-        other: Products of the derivatives of i with those of j [k, 4, 4].
-        mixed: Products with the background, see :meth:`Frames.with_background`.
-        mixed_nodes: Nodes of these [2, m, k].
-        free_nodes: Which nodes may change [P, Q].
-        gradient: Of the columns [m, 4].
-        of_nodes: Gradient of the nodes [P, Q].
+        pairs: Columns ``i`` and ``j`` of each overlapping pair, two arrays [k].
+        pair_products: Products of the derivatives of ``i`` with those of ``j``
+            [k, 4, 4].
+        mixed: Products of columns and background [m, 4, h], see
+            :meth:`ColumnWindows.background_products`.
+        mixed_nodes: Nodes of ``mixed`` [2, m, h].
+        free_nodes: Mask of the nodes that may change [P, Q].
+        gradient: Right-hand side of the columns [m, 4].
+        node_gradient: Right-hand side of the nodes [P, Q].
     """
 
     own: np.ndarray
     pairs: tuple[np.ndarray, np.ndarray]
-    other: np.ndarray
+    pair_products: np.ndarray
     mixed: np.ndarray
     mixed_nodes: np.ndarray
     free_nodes: np.ndarray
     gradient: np.ndarray
-    of_nodes: np.ndarray
+    node_gradient: np.ndarray
 
     def solve(
         self, background: Background, free: np.ndarray, damping: np.ndarray
@@ -220,9 +243,9 @@ class Equations:
         """Return the steps of the columns [m, 4] and of the nodes [P, Q].
 
         Args:
-            background: Of the image.
-            free: 1 for parameters of the columns that may change, 0 for others [m, 4].
-            damping: Of each column, in parts of the diagonal [m].
+            background: Background of the image.
+            free: 1 for parameters that may change, 0 for the others [m, 4].
+            damping: Added to each column's diagonal, as a fraction of it [m].
         """
         m, grid = len(self.own), self.free_nodes.shape
         size = 4 * m
@@ -241,11 +264,13 @@ class Equations:
         blocks = self.own * local[:, :, None] * local[:, None]
         k = np.arange(4)
         blocks[:, k, k] = 1.0 + damping[:, None]
-        precondition = _block_diagonal(np.linalg.inv(blocks))
-        of_columns, mixed = self._matrices()
+        inverse = sparse.bsr_matrix(
+            (np.linalg.inv(blocks), np.arange(m), np.arange(m + 1)), shape=(size, size)
+        )
+        of_columns, mixed = self.column_matrix(), self.mixed_matrix()
         turned, mass = mixed.T, background.mass
 
-        def apply(v: np.ndarray) -> np.ndarray:
+        def multiply(v: np.ndarray) -> np.ndarray:
             scaled = inner * v
             columns, nodes = scaled[:size], scaled[size:]
             out = np.concatenate(
@@ -253,26 +278,30 @@ class Equations:
             )
             return inner * out + extra * v
 
-        def prepare(v: np.ndarray) -> np.ndarray:
-            return np.concatenate([precondition @ v[:size], v[size:]])
+        def precondition(v: np.ndarray) -> np.ndarray:
+            return np.concatenate([inverse @ v[:size], v[size:]])
 
-        right = np.concatenate([self.gradient.ravel(), self.of_nodes.ravel()])
-        step = inner * _conjugate_gradients(apply, prepare, inner * right)
+        right = np.concatenate([self.gradient.ravel(), self.node_gradient.ravel()])
+        step = inner * _conjugate_gradients(multiply, precondition, inner * right)
         return step[:size].reshape(m, 4), step[size:].reshape(grid)
 
-    def _matrices(self) -> tuple[sparse.bsr_matrix, sparse.csr_matrix]:
+    def column_matrix(self) -> sparse.bsr_matrix:
+        """Return the part between columns, in blocks of 4 x 4 [4 m, 4 m]."""
         m, (i, j) = len(self.own), self.pairs
         rows = np.concatenate([np.arange(m), i, j])
         order = np.argsort(rows, kind="stable")
         columns = np.concatenate([np.arange(m), j, i])[order]
-        turned = self.other.transpose(0, 2, 1)
-        blocks = np.concatenate([self.own, self.other, turned])[order]
+        turned = self.pair_products.transpose(0, 2, 1)
+        blocks = np.concatenate([self.own, self.pair_products, turned])[order]
         ends = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=m))])
-        of_columns = sparse.bsr_matrix((blocks, columns, ends), shape=(4 * m, 4 * m))
-        each = self.mixed.shape[2]
+        return sparse.bsr_matrix((blocks, columns, ends), shape=(4 * m, 4 * m))
+
+    def mixed_matrix(self) -> sparse.csr_matrix:
+        """Return the part between columns and nodes [4 m, P Q]."""
+        m, each = len(self.own), self.mixed.shape[2]
         row, column = np.maximum(self.mixed_nodes, 0)
         node = row * self.free_nodes.shape[1] + column
-        mixed = sparse.csr_matrix(
+        return sparse.csr_matrix(
             (
                 self.mixed.ravel(),
                 np.repeat(node, 4, axis=0).ravel(),
@@ -280,34 +309,29 @@ class Equations:
             ),
             shape=(4 * m, self.free_nodes.size),
         )
-        return of_columns, mixed
-
-
-def _block_diagonal(blocks: np.ndarray) -> sparse.bsr_matrix:
-    n, size = blocks.shape[:2]
-    return sparse.bsr_matrix(
-        (blocks, np.arange(n), np.arange(n + 1)), shape=(size * n, size * n)
-    )
 
 
 def _conjugate_gradients(
-    apply: Callable, prepare: Callable, right: np.ndarray
+    multiply: Callable, precondition: Callable, right: np.ndarray
 ) -> np.ndarray:
-    """Solve for a symmetric operator, with a preconditioner (Hestenes 1952)."""
+    """Solve symmetric equations by preconditioned conjugate gradients.
+
+    Source: Hestenes and Stiefel, J. Res. Natl. Bur. Stand. 49, 409 (1952).
+    """
     found, left = np.zeros_like(right), right.copy()
-    enough = _RESIDUAL * np.linalg.norm(right)
+    enough = _TOLERANCE * np.linalg.norm(right)
     direction, before = None, 1.0
-    for _ in range(_MOST_ITERATIONS):
+    for _ in range(_MAX_ITERATIONS):
         if np.linalg.norm(left) <= enough:
             break
-        prepared = prepare(left)
+        prepared = precondition(left)
         product = float(left @ prepared)
         if direction is None:
             direction = prepared
         else:
             direction = prepared + product / before * direction
         before = product
-        applied = apply(direction)
+        applied = multiply(direction)
         share = product / float(direction @ applied)
         found += share * direction
         left -= share * applied

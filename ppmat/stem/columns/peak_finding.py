@@ -12,8 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
-"""Where columns may be: their width, and the peaks of an image under a filter."""
+"""Search for columns: their typical width, and the peaks of an image under a filter."""
 
 from __future__ import annotations
 
@@ -22,24 +21,26 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import gaussian_laplace
 
-_BLOCK = 512  # side of the parts whose autocorrelation is averaged
-_MOST_BLOCKS = 16
-_HALF_WIDTH = 1.4  # radius at which a lattice's autocorrelation is halved, in sigma
-_WIDTHS = (0.8, 20.0)  # smallest and largest sigma that is looked for, pixels
-_SEED_CONTRAST = 0.03  # of the strongest seeds
-_SEED_NOISE = 2.5  # standard deviations, in the raw image
-_RESIDUAL_NOISE = 3.5  # standard deviations, where columns were taken away
+_BLOCK = 512  # pixels; side of the parts whose autocorrelations are averaged
+_MAX_BLOCKS = 16
+_HALF_WIDTH = 1.4  # sigma; a lattice's autocorrelation is half as high at this radius
+_WIDTHS = (0.8, 20.0)  # pixels; smallest and largest sigma that is possible
+# Peaks of an image must be above both limits.
+_MIN_PEAK_CONTRAST = 0.03  # of the strong peaks; removes ripples of an enhanced image
+_MIN_PEAK_SNR = 2.5  # standard deviations of the noise; low, since the fit selects
+# Limit for peaks of the residual, in standard deviations: higher, as most are noise.
+_MIN_RESIDUAL_SNR = 3.5
 
 
 @dataclass
-class Plane:
-    """An image whose columns are bright, with median 0 and a spread near 1.
+class ScaledImage:
+    """An image with bright columns, median 0 and standard deviation near 1.
 
     Attributes:
-        values: 0 where pixels are missing [H, W].
-        valid: Where they are not [H, W].
-        offset: In units of the image.
-        scale: Units of the image in one of ``values``.
+        values: Scaled values; 0 at missing pixels [H, W].
+        valid: False at missing pixels [H, W].
+        offset: Median of the image, image units.
+        scale: Image units of one unit of ``values``.
     """
 
     values: np.ndarray
@@ -49,21 +50,22 @@ class Plane:
 
 
 def column_width(image: np.ndarray, valid: np.ndarray) -> float | None:
-    """Return the typical sigma of the bright spots of an image, pixels, roughly.
+    """Return a rough estimate of the typical sigma of the bright spots, pixels.
 
-    From the radius at which the autocorrelation has fallen halfway to its first
-    minimum. Lag 0 and lags along the axes are left out: there noise is correlated with
-    itself, pixel by pixel or along the scan line. Calibration knows the fast axis and
-    measures across it instead
-    (:func:`ppmat.stem.noise.clean_image.column_width`); that comes out a
-    tenth to a quarter narrower.
+    The estimate is the radius at which the autocorrelation is halfway between its
+    value at 0 and its first minimum, divided by 1.4. Lag 0 and the lags along the axes
+    are left out: there noise is correlated with itself, by pixel or by scan line.
+
+    Calibration knows the fast axis and measures across it instead
+    (:func:`ppmat.stem.noise.clean_image.column_width`). That estimate is a tenth to a
+    quarter smaller.
 
     Args:
-        image: [H, W], 0 where pixels are missing.
-        valid: Where they are not [H, W].
+        image: [H, W], 0 at missing pixels.
+        valid: False at missing pixels [H, W].
 
     Returns:
-        None if nothing stands out of the noise.
+        None if the autocorrelation of columns is not above that of noise.
     """
     radius, profile, sure = _radial_autocorrelation(image, valid)
     if not sure:
@@ -87,14 +89,14 @@ def column_width(image: np.ndarray, valid: np.ndarray) -> float | None:
 def _radial_autocorrelation(
     image: np.ndarray, valid: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Return radii, mean autocorrelation there, and whether it stands out of noise."""
+    """Return radii, mean autocorrelation at each, and whether it is above noise."""
     sides = [min(_BLOCK, size) for size in image.shape]
     starts = [
         np.unique(np.linspace(0, size - side, -(-size // side)).astype(int))
         for size, side in zip(image.shape, sides)
     ]
     corners = np.stack(np.meshgrid(*starts, indexing="ij"), -1).reshape(-1, 2)
-    step = -(-len(corners) // _MOST_BLOCKS)
+    step = -(-len(corners) // _MAX_BLOCKS)
     reach = max(6, min(sides) // 3)
     total, number, pixels = 0.0, 0.0, 0.0
     for top, left in corners[::step]:
@@ -126,66 +128,75 @@ def _autocorrelation(values: np.ndarray, reach: int) -> np.ndarray:
     return product[np.ix_(lag, lag)]
 
 
-def noise_level(plane: Plane) -> float:
-    """Return the standard deviation of white noise, from differences that cancel
-    everything smooth (Immerkaer 1996)."""
-    image = plane.values
-    second = image[:-2] - 2 * image[1:-1] + image[2:]
+def noise_level(image: ScaledImage) -> float:
+    """Return the standard deviation of white noise, in units of ``values``.
+
+    Differences cancel everything smooth (Immerkaer, Comput. Vis. Image Underst. 64,
+    300, 1996).
+    """
+    values, valid = image.values, image.valid
+    second = values[:-2] - 2 * values[1:-1] + values[2:]
     mixed = second[:, :-2] - 2 * second[:, 1:-1] + second[:, 2:]
-    valid = plane.valid
     valid = valid[:-2] & valid[1:-1] & valid[2:]
     valid = valid[:, :-2] & valid[:, 1:-1] & valid[:, 2:]
     return float(np.sqrt(np.mean(mixed[valid] ** 2)) / 6) if valid.any() else 0.0
 
 
-def peaks(
-    plane: Plane, width: float, apart: float, noise: float
+def image_peaks(
+    image: ScaledImage, *, width: float, apart: float, noise: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the peaks ``(y, x)`` [n, 2] of an image under a filter for spots, and
-    their heights under the filter [n].
+    """Return the peaks of an image under the filter of :func:`filter_spots`.
 
     Args:
-        plane: The image.
-        width: Of the filter (Laplacian of a Gaussian), pixels.
+        image: The image.
+        width: Width of the filter, pixels.
         apart: Smallest distance of two peaks, pixels.
         noise: Standard deviation of white noise in the image.
+
+    Returns:
+        Positions ``(y, x)``, pixels [n, 2], and heights under the filter [n].
     """
-    # The filter turns white noise into this: its kernel's norm is 1 / sqrt(2 pi) / s.
-    floor = _SEED_NOISE * noise / (np.sqrt(2 * np.pi) * width)
-    response = spots(plane.values, width)
-    y, x = _maxima(response, plane.valid, apart)
-    strength = response[y, x]
+    response = filter_spots(image.values, width)
+    y, x = _maxima(response, image.valid, apart)
+    # Noise under the filter: the norm of its kernel is 1 / sqrt(2 pi) / width.
+    least = _MIN_PEAK_SNR * noise / (np.sqrt(2 * np.pi) * width)
     if len(y):
-        floor = max(floor, _SEED_CONTRAST * float(np.percentile(strength, 95)))
-    keep = strength > floor
-    y, x, strength = y[keep], x[keep], strength[keep]
-    return np.stack([y, x], axis=1) + _vertex(response, y, x), strength
+        strong = float(np.percentile(response[y, x], 95))
+        least = max(least, _MIN_PEAK_CONTRAST * strong)
+    return _peaks_above(least, response, y, x)
 
 
-def residual_seeds(
-    plane: Plane, width: float, apart: float, least: float
+def residual_peaks(
+    residual: np.ndarray,
+    valid: np.ndarray,
+    *,
+    width: float,
+    apart: float,
+    min_height: float,
 ) -> np.ndarray:
-    """Return the peaks ``(y, x)`` [n, 2] of an image that is mostly noise.
+    """Return the peaks of a residual, most of which is noise.
 
     Args:
-        plane: The image.
-        width: Of the filter, pixels.
+        residual: Image minus model [H, W].
+        valid: False at missing pixels [H, W].
+        width: Width of the filter, pixels.
         apart: Smallest distance of two peaks, pixels.
-        least: Height under the filter that is asked for at least.
+        min_height: Smallest height under the filter.
+
+    Returns:
+        Positions ``(y, x)``, pixels [n, 2].
     """
-    response = spots(plane.values, width)
-    values = response[plane.valid]
+    response = filter_spots(residual, width)
+    values = response[valid]
     spread = 1.4826 * float(np.median(np.abs(values - np.median(values))))
-    y, x = _maxima(response, plane.valid, apart)
-    keep = response[y, x] > max(least, _RESIDUAL_NOISE * spread)
-    y, x = y[keep], x[keep]
-    return np.stack([y, x], axis=1) + _vertex(response, y, x)
+    least = max(min_height, _MIN_RESIDUAL_SNR * spread)
+    return _peaks_above(least, response, *_maxima(response, valid, apart))[0]
 
 
-def spots(image: np.ndarray, width: float) -> np.ndarray:
-    """Return an image under a filter for spots of some width [H, W].
+def filter_spots(image: np.ndarray, width: float) -> np.ndarray:
+    """Return an image under the Laplacian of a Gaussian, a filter for spots [H, W].
 
-    A Gaussian column of that width has half its height.
+    A Gaussian column with the width of the filter keeps half its height.
     """
     return -(width**2) * gaussian_laplace(image, width, mode="nearest")
 
@@ -193,13 +204,15 @@ def spots(image: np.ndarray, width: float) -> np.ndarray:
 def _maxima(
     response: np.ndarray, valid: np.ndarray, apart: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows and columns of the pixels that are largest within a distance."""
-    # Pixels side by side at least, even where columns are narrow.
+    """Return y and x [n] of the valid pixels that are the largest within a distance.
+
+    Direct neighbours count even if the distance is below one pixel.
+    """
     reach = max(int(apart), 1)
     steps = np.arange(-reach, reach + 1)
     dy, dx = np.meshgrid(steps, steps, indexing="ij")
     distance = np.hypot(dy, dx)
-    # Few pixels are largest among their four neighbours; only these are looked at.
+    # Few pixels are above their four neighbours; only these are compared further.
     largest = valid.copy()
     largest[1:] &= response[1:] >= response[:-1]
     largest[:-1] &= response[:-1] >= response[1:]
@@ -216,19 +229,24 @@ def _maxima(
     return y, x
 
 
-def _vertex(image: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Return the offset of the peak of a parabola along each axis [n, 2]."""
-    offsets = []
-    for axis, place in enumerate((y, x)):
-        size = image.shape[axis]
-        inside = (place > 0) & (place < size - 1)
-        step = np.array([1, 0]) if axis == 0 else np.array([0, 1])
-        low = image[np.maximum(y - step[0], 0), np.maximum(x - step[1], 0)]
-        high = image[
-            np.minimum(y + step[0], image.shape[0] - 1),
-            np.minimum(x + step[1], image.shape[1] - 1),
-        ]
-        bend = 2 * image[y, x] - low - high
-        offset = 0.5 * (high - low) / np.where(bend > 0, bend, 1.0)
-        offsets.append(np.where(inside & (bend > 0), np.clip(offset, -0.5, 0.5), 0.0))
-    return np.stack(offsets, axis=1)
+def _peaks_above(
+    least: float, response: np.ndarray, y: np.ndarray, x: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the positions of the maxima above a height [n, 2], and heights [n].
+
+    Positions are the vertices of parabolas through three pixels along each axis.
+    """
+    keep = response[y, x] > least
+    y, x = y[keep], x[keep]
+    pixels, last = np.stack([y, x]), np.array(response.shape)[:, None] - 1
+    height = response[y, x]
+    offset = np.zeros((len(y), 2))
+    for axis in (0, 1):
+        step = np.eye(2, dtype=int)[:, [axis]]
+        low = response[tuple(np.maximum(pixels - step, 0))]
+        high = response[tuple(np.minimum(pixels + step, last))]
+        bend = 2 * height - low - high
+        curved = (pixels[axis] > 0) & (pixels[axis] < last[axis]) & (bend > 0)
+        shift = 0.5 * (high - low) / np.where(bend > 0, bend, 1.0)
+        offset[curved, axis] = np.clip(shift[curved], -0.5, 0.5)
+    return pixels.T + offset, height
