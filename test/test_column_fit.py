@@ -19,11 +19,11 @@ import numpy as np
 from scipy.ndimage import maximum_filter
 
 from ppmat.stem.columns import detection
-from ppmat.stem.columns.column_background import Background
 from ppmat.stem.columns.column_fit import ColumnFit
 from ppmat.stem.columns.column_scores import misfit_variance
 from ppmat.stem.columns.detection import detect_columns
 from ppmat.stem.columns.matching import match_columns
+from ppmat.stem.columns.normal_equations import Background
 from ppmat.stem.columns.normal_equations import ColumnWindows
 from ppmat.stem.columns.peak_finding import _maxima
 from ppmat.stem.scenes.atom_columns import Columns
@@ -115,7 +115,7 @@ def test_background_and_columns_are_products_of_the_same_pixels():
     np.testing.assert_allclose(background.project(image, few), sums * few)
     # A column near the corner, whose window leaves the image.
     values = np.array([[2.3, 60.9, 1.7, np.log(SIGMA)]])
-    windows = ColumnWindows.of(np.arange(1), values, 8, SIZE)
+    windows = ColumnWindows(np.arange(1), values, 8, SIZE)
     block, nodes = windows.background_products(background)
     there = nodes[0] >= 0
     product = block[0, 2, there[0]] @ step[tuple(nodes[:, there])]

@@ -32,11 +32,11 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy.spatial import cKDTree
 
-from ppmat.stem.columns.column_background import Background
 from ppmat.stem.columns.normal_equations import DAMPING
 from ppmat.stem.columns.normal_equations import HEIGHT
 from ppmat.stem.columns.normal_equations import TERMS
 from ppmat.stem.columns.normal_equations import WIDTH
+from ppmat.stem.columns.normal_equations import Background
 from ppmat.stem.columns.normal_equations import ColumnWindows
 from ppmat.stem.columns.normal_equations import NormalEquations
 from ppmat.stem.columns.normal_equations import X
@@ -146,7 +146,7 @@ class ColumnFit:
         self._render(self._windows_of(np.arange(len(self.values))), -1)
 
     def _windows_of(self, which: np.ndarray) -> ColumnWindows:
-        return ColumnWindows.of(which, self.values[which], self.half, self.shape)
+        return ColumnWindows(which, self.values[which], self.half, self.shape)
 
     def _render(self, windows: ColumnWindows, sign: int) -> None:
         """Add columns to the residual (1), or subtract them (-1)."""

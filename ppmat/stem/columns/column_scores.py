@@ -12,7 +12,16 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""How sure fitted columns are: scores, correlated noise, misfit, common width."""
+"""How sure fitted columns are: scores, correlated noise, misfit, common width.
+
+Arguments with the same meaning in all functions:
+
+- ``snr``: height divided by its error, in the raw image [n]
+- ``area``: area of the image, square pixels
+- ``sigma``: common width of the columns, pixels
+- ``apart``: smallest distance of two columns, pixels
+- ``valid``: False at missing pixels [H, W]
+"""
 
 from __future__ import annotations
 
@@ -44,12 +53,6 @@ def scores(snr: np.ndarray, area: float, sigma: float, apart: float) -> np.ndarr
     peaks above ``t`` standard deviations (Adler, The Geometry of Random Fields, 1981).
     The score is ``1 - expected / found``: both are numbers between ``t - 1/2`` and
     ``t + 1/2``, and ``A`` is the area without the more certain columns.
-
-    Args:
-        snr: Height divided by its error [n].
-        area: Area of the image, square pixels.
-        sigma: Width of the columns, pixels.
-        apart: Smallest distance of two columns, pixels.
 
     Example:
         >>> import numpy as np
@@ -83,15 +86,9 @@ def network_scores(
 
     A network that was trained on squared errors draws the mean of all possible images:
     a column of probability one half has half its height. The probability is therefore
-    the contrast, divided by that of the weaker columns among those which are sure by
-    the raw image alone. It is 0 where the raw image shows nothing.
-
-    Args:
-        snr: Height divided by its error, in the raw image [n].
-        contrast: Height of the seed in the enhanced image, any units [n].
-        area: See :func:`scores`.
-        sigma: The same.
-        apart: The same.
+    ``contrast``, the height of the seed in the enhanced image [n], divided by that of
+    the weaker columns among those which are sure by the raw image alone. It is 0 where
+    the raw image shows nothing.
     """
     sure = scores(snr, area, sigma, apart) >= _SURE_SCORE
     if sure.sum() < _MIN_SURE:
@@ -106,11 +103,7 @@ def common_width(
 ) -> float:
     """Return the common width of the sure columns, pixels; ``sigma`` if there are few.
 
-    Args:
-        fit: The columns.
-        snr: Height divided by its error [n].
-        score: See :func:`scores` [n].
-        sigma: Common width of the fit, the centre of its prior, pixels.
+    ``sigma`` was the centre of the prior of the fit.
     """
     sure = (score >= _SURE_SCORE) & (snr >= np.median(snr)) & ~fit.frozen
     if sure.sum() < _MIN_SURE:
@@ -143,11 +136,6 @@ def noise_correlation(
     ``q(d)`` that of the parameter's derivative. The variance is that of white noise
     times ``1 + 2 sum rho(d) q(d)``. Only the excess of one axis over the other counts:
     a wrong profile or a missed column gives correlation along both axes.
-
-    Args:
-        fit: The columns.
-        valid: False at missing pixels [H, W].
-        sigma: Common width, pixels.
 
     Returns:
         Factors [4], 1 for white noise.
@@ -188,11 +176,6 @@ def misfit_variance(fit: FittedColumns, valid: np.ndarray, sigma: float) -> floa
     It is the mean square of the residual under the filter for columns, less that of
     noise. The median over squares of the image with columns is taken, so that one
     failed fit does not count for the others.
-
-    Args:
-        fit: The columns.
-        valid: False at missing pixels [H, W].
-        sigma: Common width, pixels.
     """
     side = min(int(_MISFIT_SIDE * sigma), *valid.shape)
     power = (2 * filter_spots(fit.residual, sigma)) ** 2
@@ -210,13 +193,9 @@ def misfit_variance(fit: FittedColumns, valid: np.ndarray, sigma: float) -> floa
 
 
 def noise_share(fit: FittedColumns, misfit: float) -> np.ndarray:
-    """Return the factor of the ratio of height and error by the misfit [n].
+    """Return the factor of ``snr`` by the misfit of :func:`misfit_variance` [n].
 
     It is ``error / sqrt(error^2 + misfit)`` for weak columns, and 1 for the others.
-
-    Args:
-        fit: The columns.
-        misfit: See :func:`misfit_variance`.
     """
     height, error = fit.values[:, HEIGHT], fit.errors[:, HEIGHT]
     weak = height < _WEAK_HEIGHT * np.percentile(height, _STRONG_PERCENTILE)

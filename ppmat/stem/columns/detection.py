@@ -28,7 +28,6 @@ from typing import Any
 import numpy as np
 from scipy.spatial import cKDTree
 
-from ppmat.stem.columns.column_background import Background
 from ppmat.stem.columns.column_fit import WIDTH_SPREAD
 from ppmat.stem.columns.column_fit import ColumnFit
 from ppmat.stem.columns.column_scores import common_width
@@ -44,11 +43,10 @@ from ppmat.stem.columns.column_table import pixel_size_in_nm
 from ppmat.stem.columns.column_table import table_warnings
 from ppmat.stem.columns.normal_equations import HEIGHT
 from ppmat.stem.columns.normal_equations import WIDTH
-from ppmat.stem.columns.peak_finding import ScaledImage
+from ppmat.stem.columns.normal_equations import Background
 from ppmat.stem.columns.peak_finding import column_width
-from ppmat.stem.columns.peak_finding import image_peaks
+from ppmat.stem.columns.peak_finding import find_peaks
 from ppmat.stem.columns.peak_finding import noise_level
-from ppmat.stem.columns.peak_finding import residual_peaks
 from ppmat.stem.columns.standard_errors import FittedColumns
 from ppmat.stem.images.bad_pixels import without_hot_pixels
 from ppmat.stem.images.image_array import image_array
@@ -66,6 +64,8 @@ _MIN_LENGTH = 0.5  # pixels; smallest legal sigma and separation
 # Gaussians of equal height that are nearer, in sigma, have one peak.
 _SEPARATION = 2.0
 _SEED_FILTER = 0.7  # width of the filter, in the width of spots of the enhanced image
+_MIN_SEED_CONTRAST = 0.03  # of strong seeds; removes ripples of an enhanced image
+_MIN_SEED_SNR = 2.5  # of seeds in the raw image; low, since the selection follows
 _COARSE_STEPS = 5
 _STEPS = 25
 _WIDE_SPREAD = 0.4  # prior spread of widths while the common width is an estimate
@@ -73,10 +73,28 @@ _WIDE_SPREAD = 0.4  # prior spread of widths while the common width is an estima
 # that is needed in this round.
 _ROUNDS = (0.6, 1.0, 1.0, 1.0, 1.0)
 _WIDTH_SETTLED = 0.03  # relative change of the common width
-_MIN_RESIDUAL_HEIGHT = 0.1  # of columns found in the residual, in median heights
+_MIN_RESIDUAL_SNR = 3.5  # of columns found in the residual, which is mostly noise
+_MIN_RESIDUAL_HEIGHT = 0.1  # of these, in median heights of the other columns
 _MIN_RESIDUAL_DISTANCE = 0.75  # of these to other columns, in separations
 _OVERLAP = 3.0  # sigma; columns that are nearer are marked as overlapping
 _EDGE = 2.0  # sigma; columns that are nearer to the border are marked
+
+
+@dataclass
+class ScaledImage:
+    """An image with bright columns, median 0 and standard deviation near 1.
+
+    Attributes:
+        values: Scaled values; 0 at missing pixels [H, W].
+        valid: False at missing pixels [H, W].
+        offset: Median of the image, image units.
+        scale: Image units of one unit of ``values``.
+    """
+
+    values: np.ndarray
+    valid: np.ndarray
+    offset: float
+    scale: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +193,7 @@ def detect_columns(
         min_score=min_score,
     )
     if is_signal(image) and pixel_size is None:
-        pixel_size, units = _signal_pixel_size(image)
+        pixel_size, units = _signal_pixel_size(image), "nm"
     size, sign = pixel_size_in_nm(pixel_size, units), options.sign
     values, valid = _pixels(image, "image")
     mended, hot = without_hot_pixels(np.where(valid, values, np.nan))
@@ -244,11 +262,8 @@ class _Selection:
 class _Search:
     """The search for columns in one image, with the widths known so far.
 
-    Args:
-        raw: Image for the fit; hot pixels are missing.
-        searched: Image for seeds from the raw image; hot pixels are replaced.
-        seed_image: Enhanced image or map for seeds, or None.
-        options: The options.
+    Hot pixels are missing in ``raw``, for the fit, and replaced in ``searched``, for
+    seeds. ``seed_image`` is an enhanced image or a map, or None.
     """
 
     def __init__(
@@ -301,16 +316,24 @@ class _Search:
 
     def find_seeds(self) -> tuple[np.ndarray, np.ndarray]:
         """Return starting positions, pixels [n, 2], and contrasts [n]."""
-        if self.seed_image is not None:
+        raw = self.seed_image is None
+        image = self.searched if raw else self.seed_image
+        width, least = self.sigma, 0.0
+        if raw:
+            # Noise under the filter: the norm of its kernel is 1 / sqrt(2 pi) / width.
+            noise = noise_level(image.values, image.valid)
+            least = _MIN_SEED_SNR * noise / (np.sqrt(2 * np.pi) * width)
+        else:
             width = _SEED_FILTER * self.seed_width
-            return image_peaks(
-                self.seed_image, width=width, apart=self.apart, noise=0.0
-            )
-        noise = noise_level(self.searched)
-        starts, _ = image_peaks(
-            self.searched, width=self.sigma, apart=self.apart, noise=noise
+        starts, contrast = find_peaks(
+            image.values,
+            image.valid,
+            width=width,
+            apart=self.apart,
+            min_height=least,
+            min_contrast=_MIN_SEED_CONTRAST,
         )
-        return starts, np.zeros(len(starts))
+        return starts, np.zeros(len(starts)) if raw else contrast
 
     def start_fit(self, starts: np.ndarray, spread: float = WIDTH_SPREAD) -> ColumnFit:
         """Return a fit at starting positions [n, 2], with the spread of widths."""
@@ -393,13 +416,14 @@ class _Search:
         Weak columns between strong ones have no peak of their own in the image.
         """
         usual = float(np.median(found.fit.values[:, HEIGHT]))
-        starts = residual_peaks(
+        starts, _ = find_peaks(
             found.fit.residual,
             self.raw.valid,
             width=found.sigma,
             apart=found.separation,
             # A column keeps half its height under a filter of its width.
             min_height=_MIN_RESIDUAL_HEIGHT * usual / 2,
+            min_snr=_MIN_RESIDUAL_SNR,
         )
         if not len(starts):
             return starts
@@ -497,12 +521,12 @@ def _scaled(values: np.ndarray, valid: np.ndarray, name: str, sign: int) -> Scal
     return ScaledImage(values, valid, offset, scale)
 
 
-def _signal_pixel_size(signal: Any) -> tuple[Any, str]:
-    """Return the pixel size (y, x) of a HyperSpy signal, None if unknown, and units."""
+def _signal_pixel_size(signal: Any) -> tuple[float, float] | None:
+    """Return the pixel size (y, x) of a HyperSpy signal, nm; None if unknown."""
     axes = signal.axes_manager.signal_axes  # (x, y)
     scales = [float(axis.scale) for axis in axes][::-1]
     units = {str(axis.units) for axis in axes}
     try:
-        return pixel_size_in_nm(scales, *units), "nm"
+        return pixel_size_in_nm(scales, *units)
     except (TypeError, ValueError):
-        return None, "nm"
+        return None

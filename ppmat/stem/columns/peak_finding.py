@@ -16,37 +16,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from scipy.ndimage import gaussian_laplace
+from scipy.ndimage import generate_binary_structure
+from scipy.ndimage import maximum_filter
 
 _BLOCK = 512  # pixels; side of the parts whose autocorrelations are averaged
 _MAX_BLOCKS = 16
 _HALF_WIDTH = 1.4  # sigma; a lattice's autocorrelation is half as high at this radius
 _WIDTHS = (0.8, 20.0)  # pixels; smallest and largest sigma that is possible
-# Peaks of an image must be above both limits.
-_MIN_PEAK_CONTRAST = 0.03  # of the strong peaks; removes ripples of an enhanced image
-_MIN_PEAK_SNR = 2.5  # standard deviations of the noise; low, since the fit selects
-# Limit for peaks of the residual, in standard deviations: higher, as most are noise.
-_MIN_RESIDUAL_SNR = 3.5
-
-
-@dataclass
-class ScaledImage:
-    """An image with bright columns, median 0 and standard deviation near 1.
-
-    Attributes:
-        values: Scaled values; 0 at missing pixels [H, W].
-        valid: False at missing pixels [H, W].
-        offset: Median of the image, image units.
-        scale: Image units of one unit of ``values``.
-    """
-
-    values: np.ndarray
-    valid: np.ndarray
-    offset: float
-    scale: float
 
 
 def column_width(image: np.ndarray, valid: np.ndarray) -> float | None:
@@ -128,69 +106,67 @@ def _autocorrelation(values: np.ndarray, reach: int) -> np.ndarray:
     return product[np.ix_(lag, lag)]
 
 
-def noise_level(image: ScaledImage) -> float:
-    """Return the standard deviation of white noise, in units of ``values``.
+def noise_level(image: np.ndarray, valid: np.ndarray) -> float:
+    """Return the standard deviation of white noise in an image [H, W].
 
     Differences cancel everything smooth (Immerkaer, Comput. Vis. Image Underst. 64,
-    300, 1996).
+    300, 1996). ``valid`` is False at missing pixels [H, W].
     """
-    values, valid = image.values, image.valid
-    second = values[:-2] - 2 * values[1:-1] + values[2:]
+    second = image[:-2] - 2 * image[1:-1] + image[2:]
     mixed = second[:, :-2] - 2 * second[:, 1:-1] + second[:, 2:]
     valid = valid[:-2] & valid[1:-1] & valid[2:]
     valid = valid[:, :-2] & valid[:, 1:-1] & valid[:, 2:]
     return float(np.sqrt(np.mean(mixed[valid] ** 2)) / 6) if valid.any() else 0.0
 
 
-def image_peaks(
-    image: ScaledImage, *, width: float, apart: float, noise: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the peaks of an image under the filter of :func:`filter_spots`.
-
-    Args:
-        image: The image.
-        width: Width of the filter, pixels.
-        apart: Smallest distance of two peaks, pixels.
-        noise: Standard deviation of white noise in the image.
-
-    Returns:
-        Positions ``(y, x)``, pixels [n, 2], and heights under the filter [n].
-    """
-    response = filter_spots(image.values, width)
-    y, x = _maxima(response, image.valid, apart)
-    # Noise under the filter: the norm of its kernel is 1 / sqrt(2 pi) / width.
-    least = _MIN_PEAK_SNR * noise / (np.sqrt(2 * np.pi) * width)
-    if len(y):
-        strong = float(np.percentile(response[y, x], 95))
-        least = max(least, _MIN_PEAK_CONTRAST * strong)
-    return _peaks_above(least, response, y, x)
-
-
-def residual_peaks(
-    residual: np.ndarray,
+def find_peaks(
+    image: np.ndarray,
     valid: np.ndarray,
     *,
     width: float,
     apart: float,
-    min_height: float,
-) -> np.ndarray:
-    """Return the peaks of a residual, most of which is noise.
+    min_height: float = 0.0,
+    min_contrast: float = 0.0,
+    min_snr: float = 0.0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the peaks of an image under the filter of :func:`filter_spots`.
 
     Args:
-        residual: Image minus model [H, W].
+        image: [H, W], 0 at missing pixels.
         valid: False at missing pixels [H, W].
         width: Width of the filter, pixels.
         apart: Smallest distance of two peaks, pixels.
         min_height: Smallest height under the filter.
+        min_contrast: The same, as a fraction of strong peaks (95th percentile).
+        min_snr: The same, in standard deviations of the filtered image, estimated from
+            the median deviation.
 
     Returns:
-        Positions ``(y, x)``, pixels [n, 2].
+        Positions ``(y, x)``, pixels [n, 2], and heights under the filter [n]. Positions
+        are the vertices of parabolas through three pixels along each axis.
     """
-    response = filter_spots(residual, width)
-    values = response[valid]
-    spread = 1.4826 * float(np.median(np.abs(values - np.median(values))))
-    least = max(min_height, _MIN_RESIDUAL_SNR * spread)
-    return _peaks_above(least, response, *_maxima(response, valid, apart))[0]
+    response = filter_spots(image, width)
+    y, x = _maxima(response, valid, apart)
+    if min_contrast and len(y):
+        strong = float(np.percentile(response[y, x], 95))
+        min_height = max(min_height, min_contrast * strong)
+    if min_snr:
+        values = response[valid]
+        spread = 1.4826 * float(np.median(np.abs(values - np.median(values))))
+        min_height = max(min_height, min_snr * spread)
+    keep = response[y, x] > min_height
+    y, x = y[keep], x[keep]
+    pixels, last = np.stack([y, x]), np.array(response.shape)[:, None] - 1
+    height, offset = response[y, x], np.zeros((len(y), 2))
+    for axis in (0, 1):
+        step = np.eye(2, dtype=int)[:, [axis]]
+        low = response[tuple(np.maximum(pixels - step, 0))]
+        high = response[tuple(np.minimum(pixels + step, last))]
+        bend = 2 * height - low - high
+        curved = (pixels[axis] > 0) & (pixels[axis] < last[axis]) & (bend > 0)
+        shift = 0.5 * (high - low) / np.where(bend > 0, bend, 1.0)
+        offset[curved, axis] = np.clip(shift[curved], -0.5, 0.5)
+    return pixels.T + offset, height
 
 
 def filter_spots(image: np.ndarray, width: float) -> np.ndarray:
@@ -213,12 +189,8 @@ def _maxima(
     dy, dx = np.meshgrid(steps, steps, indexing="ij")
     distance = np.hypot(dy, dx)
     # Few pixels are above their four neighbours; only these are compared further.
-    largest = valid.copy()
-    largest[1:] &= response[1:] >= response[:-1]
-    largest[:-1] &= response[:-1] >= response[1:]
-    largest[:, 1:] &= response[:, 1:] >= response[:, :-1]
-    largest[:, :-1] &= response[:, :-1] >= response[:, 1:]
-    y, x = np.nonzero(largest)
+    cross = generate_binary_structure(2, 1)
+    y, x = np.nonzero(valid & (response >= maximum_filter(response, footprint=cross)))
     last = np.array(response.shape) - 1
     within = (distance > 1) & (distance <= (apart if apart >= 1 else 1.5))
     near = np.argsort(distance[within], kind="stable")
@@ -227,26 +199,3 @@ def _maxima(
         keep = response[y, x] >= response[there]
         y, x = y[keep], x[keep]
     return y, x
-
-
-def _peaks_above(
-    least: float, response: np.ndarray, y: np.ndarray, x: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the positions of the maxima above a height [n, 2], and heights [n].
-
-    Positions are the vertices of parabolas through three pixels along each axis.
-    """
-    keep = response[y, x] > least
-    y, x = y[keep], x[keep]
-    pixels, last = np.stack([y, x]), np.array(response.shape)[:, None] - 1
-    height = response[y, x]
-    offset = np.zeros((len(y), 2))
-    for axis in (0, 1):
-        step = np.eye(2, dtype=int)[:, [axis]]
-        low = response[tuple(np.maximum(pixels - step, 0))]
-        high = response[tuple(np.minimum(pixels + step, last))]
-        bend = 2 * height - low - high
-        curved = (pixels[axis] > 0) & (pixels[axis] < last[axis]) & (bend > 0)
-        shift = 0.5 * (high - low) / np.where(bend > 0, bend, 1.0)
-        offset[curved, axis] = np.clip(shift[curved], -0.5, 0.5)
-    return pixels.T + offset, height

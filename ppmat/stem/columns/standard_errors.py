@@ -25,8 +25,8 @@ import numpy as np
 from scipy import sparse
 from scipy.spatial import cKDTree
 
-from ppmat.stem.columns.column_background import Background
 from ppmat.stem.columns.normal_equations import HEIGHT
+from ppmat.stem.columns.normal_equations import Background
 from ppmat.stem.columns.normal_equations import NormalEquations
 
 _BINS = 24  # of grey values, with as many pixels each; one noise variance for each
@@ -237,13 +237,10 @@ class MarginalCovariances:
         mine: list[np.ndarray],
         equations: NormalEquations,
     ) -> np.ndarray:
-        """Return the blocks [m, 4, 4] of the columns inside tiles; others are random.
+        """Return the blocks [m, 4, 4] of the columns inside tiles; others are empty.
 
-        Args:
-            middle: ``(y, x)`` of the tiles, pixels [p, 2].
-            near: For each tile, the columns inside and in the rim, indices [c].
-            mine: Which of these are inside [c].
-            equations: Equations of all columns [m] of the tiles.
+        ``middle`` is ``(y, x)`` of the tiles, pixels [p, 2]; ``near`` and ``mine`` are
+        those of :class:`_TileMatrices`.
         """
         background = self._background
         # Nodes within the rim and one spacing more: a rectangle of the grid.
@@ -256,7 +253,7 @@ class MarginalCovariances:
         masses = [mass.toarray() for mass in background.masses]
         out = np.empty((len(equations.own), 4, 4))
         for batch in _batches(sizes):
-            tiles = _TileMatrices.of(
+            tiles = _TileMatrices(
                 [near[k] for k in batch],
                 [mine[k] for k in batch],
                 low[batch],
@@ -280,40 +277,36 @@ def _batches(sizes: np.ndarray) -> Iterator[np.ndarray]:
             first = last + 1
 
 
-@dataclass
 class _TileMatrices:
-    """Normal matrices of tiles: four rows for each column inside, four for each column
-    of the rim, then one for each node. An *entry* is a column of a tile."""
+    """Normal matrices of tiles [tiles, r, r].
 
-    matrix: np.ndarray  # [tiles, r, r]
-    tile: np.ndarray  # tile of each entry; entries are sorted by tile and column
-    column: np.ndarray  # its index in the equations
-    mine: np.ndarray  # whether it is inside the tile
-    place: np.ndarray  # its number in the matrix of the tile
-    inside: int  # number of rows for columns inside
-    nodes: int  # first row for nodes
-    low: np.ndarray  # first node (row, column) of each tile
-    high: np.ndarray  # one behind the last
+    There are four rows for each column inside, four for each column of the rim, then
+    one for each node. An *entry* is a column of a tile.
 
-    @classmethod
-    def of(
-        cls, near: list, mine: list, low: np.ndarray, high: np.ndarray
-    ) -> _TileMatrices:
-        insides = max(int(m.sum()) for m in mine)
-        places = [np.where(m, np.cumsum(m), insides + np.cumsum(~m)) - 1 for m in mine]
-        nodes = 4 * (1 + max(int(p.max()) for p in places))
-        size = nodes + int(np.prod(high - low, axis=1).max())
-        return cls(
-            matrix=np.zeros((len(near), size, size)),
-            tile=np.repeat(np.arange(len(near)), [len(n) for n in near]),
-            column=np.concatenate(near),
-            mine=np.concatenate(mine),
-            place=np.concatenate(places),
-            inside=4 * insides,
-            nodes=nodes,
-            low=low,
-            high=high,
+    Args:
+        near: For each tile, the columns inside and in the rim, sorted indices [c].
+        mine: Which of these are inside [c].
+        low: First node (row, column) of each tile [tiles, 2].
+        high: Last node plus one [tiles, 2].
+    """
+
+    def __init__(
+        self, near: list, mine: list, low: np.ndarray, high: np.ndarray
+    ) -> None:
+        inside = max(int(m.sum()) for m in mine)
+        places = [np.where(m, np.cumsum(m), inside + np.cumsum(~m)) - 1 for m in mine]
+        # Rows for columns inside, and the first row for nodes.
+        self.inside, self.nodes = (
+            4 * inside,
+            4 * (1 + max(int(p.max()) for p in places)),
         )
+        size = self.nodes + int(np.prod(high - low, axis=1).max())
+        self.matrix = np.zeros((len(near), size, size))
+        # Of each entry: its tile, its index, whether it is inside, its number there.
+        self.tile = np.repeat(np.arange(len(near)), [len(n) for n in near])
+        self.column, self.mine = np.concatenate(near), np.concatenate(mine)
+        self.place = np.concatenate(places)
+        self.low, self.high = low, high
 
     def add_columns(self, columns: sparse.bsr_matrix) -> None:
         """Copy the blocks of columns that are in the same tile."""
