@@ -86,9 +86,8 @@ class ColumnFit:
         valid: False at missing pixels [H, W].
         starts: Positions ``(y, x)``, pixels [n, 2].
         sigma: Common width, pixels.
-        separation: Typical distance of neighbours, pixels; sets how fast the background
-            can vary.
-        width_spread: See :data:`WIDTH_SPREAD`.
+        separation: Typical distance of neighbours, pixels; sets the nodes' spacing.
+        width_spread: Prior standard deviation of log(sigma / common sigma).
 
     Attributes:
         values: y, x, height, log(sigma) [n, 4].

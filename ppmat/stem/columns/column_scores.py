@@ -48,11 +48,11 @@ _WEAK_HEIGHT = 0.33  # of strong columns; crossings of rings stay below
 def scores(snr: np.ndarray, area: float, sigma: float, apart: float) -> np.ndarray:
     """Return the probability that each column is no peak of the noise [n].
 
-    White noise under a filter with the shape of a column is a smooth random field. In
-    an area ``A`` it has on average ``A / (2 sigma^2) (2 pi)^-1.5 t exp(-t^2 / 2)``
-    peaks above ``t`` standard deviations (Adler, The Geometry of Random Fields, 1981).
-    The score is ``1 - expected / found``: both are numbers between ``t - 1/2`` and
-    ``t + 1/2``, and ``A`` is the area without the more certain columns.
+    White noise under a filter with the shape of a column is a smooth random field. Its
+    number of peaks above ``t`` standard deviations in an area ``A`` is, on average,
+    ``A / (2 sigma^2) (2 pi)^-1.5 t exp(-t^2 / 2)`` (Adler, The Geometry of Random
+    Fields, 1981). ``A`` is here the area without the more certain columns. The score is
+    ``1 - expected / found``, with the numbers between ``t - 1/2`` and ``t + 1/2``.
 
     Example:
         >>> import numpy as np
@@ -86,9 +86,9 @@ def network_scores(
 
     A network that was trained on squared errors draws the mean of all possible images:
     a column of probability one half has half its height. The probability is therefore
-    ``contrast``, the height of the seed in the enhanced image [n], divided by that of
-    the weaker columns among those which are sure by the raw image alone. It is 0 where
-    the raw image shows nothing.
+    ``contrast``, the height of the seed in the enhanced image [n], over a reference.
+    The reference is that of the weaker columns that are sure by the raw image alone.
+    The probability is 0 where the raw image shows nothing.
     """
     sure = scores(snr, area, sigma, apart) >= _SURE_SCORE
     if sure.sum() < _MIN_SURE:

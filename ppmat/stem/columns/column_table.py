@@ -373,12 +373,7 @@ def pixel_size_in_nm(pixel_size: Any, units: str | None) -> tuple[float, float] 
 
 
 def unknown_elements(symbols: Sequence[str]) -> list[str]:
-    """Return the symbols of no element; ``X``, an unknown atom, is legal.
-
-    Example:
-        >>> unknown_elements(["Sr", "Qq", "X"])
-        ['Qq']
-    """
+    """Return the symbols of no element; ``X``, an unknown atom, is legal."""
     from ase.data import atomic_numbers
 
     return [symbol for symbol in symbols if symbol not in atomic_numbers]

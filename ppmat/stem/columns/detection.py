@@ -82,19 +82,12 @@ _EDGE = 2.0  # sigma; columns that are nearer to the border are marked
 
 @dataclass
 class ScaledImage:
-    """An image with bright columns, median 0 and standard deviation near 1.
+    """An image with bright columns, median 0 and standard deviation near 1."""
 
-    Attributes:
-        values: Scaled values; 0 at missing pixels [H, W].
-        valid: False at missing pixels [H, W].
-        offset: Median of the image, image units.
-        scale: Image units of one unit of ``values``.
-    """
-
-    values: np.ndarray
-    valid: np.ndarray
-    offset: float
-    scale: float
+    values: np.ndarray  # 0 at missing pixels [H, W]
+    valid: np.ndarray  # False at missing pixels [H, W]
+    offset: float  # median of the image, image units
+    scale: float  # image units of one unit of ``values``
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,17 +272,17 @@ class _Search:
 
     def run(self) -> _Selection | None:
         """Return the columns, or None if there are none."""
-        images = (self.searched, self.seed_image)
-        widths = [
-            None if i is None else column_width(i.values, i.valid) for i in images
-        ]
-        if widths[0] is None or (self.seed_image is not None and widths[1] is None):
+        width = column_width(self.searched.values, self.searched.valid)
+        if width is None:
             return None  # only noise, even if a network shows columns
-        self.seed_width = widths[1]
-        # Spots of an enhanced image have the width of the raw image's, those of a map
-        # do not.
-        as_raw = self.seed_image is None or self.options.seeds_from == "map"
-        self.sigma = self.options.sigma or (widths[0] if as_raw else widths[1])
+        if self.seed_image is not None:
+            image = self.seed_image
+            self.seed_width = column_width(image.values, image.valid)
+            if self.seed_width is None:
+                return None
+            if self.options.seeds_from != "map":
+                width = self.seed_width  # with less noise than in the raw image
+        self.sigma = self.options.sigma or width
         self.apart = self.options.separation or _SEPARATION * self.sigma
         starts, contrast = self.find_seeds()
         if self.options.sigma is None and len(starts):
@@ -316,15 +309,14 @@ class _Search:
 
     def find_seeds(self) -> tuple[np.ndarray, np.ndarray]:
         """Return starting positions, pixels [n, 2], and contrasts [n]."""
-        raw = self.seed_image is None
-        image = self.searched if raw else self.seed_image
-        width, least = self.sigma, 0.0
-        if raw:
+        image = self.seed_image
+        if image is None:
+            image, width = self.searched, self.sigma
             # Noise under the filter: the norm of its kernel is 1 / sqrt(2 pi) / width.
             noise = noise_level(image.values, image.valid)
             least = _MIN_SEED_SNR * noise / (np.sqrt(2 * np.pi) * width)
         else:
-            width = _SEED_FILTER * self.seed_width
+            width, least = _SEED_FILTER * self.seed_width, 0.0
         starts, contrast = find_peaks(
             image.values,
             image.valid,
@@ -333,7 +325,7 @@ class _Search:
             min_height=least,
             min_contrast=_MIN_SEED_CONTRAST,
         )
-        return starts, np.zeros(len(starts)) if raw else contrast
+        return starts, np.zeros(len(starts)) if self.seed_image is None else contrast
 
     def start_fit(self, starts: np.ndarray, spread: float = WIDTH_SPREAD) -> ColumnFit:
         """Return a fit at starting positions [n, 2], with the spread of widths."""

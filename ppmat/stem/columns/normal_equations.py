@@ -61,8 +61,8 @@ class Background:
     Attributes:
         nodes: Values of the nodes [P, Q].
         spacings: Distance of nodes along y and x, pixels.
-        masses: Sums over pixels of the products of two hats, for y [P, P] and x [Q, Q].
-        mass: The same for the products of both axes [P Q, P Q].
+        mass: Sums over pixels of the products of two nodes' hats [P Q, P Q].
+        masses: The same for the hats along y [P, P] and along x [Q, Q].
     """
 
     def __init__(self, shape: tuple[int, int], spacing: float, level: float) -> None:
@@ -338,29 +338,16 @@ def _combine(sums_y: np.ndarray, sums_x: np.ndarray) -> np.ndarray:
 
 @dataclass
 class NormalEquations:
-    """Linear equations for a step of some columns and of the background's nodes.
+    """Linear equations for a step of some columns and of the background's nodes."""
 
-    Attributes:
-        own: Products of each column's derivatives, with the prior [m, 4, 4].
-        pairs: Columns ``i`` and ``j`` of each overlapping pair, two arrays [k].
-        pair_products: Products of the derivatives of ``i`` with those of ``j``
-            [k, 4, 4].
-        mixed: Products of columns and background [m, 4, h], see
-            :meth:`ColumnWindows.background_products`.
-        mixed_nodes: Nodes of ``mixed`` [2, m, h].
-        free_nodes: Mask of the nodes that may change [P, Q].
-        gradient: Right-hand side of the columns [m, 4].
-        node_gradient: Right-hand side of the nodes [P, Q].
-    """
-
-    own: np.ndarray
-    pairs: tuple[np.ndarray, np.ndarray]
-    pair_products: np.ndarray
-    mixed: np.ndarray
-    mixed_nodes: np.ndarray
-    free_nodes: np.ndarray
-    gradient: np.ndarray
-    node_gradient: np.ndarray
+    own: np.ndarray  # products of each column's derivatives, with the prior [m, 4, 4]
+    pairs: tuple[np.ndarray, np.ndarray]  # columns i and j of overlapping pairs [k]
+    pair_products: np.ndarray  # derivatives of i times those of j [k, 4, 4]
+    mixed: np.ndarray  # derivatives times hats of the background [m, 4, h]
+    mixed_nodes: np.ndarray  # row and column of the nodes of these hats [2, m, h]
+    free_nodes: np.ndarray  # mask of the nodes that may change [P, Q]
+    gradient: np.ndarray  # right-hand side of the columns [m, 4]
+    node_gradient: np.ndarray  # right-hand side of the nodes [P, Q]
 
     def solve(
         self, background: Background, free: np.ndarray, damping: np.ndarray

@@ -44,27 +44,16 @@ _SAME = 1e-3
 
 @dataclass
 class FittedColumns:
-    """The result of a fit.
+    """The result of a fit; lengths are in pixels, heights in units of the image."""
 
-    Attributes:
-        values: y, x [pixels], height [scaled image], log(sigma) [n, 4].
-        covariance: Covariance of these for noise of variance 1 [n, 4, 4].
-        variance: Variance of the noise, as weighted for each value [n, 4].
-        background: Background under each column [n].
-        frozen: The position did not settle, and is the starting one [n].
-        overlap: Largest overlap with another column, ``exp(-d^2 / 4 sigma^2)`` [n].
-        residual: Image minus model, 0 at missing pixels [H, W].
-        noise: Variance of the noise of each pixel [H, W].
-    """
-
-    values: np.ndarray
-    covariance: np.ndarray
-    variance: np.ndarray
-    background: np.ndarray
-    frozen: np.ndarray
-    overlap: np.ndarray
-    residual: np.ndarray
-    noise: np.ndarray
+    values: np.ndarray  # y, x, height, log(sigma) [n, 4]
+    covariance: np.ndarray  # of these, for noise of variance 1 [n, 4, 4]
+    variance: np.ndarray  # of the noise where each of these is measured [n, 4]
+    background: np.ndarray  # under each column [n]
+    frozen: np.ndarray  # the position did not settle, and is the starting one [n]
+    overlap: np.ndarray  # largest overlap with another, exp(-d^2 / 4 sigma^2) [n]
+    residual: np.ndarray  # image minus model, 0 at missing pixels [H, W]
+    noise: np.ndarray  # variance of the noise of each pixel [H, W]
 
     @property
     def errors(self) -> np.ndarray:
@@ -283,11 +272,9 @@ class _TileMatrices:
     There are four rows for each column inside, four for each column of the rim, then
     one for each node. An *entry* is a column of a tile.
 
-    Args:
-        near: For each tile, the columns inside and in the rim, sorted indices [c].
-        mine: Which of these are inside [c].
-        low: First node (row, column) of each tile [tiles, 2].
-        high: Last node plus one [tiles, 2].
+    For each tile, ``near`` has the columns inside and in the rim, as sorted indices
+    [c], and ``mine`` the mask of those inside [c]. Its nodes go from ``low`` to before
+    ``high`` [tiles, 2].
     """
 
     def __init__(
