@@ -189,14 +189,16 @@ class ColumnTable:
         with open(path, newline="", encoding="utf-8-sig") as file:
             rows = list(csv.reader(file))
         if not rows:
-            raise ColumnTableError("is empty", where=path, wanted="a line of names")
+            raise ColumnTableError(
+                "is empty", where=str(path), wanted="a line of names"
+            )
         names, rows = rows[0], [row for row in rows[1:] if row]
         wanted = {f"{n} [{u}]": n for n, (u, _) in COLUMNS.items()}
         missing = [name for name in wanted if name not in names]
         if missing:
             raise ColumnTableError(
                 f"has no column {', '.join(map(repr, missing[:4]))}",
-                where=path,
+                where=str(path),
                 wanted="a table that detect.py or ColumnTable.to_csv wrote",
             )
         numbers = _numbers(rows, names, path)

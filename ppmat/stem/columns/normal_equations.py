@@ -66,7 +66,6 @@ class Background:
     """
 
     def __init__(self, shape: tuple[int, int], spacing: float, level: float) -> None:
-        self.shape = shape
         pieces = [max(1, int(np.ceil((size - 1) / spacing))) for size in shape]
         self.spacings = tuple((size - 1) / p for size, p in zip(shape, pieces))
         self.nodes = np.full([p + 1 for p in pieces], level)
@@ -91,7 +90,7 @@ class Background:
         ]
 
     def _between(self, places: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the node before each place, and the fraction behind it."""
+        """Return the node before each place, and the distance to it in spacings."""
         grid = places / self.spacings[axis]
         left = np.minimum(grid.astype(int), self.nodes.shape[axis] - 2)
         return left, grid - left
@@ -107,10 +106,7 @@ class Background:
     def at(
         self, y: np.ndarray, x: np.ndarray, nodes: np.ndarray | None = None
     ) -> np.ndarray:
-        """Return the background at points ``(y, x)``, pixels; the result has shape [n].
-
-        ``nodes`` [P, Q] replaces the values of the nodes.
-        """
+        """Return the background, or that of other nodes, at points, pixels [n]."""
         nodes = self.nodes if nodes is None else nodes
         (top, dy), (left, dx) = self._between(y, 0), self._between(x, 1)
         upper, lower = (
@@ -121,13 +117,11 @@ class Background:
     def change(self, step: np.ndarray, residual: np.ndarray) -> None:
         """Add a step to the nodes and subtract its effect from a residual [H, W]."""
         self.nodes = self.nodes + step
-        self._subtract(step, residual)
+        self.subtract_from(residual, step)
 
-    def subtract_from(self, image: np.ndarray) -> None:
-        """Subtract the background from an image [H, W]."""
-        self._subtract(self.nodes, image)
-
-    def _subtract(self, nodes: np.ndarray, image: np.ndarray) -> None:
+    def subtract_from(self, image: np.ndarray, nodes: np.ndarray | None = None) -> None:
+        """Subtract the background, or that of other nodes, from an image [H, W]."""
+        nodes = self.nodes if nodes is None else nodes
         for a, part in self._strips(nodes != 0):
             left, share = (v[part] for v in self._axes[1])
             along = (1 - share) * nodes[a, left] + share * nodes[a, left + 1]

@@ -283,10 +283,8 @@ class _TileMatrices:
         inside = max(int(m.sum()) for m in mine)
         places = [np.where(m, np.cumsum(m), inside + np.cumsum(~m)) - 1 for m in mine]
         # Rows for columns inside, and the first row for nodes.
-        self.inside, self.nodes = (
-            4 * inside,
-            4 * (1 + max(int(p.max()) for p in places)),
-        )
+        self.inside = 4 * inside
+        self.nodes = 4 * (1 + max(int(p.max()) for p in places))
         size = self.nodes + int(np.prod(high - low, axis=1).max())
         self.matrix = np.zeros((len(near), size, size))
         # Of each entry: its tile, its index, whether it is inside, its number there.
