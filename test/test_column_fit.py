@@ -19,14 +19,14 @@ import numpy as np
 from scipy.ndimage import maximum_filter
 
 from ppmat.stem.columns import detection
-from ppmat.stem.columns.column_background import Background
-from ppmat.stem.columns.column_equations import Frames
 from ppmat.stem.columns.column_fit import ColumnFit
-from ppmat.stem.columns.column_seeds import _maxima
+from ppmat.stem.columns.column_scores import misfit_variance
 from ppmat.stem.columns.detection import detect_columns
-from ppmat.stem.columns.detection import misfit
 from ppmat.stem.columns.matching import match_columns
-from ppmat.stem.scenes.atom_columns import AtomColumns
+from ppmat.stem.columns.normal_equations import Background
+from ppmat.stem.columns.normal_equations import ColumnWindows
+from ppmat.stem.columns.peak_finding import _maxima
+from ppmat.stem.scenes.atom_columns import Columns
 
 SIZE = (72, 66)
 SIGMA = 2.2
@@ -78,8 +78,10 @@ def test_errors_are_those_of_the_whole_inverse():
     fit.iterate(25)
     found = fit.result()
     n = len(fit.values)
-    equations = fit._equations(fit._view(fit._frames(np.arange(n))))
-    of_columns, mixed = (m.toarray() for m in equations._matrices())
+    equations = fit._equations(fit._view(fit._windows_of(np.arange(n))))
+    of_columns, mixed = (
+        m.toarray() for m in (equations.column_matrix(), equations.mixed_matrix())
+    )
     mass = fit.background.mass.toarray()
     inverse = np.linalg.inv(np.block([[of_columns, mixed], [mixed.T, mass]]))
     blocks = inverse[: 4 * n, : 4 * n].reshape(n, 4, n, 4)
@@ -93,7 +95,7 @@ def test_errors_are_those_of_the_whole_inverse():
     fit.keep(np.arange(n) > 0)
     fit.iterate(25)
     kept = fit.result().covariance
-    fit._marginals._kept.clear()
+    fit._covariances._kept.clear()
     np.testing.assert_allclose(fit.result().covariance, kept, rtol=0.02, atol=1e-3)
 
 
@@ -113,8 +115,8 @@ def test_background_and_columns_are_products_of_the_same_pixels():
     np.testing.assert_allclose(background.project(image, few), sums * few)
     # A column near the corner, whose window leaves the image.
     values = np.array([[2.3, 60.9, 1.7, np.log(SIGMA)]])
-    frames = Frames.of(np.arange(1), values, 8, SIZE)
-    block, nodes = frames.with_background(background)
+    windows = ColumnWindows(np.arange(1), values, 8, SIZE)
+    block, nodes = windows.background_products(background)
     there = nodes[0] >= 0
     product = block[0, 2, there[0]] @ step[tuple(nodes[:, there])]
     spot = AtomColumns(*values[:, :3].T, np.array([SIGMA])).render(SIZE, 0.0) / 1.7
@@ -159,7 +161,7 @@ def test_rings_are_no_columns(monkeypatch):
 
     assert extra() == 0
     # Noise alone does not explain them.
-    monkeypatch.setattr(detection, "misfit", lambda *_: 0.0)
+    monkeypatch.setattr(detection, "misfit_variance", lambda *_: 0.0)
     assert extra() > 0
 
 
@@ -172,13 +174,13 @@ def test_misfit_is_what_noise_does_not_explain():
     found.residual = rng.normal(0, 0.1, SIZE)
     valid = np.ones(SIZE, dtype=bool)
     noise = 2 * 0.01 / (np.pi * SIGMA**2)
-    assert misfit(found, valid, SIGMA) < 0.3 * noise
+    assert misfit_variance(found, valid, SIGMA) < 0.3 * noise
     place = found.values[30, :2].round().astype(int)
     found.residual[tuple(place)] += 50.0  # one failure is no misfit of the others
-    assert misfit(found, valid, SIGMA) < 0.5 * noise
+    assert misfit_variance(found, valid, SIGMA) < 0.5 * noise
     wave = np.sin(np.arange(SIZE[1]) / SIGMA)
     found.residual = found.residual + 0.2 * wave
-    assert misfit(found, valid, SIGMA) > noise
+    assert misfit_variance(found, valid, SIGMA) > noise
 
 
 def test_weak_columns_of_the_right_profile_are_kept():

@@ -13,7 +13,7 @@
 # limitations under the License.
 
 
-"""Tables of columns: files, matching, lattices, structures."""
+"""Tables of columns: files, lattices, structures, warnings."""
 
 import numpy as np
 import pytest
@@ -21,10 +21,15 @@ import pytest
 from ppmat.stem.columns.column_table import COLUMNS
 from ppmat.stem.columns.column_table import ColumnTable
 from ppmat.stem.columns.column_table import ColumnTableError
+from ppmat.stem.columns.column_table import table_warnings
+from ppmat.stem.columns.detection import detect_columns
 from ppmat.stem.columns.lattice_fit import LatticeError
 from ppmat.stem.columns.lattice_fit import guess_lattice
 from ppmat.stem.columns.lattice_fit import intensity_groups
 from ppmat.stem.columns.matching import match_columns
+from ppmat.stem.images.bad_pixels import hot_pixels
+from ppmat.stem.images.clipping import clipping_limits
+from ppmat.stem.scenes.random_scenes import Columns
 from ppmat.stem.scenes.random_scenes import random_positions
 
 VECTORS = np.array([[16.0, 3.0], [-5.0, 20.0]])  # (y, x), pixels
@@ -216,24 +221,76 @@ def test_heights_that_differ_at_random_are_one_group():
     assert (whole.symbols == "Au").sum() == (groups == 0).sum()
 
 
-def test_matching():
-    true = np.array([[10.0, 10], [10, 20], [10, 30], [1, 1]])
-    found = np.array([[10.0, 10], [10.5, 20], [10.9, 20], [40, 40]])
-    match = match_columns(found, true, 2.0)
-    assert match.found.tolist() == [0, 1] and match.true.tolist() == [0, 1]
-    assert match.missed.tolist() == [2, 3] and match.extra.tolist() == [2, 3]
-    assert (match.precision, match.recall, match.f1) == (0.5, 0.5, 0.5)
-    assert match.rms == pytest.approx(np.sqrt(0.125))
-    inside = match_columns(found, true, 2.0, (50, 50), border=5)
-    assert inside.missed.tolist() == [2] and inside.recall == pytest.approx(2 / 3)
-    none = match_columns(np.empty((0, 2)), true, 1.0)
-    assert none.recall == 0 and none.precision == 1 and none.f1 == 0
-    assert np.isnan(none.rms)
-    for change, text in [
-        ({"radius": 0}, "radius is 0"),
-        ({"border": 2}, "needs the shape"),
-        ({"found": [[1.0, np.nan]]}, "NaN or infinite"),
-        ({"found": [1.0, 2.0]}, "wanted positions"),
-    ]:
-        with pytest.raises(ValueError, match=text):
-            match_columns(**{"found": found, "true": true, "radius": 1.0, **change})
+# Warnings
+
+FITTED = np.ones(9, dtype=bool)
+
+
+def warn(values, bright, fitted):
+    return table_warnings(values, bright=bright, fitted=fitted, hot_pixels=0)
+
+
+def noisy_crystal():
+    """An image [56, 56] of 16 columns, about 20 to 150, and where they are."""
+    rng = np.random.default_rng(0)
+    index = np.stack(np.meshgrid(*[np.arange(4)] * 2), -1).reshape(-1, 2)
+    position = 14.0 * index + [7.0, 7.3]
+    columns = Columns(*position.T, np.full(16, 120.0), np.full(16, 2.5))
+    return columns.render((56, 56), 20.0) + rng.normal(0, 6, (56, 56)), position
+
+
+def test_a_hot_pixel_does_not_matter():
+    image, position = noisy_crystal()
+    plain = detect_columns(image)
+    assert plain.info["hot_pixels"] == 0 and plain.info["warnings"] == []
+    image[21, 21] = 1e5  # in the middle of a column
+    image[14, 3], image[40, 15] = -1e5, np.nan
+    table = detect_columns(image)
+    assert table.info["hot_pixels"] == 2
+    assert table.info["warnings"][0].startswith("2 pixels were left out")
+    assert len(table) == len(plain) == 16
+    match = match_columns(table, position, 1.0)
+    assert match.recall == 1 and match.rms < 0.25
+    # Pixels of the middle say little of the position.
+    np.testing.assert_allclose(table.y_error, plain.y_error, rtol=0.3)
+
+
+def test_missing_pixels_are_not_hot():
+    image, _ = noisy_crystal()
+    image[5:20, 5:20] = np.nan
+    image[30, 30] = np.inf
+    assert not hot_pixels(image).any()
+    image[40, 40] = 1e4
+    assert np.argwhere(hot_pixels(image)).tolist() == [[40, 40]]
+    assert not hot_pixels(np.full((5, 5), np.nan)).any()
+
+
+def test_clipped_columns_give_a_warning():
+    image, _ = noisy_crystal()
+    clipped = np.clip(2.2 * image, 0, 255).astype(np.uint8)
+    share = 100 * np.mean(clipped == 255)
+    assert share > 1
+    table = detect_columns(clipped)
+    (text,) = table.info["warnings"]
+    assert text.startswith(f"{share:.2g} % of the pixels have the largest value, 255:")
+    dark = 255 - clipped
+    (text,) = warn(dark.ravel(), False, FITTED)
+    assert "have the smallest value, 0:" in text
+    # The other end, and the rounded values of an image that is not clipped.
+    assert warn(dark.ravel(), True, FITTED) == []
+    assert warn(image.astype(np.uint8).ravel(), True, FITTED) == []
+
+
+@pytest.mark.parametrize("bright", [True, False])
+def test_a_few_electrons_are_no_clipping(bright):
+    counts = np.random.default_rng(0).poisson(0.7, 4000)
+    assert clipping_limits(counts)[0] == 0
+    assert warn(counts, bright, FITTED) == []
+
+
+def test_columns_that_do_not_fit_give_a_warning():
+    values = np.random.default_rng(0).normal(size=400)
+    assert warn(values, True, np.arange(9) >= 3) == []
+    (text,) = warn(values, True, np.arange(9) >= 4)
+    assert text.startswith("4 of 9 columns could not be fitted: is mode, polarity")
+    assert warn(values, True, np.empty(0, dtype=bool)) == []

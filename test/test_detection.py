@@ -22,8 +22,8 @@ import numpy as np
 import pytest
 
 from ppmat.stem.columns.column_fit import ColumnFit
+from ppmat.stem.columns.column_scores import scores
 from ppmat.stem.columns.detection import detect_columns
-from ppmat.stem.columns.detection import scores
 from ppmat.stem.columns.matching import match_columns
 from ppmat.stem.scenes.atom_columns import AtomColumns
 
@@ -223,7 +223,7 @@ def test_scores_count_what_noise_would_do():
         ({"separation": np.nan}, "separation is nan"),
         ({"min_score": 1.0}, "min_score is 1.0"),
         ({"pixel_size": -1.0}, "wanted numbers above 0"),
-        ({"pixel_size": 1.0, "units": "inch"}, "units of the pixel size are 'inch'"),
+        ({"pixel_size": 1.0, "units": "inch"}, "unit of the pixel size is 'inch'"),
         ({"enhanced": np.eye(20)}, r"enhanced has shape \[20, 20\], the image"),
     ],
 )

@@ -46,10 +46,10 @@ from ppmat.commands.options import move_overrides
 from ppmat.commands.options import task_command
 from ppmat.predictor.image_store import make_folder
 from ppmat.predictor.image_store import output_names
-from ppmat.stem.columns.column_export import not_elements
 from ppmat.stem.columns.column_table import UNITS
 from ppmat.stem.columns.column_table import ColumnTable
 from ppmat.stem.columns.column_table import ColumnTableError
+from ppmat.stem.columns.column_table import unknown_elements
 from ppmat.stem.columns.detection import MIN_SCORE
 from ppmat.stem.columns.detection import POLARITIES
 from ppmat.stem.columns.detection import detect_columns
@@ -264,7 +264,7 @@ def _read_options(args: argparse.Namespace) -> DetectOptions:
             raise ConfigError(f"--{name}={value}: wanted at least half a pixel")
     if args.elements and not set(_CELLS).intersection(args.export):
         raise ConfigError("--elements goes with --export ase or pymatgen")
-    wrong = not_elements(args.elements) if args.elements else []
+    wrong = unknown_elements(args.elements) if args.elements else []
     if wrong:
         raise ConfigError(
             f"--elements={' '.join(args.elements)}: {', '.join(wrong)} is no symbol of "

@@ -12,8 +12,13 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""The table of fitted atomic columns: fields, CSV file, exports, warnings.
 
-"""A table of atomic columns, and its CSV form."""
+An image shows neither elements nor heights along the beam. The exports to ASE and
+pymatgen are therefore the projected lattice: one atom for each column, all at one
+height. Columns of similar intensity get the same label. This is the start of a model,
+not a structure solution.
+"""
 
 from __future__ import annotations
 
@@ -27,17 +32,30 @@ from typing import Any
 
 import numpy as np
 
+from ppmat.stem.columns.lattice_fit import LatticeError
+from ppmat.stem.columns.lattice_fit import PlaneLattice
+from ppmat.stem.columns.lattice_fit import guess_lattice
+from ppmat.stem.columns.lattice_fit import intensity_groups
+from ppmat.stem.images.bad_pixels import told
+from ppmat.stem.images.clipping import CLIPPED_SHARE
+from ppmat.stem.images.clipping import clipping_limits
+from ppmat.stem.images.micrograph_base import clean_units
 from ppmat.utils.errors import InputError
+from ppmat.utils.errors import check_choice
 
 PathLike = str | os.PathLike[str]
 
-# Lengths in nm.
-UNITS = {"pm": 1e-3, "Å": 0.1, "nm": 1.0, "µm": 1e3}
-_OTHER_NAMES = {"A": "Å", "Å": "Å", "angstrom": "Å", "um": "µm", "μm": "µm"}
+UNITS = {"pm": 1e-3, "Å": 0.1, "nm": 1.0, "µm": 1e3}  # legal units, in nm
+_NANOMETRE = 10.0  # Å
+_MARGIN = 1.0  # Å between the outermost columns and the box of a whole image
+_UNKNOWN = "X"  # symbol of ASE and pymatgen for an atom of unknown element
+# With fewer grey values, the image shows single electrons: many zeros are then normal.
+_MIN_GREY_VALUES = 16
+_MAX_UNFITTED = 1 / 3  # share of failed fits above which the user is warned
 
 
 class ColumnTableError(InputError):
-    """A file that is no table of columns, or a table that cannot be what is asked."""
+    """A file that is no table of columns, or an export that is not possible."""
 
 
 def _column(units: str, boolean: bool = False) -> Any:
@@ -46,33 +64,41 @@ def _column(units: str, boolean: bool = False) -> Any:
 
 @dataclass
 class ColumnTable:
-    """Atomic columns of an image, one entry of each array a column.
+    """Atomic columns of an image; each array has one value for each column [n].
 
-    Errors are standard errors (one sigma); NaN where the fit failed. ``image units``
+    Errors are standard errors (one sigma), and NaN where the fit failed. *Image units*
     are those of the raw image.
 
     Attributes:
         y: Row of the centre, pixels; the centre of the first pixel is 0.
-        x: Likewise along a row.
-        y_error: Its error.
-        x_error: Its error.
-        height: Peak above the background, image units; negative where columns are dark.
-        height_error: Its error.
-        sigma: Width of the Gaussian, pixels.
-        sigma_error: Its error.
+        x: Position of the centre along the row, pixels.
+        y_error: Error of ``y``, pixels.
+        x_error: Error of ``x``, pixels.
+        height: Peak above the background, image units; negative for dark columns.
+        height_error: Error of ``height``, image units.
+        sigma: Width of the Gaussian ``exp(-r^2 / 2 sigma^2)``, pixels.
+        sigma_error: Error of ``sigma``, pixels.
         intensity: Integral of the Gaussian, ``2 pi height sigma^2``, image units times
             pixels squared.
-        intensity_error: Its error.
-        background: Under the column, image units.
+        intensity_error: Error of ``intensity``, in the same units.
+        background: Background under the column, image units.
         snr: Height divided by its error, 0 or more.
-        score: How sure it is that there is a column, 0 to 1, see
+        score: Probability that there is a column, 0 to 1, see
             :func:`ppmat.stem.columns.detection.detect_columns`.
-        edge: Nearer to the rim of the image, or to a missing pixel, than twice sigma.
-        overlapping: A neighbour is nearer than three sigma: errors hold, but depend on
-            the profile being a Gaussian.
-        fitted: False where the fit failed; the position is then the one it began with.
-        pixel_size: Size of a pixel ``(y, x)``, nm; None if it is not known.
-        info: Plain values on how the table was made; not in the CSV file.
+        edge: Whether the border or a missing pixel is nearer than two sigma.
+        overlapping: Whether a neighbour is nearer than three sigma. The errors then
+            hold only if the profiles are Gaussians.
+        fitted: False if the fit failed; the position is then the starting one.
+        pixel_size: Size of a pixel ``(y, x)``, nm; None if unknown.
+        info: How the table was made, plain values; not in the CSV file.
+
+    Example:
+        >>> import numpy as np
+        >>> values = {name: np.zeros(2) for name in COLUMNS}
+        >>> values["x"] = np.array([10.0, 20.0])
+        >>> table = ColumnTable(**values, pixel_size=(0.02, 0.02))
+        >>> table.select(table.x > 15).positions_nm.tolist()
+        [[0.0, 0.4]]
     """
 
     y: np.ndarray = _column("px")
@@ -99,12 +125,12 @@ class ColumnTable:
 
     @property
     def positions(self) -> np.ndarray:
-        """``(y, x)`` in pixels [n, 2]."""
+        """Positions ``(y, x)``, pixels [n, 2]."""
         return np.stack([self.y, self.x], axis=1)
 
     @property
     def positions_nm(self) -> np.ndarray:
-        """``(y, x)`` in nm [n, 2].
+        """Positions ``(y, x)``, nm [n, 2].
 
         Raises:
             ColumnTableError: The pixel size is not known.
@@ -113,7 +139,7 @@ class ColumnTable:
 
     @property
     def errors_nm(self) -> np.ndarray:
-        """Standard errors of ``(y, x)`` in nm [n, 2]; see :attr:`positions_nm`."""
+        """Standard errors of ``(y, x)``, nm [n, 2]; see :attr:`positions_nm`."""
         errors = np.stack([self.y_error, self.x_error], axis=1)
         return errors * self._known_pixel_size()
 
@@ -131,7 +157,7 @@ class ColumnTable:
         return ColumnTable(**values, pixel_size=self.pixel_size, info=dict(self.info))
 
     def to_csv(self, path: PathLike) -> None:
-        """Write a table with a line of names and units, such as ``y [px]``.
+        """Write a CSV file with a first line of names and units, such as ``y [px]``.
 
         With a pixel size, ``y [nm]``, ``x [nm]`` and their errors follow.
 
@@ -153,7 +179,7 @@ class ColumnTable:
 
     @classmethod
     def from_csv(cls, path: PathLike) -> ColumnTable:
-        """Read what :meth:`to_csv` wrote; further columns are left out.
+        """Read a file of :meth:`to_csv`; further columns are ignored.
 
         The pixel size is the ratio of positions in nm and in pixels.
 
@@ -163,14 +189,17 @@ class ColumnTable:
         with open(path, newline="", encoding="utf-8-sig") as file:
             rows = list(csv.reader(file))
         if not rows:
-            raise ColumnTableError(f"{path}: is empty; wanted a line of names")
+            raise ColumnTableError(
+                "is empty", where=str(path), wanted="a line of names"
+            )
         names, rows = rows[0], [row for row in rows[1:] if row]
         wanted = {f"{n} [{u}]": n for n, (u, _) in COLUMNS.items()}
         missing = [name for name in wanted if name not in names]
         if missing:
             raise ColumnTableError(
-                f"{path}: has no column {', '.join(map(repr, missing[:4]))}; wanted a "
-                "table that detect.py or ColumnTable.to_csv wrote"
+                f"has no column {', '.join(map(repr, missing[:4]))}",
+                where=str(path),
+                wanted="a table that detect.py or ColumnTable.to_csv wrote",
             )
         numbers = _numbers(rows, names, path)
         values = {}
@@ -196,26 +225,118 @@ class ColumnTable:
         else:
             np.savetxt(path, positions, "%.9g", ",", header="x,y", comments="")
 
-    def to_atoms(self, elements: Sequence[str] | None = None, **options: Any) -> Any:
-        """Return ``ase.Atoms``: see :func:`ppmat.stem.columns.column_export.to_atoms`.
+    def to_atoms(
+        self,
+        elements: Sequence[str] | None = None,
+        *,
+        whole: bool = False,
+        thickness: float = 10.0,
+    ) -> Any:
+        """Return ``ase.Atoms`` of the average cell, or of all columns.
+
+        The shortest lattice vector is along x; y points up in the image, z towards the
+        viewer. ``atoms.arrays`` has ``group``, ``intensity`` and, for a cell,
+        ``columns``, the number of averaged columns. ``atoms.info`` has the quality of
+        the lattice, and ``groups_from``, the origin of the groups:
+
+        - ``sites``: each site of the lattice has the group of most of its columns. The
+          columns of a ``whole`` image have the groups of their sites.
+        - ``intensity``: each column has the group of its own intensity. This is for
+          ``whole`` without a lattice in which intensities repeat.
+        - ``nothing``: intensities do not repeat in the lattice; all sites are group 0.
+
+        Args:
+            elements: One for each group, the strongest first. None makes all atoms
+                unknown (``X``).
+            whole: All columns as found, in a box without periodicity, instead of one
+                average cell.
+            thickness: Height of the cell along the beam, Å; the image does not show it.
 
         Raises:
-            ColumnTableError: There is no pixel size or no lattice.
+            ColumnTableError: No pixel size, another number of elements than groups, or
+                a symbol of no element.
+            LatticeError: The columns form no lattice, and ``whole`` is False.
         """
-        from ppmat.stem.columns.column_export import to_atoms
+        from ase import Atoms
 
-        return to_atoms(self, elements, **options)
+        if not len(self):
+            raise ColumnTableError("the table has no columns")
+        # x to the right, y up.
+        position = self.positions_nm[:, ::-1] * [_NANOMETRE, -_NANOMETRE]
+        groups = intensity_groups(self.intensity)
+        try:
+            lattice = guess_lattice(position, groups)
+        except LatticeError:
+            if not whole:
+                raise
+            lattice = None
+        by_intensity = lattice is not None and lattice.by_intensity
+        cell = np.diag([0.0, 0.0, thickness])
+        if whole:
+            position = position - position.min(axis=0) + _MARGIN
+            cell[[0, 1], [0, 1]] = position.max(axis=0) + _MARGIN
+            arrays = {"intensity": self.intensity, "score": self.score}
+            info = {"groups_from": "sites" if by_intensity else "intensity"}
+            if by_intensity:
+                of_sites, of_groups = _site_groups(lattice, groups)
+                on_site = lattice.site >= 0
+                groups = np.where(on_site, of_sites[lattice.site], of_groups[groups])
+        else:
+            cell[:2, :2], position = _average_cell(lattice)
+            members = [lattice.site == k for k in range(len(lattice.sites))]
+            arrays = {
+                "intensity": np.array([self.intensity[m].mean() for m in members]),
+                "columns": np.array([m.sum() for m in members]),
+            }
+            info = {
+                "groups_from": "sites" if by_intensity else "nothing",
+                "lattice_rms_angstrom": lattice.rms,
+                "lattice_vector_errors_angstrom": lattice.vector_errors.tolist(),
+                "columns_on_sites": float(np.mean(lattice.site >= 0)),
+            }
+            groups, _ = _site_groups(lattice, groups)
+        atoms = Atoms(
+            _symbols(groups, arrays["intensity"], info["groups_from"], elements),
+            np.insert(position, 2, thickness / 2, axis=1),
+            cell=cell,
+            pbc=[not whole, not whole, False],
+            info=info,
+        )
+        for name, values in {"group": groups, **arrays}.items():
+            atoms.set_array(name, values)
+        return atoms
 
     def to_structure(
-        self, elements: Sequence[str] | None = None, **options: Any
+        self,
+        elements: Sequence[str] | None = None,
+        *,
+        whole: bool = False,
+        thickness: float = 10.0,
     ) -> Any:
-        """Return a pymatgen ``Structure``, see :meth:`to_atoms`."""
-        from ppmat.stem.columns.column_export import to_structure
+        """Return a pymatgen ``Structure``, see :meth:`to_atoms`.
 
-        return to_structure(self, elements, **options)
+        Unknown atoms are ``DummySpecies("X")``. The arrays of ``Atoms`` become site
+        properties.
+        """
+        from pymatgen.core import DummySpecies
+        from pymatgen.core import Structure
+
+        atoms = self.to_atoms(elements, whole=whole, thickness=thickness)
+        symbols = atoms.get_chemical_symbols()
+        own = set(atoms.arrays) - {"numbers", "positions"}
+        return Structure(
+            atoms.cell[:],
+            [DummySpecies(s) if s == _UNKNOWN else s for s in symbols],
+            atoms.positions,
+            coords_are_cartesian=True,
+            site_properties={
+                k: v.tolist() for k, v in atoms.arrays.items() if k in own
+            },
+            properties=atoms.info,
+        )
 
 
-# Name of each column: units, and whether it holds true and false.
+# Name of each column of the table: units, and whether its values are true and false.
 COLUMNS = {
     f.name: (f.metadata["units"], f.metadata["boolean"])
     for f in fields(ColumnTable)
@@ -229,39 +350,82 @@ def pixel_size_in_nm(pixel_size: Any, units: str | None) -> tuple[float, float] 
 
     Args:
         pixel_size: A number, a pair ``(y, x)``, or None.
-        units: ``pm``, ``Å``, ``nm`` or ``µm``.
+        units: ``pm``, ``Å``, ``nm`` or ``µm``, or another spelling of these.
 
     Raises:
-        ValueError: Sizes that are not positive, or other units.
+        InputError: Sizes that are not positive, or other units.
+
+    Example:
+        >>> pixel_size_in_nm((20, 25), "pm")
+        (0.02, 0.025)
     """
     if pixel_size is None:
         return None
-    units = _OTHER_NAMES.get(units, units)
-    if units not in UNITS:
-        raise ValueError(
-            f"units of the pixel size are {units!r}; wanted one of {', '.join(UNITS)}"
-        )
+    spelling = clean_units(units)
+    check_choice("unit of the pixel size", spelling or units, UNITS)
     try:
         size = np.broadcast_to(np.asarray(pixel_size, dtype=np.float64), (2,))
     except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"pixel_size is {pixel_size!r}; wanted a number or a pair (y, x)"
+        raise InputError(
+            f"pixel_size is {pixel_size!r}", wanted="a number or a pair (y, x)"
         ) from error
     if not (np.isfinite(size).all() and (size > 0).all()):
-        raise ValueError(f"pixel_size is {pixel_size!r}; wanted numbers above 0")
-    return float(size[0] * UNITS[units]), float(size[1] * UNITS[units])
+        raise InputError(f"pixel_size is {pixel_size!r}", wanted="numbers above 0")
+    return float(size[0] * UNITS[spelling]), float(size[1] * UNITS[spelling])
+
+
+def unknown_elements(symbols: Sequence[str]) -> list[str]:
+    """Return the symbols of no element; ``X``, an unknown atom, is legal."""
+    from ase.data import atomic_numbers
+
+    return [symbol for symbol in symbols if symbol not in atomic_numbers]
+
+
+def table_warnings(
+    values: np.ndarray, *, bright: bool, fitted: np.ndarray, hot_pixels: int
+) -> list[str]:
+    """Return warnings on an image and its table: bad pixels, clipping, failed fits.
+
+    Args:
+        values: Grey values of the used pixels, of any shape.
+        bright: Whether columns are bright. Clipping matters at their end of the grey
+            values only: the largest for bright columns, the smallest for dark ones.
+        fitted: Whether the fit of each column succeeded [n].
+        hot_pixels: Number of hot pixels that were left out.
+    """
+    texts = []
+    if hot_pixels:
+        texts.append(told(hot_pixels))
+    limit = clipping_limits(values)[bright]
+    if limit is not None:
+        share = np.mean(values == limit)
+        if share > CLIPPED_SHARE and len(np.unique(values)) >= _MIN_GREY_VALUES:
+            which = "largest" if bright else "smallest"
+            texts.append(
+                f"{100 * share:.2g} % of the pixels have the {which} value, {limit:g}: "
+                "the middle of columns is clipped, so they come out wider and lower "
+                "than they are. Change gain and offset of the detector"
+            )
+    failed = np.count_nonzero(~fitted)
+    if failed > _MAX_UNFITTED * len(fitted):
+        texts.append(
+            f"{failed} of {len(fitted)} columns could not be fitted: is mode, polarity "
+            "or sigma wrong?"
+        )
+    return texts
 
 
 def _numbers(rows: list, names: list, path: PathLike) -> np.ndarray:
+    """Return the values of the lines of a CSV file; NaN in columns without units."""
     out = np.full((len(rows), len(names)), np.nan)
-    known = [k for k, name in enumerate(names) if "[" in name]
+    with_units = [k for k, name in enumerate(names) if "[" in name]
     for i, row in enumerate(rows):
         if len(row) != len(names):
             raise ColumnTableError(
                 f"{path}: line {i + 2} has {len(row)} values, the first line "
                 f"{len(names)} names"
             )
-        for k in known:
+        for k in with_units:
             try:
                 out[i, k] = float(row[k])
             except ValueError as error:
@@ -278,3 +442,65 @@ def _ratio(lengths: np.ndarray, pixels: np.ndarray) -> tuple[float, float] | Non
     if not (under != 0).all():
         return None
     return float(over[0] / under[0]), float(over[1] / under[1])
+
+
+def _average_cell(lattice: PlaneLattice) -> tuple[np.ndarray, np.ndarray]:
+    """Return cell vectors [2, 2], the first along x, and sites [m, 2], both (x, y)."""
+    vectors = lattice.vectors
+    if np.linalg.det(vectors) < 0:
+        vectors = vectors * [[1.0], [-1.0]]
+    angle = np.arctan2(vectors[0, 1], vectors[0, 0])
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    fraction = (lattice.sites - lattice.sites[0]) @ np.linalg.inv(vectors)
+    fraction -= np.floor(fraction + 1e-9)
+    vectors = vectors @ turn
+    return vectors, fraction @ vectors
+
+
+def _site_groups(
+    lattice: PlaneLattice, groups: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the group of each site [m], and for each intensity group the nearest group
+    of sites [k]."""
+    count = groups.max() + 1
+    if not lattice.by_intensity:
+        return np.zeros(len(lattice.sites), dtype=int), np.zeros(count, dtype=int)
+    usual = [
+        np.bincount(groups[lattice.site == k]).argmax()
+        for k in range(len(lattice.sites))
+    ]
+    kinds, of_sites = np.unique(usual, return_inverse=True)
+    # Groups are in the order of their intensities.
+    away = abs(kinds[:, None] - np.arange(count))
+    return of_sites, away.argmin(axis=0)
+
+
+def _symbols(
+    groups: np.ndarray,
+    intensity: np.ndarray,
+    groups_from: str,
+    elements: Sequence[str] | None,
+) -> list[str]:
+    """Return the element of each atom, see :meth:`ColumnTable.to_atoms`."""
+    if elements is None:
+        return [_UNKNOWN] * len(groups)
+    wrong = unknown_elements(elements)
+    if wrong:
+        raise ColumnTableError(
+            f"{', '.join(map(repr, wrong))}: no symbol of an element",
+            wanted=f"such as 'Sr', or {_UNKNOWN!r} for unknown atoms",
+        )
+    count = int(groups.max()) + 1
+    if len(elements) != count:
+        kinds = (
+            f"{np.sum(groups == k)} of {np.mean(intensity[groups == k]):.3g}"
+            for k in range(count)
+        )
+        noun = "group" if count == 1 else "groups"
+        why = "; intensities do not repeat in the lattice, so all its sites are one"
+        raise ColumnTableError(
+            f"{len(elements)} elements ({', '.join(elements)}) for {count} {noun} of "
+            f"intensity; wanted one each, the strongest first ({', '.join(kinds)})"
+            + (why if groups_from == "nothing" else "")
+        )
+    return [elements[group] for group in groups]

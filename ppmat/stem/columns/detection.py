@@ -12,69 +12,117 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """Find atomic columns and measure them on the raw image.
 
-Seeds come from an enhanced image, from the map of a detection network, or from the raw
-image under a filter of the columns' width. What is reported is fitted to the raw image
-only (:mod:`ppmat.stem.columns.column_fit`), so no network moves an atom. How errors
-and scores are computed is in docs/stem/detection.md.
+The stages are seeds, fit, selection, table. Seeds come from an enhanced image, from the
+map of a detection network, or from the raw image. All results are fitted to the raw
+image only (:mod:`ppmat.stem.columns.column_fit`), so no network moves an atom. How
+errors and scores are computed is in docs/stem/detection.md.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
 from scipy.spatial import cKDTree
 
-from ppmat.stem.columns.column_background import Background
-from ppmat.stem.columns.column_equations import HEIGHT
-from ppmat.stem.columns.column_equations import WIDTH
-from ppmat.stem.columns.column_errors import FittedColumns
 from ppmat.stem.columns.column_fit import WIDTH_SPREAD
 from ppmat.stem.columns.column_fit import ColumnFit
-from ppmat.stem.columns.column_seeds import Plane
-from ppmat.stem.columns.column_seeds import column_width
-from ppmat.stem.columns.column_seeds import noise_level
-from ppmat.stem.columns.column_seeds import peaks
-from ppmat.stem.columns.column_seeds import residual_seeds
-from ppmat.stem.columns.column_seeds import spots
+from ppmat.stem.columns.column_scores import common_width
+from ppmat.stem.columns.column_scores import merged_columns
+from ppmat.stem.columns.column_scores import misfit_variance
+from ppmat.stem.columns.column_scores import network_scores
+from ppmat.stem.columns.column_scores import noise_correlation
+from ppmat.stem.columns.column_scores import noise_share
+from ppmat.stem.columns.column_scores import scores
 from ppmat.stem.columns.column_table import COLUMNS
 from ppmat.stem.columns.column_table import ColumnTable
 from ppmat.stem.columns.column_table import pixel_size_in_nm
-from ppmat.stem.columns.column_warnings import doubts
+from ppmat.stem.columns.column_table import table_warnings
+from ppmat.stem.columns.normal_equations import HEIGHT
+from ppmat.stem.columns.normal_equations import WIDTH
+from ppmat.stem.columns.normal_equations import Background
+from ppmat.stem.columns.peak_finding import column_width
+from ppmat.stem.columns.peak_finding import find_peaks
+from ppmat.stem.columns.peak_finding import noise_level
+from ppmat.stem.columns.standard_errors import FittedColumns
 from ppmat.stem.images.bad_pixels import without_hot_pixels
 from ppmat.stem.images.image_array import image_array
 from ppmat.stem.images.image_array import is_signal
 from ppmat.stem.noise.noise_model import MODES
+from ppmat.utils.errors import InputError
+from ppmat.utils.errors import check_choice
 
 _POLARITY = {"haadf": "bright", "bf": "dark"}  # of the columns, by mode
 POLARITIES = ("bright", "dark")
 SEEDS = ("enhanced", "map")
-MIN_SCORE = 0.5
-_SMALLEST = 16  # pixels a side
-_SEPARATION = 2.0  # in sigma: Gaussians of equal height that are nearer have one peak
+MIN_SCORE = 0.5  # a column is then more probable than none
+_MIN_SIDE = 16  # pixels; smaller images are refused
+_MIN_LENGTH = 0.5  # pixels; smallest legal sigma and separation
+# Gaussians of equal height that are nearer, in sigma, have one peak.
+_SEPARATION = 2.0
+_SEED_FILTER = 0.7  # width of the filter, in the width of spots of the enhanced image
+_MIN_SEED_CONTRAST = 0.03  # of strong seeds; removes ripples of an enhanced image
+_MIN_SEED_SNR = 2.5  # of seeds in the raw image; low, since the selection follows
 _COARSE_STEPS = 5
 _STEPS = 25
-_WIDTH_TRUST = (0.7, 1.4)  # of the width from the autocorrelation
-_SURE = 0.95
-_WEAK = 20  # percentile of the sure columns: a weak kind among strong ones
-_LEAST_SNR = 1.5  # in the raw image, however sure a network is
-_WIDTH_SETTLED = 0.03
-_FEW = 4  # columns
-_WIDE = 0.4  # spread of widths while the common one is not known yet
-_LEFT = 0.1  # least height of what is found in the residual, in median heights
-_LEFT_APART = 0.75  # its least distance from other columns, in separations
-_PRUNING = (0.6, 1.0, 1.0, 1.0, 1.0)  # of the height that is asked for in the end
-_MERGED = 1.0  # in sigma; fitted columns that are nearer are one
-_MISFIT_SIDE = 8.0  # of the squares, in sigma
-_STRONG = 95  # percentile of the heights
-_WEAKER = 0.33  # of the strong ones: a ring is weaker than what it is around
-_OVERLAP = 3.0  # distance in sigma
-_EDGE = 2.0  # distance in sigma
+_WIDE_SPREAD = 0.4  # prior spread of widths while the common width is an estimate
+# Rounds of fit and selection; each value is the part of the final signal-to-noise ratio
+# that is needed in this round.
+_ROUNDS = (0.6, 1.0, 1.0, 1.0, 1.0)
+_WIDTH_SETTLED = 0.03  # relative change of the common width
+_MIN_RESIDUAL_SNR = 3.5  # of columns found in the residual, which is mostly noise
+_MIN_RESIDUAL_HEIGHT = 0.1  # of these, in median heights of the other columns
+_MIN_RESIDUAL_DISTANCE = 0.75  # of these to other columns, in separations
+_OVERLAP = 3.0  # sigma; columns that are nearer are marked as overlapping
+_EDGE = 2.0  # sigma; columns that are nearer to the border are marked
+
+
+@dataclass
+class ScaledImage:
+    """An image with bright columns, median 0 and standard deviation near 1."""
+
+    values: np.ndarray  # 0 at missing pixels [H, W]
+    valid: np.ndarray  # False at missing pixels [H, W]
+    offset: float  # median of the image, image units
+    scale: float  # image units of one unit of ``values``
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionOptions:
+    """Options of :func:`detect_columns`, which describes them.
+
+    Raises:
+        InputError: A value is not legal.
+    """
+
+    mode: str
+    polarity: str | None
+    seeds_from: str
+    sigma: float | None
+    separation: float | None
+    min_score: float
+
+    def __post_init__(self) -> None:
+        check_choice("mode", self.mode, MODES)
+        check_choice("seeds_from", self.seeds_from, SEEDS)
+        if self.polarity is not None:
+            check_choice("polarity", self.polarity, POLARITIES)
+        for name in ("sigma", "separation"):
+            length = getattr(self, name)
+            if length is not None and not _MIN_LENGTH <= length < np.inf:
+                raise InputError(
+                    f"{name} is {length!r}", wanted="at least half a pixel"
+                )
+        if not 0 <= self.min_score < 1:
+            raise InputError(f"min_score is {self.min_score!r}", wanted="0 to below 1")
+
+    @property
+    def sign(self) -> int:
+        """1 for bright columns, -1 for dark ones."""
+        return 1 if (self.polarity or _POLARITY[self.mode]) == "bright" else -1
 
 
 def detect_columns(
@@ -90,74 +138,85 @@ def detect_columns(
     separation: float | None = None,
     min_score: float = MIN_SCORE,
 ) -> ColumnTable:
-    """Return the atomic columns of an image, with errors, in order of rows.
-
-    ::
-
-        table = detect_columns(image, predictor.enhance(image), pixel_size=0.118)
-        table.to_csv("columns.csv")
+    """Return the atomic columns of an image, with errors, from top to bottom.
 
     Args:
-        image: Raw image [H, W] in any units; NaN, infinite and masked pixels are left
-            out, and so are single hot ones
-            (:func:`ppmat.stem.images.bad_pixels.hot_pixels`). A HyperSpy signal brings
-            its pixel size.
-        enhanced: The same image enhanced, or the map of a detection network [H, W]; it
-            says where to look, nothing else. None looks in the raw image.
-        pixel_size: Size of a pixel in ``units``, a number or ``(y, x)``; None gives
+        image: Raw image [H, W] in any units. NaN, infinite and masked pixels are left
+            out, and so are single hot pixels
+            (:func:`ppmat.stem.images.bad_pixels.hot_pixels`). A HyperSpy signal gives
+            also its pixel size.
+        enhanced: The same image enhanced, or the map of a detection network [H, W]. It
+            gives starting positions only. None searches the raw image.
+        pixel_size: Size of a pixel in ``units``, a number or ``(y, x)``. None gives
             positions in pixels only.
         units: ``pm``, ``Å``, ``nm`` or ``µm``.
         mode: ``"haadf"``: columns are bright. ``"bf"``: columns are dark.
-        polarity: ``"bright"`` or ``"dark"``, where it is not that of the mode (columns
-            of thick specimens can be bright in BF).
-        seeds_from: ``"map"`` if ``enhanced`` is a map, whose spots are bright in
-            either mode.
-        sigma: Common width of the columns, pixels; None finds it.
+        polarity: ``"bright"`` or ``"dark"``, if it is not that of the mode. Columns of
+            thick specimens can be bright in BF.
+        seeds_from: ``"map"`` if ``enhanced`` is a map. Its spots are bright in both
+            modes.
+        sigma: Common width of the columns, pixels; None estimates it.
         separation: Smallest distance of two columns, pixels; None takes two sigma.
         min_score: Columns with a lower score are left out; 0 keeps all candidates.
 
     Returns:
-        The table; empty if nothing stands out of the noise. Its ``info`` has, beside
-        the options, ``hot_pixels``, how many were left out, and ``warnings``, what
-        casts doubt on the table.
+        The table; empty if no columns are above the noise. Its ``info`` has the
+        options, the number of ``hot_pixels`` and the ``warnings``.
 
     Raises:
-        TypeError: No numbers.
-        ValueError: No image, or options that cannot be meant.
+        TypeError: The image has no real numbers.
+        InputError: The image or an option is not legal.
+
+    Example:
+        >>> import numpy as np
+        >>> y, x = np.mgrid[:40, :40]
+        >>> distances = [np.hypot(y - a, x - b) for a in (10, 30) for b in (9, 29)]
+        >>> image = sum(np.exp(-(d**2) / 8) for d in distances)
+        >>> image += np.random.default_rng(0).normal(0, 0.05, image.shape)
+        >>> table = detect_columns(image, pixel_size=0.2)
+        >>> sorted(table.positions.round().tolist())
+        [[10.0, 9.0], [10.0, 29.0], [30.0, 9.0], [30.0, 29.0]]
     """
+    options = DetectionOptions(
+        mode=mode,
+        polarity=polarity,
+        seeds_from=seeds_from,
+        sigma=sigma,
+        separation=separation,
+        min_score=min_score,
+    )
     if is_signal(image) and pixel_size is None:
-        pixel_size, units = _signal_calibration(image)
-    size = pixel_size_in_nm(pixel_size, units)
-    sign = _check_options(mode, polarity, seeds_from, sigma, separation, min_score)
+        pixel_size, units = _signal_pixel_size(image), "nm"
+    size, sign = pixel_size_in_nm(pixel_size, units), options.sign
     values, valid = _pixels(image, "image")
     mended, hot = without_hot_pixels(np.where(valid, values, np.nan))
-    # A column may be there, and is looked for, but nothing is fitted to such pixels.
-    seen = raw = _plane(mended, valid, "image", sign)
+    # Hot pixels count as missing in the fit. Seeds are searched there too.
+    searched = raw = _scaled(mended, valid, "image", sign)
     if hot.any():
         valid = valid & ~hot
-        raw = Plane(np.where(hot, 0.0, seen.values), valid, seen.offset, seen.scale)
-    seeds = None
+        filled = np.where(hot, 0.0, raw.values)
+        raw = ScaledImage(filled, valid, raw.offset, raw.scale)
+    seed_image = None
     if enhanced is not None:
-        upward = 1 if seeds_from == "map" else sign
-        seeds = _plane(*_pixels(enhanced, "enhanced"), "enhanced", upward)
-        if seeds.values.shape != raw.values.shape:
-            raise ValueError(
-                f"enhanced has shape {list(seeds.values.shape)}, the image "
-                f"{list(raw.values.shape)}; wanted the same image"
+        seed_sign = 1 if seeds_from == "map" else sign
+        seed_image = _scaled(*_pixels(enhanced, "enhanced"), "enhanced", seed_sign)
+        if seed_image.values.shape != raw.values.shape:
+            raise InputError(
+                f"enhanced has shape {list(seed_image.values.shape)}, the image "
+                f"{list(raw.values.shape)}",
+                wanted="the same image",
             )
     info: dict[str, Any] = {
         "shape": list(raw.values.shape),
         "mode": mode,
         "polarity": "bright" if sign > 0 else "dark",
-        "seeds_from": "raw" if seeds is None else seeds_from,
+        "seeds_from": "raw" if seed_image is None else seeds_from,
         "min_score": min_score,
         "hot_pixels": int(hot.sum()),
     }
-    is_map = seeds_from == "map"
-    found = _search(raw, seen, seeds, is_map, sigma, separation, min_score)
+    found = _Search(raw, searched, seed_image, options).run()
     if found is None:
-        empty = {name: np.empty(0) for name in COLUMNS}
-        empty.update({n: np.empty(0, bool) for n, (_, b) in COLUMNS.items() if b})
+        empty = {n: np.empty(0, bool if b else float) for n, (_, b) in COLUMNS.items()}
         table = ColumnTable(**empty)
         info["sigma"] = None
     else:
@@ -165,316 +224,210 @@ def detect_columns(
         info["sigma"] = found.sigma
         info["separation"] = found.separation
         info["noise_correlation"] = found.correlation.tolist()
-    info["warnings"] = doubts(values[valid], sign > 0, table.fitted, info["hot_pixels"])
+    info["warnings"] = table_warnings(
+        values[valid],
+        bright=sign > 0,
+        fitted=table.fitted,
+        hot_pixels=info["hot_pixels"],
+    )
     table.pixel_size = size
     table.info = info
     return table.select(np.lexsort((table.x, table.y)))
 
 
+# Seeds, fit, selection ------------------------------------------------------------
+
+
 @dataclass
-class _Found:
+class _Selection:
+    """Columns that passed the selection; lengths are in pixels."""
+
     fit: FittedColumns
     background: Background
-    snr: np.ndarray
-    score: np.ndarray
-    contrast: np.ndarray
+    snr: np.ndarray  # height divided by its error [n]
+    score: np.ndarray  # [n]
+    contrast: np.ndarray  # height of the seed in the enhanced image, else 0 [n]
     sigma: float
     separation: float
-    correlation: np.ndarray
+    correlation: np.ndarray  # see noise_correlation [4]
 
 
-def _search(
-    raw: Plane,
-    seen: Plane,
-    seeds: Plane | None,
-    is_map: bool,
-    sigma: float | None,
-    separation: float | None,
-    min_score: float,
-) -> _Found | None:
-    """Find seeds, in the raw image as it is seen or in another, fit, and drop what is
-    not sure."""
-    of_raw = column_width(seen.values, seen.valid)
-    of_seeds = None if seeds is None else column_width(seeds.values, seeds.valid)
-    if of_raw is None or (seeds is not None and of_seeds is None):
-        return None  # nothing but noise, whatever a network made of it
-    given = sigma is not None
-    if sigma is None:
-        # The enhanced image shows the raw one's widths, a map does not.
-        sigma = of_raw if is_map or seeds is None else of_seeds
+class _Search:
+    """The search for columns in one image, with the widths known so far.
 
-    def look(apart: float) -> tuple[np.ndarray, np.ndarray]:
-        if seeds is not None:
-            return peaks(seeds, 0.7 * of_seeds, apart, 0.0)
-        starts, _ = peaks(seen, sigma, apart, noise_level(seen))
-        return starts, np.zeros(len(starts))
+    Hot pixels are missing in ``raw``, for the fit, and replaced in ``searched``, for
+    seeds. ``seed_image`` is an enhanced image or a map, or None.
+    """
 
-    def problem(starts: np.ndarray, spread: float = WIDTH_SPREAD) -> ColumnFit:
-        spacing = _spacing(starts, raw.values.shape, sigma)
-        return ColumnFit(raw.values, raw.valid, starts, sigma, spacing, spread)
+    def __init__(
+        self,
+        raw: ScaledImage,
+        searched: ScaledImage,
+        seed_image: ScaledImage | None,
+        options: DetectionOptions,
+    ) -> None:
+        self.raw, self.searched, self.seed_image = raw, searched, seed_image
+        self.options = options
+        self.area = float(raw.valid.sum())
+
+    def run(self) -> _Selection | None:
+        """Return the columns, or None if there are none."""
+        width = column_width(self.searched.values, self.searched.valid)
+        if width is None:
+            return None  # only noise, even if a network shows columns
+        if self.seed_image is not None:
+            image = self.seed_image
+            self.seed_width = column_width(image.values, image.valid)
+            if self.seed_width is None:
+                return None
+            if self.options.seeds_from != "map":
+                width = self.seed_width  # with less noise than in the raw image
+        self.sigma = self.options.sigma or width
+        self.apart = self.options.separation or _SEPARATION * self.sigma
+        starts, contrast = self.find_seeds()
+        if self.options.sigma is None and len(starts):
+            self.estimate_width(starts)
+            if self.options.separation is None:
+                self.apart = _SEPARATION * self.sigma
+            if self.seed_image is None:
+                starts, contrast = self.find_seeds()
+        if not len(starts):
+            return None
+        best = self.select(self.start_fit(starts), contrast)
+        if best is None:
+            return None
+        missed = self.find_missed(best)
+        # These images are not needed any more.
+        best.fit.residual = best.fit.noise = np.empty(0)
+        if not len(missed):
+            return best
+        starts = np.concatenate([best.fit.values[:, :2], missed])
+        contrast = np.concatenate([best.contrast, np.zeros(len(missed))])
+        fit = self.start_fit(starts)
+        fit.resume(best.fit.values, best.background)
+        return self.select(fit, contrast) or best
+
+    def find_seeds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return starting positions, pixels [n, 2], and contrasts [n]."""
+        image = self.seed_image
+        if image is None:
+            image, width = self.searched, self.sigma
+            # Noise under the filter: the norm of its kernel is 1 / sqrt(2 pi) / width.
+            noise = noise_level(image.values, image.valid)
+            least = _MIN_SEED_SNR * noise / (np.sqrt(2 * np.pi) * width)
+        else:
+            width, least = _SEED_FILTER * self.seed_width, 0.0
+        starts, contrast = find_peaks(
+            image.values,
+            image.valid,
+            width=width,
+            apart=self.apart,
+            min_height=least,
+            min_contrast=_MIN_SEED_CONTRAST,
+        )
+        return starts, np.zeros(len(starts)) if self.seed_image is None else contrast
+
+    def start_fit(self, starts: np.ndarray, spread: float = WIDTH_SPREAD) -> ColumnFit:
+        """Return a fit at starting positions [n, 2], with the spread of widths."""
+        largest = float(max(self.raw.values.shape))
+        spacing = largest
+        if len(starts) > 1:
+            nearest = cKDTree(starts).query(starts, k=2)[0][:, 1]
+            spacing = float(np.clip(np.median(nearest), 3 * self.sigma, largest))
+        return ColumnFit(
+            self.raw.values,
+            self.raw.valid,
+            starts,
+            sigma=self.sigma,
+            separation=spacing,
+            width_spread=spread,
+        )
 
     def measure(
-        fit: ColumnFit, quick: bool = False
+        self, fit: ColumnFit, quick: bool = False
     ) -> tuple[FittedColumns, np.ndarray, np.ndarray]:
+        """Return columns, height over error [n] and factors of the variances [4]."""
         found = fit.result(quick)
-        correlation = noise_correlation(found, raw.valid, sigma)
+        correlation = noise_correlation(found, self.raw.valid, self.sigma)
         found.variance *= correlation
         snr = found.values[:, HEIGHT] / found.errors[:, HEIGHT]
         return found, np.maximum(np.nan_to_num(snr), 0.0), correlation
 
-    area = float(raw.valid.sum())
-    apart = _SEPARATION * sigma if separation is None else separation
-    starts, contrast = look(apart)
-    if not given and len(starts):
-        fit = problem(starts, _WIDE)
+    def estimate_width(self, starts: np.ndarray) -> None:
+        """Replace the common width by that of a coarse fit."""
+        fit = self.start_fit(starts, _WIDE_SPREAD)
         fit.iterate(_COARSE_STEPS)
-        found, snr, _ = measure(fit, quick=True)
-        sigma = _common_width(found, snr, scores(snr, area, sigma, apart), sigma)
-        del fit, found  # images
-        if separation is None:
-            apart = _SEPARATION * sigma
-        if seeds is None:
-            starts, contrast = look(apart)
-    if not len(starts):
-        return None
+        found, snr, _ = self.measure(fit, quick=True)
+        score = scores(snr, self.area, self.sigma, self.apart)
+        self.sigma = common_width(found, snr, score, self.sigma)
 
-    def sift(fit: ColumnFit, contrast: np.ndarray) -> _Found | None:
-        """Fit, and drop the worst again and again: what is no column makes its
-        neighbours unsure. The common width follows the sure ones."""
-        nonlocal sigma
-        for number, share in enumerate(_PRUNING, start=1):
+    def select(self, fit: ColumnFit, contrast: np.ndarray) -> _Selection | None:
+        """Fit and remove uncertain columns, in rounds; None if no column is left.
+
+        False columns make their neighbours uncertain, so the worst are removed first.
+        The common width follows the sure columns.
+        """
+        for number, share in enumerate(_ROUNDS, start=1):
             if not fit.iterate(_COARSE_STEPS if share < 1 else _STEPS) and share == 1:
                 fit.freeze_moving()
-            found, snr, correlation = measure(fit)
-            excess = misfit(found, raw.valid, sigma)
-            believed = snr * _share_of_noise(found, excess)
+            found, snr, correlation = self.measure(fit)
+            sigma = self.sigma
+            misfit = misfit_variance(found, self.raw.valid, sigma)
+            reduced = snr * noise_share(found, misfit)
             score = np.maximum(
-                scores(believed / share, area, sigma, apart),
-                _network_score(believed, contrast, area, sigma, apart),
+                scores(reduced / share, self.area, sigma, self.apart),
+                network_scores(reduced, contrast, self.area, sigma, self.apart),
             )
-            keep = (score >= min_score) & ~_merged(found, snr, sigma)
+            keep = score >= self.options.min_score
+            keep &= ~merged_columns(found, snr, sigma)
             if not keep.any():
                 return None
-            width = sigma if given else _common_width(found, snr, score, sigma)
+            width = self.options.sigma or common_width(found, snr, score, sigma)
             if share == 1 and keep.all() and abs(width / sigma - 1) < _WIDTH_SETTLED:
                 break
-            sigma = width
-            found, snr, score = _part(found, keep), snr[keep], score[keep]
+            self.sigma = width
+            found, snr, score = found.select(keep), snr[keep], score[keep]
             contrast = contrast[keep]
-            if number < len(_PRUNING):
+            if number < len(_ROUNDS):
                 fit.recentre(width)
                 fit.keep(keep)
-        return _Found(
-            found, fit.background, snr, score, contrast, sigma, apart, correlation
+        return _Selection(
+            fit=found,
+            background=fit.background,
+            snr=snr,
+            score=score,
+            contrast=contrast,
+            sigma=self.sigma,
+            separation=self.apart,
+            correlation=correlation,
         )
 
-    best = sift(problem(starts), contrast)
-    if best is None:
-        return None
-    more = _second_look(best, raw.valid)
-    # These are as large as the image, and not asked for any more.
-    best.fit.residual = best.fit.noise = np.empty(0)
-    if not len(more):
-        return best
-    starts = np.concatenate([best.fit.values[:, :2], more])
-    contrast = np.concatenate([best.contrast, np.zeros(len(more))])
-    fit = problem(starts)
-    fit.resume(best.fit.values, best.background)
-    return sift(fit, contrast) or best
+    def find_missed(self, found: _Selection) -> np.ndarray:
+        """Return peaks of the residual, pixels [n, 2].
+
+        Weak columns between strong ones have no peak of their own in the image.
+        """
+        usual = float(np.median(found.fit.values[:, HEIGHT]))
+        starts, _ = find_peaks(
+            found.fit.residual,
+            self.raw.valid,
+            width=found.sigma,
+            apart=found.separation,
+            # A column keeps half its height under a filter of its width.
+            min_height=_MIN_RESIDUAL_HEIGHT * usual / 2,
+            min_snr=_MIN_RESIDUAL_SNR,
+        )
+        if not len(starts):
+            return starts
+        distance, _ = cKDTree(found.fit.values[:, :2]).query(starts)
+        return starts[distance > _MIN_RESIDUAL_DISTANCE * found.separation]
 
 
-def _second_look(found: _Found, valid: np.ndarray) -> np.ndarray:
-    """Return peaks ``(y, x)`` [n, 2] of what the columns do not explain.
-
-    Weak columns between strong ones have no peak of their own in the image.
-    """
-    left = Plane(found.fit.residual, valid, 0.0, 1.0)
-    usual = float(np.median(found.fit.values[:, HEIGHT]))
-    # Under the filter, a column of the filter's width has half its height.
-    starts = residual_seeds(left, found.sigma, found.separation, _LEFT * usual / 2)
-    if not len(starts):
-        return starts
-    distance, _ = cKDTree(found.fit.values[:, :2]).query(starts)
-    return starts[distance > _LEFT_APART * found.separation]
+# Table ----------------------------------------------------------------------------
 
 
-def _spacing(starts: np.ndarray, shape: tuple[int, int], sigma: float) -> float:
-    """Return the typical distance of neighbours, pixels."""
-    if len(starts) < 2:
-        return float(max(shape))
-    nearest = cKDTree(starts).query(starts, k=2)[0][:, 1]
-    return float(np.clip(np.median(nearest), 3 * sigma, max(shape)))
-
-
-# What to believe ------------------------------------------------------------------
-
-
-def _common_width(
-    fit: FittedColumns, snr: np.ndarray, score: np.ndarray, sigma: float
-) -> float:
-    """Return the common width of the sure columns, pixels, or what it was."""
-    sure = (score >= _SURE) & (snr >= np.median(snr)) & ~fit.frozen
-    if sure.sum() < _FEW:
-        return sigma
-    # Each width was drawn to the common one by what its own error left open.
-    log = fit.values[sure, WIDTH]
-    own = np.nan_to_num(1 - (fit.errors[sure, WIDTH] / WIDTH_SPREAD) ** 2)
-    center = np.log(sigma)
-    step = np.median(log - center) / np.clip(np.median(own), 0.2, 1.0)
-    # Peaks of noise are narrow, and the narrow ones stand out.
-    limits = _WIDTH_TRUST[0] * sigma, _WIDTH_TRUST[1] * sigma
-    return float(np.clip(np.exp(center + step), *limits))
-
-
-def scores(snr: np.ndarray, area: float, sigma: float, apart: float) -> np.ndarray:
-    """Return the probability of each column to be more than a peak of the noise.
-
-    White noise under the filter of a column's shape is a smooth random field, which has
-    ``N(t) = A / (2 sigma^2) (2 pi)^-1.5 t exp(-t^2 / 2)`` peaks above ``t`` standard
-    deviations in an area ``A`` on the average (Adler 1981). The score is ``1 - expected
-    / found`` with the peaks of noise and the columns found between ``t - 1/2`` and
-    ``t + 1/2``; ``A`` is what surer columns leave free.
-
-    Args:
-        snr: Height divided by its error [n].
-        area: Of the image, square pixels.
-        sigma: Of the columns, pixels.
-        apart: Smallest distance of two columns, pixels.
-    """
-
-    def above(t: np.ndarray) -> np.ndarray:
-        t = np.maximum(t, 1.0)
-        return free / (2 * sigma**2) * (2 * np.pi) ** -1.5 * t * np.exp(-0.5 * t**2)
-
-    order = np.argsort(snr, kind="stable")
-    t = snr[order]
-    surer = len(t) - np.searchsorted(t, t, "right")
-    free = area * np.exp(-np.pi * apart**2 * surer / area)
-    number = np.searchsorted(t, t + 0.5, "right") - np.searchsorted(t, t - 0.5, "left")
-    expected = above(t - 0.5) - above(t + 0.5)
-    sure = 1 - np.minimum(expected / np.maximum(number, 1), 1.0)
-    sure[t < _LEAST_SNR] = 0.0
-    out = np.empty(len(snr))
-    # A better column is never less sure.
-    out[order] = np.maximum.accumulate(sure)
-    return out
-
-
-def _network_score(
-    snr: np.ndarray, contrast: np.ndarray, area: float, sigma: float, apart: float
-) -> np.ndarray:
-    """Return how sure the enhanced image is of each column [n], 0 to 1.
-
-    A network trained on squared errors gives the mean of what may be there: where a
-    column is half sure, half its height. So the probability is the contrast in the
-    enhanced image as a part of that of the weaker ones of the columns
-    which the raw image alone is sure of.
-    What the raw image has no trace of is not believed.
-    """
-    sure = scores(snr, area, sigma, apart) >= _SURE
-    if sure.sum() < _FEW:
-        return np.zeros(len(snr))
-    usual = float(np.percentile(contrast[sure], _WEAK))
-    believed = np.clip(contrast / max(usual, 1e-300), 0.0, 1.0)
-    return np.where(snr >= _LEAST_SNR, believed, 0.0)
-
-
-def _part(fit: FittedColumns, which: np.ndarray) -> FittedColumns:
-    """Return some of the columns."""
-    values = {
-        f.name: getattr(fit, f.name)
-        if f.name in ("residual", "noise")
-        else getattr(fit, f.name)[which]
-        for f in fields(fit)
-    }
-    return FittedColumns(**values)
-
-
-def _merged(fit: FittedColumns, snr: np.ndarray, sigma: float) -> np.ndarray:
-    """Tell which columns lie on a surer one [n]."""
-    merged = np.zeros(len(snr), dtype=bool)
-    tree = cKDTree(fit.values[:, :2])
-    for i, j in tree.query_pairs(_MERGED * sigma):
-        merged[i if snr[i] < snr[j] else j] = True
-    return merged
-
-
-def noise_correlation(
-    fit: FittedColumns, valid: np.ndarray, sigma: float
-) -> np.ndarray:
-    """Return how much streaks along one axis add to the variances of y, x, height,
-    width.
-
-    With the correlation ``rho(d)`` of the residual along the axis and the
-    autocorrelation ``q(d)`` of what a parameter projects on, the variance is that of
-    white noise times ``1 + 2 sum rho(d) q(d)``. What both axes share is left out: it
-    is also what a wrong profile or an unseen column leaves behind.
-    """
-    relative = np.where(valid, fit.residual / np.sqrt(fit.noise), 0.0)
-    power = float(np.sum(relative**2))
-    factors = np.ones(4)
-    if power == 0:
-        return factors
-    longest = max(1, min(int(4 * sigma), min(valid.shape) // 2 - 1))
-    least = 3 / np.sqrt(valid.sum())
-    sums = np.zeros((2, 2))  # of each axis: without and with a slope along it
-    counts = [True, True]
-    for lag in range(1, longest + 1):
-        rho = [
-            float(np.einsum("ij,ij", a[lag:], a[:-lag])) / power
-            for a in (relative, relative.T)
-        ]
-        q = np.exp(-(lag**2) / (4 * sigma**2))
-        for axis in (0, 1):
-            excess = rho[axis] - max(rho[1 - axis], 0.0)
-            counts[axis] &= excess > least
-            if counts[axis]:
-                sums[axis] += excess * q * np.array([1, 1 - lag**2 / (2 * sigma**2)])
-        if not any(counts):
-            break
-    for axis in (0, 1):
-        flat, along = 1 + 2 * sums[axis]
-        each = np.full(4, flat)
-        each[axis] = max(along, 0.1)
-        factors *= each
-    return factors
-
-
-def _share_of_noise(fit: FittedColumns, excess: float) -> np.ndarray:
-    """Return what part of the uncertainty of weak columns is noise [n], the rest being
-    what the model does not describe; 1 for columns that are not weak."""
-    height, error = fit.values[:, HEIGHT], fit.errors[:, HEIGHT]
-    weak = height < _WEAKER * np.percentile(height, _STRONG)
-    share = 1 / np.sqrt(1 + excess / np.maximum(error, 1e-150) ** 2)
-    return np.where(weak, np.nan_to_num(share), 1.0)
-
-
-def misfit(fit: FittedColumns, valid: np.ndarray, sigma: float) -> float:
-    """Return the variance that wrong profiles and rings give to a column's height.
-
-    It is what the residual has under the filter for columns beyond its noise: the
-    median over squares of the image that hold columns, so that a spot where the fit
-    failed says nothing of the others.
-    """
-    side = min(int(_MISFIT_SIDE * sigma), *valid.shape)
-    power = (2 * spots(fit.residual, sigma)) ** 2
-    number = [size // side for size in valid.shape]
-    parts = power[: number[0] * side, : number[1] * side]
-    parts = parts.reshape(number[0], side, number[1], side).mean(axis=(1, 3))
-    place = np.floor(fit.values[:, :2] / side).astype(int)
-    inside = ((place >= 0) & (place < number)).all(axis=1)
-    if not inside.any():
-        return 0.0
-    found = np.median(parts[tuple(np.unique(place[inside], axis=0).T)])
-    # White noise under this filter.
-    noise = 2 * np.median(fit.variance[:, HEIGHT]) / (np.pi * sigma**2)
-    return max(float(found - noise), 0.0)
-
-
-# The table ------------------------------------------------------------------------
-
-
-def _table(found: _Found, raw: Plane, sign: int) -> ColumnTable:
+def _table(found: _Selection, raw: ScaledImage, sign: int) -> ColumnTable:
+    """Return the table of columns, in image units."""
     fit, sigma = found.fit, found.sigma
     y, x, height, log_sigma = fit.values.T
     errors = fit.errors
@@ -485,6 +438,7 @@ def _table(found: _Found, raw: Plane, sign: int) -> ColumnTable:
     of_height, of_width = (
         fit.covariance[:, k, k] * fit.variance[:, k] for k in (HEIGHT, WIDTH)
     )
+    # Of height * sigma^2, by propagation of errors.
     spread = of_height + 4 * height * mixed + 4 * height**2 * of_width
     scale = sign * raw.scale
     fitted = ~fit.frozen
@@ -511,85 +465,60 @@ def _table(found: _Found, raw: Plane, sign: int) -> ColumnTable:
 
 
 def _at_edge(position: np.ndarray, valid: np.ndarray, reach: float) -> np.ndarray:
-    """Tell which columns have a missing pixel, or the outside, within a distance."""
-    steps = np.arange(-int(reach), int(reach) + 1)
-    dy, dx = (d.ravel() for d in np.meshgrid(steps, steps, indexing="ij"))
-    near = np.hypot(dy, dx) <= reach
+    """Return the mask of columns near the border or a missing pixel [n]."""
     last = np.array(valid.shape) - 1
-    y, x = np.clip(np.rint(position).astype(int), 0, last).T
-    edge = np.zeros(len(position), dtype=bool)
-    for down, right in zip(dy[near], dx[near]):
-        there = np.stack([y + down, x + right], axis=1)
-        inside = np.clip(there, 0, last)
-        edge |= (there != inside).any(axis=1) | ~valid[tuple(inside.T)]
+    pixel = np.clip(np.rint(position).astype(int), 0, last)
+    edge = np.minimum(pixel, last - pixel).min(axis=1) + 1 <= reach
+    missing = np.argwhere(~valid)
+    if len(missing):
+        edge |= cKDTree(missing).query(pixel)[0] <= reach
     return edge
 
 
-# At the door ----------------------------------------------------------------------
-
-
-def _check_options(
-    mode: str,
-    polarity: str | None,
-    seeds_from: str,
-    sigma: float | None,
-    separation: float | None,
-    min_score: float,
-) -> int:
-    """Return 1 for bright columns, -1 for dark ones."""
-    legal = {"mode": (mode, MODES), "seeds_from": (seeds_from, SEEDS)}
-    if polarity is not None:
-        legal["polarity"] = (polarity, POLARITIES)
-    for name, (value, wanted) in legal.items():
-        if value not in wanted:
-            raise ValueError(f"{name} is {value!r}; wanted one of {', '.join(wanted)}")
-    for name, length in (("sigma", sigma), ("separation", separation)):
-        if length is not None and not (np.isfinite(length) and length >= 0.5):
-            raise ValueError(f"{name} is {length!r}; wanted at least half a pixel")
-    if not 0 <= min_score < 1:
-        raise ValueError(f"min_score is {min_score!r}; wanted 0 to below 1")
-    return 1 if (polarity or _POLARITY[mode]) == "bright" else -1
+# Images ---------------------------------------------------------------------------
 
 
 def _pixels(image: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the values of an image, and where they can be used [H, W]."""
+    """Return the values of an image, and the mask of those that can be used [H, W]."""
     data = image_array(image)
     if data.dtype.kind not in "iuf" or data.dtype.fields is not None:
         raise TypeError(
             f"{name} has type {data.dtype}; wanted real numbers. Complex images: give "
             "the amplitude or one part"
         )
-    if data.ndim != 2 or min(data.shape) < _SMALLEST:
-        raise ValueError(
-            f"{name} has shape {list(data.shape)}; wanted one image [H, W] of at least "
-            f"{_SMALLEST} x {_SMALLEST} pixels"
+    if data.ndim != 2 or min(data.shape) < _MIN_SIDE:
+        raise InputError(
+            f"{name} has shape {list(data.shape)}",
+            wanted=f"one image [H, W] of at least {_MIN_SIDE} x {_MIN_SIDE} pixels",
         )
     values = np.asarray(data.data, dtype=np.float64)
     valid = np.isfinite(values) & ~np.ma.getmaskarray(data)
-    if valid.sum() < _SMALLEST**2:
-        raise ValueError(
-            f"{name}: {int(valid.sum())} pixels can be used, the others are NaN, "
-            f"infinite or masked; wanted at least {_SMALLEST**2}"
+    if valid.sum() < _MIN_SIDE**2:
+        raise InputError(
+            f"{int(valid.sum())} pixels can be used, the others are NaN, infinite or "
+            "masked",
+            where=name,
+            wanted=f"at least {_MIN_SIDE**2}",
         )
     return values, valid
 
 
-def _plane(values: np.ndarray, valid: np.ndarray, name: str, sign: int) -> Plane:
-    """Bring an image to median 0 and a spread near 1."""
+def _scaled(values: np.ndarray, valid: np.ndarray, name: str, sign: int) -> ScaledImage:
+    """Scale an image to median 0 and standard deviation 1, bright columns."""
     offset = float(np.median(values[valid]))
     scale = float(np.std(values[valid]))
     if scale <= 1e-12 * abs(offset):
-        raise ValueError(f"{name}: all pixels are equal ({offset:g})")
+        raise InputError(f"all pixels are equal ({offset:g})", where=name)
     values = np.where(valid, sign * (values - offset) / scale, 0.0)
-    return Plane(values, valid, offset, scale)
+    return ScaledImage(values, valid, offset, scale)
 
 
-def _signal_calibration(signal: Any) -> tuple[Any, str]:
-    """Return pixel size (y, x) and units of a HyperSpy signal; None if it has none."""
+def _signal_pixel_size(signal: Any) -> tuple[float, float] | None:
+    """Return the pixel size (y, x) of a HyperSpy signal, nm; None if unknown."""
     axes = signal.axes_manager.signal_axes  # (x, y)
     scales = [float(axis.scale) for axis in axes][::-1]
     units = {str(axis.units) for axis in axes}
     try:
-        return pixel_size_in_nm(scales, *units), "nm"
+        return pixel_size_in_nm(scales, *units)
     except (TypeError, ValueError):
-        return None, "nm"
+        return None

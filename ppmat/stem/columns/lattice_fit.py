@@ -12,8 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
-"""The two-dimensional lattice of a set of columns."""
+"""The two-dimensional lattice of a set of columns, and groups of equal intensity."""
 
 from __future__ import annotations
 
@@ -24,14 +23,15 @@ from scipy.spatial import cKDTree
 
 from ppmat.utils.errors import InputError
 
-_NEIGHBOURS = 24
-_TOLERANCE = 0.25  # of the distance of nearest neighbours
-_COVERAGE = 0.7  # of the columns have a partner one lattice vector away
-_EXPLAINED = 0.7  # of the columns are on sites that repeat
-_LEAST = 9  # columns
-_MOST_GROUPS = 4
-_WEAKEST = 0.05  # of the median intensity; what is less counts as this
-_ROUNDS = 4
+_NEIGHBOURS = 24  # nearest columns whose differences may be lattice vectors
+_TOLERANCE = 0.25  # of the distance of nearest neighbours; larger shifts are no match
+_MIN_TRANSLATED = 0.7  # share of columns with a partner one lattice vector away
+_MIN_ON_SITES = 0.7  # share of columns on sites that repeat
+_MIN_COLUMNS = 9
+_MAX_GROUPS = 4
+_MIN_INTENSITY = 0.05  # of the median; smaller values are raised to this
+_MIN_EVIDENCE = 6.0  # fall of the information criterion for one more group ("strong")
+_ROUNDS = 4  # of assigning columns to sites and fitting the lattice
 
 
 class LatticeError(InputError):
@@ -43,20 +43,18 @@ class PlaneLattice:
     """A lattice in the plane of the image.
 
     Attributes:
-        vectors: Rows are the lattice vectors ``(y, x)``, pixels [2, 2], shortest first.
+        vectors: Lattice vectors ``(y, x)`` as rows, pixels [2, 2], the shortest first.
         sites: Positions ``(y, x)`` of the sites of one cell, pixels [m, 2].
-        site: Which site each column is on, -1 for none [n].
-        index: In which cell each column is, in lattice vectors [n, 2].
-        rms: Of the distance between a column and its site, pixels.
+        site: Site of each column, -1 for none [n].
+        rms: Root mean square distance of columns to their sites, pixels.
         vector_errors: Standard errors of ``vectors``, pixels [2, 2].
-        by_intensity: Whether lattice vectors join columns of the same group of
-            intensity. If not, no vectors do, and the groups were left out.
+        by_intensity: Whether lattice vectors join columns of the same intensity group.
+            If False, no vectors do, and the groups were ignored.
     """
 
     vectors: np.ndarray
     sites: np.ndarray
     site: np.ndarray
-    index: np.ndarray
     rms: float
     vector_errors: np.ndarray
     by_intensity: bool
@@ -65,23 +63,28 @@ class PlaneLattice:
 def intensity_groups(intensity: np.ndarray) -> np.ndarray:
     """Return the group of each column by its intensity, 0 for the strongest [n].
 
-    A mixture of Gaussians in the logarithm, of one width, since equal columns scatter
-    by a part of their intensity; the number of groups, at most 4, is that of the
-    smallest Bayesian information criterion. A group is no element: it says which
-    columns look alike.
+    The logarithms are fitted by a mixture of Gaussians with one width, since the
+    scatter of equal columns is a fraction of their intensity. The Bayesian information
+    criterion gives the number of groups, at most 4. A group is no element: its columns
+    only look alike.
 
     Args:
-        intensity: Of the columns, in any units; the sign is left out.
+        intensity: Intensities of the columns, in any units; the sign is ignored.
+
+    Example:
+        >>> import numpy as np
+        >>> intensity_groups(np.array([9, 3, 3.1, 9.2, 2.9, 9.1, 3, 8.9])).tolist()
+        [0, 1, 1, 0, 1, 0, 1, 0]
     """
     values = np.abs(np.asarray(intensity, dtype=np.float64))
     if len(values):
-        values = np.log(np.maximum(values, _WEAKEST * np.median(values) or 1.0))
+        values = np.log(np.maximum(values, _MIN_INTENSITY * np.median(values) or 1.0))
     best, groups = np.inf, np.zeros(len(values), dtype=int)
-    for count in range(1, _MOST_GROUPS + 1):
+    for count in range(1, _MAX_GROUPS + 1):
         if len(values) < 4 * count or np.ptp(values) == 0:
             break
         criterion, found = _mixture(values, count)
-        if criterion < best - 6:  # strong evidence
+        if criterion < best - _MIN_EVIDENCE:
             best, groups = criterion, found
     order = np.argsort([-values[groups == g].mean() for g in range(groups.max() + 1)])
     return np.argsort(order)[groups] if len(values) else groups
@@ -114,19 +117,20 @@ def guess_lattice(positions: np.ndarray, groups: np.ndarray) -> PlaneLattice:
 
     A lattice vector is a difference of two columns that leads from most columns to
     another of the same group. The shortest two that are not parallel are refined with
-    the sites by least squares. If groups form no lattice (heights that differ at
-    random, as in alloys), all columns are taken for one group.
+    the sites by least squares. If the groups form no lattice, as in alloys with random
+    heights, all columns count as one group.
 
     Args:
         positions: ``(y, x)``, pixels [n, 2].
-        groups: Of the columns, see :func:`intensity_groups` [n].
+        groups: Group of each column, see :func:`intensity_groups` [n].
 
     Raises:
-        LatticeError: There are too few columns, or none that repeat.
+        LatticeError: There are too few columns, or they do not repeat.
     """
-    if len(positions) < _LEAST:
+    if len(positions) < _MIN_COLUMNS:
         raise LatticeError(
-            f"{len(positions)} columns, too few for a lattice; wanted at least {_LEAST}"
+            f"{len(positions)} columns, too few for a lattice",
+            wanted=f"at least {_MIN_COLUMNS}",
         )
     try:
         return _lattice(positions, groups, True)
@@ -147,19 +151,19 @@ def _lattice(
         sites, site, index = _sites(positions, vectors, tolerance)
         vectors, sites, rms, errors = _least_squares(positions, site, index)
     explained = np.mean(site >= 0)
-    if explained < _EXPLAINED:
+    if explained < _MIN_ON_SITES:
         raise LatticeError(
             f"only {explained:.0%} of {len(positions)} columns are on sites that "
             "repeat: the columns form no lattice, or more than one (a grain boundary); "
             "select the columns of one grain first"
         )
-    return PlaneLattice(vectors, sites, site, index, rms, errors, by_intensity)
+    return PlaneLattice(vectors, sites, site, rms, errors, by_intensity)
 
 
 def _translations(
     positions: np.ndarray, groups: np.ndarray, tree: cKDTree, tolerance: float
 ) -> np.ndarray:
-    """Return the shortest two differences [2, 2] that lead to equal columns."""
+    """Return the two shortest differences [2, 2] that lead to columns of one group."""
     count = min(_NEIGHBOURS, len(positions) - 1)
     _, near = tree.query(positions, k=count + 1)
     origin = np.repeat(np.arange(len(positions)), count)
@@ -176,7 +180,7 @@ def _translations(
             continue
         distance, where = tree.query(target[inside])
         same = groups[where] == groups[inside]
-        if np.mean((distance < tolerance) & same) < _COVERAGE:
+        if np.mean((distance < tolerance) & same) < _MIN_TRANSLATED:
             continue
         if not found:
             found.append(step)
@@ -186,14 +190,14 @@ def _translations(
             return np.array([found[0], step])
     what = "translations along one line only lead" if found else "no translation leads"
     raise LatticeError(
-        f"{what} from {_COVERAGE:.0%} of the {len(positions)} columns to others, of "
-        "whatever intensity, so they form no lattice; wanted one crystal of which most "
-        "columns were found"
+        f"{what} from {_MIN_TRANSLATED:.0%} of the {len(positions)} columns to others, "
+        "of whatever intensity, so they form no lattice",
+        wanted="one crystal of which most columns were found",
     )
 
 
 def _clusters(steps: np.ndarray, tolerance: float) -> np.ndarray:
-    """Return the centres of dense groups of vectors, one of each pair +-v [m, 2]."""
+    """Return the centres of clusters of vectors, one of each pair +-v [m, 2]."""
     up = (steps[:, 0] > 0) | ((steps[:, 0] == 0) & (steps[:, 1] > 0))
     steps = np.concatenate([steps[up], -steps[~up]])
     if not len(steps):
@@ -215,11 +219,11 @@ def _sites(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return sites [m, 2], the site of each column [n] and its cell [n, 2].
 
-    Columns of one place are one site, whatever their groups: noise, or missing atoms,
-    put some columns of a kind into another group.
-    A site is taken by at least a fifth of the columns that the fullest site has.
+    Columns of different groups can be on one site, since noise or missing atoms change
+    the group of some columns. A site has at least a fifth of the columns of the site
+    with the most.
     """
-    # From the middle, so that an error of the vectors adds up over half the image.
+    # From the middle: errors of the vectors add up over half the image only.
     middle = positions[np.argmin(np.hypot(*(positions - positions.mean(0)).T))]
     fraction = (positions - middle) @ np.linalg.inv(vectors)
     site = np.full(len(positions), -1)
@@ -249,7 +253,7 @@ def _sites(
 def _least_squares(
     positions: np.ndarray, site: np.ndarray, index: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, float, np.ndarray]:
-    """Return vectors, sites, RMS and errors of the vectors, over columns on sites."""
+    """Return vectors, sites, RMS distance and errors of the vectors."""
     use = site >= 0
     count = site.max() + 1
     design = np.zeros((use.sum(), 2 + count))

@@ -12,8 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
-"""Compare found columns with true ones: which are the same, and how far apart."""
+"""Compare found columns with true ones: pairs, distances, precision, recall."""
 
 from __future__ import annotations
 
@@ -23,17 +22,19 @@ from typing import Any
 import numpy as np
 from scipy.spatial import cKDTree
 
+from ppmat.utils.errors import InputError
+
 
 @dataclass(frozen=True)
 class Match:
-    """Found columns beside true ones.
+    """Pairs of found and true columns.
 
     Attributes:
-        found: Index into the found columns of each pair [n].
-        true: Index into the true columns of each pair [n].
+        found: Index of the found column of each pair [n].
+        true: Index of the true column of each pair [n].
         offset: Found minus true position ``(y, x)`` of each pair, pixels [n, 2].
-        missed: Index of each true column that counts and was not found.
-        extra: Index of each found column that counts and is none.
+        missed: Indices of true columns without a pair, outside the border.
+        extra: Indices of found columns without a pair, outside the border.
     """
 
     found: np.ndarray
@@ -44,12 +45,12 @@ class Match:
 
     @property
     def precision(self) -> float:
-        """Share of the found columns that are real; 1 if nothing was found."""
+        """Share of found columns that are true; 1 if nothing was found."""
         return _share(len(self.found), len(self.extra))
 
     @property
     def recall(self) -> float:
-        """Share of the true columns that were found; 1 if there are none."""
+        """Share of true columns that were found; 1 if there are none."""
         return _share(len(self.true), len(self.missed))
 
     @property
@@ -61,8 +62,9 @@ class Match:
 
     @property
     def rms(self) -> float:
-        """Root of the mean squared distance of the pairs, pixels; NaN without pairs."""
-        return _root_mean(np.sum(self.offset**2, axis=1))
+        """Root mean square distance of the pairs, pixels; NaN without pairs."""
+        squares = np.sum(self.offset**2, axis=1)
+        return float(np.sqrt(np.mean(squares))) if len(squares) else float("nan")
 
     @property
     def median(self) -> float:
@@ -78,72 +80,72 @@ def match_columns(
     shape: tuple[int, int] | None = None,
     border: float = 0.0,
 ) -> Match:
-    """Pair found columns with true ones, nearest pairs first, each used once.
+    """Pair found columns with true ones, the nearest pairs first, each column once.
 
-    A column in the border neither counts as missed nor as extra, and a pair only if its
-    true column is inside.
+    Columns in the border are neither missed nor extra. A pair counts if its true column
+    is outside the border.
 
     Args:
-        found: Positions ``(y, x)`` in pixels [n, 2], or an object with ``y`` and ``x``.
-        true: Likewise.
-        radius: Largest distance of a pair, pixels; below half the shortest distance of
-            true columns pairs are unique.
+        found: Positions ``(y, x)``, pixels [n, 2], or an object with ``y`` and ``x``.
+        true: The same for true columns.
+        radius: Largest distance of a pair, pixels. Below half the shortest distance of
+            true columns, pairs are unique.
         shape: ``(H, W)`` of the image, needed for a border.
-        border: Width of the rim of the image that does not count, pixels.
+        border: Width of the border of the image that does not count, pixels.
 
     Raises:
-        ValueError: The arguments cannot be meant.
+        InputError: An argument is not legal.
+
+    Example:
+        >>> match = match_columns([[5.0, 5.0], [9.0, 1.0]], [[5.0, 6.0]], radius=2.0)
+        >>> match.precision, match.recall, match.offset.tolist()
+        (0.5, 1.0, [[0.0, -1.0]])
     """
-    found, true = positions_of(found, "found"), positions_of(true, "true")
+    found, true = _positions(found, "found"), _positions(true, "true")
     if not radius > 0:
-        raise ValueError(f"radius is {radius!r}; wanted pixels above 0")
+        raise InputError(f"radius is {radius!r}", wanted="pixels above 0")
     if border and shape is None:
-        raise ValueError("border needs the shape (H, W) of the image")
+        raise InputError("border needs the shape (H, W) of the image")
     near = cKDTree(found).sparse_distance_matrix(
         cKDTree(true), radius, output_type="ndarray"
     )
     near = near[np.lexsort((near["j"], near["i"], near["v"]))]
-    of_found = np.full(len(found), -1)
-    of_true = np.full(len(true), -1)
+    of_found, of_true = np.full(len(found), -1), np.full(len(true), -1)
     for i, j in zip(near["i"].tolist(), near["j"].tolist()):
         if of_found[i] < 0 and of_true[j] < 0:
             of_found[i], of_true[j] = j, i
-    counts_found = _inside(found, shape, border)
-    counts_true = _inside(true, shape, border)
-    (paired,) = np.nonzero((of_true >= 0) & counts_true)
+    inside = _inside(true, shape, border)
+    (paired,) = np.nonzero((of_true >= 0) & inside)
     return Match(
         found=of_true[paired],
         true=paired,
         offset=found[of_true[paired]] - true[paired],
-        missed=np.nonzero((of_true < 0) & counts_true)[0],
-        extra=np.nonzero((of_found < 0) & counts_found)[0],
+        missed=np.nonzero((of_true < 0) & inside)[0],
+        extra=np.nonzero((of_found < 0) & _inside(found, shape, border))[0],
     )
 
 
-def positions_of(columns: Any, name: str = "columns") -> np.ndarray:
-    """Return ``(y, x)`` [n, 2], float64, of an array or an object with y and x.
-
-    Raises:
-        ValueError: No such array, or positions that are not finite.
-    """
+def _positions(columns: Any, name: str) -> np.ndarray:
+    """Return ``(y, x)`` [n, 2], float64, of an array or an object with y and x."""
     if hasattr(columns, "y") and hasattr(columns, "x"):
         columns = np.stack([np.asarray(columns.y), np.asarray(columns.x)], axis=-1)
     positions = np.asarray(columns, dtype=np.float64)
     if positions.size == 0:
         return positions.reshape(0, 2)
     if positions.ndim != 2 or positions.shape[1] != 2:
-        raise ValueError(
-            f"{name} has shape {list(positions.shape)}; wanted positions (y, x) [n, 2] "
-            "or an object with y and x"
+        raise InputError(
+            f"{name} has shape {list(positions.shape)}",
+            wanted="positions (y, x) [n, 2] or an object with y and x",
         )
     if not np.isfinite(positions).all():
-        raise ValueError(f"{name} holds positions that are NaN or infinite")
+        raise InputError(f"{name} has positions that are NaN or infinite")
     return positions
 
 
 def _inside(
     positions: np.ndarray, shape: tuple[int, int] | None, border: float
 ) -> np.ndarray:
+    """Return the mask of positions outside the border [n]."""
     if shape is None:
         return np.ones(len(positions), dtype=bool)
     last = np.array(shape) - 1.0
@@ -152,7 +154,3 @@ def _inside(
 
 def _share(pairs: int, others: int) -> float:
     return pairs / (pairs + others) if pairs + others else 1.0
-
-
-def _root_mean(squares: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(squares))) if len(squares) else float("nan")

@@ -102,7 +102,7 @@ def column_width(image: np.ndarray) -> float:
     Taken from the autocorrelation across the scan lines (axis 0), to which, at lags
     above 0, neither pointwise nor scan noise contributes. Detection, which does not
     know the fast axis and may lack pixels, averages around the circle instead
-    (:func:`ppmat.stem.columns.column_seeds.column_width`); that is wider by a tenth to
+    (:func:`ppmat.stem.columns.peak_finding.column_width`); that is wider by a tenth to
     a quarter, and the width sets the high pass of the measurement.
 
     Args:
