@@ -162,9 +162,9 @@ class FoldedSFIN(nn.Layer):
         height: H, pixels.
         width: W, pixels.
         fourier: ``"fft"``, or ``"matmul"`` for transforms as products with cosine and
-            sine tables, which all blocks share. Formats without FFT (ONNX) need it;
-            ``paddle.inference`` is slower with it (docs/stem_speed.md). The tables grow
-            as the square of the size.
+            sine tables, which all blocks share. Only for formats without FFT (ONNX):
+            it is slower, ``paddle.inference`` computes it wrongly (docs/stem_speed.md),
+            and the tables grow as the square of the size.
 
     Raises:
         InputError: Another ``fourier``.
