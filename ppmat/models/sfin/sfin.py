@@ -352,9 +352,9 @@ class SFIN(nn.Layer):
         Example:
             >>> import numpy as np
             >>> model = SFIN(base_channels=8, num_blocks=1)
-            >>> model.eval()
-            >>> model.predict(np.zeros([1, 32, 48]))["gt_enhance"].shape
-            [1, 1, 32, 48]
+            >>> _ = model.eval()
+            >>> model.predict(np.zeros([1, 32, 48]))["gt_enhance"].numpy().shape
+            (1, 1, 32, 48)
         """
         if isinstance(samples, list):
             return [self.predict(sample) for sample in samples]

@@ -171,8 +171,9 @@ class FoldedSFIN(nn.Layer):
 
     Example:
         >>> model = SFIN(base_channels=8, num_blocks=1)
-        >>> FoldedSFIN(model, 32, 48)(paddle.zeros([1, 1, 32, 48])).shape
-        [1, 1, 32, 48]
+        >>> folded = FoldedSFIN(model, 32, 48)
+        >>> folded(paddle.zeros([1, 1, 32, 48])).numpy().shape
+        (1, 1, 32, 48)
     """
 
     def __init__(
