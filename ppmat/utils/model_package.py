@@ -12,14 +12,14 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The folder a registered model arrives in.
+"""The package of a registered model: a folder, or an archive of it.
 
 ::
 
     <name>/<name>.yaml
     <name>/checkpoints/best.pdparams
-    <name>/results.yaml       # of packages inside this tree: what was measured
-    <name>/train.log          # likewise
+    <name>/results.yaml       # measured results, only of packages inside this tree
+    <name>/train.log          # log of the training, likewise
 
 An archive may hold these files directly or inside one folder ``<name>``.
 """
@@ -100,15 +100,14 @@ def find_packages(folder: str | os.PathLike) -> dict[str, str]:
 
 
 def read_label(model_name: str, package_dir: str) -> dict[str, str]:
-    """Return what has to be said of a package wherever it is used.
+    """Return the label that accompanies every use of a package.
 
     Returns:
         ``name``, ``trained_on`` (from the package's ``results.yaml``) and ``results``
         (the path of that file).
 
     Raises:
-        ConfigError: There is no such file, or it does not say what the model was
-            trained on.
+        ConfigError: The file is missing, or has no text ``trained_on``.
     """
     path = Path(package_dir) / RESULTS
     if not path.is_file():
@@ -116,7 +115,7 @@ def read_label(model_name: str, package_dir: str) -> dict[str, str]:
     trained_on = OmegaConf.load(path).get("trained_on")
     if not isinstance(trained_on, str) or not trained_on:
         raise ConfigError(
-            f"{path}: trained_on is {trained_on!r}; wanted a text that says what the "
-            "model was trained on"
+            f"{path}: trained_on is {trained_on!r}; wanted a text about the training "
+            "data"
         )
     return {"name": model_name, "trained_on": trained_on, "results": str(path)}

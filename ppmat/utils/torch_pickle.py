@@ -205,7 +205,8 @@ def _torch_size(budget: Budget, sizes: Any = ()) -> tuple:
     return sizes
 
 
-# Magic number and protocol of the legacy stream, and the usual bytes before its object.
+# The stream of torch.save before the zip archive: five pickles, then raw data. The
+# first three (magic number, protocol, system) never change.
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 LEGACY_HEAD = (
@@ -217,9 +218,8 @@ LEGACY_HEAD = (
     b"X\x04\x00\x00\x00longq\x07K\x04uu."
 )
 
-# The other two as torch writes them. Recognising them as a whole is several times
-# faster than running them; any other form is run.
-# The two pickles of a storage as torch writes them, for the fast path.
+# The other two as torch writes them. One match is several times faster than decoding
+# them; any other form is decoded.
 _USUAL_PICKLES = re.compile(
     rb"\x80\x02\(X\x07\x00\x00\x00storageq\x00ctorch\n(?P<kind>\w{1,40})\nq\x01"
     rb"(?P<key>X.\x00\x00\x00[0-9]{1,32})q\x02X\x03\x00\x00\x00cpuq\x03"
