@@ -39,7 +39,6 @@ from ppmat.commands.options import exit_status
 from ppmat.utils import logger
 from ppmat.utils import torch_checkpoint
 from ppmat.utils.config import load_config
-from ppmat.utils.registry import ConfigError
 from ppmat.utils.torch_checkpoint import TorchCheckpointError
 
 
@@ -101,12 +100,10 @@ def run(args: argparse.Namespace) -> int:
 
 def weights_for_model(config: str, path: str, key: str | None) -> dict[str, np.ndarray]:
     """Return the weights of a file under the names of a configuration's model."""
-    from ppmat.models import build_model
+    from ppmat.models import build_model_of
     from ppmat.utils import save_load
 
-    model = build_model(load_config(config).get("Model"))
-    if model is None:
-        raise ConfigError(f"{config}: the section Model is missing")
+    model = build_model_of(load_config(config), config)
     weights = save_load.load_torch_weights(model, path, key)
     save_load.apply_weights(model, weights, path)
     return {name: value.numpy() for name, value in model.state_dict().items()}

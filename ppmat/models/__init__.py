@@ -168,11 +168,25 @@ def build_model_from_name(
     config = load_config(get_model_config_path(model_name, package))
     if model_config_modifier is not None:
         config["Model"] = model_config_modifier(config["Model"])
-    model = build_model(config.get("Model"))
-    if model is None:
-        raise ConfigError(f"package of '{model_name}': its YAML has no Model section")
+    model = build_model_of(config, f"package of '{model_name}'")
     save_load.load_pretrain(model, package, weights_name)
     return model, config
+
+
+def build_model_of(config: Mapping, source: str) -> nn.Layer:
+    """Return the model of a whole configuration.
+
+    Args:
+        config: All sections.
+        source: Where they come from, for errors.
+
+    Raises:
+        ConfigError: The section Model is missing or not usable.
+    """
+    model = build_model(config.get("Model"))
+    if model is None:
+        raise ConfigError(f"{source}: the section Model is missing")
+    return model
 
 
 def package_label(model_name: str) -> dict[str, str] | None:
@@ -264,9 +278,7 @@ def build_trained_model(
                 f"{config_path}: no weights: give checkpoint_path, or set "
                 "Predict.checkpoint_path"
             )
-        model = build_model(config.get("Model"))
-        if model is None:
-            raise ConfigError(f"{config_path}: the section Model is missing")
+        model = build_model_of(config, config_path)
         save_load.load_pretrain(model, str(checkpoint_path))
     model.eval()
     return model, config

@@ -34,6 +34,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,7 @@ class Inert:
         self.state: dict[str, Any] = {}
 
 
+@dataclass(eq=False, slots=True)
 class Global:
     """What replaces one global of the closed table.
 
@@ -104,27 +106,17 @@ class Global:
         inert: Whether NEWOBJ may make an :class:`Inert` object of this class.
     """
 
-    __slots__ = ("inert", "make", "name")
-
-    def __init__(
-        self,
-        name: str,
-        make: Callable[..., Any] | None = None,
-        inert: bool = False,
-    ) -> None:
-        self.name = name
-        self.make = make
-        self.inert = inert
+    name: str
+    make: Callable[..., Any] | None = None
+    inert: bool = False
 
 
+@dataclass(eq=False, slots=True)
 class _DType:
     """A ``numpy.dtype`` whose byte order BUILD sets later."""
 
-    __slots__ = ("code", "order")
-
-    def __init__(self, code: str) -> None:
-        self.code = code
-        self.order = "<"
+    code: str
+    order: str = "<"
 
     def numpy(self) -> np.dtype:
         return np.dtype(self.order + self.code)

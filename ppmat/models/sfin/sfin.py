@@ -23,8 +23,9 @@ STEM Image Enhancement", CVPR 2025, arXiv:2504.02555. Figure 5 of the paper show
 - 5c, the frequency convolution module (FCM): :class:`SpectralTransform`, whose five
   boxes are :class:`FourierUnit`.
 
-The classes follow from the innermost outwards. Parameters have the names of the
-authors' code, so their weights load.
+The classes follow from the innermost outwards. All but the first and the last take
+``in_channels``, the channels of both halves together, ``2 C``. Parameters have the
+names of the authors' code, so their weights load.
 
 Shapes: ``B`` images, ``C`` channels of one half (spatial or frequency), ``H x W``
 pixels, ``Wf = W // 2 + 1`` frequencies of a real row. Images are raw grey values, 0 to
@@ -131,9 +132,6 @@ class SpectralTransform(nn.Layer):
 
     As in the authors' code, a 3x3 convolution precedes the boxes of the figure. A
     second one follows and sees the input of the module too.
-
-    Args:
-        in_channels: Channels of both halves together, ``2 C``.
     """
 
     def __init__(self, in_channels: int) -> None:
@@ -153,9 +151,6 @@ class FFC(nn.Layer):
 
     The authors' names: ``l`` (local) is the spatial half, ``g`` (global) the frequency
     half. The paths l2g and g2l are the figure's domain interaction.
-
-    Args:
-        in_channels: Channels of both halves together, ``2 C``.
     """
 
     def __init__(self, in_channels: int) -> None:
@@ -197,11 +192,7 @@ class FFC(nn.Layer):
 
 
 class SFIB(nn.Layer):
-    """Spatial-frequency interactive block, Fig. 5b: exchange, BatchNorm, ReLU.
-
-    Args:
-        in_channels: Channels of both halves together, ``2 C``.
-    """
+    """Spatial-frequency interactive block, Fig. 5b: exchange, BatchNorm, ReLU."""
 
     def __init__(self, in_channels: int) -> None:
         super().__init__()
@@ -217,11 +208,7 @@ class SFIB(nn.Layer):
 
 
 class ResnetBlock(nn.Layer):
-    """Two interactive blocks with the skip connection of Fig. 5a around them.
-
-    Args:
-        in_channels: Channels of both halves together, ``2 C``.
-    """
+    """Two interactive blocks with the skip connection of Fig. 5a around them."""
 
     def __init__(self, in_channels: int) -> None:
         super().__init__()

@@ -27,7 +27,8 @@ radius graph replace the 3x3 convolution, and structure factors replace the FFT:
   :class:`FourierUnit`.
 
 Each half, spatial or frequency, carries scalar channels and vector channels; vectors
-turn with the structure. Functions on atoms, which the heads share, come first.
+turn with the structure. Functions on atoms, which the heads share, come first. Blocks
+take their sizes as ``channels`` (``D``), ``vectors`` (``V``), ``num_basis`` (``R``).
 
 Shapes: ``N`` atoms, ``S`` structures, ``E`` edges, ``D`` scalar and ``V`` vector
 channels of one half, ``R`` radial basis functions. Padded to the largest count in the
@@ -161,14 +162,7 @@ class RadialBasis(nn.Layer):
 
 
 class Mix(nn.Layer):
-    """Mix scalar and vector channels; vectors have no bias, so they turn.
-
-    Args:
-        in_s: Scalar channels of the input.
-        in_v: Vector channels of the input.
-        out_s: Scalar channels of the output.
-        out_v: Vector channels of the output.
-    """
+    """Mix scalar and vector channels; vectors have no bias, so they turn."""
 
     def __init__(self, in_s: int, in_v: int, out_s: int, out_v: int) -> None:
         super().__init__()
@@ -221,10 +215,6 @@ class GatedActivation(nn.Layer):
     enter the scalars. It uses one atom at a time, so a batch gives the results of its
     single structures. Long vectors are shortened and short ones kept, because dividing
     by a length near 0 would turn rounding errors into directions.
-
-    Args:
-        channels: Scalar channels, ``D``.
-        vectors: Vector channels, ``V``.
     """
 
     def __init__(self, channels: int, vectors: int) -> None:
@@ -278,13 +268,7 @@ def densities(x: Features, geo: Geometry) -> Densities:
 
 
 class Convolution(nn.Layer):
-    """The counterpart of a Conv box in Fig. 5b: mix the neighbours' densities.
-
-    Args:
-        channels: Scalar channels, ``D``.
-        vectors: Vector channels, ``V``.
-        num_basis: Radial basis functions, ``R``.
-    """
+    """The counterpart of a Conv box in Fig. 5b: mix the neighbours' densities."""
 
     def __init__(self, channels: int, vectors: int, num_basis: int) -> None:
         super().__init__()
@@ -328,11 +312,6 @@ class FourierUnit(nn.Layer):
     depend on the origin. The longitudinal part ``i k^.f_v(k)`` of vector channels joins
     the scalars, and scalars give vectors along ``i k^``. These are the Fourier forms of
     divergence and gradient.
-
-    Args:
-        channels: Scalar channels, ``D``.
-        vectors: Vector channels, ``V``.
-        num_basis: Radial basis functions, ``R``.
     """
 
     def __init__(self, channels: int, vectors: int, num_basis: int) -> None:
@@ -396,13 +375,7 @@ class FourierUnit(nn.Layer):
 
 
 class FrequencyConv(nn.Layer):
-    """The counterpart of the FCM, Fig. 5c: mix, Fourier unit, mix with its input.
-
-    Args:
-        channels: Scalar channels, ``D``.
-        vectors: Vector channels, ``V``.
-        num_basis: Radial basis functions, ``R``.
-    """
+    """The counterpart of the FCM, Fig. 5c: mix, Fourier unit, mix with its input."""
 
     def __init__(self, channels: int, vectors: int, num_basis: int) -> None:
         super().__init__()
@@ -423,9 +396,6 @@ class InteractionBlock(nn.Layer):
     ``out_g = l2g(x_l) + g2g(x_g)`` for the frequency half.
 
     Args:
-        channels: Scalar channels of each half, ``D``.
-        vectors: Vector channels of each half, ``V``.
-        num_basis: Radial basis functions, ``R``.
         halves: ``"both"``, or one half alone, for comparisons.
         exchange: With both halves, whether the paths g2l and l2g exist.
     """
