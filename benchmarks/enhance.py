@@ -15,21 +15,21 @@
 
 """Time and memory of enhancing one image on a CPU, by three programs.
 
-- ``authors``: their network in PyTorch, eager, the whole image at once, as their demo
-  runs it (on a GPU there; here on the CPU).
+- ``authors``: the authors' network in PyTorch, eager, the whole image at once, as in
+  their demo (on a GPU there, here on the CPU).
 - ``upstream``: the network of ppmat 0.3.0 in eager Paddle, the whole image at once.
-- ``ours``: :func:`ppmat.predictor.enhance`, tiles of 256 that overlap by 64, with
-  scaling, blending and the residual's whiteness.
+- ``ours``: :func:`ppmat.predictor.enhance`, with tiles of 256 that overlap by 64,
+  scaling, blending, and the whiteness of the residual.
 
 All have 64 channels, 8 blocks and random weights. Each cell is a process of its own,
-which runs the image once to warm up and then ``--repeats`` times (at 1024 x 1024
-1/16 as often, at least once); the processes take turns. The large image is run once.
-Seconds are medians; the first call, with building the network and, where it is not in
-the cache yet, exporting our program, is given too. Memory is the process's peak,
-libraries included. What a process found stays in ``--work``, so the run can be
-interrupted and continued.
+with one call to warm up and then ``--repeats`` calls (at 1024 x 1024 1/16 as many, at
+least one); the processes alternate. The large image is enhanced once. Seconds are
+medians. The first call is given too: it includes building the network and, where it is
+not in the cache yet, exporting our program. Memory is the peak of the process,
+libraries included. Results of a process stay in ``--work``, so a benchmark that was
+stopped continues.
 
-The first two come from files that the project does not have::
+The first two need files that are not part of the project::
 
     python -m benchmarks.enhance --torch TORCH_PYTHON --authors SFIN_REPO \
         --upstream PPMAT_0_3_0/ppmat/models/sfin/sfin.py
@@ -38,21 +38,22 @@ The first two come from files that the project does not have::
 from __future__ import annotations
 
 import argparse
-import datetime
 import importlib.util
 import json
 import os
 import resource
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-RESULT = Path(__file__).parents[1] / "docs" / "results" / "enhance.yaml"
+from benchmarks.runs import RESULTS
+from benchmarks.runs import result_of
+from benchmarks.runs import run_one
+from benchmarks.runs import write
+
 ROWS = {
     "authors": "authors' network, PyTorch",
     "upstream": "ppmat 0.3.0, eager Paddle",
@@ -104,7 +105,7 @@ def ours(_: Path) -> Callable[[np.ndarray], object]:
     return lambda image: enhance(image, model, tile_size=256, overlap=64)
 
 
-def run_one(row: str, source: Path | None, size: int, repeats: int) -> None:
+def print_run(row: str, source: Path | None, size: int, repeats: int) -> None:
     """Print the seconds of every call and the peak memory in bytes as JSON."""
     image = np.random.default_rng(0).uniform(0, 255, (size, size)).astype("float32")
     start = time.perf_counter()
@@ -122,42 +123,23 @@ def run_one(row: str, source: Path | None, size: int, repeats: int) -> None:
 
 
 def measure(args: argparse.Namespace, row: str, size: int, turn: int) -> dict:
-    """Run one process, or read what it left; returns what it printed."""
+    """Return the seconds and the peak memory of one process, or of its file."""
     left = args.work / f"{row}_{size}_{turn}.json"
-    if left.exists():
-        return json.loads(left.read_text())
-    cache = args.work / "programs"
-    python, source = {
-        "authors": (args.torch, args.authors),
-        "upstream": (sys.executable, args.upstream),
-        "ours": (sys.executable, cache),
-    }[row]
-    repeats = max(1, args.repeats // (size // 256) ** 2) if size < args.large else 0
-    command = [
-        python,
-        "-m",
-        "benchmarks.enhance",
-        "--one",
-        row,
-        str(source),
-        str(size),
-        str(repeats),
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
-    environment["PADDLEMAT_HOME"] = str(cache)
-    if row == "authors":
-        environment.pop("PYTHONPATH", None)
-    output = subprocess.run(
-        [str(part) for part in command],
-        env=environment,
-        stdout=subprocess.PIPE,
-        check=True,
-        text=True,
-    )
-    found = output.stdout.splitlines()[-1]
-    print(row, size, found, flush=True)
-    left.write_text(found)
-    return json.loads(found)
+    if not left.exists():
+        cache = args.work / "programs"
+        source = {"authors": args.authors, "upstream": args.upstream, "ours": cache}[
+            row
+        ]
+        repeats = max(1, args.repeats // (size // 256) ** 2)
+        found = run_one(
+            "benchmarks.enhance",
+            *("--one", row, source, size, repeats if size < args.large else 0),
+            python=args.torch if row == "authors" else "",
+            OMP_NUM_THREADS=str(args.threads),
+            PADDLEMAT_HOME=str(cache),
+        )
+        left.write_text(json.dumps(found))
+    return json.loads(left.read_text())
 
 
 def main() -> None:
@@ -175,7 +157,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.one:
         row, source, size, repeats = args.one
-        return run_one(row, Path(source), int(size), int(repeats))
+        return print_run(row, Path(source), int(size), int(repeats))
     if not (args.torch and args.authors and args.upstream):
         parser.error("wanted --torch, --authors and --upstream")
     args.work = args.work.resolve()
@@ -190,19 +172,13 @@ def main() -> None:
                 cells.setdefault((row, size), []).append(found)
     if args.large:
         cells["ours", args.large] = [measure(args, "ours", args.large, 0)]
-    from runs import write
-
-    write(
-        {
-            "command": "python -m benchmarks.enhance --torch TORCH_PYTHON "
-            "--authors SFIN_REPO "
-            "--upstream PPMAT_0_3_0/ppmat/models/sfin/sfin.py",
-            "machine": f"x86-64, {os.cpu_count()} cores, {args.threads} threads",
-            "date": datetime.date.today().isoformat(),
-            "rows": [summary(row, cells) for row in ROWS],
-        },
-        RESULT,
+    result = result_of(
+        "python -m benchmarks.enhance --torch TORCH_PYTHON --authors SFIN_REPO "
+        "--upstream PPMAT_0_3_0/ppmat/models/sfin/sfin.py",
+        f"x86-64, {os.cpu_count()} cores, {args.threads} threads",
+        rows=[summary(row, cells) for row in ROWS],
     )
+    write(result, RESULTS / "enhance.yaml")
 
 
 def summary(row: str, cells: dict[tuple[str, int], list[dict]]) -> dict:

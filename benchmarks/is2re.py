@@ -15,11 +15,11 @@
 
 """Adsorption energies on an EMT-relaxed set: SFIN and its peers; learning curves.
 
-Each row of ours trains ``sfin_oc20_is2re.yaml`` with a few values changed, through the
-same entry as a user, for the same number of epochs, and is scored with its averaged
-weights on three validation splits. The peers are trained by ``is2re_peers.py`` on the
-same data, epochs and batches. Every (row, seed) leaves a file in ``--work``, so the run
-can be interrupted and continued; the last step gathers them.
+Each row of SFIN trains ``sfin_oc20_is2re.yaml`` with a few values changed, by the
+user's command, for the same number of epochs. Its averaged weights are scored on three
+validation splits. ``is2re_peers.py`` trains the peers on the same data, epochs and
+batches. Every (row, seed) leaves a file in ``--work``, so a benchmark that was stopped
+continues; the last step collects them.
 
 Usage::
 
@@ -35,21 +35,30 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import time
-from datetime import date
 from pathlib import Path
 
+import numpy as np
+
+from benchmarks.runs import IMAGES
+from benchmarks.runs import RESULTS
+from benchmarks.runs import ROOT
+from benchmarks.runs import SPLITS
+from benchmarks.runs import count_parameters
 from benchmarks.runs import file_name
 from benchmarks.runs import loader_of
-from benchmarks.runs import machine
-from benchmarks.runs import median_rate
+from benchmarks.runs import measure_rates
+from benchmarks.runs import minutes_of
+from benchmarks.runs import new_figure
+from benchmarks.runs import parse
+from benchmarks.runs import read_runs
+from benchmarks.runs import result_of
 from benchmarks.runs import run_all
+from benchmarks.runs import run_parser
+from benchmarks.runs import train_with_command
+from benchmarks.runs import values_of
 from benchmarks.runs import write
 
-ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "property_prediction/configs/sfin/sfin_oc20_is2re.yaml"
-SPLITS = ["val_id", "val_ood_ads", "val_ood_cat"]
 MODEL = "Model.__init_params__"
 SCHEDULE = "Optimizer.__init_params__.lr.__init_params__"
 ENERGY_ONLY = [
@@ -64,7 +73,7 @@ ROWS = {
     "spatial half, with relaxed structure": SPATIAL,
     "full network, with relaxed structure": [],
 }
-# One seed each, beside the last row: why the configuration is as it is.
+# Variants of the last row, one seed each: reasons for the configuration's settings.
 CHOICES = {
     "noisy nodes, share 0.5": [f"{MODEL}.noisy_nodes=0.5"],
     "energy read from all atoms": [f"{MODEL}.readout_tags=[0,1,2]"],
@@ -76,11 +85,12 @@ CURVES = {
     "full network, energy only": "full network",
     "full network, with relaxed structure": "full, with relaxed structure",
 }
-# Fewer records are seen more often, else small sets would be cut off in training.
+# Epochs by records: with few records the training needs more epochs to converge.
 SIZES = {100: 25, 300: 18, 1000: 9}
 
 
 def overrides(row: str, seed: int, name: str, args: argparse.Namespace) -> list[str]:
+    """Return the changes of the configuration for a run."""
     words = [
         *{**ROWS, **CHOICES}[row],
         f"Global.data_root={args.data}",
@@ -102,8 +112,6 @@ def overrides(row: str, seed: int, name: str, args: argparse.Namespace) -> list[
 
 def predict(model, config: dict, split: str) -> dict:
     """Return labels, predictions and expected errors of a split, each [S] eV."""
-    import numpy as np
-
     found: dict[str, list] = {"label": [], "energy": [], "expected_error": []}
     for batch in loader_of(config, split):
         result = model.predict(batch)
@@ -116,26 +124,15 @@ def predict(model, config: dict, split: str) -> dict:
 
 def one(row: str, seed: int, args: argparse.Namespace) -> None:
     """Train and score one row with one seed."""
-    import numpy as np
-
-    from ppmat.commands.train import main
     from ppmat.metrics.is2re_metric import energy_mae
     from ppmat.metrics.is2re_metric import energy_within_threshold
-    from ppmat.models import build_model
-    from ppmat.utils import save_load
-    from ppmat.utils.config import load_config
 
-    words = overrides(row, seed, args.name, args)
-    start = time.perf_counter()
-    status = main(str(ROOT / "property_prediction"), ["-c", str(CONFIG), *words])
-    if status:
-        raise SystemExit(status)
-    seconds = time.perf_counter() - start
-    folder = args.work / args.name
-    config = load_config(str(folder / CONFIG.name))
-    model = build_model(config["Model"])
-    save_load.load_pretrain(model, str(folder / "checkpoints"), "latest_ema.pdparams")
-    model.eval()
+    model, config, seconds = train_with_command(
+        "property_prediction",
+        CONFIG,
+        overrides(row, seed, args.name, args),
+        args.work / args.name,
+    )
     schedule = config["Optimizer"]["__init_params__"]["lr"]["__init_params__"]
     result = {
         "row": row,
@@ -143,8 +140,8 @@ def one(row: str, seed: int, args: argparse.Namespace) -> None:
         "size": args.size,
         "epochs": args.epochs,
         "learning_rate": schedule["learning_rate"],
-        "parameters": int(sum(p.size for p in model.parameters())),
-        "train_seconds": round(seconds, 1),
+        "parameters": count_parameters(model),
+        "train_seconds": seconds,
     }
     for split in SPLITS:
         found = predict(model, config, split)
@@ -157,44 +154,26 @@ def one(row: str, seed: int, args: argparse.Namespace) -> None:
 
 
 def speed(args: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Median structures/s of training steps and of prediction, without loading."""
-    from ppmat.models import build_model
-    from ppmat.optimizer import build_optimizer
+    """Return the rates of all rows."""
     from ppmat.utils.config import load_config
 
     rates = {}
     for row in ROWS:
         config = load_config(str(CONFIG), overrides(row, 0, "speed", args))
-        model = build_model(config["Model"])
-        optimizer, _ = build_optimizer(config["Optimizer"], model, 1, 100)
-        batches = [b for _, b in zip(range(6), loader_of(config, "val_id"))]
-
-        def train(batch, model=model, optimizer=optimizer):
-            model.train()
-            model(batch)["loss_dict"]["loss"].backward()
-            optimizer.step()
-            optimizer.clear_grad()
-
-        def infer(batch, model=model):
-            model.eval()
-            model.predict(batch)
-
-        rates[row] = {
-            f"{name}_structures_per_s": median_rate(step, batches)
-            for name, step in (("train", train), ("infer", infer))
-        }
+        rates[row] = measure_rates(config, "infer", lambda m, batch: m.predict(batch))
         print(row, rates[row], flush=True)
     return rates
 
 
 def command(row: str, seed: int, name: str, args: argparse.Namespace, **more) -> list:
+    """Return the arguments of a run."""
     words = {"data": args.data, "work": args.work, "epochs": args.epochs, **more}
     flags = [part for key, value in words.items() for part in (f"--{key}", value)]
     return [*flags, "--one", row, "--seed", seed, "--name", name]
 
 
 def run_search(args: argparse.Namespace) -> dict:
-    """Try learning rates with our last row; all of ours take the best."""
+    """Try learning rates with the last row; all rows of SFIN use the best."""
     row = list(ROWS)[-1]
     names = {rate: file_name(row, 0, search=rate) for rate in RATES}
     commands = {
@@ -215,18 +194,17 @@ def run_search(args: argparse.Namespace) -> dict:
                 "val_id": {"energy_mae": round(found["val_id"]["energy_mae"], 4)},
             }
         )
-    return {
-        "command": f"python -m benchmarks.is2re --data DATA --search {args.search} "
+    return result_of(
+        f"python -m benchmarks.is2re --data DATA --search {args.search} "
         f"--peers PEERS --jobs {args.jobs}",
-        "machine": machine(),
-        "date": str(date.today()),
-        "note": f"After {args.search} epochs, one seed. Atoms read: all, or those of "
+        note=f"After {args.search} epochs, one seed. Atoms read: all, or those of "
         "surface and adsorbate (tags 1 and 2).",
-        "rows": rows,
-    }
+        rows=rows,
+    )
 
 
 def run_rows(args: argparse.Namespace, rows: dict, seeds: list[int]) -> None:
+    """Run what is missing of some rows."""
     commands = {}
     for seed in seeds:
         for row in rows:
@@ -236,6 +214,7 @@ def run_rows(args: argparse.Namespace, rows: dict, seeds: list[int]) -> None:
 
 
 def run_curves(args: argparse.Namespace) -> None:
+    """Run what is missing of the learning curves."""
     commands = {}
     for size, epochs in SIZES.items():
         for row in CURVES:
@@ -247,12 +226,9 @@ def run_curves(args: argparse.Namespace) -> None:
 
 
 def summary(row: str, seeds: list[dict]) -> dict:
-    """Put the files of a row's seeds side by side."""
+    """Return the table row of a row's seeds."""
     scores = {
-        split: {
-            key: [round(seed[split][key], 4) for seed in seeds]
-            for key in ("energy_mae", "ewt")
-        }
+        split: {key: values_of(seeds, split, key) for key in ("energy_mae", "ewt")}
         for split in SPLITS
     }
     scores["mean"] = {
@@ -265,18 +241,12 @@ def summary(row: str, seeds: list[dict]) -> dict:
     result = {"name": row, "parameters": seeds[0]["parameters"]}
     if seeds[0].get("learning_rate"):
         result["learning_rate"] = seeds[0]["learning_rate"]
-        minutes = [round(seed["train_seconds"] / 60, 1) for seed in seeds]
-        result["train_minutes"] = minutes
+        result["train_minutes"] = minutes_of(seeds)
     return {**result, **scores}
 
 
-def read(folder: Path, row: str, seeds: list[int], **more) -> list[dict]:
-    names = [file_name(row, seed, **more) for seed in seeds]
-    return [json.loads((folder / f"{name}.json").read_text()) for name in names]
-
-
 def gather(args: argparse.Namespace) -> dict:
-    """Put the files of all rows and seeds into one result."""
+    """Return the result of all rows and seeds."""
     rates = {}
     for folder in (args.peers, args.work):
         if folder is not None and (folder / "speed.json").exists():
@@ -284,46 +254,41 @@ def gather(args: argparse.Namespace) -> dict:
     rows = []
     for folder, names in ((args.peers, PEERS), (args.work, ROWS)):
         for row in names if folder is not None else ():
-            found = summary(row, read(folder, row, args.seeds))
+            found = summary(row, read_runs(folder, row, args.seeds))
             rows.append({**found, **rates.get(row, {})})
-    return {
-        "command": "python -m benchmarks.is2re --data DATA --peers PEERS "
+    return result_of(
+        "python -m benchmarks.is2re --data DATA --peers PEERS "
         f"--epochs {args.epochs} --seeds {' '.join(map(str, args.seeds))} "
         f"--jobs {args.jobs}",
-        "machine": machine(),
-        "date": str(date.today()),
-        "epochs": args.epochs,
-        "rows": rows,
-    }
+        epochs=args.epochs,
+        rows=rows,
+    )
 
 
 def gather_choices(args: argparse.Namespace) -> dict:
-    """Put the variants below the row they vary."""
+    """Return the result of the variants, below the row that they vary."""
     rows = []
     for row in [list(ROWS)[-1], *CHOICES]:
-        found = summary(row, read(args.work, row, args.seeds[:1]))
+        found = summary(row, read_runs(args.work, row, args.seeds[:1]))
         rows.append({"name": row, **{s: found[s]["energy_mae"] for s in SPLITS}})
         rows[-1]["mean"] = found["mean"]["energy_mae"]
-    return {
-        "command": "python -m benchmarks.is2re --data DATA --choices "
+    return result_of(
+        "python -m benchmarks.is2re --data DATA --choices "
         f"--epochs {args.epochs} --seeds {args.seeds[0]} --jobs {args.jobs}",
-        "machine": machine(),
-        "date": str(date.today()),
-        "note": "Energy MAE [eV] of one seed; below the first row, one thing changed.",
-        "rows": rows,
-    }
+        note="Energy MAE [eV] of one seed; below the first row, one thing changed.",
+        rows=rows,
+    )
 
 
 def gather_curves(args: argparse.Namespace) -> dict:
-    """Mean MAE over the splits against the size, and the fitted power of the size."""
-    import numpy as np
-
+    """Return mean MAE over the splits by size, and the fitted power of the size."""
     rows = []
     for row, name in CURVES.items():
         points = {}
         for size in SIZES:
-            points[size] = summary(row, read(args.work, row, args.seeds[:1], size=size))
-        points[args.full_size] = summary(row, read(args.work, row, args.seeds[:1]))
+            seeds = read_runs(args.work, row, args.seeds[:1], size=size)
+            points[size] = summary(row, seeds)
+        points[args.full_size] = summary(row, read_runs(args.work, row, args.seeds[:1]))
         errors = [point["mean"]["energy_mae"][0] for point in points.values()]
         slope, _ = np.polyfit(np.log(list(points)), np.log(errors), 1)
         rows.append(
@@ -333,25 +298,19 @@ def gather_curves(args: argparse.Namespace) -> dict:
                 "exponent": round(float(slope), 3),
             }
         )
-    return {
-        "command": "python -m benchmarks.is2re --data DATA --curves "
+    return result_of(
+        "python -m benchmarks.is2re --data DATA --curves "
         f"--epochs {args.epochs} --seeds {args.seeds[0]} --jobs {args.jobs}",
-        "machine": machine(),
-        "date": str(date.today()),
-        "note": "Mean energy MAE [eV] of the validation splits, one seed. Epochs: "
+        note="Mean energy MAE [eV] of the validation splits, one seed. Epochs: "
         + ", ".join(f"{e} for {n}" for n, e in SIZES.items())
         + f", {args.epochs} for {args.full_size}.",
-        "rows": rows,
-    }
+        rows=rows,
+    )
 
 
 def draw_curves(result: dict, path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(5, 4))
+    """Draw the learning curves."""
+    figure, axes = new_figure(figsize=(5, 4))
     for row in result["rows"]:
         points = {k: v for k, v in row.items() if k.endswith("structures")}
         sizes = [int(key.split()[0].replace(",", "")) for key in points]
@@ -365,33 +324,19 @@ def draw_curves(result: dict, path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = run_parser(__doc__, "output/benchmark_is2re", 5, [*ROWS, *CHOICES])
     add = parser.add_argument
-    add("--data", required=True, type=lambda p: Path(p).resolve())
-    add("--epochs", type=int, default=5)
-    add("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    add("--jobs", type=int, default=1)
-    add("--work", type=Path, default=Path("output/benchmark_is2re"))
     add("--peers", type=Path, help="--work of is2re_peers.py")
-    add("--out", type=Path, default=ROOT / "docs/results")
+    add("--out", type=Path, default=RESULTS)
     add("--search", type=int, metavar="EPOCHS", help="try learning rates")
     add("--curves", action="store_true", help="learning curves, after the rows")
     add("--choices", action="store_true", help="variants, after the rows")
     add("--full_size", type=int, default=3000, help="records of the whole train split")
     add("--speed", action="store_true", help="only measure rates")
-    add(
-        "--one",
-        choices=[*ROWS, *CHOICES],
-        help="one run (used by the benchmark itself)",
-    )
-    add("--seed", type=int, default=0, help="seed of --one")
     add("--name", help="name of --one")
     add("--rate", type=float, help="learning rate of --one")
     add("--size", type=int, help="training records of --one")
-    args = parser.parse_args()
-    args.work = args.work.resolve()
-    args.work.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    args = parse(parser)
     if args.one:
         one(args.one, args.seed, args)
     elif args.search:
@@ -403,7 +348,7 @@ def main() -> None:
         run_curves(args)
         result = gather_curves(args)
         write(result, args.out / "is2re_curves.yaml")
-        draw_curves(result, ROOT / "docs/images/is2re_curves.png")
+        draw_curves(result, IMAGES / "is2re_curves.png")
     else:
         if args.speed:
             (args.work / "speed.json").write_text(json.dumps(speed(args)))

@@ -15,10 +15,10 @@
 
 """Adsorption energies by peers: mean, composition ridge, SchNet and PaiNN.
 
-The networks are those of SchNetPack 2 (MIT) in PyTorch, neither of which the project
-depends on: the first step needs ``ppmat`` and writes the records to ``.npz`` files, all
-others run in an environment of their own, without ``ppmat``. SchNetPack 2.1.1 pins an
-old SymPy, which PyTorch 2.13 refuses, hence ``--no-deps``::
+The networks are those of SchNetPack 2 (MIT) in PyTorch; the project depends on neither.
+The first step needs ``ppmat`` and writes the records to ``.npz`` files. All others run
+in an environment of their own, without ``ppmat``. SchNetPack 2.1.1 pins an old SymPy,
+which PyTorch 2.13 refuses, hence ``--no-deps``::
 
     python -m venv PEERS
     PEERS/bin/pip install torch==2.13.0 \
@@ -29,11 +29,11 @@ old SymPy, which PyTorch 2.13 refuses, hence ``--no-deps``::
         torchmetrics==1.9.0 pytorch-lightning==2.6.6 tensorboard==2.21.0 \
         tensorboardX==2.6.5 hydra-core==1.3.8 hydra-colorlog==1.2.0 rich==15.0.0
 
-Every row learns ``y_relaxed`` from the initial positions in the same epochs, batches,
-loss and schedule; the networks learn what the composition ridge leaves open, as ours
-do. Every (row, seed) leaves a ``.json`` and its predictions in ``--work``, so the run
-can be interrupted and continued. ``--compile`` makes the networks 1.3 to 1.8 times as
-fast, needs a C++ compiler, and changes energies by rounding only.
+Every row learns ``y_relaxed`` from the initial positions, with the same epochs,
+batches, loss and schedule. The networks learn the residual of the composition ridge, as
+SFIN does. Every (row, seed) leaves a ``.json`` and its predictions in ``--work``, so a
+benchmark that was stopped continues. ``--compile`` makes the networks 1.3 to 1.8 times
+as fast, needs a C++ compiler, and changes energies by rounding only.
 
 Usage::
 
@@ -55,16 +55,18 @@ from typing import Any
 
 import numpy as np
 
-SPLITS = ["val_id", "val_ood_ads", "val_ood_cat"]
+from benchmarks.runs import SPLITS
+from benchmarks.runs import file_name
+
 CUTOFF = 6.0  # Å, with MAX_NEIGHBORS the graph of OC20
 MAX_NEIGHBORS = 50
 BATCH = 16
-PART = 4  # structures at once: gradients of a batch add up, in less memory and time
+PART = 4  # structures at once: their gradients are summed, with less memory and time
 ELEMENTS = 119
 ENERGY_THRESHOLD = 0.02  # eV
 MEAN = "mean"
 RIDGE = "composition ridge"
-# What --search finds best on val_id.
+# The settings that --search finds best on val_id.
 ROWS: dict[str, dict[str, Any]] = {
     MEAN: {},
     RIDGE: {},
@@ -76,10 +78,6 @@ SEARCH = [
     {"lr": 3e-3, "readout": "all"},
     {"lr": 3e-3, "readout": "surface"},
 ]
-
-
-def file_name(row: str, seed: int) -> str:
-    return f"{row.replace(' ', '_').replace(',', '')}_{seed}"
 
 
 # Data --------------------------------------------------------------------------------
@@ -142,7 +140,7 @@ class Split:
         with np.load(path) as stored:
             self.__dict__.update(stored.items())
         self.atom_ends = np.cumsum(self.num_atoms)
-        self.reference = np.zeros(len(self.y))  # eV, what the composition says
+        self.reference = np.zeros(len(self.y))  # eV, of the composition ridge
         self.cache = work / f"{name}_edges.npz"
 
     def __len__(self) -> int:
@@ -153,7 +151,7 @@ class Split:
         return slice(end - self.num_atoms[index], end)
 
     def load_edges(self) -> None:
-        """Read the edges, or find and keep them."""
+        """Read the stored edges, or compute and store them."""
         if not self.cache.exists():
             found = [
                 neighbors(self.pos[self.atoms(index)], self.cell[index])
@@ -210,7 +208,7 @@ def counts(split: Split) -> np.ndarray:
 
 
 def ridge(x: np.ndarray, y: np.ndarray, alpha: float) -> tuple[np.ndarray, float]:
-    """Return weights and constant of the ridge regression; no penalty on the latter."""
+    """Return weights and constant of a ridge regression that penalises the weights."""
     centre, level = x.mean(0), y.mean()
     moved = x - centre
     matrix = moved.T @ moved + alpha * np.eye(x.shape[1])
@@ -386,7 +384,7 @@ def train_network(
     steps = epochs * len(chunks(np.arange(len(train))))
     run = Training(row, settings, train, steps, compiled)
     if compiled:
-        # So that compiling is outside the time; the gradients are thrown away.
+        # Compile before the time is measured; the gradients are not used.
         part = train.tensors(np.arange(PART))
         run.energies(run.model, part, settings).sum().backward()
     start, used = time.perf_counter(), time.process_time()
@@ -458,7 +456,7 @@ def score(predicted: np.ndarray, wanted: np.ndarray) -> dict[str, float]:
 
 
 def run_all(args: argparse.Namespace, splits: dict[str, Split]) -> None:
-    """Fit and score what is missing."""
+    """Fit and score the runs that are missing."""
     for row in args.rows:
         for seed in args.seeds:
             path = args.work / f"{file_name(row, seed)}.json"
@@ -541,7 +539,7 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    # Radial functions far from their centre are subnormal: three times slower.
+    # Radial functions far from their centre are subnormal numbers: three times slower.
     torch.set_flush_denormal(True)
     splits = {name: Split(args.work, name) for name in ["train", *SPLITS]}
     if any(ROWS[row] for row in args.rows):

@@ -13,11 +13,11 @@
 # limitations under the License.
 
 
-"""Where adsorption energies go wrong: structures whose slab slides, and the others.
+"""Errors of adsorption energies: structures whose slab slides, and the others.
 
-The label holds what the adsorbate sets off in the slab. Splits each validation set by
-the mean way of its surface atoms (tag 1) to the relaxed structure, and gives the error
-of every row of ``is2re.py`` in both parts.
+The label includes the relaxation of the slab that the adsorbate causes. Each validation
+set is divided by the mean displacement of its surface atoms (tag 1) in relaxation. The
+result has the error of every row of ``is2re.py`` in both parts.
 
 Usage::
 
@@ -27,7 +27,6 @@ Usage::
 from __future__ import annotations
 
 import argparse
-from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -35,13 +34,13 @@ import numpy as np
 from benchmarks.is2re import PEERS
 from benchmarks.is2re import ROWS
 from benchmarks.is2re import SIZES
-from benchmarks.is2re import SPLITS
+from benchmarks.runs import RESULTS
+from benchmarks.runs import SPLITS
 from benchmarks.runs import file_name
-from benchmarks.runs import machine
+from benchmarks.runs import result_of
 from benchmarks.runs import write
 
-ROOT = Path(__file__).resolve().parent.parent
-SLIDING = 0.5  # Å; between the two heaps of the distribution
+SLIDING = 0.5  # Å; between the two peaks of the distribution of displacements
 
 
 def sliding(data: Path, split: str) -> np.ndarray:
@@ -49,11 +48,11 @@ def sliding(data: Path, split: str) -> np.ndarray:
     from ppmat.datasets.oc20_lmdb import OC20LMDB
 
     records = OC20LMDB(data, split)
-    ways = []
+    means = []
     for record in records:
-        way = np.linalg.norm(record.displacement, axis=1)
-        ways.append(way[record.tags == 1].mean())
-    return np.array(ways) > SLIDING
+        lengths = np.linalg.norm(record.displacement, axis=1)
+        means.append(lengths[record.tags == 1].mean())
+    return np.array(means) > SLIDING
 
 
 def errors(folder: Path, row: str, seed: int, split: str, **more: object) -> np.ndarray:
@@ -70,7 +69,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("output/benchmark_is2re"))
     parser.add_argument("--peers", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--out", type=Path, default=ROOT / "docs/results")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     slides = {split: sliding(args.data, split) for split in SPLITS}
     runs = [(args.peers, row, {}) for row in PEERS]
@@ -88,14 +87,12 @@ def main() -> None:
                 parts[part].append(round(float(np.mean(means)), 4))
         rows.append(parts)
     shares = ", ".join(f"{s} {slides[s].mean():.1%}" for s in SPLITS)
-    result = {
-        "command": "python -m benchmarks.is2re_sliding --data DATA --peers PEERS",
-        "machine": machine(),
-        "date": str(date.today()),
-        "note": "Energy MAE [eV], mean of the three splits. A slab slides when its "
+    result = result_of(
+        "python -m benchmarks.is2re_sliding --data DATA --peers PEERS",
+        note="Energy MAE [eV], mean of the three splits. A slab slides when its "
         f"surface atoms move more than {SLIDING} Å on average: {shares}.",
-        "rows": rows,
-    }
+        rows=rows,
+    )
     write(result, args.out / "is2re_sliding.yaml")
 
 

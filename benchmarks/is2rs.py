@@ -14,10 +14,10 @@
 
 """Relaxed structures on an EMT-relaxed set: the halves, their exchange, flow.
 
-Each row trains the configuration ``oc20.yaml`` with a few values changed, through the
-same entry as a user, for the same number of epochs, and is scored with its averaged
-weights on three validation splits. Every (row, seed) leaves a file in ``--work``, so
-the run can be interrupted and continued; the last step gathers them.
+Each row trains the configuration ``oc20.yaml`` with a few values changed, by the
+user's command, for the same number of epochs. Its averaged weights are scored on three
+validation splits. Every (row, seed) leaves a file in ``--work``, so a benchmark that
+was stopped continues; the last step collects them.
 
 Usage::
 
@@ -30,21 +30,28 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import time
-from datetime import date
 from pathlib import Path
 
+import numpy as np
+
+from benchmarks.runs import RESULTS
+from benchmarks.runs import ROOT
+from benchmarks.runs import SPLITS
+from benchmarks.runs import count_parameters
 from benchmarks.runs import file_name
 from benchmarks.runs import loader_of
-from benchmarks.runs import machine
-from benchmarks.runs import median_rate
+from benchmarks.runs import measure_rates
+from benchmarks.runs import minutes_of
+from benchmarks.runs import parse
+from benchmarks.runs import read_runs
+from benchmarks.runs import result_of
 from benchmarks.runs import run_all
+from benchmarks.runs import run_parser
+from benchmarks.runs import train_with_command
+from benchmarks.runs import values_of
 from benchmarks.runs import write
 
-ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "structure_generation/configs/sfin/oc20.yaml"
-SPLITS = ["val_id", "val_ood_ads", "val_ood_cat"]
 BACKBONE = "Model.__init_params__.backbone_cfg"
 SCHEDULER = "Model.__init_params__.scheduler_cfg.__init_params__"
 FLOW = [
@@ -69,6 +76,7 @@ COPY = "copy input"
 
 
 def overrides(row: str, seed: int, args: argparse.Namespace) -> list[str]:
+    """Return the changes of the configuration for a run."""
     return [
         *ROWS[row],
         f"Global.data_root={args.data}",
@@ -83,8 +91,6 @@ def overrides(row: str, seed: int, args: argparse.Namespace) -> list[str]:
 
 def score(model, config: dict, split: str) -> dict[str, float]:
     """Sample a split and return its metrics."""
-    import numpy as np
-
     from ppmat.metrics import IS2RSMetric
 
     metric = IS2RSMetric()
@@ -103,27 +109,17 @@ def score(model, config: dict, split: str) -> dict[str, float]:
 
 def one(row: str, seed: int, args: argparse.Namespace) -> None:
     """Train and score one row with one seed."""
-    from ppmat.commands.train import main
-    from ppmat.models import build_model
-    from ppmat.utils import save_load
-    from ppmat.utils.config import load_config
-
-    words = overrides(row, seed, args)
-    start = time.perf_counter()
-    status = main(str(ROOT / "structure_generation"), ["-c", str(CONFIG), *words])
-    if status:
-        raise SystemExit(status)
-    seconds = time.perf_counter() - start
-    config = load_config(str(CONFIG), words)
-    model = build_model(config["Model"])
-    folder = Path(config["Trainer"]["output_dir"]) / "checkpoints"
-    save_load.load_pretrain(model, str(folder), "latest_ema.pdparams")
-    model.eval()
+    model, config, seconds = train_with_command(
+        "structure_generation",
+        CONFIG,
+        overrides(row, seed, args),
+        args.work / file_name(row, seed),
+    )
     result = {
         "row": row,
         "seed": seed,
-        "parameters": int(sum(p.size for p in model.parameters())),
-        "train_seconds": round(seconds, 1),
+        "parameters": count_parameters(model),
+        "train_seconds": seconds,
         **{split: score(model, config, split) for split in SPLITS},
     }
     path = args.work / f"{file_name(row, seed)}.json"
@@ -131,37 +127,19 @@ def one(row: str, seed: int, args: argparse.Namespace) -> None:
 
 
 def speed(args: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Median structures/s of training steps and of sampling, one thread, no loading."""
-    from ppmat.models import build_model
-    from ppmat.optimizer import build_optimizer
+    """Return the rates of all rows."""
     from ppmat.utils.config import load_config
 
     rates = {}
     for row in ROWS:
         config = load_config(str(CONFIG), overrides(row, 0, args))
-        model = build_model(config["Model"])
-        optimizer, _ = build_optimizer(config["Optimizer"], model, 1, 100)
-        batches = [b for _, b in zip(range(6), loader_of(config, "val_id"))]
-
-        def train(batch, model=model, optimizer=optimizer):
-            model.train()
-            model(batch)["loss_dict"]["loss"].backward()
-            optimizer.step()
-            optimizer.clear_grad()
-
-        def sample(batch, model=model):
-            model.eval()
-            model.sample(batch)
-
-        rates[row] = {
-            f"{name}_structures_per_s": median_rate(step, batches)
-            for name, step in (("train", train), ("sample", sample))
-        }
+        rates[row] = measure_rates(config, "sample", lambda m, batch: m.sample(batch))
         print(row, rates[row], flush=True)
     return rates
 
 
 def run_missing(args: argparse.Namespace) -> None:
+    """Run what is missing."""
     words = ["--data", args.data, "--epochs", args.epochs, "--work", args.work]
     commands = {
         file_name(row, seed): [*words, "--one", row, "--seed", seed]
@@ -172,57 +150,42 @@ def run_missing(args: argparse.Namespace) -> None:
 
 
 def gather(args: argparse.Namespace) -> dict:
-    """Put the files of all rows and seeds into one result."""
+    """Return the result of all rows and seeds."""
     rows = [{"name": COPY, "parameters": 0}]
     for row in ROWS:
-        seeds = [
-            json.loads((args.work / f"{file_name(row, seed)}.json").read_text())
-            for seed in args.seeds
-        ]
+        seeds = read_runs(args.work, row, args.seeds)
         for split in SPLITS:
             rows[0][split] = {
-                "adwt": [round(seeds[0][split]["copy_adwt"], 4)],
-                "mae": [round(seeds[0][split]["copy_position_mae"], 4)],
+                "adwt": values_of(seeds[:1], split, "copy_adwt"),
+                "mae": values_of(seeds[:1], split, "copy_position_mae"),
             }
         rows.append(
             {
                 "name": row,
                 "parameters": seeds[0]["parameters"],
-                "train_minutes": [round(s["train_seconds"] / 60, 1) for s in seeds],
+                "train_minutes": minutes_of(seeds),
                 **{
                     split: {
-                        "adwt": [round(s[split]["adwt"], 4) for s in seeds],
-                        "mae": [round(s[split]["position_mae"], 4) for s in seeds],
+                        "adwt": values_of(seeds, split, "adwt"),
+                        "mae": values_of(seeds, split, "position_mae"),
                     }
                     for split in SPLITS
                 },
             }
         )
-    return {
-        "command": f"python -m benchmarks.is2rs --data DATA --epochs {args.epochs} "
+    return result_of(
+        f"python -m benchmarks.is2rs --data DATA --epochs {args.epochs} "
         f"--seeds {' '.join(map(str, args.seeds))} --jobs {args.jobs}",
-        "machine": machine(),
-        "date": str(date.today()),
-        "epochs": args.epochs,
-        "rows": rows,
-    }
+        epochs=args.epochs,
+        rows=rows,
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", required=True, type=lambda p: Path(p).resolve())
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--work", type=Path, default=Path("output/benchmark_is2rs"))
-    parser.add_argument("--out", type=Path, default=ROOT / "docs/results/is2rs.yaml")
+    parser = run_parser(__doc__, "output/benchmark_is2rs", 4, ROWS)
+    parser.add_argument("--out", type=Path, default=RESULTS / "is2rs.yaml")
     parser.add_argument("--speed", action="store_true", help="only measure rates")
-    parser.add_argument("--one", choices=ROWS, help="one row (used by the run itself)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of --one")
-    args = parser.parse_args()
-    args.work = args.work.resolve()
-    args.work.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    args = parse(parser)
     if args.one:
         one(args.one, args.seed, args)
         return

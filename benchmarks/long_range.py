@@ -13,20 +13,20 @@
 # limitations under the License.
 
 
-"""What the frequency half is for: ionic clusters that no cut-off connects.
+"""The use of the frequency half: ionic clusters beyond each other's cut-off.
 
-Trains small energy networks on the set of ``benchmarks.data.ionic_clusters``, where
-clusters stand further apart than the radius graph reaches, and measures
+Trains small energy networks on the set of ``benchmarks.data.ionic_clusters``, whose
+clusters are further apart than the cut-off of the radius graph, and measures
 
-* the error beside that of the best model with a cut-off (``cutoff_floor`` of the
-  set's statistics), and beside the spatial half alone;
+* the error, compared with that of the best model with a cut-off (``cutoff_floor`` of
+  the set's statistics) and with that of the spatial half alone;
 * whether the trained networks give the same energy for another basis of the same
-  lattice, and twice the energy for a doubled cell. The *index box* is a variant of
-  the network that fails: its wave vectors are ``|n_i| <= (1, 1, 3)`` with a free
+  lattice, and twice the energy for a doubled cell. The *index box* is a variant of the
+  network that fails: its reciprocal vectors are ``|n_i| <= (1, 1, 3)`` with a free
   weight for each index, as in Ewald message passing (arXiv 2303.04791).
 
-Every (row, seed) is a process and leaves a file in ``--work``, so the run can be
-interrupted and continued; the last step gathers them and draws the figure.
+Every (row, seed) is a process and leaves a file in ``--work``, so a benchmark that was
+stopped continues; the last step collects them and draws the figure.
 
 Usage::
 
@@ -39,20 +39,27 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import time
 from dataclasses import replace
-from datetime import date
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.runs import IMAGES
+from benchmarks.runs import RESULTS
+from benchmarks.runs import count_parameters
 from benchmarks.runs import file_name
-from benchmarks.runs import machine
+from benchmarks.runs import minutes_of
+from benchmarks.runs import new_figure
+from benchmarks.runs import parse
+from benchmarks.runs import read_runs
+from benchmarks.runs import result_of
 from benchmarks.runs import run_all
+from benchmarks.runs import run_parser
+from benchmarks.runs import tensors_of
+from benchmarks.runs import values_of
 from benchmarks.runs import write
 
-ROOT = Path(__file__).resolve().parent.parent
 BACKBONE = {
     "channels": 24,
     "vectors": 8,
@@ -79,13 +86,13 @@ LATTICE_CHANGES = 100  # structures of each check of invariance
 
 
 def box_indices() -> np.ndarray:
-    """Half of the index box, one of each pair k, -k: int64 [31, 3]."""
+    """Return half of the index box, one of each pair k, -k: int64 [31, 3]."""
     ranges = [range(-n, n + 1) for n in BOX_SIZE]
     return np.array([n for n in itertools.product(*ranges) if n > (0, 0, 0)])
 
 
 def build(row: str, seed: int):
-    """Make a network; the index box replaces the sphere and its radial filter."""
+    """Return the network of a row; the index box replaces the sphere and its filter."""
     import paddle
 
     from ppmat.models.sfin.sfin_energy import SFINEnergy
@@ -125,23 +132,19 @@ def build(row: str, seed: int):
     return model
 
 
-def converter():
-    from ppmat.datasets.graph_utils.periodic_graph import PeriodicGraphConverter
-
-    return PeriodicGraphConverter(
-        cutoff=BACKBONE["cutoff"], max_neighbors=None, k_cut=BACKBONE["k_cut"]
-    )
-
-
 def samples_of(records) -> list[dict]:
-    """Turn records into samples, with the graphs of their present cells."""
+    """Return samples of records, with the graphs of their present cells."""
+    from ppmat.datasets.graph_utils.periodic_graph import PeriodicGraphConverter
     from ppmat.datasets.oc20_is2re_dataset import record_to_sample
 
-    graph = converter()
+    graph = PeriodicGraphConverter(
+        cutoff=BACKBONE["cutoff"], max_neighbors=None, k_cut=BACKBONE["k_cut"]
+    )
     return [record_to_sample(record, build_graph=graph) for record in records]
 
 
 def read(data: Path, split: str) -> list:
+    """Return the records of a split."""
     from ppmat.datasets.oc20_lmdb import OC20LMDB
 
     rows = OC20LMDB(data, split)
@@ -149,21 +152,14 @@ def read(data: Path, split: str) -> list:
 
 
 def to_batch(samples: list[dict]) -> dict:
+    """Return a batch of tensors."""
     from ppmat.datasets.collate_fn import DefaultCollator
 
-    return tensors(DefaultCollator()(samples))
-
-
-def tensors(batch):
-    import paddle
-
-    if isinstance(batch, dict):
-        return {key: tensors(value) for key, value in batch.items()}
-    return paddle.to_tensor(batch) if isinstance(batch, np.ndarray) else batch
+    return tensors_of(DefaultCollator()(samples))
 
 
 def train(model, samples: list[dict], seed: int, args: argparse.Namespace) -> None:
-    """Adam with a warm-up and a cosine, loss L1 on the energy."""
+    """Train with AdamW, a warm-up and a cosine; the loss is L1 on the energy."""
     import paddle
 
     rng = np.random.default_rng(seed)
@@ -190,7 +186,7 @@ def train(model, samples: list[dict], seed: int, args: argparse.Namespace) -> No
 
 
 def predict(model, samples: list[dict]) -> np.ndarray:
-    """Energies [eV] of samples."""
+    """Return the energies of samples, [S] eV."""
     model.eval()
     parts = [samples[i : i + 50] for i in range(0, len(samples), 50)]
     return np.concatenate(
@@ -199,7 +195,7 @@ def predict(model, samples: list[dict]) -> np.ndarray:
 
 
 def unimodular(rng: np.random.Generator) -> np.ndarray:
-    """A random change of lattice basis: int [3, 3] with determinant 1 or -1."""
+    """Return a random change of lattice basis: int [3, 3], determinant 1 or -1."""
     change = np.eye(3, dtype=int)
     while (np.abs(change).sum(axis=1) == 1).any():  # every row a new vector
         i, j = rng.permutation(3)[:2]
@@ -208,12 +204,12 @@ def unimodular(rng: np.random.Generator) -> np.ndarray:
 
 
 def other_basis(record, rng: np.random.Generator):
-    """The same crystal with other lattice vectors."""
+    """Return the same crystal with other lattice vectors."""
     return replace(record, cell=(unimodular(rng) @ record.cell).astype(np.float32))
 
 
 def doubled(record):
-    """The same crystal with a cell that is twice as long in the first direction."""
+    """Return the same crystal with a cell twice as long in the first direction."""
     arrays = {
         name: np.concatenate([getattr(record, name)] * 2)
         for name in ("atomic_numbers", "tags", "fixed")
@@ -224,7 +220,7 @@ def doubled(record):
 
 
 def invariance(model, records: list) -> dict[str, float]:
-    """Largest differences [eV] between two descriptions of one crystal."""
+    """Return the largest differences [eV] between two descriptions of one crystal."""
     rng = np.random.default_rng(0)
     energy = predict(model, samples_of(records))
     basis = predict(model, samples_of([other_basis(r, rng) for r in records]))
@@ -254,7 +250,7 @@ def one(row: str, seed: int, args: argparse.Namespace) -> None:
     result = {
         "row": row,
         "seed": seed,
-        "parameters": int(sum(p.size for p in model.parameters())),
+        "parameters": count_parameters(model),
         "train_seconds": round(seconds, 1),
         "mae": float(np.abs(np.array(found["val_id"]) - labels).mean()),
         "twins": found["twins"],
@@ -266,6 +262,7 @@ def one(row: str, seed: int, args: argparse.Namespace) -> None:
 
 
 def run_missing(args: argparse.Namespace) -> None:
+    """Run what is missing."""
     words = ["--data", args.data, "--work", args.work, "--lr", args.lr]
     words += ["--epochs", args.epochs, "--batch-size", args.batch_size]
     words += ["--train", args.train]
@@ -277,14 +274,8 @@ def run_missing(args: argparse.Namespace) -> None:
     run_all(commands, args.work, args.jobs, "benchmarks.long_range")
 
 
-def load(row: str, args: argparse.Namespace) -> list[dict]:
-    """Results of all seeds of a row."""
-    paths = [args.work / f"{file_name(row, seed)}.json" for seed in args.seeds]
-    return [json.loads(path.read_text()) for path in paths]
-
-
 def gather(args: argparse.Namespace) -> dict:
-    """Put the files of all rows and seeds into one result."""
+    """Return the result of all rows and seeds."""
     statistics = json.loads((args.data / "statistics.json").read_text())
     floor = statistics["cutoff_floor"]
     train_labels = [r.y_relaxed for r in read(args.data, "train")[: args.train]]
@@ -302,15 +293,16 @@ def gather(args: argparse.Namespace) -> dict:
             ON_TWINS: "{:.3f} to {:.3f}".format(*floor["mae"]),
         },
     ]
-    spatial = float(np.mean([s["mae"] for s in load(SPATIAL, args)]))
+    seeds = read_runs(args.work, SPATIAL, args.seeds)
+    spatial = float(np.mean([s["mae"] for s in seeds]))
     for row in ROWS:
-        seeds = load(row, args)
+        seeds = read_runs(args.work, row, args.seeds)
         rows.append(
             {
                 "name": row,
                 "parameters": seeds[0]["parameters"],
-                "train_minutes": [round(s["train_seconds"] / 60, 1) for s in seeds],
-                "energy_mae": [round(s["mae"], 4) for s in seeds],
+                "train_minutes": minutes_of(seeds),
+                "energy_mae": values_of(seeds, "mae"),
                 ON_TWINS: [
                     round(float(np.abs(np.array(s["twins"]) - twins).mean()), 4)
                     for s in seeds
@@ -320,28 +312,21 @@ def gather(args: argparse.Namespace) -> dict:
                 "doubled cell [meV]": [round(1e3 * s["supercell"], 4) for s in seeds],
             }
         )
-    return {
-        "command": f"python -m benchmarks.long_range --data DATA --epochs {args.epochs}"
+    return result_of(
+        f"python -m benchmarks.long_range --data DATA --epochs {args.epochs}"
         f" --batch-size {args.batch_size} --lr {args.lr} --train {args.train}"
         f" --seeds {' '.join(map(str, args.seeds))}",
-        "machine": machine(),
-        "date": str(date.today()),
-        "note": "Training minutes are minutes of processor time. The last two columns "
+        note="Training minutes are minutes of processor time. The last two columns "
         "are the largest change of the energy when the same crystal is described "
         f"anew, over {LATTICE_CHANGES} structures of the validation set.",
-        "long_range_share": round(statistics["val_id"]["long_range_share"], 3),
-        "share_no_cutoff_sees": round(floor["share"], 3),
-        "rows": rows,
-    }
+        long_range_share=round(statistics["val_id"]["long_range_share"], 3),
+        share_no_cutoff_sees=round(floor["share"], 3),
+        rows=rows,
+    )
 
 
 def draw(result: dict, args: argparse.Namespace) -> None:
-    """Draw twins, where a cut-off sees no difference, and the errors of all rows."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
+    """Draw the twins, equal within the cut-off, and the errors of all rows."""
     from benchmarks.data.ionic_clusters import ARRANGEMENTS
 
     def deviation(energies) -> np.ndarray:
@@ -349,9 +334,9 @@ def draw(result: dict, args: argparse.Namespace) -> None:
         return (groups - groups.mean(axis=1, keepdims=True)).ravel()
 
     truth = deviation([record.y_relaxed for record in read(args.data, "twins")])
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    figure, axes = new_figure(1, 2, figsize=(10, 4), layout="constrained")
     for row, colour in ((SPATIAL, "tab:orange"), (FULL, "tab:blue")):
-        predicted = deviation(load(row, args)[0]["twins"])
+        predicted = deviation(read_runs(args.work, row, args.seeds)[0]["twins"])
         axes[0].plot(truth, predicted, ".", ms=3, alpha=0.5, color=colour, label=row)
     ends = np.array([truth.min(), truth.max()])
     axes[0].plot(ends, ends, "k-", lw=0.8)
@@ -381,27 +366,14 @@ def draw(result: dict, args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", required=True, type=lambda p: Path(p).resolve())
-    parser.add_argument("--train", type=int, default=2000, help="training structures")
-    parser.add_argument("--epochs", type=int, default=24)
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--lr", type=float, default=3e-3)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--work", type=Path, default=Path("output/long_range"))
-    parser.add_argument(
-        "--out", type=Path, default=ROOT / "docs/results/long_range.yaml"
-    )
-    parser.add_argument(
-        "--figure", type=Path, default=ROOT / "docs/images/long_range.png"
-    )
-    parser.add_argument("--one", choices=ROWS, help="one row (used by the run itself)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of --one")
-    args = parser.parse_args()
-    args.work = args.work.resolve()
-    args.work.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    parser = run_parser(__doc__, "output/long_range", 24, ROWS)
+    add = parser.add_argument
+    add("--train", type=int, default=2000, help="training structures")
+    add("--batch-size", type=int, default=32)
+    add("--lr", type=float, default=3e-3)
+    add("--out", type=Path, default=RESULTS / "long_range.yaml")
+    add("--figure", type=Path, default=IMAGES / "long_range.png")
+    args = parse(parser)
     if args.one:
         one(args.one, args.seed, args)
         return

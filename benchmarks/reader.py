@@ -12,17 +12,18 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""How fast OC20 records are read, and in how much memory; beside torch + PyG.
+"""Time and memory of reading OC20 records, compared with torch and PyG.
 
-At least 2,000 records of official size are made by shaking the records of ``--source``
-a little (stored edges are kept; where there are none, those of 6 Å and 50 neighbours
-are added, as in the official files) and written in both generations of the format.
-Measured on them: the decoder, the checked records of ``OC20LMDB``, the samples of the
-data set with its neighbour search, all in one process; the growth of memory; the
-opening of a file with as many rows as the largest official one. With ``--peer-python``,
-a Python that has torch and torch_geometric unpickles the same files. Rates are per
-second of processor time, one thread: the files stay in the system's cache, and other
-load on the machine disturbs less.
+``--records`` records of official size are made from those of ``--source`` by small
+random displacements, and written in both versions of the format. Stored edges are kept;
+records without edges get those of the official files (6 Å, 50 neighbours).
+
+Measured in one process: the decoder, the checked records of ``OC20LMDB``, the samples
+of the data set with its neighbour search, the growth of memory, and the opening of a
+file with as many rows as the largest official one. With ``--peer-python``, a Python
+that has torch and torch_geometric unpickles the same files. Rates are per second of
+processor time and thread; the files stay in the system's cache, and other load on the
+machine disturbs less.
 
 Usage::
 
@@ -42,20 +43,21 @@ import tempfile
 import time
 from collections.abc import Callable
 from collections.abc import Iterator
-from datetime import date
 from pathlib import Path
 
 import lmdb
 import numpy as np
-import yaml
 from pymatgen.optimization.neighbors import find_points_in_spheres
 
+from benchmarks.runs import RESULTS
+from benchmarks.runs import ROOT
+from benchmarks.runs import result_of
+from benchmarks.runs import write
 from ppmat.datasets.oc20_is2re_dataset import OC20IS2REDataset
 from ppmat.datasets.oc20_lmdb import OC20LMDB
 from ppmat.datasets.oc20_lmdb import OC20Record
 from ppmat.datasets.oc20_lmdb import write_lmdb
 
-ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "structure_generation/example_data/oc20_emt/train"
 LARGEST_SPLIT = 460_328
 GRAPH = {"__class_name__": "PeriodicGraphConverter", "__init_params__": {}}
@@ -106,8 +108,8 @@ def with_edges(record: OC20Record) -> OC20Record:
     )
 
 
-def shaken(source: OC20LMDB, count: int) -> Iterator[OC20Record]:
-    """Yield ``count`` records: those of ``source`` in turn, each moved a little."""
+def displaced(source: OC20LMDB, count: int) -> Iterator[OC20Record]:
+    """Yield ``count`` records: ``source`` in turn, randomly displaced."""
     rng = np.random.default_rng(0)
     originals = [source[i] for i in range(min(len(source), 200))]
     originals = [r if r.edge_index is not None else with_edges(r) for r in originals]
@@ -171,6 +173,7 @@ def opening(folder: Path, repeats: int) -> dict:
 
 
 def measure(args: argparse.Namespace, folder: Path) -> dict:
+    """Return the result, with temporary files in ``folder``."""
     source = OC20LMDB(args.source)
     table = []
 
@@ -192,7 +195,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict:
     peer = None
     for generation in ("old", "new"):
         path = folder / generation / "data.lmdb"
-        write_lmdb(path, shaken(source, args.records), generation)
+        write_lmdb(path, displaced(source, args.records), generation)
         rows = OC20LMDB(path)
         count = len(rows)
 
@@ -225,42 +228,41 @@ def measure(args: argparse.Namespace, folder: Path) -> dict:
     values = rates(sample, len(some), min(args.repeats, 3))
     add("data set with neighbours", "new", values)
     atoms = [len(rows[int(index)].pos) for index in some]
-    return {
-        "command": "python -m benchmarks.reader"
+    return result_of(
+        "python -m benchmarks.reader"
         + (" --source SOURCE" if args.source != SAMPLE else "")
         + (" --peer-python VENV/bin/python" if args.peer_python else "")
         + f" --records {args.records} --repeats {args.repeats}",
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, one process, "
+        f"{platform.machine()}, {os.cpu_count()} cores, one process, "
         f"Python {platform.python_version()}",
-        "date": str(date.today()),
-        "note": args.note,
-        "records": count,
-        "kilobytes_per_record": round(size, 1),
-        "atoms_per_record": round(statistics.mean(atoms), 1),
-        "rate_over_torch_and_pyg": ratio,
-        "memory_growth_of_one_pass_mb": round(memory_growth(rows), 2),
-        "opening": opening(folder, 20),
-        "rows": table,
-    }
+        note=args.note,
+        records=count,
+        kilobytes_per_record=round(size, 1),
+        atoms_per_record=round(statistics.mean(atoms), 1),
+        rate_over_torch_and_pyg=ratio,
+        memory_growth_of_one_pass_mb=round(memory_growth(rows), 2),
+        opening=opening(folder, 20),
+        rows=table,
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--source", type=Path, default=SAMPLE, help="OC20 file or split to shake"
+        "--source", type=Path, default=SAMPLE, help="OC20 file or split to start from"
     )
     parser.add_argument("--records", type=int, default=2000)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--peer-python", help="Python with torch and torch_geometric")
     parser.add_argument("--note", default="", help="sentence for the result file")
-    parser.add_argument("--work", type=Path, help="where 0.5 GB may lie for a while")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs/results/reader.yaml")
+    parser.add_argument(
+        "--work", type=Path, help="folder for 0.5 GB of temporary files"
+    )
+    parser.add_argument("--out", type=Path, default=RESULTS / "reader.yaml")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.work) as folder:
         result = measure(args, Path(folder))
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(yaml.safe_dump(result, sort_keys=False, allow_unicode=True))
-    print(f"wrote {args.out}")
+    write(result, args.out)
 
 
 if __name__ == "__main__":

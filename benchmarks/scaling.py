@@ -12,11 +12,12 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Time and memory of the structure network against atoms and batch size.
+"""Time and memory of the structure network, by number of atoms and batch size.
 
-Copper slabs that grow in their plane, four layers, an oxygen atom on top. Every point
-is a process of its own (so that peak memory is its own) which takes the median over
-training steps of the default network, and of each half alone.
+The structures are copper slabs of four layers that grow in their plane, with an oxygen
+atom on top. Each point is a process of its own, because peak memory belongs to a
+process. It gives medians of training steps and predictions, of the default network and
+of each half alone.
 
 Usage::
 
@@ -27,27 +28,32 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import resource
 import statistics
-import subprocess
-import sys
 import time
-from datetime import date
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from benchmarks.runs import IMAGES
+from benchmarks.runs import RESULTS
+from benchmarks.runs import ROOT
+from benchmarks.runs import new_figure
+from benchmarks.runs import result_of
+from benchmarks.runs import run_one
+from benchmarks.runs import tensors_of
+from benchmarks.runs import write
+
 CONFIG = ROOT / "structure_generation/configs/sfin/oc20.yaml"
+# Atoms, about: cells along a and b.
 SIZES = {50: (4, 3), 100: (5, 5), 200: (8, 6), 500: (12, 10), 1000: (16, 16)}
-SIZES[2000] = (25, 20)  # atoms: (cells along a, along b); four layers and an oxygen
+SIZES[2000] = (25, 20)
 BATCHES = [1, 4, 16, 64]
 HALVES = ["both", "spatial", "frequency"]
 BATCH_ATOMS = 50
 
 
 def slab(cells: tuple[int, int]):
-    """Return an OC20 record-like ``Atoms`` with tags and the relaxed positions."""
+    """Return a slab with adsorbate, tags and fixed atoms, as in OC20."""
     import numpy as np
     from ase.build import add_adsorbate
     from ase.build import fcc111
@@ -84,7 +90,7 @@ def measure(cells: tuple[int, int], batch_size: int, halves: str, steps: int) ->
     prepare = time.perf_counter() - start
     atoms = int(sample["structure_array"]["num_atoms"].data[0])
     sample["displacement"] = ConcatData(np.zeros([atoms, 3], "float32"))
-    batch = tensors(DefaultCollator()([sample] * batch_size))
+    batch = tensors_of(DefaultCollator()([sample] * batch_size))
     optimizer = paddle.optimizer.AdamW(1e-4, parameters=model.parameters())
 
     def train():
@@ -118,37 +124,9 @@ def measure(cells: tuple[int, int], batch_size: int, halves: str, steps: int) ->
     return result
 
 
-def tensors(batch):
-    import numpy as np
-    import paddle
-
-    if isinstance(batch, dict):
-        return {key: tensors(value) for key, value in batch.items()}
-    return paddle.to_tensor(batch) if isinstance(batch, np.ndarray) else batch
-
-
-def point(*words) -> dict:
-    """Run one point in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.scaling", "--point", *map(str, words)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, capture_output=True, text=True, env=environment, check=False
-    )
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-    result = json.loads(done.stdout.splitlines()[-1])
-    print(result, flush=True)
-    return result
-
-
 def draw(result: dict, path: Path) -> None:
     """Draw time and memory against atoms and against batch size."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
+    figure, axes = new_figure(1, 3, figsize=(12, 3.6), layout="constrained")
     single = [r for r in result["rows"] if r["batch_size"] == 1]
     for halves in HALVES:
         rows = [r for r in single if r["halves"] == halves]
@@ -176,8 +154,8 @@ def draw(result: dict, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=ROOT / "docs/results/scaling.yaml")
-    parser.add_argument("--figure", type=Path, default=ROOT / "docs/images/scaling.png")
+    parser.add_argument("--out", type=Path, default=RESULTS / "scaling.yaml")
+    parser.add_argument("--figure", type=Path, default=IMAGES / "scaling.png")
     parser.add_argument(
         "--point", nargs=4, metavar=("SIZE", "BATCH", "HALVES", "STEPS")
     )
@@ -186,21 +164,19 @@ def main() -> None:
         size, batch, halves, steps = args.point
         print(json.dumps(measure(SIZES[int(size)], int(batch), halves, int(steps))))
         return
-    import yaml
-
-    result = {
-        "command": "python -m benchmarks.scaling",
-        "machine": f"{platform.machine()}, CPU, one thread",
-        "date": str(date.today()),
-        "rows": [
-            point(size, 1, halves, args.steps) for halves in HALVES for size in SIZES
-        ]
-        + [point(BATCH_ATOMS, batch, "both", args.steps) for batch in BATCHES[1:]],
-    }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(yaml.safe_dump(result, sort_keys=False))
+    points = [(size, 1, halves) for halves in HALVES for size in SIZES]
+    points += [(BATCH_ATOMS, batch, "both") for batch in BATCHES[1:]]
+    result = result_of(
+        "python -m benchmarks.scaling",
+        f"{platform.machine()}, CPU, one thread",
+        rows=[
+            run_one("benchmarks.scaling", "--point", *point, args.steps)
+            for point in points
+        ],
+    )
+    write(result, args.out)
     draw(result, args.figure)
-    print(f"wrote {args.out} and {args.figure}")
+    print(f"wrote {args.figure}")
 
 
 if __name__ == "__main__":

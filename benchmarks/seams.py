@@ -13,29 +13,28 @@
 # limitations under the License.
 
 
-"""What tiles do to an enhanced image: seams, by overlap, for a trained network.
+"""Seams of tiles in an enhanced image, for several overlaps of a trained network.
 
 ``python -m benchmarks.seams -c YAML --checkpoint best.pdparams``
 
-Synthetic scenes with noise, larger than a tile, are enhanced with several overlaps. Of
-each result the difference to the one with the doubled overlap is taken, divided by
-the range of that image (greatest - least value), and the PSNR against the scene. Small
-images, cut from the scenes, are run reflected to a tile and at their own size.
+Synthetic noisy scenes, larger than a tile, are enhanced with several overlaps. The
+result has the difference to the doubled overlap, divided by the range of the image
+(greatest minus least value), and the PSNR against the scene. Small images, cut from the
+scenes, are enhanced in two ways: reflected to a full tile, and at their own size.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import statistics
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.runs import machine
+from benchmarks.runs import RESULTS
+from benchmarks.runs import result_of
 from benchmarks.runs import write
 
-RESULT = Path(__file__).parents[1] / "docs" / "results" / "seams.yaml"
 SMALL = (0.25, 0.5, 0.75)  # sides of small images, in tiles
 
 
@@ -100,7 +99,7 @@ def rows_of_small_images(predictor, pairs: list, tile: int) -> list[dict]:
 
 
 def mean(values: list[float]) -> float:
-    """Return the mean with four digits."""
+    """Return the mean, rounded to four significant digits."""
     return float(f"{statistics.mean(values):.4g}")
 
 
@@ -112,8 +111,8 @@ def main() -> None:
     add("--checkpoint", required=True)
     add("--size", type=int, default=4, help="side of the scenes, in tiles")
     add("--scenes", type=int, default=4)
-    add("--training", default="not told", help="how the network was trained")
-    add("--out", type=Path, default=RESULT)
+    add("--training", default="unknown", help="how the network was trained")
+    add("--out", type=Path, default=RESULTS / "seams.yaml")
     args = parser.parse_args()
     from ppmat.predictor import SpectrumPredictor
 
@@ -125,18 +124,16 @@ def main() -> None:
     rows = rows_of_overlaps(predictor, pairs, tile)
     rows += rows_of_small_images(predictor, pairs, tile)
     name = Path(args.config).name
-    result = {
-        "command": f"python -m benchmarks.seams -c {name} --checkpoint best.pdparams "
+    result = result_of(
+        f"python -m benchmarks.seams -c {name} --checkpoint best.pdparams "
         f"--size {args.size} --scenes {args.scenes}",
-        "machine": machine(),
-        "date": str(datetime.date.today()),
-        "tile": tile,
-        "rows": rows,
-        "training": args.training,
-        "note": "RMS, largest pixel, largest line: change when the overlap is doubled, "
+        tile=tile,
+        rows=rows,
+        training=args.training,
+        note="RMS, largest pixel, largest line: change when the overlap is doubled, "
         "in units of the range of the image; a line is the mean over a row or column, "
         "in which a seam would show. PSNR: against the scene without noise.",
-    }
+    )
     write(result, args.out)
 
 

@@ -13,18 +13,19 @@
 # limitations under the License.
 
 
-"""Do the image network and its metrics agree with the authors' PyTorch code?
+"""Differences of the image network and its metrics from the authors' PyTorch code.
 
-The network has the paper's size (64 channels, 8 blocks) and weights as after a
-training: random, with BatchNorm factors of both signs and statistics of images. The
-same weights and images go through both, in float32 and float64: outputs in evaluation,
-gradients, the losses of two epochs of Adam steps, PSNR and SSIM. PyTorch and Paddle
-need not be in one environment; the first command leaves a file for the second.
+The network has the paper's size (64 channels, 8 blocks). Its weights are random, with
+BatchNorm factors of both signs and statistics of images, as after a training. Both
+codes get the same weights and images, in float32 and float64. Compared are outputs in
+evaluation, gradients, the losses of two epochs of Adam steps, PSNR and SSIM. The first
+command leaves a file for the second, so PyTorch and Paddle may have environments of
+their own.
 
 Usage::
 
     git clone https://github.com/HeasonLee/SFIN authors
-    TORCH_PYTHON benchmarks/sfin_agreement.py reference --authors authors
+    TORCH_PYTHON -m benchmarks.sfin_agreement reference --authors authors
     python -m benchmarks.sfin_agreement compare
 """
 
@@ -33,15 +34,15 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.runs import machine
+from benchmarks.runs import RESULTS
+from benchmarks.runs import ROOT
+from benchmarks.runs import result_of
 from benchmarks.runs import write
 
-ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "test"))
 
 import agreement  # noqa: E402
@@ -278,16 +279,16 @@ def compare(path: Path, out: Path) -> None:
     with np.load(path) as file:
         stored = {key: file[key] for key in file.files}
     rows = network_rows(stored) + metric_rows(stored)
-    result = {
-        "command": "python -m benchmarks.sfin_agreement compare",
-        "machine": machine(),
-        "date": str(date.today()),
-        "PyTorch": str(stored["torch"]),
-        "Paddle": paddle.__version__,
-        "outputs in grey levels": output_range(stored),
-        "note": " ".join(NOTE.split()),
-        "rows": rows,
-    }
+    result = result_of(
+        "python -m benchmarks.sfin_agreement compare",
+        **{
+            "PyTorch": str(stored["torch"]),
+            "Paddle": paddle.__version__,
+            "outputs in grey levels": output_range(stored),
+            "note": " ".join(NOTE.split()),
+            "rows": rows,
+        },
+    )
     write(result, out / "sfin_agreement.yaml")
 
 
@@ -301,7 +302,7 @@ def main() -> None:
         default=Path("output/benchmark_sfin_agreement/reference.npz"),
         help="the file between the two steps",
     )
-    parser.add_argument("--out", type=Path, default=ROOT / "docs/results")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     if args.step == "compare":
         compare(args.reference, args.out)

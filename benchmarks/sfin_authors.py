@@ -13,11 +13,12 @@
 # limitations under the License.
 
 
-"""The authors' image network in PyTorch, from their own files, for comparisons.
+"""The authors' image network in PyTorch, loaded from their files, for comparisons.
 
-Nothing of their code is here: ``git clone https://github.com/HeasonLee/SFIN`` and give
-the folder. Needs a Python with torch and pytorch_msssim, not Paddle. What their files
-import without using it (kornia, ptflops, torchvision) need not be installed.
+Their code is not part of this project: ``git clone https://github.com/HeasonLee/SFIN``
+and give the folder. The file needs a Python with torch and pytorch_msssim, not Paddle.
+Packages that their files import but do not use (kornia, ptflops, torchvision) need not
+be installed.
 """
 
 from __future__ import annotations
@@ -48,11 +49,11 @@ def load(folder: Path, name: str, **settings: int) -> ModuleType:
         **settings: New values, as ``ch=8``.
 
     Raises:
-        SystemExit: The file is not there, or has no such setting.
+        SystemExit: The file does not exist, or has no such setting.
     """
     path = folder / f"{name}.py"
     if not path.is_file():
-        raise SystemExit(f"{path} is not there; wanted a clone of HeasonLee/SFIN")
+        raise SystemExit(f"{path} does not exist; wanted a clone of HeasonLee/SFIN")
     for full, names in UNUSED.items():
         try:
             importlib.import_module(full)
@@ -95,7 +96,7 @@ def picture(
 
 
 def pictures(count: int, height: int, width: int, seed: int) -> np.ndarray:
-    """Return several, [N, 1, H, W]."""
+    """Return several pictures, [N, 1, H, W]."""
     rng = np.random.default_rng(seed)
     return np.stack([picture(height, width, rng)[None] for _ in range(count)])
 
@@ -126,8 +127,8 @@ def trained_like(network: torch.nn.Module, seed: int) -> None:
 def precision(dtype: str) -> Iterator[torch.dtype]:
     """Compute in ``float32`` or ``float64`` throughout.
 
-    Their ramps are made in the default type: without this a network in float64 would
-    have ramps that are rounded to float32.
+    Their ramps have the default type; otherwise a network in float64 would have ramps
+    that are rounded to float32.
     """
     torch.set_default_dtype(getattr(torch, dtype))
     try:

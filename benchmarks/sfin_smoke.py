@@ -13,15 +13,15 @@
 # limitations under the License.
 
 
-"""Does ``sfin_smoke.yaml`` learn? Against the noisy image and a Gaussian blur.
+"""Scores of ``sfin_smoke.yaml``, compared with the noisy image and a Gaussian blur.
 
-Each seed trains the configuration through the same entry as a user, and is scored with
-its best weights, on whole images, by both protocols. The width of the blur is the one
-with the highest validation PSNR (protocol ``author``); test images choose nothing.
-Every seed leaves a file in ``--work``, so the run can be interrupted and continued.
+Each seed trains the configuration by the user's command. Its best weights are scored on
+whole images, by both protocols. The width of the blur is the one with the highest
+validation PSNR (protocol ``author``); test images choose nothing. Every seed leaves a
+file in ``--work``, so a benchmark that was stopped continues.
 
-The images are synthetic and few: the numbers say that the commands work, nothing about
-real micrographs or about the paper.
+The images are synthetic and few. The numbers show that the commands work; they say
+nothing about real micrographs or about the paper.
 
 Usage::
 
@@ -35,16 +35,16 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from datetime import date
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.runs import machine
+from benchmarks.runs import RESULTS
+from benchmarks.runs import ROOT
+from benchmarks.runs import result_of
 from benchmarks.runs import run_all
 from benchmarks.runs import write
 
-ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "spectrum_enhancement/configs/sfin/sfin_smoke.yaml"
 SPLITS = ("val", "test")
 WIDTHS = np.arange(0.5, 4.01, 0.25)  # standard deviation of the blur, pixels
@@ -88,14 +88,14 @@ def scores(predicted: np.ndarray, true: np.ndarray) -> dict[str, dict[str, float
 
 def one(seed: int, args: argparse.Namespace) -> None:
     """Train and score one seed."""
-    from ppmat.commands import train as entry
+    from ppmat.commands import train
     from ppmat.models import build_trained_model
     from ppmat.utils.config import save_config
 
     folder = args.work / f"seed_{seed}"
     config = settings(seed, folder, args.overrides)
     start = time.perf_counter()
-    entry.run(config, str(CONFIG))
+    train.run(config, str(CONFIG))
     minutes = (time.perf_counter() - start) / 60
     save_config(config, folder / "run.yaml")
     model, _ = build_trained_model(
@@ -145,16 +145,14 @@ def gather(args: argparse.Namespace) -> dict:
     ours["parameters"] = sum(int(w.size) for w in weights if not w.stop_gradient)
     ours["train_minutes"] = [run["train_minutes"] for run in found]
     words = [*map(str, args.seeds), f"--jobs {args.jobs}", *args.overrides]
-    return {
-        "command": f"python -m benchmarks.sfin_smoke --seeds {' '.join(words)}",
-        "machine": machine(),
-        "date": str(date.today()),
-        "note": "PSNR [dB] / SSIM on synthetic images of the shipped sample; columns "
+    return result_of(
+        f"python -m benchmarks.sfin_smoke --seeds {' '.join(words)}",
+        note="PSNR [dB] / SSIM on synthetic images of the shipped sample; columns "
         "name split and protocol. The best weights and the width of the blur are "
         "chosen on val.",
-        "epochs": config["Trainer"]["max_epochs"],
-        "rows": [*baselines(config), ours],
-    }
+        epochs=config["Trainer"]["max_epochs"],
+        rows=[*baselines(config), ours],
+    )
 
 
 def main() -> None:
@@ -162,8 +160,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[42])
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--work", type=Path, default=Path("output/benchmark_smoke"))
-    parser.add_argument("--out", type=Path, default=ROOT / "docs/results")
-    parser.add_argument("--one", type=int, help="internal: the run of this seed")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument(
+        "--one", type=int, help="one run (used by the benchmark itself)"
+    )
     parser.add_argument("overrides", nargs="*", help="KEY=VALUE, as train.py takes")
     args = parser.parse_intermixed_args()
     args.work = args.work.resolve()

@@ -15,14 +15,14 @@
 
 """Training the image network on a CPU: images/s of forward, backward and Adam step.
 
-- ``authors``: their network in PyTorch, eager.
-- ``separate``: our network with the paper's convolutions one by one.
-- ``merged``: with those of the same input in one, see ppmat/models/sfin/conv.py.
+- ``authors``: the authors' network in PyTorch, eager.
+- ``separate``: our network, with the paper's convolutions one by one.
+- ``merged``: with convolutions of the same input merged, see ppmat/models/sfin/conv.py.
 - ``kept``: the same in a process that keeps freed memory, as ``train.py`` does.
 
-Same images, widths, depth and threads. Each cell is a process of its own, which takes
-a step to warm up and then ``--steps``; the processes take turns. Rates are medians of
-all steps, memory is the largest peak, libraries included.
+Images, widths, depth and threads are the same. Each cell is a process of its own, with
+one step to warm up and then ``--steps``; the processes alternate. Rates are medians of
+all steps; memory is the largest peak, libraries included.
 
 The authors' row needs a Python with PyTorch and a clone of HeasonLee/SFIN::
 
@@ -32,20 +32,21 @@ The authors' row needs a Python with PyTorch and a clone of HeasonLee/SFIN::
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
 import resource
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-RESULT = Path(__file__).parents[1] / "docs" / "results" / "sfin_training.yaml"
+from benchmarks.runs import RESULTS
+from benchmarks.runs import result_of
+from benchmarks.runs import run_one
+from benchmarks.runs import write
+
 ROWS = {
     "authors": "authors' network, PyTorch",
     "separate": "eager Paddle, convolutions one by one",
@@ -116,7 +117,7 @@ def paddle_step(row: str, width: int, blocks: int, data: tuple) -> Callable:
     return step
 
 
-def run_one(row: str, source: Path, numbers: list[int]) -> None:
+def print_run(row: str, source: Path, numbers: list[int]) -> None:
     """Print the seconds and the loss of every step and the peak in bytes as JSON."""
     width, size, batch, blocks, steps = numbers
     data = images(size, batch)
@@ -137,30 +138,13 @@ def run_one(row: str, source: Path, numbers: list[int]) -> None:
 
 
 def measure(args: argparse.Namespace, row: str, cell: tuple) -> dict:
-    """Run one process and return what it printed."""
-    python = args.torch if row == "authors" else sys.executable
-    numbers = [*cell, args.blocks, args.steps]
-    command = [
-        python,
-        "-m",
+    """Return the seconds and the peak memory of one process."""
+    return run_one(
         "benchmarks.sfin_training",
-        "--one",
-        row,
-        str(args.authors),
-        *map(str, numbers),
-    ]
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith("MALLOC_")
-    }
-    environment["OMP_NUM_THREADS"] = str(args.threads)
-    if row == "authors":
-        environment.pop("PYTHONPATH", None)
-    output = subprocess.run(
-        command, env=environment, stdout=subprocess.PIPE, check=True, text=True
+        *("--one", row, args.authors, *cell, args.blocks, args.steps),
+        python=args.torch if row == "authors" else "",
+        OMP_NUM_THREADS=str(args.threads),
     )
-    return json.loads(output.stdout.splitlines()[-1])
 
 
 def summary(row: str, found: dict[tuple, list[dict]]) -> dict:
@@ -188,36 +172,32 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2, help="of one process")
     parser.add_argument("--turns", type=int, default=3, help="processes of each cell")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--out", type=Path, default=RESULTS / "sfin_training.yaml")
     args = parser.parse_args()
     if args.one:
         row, source, *numbers = args.one
-        return run_one(row, Path(source), [int(number) for number in numbers])
+        return print_run(row, Path(source), [int(number) for number in numbers])
     if not (args.torch and args.authors):
         parser.error("wanted --torch and --authors")
+    for name in [n for n in os.environ if n.startswith("MALLOC_")]:
+        del os.environ[name]
     found: dict[tuple, list[dict]] = {}
     for _ in range(args.turns):
         for cell in CELLS:
             for row in ROWS:
                 run = measure(args, row, cell)
                 found.setdefault((row, *cell), []).append(run)
-                print(row, *cell, run, flush=True)
-    from runs import write
-
     batches = ", ".join(f"{batch} images of {size}" for _, size, batch in CELLS[:2])
-    write(
-        {
-            "command": "python -m benchmarks.sfin_training --torch TORCH_PYTHON "
-            f"--authors SFIN_REPO --blocks {args.blocks} --steps {args.steps} "
-            f"--turns {args.turns} --threads {args.threads}",
-            "machine": f"x86-64, {os.cpu_count()} cores, {args.threads} threads",
-            "date": datetime.date.today().isoformat(),
-            "note": f"Forward, backward and Adam step; {args.blocks} residual blocks; "
-            f"batches of {batches} pixels a side. GB: peak of the process.",
-            "rows": [summary(row, found) for row in ROWS],
-        },
-        args.out,
+    result = result_of(
+        "python -m benchmarks.sfin_training --torch TORCH_PYTHON "
+        f"--authors SFIN_REPO --blocks {args.blocks} --steps {args.steps} "
+        f"--turns {args.turns} --threads {args.threads}",
+        f"x86-64, {os.cpu_count()} cores, {args.threads} threads",
+        note=f"Forward, backward and Adam step; {args.blocks} residual blocks; "
+        f"batches of {batches} pixels a side. GB: peak of the process.",
+        rows=[summary(row, found) for row in ROWS],
     )
+    write(result, args.out)
 
 
 if __name__ == "__main__":

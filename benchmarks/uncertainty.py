@@ -13,13 +13,13 @@
 # limitations under the License.
 
 
-"""Do expected errors tell where the energies are wrong? Scale head against ensemble.
+"""Expected errors against true errors of energies: error head, and ensemble.
 
-Reads the predictions that ``is2re.py`` left: of the scale head of each seed, and of the
-seeds as an ensemble (standard deviation of their energies). Both are scaled by one
-factor, measured on val_id, and judged on the out-of-distribution splits: mean expected
-and mean absolute error, rank correlation of the two, and the error of the half the
-method trusts more, relative to all.
+Reads the predictions that ``is2re.py`` left: the expected errors of each seed's error
+head, and those of the seeds as an ensemble (standard deviation of their energies). One
+factor, measured on val_id, scales each method. The result has, for every split, mean
+expected and mean absolute error, the rank correlation of the two, and the error of the
+half with smaller expected errors, relative to all.
 
 Usage::
 
@@ -29,18 +29,19 @@ Usage::
 from __future__ import annotations
 
 import argparse
-from datetime import date
 from pathlib import Path
 
 import numpy as np
 from scipy.stats import spearmanr
 
-from benchmarks.is2re import SPLITS
+from benchmarks.runs import IMAGES
+from benchmarks.runs import RESULTS
+from benchmarks.runs import SPLITS
 from benchmarks.runs import file_name
-from benchmarks.runs import machine
+from benchmarks.runs import new_figure
+from benchmarks.runs import result_of
 from benchmarks.runs import write
 
-ROOT = Path(__file__).resolve().parent.parent
 ROW = "full network, with relaxed structure"
 CALIBRATION = "val_id"
 BINS = 8
@@ -52,11 +53,16 @@ COLUMNS = (
 )
 
 
+def predictions(work: Path, seeds: list[int], split: str) -> list:
+    """Return the files that the seeds left for a split."""
+    return [np.load(work / f"{file_name(ROW, seed)}_{split}.npz") for seed in seeds]
+
+
 def of_heads(work: Path, seeds: list[int]) -> dict[str, list[tuple]]:
     """Return (absolute error, expected error) of each split, one pair a seed."""
     found = {}
     for split in SPLITS:
-        files = [np.load(work / f"{file_name(ROW, s)}_{split}.npz") for s in seeds]
+        files = predictions(work, seeds, split)
         found[split] = [
             (np.abs(f["energy"] - f["label"]), f["expected_error"]) for f in files
         ]
@@ -67,7 +73,7 @@ def of_ensemble(work: Path, seeds: list[int]) -> dict[str, list[tuple]]:
     """Return (absolute error of the mean, standard deviation) of each split."""
     found = {}
     for split in SPLITS:
-        files = [np.load(work / f"{file_name(ROW, s)}_{split}.npz") for s in seeds]
+        files = predictions(work, seeds, split)
         energy = np.stack([f["energy"] for f in files])
         error = np.abs(energy.mean(axis=0) - files[0]["label"])
         found[split] = [(error, energy.std(axis=0, ddof=1))]
@@ -75,7 +81,7 @@ def of_ensemble(work: Path, seeds: list[int]) -> dict[str, list[tuple]]:
 
 
 def judge(pairs: dict[str, list[tuple]]) -> tuple[list[dict], dict[str, list[tuple]]]:
-    """Scale on val_id; return the numbers of each split and the scaled pairs."""
+    """Scale on val_id; return the table rows of the splits and the scaled pairs."""
     factors = [error.sum() / expected.sum() for error, expected in pairs[CALIBRATION]]
     scaled = {
         split: [(error, f * expected) for f, (error, expected) in zip(factors, both)]
@@ -97,12 +103,7 @@ def judge(pairs: dict[str, list[tuple]]) -> tuple[list[dict], dict[str, list[tup
 
 def draw(methods: dict[str, dict[str, list[tuple]]], path: Path) -> None:
     """Draw mean absolute against mean expected error in bins of the latter."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, panels = pyplot.subplots(1, len(methods), figsize=(9, 4.2), sharey=True)
+    figure, panels = new_figure(1, len(methods), figsize=(9, 4.2), sharey=True)
     for axes, (name, scaled) in zip(panels, methods.items()):
         for split, pairs in scaled.items():
             error, expected = (np.concatenate(x) for x in zip(*pairs))
@@ -127,24 +128,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, default=Path("output/benchmark_is2re"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--out", type=Path, default=ROOT / "docs/results")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     rows, methods = [], {}
     for name, read in (("scale head", of_heads), ("ensemble of seeds", of_ensemble)):
         found, methods[name] = judge(read(args.work, args.seeds))
         rows += [{"name": name, **row} for row in found]
-    result = {
-        "command": "python -m benchmarks.uncertainty --seeds "
-        + " ".join(map(str, args.seeds)),
-        "machine": machine(),
-        "date": str(date.today()),
-        "note": "Expected errors are scaled by the factor measured on val_id. The rank "
+    result = result_of(
+        "python -m benchmarks.uncertainty --seeds " + " ".join(map(str, args.seeds)),
+        note="Expected errors are scaled by the factor measured on val_id. The rank "
         "correlation (Spearman) is that of absolute and expected errors; the trusted "
         "half are the structures with the smaller expected errors.",
-        "rows": rows,
-    }
+        rows=rows,
+    )
     write(result, args.out / "uncertainty.yaml")
-    draw(methods, ROOT / "docs/images/is2re_uncertainty.png")
+    draw(methods, IMAGES / "is2re_uncertainty.png")
 
 
 if __name__ == "__main__":

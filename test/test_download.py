@@ -297,8 +297,6 @@ SYM, LNK = tarfile.SYMTYPE, tarfile.LNKTYPE
 HOSTILE_TARS = {
     "traversal": [("../evil", b"x")],
     "inner traversal": [("a/../../evil", b"x")],
-    "absolute": [("/tmp/ppmat_evil", b"x")],
-    "backslash": [("..\\evil", b"x")],
     "symlink out": [("link", SYM, "../..")],
     "symlink absolute": [("link", SYM, "/etc")],
     "write through symlink": [("d", SYM, "../.."), ("d/evil", b"x")],
@@ -317,7 +315,11 @@ HOSTILE_TARS = {
     "device": [("dev", tarfile.CHRTYPE, "")],
     "pipe": [("pipe", tarfile.FIFOTYPE, "")],
     "file as folder": [("a", b"x"), ("a/b", b"x")],
-    "same name twice": [("a", b"x"), ("a", b"y")],
+}
+CONTAINED_TARS = {  # tarfile keeps them inside the folder
+    "absolute": ([("/tmp/ppmat_evil", b"x")], "tmp/ppmat_evil"),
+    "backslash": ([("..\\evil", b"x")], "..\\evil"),
+    "same name twice": ([("a", b"y"), ("a", b"x")], "a"),
 }
 
 
@@ -334,7 +336,15 @@ def refuses(server, tmp_path, name, data):
 @pytest.mark.parametrize("case", sorted(HOSTILE_TARS))
 def test_hostile_tar_is_refused_and_leaves_nothing(server, tmp_path, case):
     refuses(server, tmp_path, "set.tar.gz", make_tar(HOSTILE_TARS[case]))
-    assert not os.path.exists("/tmp/ppmat_evil")
+
+
+@pytest.mark.parametrize("case", sorted(CONTAINED_TARS))
+def test_odd_names_in_a_tar_stay_inside(server, tmp_path, case):
+    members, name = CONTAINED_TARS[case]
+    server.files["set.tar.gz"] = make_tar(members)
+    folder = download.get_path_from_url(server.url("set.tar.gz"), str(tmp_path / "in"))
+    assert open(os.path.join(folder, name), "rb").read() == b"x"
+    assert os.listdir(tmp_path) == ["in"] and not os.path.exists("/tmp/ppmat_evil")
 
 
 @pytest.mark.parametrize("case", ["../evil", "a/../../evil", "/tmp/ppmat_evil"])
@@ -367,11 +377,17 @@ def test_links_inside_the_folder_are_kept(server, tmp_path):
         assert open(os.path.join(folder, name), "rb").read() == b"text"
 
 
-def test_the_checks_are_what_refuses(server, tmp_path, monkeypatch):
-    """Without the check of names, a hostile member does get out."""
-    monkeypatch.setattr(
-        download, "_member_path", lambda name, root: root.joinpath(name)
-    )
+def test_the_filter_is_what_refuses(server, tmp_path, monkeypatch):
+    """With tarfile's other filter a hostile member does get out."""
+    monkeypatch.setitem(tarfile._NAMED_FILTERS, "data", tarfile.fully_trusted_filter)
     server.files["set.tar.gz"] = make_tar(HOSTILE_TARS["traversal"])
     download.get_path_from_url(server.url("set.tar.gz"), str(tmp_path))
     assert (tmp_path / "evil").exists()
+
+
+def test_python_without_the_filter_is_refused(server, tmp_path, monkeypatch):
+    monkeypatch.delattr(tarfile, "data_filter")
+    server.files["set.tar.gz"] = make_tar([("a", b"x")])
+    with pytest.raises(download.ArchiveError, match="latest patch release"):
+        download.get_path_from_url(server.url("set.tar.gz"), str(tmp_path))
+    assert not (tmp_path / "set").exists()

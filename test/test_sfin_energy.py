@@ -208,7 +208,7 @@ def test_auxiliary_weight_falls_over_the_training():
     model.before_train(OfTrainer())
     seen = []
     for _ in range(12):
-        seen.append(model.present_displacement_weight())
+        seen.append(model.current_displacement_weight())
         model(data)
     np.testing.assert_allclose(seen[:10], 15 - 1.4 * np.arange(10), rtol=1e-6)
     assert seen[10:] == [1.0, 1.0]
@@ -218,7 +218,7 @@ def test_auxiliary_weight_falls_over_the_training():
     again = energy_model(**JOINT)
     again.set_state_dict(model.state_dict())
     again.before_train(OfTrainer())
-    assert again.present_displacement_weight() == 1.0
+    assert again.current_displacement_weight() == 1.0
 
 
 def test_noisy_nodes_stand_on_their_way():
@@ -228,7 +228,7 @@ def test_noisy_nodes_stand_on_their_way():
     start = data["structure_array"]["cart_coords"].numpy()
     way = data["displacement"].numpy()
     free = ~data["structure_array"]["fixed"].numpy()
-    moved = model.start_positions(data).numpy() - start
+    moved = model.draw_positions(data).numpy() - start
     share = (moved * way).sum(-1)[free] / (way**2).sum(-1)[free]
     assert share.min() > 0 and share.max() < 1 and share.std() > 0.1
     np.testing.assert_allclose(moved[free], share[:, None] * way[free], atol=2e-5)
@@ -243,7 +243,7 @@ def test_noise_and_share_of_noisy_nodes():
     start = data["structure_array"]["cart_coords"].numpy()
     free = ~data["structure_array"]["fixed"].numpy()
     moved = np.stack(
-        [model.start_positions(data).numpy() - start for _ in range(20)]
+        [model.draw_positions(data).numpy() - start for _ in range(20)]
     ).reshape(20, 40, 12, 3)
     free = free.reshape(40, 12)
     shown = np.abs(moved).sum((2, 3)) > 0
@@ -258,8 +258,8 @@ def test_recycling_reads_the_energy_where_the_atoms_went():
     model.eval()
     positions = data["structure_array"]["cart_coords"]
     for _ in range(2):
-        _, positions, _ = model.look(data, positions)
-    energy, relaxed, _ = model.look(data, positions)
+        _, positions, _ = model.predict_at(data, positions)
+    energy, relaxed, _ = model.predict_at(data, positions)
     result = model.predict(data)
     np.testing.assert_allclose(result["y_relaxed"], energy.numpy(), rtol=1e-5)
     np.testing.assert_allclose(
@@ -269,15 +269,15 @@ def test_recycling_reads_the_energy_where_the_atoms_went():
     assert np.abs(result["y_relaxed"] - once.predict(data)["y_relaxed"]).max() > 1e-3
 
 
-def test_training_takes_a_random_number_of_looks():
+def test_training_recycles_a_random_number_of_times():
     model, data = energy_model(**JOINT, num_recycles=2), batch(0)
     asked = []
     recycle = model.recycle
-    model.recycle = lambda batch, looks: asked.append(looks) or recycle(batch, looks)
+    model.recycle = lambda batch, count: asked.append(count) or recycle(batch, count)
     for _ in range(40):
-        model.start_positions(data)
+        model.draw_positions(data)
     assert {0, 1, 2} == set(asked)
-    assert model.start_positions(data).stop_gradient
+    assert model.draw_positions(data).stop_gradient
 
 
 def test_fixed_atoms_stay():

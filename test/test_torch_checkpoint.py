@@ -43,6 +43,7 @@ from torch_files import write_zip
 
 from ppmat.utils.torch_checkpoint import TorchCheckpointError
 from ppmat.utils.torch_checkpoint import load
+from ppmat.utils.torch_checkpoint import to_paddle
 from ppmat.utils.torch_pickle import LEGACY_HEAD
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -139,16 +140,16 @@ def test_prefix_of_some_names_stays(write):
     assert list(load(write(value, {"0": SIX}))) == ["module.a", "b"]
 
 
-def test_entry_by_its_key(write):
+def test_weights_by_their_key(write):
     one, other = {"a": tensor("0", (6,))}, {"a": tensor("0", (1,), 6)}
     path = write({"net": one, "ema": other, "epoch": 1}, {"0": SIX})
-    refused(path, r"no telling which entry.*: net, ema\. Name it.*key='net'.*--key")
+    refused(path, r"several keys may hold.*: net, ema\. Choose one.*key='net'.*--key")
     assert load(path, key="net")["a"].size == 6
     assert load(path, key="ema")["a"].size == 1
-    with pytest.raises(TorchCheckpointError, match="key 'epoch'; entries.*: net, ema"):
+    with pytest.raises(TorchCheckpointError, match="key 'epoch'; keys.*: net, ema"):
         load(path, key="epoch")
     path = write({"model": one, "state_dict": other}, {"0": SIX})
-    refused(path, "no telling.*: state_dict, model")
+    refused(path, "several keys.*: state_dict, model")
     path = write({"model": one, "ema": other}, {"0": SIX})
     assert load(path)["a"].size == 6
 
@@ -156,10 +157,10 @@ def test_entry_by_its_key(write):
 @pytest.mark.parametrize(
     "value, match",
     [
-        (tensor("0", (6,)), "holds a LazyTensor, no dict"),
+        (tensor("0", (6,)), "holds a LazyTensor, not a dict"),
         ({"epoch": 1}, "no weights, but epoch"),
         ({}, "no weights, but nothing"),
-        ({"a": tensor("0", (6,)), "step": 3}, "'step' is a int, no tensor"),
+        ({"a": tensor("0", (6,)), "step": 3}, "'step' is a int, not a tensor"),
         ({1: tensor("0", (6,))}, "a weight is named '1', wanted a text"),
         ({"": tensor("0", (6,))}, "a weight is named '', wanted a text"),
     ],
@@ -245,7 +246,7 @@ def test_many_copies_of_one_storage(write):
         ({"skip": ["data/0"]}, "member 'data/0' is missing"),
         ({"skip": ["data.pkl"]}, "a zip archive without data.pkl"),
         ({"skip": ["version"]}, "member 'version' is missing"),
-        ({"extra": {"version": b"11\n"}}, "format version b'11', known are 1 to 10"),
+        ({"extra": {"version": b"11\n"}}, "format version b'11'; wanted 1 to 10"),
         ({"extra": {"version": b"3a"}}, "format version b'3a'"),
         ({"extra": {"byteorder": b"big"}}, "byte order b'big'; only little-endian"),
         ({"extra": {"byteorder": b""}}, "byte order b''"),
@@ -358,7 +359,7 @@ def test_stream_whose_storage_lies(tmp_path):
         (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS.*'git lfs pull'"),
         (b"\n<!DOCTYPE html><html>", "a web page"),
         (struct.pack("<Q", 20) + b'{"a":{"dtype":"F32"}}', "a safetensors file"),
-        (pickle.dumps({"a": np.zeros(2)}, 4), "a Paddle file, call it .pdparams"),
+        (pickle.dumps({"a": np.zeros(2)}, 4), "a Paddle file, rename it to .pdparams"),
         (b"\x89PNG\r\n\x1a\n" + bytes(20), r"begins with b'\\x89PNG"),
         (b"PK\x03\x04" + bytes(200), r"truncated: .*\(204 bytes\)"),
         (LEGACY_HEAD, "truncated or unbalanced"),
@@ -432,3 +433,36 @@ def test_only_the_weights_are_built(write):
     tracemalloc.stop()
     assert sum(array.nbytes for array in weights.values()) == 8 << 20
     assert peak < 10 << 20
+
+
+# For Paddle
+
+
+def test_names_and_layouts():
+    weights = {
+        "bn.weight": SIX,
+        "bn.running_mean": SIX,
+        "bn.running_var": SIX + 1,
+        "bn.num_batches_tracked": np.array(3),
+        "running_mean": SIX,
+        "num_batches_tracked": np.array(3),
+        "fc.weight": SIX.reshape(2, 3),
+        "embed.weight": SIX.reshape(2, 3),
+        "my_running_mean": SIX,
+    }
+    got = to_paddle(weights, ["fc.weight"])
+    assert list(got) == [
+        "bn.weight", "bn._mean", "bn._variance", "_mean", "fc.weight", "embed.weight",
+        "my_running_mean",
+    ]  # fmt: skip
+    assert got["bn._variance"] is weights["bn.running_var"]
+    np.testing.assert_array_equal(got["fc.weight"], SIX.reshape(2, 3).T)
+    assert got["fc.weight"].flags.c_contiguous
+    np.testing.assert_array_equal(got["embed.weight"], SIX.reshape(2, 3))
+
+
+def test_names_that_clash_and_a_dtype_paddle_lacks():
+    with pytest.raises(TorchCheckpointError, match="two weights.*'bn._mean'"):
+        to_paddle({"bn._mean": SIX, "bn.running_mean": SIX})
+    with pytest.raises(TorchCheckpointError, match="'a' is uint16, which Paddle lacks"):
+        to_paddle({"a": np.zeros(2, np.uint16)})

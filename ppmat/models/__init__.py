@@ -13,7 +13,11 @@
 # limitations under the License.
 
 
-"""Models a YAML file may name, registered weights, and their factories."""
+"""The models and graph converters of YAML files, and trained models by their names.
+
+The file holds the registries, the factories ``build_*``, and :data:`MODEL_REGISTRY`,
+which maps the name of a trained model to its package: a folder or an address.
+"""
 
 from __future__ import annotations
 
@@ -79,14 +83,11 @@ MODEL_REGISTRY: dict[str, str] = {
 
 
 def build_graph_converter(cfg: Mapping | None, where: str = "graph_converter"):
-    """Build the converter from a structure to the graph a model wants.
+    """Return the converter from structures to the graphs of a model; None for None.
 
     Args:
         cfg: The block; it is not changed.
         where: YAML path of ``cfg``, for errors.
-
-    Returns:
-        The converter, or None for None.
     """
     return None if cfg is None else GRAPH_CONVERTERS.build(cfg, where)
 
@@ -99,23 +100,25 @@ def build_model(
     where: str = "Model",
     **runtime_deps: Any,
 ) -> nn.Layer | None:
-    """Build a model.
+    """Return the model of a configuration block; None for None.
 
     Args:
         cfg: The block; it is not changed.
         vocab: Vocabulary objects, for models whose constructor takes ``vocab``.
-        strict_unused: Refuse a runtime argument the constructor does not take;
-            otherwise it is left out.
-        override: Whether a runtime argument wins over a YAML value of the same name.
+        strict_unused: Refuse runtime arguments that the constructor does not take;
+            otherwise they are left out.
+        override: Whether a runtime argument replaces a YAML value of the same name.
         where: YAML path of ``cfg``, for errors.
         **runtime_deps: Constructor arguments that do not come from the YAML.
-
-    Returns:
-        The model, or None for None.
 
     Raises:
         ConfigError: Unknown class, key or wrong type, with the YAML path.
         TypeError: An unused runtime argument with ``strict_unused``.
+
+    Example:
+        >>> block = {"__class_name__": "SFIN", "__init_params__": {"num_blocks": 1}}
+        >>> type(build_model(block)).__name__
+        'SFIN'
     """
     if cfg is None:
         return None
@@ -144,7 +147,7 @@ def build_model_from_name(
     weights_name: str | None = None,
     model_config_modifier: Callable[[dict], dict] | None = None,
 ) -> tuple[nn.Layer, dict[str, Any]]:
-    """Build the model of a registered package and load its weights.
+    """Return a registered model with its weights, and its configuration.
 
     A package that is not part of this tree is downloaded once.
 
@@ -154,11 +157,8 @@ def build_model_from_name(
             then latest, then the last epoch.
         model_config_modifier: Receives the Model block and returns the one to use.
 
-    Returns:
-        The model and the whole configuration of the package.
-
     Raises:
-        ConfigError: Unknown name, or a package whose YAML is not usable.
+        ConfigError: Unknown name, or a package without a usable YAML.
     """
     address = _find_package(model_name)
     if download.is_url(address):
@@ -168,15 +168,29 @@ def build_model_from_name(
     config = load_config(get_model_config_path(model_name, package))
     if model_config_modifier is not None:
         config["Model"] = model_config_modifier(config["Model"])
-    model = build_model(config.get("Model"))
-    if model is None:
-        raise ConfigError(f"package of '{model_name}': its YAML has no Model section")
+    model = build_model_of(config, f"package of '{model_name}'")
     save_load.load_pretrain(model, package, weights_name)
     return model, config
 
 
+def build_model_of(config: Mapping, source: str) -> nn.Layer:
+    """Return the model of a whole configuration.
+
+    Args:
+        config: All sections.
+        source: Where they come from, for errors.
+
+    Raises:
+        ConfigError: The section Model is missing or not usable.
+    """
+    model = build_model(config.get("Model"))
+    if model is None:
+        raise ConfigError(f"{source}: the section Model is missing")
+    return model
+
+
 def package_label(model_name: str) -> dict[str, str] | None:
-    """Return what a package inside this tree says of itself; None for a download.
+    """Return the label of a package inside this tree; None for a download.
 
     Returns:
         ``name``, ``trained_on`` and ``results`` (a path from the root of the tree), see
@@ -198,7 +212,7 @@ def _find_package(model_name: str) -> str:
         raise ConfigError(
             f"unknown registered model '{model_name}'. Registered: "
             f"{', '.join(sorted(MODEL_REGISTRY)) or 'none'}."
-            f"{nearest(model_name, MODEL_REGISTRY)} A model of your own is given by "
+            f"{nearest(model_name, MODEL_REGISTRY)} For your own model give "
             "config_path and checkpoint_path."
         )
     return MODEL_REGISTRY[model_name]
@@ -218,16 +232,16 @@ def build_trained_model(
     """Return a model with its weights, in evaluation mode, and its configuration.
 
     Args:
-        model_name: A registered model. Excludes ``config_path``.
+        model_name: A registered model; excludes ``config_path``.
         weights_name: File name of the weights in the package of a registered model.
-        config_path: YAML of a model of your own.
+        config_path: YAML of your own model.
         checkpoint_path: Its weights: a file, a folder or an address; None takes
             ``Predict.checkpoint_path``.
-        config_overrides: ``KEY=VALUE`` with a dotted key, applied to the YAML. For a
-            registered model only Dataset, Metric, Predict and Sample can be changed.
+        config_overrides: ``KEY=VALUE`` with a dotted key, applied to the YAML. A
+            registered model accepts changes of Dataset, Metric, Predict and Sample.
 
     Raises:
-        ConfigError: The arguments do not go together, or the YAML is not usable.
+        ConfigError: The arguments exclude each other, or the YAML is not usable.
         CheckpointError: The weights cannot be read or belong to another model.
     """
     overrides = list(config_overrides or ())
@@ -239,8 +253,8 @@ def build_trained_model(
     if model_name is not None:
         if checkpoint_path is not None:
             raise ConfigError(
-                "checkpoint_path goes with config_path; a registered model has its "
-                "own weights, among which weights_name chooses"
+                "checkpoint_path goes with config_path; weights_name chooses among the "
+                "weights of a registered model"
             )
         for item in overrides:
             if item.partition("=")[0].partition(".")[0].strip() not in _OVERRIDABLE:
@@ -254,7 +268,7 @@ def build_trained_model(
     else:
         if weights_name is not None:
             raise ConfigError(
-                "weights_name goes with model_name; name the file in checkpoint_path"
+                "weights_name goes with model_name; give the file in checkpoint_path"
             )
         config = load_config(config_path, overrides)
         if checkpoint_path is None:
@@ -264,9 +278,7 @@ def build_trained_model(
                 f"{config_path}: no weights: give checkpoint_path, or set "
                 "Predict.checkpoint_path"
             )
-        model = build_model(config.get("Model"))
-        if model is None:
-            raise ConfigError(f"{config_path}: the section Model is missing")
+        model = build_model_of(config, config_path)
         save_load.load_pretrain(model, str(checkpoint_path))
     model.eval()
     return model, config

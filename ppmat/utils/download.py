@@ -12,20 +12,17 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Fetching weights and data sets: resumed, checked, unpacked once, never twice at once.
+"""Downloads of weights and data sets, and the unpacking of archives.
 
-Files go to ``~/.paddlemat`` or to the folder named by the environment variable
-``PADDLEMAT_HOME``. A download grows in ``<file>.part`` and is renamed when it is
-complete and its md5 is right; an archive is unpacked into a temporary folder that is
-renamed when every member passed the checks. A lock file makes the other ranks of a
-node wait for the one that works.
+Files go to ``~/.paddlemat``, or to the folder in the environment variable
+``PADDLEMAT_HOME``. A download grows in ``<file>.part``, from which a stopped one
+continues; it gets its name when it is complete and its md5 is right. An archive is
+unpacked into a temporary folder, which gets its name when every member is checked. One
+process of a node works; the others wait at a lock file.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import fcntl
 import gzip
 import hashlib
 import http.client
@@ -43,7 +40,6 @@ import urllib.parse
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from pathlib import PurePosixPath
 from typing import BinaryIO
@@ -52,6 +48,7 @@ from tqdm import tqdm
 
 from ppmat.utils import logger
 from ppmat.utils.errors import InputError
+from ppmat.utils.files import locked
 
 __all__ = [
     "ArchiveError",
@@ -66,13 +63,14 @@ _HOME = os.environ.get("PADDLEMAT_HOME") or os.path.expanduser("~/.paddlemat")
 WEIGHTS_HOME = os.path.join(_HOME, "weights")
 DATASETS_HOME = os.path.join(_HOME, "datasets")
 
-DOWNLOAD_RETRY_LIMIT = 3
+DOWNLOAD_RETRY_LIMIT = 3  # failures in a row without a new byte
 _TIMEOUT = 60.0  # seconds without a byte
-_CHUNK = 1 << 20
+_CHUNK = 1 << 20  # bytes read at once
 _ZIP_SUFFIXES = (".zip",)
 _TAR_SUFFIXES = (".tar.gz", ".tar.bz2", ".tar.xz", ".tgz", ".tar")
-_DONE = ".unpacked.json"
-# What the readers of the standard library raise for damaged or encrypted members.
+_DONE = ".unpacked.json"  # inside an unpacked folder: which archive it came from
+_REFUSED = getattr(tarfile, "FilterError", ())  # raised by tarfile's filter "data"
+# Errors of the standard library for damaged or encrypted archives.
 _DAMAGED = (
     tarfile.TarError,
     zipfile.BadZipFile,
@@ -80,13 +78,14 @@ _DAMAGED = (
     zlib.error,
     lzma.LZMAError,
     EOFError,
+    KeyError,
     NotImplementedError,
     RuntimeError,
 )
 
 
 class DownloadError(InputError):
-    """A file could not be fetched, or what came is not what was asked for."""
+    """A download that failed, or gave another file than expected."""
 
 
 class ArchiveError(InputError):
@@ -94,7 +93,7 @@ class ArchiveError(InputError):
 
 
 def is_url(path: str | os.PathLike) -> bool:
-    """Tell whether ``path`` is an http or https address."""
+    """Return whether ``path`` is an http or https address."""
     return os.fspath(path).startswith(("http://", "https://"))
 
 
@@ -115,16 +114,16 @@ def get_path_from_url(
     check_exist: bool = True,
     decompress: bool = True,
 ) -> str:
-    """Fetch ``url`` into ``root_dir`` and unpack it if it is an archive.
+    """Download ``url`` into ``root_dir`` and unpack it if it is an archive.
 
-    Several processes may call this at once: one works, the others wait for it. An
-    archive that is already unpacked may be deleted by the user to save space.
+    Several processes may call this at once: one works, the others wait for it. The user
+    may delete an unpacked archive to save space.
 
     Args:
         url: An http or https address whose path ends with the file name.
-        root_dir: Folder of the file; made if missing.
+        root_dir: Folder of the file; created if missing.
         md5sum: Expected md5 of the file, in hexadecimal.
-        check_exist: Use the file that is already there; otherwise fetch it again.
+        check_exist: Use an existing file; otherwise download it again.
         decompress: Unpack ``.zip`` and ``.tar*`` files.
 
     Returns:
@@ -132,7 +131,7 @@ def get_path_from_url(
         its archive suffix).
 
     Raises:
-        DownloadError: The address is not usable, the server refuses, the connection
+        DownloadError: The address has no file name, the server refuses, the connection
             fails repeatedly without progress, or the md5 is wrong.
         ArchiveError: The archive is damaged or hostile; nothing of it is kept.
     """
@@ -143,7 +142,8 @@ def get_path_from_url(
     folder = file.with_name(name[: -len(suffix)]) if unpack else None
     source = {"file": name, "md5": md5sum}
     file.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(file):
+    waiting = f"Waiting for another process that downloads {name}"
+    with locked(file, on_wait=lambda: logger.info(waiting)):
         if unpack and check_exist and _is_unpacked(folder, source):
             return str(folder)
         if not (check_exist and file.is_file() and _md5_is(file, md5sum)):
@@ -164,26 +164,12 @@ def _file_name(url: str) -> str:
     return name
 
 
-@contextlib.contextmanager
-def _lock(file: Path) -> Iterator[None]:
-    """Hold ``<file>.lock``; the system frees it when the process dies."""
-    with open(file.with_name(f"{file.name}.lock"), "w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EAGAIN):
-                raise
-            logger.info(f"Waiting for another process that fetches {file.name}")
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-
-
 def _md5_is(file: Path, md5sum: str | None) -> bool:
     return md5sum is None or hash_of_file(file, "md5") == md5sum.lower()
 
 
 def hash_of_file(path: str | os.PathLike[str], kind: str = "sha256") -> str:
-    """Return the digest of a file, by any name that hashlib knows."""
+    """Return the digest of a file; ``kind`` is any algorithm of hashlib."""
     digest = hashlib.new(kind)
     with open(path, "rb") as stream:
         while chunk := stream.read(_CHUNK):
@@ -192,7 +178,7 @@ def hash_of_file(path: str | os.PathLike[str], kind: str = "sha256") -> str:
 
 
 def _download(url: str, file: Path, md5sum: str | None) -> None:
-    """Fetch ``url`` through ``<file>.part``; continue a part that is there."""
+    """Download ``url`` through ``<file>.part``; continue an existing part."""
     part = file.with_name(f"{file.name}.part")
     tag = file.with_name(f"{file.name}.part.tag")
     logger.message(f"Downloading {url} to {file}")
@@ -213,27 +199,27 @@ def _download(url: str, file: Path, md5sum: str | None) -> None:
             reason = str(error) or type(error).__name__
         except OSError as error:
             raise DownloadError(
-                f"cannot write {part}: {error}. What was fetched is kept; make room "
-                "and call again to continue"
+                f"cannot write {part}: {error}",
+                hint="The bytes so far are kept; free some space and call again.",
             ) from error
         else:
             found = None if md5sum is None else hash_of_file(part, "md5")
             if md5sum is None or found == md5sum.lower():
-                os.replace(part, file)
+                part.replace(file)
                 tag.unlink(missing_ok=True)
                 return
             part.unlink()
             tag.unlink(missing_ok=True)
             reason = f"md5 is {found}, expected {md5sum}"
-            if before == 0:  # the whole file came in one piece and is another file
+            if before == 0:  # the complete file of one request is another file
                 raise DownloadError(f"{url}: {reason}; nothing was kept")
             before = 0
         after = part.stat().st_size if part.exists() else 0
         failures = 1 if after > before else failures + 1
         if failures >= DOWNLOAD_RETRY_LIMIT:
             raise DownloadError(
-                f"{url}: {reason} ({failures} attempts without progress). {after} "
-                f"bytes are kept in {part}; call again to continue"
+                f"{url}: {reason} ({failures} attempts without progress)",
+                hint=f"{after} bytes are kept in {part}; call again to continue.",
             )
         pause = 2.0 ** (failures - 1)
         logger.warning(f"{url}: {reason}; next attempt in {pause:g} s")
@@ -243,8 +229,8 @@ def _download(url: str, file: Path, md5sum: str | None) -> None:
 def _fetch(url: str, part: Path, tag: Path, resume_unchecked: bool) -> None:
     """Make one request; ``part`` is complete when this returns.
 
-    A part is continued if the server confirms that the file is still the same one
-    (its ETag or date is kept in ``tag``), or if the md5 will tell afterwards.
+    A part is continued if the server confirms that the file is the same (``tag`` holds
+    its ETag or date), or if its md5 is compared afterwards.
     """
     size = part.stat().st_size if part.exists() else 0
     known = tag.read_text("utf-8") if size and tag.exists() else None
@@ -319,103 +305,52 @@ def _unpack(file: Path, folder: Path, source: dict) -> None:
             shutil.rmtree(folder)
         elif folder.exists():
             aside = folder.with_name(f"{folder.name}.before-{time.time_ns()}")
-            logger.warning(f"{folder} was not made by this program; moved to {aside}")
+            logger.warning(f"{folder} is not ours; it was moved to {aside}")
             os.rename(folder, aside)
         os.rename(work, folder)
+    except _REFUSED as error:
+        raise ArchiveError(f"{file}: refused: {error}") from error
     except _DAMAGED as error:
         raise ArchiveError(f"{file}: damaged archive: {error}") from error
-    except (FileExistsError, NotADirectoryError) as error:
+    except (FileExistsError, IsADirectoryError, NotADirectoryError) as error:
         raise ArchiveError(
-            f"{file}: refused, two members want the same place: {error.filename}"
+            f"{file}: refused: a file and a folder have one path: {error.filename}"
         ) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
-
-
-def _member_path(name: str, root: Path) -> Path:
-    """Return where a member goes, or raise if its name leaves ``root``."""
-    parts = PurePosixPath(name).parts
-    if name.startswith("/") or ".." in parts or "\\" in name or "\0" in name:
-        raise ArchiveError(
-            f"archive refused: member {name!r} would be written outside its folder"
-        )
-    return root.joinpath(*parts)
-
-
-def _write(source: BinaryIO, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with open(target, "xb") as out:
-        shutil.copyfileobj(source, out, _CHUNK)
 
 
 def _unpack_zip(archive: Path, root: Path) -> None:
     plain = (0, stat.S_IFREG, stat.S_IFDIR)
     with zipfile.ZipFile(archive) as members:
         for info in tqdm(members.infolist(), desc=archive.name, disable=None):
-            target = _member_path(info.filename, root)
-            if stat.S_IFMT(info.external_attr >> 16) not in plain:
+            name = info.filename
+            if name.startswith("/") or ".." in PurePosixPath(name).parts:
                 raise ArchiveError(
-                    f"archive refused: member {info.filename!r} is a link or device"
+                    f"{archive}: refused: {name!r} would be written outside its folder"
                 )
-            if info.is_dir():
-                target.mkdir(parents=True, exist_ok=True)
-                continue
-            with members.open(info) as source:
-                _write(source, target)
+            if stat.S_IFMT(info.external_attr >> 16) not in plain:
+                raise ArchiveError(f"{archive}: refused: {name!r} is a link or device")
+            members.extract(info, root)
 
 
 def _unpack_tar(archive: Path, root: Path) -> None:
-    links = []
-    with tarfile.open(archive, "r:*") as members:
-        for member in tqdm(members, desc=archive.name, disable=None, unit=" files"):
-            target = _member_path(member.name, root)
-            if member.isdir():
-                target.mkdir(parents=True, exist_ok=True)
-            elif member.isreg():
-                with members.extractfile(member) as source:
-                    _write(source, target)
-            elif member.issym() or member.islnk():
-                links.append((member, target))
-            else:
-                raise ArchiveError(
-                    f"archive refused: member {member.name!r} is a device or pipe"
-                )
-        while members.fileobj.read(_CHUNK):  # the checksum is behind the last member
-            pass
-    _make_links(links, root)
-
-
-def _make_links(links: list[tuple[tarfile.TarInfo, Path]], root: Path) -> None:
-    """Make the links of an archive after all its files exist.
-
-    So no file is written through a link; hard links become copies, made before any
-    symbolic link exists, and each symbolic link is followed to its end once all are
-    there, because a later one can change where an earlier one leads.
-    """
-    top = os.path.realpath(root)
-
-    def stays(path: Path) -> bool:
-        return os.path.commonpath([top, os.path.realpath(path)]) == top
-
-    def refuse(member: tarfile.TarInfo) -> ArchiveError:
-        return ArchiveError(
-            f"archive refused: link {member.name!r} -> {member.linkname!r} does not "
-            "lead to a place inside its folder"
+    if not hasattr(tarfile, "data_filter"):
+        raise ArchiveError(
+            f"{archive}: this version of Python cannot unpack tar files safely",
+            hint="Update Python to its latest patch release, or unpack it yourself.",
         )
-
-    for member, target in links:
-        if member.islnk():
-            origin = _member_path(member.linkname, root)
-            if not origin.is_file():
-                raise refuse(member)
-            with open(origin, "rb") as source:
-                _write(source, target)
-    symbolic = [(member, target) for member, target in links if member.issym()]
-    for member, target in symbolic:
-        if member.linkname.startswith("/") or not stays(target.parent):
-            raise refuse(member)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.symlink(member.linkname, target)
-    for member, target in symbolic:
-        if not stays(target):
-            raise refuse(member)
+    # Error level 2 reports every error, also a link to a missing member.
+    with tarfile.open(archive, "r:*", errorlevel=2) as members:
+        for member in tqdm(members, desc=archive.name, disable=None, unit=" files"):
+            members.extract(member, root, filter="data")
+        while members.fileobj.read(_CHUNK):  # the checksum follows the last member
+            pass
+    # A later link can change the target of an earlier one.
+    top = root.resolve()
+    for path in root.rglob("*"):
+        if path.is_symlink() and not path.resolve().is_relative_to(top):
+            raise ArchiveError(
+                f"{archive}: refused: the link {path.relative_to(root)} leads outside "
+                "its folder"
+            )

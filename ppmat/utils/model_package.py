@@ -12,14 +12,14 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Read the folder of a registered model.
+"""The package of a registered model: a folder, or an archive of it.
 
 ::
 
     <name>/<name>.yaml
     <name>/checkpoints/best.pdparams
-    <name>/results.yaml       # of packages inside this tree: measured results
-    <name>/train.log          # of packages inside this tree
+    <name>/results.yaml       # measured results, only of packages inside this tree
+    <name>/train.log          # log of the training, likewise
 
 An archive holds these files directly or in one folder ``<name>``.
 """
@@ -100,14 +100,14 @@ def find_packages(folder: str | os.PathLike) -> dict[str, str]:
 
 
 def read_label(model_name: str, package_dir: str) -> dict[str, str]:
-    """Return the facts that every output of a packaged model must name.
+    """Return the label that accompanies every use of a package.
 
     Returns:
         ``name``, ``trained_on`` (from the package's ``results.yaml``) and ``results``
         (the path of that file).
 
     Raises:
-        ConfigError: The file is missing, or does not name the training data.
+        ConfigError: The file is missing, or has no text ``trained_on``.
     """
     path = Path(package_dir) / RESULTS
     if not path.is_file():
@@ -115,7 +115,7 @@ def read_label(model_name: str, package_dir: str) -> dict[str, str]:
     trained_on = OmegaConf.load(path).get("trained_on")
     if not isinstance(trained_on, str) or not trained_on:
         raise ConfigError(
-            f"{path}: trained_on is {trained_on!r}; wanted a text that names the "
-            "training data"
+            f"{path}: trained_on is {trained_on!r}; wanted a text about the training "
+            "data"
         )
     return {"name": model_name, "trained_on": trained_on, "results": str(path)}

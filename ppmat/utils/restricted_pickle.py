@@ -14,16 +14,19 @@
 
 """Read pickles of unknown origin without running anything that is in them.
 
-The machine below understands the binary opcodes of protocols 2 to 5 and nothing
-else. A global is looked up in a closed table of stand-ins given by the caller and is
-never imported; REDUCE calls only those stand-ins; BUILD fills only the objects this
-module made itself. CPython's own ``Unpickler`` with an overridden ``find_class`` is
-not enough for files from the net: it sizes its memo by an index taken from the file,
-hashes nested tuples without bound (a crash of the process) and lets BUILD set
-attributes of the stand-ins. Here the memo is a dict, keys are scalars, and the number
-of opcodes and of bytes built is bounded by what the input can honestly need.
+The file holds an interpreter of the binary opcodes of protocols 2 to 5
+(:func:`load_one`, :func:`loads`), and :data:`PLAIN_TABLE`, the globals of plain data
+and numpy arrays. A global is looked up in a closed table that the caller gives, and is
+never imported. REDUCE calls only functions of that table, and BUILD fills only objects
+that this module made.
 
-Every way a stream can be wrong ends as :class:`RestrictedPickleError`.
+CPython's own ``Unpickler`` with another ``find_class`` is not safe for files from the
+internet. It sizes its memo by an index from the file, hashes nested tuples without
+limit (which crashes the process) and lets BUILD set attributes. Here the memo is a
+dict, keys are scalars, and the numbers of opcodes and of built bytes are limited by
+what an input of this size can need.
+
+Every wrong stream raises :class:`RestrictedPickleError`.
 """
 
 from __future__ import annotations
@@ -31,31 +34,31 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ppmat.utils.errors import InputError
 
-MAX_OPCODES = 1_000_000
-MAX_NAME = 256
-MAX_DIMS = 32
+MAX_OPCODES = 1_000_000  # of one pickle; a record of OC20 has about 300
+MAX_NAME = 256  # bytes of the dotted name of a global
+MAX_DIMS = 32  # dimensions of an array; the limit of numpy 1
 
 _SCALARS = (str, int, float, bool, bytes, type(None))
 
 
 class RestrictedPickleError(InputError):
-    """A stream that is truncated, inconsistent, too large, or asks for a forbidden
-    global."""
+    """A pickle that is truncated, inconsistent, too large, or names another global."""
 
 
 class Budget:
-    """What a stream may still cost: bytes copied and items walked over.
+    """The bytes that a stream may still copy, and the items it may still visit.
 
-    Whatever a few opcodes can repeat on one large memoised object is counted.
+    It counts all work that a few opcodes could repeat on one large memoised object.
 
     Args:
-        limit: Bytes allowed in all.
+        limit: Bytes allowed in total.
     """
 
     __slots__ = ("left", "limit")
@@ -66,23 +69,23 @@ class Budget:
 
     @classmethod
     def for_stream(cls, num_bytes: int) -> Budget:
-        """Allow sixteen times the stream and 1 MiB: views may share a storage."""
+        """Allow 16 times the stream plus 1 MiB, because views may share a storage."""
         return cls(16 * num_bytes + (1 << 20))
 
     def take(self, num_bytes: int, what: str) -> None:
-        """Count ``num_bytes`` for ``what``; raise when the limit is passed."""
+        """Count ``num_bytes`` for ``what``; raise an error beyond the limit."""
         self.left -= num_bytes
         if self.left < 0:
             raise RestrictedPickleError(
                 f"{what} needs {num_bytes} bytes, more than a stream of this size may "
-                f"ask for ({self.limit} in all)"
+                f"ask for ({self.limit} in total)"
             )
 
 
 class Inert:
-    """An object of a foreign class: its name and its state, no behaviour.
+    """An object of a foreign class: its name and its state, without behaviour.
 
-    It is made empty and filled by BUILD, so cyclic references resolve.
+    It is created empty and filled by BUILD, so cyclic references work.
     """
 
     __slots__ = ("name", "state")
@@ -92,37 +95,28 @@ class Inert:
         self.state: dict[str, Any] = {}
 
 
+@dataclass(eq=False, slots=True)
 class Global:
-    """The stand-in of one global of the closed table.
+    """What replaces one global of the closed table.
 
     Args:
         name: Dotted name in the file.
-        make: ``make(budget, *args)`` called by REDUCE, or None if the global is only
-            a name that may be mentioned (a class stored as a value).
+        make: ``make(budget, *args)``, called by REDUCE. None for a global that may only
+            be a value, such as a class.
         inert: Whether NEWOBJ may make an :class:`Inert` object of this class.
     """
 
-    __slots__ = ("inert", "make", "name")
-
-    def __init__(
-        self,
-        name: str,
-        make: Callable[..., Any] | None = None,
-        inert: bool = False,
-    ) -> None:
-        self.name = name
-        self.make = make
-        self.inert = inert
+    name: str
+    make: Callable[..., Any] | None = None
+    inert: bool = False
 
 
+@dataclass(eq=False, slots=True)
 class _DType:
-    """``numpy.dtype`` in the making: BUILD sets the byte order."""
+    """A ``numpy.dtype`` whose byte order BUILD sets later."""
 
-    __slots__ = ("code", "order")
-
-    def __init__(self, code: str) -> None:
-        self.code = code
-        self.order = "<"
+    code: str
+    order: str = "<"
 
     def numpy(self) -> np.dtype:
         return np.dtype(self.order + self.code)
@@ -136,8 +130,8 @@ def _type_name(value: Any) -> str:
 
 
 def _check_key(key: Any) -> None:
-    # Only scalars are hashed: the hash of a nested tuple recurses in C, and equal
-    # hashes of very long integers can be made at will.
+    # Only scalars are hashed: the hash of a nested tuple recurses in C, and an attacker
+    # can construct long integers with equal hashes.
     kind = type(key)
     if kind is tuple and len(key) <= 16:
         for item in key:
@@ -196,7 +190,7 @@ def _build(target: Any, state: Any, budget: Budget) -> None:
             raise RestrictedPickleError("malformed state of a numpy dtype")
         target.order = order
     elif type(target) is dict:
-        # A torch state_dict is an OrderedDict with the attribute `_metadata`.
+        # The state_dict of torch is an OrderedDict with the attribute `_metadata`.
         if type(state) is not dict:
             raise RestrictedPickleError("malformed attributes of an OrderedDict")
     else:
@@ -262,16 +256,25 @@ def load_one(
 
     Args:
         data: The stream.
-        table: Closed table ``(module, name) -> Global`` or any inert value.
-        pos: Where the pickle starts.
-        persistent_load: Maps a persistent id to an object; default: refuse all.
-        budget: Bytes that may still be built; default by the length of ``data``.
+        table: Closed table ``(module, name) -> Global``, or a plain value.
+        pos: Position of its first byte.
+        persistent_load: Maps a persistent id to an object; by default all are refused.
+        budget: Bytes that may still be built; None computes them from ``data``.
 
     Returns:
-        The object and the position behind its STOP opcode.
+        The object and the position after its STOP opcode.
 
     Raises:
-        RestrictedPickleError: The stream is malformed or asks for something refused.
+        RestrictedPickleError: The stream is malformed or needs something refused.
+
+    Example:
+        >>> import pickle
+        >>> loads(pickle.dumps({"a": [1, 2.5]}), PLAIN_TABLE)
+        {'a': [1, 2.5]}
+        >>> loads(pickle.dumps(print), PLAIN_TABLE)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        ppmat...RestrictedPickleError: the global 'builtins'.'print' is refused...
     """
     if budget is None:
         budget = Budget.for_stream(len(data))
@@ -311,8 +314,8 @@ def _run(
     persistent_load: Callable[[Any], Any],
     budget: Budget,
 ) -> tuple[Any, int]:
-    # One flat loop over local names, most frequent opcodes first: this runs some 300
-    # times a record. `outer` holds the stacks below each open MARK.
+    # One flat loop over local names, the most frequent opcodes first, because it runs
+    # about 300 times per record. `outer` holds the stacks below each open MARK.
     size = len(data)
     memo: dict[int, Any] = {}
     outer: list[list] = []

@@ -13,14 +13,15 @@
 # limitations under the License.
 
 
-"""The two containers of ``torch.save``: where the pickle is and where the storages.
+"""The two file formats of ``torch.save``: where the pickle and the storages are.
 
 The zip archive of PyTorch 1.6 and later holds ``<name>/data.pkl`` and one member
-``<name>/data/<key>`` for each storage. The stream before it is five pickles (magic
-number, protocol, system, object, keys of the storages) and then, for each key, the
-number of elements and the elements.
+``<name>/data/<key>`` for each storage. The older stream is five pickles (magic number,
+protocol, system, object, keys of the storages). For each key follow the number of
+elements and the elements.
 
-A tensor in the object is a :class:`LazyTensor`; its storage is read when it is wanted.
+:func:`open_checkpoint` returns the object with a :class:`LazyTensor` for each tensor,
+and a function that reads a storage.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ import struct
 import zipfile
 from collections.abc import Callable
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 from typing import BinaryIO
 
@@ -42,12 +44,12 @@ from ppmat.utils.restricted_pickle import Global
 from ppmat.utils.restricted_pickle import RestrictedPickleError
 from ppmat.utils.restricted_pickle import load_one
 from ppmat.utils.restricted_pickle import loads
+from ppmat.utils.torch_pickle import REBUILDERS
 from ppmat.utils.torch_pickle import TORCH_TABLE
 from ppmat.utils.torch_pickle import Storage
 from ppmat.utils.torch_pickle import StoragePid
 from ppmat.utils.torch_pickle import read_legacy_head
-from ppmat.utils.torch_pickle import rebuild_tensor
-from ppmat.utils.torch_pickle import rebuild_untyped_tensor
+from ppmat.utils.torch_pickle import rebuild_parameter
 from ppmat.utils.torch_pickle import storage_pid
 
 DAMAGED = "The file is damaged or incomplete: fetch it again."
@@ -56,45 +58,41 @@ RESAVE = (
     "torch.save(model.state_dict(), 'weights.pth')"
 )
 
-_MAX_VERSION = 10  # of the zip form, as PyTorch itself checks it
-_CHUNK = 1 << 18
+_MAX_VERSION = 10  # of the zip form; PyTorch accepts the same
+_CHUNK = 1 << 18  # bytes read at once
 _MAGIC = b"\xfc\x9cF\xf9 j\xa8P\x19."  # of a stream, inside its first pickle
-_MAX_PICKLE = 1 << 26  # what a stream's pickle may be taken for, in bytes
+_MAX_PICKLE = 1 << 26  # bytes; bounds the memory that a stream's pickle may ask for
 
 
 class ContainerError(Exception):
-    """What is wrong with a file and what to do; the caller adds which file."""
+    """What is wrong with a file and what to do; the caller adds the file's name."""
 
 
-# What the pickle names -------------------------------------------------------------
+# The object, with tensors that are built later -------------------------------------
 
 
+@dataclass(eq=False, slots=True)
+class StoredElements:
+    """A storage of the file, or a part of one (views of PyTorch before 0.4)."""
+
+    pid: StoragePid
+    offset: int
+    size: int
+
+
+@dataclass(eq=False, slots=True)
 class LazyTensor:
-    """A tensor that is not built yet: where it is, and how to build it."""
+    """A tensor that is not built yet: its elements in the file, and how to build it."""
 
-    __slots__ = ("args", "make", "stored")
-
-    def __init__(self, make: Callable, stored: StoredElements, args: tuple) -> None:
-        self.make = make
-        self.stored = stored
-        self.args = args
+    make: Callable
+    stored: StoredElements
+    args: tuple
 
     def build(self, budget: Budget, elements: np.ndarray) -> np.ndarray:
         """Return the tensor, a copy, given all elements of its storage."""
         part = elements[self.stored.offset :][: self.stored.size]
         storage = Storage(part, self.stored.pid.kind.widen)
         return self.make(budget, storage, *self.args)
-
-
-class StoredElements:
-    """A storage of the file, or a part of one (views of PyTorch before 0.4)."""
-
-    __slots__ = ("offset", "pid", "size")
-
-    def __init__(self, pid: StoragePid, offset: int, size: int) -> None:
-        self.pid = pid
-        self.offset = offset
-        self.size = size
 
 
 def _deferred(name: str, make: Callable) -> Global:
@@ -104,14 +102,6 @@ def _deferred(name: str, make: Callable) -> Global:
         return LazyTensor(make, stored, args)
 
     return Global(name, defer)
-
-
-def _parameter(
-    budget: Budget, data: Any, requires_grad: Any = True, hooks: Any = None
-) -> Any:
-    if type(data) is not LazyTensor:
-        raise RestrictedPickleError("a parameter is not made of a tensor")
-    return data
 
 
 def _counter(budget: Budget, counts: Any = None) -> dict:
@@ -125,20 +115,14 @@ def _forget(budget: Budget, *args: Any) -> None:
     return None
 
 
-def _table() -> dict[tuple[str, str], Any]:
+def _make_table() -> dict[tuple[str, str], Any]:
     table = dict(TORCH_TABLE)
     # A whole stream inside the stream: torch.save never writes that.
     del table["torch.storage", "_load_from_bytes"]
-    for name, make in (
-        ("_rebuild_tensor", rebuild_tensor),
-        ("_rebuild_tensor_v2", rebuild_tensor),
-        ("_rebuild_tensor_v3", rebuild_untyped_tensor),
-    ):
+    for name, make in REBUILDERS.items():
         table["torch._utils", name] = _deferred(f"torch._utils.{name}", make)
-    table["torch._utils", "_rebuild_parameter"] = Global(
-        "torch._utils._rebuild_parameter", _parameter
-    )
-    # What stands beside the weights: devices, dtypes, losses, settings of a run.
+    table["torch._utils", "_rebuild_parameter"] = rebuild_parameter(LazyTensor)
+    # Other things in checkpoints: devices, dtypes, losses, settings of a run.
     table["torch", "device"] = Global("torch.device", _forget)
     for name in (
         "float16 bfloat16 float32 float64 int8 int16 int32 int64 uint8 bool "
@@ -160,11 +144,15 @@ def _table() -> dict[tuple[str, str], Any]:
     return table
 
 
-_TABLE = _table()
+_TABLE = _make_table()
 
 
 class StorageIds:
-    """Answers the persistent ids of a pickle; one entry for each storage."""
+    """Turns the persistent ids of a pickle into storages, and collects the storages.
+
+    Args:
+        views: Whether an id may name a part of a storage, or a class with its source.
+    """
 
     def __init__(self, views: bool) -> None:
         self.views = views
@@ -173,7 +161,7 @@ class StorageIds:
     def __call__(self, pid: Any) -> Any:
         view = None
         if self.views and type(pid) is tuple and len(pid) == 4 and pid[0] == "module":
-            if type(pid[1]) is Global:  # a class, with its source code
+            if type(pid[1]) is Global:  # a class with its source code
                 return pid[1]
         if self.views and type(pid) is tuple and len(pid) == 6:
             view = pid[5]
@@ -216,10 +204,10 @@ def _fill(file: BinaryIO, num_bytes: int) -> np.ndarray:
 
 
 def _members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
-    """Return the members without the name of their common folder.
+    """Return the members of the archive, without the name of their common folder.
 
-    Members must be what ``torch.save`` writes: stored as they are, one below the
-    other, each once.
+    They must be as ``torch.save`` writes them: not compressed, not encrypted, inside
+    one folder, each once, and together no larger than the file.
     """
     members: dict[str, zipfile.ZipInfo] = {}
     folder = None
@@ -237,7 +225,7 @@ def _members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
         ):
             raise ContainerError(
                 f"the archive member {shown} is not inside the one folder of a PyTorch "
-                "checkpoint. If this is an archive with a checkpoint in it, unpack it"
+                "checkpoint. If the archive contains a checkpoint, unpack it"
             )
         if name in members:
             raise ContainerError(f"the archive has two members {shown}. {DAMAGED}")
@@ -257,8 +245,8 @@ def _members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
         members[name] = info
     if "data.pkl" not in members:
         raise ContainerError(
-            "a zip archive without data.pkl, which is no PyTorch checkpoint. If one is "
-            "in it, unpack it"
+            "a zip archive without data.pkl, so not a PyTorch checkpoint. If it "
+            "contains one, unpack it"
         )
     if "constants.pkl" in members:
         raise ContainerError(f"a TorchScript archive (torch.jit.save). {RESAVE}")
@@ -267,7 +255,7 @@ def _members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
 
 @contextlib.contextmanager
 def _zip_errors() -> Iterator[None]:
-    """Turn what ``zipfile`` raises for damaged archives into one error."""
+    """Turn the errors of ``zipfile`` for damaged archives into one."""
     try:
         yield
     except (
@@ -284,7 +272,7 @@ def _zip_errors() -> Iterator[None]:
 
 
 class _Zip:
-    """The checked members of an archive."""
+    """An archive whose members are checked."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         with _zip_errors():
@@ -297,7 +285,7 @@ class _Zip:
         self.members = _members(self.archive, size)
 
     def read(self, name: str) -> np.ndarray:
-        """Return the bytes of a member whose checksum is right."""
+        """Return the bytes of a member, after comparing its checksum."""
         if name not in self.members:
             raise ContainerError(
                 f"the archive member {name[:80]!r} is missing. {DAMAGED}"
@@ -324,9 +312,9 @@ def _open_zip(file: BinaryIO, size: int) -> tuple[Any, Reader]:
     version = archive.read("version").tobytes()[:32].strip()
     if not version.isdigit() or not 1 <= int(version) <= _MAX_VERSION:
         raise ContainerError(
-            f"format version {version!r}, known are 1 to {_MAX_VERSION}. {RESAVE}"
+            f"format version {version!r}; wanted 1 to {_MAX_VERSION}. {RESAVE}"
         )
-    order = b"little"  # of files older than the member
+    order = b"little"  # of older files, which do not have the member
     if "byteorder" in archive.members:
         order = archive.read("byteorder").tobytes()[:32]
     if order != b"little":
@@ -383,39 +371,39 @@ def _open_legacy(file: BinaryIO, size: int) -> tuple[Any, Reader]:
 
 
 def _guess(head: bytes) -> str:
-    """Return what a file is that PyTorch did not write, and what to do."""
+    """Return what a file is that PyTorch did not write, and what the user can do."""
     if not head:
         return f"an empty file. {DAMAGED}"
     if head.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer, not the file itself: run 'git lfs pull'"
     if head.lstrip()[:1] == b"<":
         return (
-            "a web page: the download was answered by a page (log-in, quota). Download "
-            "it with a browser"
+            "a web page: the server sent a page (log-in, quota) instead of the file. "
+            "Download it with a browser"
         )
     if head[8:9] == b"{":
         return f"a safetensors file, which is not read. {RESAVE}"
     if head.startswith(b"\x80"):
         return (
-            "a pickle that torch.save did not write (or its damaged beginning). If "
-            "it is a Paddle file, call it .pdparams"
+            "a pickle that torch.save did not write, or a damaged file. If it is a "
+            "Paddle file, rename it to .pdparams"
         )
-    return f"no PyTorch checkpoint (it begins with {head[:8]!r}). {RESAVE}"
+    return f"not a PyTorch checkpoint (it begins with {head[:8]!r}). {RESAVE}"
 
 
 def open_checkpoint(file: BinaryIO) -> tuple[Any, Reader]:
     """Read the object of a file written by ``torch.save``, without its tensors.
 
     Args:
-        file: The open file; the reader reads from it later.
+        file: The open file, which must stay open while storages are read.
 
     Returns:
         The object, with :class:`LazyTensor` for tensors, and a function from a storage
         to its elements.
 
     Raises:
-        ContainerError: No such file, or a damaged one.
-        RestrictedPickleError: The pickle asks for something refused.
+        ContainerError: Another kind of file, or a damaged one.
+        RestrictedPickleError: The pickle needs something that is refused.
     """
     size = os.fstat(file.fileno()).st_size
     head = file.read(64)

@@ -14,17 +14,18 @@
 
 """Torch tensors inside a pickle, as numpy arrays, without torch.
 
-Stand-ins of ``torch._utils`` for :mod:`ppmat.utils.restricted_pickle`, and the legacy
-``torch.save`` stream in which a plain pickle carries its storages. A reader of
-``torch.save`` files calls ``restricted_pickle.loads`` with :data:`TORCH_TABLE` and
-its own ``persistent_load``, which returns :class:`Storage` (:func:`storage_pid`
-checks the identifier).
+The file holds replacements of the functions of ``torch._utils`` for
+:mod:`ppmat.utils.restricted_pickle`, and the reader of the legacy ``torch.save`` stream
+with which a plain pickle stores a tensor. A reader of ``torch.save`` files calls
+``restricted_pickle.loads`` with :data:`TORCH_TABLE` and its own ``persistent_load``,
+which returns :class:`Storage`; :func:`storage_pid` checks the identifier.
 """
 
 from __future__ import annotations
 
 import re
 import struct
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -37,30 +38,36 @@ from ppmat.utils.restricted_pickle import check_shape
 from ppmat.utils.restricted_pickle import load_one
 
 
+@dataclass(eq=False, slots=True)
 class StorageType:
-    """A torch storage class: the dtype of its elements.
+    """A torch storage class.
 
-    Args:
+    Attributes:
         name: Class name in the file.
-        code: Little-endian numpy dtype; bfloat16 is kept as u2 and widened later.
+        dtype: Little-endian dtype of its elements.
+        widen: Whether the elements are bfloat16, read as u2 and widened later.
     """
 
-    __slots__ = ("dtype", "name", "widen")
-
-    def __init__(self, name: str, code: str, widen: bool = False) -> None:
-        self.name = name
-        self.dtype = np.dtype(code)
-        self.widen = widen
+    name: str
+    dtype: np.dtype
+    widen: bool = False
 
 
+@dataclass(eq=False, slots=True)
 class Storage:
-    """The elements behind one or more tensors: a flat array, possibly read-only."""
+    """The elements of one or more tensors: a flat array, possibly read-only."""
 
-    __slots__ = ("array", "widen")
+    array: np.ndarray
+    widen: bool = False
 
-    def __init__(self, array: np.ndarray, widen: bool = False) -> None:
-        self.array = array
-        self.widen = widen
+
+@dataclass(eq=False, slots=True)
+class StoragePid:
+    """The checked persistent id of a storage: its type, key and length."""
+
+    kind: StorageType
+    key: str
+    numel: int
 
 
 STORAGE_CODES = {
@@ -76,13 +83,16 @@ STORAGE_CODES = {
     "ComplexFloatStorage": "<c8",
     "ComplexDoubleStorage": "<c16",
 }
-STORAGE_TYPES = {name: StorageType(name, code) for name, code in STORAGE_CODES.items()}
-STORAGE_TYPES["BFloat16Storage"] = StorageType("BFloat16Storage", "<u2", widen=True)
-_UNTYPED = StorageType("UntypedStorage", "|u1")
-STORAGE_TABLE: dict[tuple[str, str], Any] = {
-    ("torch", name): kind for name, kind in STORAGE_TYPES.items()
+STORAGE_TYPES = {
+    name: StorageType(name, np.dtype(code)) for name, code in STORAGE_CODES.items()
 }
-STORAGE_TABLE["torch.storage", "UntypedStorage"] = _UNTYPED
+STORAGE_TYPES["BFloat16Storage"] = StorageType(
+    "BFloat16Storage", np.dtype("<u2"), widen=True
+)
+STORAGE_TABLE: dict[tuple[str, str], Any] = {
+    **{("torch", name): kind for name, kind in STORAGE_TYPES.items()},
+    ("torch.storage", "UntypedStorage"): StorageType("UntypedStorage", np.dtype("|u1")),
+}
 
 
 def rebuild_tensor(
@@ -101,7 +111,7 @@ def rebuild_tensor(
         budget: Bytes that may still be built.
         storage: The :class:`Storage`.
         offset: First element.
-        size: Shape; any view torch can write (stride 0 included) is accepted.
+        size: Shape; every view that torch writes (stride 0 included) is accepted.
         stride: Step of each dimension in elements.
         requires_grad: Ignored.
         hooks: Ignored.
@@ -111,7 +121,7 @@ def rebuild_tensor(
         An owned, writable, contiguous array; float32 for bfloat16.
     """
     if type(storage) is not Storage:
-        raise RestrictedPickleError("a tensor refers to something that is no storage")
+        raise RestrictedPickleError("a tensor refers to no storage")
     count = check_shape(size, "a tensor")
     if type(offset) is not int or offset < 0:
         raise RestrictedPickleError("a tensor has a malformed offset")
@@ -161,21 +171,33 @@ def rebuild_untyped_tensor(
     dtype: Any,
     metadata: Any = None,
 ) -> np.ndarray:
-    """Copy a tensor out of a storage of bytes: how torch writes its newer dtypes."""
+    """Copy a tensor out of a storage of bytes, as torch writes newer dtypes."""
     if type(storage) is not Storage or storage.array.dtype != np.uint8:
-        raise RestrictedPickleError("a tensor refers to something that is no storage")
+        raise RestrictedPickleError("a tensor refers to no storage")
     if type(dtype) is not StorageType or storage.array.size % dtype.dtype.itemsize:
         raise RestrictedPickleError("the dtype of a tensor contradicts its storage")
     typed = Storage(storage.array.view(dtype.dtype), dtype.widen)
     return rebuild_tensor(budget, typed, offset, size, stride, metadata=metadata)
 
 
-def _rebuild_parameter(
-    budget: Budget, data: Any, requires_grad: Any = True, hooks: Any = None
-) -> np.ndarray:
-    if type(data) is not np.ndarray:
-        raise RestrictedPickleError("a parameter is not made of a tensor")
-    return data
+REBUILDERS = {
+    "_rebuild_tensor": rebuild_tensor,
+    "_rebuild_tensor_v2": rebuild_tensor,
+    "_rebuild_tensor_v3": rebuild_untyped_tensor,
+}  # of torch._utils
+
+
+def rebuild_parameter(tensor_type: type) -> Global:
+    """Return the replacement of ``_rebuild_parameter`` for one class of tensors."""
+
+    def rebuild(
+        budget: Budget, data: Any, requires_grad: Any = True, hooks: Any = None
+    ) -> Any:
+        if type(data) is not tensor_type:
+            raise RestrictedPickleError("a parameter is not made of a tensor")
+        return data
+
+    return Global("torch._utils._rebuild_parameter", rebuild)
 
 
 def _torch_size(budget: Budget, sizes: Any = ()) -> tuple:
@@ -183,8 +205,8 @@ def _torch_size(budget: Budget, sizes: Any = ()) -> tuple:
     return sizes
 
 
-# The stream of torch.save before the zip container: five pickles, then raw data. The
-# first three never change.
+# The stream of torch.save before the zip archive: five pickles, then raw data. The
+# first three (magic number, protocol, system) never change.
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 LEGACY_HEAD = (
@@ -196,8 +218,8 @@ LEGACY_HEAD = (
     b"X\x04\x00\x00\x00longq\x07K\x04uu."
 )
 
-# The other two as torch writes them. Recognising them as a whole is several times
-# faster than running them; any other form is run.
+# The other two as torch writes them. One match is several times faster than decoding
+# them; any other form is decoded.
 _USUAL_PICKLES = re.compile(
     rb"\x80\x02\(X\x07\x00\x00\x00storageq\x00ctorch\n(?P<kind>\w{1,40})\nq\x01"
     rb"(?P<key>X.\x00\x00\x00[0-9]{1,32})q\x02X\x03\x00\x00\x00cpuq\x03"
@@ -226,7 +248,7 @@ def load_legacy_storage(budget: Budget, raw: Any) -> Storage:
 
     Args:
         budget: Bytes that may still be built; the stream itself counts.
-        raw: The stream, as a plain pickle of a tensor carries it.
+        raw: The stream that a plain pickle of a tensor contains.
 
     Returns:
         The storage, a view of ``raw``.
@@ -265,15 +287,6 @@ def load_legacy_storage(budget: Budget, raw: Any) -> Storage:
     return Storage(np.frombuffer(raw, kind.dtype, pid.numel, pos + 8), kind.widen)
 
 
-class StoragePid:
-    __slots__ = ("key", "kind", "numel")
-
-    def __init__(self, kind: StorageType, key: str, numel: int) -> None:
-        self.kind = kind
-        self.key = key
-        self.numel = numel
-
-
 def storage_pid(pid: Any) -> StoragePid:
     """Check ``("storage", class, key, location, numel[, view])``."""
     if type(pid) is not tuple or len(pid) not in (5, 6) or type(pid[0]) is not str:
@@ -298,20 +311,14 @@ TORCH_TABLE: dict[tuple[str, str], Any] = {
     ("torch.storage", "_load_from_bytes"): Global(
         "torch.storage._load_from_bytes", load_legacy_storage
     ),
-    ("torch._utils", "_rebuild_tensor"): Global(
-        "torch._utils._rebuild_tensor", rebuild_tensor
-    ),
-    ("torch._utils", "_rebuild_tensor_v2"): Global(
-        "torch._utils._rebuild_tensor_v2", rebuild_tensor
-    ),
-    ("torch._utils", "_rebuild_tensor_v3"): Global(
-        "torch._utils._rebuild_tensor_v3", rebuild_untyped_tensor
-    ),
-    ("torch", "uint16"): StorageType("torch.uint16", "<u2"),
-    ("torch", "uint32"): StorageType("torch.uint32", "<u4"),
-    ("torch", "uint64"): StorageType("torch.uint64", "<u8"),
+    **{
+        ("torch._utils", name): Global(f"torch._utils.{name}", rebuild)
+        for name, rebuild in REBUILDERS.items()
+    },
+    ("torch._utils", "_rebuild_parameter"): rebuild_parameter(np.ndarray),
+    **{
+        ("torch", name): StorageType(f"torch.{name}", np.dtype(f"<{code}"))
+        for name, code in (("uint16", "u2"), ("uint32", "u4"), ("uint64", "u8"))
+    },
     ("torch", "Size"): Global("torch.Size", _torch_size),
-    ("torch._utils", "_rebuild_parameter"): Global(
-        "torch._utils._rebuild_parameter", _rebuild_parameter
-    ),
 }

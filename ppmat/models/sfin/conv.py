@@ -12,14 +12,14 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """Several 3x3 convolutions of the same images as one, for training on a CPU.
 
-Paddle's CPU convolution copies each pixel's neighbourhood into a matrix before it
-multiplies, once forward and twice backward, and adds a bias at about the price of the
-whole convolution when channels are few. One convolution for all outputs copies once
-and multiplies a larger, faster matrix. docs/stem/training.md has the derivation and
-the measurements.
+Paddle's CPU convolution first copies the neighbourhood of each pixel into a matrix,
+once forward and twice backward. With few channels, adding a bias costs about as much
+as the convolution itself. One convolution for all outputs copies once and multiplies a
+larger matrix, which is faster. docs/stem/training.md derives this and has the times.
+
+Shapes: ``B`` images, ``I`` input and ``O`` output channels, ``H x W`` pixels.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ import paddle.nn.functional as F
 
 
 def merging_pays(x: paddle.Tensor) -> bool:
-    """Return whether ``x`` is convolved by Paddle's own CPU kernel, eagerly.
+    """Return whether Paddle's own CPU kernel convolves ``x`` eagerly.
 
-    Elsewhere cuDNN, or the passes over an exported program, see to it.
+    On other devices cuDNN merges, and in exported programs Paddle's graph passes do.
     """
     return (
         paddle.in_dynamic_mode()
@@ -49,13 +49,13 @@ def merged_conv2d(
 ) -> list[paddle.Tensor]:
     """Return ``y[o] = biases[o] + sum over i of conv2d(inputs[i], weights[o][i])``.
 
-    The images are padded by zeros to keep H and W. A bias is the weight of a channel
-    of ones at the centre of its kernel: the centre never lies in the padding.
+    Zeros around the images keep H and W. A bias becomes the weight of a channel of
+    ones at the centre of its kernel, because the centre never lies in the padding.
 
     Args:
         inputs: Images [B, I_i, H, W].
-        weights: A row for each output, and in it a kernel [O, I_i, 3, 3] for each
-            input, or None where there is no path. Rows have the same ``O``.
+        weights: A row for each output: its kernels [O, I_i, 3, 3], one for each
+            input, or None where no path exists. All rows have the same ``O``.
         biases: [O] for each output.
 
     Returns:
@@ -70,9 +70,10 @@ def merged_conv2d(
             else kernel
             for x, kernel in zip(inputs, kernels)
         ]
-        row.append(F.pad(bias.reshape([-1, 1, 1, 1]), [1, 1, 1, 1]))
-        rows.append(paddle.concat(row, axis=1))
+        row.append(F.pad(bias.reshape([-1, 1, 1, 1]), [1, 1, 1, 1]))  # [O, 1, 3, 3]
+        rows.append(paddle.concat(row, axis=1))  # [O, sum(I) + 1, 3, 3]
     batch, _, height, width = first.shape
     ones = paddle.ones([batch, 1, height, width], dtype=first.dtype)
-    y = F.conv2d(paddle.concat([*inputs, ones], axis=1), paddle.concat(rows), padding=1)
+    x = paddle.concat([*inputs, ones], axis=1)  # [B, sum(I) + 1, H, W]
+    y = F.conv2d(x, paddle.concat(rows), padding=1)  # [B, rows * O, H, W]
     return paddle.split(y, len(rows), axis=1)

@@ -13,7 +13,14 @@
 # limitations under the License.
 
 
-"""SFINEnergy: the adsorption energy of a slab's relaxed structure (OC20 IS2RE)."""
+"""SFINEnergy predicts the adsorption energy of a relaxed structure (OC20 IS2RE).
+
+The file holds the head from atoms to numbers and the model: energy, displacement and
+error heads on the backbone of ``sfin_structure.py``.
+
+Shapes: ``N`` atoms, ``S`` structures, ``D`` scalar channels of the backbone's output.
+Energies are in eV, positions in Å.
+"""
 
 from __future__ import annotations
 
@@ -31,12 +38,20 @@ from ppmat.models.sfin.sfin_structure import MAX_ATOMIC_NUMBER
 from ppmat.models.sfin.sfin_structure import NUM_TAGS
 from ppmat.models.sfin.sfin_structure import GatedActivation
 from ppmat.models.sfin.sfin_structure import SFINBackbone
+from ppmat.models.sfin.sfin_structure import displacement_head
+from ppmat.models.sfin.sfin_structure import free_atoms
 from ppmat.models.sfin.sfin_structure import mean_over_free_atoms
 from ppmat.models.sfin.sfin_structure import sum_per_structure
+from ppmat.utils.errors import InputError
 
 
 class AtomHead(nn.Layer):
-    """A small network from an atom's scalars to one number, [N, C] -> [N]."""
+    """Two linear layers from the scalars of an atom to one number.
+
+    Args:
+        channels: Scalar channels, ``D``.
+        dropout: Fraction of hidden units that are dropped in training.
+    """
 
     def __init__(self, channels: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -44,51 +59,63 @@ class AtomHead(nn.Layer):
         self.dropout = nn.Dropout(dropout)
         self.out = nn.Linear(
             channels, 1, weight_attr=nn.initializer.Normal(std=0.01)
-        )  # begins near the mean of the data
+        )  # training starts near the mean of the data
 
     def forward(self, s: paddle.Tensor) -> paddle.Tensor:
+        """Return [N] of [N, D]."""
         return self.out(self.dropout(F.silu(self.hidden(s)))).squeeze(-1)
 
 
 class SFINEnergy(nn.Layer):
-    """Adsorption energy read from the atoms of adsorbate and surface.
+    """Adsorption energy as a sum over the atoms of adsorbate and surface.
 
-    The label belongs to the relaxed structure while the input is the initial one, so
-    the network may also learn where the atoms go (joint training, IS2RE + IS2RS):
+    The label belongs to the relaxed structure, but the input is the initial one. The
+    network may therefore learn the relaxed positions too (IS2RE with IS2RS):
 
-    * ``displacement_weight`` adds the way to the relaxed positions as auxiliary
-      target, with a weight that falls linearly over the training;
-    * ``noisy_nodes`` shows a share of the structures on their way: every atom
-      somewhere between its initial and relaxed position, plus Gaussian noise
-      (Godwin et al., ICLR 2022; the settings are those of Equiformer on OC20);
-    * ``num_recycles`` lets the network move the atoms to where it predicts them, and
-      look again, before the energy is read. In training each batch takes a random
-      number of such looks, without gradient but for the last, so that the network
-      meets its own predictions.
+    * ``displacement_weight`` adds a loss of the predicted displacement to the relaxed
+      positions. Its weight falls linearly during training.
+    * ``noisy_nodes`` replaces a fraction of the initial structures in training: each
+      free atom is at a random point between its initial and relaxed position, plus
+      Gaussian noise (Godwin et al., ICLR 2022; settings of Equiformer on OC20).
+    * ``num_recycles`` moves the atoms to their predicted positions and applies the
+      network again, before the energy is predicted. In training the number of
+      repetitions is random, and gradients pass through the last one only.
 
-    Atoms move by minimum image and along the graph of the initial structure; fixed
-    atoms stay.
+    Displacements are minimum images, the graph stays that of the initial structure, and
+    fixed atoms do not move.
+
+    In YAML::
+
+        Model:
+          __class_name__: SFINEnergy
+          __init_params__:
+            backbone_cfg: {channels: 32, vectors: 16, cutoff: 5.0, k_cut: 1.0}
+            displacement_weight: [15, 1]
+            num_recycles: 1
+            predict_error: true
 
     Args:
         backbone_cfg: Constructor arguments of :class:`SFINBackbone`.
         property_name: Label in the batch, [S, 1] eV.
-        data_mean: Subtracted from the label [eV]. Kept as a buffer, so that it travels
-            with the weights.
-        data_std: Divides the label [eV]. Kept as a buffer.
-        pooling: ``"sum"`` or ``"mean"`` of the energies of the atoms read.
-        readout_tags: Tags of the atoms read: 0 sub-surface, 1 surface, 2 adsorbate.
-        element_reference: Energy [eV] of an atom by element symbol, summed over the
-            atoms read and taken off the label before it is normalised; the network
-            learns the rest. Kept as a buffer.
-        displacement_weight: Weight of the auxiliary loss [1/Å] at the begin and at the
-            end of training; None for energies alone.
-        noisy_nodes: Share of the structures that are shown on their way.
+        data_mean: Subtracted from the label [eV]. A buffer, saved with the weights.
+        data_std: Divides the label [eV]. A buffer, saved with the weights.
+        pooling: ``"sum"`` or ``"mean"`` over the atoms in ``readout_tags``.
+        readout_tags: Tags of these atoms: 0 sub-surface, 1 surface, 2 adsorbate.
+        element_reference: Energy [eV] of an atom by element symbol. Its sum over the
+            atoms in ``readout_tags`` is subtracted from the label before
+            normalisation; the network learns the rest. A buffer.
+        displacement_weight: Weight [1/Å] of the displacement loss at the start and at
+            the end of training; None trains on energies alone.
+        noisy_nodes: Fraction of the structures that get noisy positions.
         noise_std: Standard deviation [Å] of their noise.
-        num_recycles: How often the network moves the atoms before the energy is read.
-        dropout: Share of hidden units of the read-out that are dropped in training.
-        predict_error: Whether a head learns the expected absolute error: the scale of
-            a Laplace distribution around the energy. It learns from features and
-            errors without touching them.
+        num_recycles: How often the atoms are moved before the energy is predicted.
+        dropout: Fraction of hidden units of the energy head dropped in training.
+        predict_error: Add a head for the expected absolute error, the scale of a
+            Laplace distribution around the energy. Its gradients reach neither the
+            features nor the energy.
+
+    Raises:
+        InputError: Settings that contradict each other or have no meaning.
     """
 
     nested_params = {"backbone_cfg": SFINBackbone}
@@ -111,19 +138,21 @@ class SFINEnergy(nn.Layer):
     ) -> None:
         super().__init__()
         if displacement_weight is None and (noisy_nodes or num_recycles):
-            raise ValueError(
-                "noisy_nodes and num_recycles move atoms as the displacement head "
-                "says; give displacement_weight too, e.g. [15, 1]"
+            raise InputError(
+                "noisy_nodes and num_recycles need the displacement head",
+                hint="Set displacement_weight too, e.g. [15, 1].",
             )
         if displacement_weight is not None and len(displacement_weight) != 2:
-            raise ValueError(
-                "displacement_weight is the weight at the begin and at the end of "
-                f"training, got {displacement_weight!r}"
+            raise InputError(
+                f"displacement_weight is {displacement_weight!r}",
+                wanted="two weights, at the start and at the end of training",
             )
         if not set(readout_tags) <= set(range(NUM_TAGS)) or not readout_tags:
-            raise ValueError(f"readout_tags must be of 0, 1, 2, got {readout_tags!r}")
+            raise InputError(
+                f"readout_tags is {readout_tags!r}", wanted="some of 0, 1, 2"
+            )
         if not data_std > 0:
-            raise ValueError(f"data_std must be above 0, got {data_std!r}")
+            raise InputError(f"data_std is {data_std!r}", wanted="a number above 0")
         self.property_name = property_name
         self.pooling = pooling
         self.readout_tags = tuple(readout_tags)
@@ -138,16 +167,11 @@ class SFINEnergy(nn.Layer):
         self.energy_head = AtomHead(channels, dropout)
         self.displacement_head = None
         if displacement_weight is not None:
-            self.displacement_head = nn.Linear(
-                vectors,
-                1,
-                weight_attr=nn.initializer.Normal(std=0.01),
-                bias_attr=False,
-            )
+            self.displacement_head = displacement_head(vectors)
         self.error_head = None
         if predict_error:
             self.error_head = AtomHead(channels)
-            # above 1 where errors on other data are larger than in training
+            # Scales expected errors; above 1 if errors exceed those in training.
             self.register_buffer("error_factor", paddle.ones([]))
 
         self.register_buffer("data_mean", paddle.full([], data_mean))
@@ -163,33 +187,33 @@ class SFINEnergy(nn.Layer):
         self.num_batches: int | None = None
 
     def before_train(self, trainer) -> None:
-        """Learn from the trainer how long the auxiliary weight has to fall."""
+        """Set the number of batches over which the displacement weight falls."""
         epochs = trainer.config.max_epochs
         self.num_batches = epochs * len(trainer.train_dataloader)
 
-    def present_displacement_weight(self) -> float:
-        """Return the auxiliary loss's weight [1/Å] at this point of the training.
+    def current_displacement_weight(self) -> float:
+        """Return the weight [1/Å] of the displacement loss at this batch.
 
-        Outside of a trainer, which alone knows the length of the training, it stays
-        at its begin.
+        Without a trainer the length of training is unknown, and the weight stays at
+        its first value.
         """
-        begin, end = self.displacement_weight
+        start, end = self.displacement_weight
         if self.num_batches is None:
-            return begin
+            return start
         done = min(float(self.batches_seen) / self.num_batches, 1.0)
-        return begin + (end - begin) * done
+        return start + (end - start) * done
 
-    def look(
+    def predict_at(
         self, batch: dict, positions: paddle.Tensor
     ) -> tuple[paddle.Tensor, paddle.Tensor | None, paddle.Tensor | None]:
-        """Look at the atoms where they are now.
+        """Apply the network once to given positions.
 
         Args:
-            batch: The batch.
-            positions: Where the atoms are, [N, 3] Å.
+            batch: ``structure_array`` and ``graph``.
+            positions: Positions of the atoms, [N, 3] Å.
 
         Returns:
-            Normalised energy [S]; where the atoms will be, [N, 3] Å; logarithm of the
+            Normalised energy [S]; relaxed positions, [N, 3] Å; logarithm of the
             expected normalised error [S]. The last two are None without their heads.
         """
         atoms = batch["structure_array"]
@@ -198,9 +222,9 @@ class SFINEnergy(nn.Layer):
         energy = self.pool(atoms, self.energy_head(x.s), self.pooling)
         relaxed = log_error = None
         if self.displacement_head is not None:
-            free = 1.0 - atoms["fixed"].astype(positions.dtype)
-            way = self.displacement_head(x.v).squeeze(-1) * free.unsqueeze(-1)
-            relaxed = positions + way
+            moved = self.displacement_head(x.v).squeeze(-1)  # [N, 3]
+            free = free_atoms(atoms, positions.dtype).unsqueeze(-1)  # [N, 1]
+            relaxed = positions + moved * free
         if self.error_head is not None:
             log_error = self.pool(atoms, self.error_head(x.s.detach()), "mean")
         return energy, relaxed, log_error
@@ -208,84 +232,87 @@ class SFINEnergy(nn.Layer):
     def pool(
         self, atoms: dict, values: paddle.Tensor, pooling: Literal["sum", "mean"]
     ) -> paddle.Tensor:
-        """Sum or average the values [N] of the atoms read, to [S]."""
-        read = paddle.zeros_like(values)
+        """Sum or average values [N] over the atoms in ``readout_tags``, to [S]."""
+        mask = paddle.zeros_like(values)
         for tag in self.readout_tags:
-            read = read + (atoms["tags"] == tag).astype(values.dtype)
+            mask = mask + (atoms["tags"] == tag).astype(values.dtype)  # [N]
         num_atoms = atoms["num_atoms"]
-        total = sum_per_structure(values * read, num_atoms)
+        total = sum_per_structure(values * mask, num_atoms)  # [S]
         if pooling == "sum":
             return total
-        return total / sum_per_structure(read, num_atoms).clip(min=1.0)
+        return total / sum_per_structure(mask, num_atoms).clip(min=1.0)
 
-    def start_positions(self, batch: dict) -> paddle.Tensor:
-        """Draw where the atoms stand in a training step, [N, 3] Å."""
+    def draw_positions(self, batch: dict) -> paddle.Tensor:
+        """Draw the positions of the atoms for a training step, [N, 3] Å."""
         atoms = batch["structure_array"]
         positions = atoms["cart_coords"]
         if self.num_recycles:
-            looks = paddle.randint(0, self.num_recycles + 1, [1]).item()
-            positions = self.recycle(batch, looks)
+            count = paddle.randint(0, self.num_recycles + 1, [1]).item()
+            positions = self.recycle(batch, count)
         if self.noisy_nodes:
             dtype, n = positions.dtype, positions.shape[0]
             num_atoms = atoms["num_atoms"]
-            shown = paddle.rand([num_atoms.shape[0]]) < self.noisy_nodes
-            shown = paddle.repeat_interleave(shown.astype(dtype), num_atoms)
-            free = 1.0 - atoms["fixed"].astype(dtype)
+            chosen = paddle.rand([num_atoms.shape[0]]) < self.noisy_nodes  # [S]
+            chosen = paddle.repeat_interleave(chosen.astype(dtype), num_atoms)  # [N]
             noisy = (
                 atoms["cart_coords"]
                 + paddle.rand([n, 1], dtype=dtype) * batch["displacement"]
                 + self.noise_std * paddle.randn([n, 3], dtype=dtype)
-            )
-            on_way = (shown * free).unsqueeze(-1)
-            positions = positions + (noisy - positions) * on_way
+            )  # [N, 3]
+            mask = (chosen * free_atoms(atoms, dtype)).unsqueeze(-1)  # [N, 1]
+            positions = positions + (noisy - positions) * mask
         return positions
 
     @paddle.no_grad()
-    def recycle(self, batch: dict, looks: int) -> paddle.Tensor:
-        """Move the atoms ``looks`` times to where they are predicted, [N, 3] Å."""
+    def recycle(self, batch: dict, count: int) -> paddle.Tensor:
+        """Move the atoms ``count`` times to their predicted positions, [N, 3] Å."""
         positions = batch["structure_array"]["cart_coords"]
-        for _ in range(looks):
-            _, positions, _ = self.look(batch, positions)
+        for _ in range(count):
+            _, positions, _ = self.predict_at(batch, positions)
         return positions
 
     def forward(self, batch: dict) -> dict:
         """Compute the loss and the energies.
 
+        Args:
+            batch: ``structure_array``, ``graph``, ``property_name`` and, with the
+                displacement head, ``displacement``.
+
         Returns:
-            ``loss_dict`` with ``loss``, the sum of ``energy`` (mean absolute error of
-            the normalised energy), of ``displacement`` (Å, mean over the free atoms of
-            each structure, then over structures) times its weight, and of ``error``
-            (negative log-likelihood); and ``pred_dict`` with ``property_name`` [S, 1]
-            eV and, with the auxiliary head, ``cart_coords_relaxed`` [N, 3] Å.
+            ``loss_dict`` and ``pred_dict``. The loss is the sum of ``energy`` (mean
+            absolute error of the normalised energy), ``displacement`` times its weight
+            (Å, mean over the free atoms of each structure, then over structures) and
+            ``error`` (negative log-likelihood). Predictions are ``property_name``,
+            [S, 1] eV, and with the displacement head ``cart_coords_relaxed``, [N, 3] Å.
         """
         atoms = batch["structure_array"]
         if self.training:
-            positions = self.start_positions(batch)
+            positions = self.draw_positions(batch)
         else:
             positions = self.recycle(batch, self.num_recycles)
-        energy, relaxed, log_error = self.look(batch, positions)
-        label = batch[self.property_name].squeeze(-1)
+        energy, relaxed, log_error = self.predict_at(batch, positions)
+        label = batch[self.property_name].squeeze(-1)  # [S]
         error = (energy - (label - self.offset(atoms)) / self.data_std).abs()
         losses = {"energy": error.mean()}
         loss = losses["energy"]
         if relaxed is not None:
-            way = relaxed - atoms["cart_coords"] - batch["displacement"]
-            length = (way.square().sum(axis=-1) + 1e-12).sqrt()
+            miss = relaxed - atoms["cart_coords"] - batch["displacement"]  # [N, 3]
+            length = (miss.square().sum(axis=-1) + 1e-12).sqrt()  # [N]
             losses["displacement"] = mean_over_free_atoms(length, atoms)
-            loss = loss + self.present_displacement_weight() * losses["displacement"]
+            loss = loss + self.current_displacement_weight() * losses["displacement"]
         if log_error is not None:
             losses["error"] = (error.detach() * (-log_error).exp() + log_error).mean()
             loss = loss + losses["error"]
         if self.training:
-            self.keep_count(atoms["atom_types"])
+            self.count_batch(atoms["atom_types"])
         predicted = {self.property_name: self.in_ev(atoms, energy).unsqueeze(-1)}
         if relaxed is not None:
             predicted["cart_coords_relaxed"] = relaxed
         return {"loss_dict": {"loss": loss, **losses}, "pred_dict": predicted}
 
     @paddle.no_grad()
-    def keep_count(self, atom_types: paddle.Tensor) -> None:
-        """Remember that a batch, and which elements on any process, were trained on."""
+    def count_batch(self, atom_types: paddle.Tensor) -> None:
+        """Count a training batch and mark its elements, those of all processes."""
         self.batches_seen.add_(paddle.ones_like(self.batches_seen))
         count = paddle.bincount(atom_types, minlength=MAX_ATOMIC_NUMBER + 1)
         if dist.get_world_size() > 1:
@@ -293,7 +320,7 @@ class SFINEnergy(nn.Layer):
         self.elements_seen.set_value(paddle.logical_or(self.elements_seen, count > 0))
 
     def offset(self, atoms: dict) -> paddle.Tensor:
-        """Return what is taken off the labels before they are scaled, [S] eV."""
+        """Return what is subtracted from the labels before division, [S] eV."""
         reference = paddle.gather(self.reference, atoms["atom_types"])
         return self.data_mean + self.pool(atoms, reference, "sum")
 
@@ -309,12 +336,12 @@ class SFINEnergy(nn.Layer):
             batch: ``structure_array`` and ``graph``.
 
         Returns:
-            ``property_name``, numpy [S] eV; with ``predict_error`` also
-            ``expected_error``, [S] eV; with the auxiliary head also
-            ``cart_coords_relaxed``, a list of [n, 3] Å, not wrapped.
+            Arrays: ``property_name`` [S] eV; with ``predict_error`` also
+            ``expected_error`` [S] eV; with the displacement head also
+            ``cart_coords_relaxed``, a list of [atoms, 3] Å, not wrapped.
         """
         positions = self.recycle(batch, self.num_recycles)
-        energy, relaxed, log_error = self.look(batch, positions)
+        energy, relaxed, log_error = self.predict_at(batch, positions)
         atoms = batch["structure_array"]
         result = {self.property_name: self.in_ev(atoms, energy).numpy()}
         if log_error is not None:

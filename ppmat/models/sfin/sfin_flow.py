@@ -12,7 +12,15 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""SFINFlow: generate the relaxed structure of an adsorbate on a slab."""
+"""SFINFlow generates the relaxed structure of an adsorbate on a surface slab.
+
+The file holds the embedding of the path's time, the random noise of a structure, and
+the model: a displacement head on the backbone of ``sfin_structure.py``, integrated
+along the path of ``ppmat/schedulers/scheduling_flow_matching.py``.
+
+Shapes: ``N`` atoms, ``S`` structures, ``D`` scalar and ``V`` vector channels of the
+backbone's output. Positions and displacements are in Å.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +34,19 @@ from paddle.nn import functional as F
 
 from ppmat.models.sfin.sfin_structure import GatedActivation
 from ppmat.models.sfin.sfin_structure import SFINBackbone
+from ppmat.models.sfin.sfin_structure import displacement_head
+from ppmat.models.sfin.sfin_structure import free_atoms
 from ppmat.models.sfin.sfin_structure import mean_over_free_atoms
 from ppmat.schedulers import build_scheduler
 
 
 class TimeEmbedding(nn.Layer):
-    """Sines and cosines of the path's time, then a small network, [S] -> [S, C]."""
+    """Embed the time on the path: sines and cosines, then two linear layers.
+
+    Args:
+        channels: Channels of the output.
+        num_frequencies: Frequencies from 1 to 64, ``F``.
+    """
 
     def __init__(self, channels: int, num_frequencies: int = 16) -> None:
         super().__init__()
@@ -40,22 +55,23 @@ class TimeEmbedding(nn.Layer):
         self.out = nn.Linear(channels, channels)
 
     def forward(self, time: paddle.Tensor) -> paddle.Tensor:
-        phase = time.unsqueeze(-1) * self.frequency
-        waves = paddle.concat([phase.sin(), phase.cos()], axis=-1)
+        """Return [S, channels] of the times [S]."""
+        phase = time.unsqueeze(-1) * self.frequency  # [S, F]
+        waves = paddle.concat([phase.sin(), phase.cos()], axis=-1)  # [S, 2 F]
         return self.out(F.silu(self.hidden(waves)))
 
 
 def structure_ids(batch: dict) -> list[str]:
-    """Return the ids of a batch, or numbers where it has none."""
+    """Return the ids of a batch, or numbers if it has none."""
     count = batch["structure_array"]["num_atoms"].shape[0]
     return batch.get("id") or [str(i) for i in range(count)]
 
 
 def draw_noise(batch: dict, seed: int, sample: int) -> paddle.Tensor:
-    """Draw the noise of each structure from its own stream, [N, 3].
+    """Draw standard normal noise for each atom, [N, 3].
 
-    The stream is named by seed, structure id and sample number, so a structure gets
-    the same noise in whatever batch it stands.
+    Seed, structure id and sample number start a random stream for each structure. A
+    structure therefore gets the same noise in any batch.
     """
     counts = batch["structure_array"]["num_atoms"].tolist()
     draws = [
@@ -71,20 +87,31 @@ def draw_noise(batch: dict, seed: int, sample: int) -> paddle.Tensor:
 class SFINFlow(nn.Layer):
     """Flow from the initial to the relaxed structure of a slab with an adsorbate.
 
-    The network sees the initial structure (elements, tags, cell, graph, positions)
-    and the present positions, and predicts for each free atom where it will end; the
-    scheduler makes a velocity of that. Fixed atoms never move. With a scheduler that
-    always starts at the source without noise, and one inference step, the same class
-    is a plain regressor of the displacement.
+    The network takes the initial structure (elements, tags, cell, graph, positions)
+    and the present positions. It predicts the displacement of each free atom from its
+    initial to its relaxed position, from which the scheduler computes a velocity. Fixed
+    atoms never move. A scheduler without noise that always starts at time 0, with one
+    inference step, makes the class a plain regressor of the displacement.
+
+    In YAML::
+
+        Model:
+          __class_name__: SFINFlow
+          __init_params__:
+            backbone_cfg: {channels: 32, vectors: 16, cutoff: 5.0, k_cut: 1.0}
+            scheduler_cfg:
+              __class_name__: FlowMatchingScheduler
+              __init_params__: {noise_std: 0.1}
+            num_inference_steps: 2
 
     Args:
         backbone_cfg: Constructor arguments of :class:`SFINBackbone`.
         scheduler_cfg: Block of the scheduler (``FlowMatchingScheduler``).
-        loss_type: ``"l2_norm"``, the mean length of the error vectors, whose minimum
-            is the median that distance thresholds reward; or ``"mse"``, whose
-            minimum is the mean, from which flow matching proper has its velocity.
-        num_inference_steps: Integration steps, in evaluation and where ``sample`` is
-            not told otherwise.
+        loss_type: ``"l2_norm"``, the mean length of the error vectors, is least at the
+            median, which metrics with a distance threshold reward. ``"mse"`` is least
+            at the mean, from which flow matching in the strict sense has its velocity.
+        num_inference_steps: Integration steps in evaluation, and the default of
+            :meth:`sample`.
     """
 
     supports_num_atoms_sampling = False
@@ -106,41 +133,39 @@ class SFINFlow(nn.Layer):
         channels, vectors = self.backbone.out_channels, self.backbone.out_vectors
         self.time = TimeEmbedding(channels)
         self.readout = GatedActivation(channels, vectors)
-        self.displacement_head = nn.Linear(
-            vectors,
-            1,
-            weight_attr=nn.initializer.Normal(std=0.01),  # begins near copying
-            bias_attr=False,
-        )
+        self.displacement_head = displacement_head(vectors)
 
     def displacement(
         self, batch: dict, positions: paddle.Tensor, time: paddle.Tensor
     ) -> paddle.Tensor:
-        """Predict the way from initial to relaxed positions, [N, 3] Å.
+        """Predict the displacement from initial to relaxed positions, [N, 3] Å.
 
         Args:
-            batch: The batch.
-            positions: Where the atoms are now, [N, 3] Å.
-            time: Time on the path of each structure, [S].
+            batch: ``structure_array`` and ``graph``.
+            positions: Present positions of the atoms, [N, 3] Å.
+            time: Time on the path of each structure, [S], 0 to 1.
         """
         atoms = batch["structure_array"]
         condition = paddle.repeat_interleave(
             self.time(time), atoms["num_atoms"], axis=0
-        )
+        )  # [N, D]
         x, _ = self.backbone(batch, positions, condition)
-        free = 1.0 - atoms["fixed"].astype(positions.dtype)
-        way = self.displacement_head(self.readout(x).v).squeeze(-1)
-        return way * free.unsqueeze(-1)
+        moved = self.displacement_head(self.readout(x).v).squeeze(-1)  # [N, 3]
+        return moved * free_atoms(atoms, positions.dtype).unsqueeze(-1)
 
     def forward(self, batch: dict) -> dict:
         """Compute the flow-matching loss and, in evaluation, relaxed structures.
 
+        In evaluation times are a fixed grid and noise has a fixed seed. The structures
+        are integrated as in :meth:`sample`, so validation metrics are those of samples.
+
+        Args:
+            batch: ``structure_array``, ``graph`` and ``displacement``.
+
         Returns:
-            ``loss_dict`` with ``loss`` (Å, or Å² for ``mse``: mean over the free
-            atoms of each structure, then over structures). Out of training mode also
-            ``pred_dict`` with ``cart_coords_relaxed`` [N, 3], made by ``sample``'s own
-            integration, so that validation metrics are those of generation; times
-            and noise are then a fixed grid and seed.
+            ``loss_dict`` with ``loss``: Å, or Å² for ``mse``, mean over the free atoms
+            of each structure, then over structures. In evaluation also ``pred_dict``
+            with ``cart_coords_relaxed``, [N, 3] Å.
         """
         atoms = batch["structure_array"]
         start, displacement = atoms["cart_coords"], batch["displacement"]
@@ -154,12 +179,11 @@ class SFINFlow(nn.Layer):
             time = (paddle.arange(count, dtype=start.dtype) + 0.5) / count
             if self.scheduler.time_sampling == "zero":
                 time = paddle.zeros_like(time)
-        free = 1.0 - atoms["fixed"].astype(start.dtype)
-        noise = noise * free.unsqueeze(-1)
-        per_atom = paddle.repeat_interleave(time, num_atoms).unsqueeze(-1)
+        noise = noise * free_atoms(atoms, start.dtype).unsqueeze(-1)  # [N, 3]
+        per_atom = paddle.repeat_interleave(time, num_atoms).unsqueeze(-1)  # [N, 1]
         positions = self.scheduler.add_noise(start, displacement, noise, per_atom)
         predicted = self.displacement(batch, positions, time)
-        error = (predicted - displacement).square().sum(axis=-1)
+        error = (predicted - displacement).square().sum(axis=-1)  # [N] Å²
         if self.loss_type == "l2_norm":
             error = (error + 1e-12).sqrt()
         loss = mean_over_free_atoms(error, atoms)
@@ -172,7 +196,7 @@ class SFINFlow(nn.Layer):
     def integrate(
         self, batch: dict, noise: paddle.Tensor, num_inference_steps: int
     ) -> paddle.Tensor:
-        """Carry the start of the path to its end, [N, 3] Å."""
+        """Integrate from the start to the end of the path, [N, 3] Å."""
         atoms = batch["structure_array"]
         positions = self.scheduler.prior_sampling(atoms["cart_coords"], noise)
         self.scheduler.set_timesteps(num_inference_steps)
@@ -198,32 +222,30 @@ class SFINFlow(nn.Layer):
 
         Args:
             batch_data: Batch with ``structure_array``, ``graph`` and ``id``.
-            num_inference_steps: Integration steps; the model's own number if None.
-            seed: Names the noise; the same seed gives the same structures.
-            num_samples: Structures generated from each initial one.
+            num_inference_steps: Integration steps; None takes the model's own number.
+            seed: Seed of the noise; the same seed gives the same structures.
+            num_samples: Samples of each initial structure.
 
         Returns:
-            ``{"result": [...]}``, a dict of plain lists and numbers a structure, the
-            samples of one structure following each other: ``num_atoms``,
+            ``{"result": [...]}``, one dict of plain lists and numbers for each sample;
+            the samples of a structure are neighbours. Keys: ``num_atoms``,
             ``atom_types``, ``lattice`` (rows, Å), ``frac_coords``, ``cart_coords`` (Å,
-            not wrapped), ``tags``, ``fixed``, ``id`` and ``sample``.
+            not wrapped), ``tags``, ``fixed``, ``id`` and ``sample`` (its number).
         """
         steps = num_inference_steps
         if steps is None:
             steps = self.num_inference_steps
         atoms = batch_data["structure_array"]
-        free = 1.0 - atoms["fixed"].astype(atoms["cart_coords"].dtype)
+        free = free_atoms(atoms, atoms["cart_coords"].dtype).unsqueeze(-1)  # [N, 1]
         draws = [
             self.integrate(
-                batch_data,
-                draw_noise(batch_data, seed, sample) * free.unsqueeze(-1),
-                steps,
+                batch_data, draw_noise(batch_data, seed, sample) * free, steps
             ).numpy()
             for sample in range(num_samples)
-        ]
+        ]  # [N, 3] each
         counts = atoms["num_atoms"].tolist()
         ids = structure_ids(batch_data)
-        rows = np.cumsum([0, *counts])
+        rows = np.cumsum([0, *counts])  # [S + 1]
         lattice = atoms["lattice"].numpy()
         fields = {key: atoms[key].numpy() for key in ("atom_types", "tags", "fixed")}
         result = []

@@ -13,18 +13,22 @@
 # limitations under the License.
 
 
-"""SFIN for images of one size, rearranged for prediction: same function, less work.
+"""SFIN rearranged for prediction on images of one size: same function, less work.
 
-What is rearranged, with the formulas in docs/stem/speed.md:
+The file folds each block of Fig. 5 (see ``sfin.py``) into fewer weights, tabulates the
+Fourier transform, and holds :class:`FoldedSFIN`. Formulas are in docs/stem/speed.md:
 
-- BatchNorm is an affine map of fixed statistics: its factor goes into the weights of
-  the convolutions in front of it, the rest into their biases.
-- Both convolutions that make one half of a block become one on both halves.
-- In the Fourier unit, real and imaginary parts are two blocks of channels (the weights
-  are permuted instead of the data), and the two ramps and the bias are three constant
+- BatchNorm with fixed statistics is an affine map. Its factor moves into the weights of
+  the preceding convolutions, its shift into their biases.
+- The two convolutions that give one half of a block become one on both halves.
+- In the Fourier unit, real and imaginary parts become two groups of channels, by
+  permuting weights instead of data. The ramps and the bias become three constant
   channels of the same matrix product.
 
-Folding is done in float64, the network runs in float32.
+Weights are folded in float64; the network runs in float32.
+
+Shapes: ``B`` images, ``C`` channels of one half, ``H x W`` pixels,
+``Wf = W // 2 + 1`` frequencies of a real row.
 """
 
 from __future__ import annotations
@@ -39,6 +43,7 @@ import paddle.nn.functional as F
 from ppmat.models.sfin.sfin import FFC
 from ppmat.models.sfin.sfin import SFIB
 from ppmat.models.sfin.sfin import SFIN
+from ppmat.utils.errors import check_choice
 
 Affine = tuple[np.ndarray, np.ndarray]
 
@@ -55,33 +60,35 @@ def affine_of_batch_norm(norm: nn.BatchNorm2D) -> Affine:
 
 
 def fold_fourier_unit(conv: nn.Conv2D, norm: nn.BatchNorm2D) -> np.ndarray:
-    """Return the 1x1 convolution with its BatchNorm as one matrix.
+    """Return the 1x1 convolution and BatchNorm of Fig. 5c as one matrix.
 
     Args:
-        conv: From ``(vertical ramp, horizontal ramp, re 0, im 0, re 1, ...)``.
-        norm: On its output ``(re 0, im 0, re 1, ...)``.
+        conv: Its input channels are ``(vertical ramp, horizontal ramp, re 0, im 0,
+            re 1, ...)``.
+        norm: BatchNorm of its output ``(re 0, im 0, re 1, ...)``.
 
     Returns:
-        ``[2, C_out, 2 C_in + 3]``: a matrix for the real and one for the imaginary
-        parts, from ``(re 0, re 1, ..., im 0, im 1, ..., vertical, horizontal, 1)``.
+        [2, C, 2 C + 3], a matrix for the real and one for the imaginary parts. Its
+        input channels are ``(re 0, re 1, ..., im 0, im 1, ..., vertical, horizontal,
+        1)``.
     """
     scale, shift = affine_of_batch_norm(norm)
     matrix = _float64(conv.weight)[:, :, 0, 0] * scale[:, None]
     ramps, parts = matrix[:, :2], matrix[:, 2:]
     columns = [parts[:, 0::2], parts[:, 1::2], ramps, shift[:, None]]
-    matrix = np.concatenate(columns, axis=1)
+    matrix = np.concatenate(columns, axis=1)  # [2 C, 2 C + 3]
     return np.stack([matrix[0::2], matrix[1::2]])
 
 
 def fold_block(block: SFIB) -> dict[str, np.ndarray]:
-    """Return the weights of one interactive block, in float64.
+    """Return the weights of one interactive block, Fig. 5b, in float64.
 
-    With ``x`` both halves ``(spatial, frequency)`` and ``u`` the Fourier unit on
-    ``first`` of the frequency half, the block is ``relu(local(x))`` and
-    ``relu(mixed(x) + second(u))``.
+    Its halves are ``relu(local(x))`` and ``relu(mixed(x) + second(u))``. Here ``x`` is
+    both halves, the spatial first, and ``u`` is the Fourier unit applied to ``first``
+    of the frequency half.
 
     Returns:
-        ``local``, ``mixed`` [C, 2C, 3, 3], ``first``, ``second`` [C, C, 3, 3], their
+        ``local``, ``mixed`` [C, 2 C, 3, 3], ``first``, ``second`` [C, C, 3, 3], their
         biases ``<name>_bias`` [C] (``second`` has none), and ``unit``, see
         :func:`fold_fourier_unit`.
     """
@@ -108,7 +115,7 @@ def fold_block(block: SFIB) -> dict[str, np.ndarray]:
 
 
 def ramp_channels(height: int, width: int) -> np.ndarray:
-    """Return the vertical ramp, the horizontal ramp and ones, ``[3, H * Wf]``."""
+    """Return the vertical ramp, the horizontal ramp and ones, [3, H * Wf]."""
     wf = width // 2 + 1
     shape = (height, wf)
     vertical = np.broadcast_to(np.linspace(0.0, 1.0, height)[:, None], shape)
@@ -121,12 +128,12 @@ def dft_tables(height: int, width: int) -> dict[str, np.ndarray]:
 
     Returns:
         ``rows`` [W, 2 Wf]: image rows to their (real | imaginary) spectrum.
-        ``columns`` [2 H, H]: cosines over sines, for the columns, both ways.
-        ``rows_back`` [2 Wf, W]: (real | imaginary) to image rows; the frequencies
-        that stand for their conjugates too count twice.
+        ``columns`` [2 H, H]: cosines above sines, for the columns, both ways.
+        ``rows_back`` [2 Wf, W]: (real | imaginary) to image rows. A frequency whose
+        conjugate is not stored counts twice.
     """
     wf = width // 2 + 1
-    # Integer phases are reduced before they become angles.
+    # Integer phases are reduced modulo the period before they become angles, [W, Wf].
     phase = np.outer(np.arange(width), np.arange(wf)) % width * (2 * np.pi / width)
     rows = np.concatenate([np.cos(phase), -np.sin(phase)], axis=1)
     twice = np.full(wf, 2.0)
@@ -147,16 +154,26 @@ def dft_tables(height: int, width: int) -> dict[str, np.ndarray]:
 class FoldedSFIN(nn.Layer):
     """The function of an :class:`SFIN` in evaluation mode, for one image size.
 
-    The weights are copied: later changes of ``model`` do not show.
+    The weights are copies; later changes of ``model`` have no effect. Programs make it
+    from a trained network; YAML files do not name it.
 
     Args:
-        model: The network; its mode does not matter, fixed statistics are used.
-        height: Pixels.
-        width: Pixels.
-        fourier: ``"fft"``, or ``"matmul"``: transforms as products with cosine and
-            sine tables, which all blocks share. For formats that have no FFT (ONNX),
-            not for ``paddle.inference`` (docs/stem/speed.md); the tables grow as the
-            square of the size.
+        model: The network, in either mode; its fixed statistics are used.
+        height: H, pixels.
+        width: W, pixels.
+        fourier: ``"fft"``, or ``"matmul"`` for transforms as products with cosine and
+            sine tables, which all blocks share. Only for formats without FFT (ONNX):
+            it is slower, ``paddle.inference`` computes it wrongly (docs/stem/speed.md),
+            and the tables grow as the square of the size.
+
+    Raises:
+        InputError: Another ``fourier``.
+
+    Example:
+        >>> model = SFIN(base_channels=8, num_blocks=1)
+        >>> folded = FoldedSFIN(model, 32, 48)
+        >>> folded(paddle.zeros([1, 1, 32, 48])).numpy().shape
+        (1, 1, 32, 48)
     """
 
     def __init__(
@@ -167,8 +184,7 @@ class FoldedSFIN(nn.Layer):
         fourier: Literal["fft", "matmul"] = "fft",
     ) -> None:
         super().__init__()
-        if fourier not in ("fft", "matmul"):
-            raise ValueError(f"fourier='{fourier}': wanted 'fft' or 'matmul'")
+        check_choice("fourier", fourier, ("fft", "matmul"))
         self.height = height
         self.width = width
         self.fourier = fourier
@@ -199,7 +215,7 @@ class FoldedSFIN(nn.Layer):
         return F.conv2d(x, getattr(self, name), bias, padding=1)
 
     def _mix(self, parts: list, i: int) -> paddle.Tensor:
-        """Return relu of the folded 1x1 convolution, [B, 2, C, H * Wf].
+        """Return ReLU of the folded 1x1 convolution, [B, 2, C, H * Wf].
 
         Args:
             parts: Real and imaginary parts, [B, C, H * Wf] each.
@@ -208,22 +224,32 @@ class FoldedSFIN(nn.Layer):
         ramps = self.ramps
         if parts[0].shape[0] != 1:
             ramps = ramps.expand([parts[0].shape[0], -1, -1])
+        # [B, 1, 2 C + 3, H * Wf]
         features = paddle.concat([*parts, ramps], axis=1).unsqueeze(1)
         return F.relu(paddle.matmul(getattr(self, f"unit_{i}"), features))
 
     def _unit_fft(self, x: paddle.Tensor, i: int) -> paddle.Tensor:
+        """Return the Fourier unit, [B, C, H, W] of [B, C, H, W]."""
         batch, size = x.shape[0], [self.height, self.width]
         spectrum = paddle.fft.rfft2(x, norm="ortho").reshape([batch, self.half, -1])
         parts = [paddle.real(spectrum), paddle.imag(spectrum)]
         # Pairs (real, imaginary) in the last axis are a complex number in memory.
-        pairs = self._mix(parts, i).transpose([0, 2, 3, 1])
+        pairs = self._mix(parts, i).transpose([0, 2, 3, 1])  # [B, C, H * Wf, 2]
         if paddle.in_dynamic_mode():  # where transpose only changes the strides
             pairs = pairs.contiguous()
         spectrum = paddle.as_complex(pairs).reshape([batch, self.half, size[0], -1])
         return paddle.fft.irfft2(spectrum, s=size, norm="ortho")
 
     def _columns(self, x: paddle.Tensor, sign: float) -> list:
-        """Return exp(-i sign k y) over the columns of (real | imaginary) ``x``."""
+        """Multiply the columns of (real | imaginary) ``x`` by ``exp(-i sign k y)``.
+
+        Args:
+            x: [B, C, H, 2 Wf].
+            sign: 1 for the transform, -1 for its inverse.
+
+        Returns:
+            Real and imaginary parts, [B, C, H, Wf] each.
+        """
         wf = self.width // 2 + 1
         both = paddle.matmul(self.columns, x)  # [B, C, 2 H, 2 Wf]
         cosine, sine = both[:, :, : self.height], both[:, :, self.height :]
@@ -232,17 +258,19 @@ class FoldedSFIN(nn.Layer):
         return [re, im]
 
     def _unit_matmul(self, x: paddle.Tensor, i: int) -> paddle.Tensor:
+        """Return the same as :meth:`_unit_fft`, by the tables."""
         parts = self._columns(paddle.matmul(x, self.rows), 1.0)
         mixed = self._mix([part.flatten(2) for part in parts], i)
         mixed = mixed.reshape([x.shape[0], 2, self.half, self.height, -1])
-        pair = paddle.concat([mixed[:, 0], mixed[:, 1]], axis=-1)
+        pair = paddle.concat([mixed[:, 0], mixed[:, 1]], axis=-1)  # [B, C, H, 2 Wf]
         pair = paddle.concat(self._columns(pair, -1.0), axis=-1)
         return paddle.matmul(pair, self.rows_back)
 
     def _block(self, x_l: paddle.Tensor, x_g: paddle.Tensor, i: int) -> tuple:
+        """Return both halves after block ``i``, [B, C, H, W] each."""
         unit = self._unit_fft if self.fourier == "fft" else self._unit_matmul
         u = unit(self._conv(x_g, f"first_{i}", f"first_bias_{i}"), i)
-        x = paddle.concat([x_l, x_g], axis=1)
+        x = paddle.concat([x_l, x_g], axis=1)  # [B, 2 C, H, W]
         y_l = F.relu(self._conv(x, f"local_{i}", f"local_bias_{i}"))
         mixed = self._conv(x, f"mixed_{i}", f"mixed_bias_{i}")
         return y_l, F.relu(self._conv(u, f"second_{i}") + mixed)
@@ -253,7 +281,7 @@ class FoldedSFIN(nn.Layer):
         Args:
             x: float32 of the same shape, grey values 0 to 255.
         """
-        x = self._conv(x, "head_conv", "head_conv_bias")
+        x = self._conv(x, "head_conv", "head_conv_bias")  # [B, 2 C, H, W]
         x_l, x_g = first_l, first_g = paddle.split(x, 2, axis=1)
         for i in range(0, self.num_blocks, 2):
             y_l, y_g = self._block(*self._block(x_l, x_g, i), i + 1)
