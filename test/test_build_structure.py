@@ -172,7 +172,7 @@ def test_a_list_gives_a_list_in_order(num_cpus):
 @pytest.mark.parametrize("num_cpus", [None, 2])
 def test_a_bad_entry_of_a_list_is_named(num_cpus):
     good = {"frac_coords": FRAC, "atom_types": SPECIES, "lattice": CELL}
-    with pytest.raises(ValueError, match=r"entry 1 .*lattice"):
+    with pytest.raises(ValueError, match=r"item 1 .*lattice"):
         BuildStructure("array", num_cpus=num_cpus)(
             [good, {"frac_coords": FRAC, "atom_types": SPECIES}]
         )

@@ -32,12 +32,14 @@ from ppmat.datasets import pyg_pickle
 from ppmat.datasets.build_structure import BuildStructure
 from ppmat.datasets.collate_fn import DefaultCollator
 from ppmat.datasets.graph_utils import PeriodicGraphConverter
+from ppmat.datasets.graph_utils import periodic_graph
 from ppmat.datasets.oc20_is2re_dataset import OC20IS2REDataset
 from ppmat.datasets.oc20_is2re_dataset import record_to_sample
-from ppmat.datasets.oc20_is2re_dataset import structure_to_record
-from ppmat.datasets.oc20_lmdb import OC20FormatError
-from ppmat.datasets.oc20_lmdb import OC20Record
 from ppmat.datasets.oc20_lmdb import write_lmdb
+from ppmat.datasets.oc20_record import SMALLEST_DISTANCE
+from ppmat.datasets.oc20_record import OC20Record
+from ppmat.datasets.oc20_record import structure_to_record
+from ppmat.datasets.pyg_pickle import OC20FormatError
 from ppmat.utils.registry import ConfigError
 
 GRAPH = {
@@ -125,7 +127,7 @@ def test_geometry_is_kept_exactly(format):
 def test_a_standardised_cell_is_refused():
     """Broken twin: Niggli reduction or 'canocial' would turn the slab silently."""
     for options in ({"niggli": True, "canocial": False}, {"niggli": False}):
-        with pytest.raises(ValueError, match="changed the cell"):
+        with pytest.raises(ValueError, match="changes the cell"):
             record_to_sample(make_record(3), BuildStructure("ase_atoms", **options))
 
 
@@ -189,6 +191,34 @@ def test_stored_edges_are_reused(tmp_path):
     reused = OC20IS2REDataset(path, build_graph_cfg=GRAPH, reuse_edges=True)
     for i in range(3):
         assert edge_set(reused[i]["graph"]) == edge_set(searched[i]["graph"])
+
+
+def test_neighbours_are_searched_once_a_sample(split, monkeypatch):
+    calls = []
+
+    def counted(*args, **kwargs):
+        calls.append(kwargs["r"])
+        return search(*args, **kwargs)
+
+    search = periodic_graph.find_points_in_spheres
+    monkeypatch.setattr(periodic_graph, "find_points_in_spheres", counted)
+    for options, wanted in (
+        ({"build_graph_cfg": GRAPH}, [5.0]),
+        ({}, [SMALLEST_DISTANCE]),
+        ({"build_graph_cfg": GRAPH, "on_error": "skip"}, [5.0]),
+        ({"on_error": "skip"}, []),
+    ):
+        data = OC20IS2REDataset(split, **options)
+        calls.clear()
+        data[1]
+        assert calls == wanted
+
+
+def test_close_atoms_are_found_by_the_search_for_the_graph(split):
+    spoiled(split)
+    for options in ({}, {"build_graph_cfg": GRAPH}):
+        with pytest.raises(OC20FormatError, match="sid 1004.*at the same place"):
+            OC20IS2REDataset(split, **options)[4]
 
 
 def test_a_file_without_edges_says_so(split):
@@ -524,7 +554,7 @@ def spoil(change):
         (spoil(lambda a: a.positions.__setitem__(2, a.positions[5])), "same place"),
         (
             spoil(lambda a: a.set_constraint(ase.constraints.FixedPlane(0, (0, 0, 1)))),
-            "FixedPlane; only FixAtoms",
+            "FixedPlane is not supported, only FixAtoms",
         ),
         (
             Structure(CELL, [{"Cu": 0.5, "Pt": 0.5}], [[0, 0, 0]]),

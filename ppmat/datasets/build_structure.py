@@ -13,7 +13,10 @@
 # limitations under the License.
 
 
-"""Crystal structures from CIF text and files, arrays, dictionaries, ASE atoms."""
+"""Crystal structures from CIF text and files, arrays, dictionaries, ASE atoms, records.
+
+Every description of a structure becomes a pymatgen ``Structure`` here.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +32,7 @@ from pymatgen.core.structure import Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 from pymatgen.io.cif import CifParser
 
+from ppmat.datasets.oc20_record import OC20Record
 from ppmat.utils.errors import nearest
 from ppmat.utils.registry import ConfigError
 
@@ -71,6 +75,15 @@ def _from_jarvis(data: Mapping) -> Structure:
     )
 
 
+def _from_record(record: OC20Record) -> Structure:
+    return Structure(
+        Lattice(record.cell),
+        record.atomic_numbers.tolist(),
+        record.pos.astype(np.float64),
+        coords_are_cartesian=True,
+    )
+
+
 _READERS = {
     "cif_str": functools.partial(Structure.from_str, fmt="cif"),
     "array": _from_array,
@@ -83,10 +96,10 @@ _READERS = {
 
 
 class BuildStructure:
-    """Turns one description of a crystal, or a list of them, into pymatgen structures.
+    """Builds the pymatgen structure of one description of a crystal, or of a list.
 
     Args:
-        format: What is handed in:
+        format: What is given (an ``OC20Record`` is accepted with every format):
 
             - ``cif_str``: text of a CIF.
             - ``cif_str_by_CifParser``: the same, read leniently and always reduced
@@ -100,7 +113,7 @@ class BuildStructure:
             - ``jarvis``: ``Atoms.to_dict()`` of jarvis-tools, which is not needed.
             - ``ase_atoms``: ``ase.Atoms``.
         primitive: Reduce to the primitive cell.
-        niggli: Reduce the lattice by Niggli's algorithm. This permutes and turns the
+        niggli: Reduce the lattice by Niggli's algorithm. This permutes and rotates the
             axes, so it has to be off for slabs.
         canocial: Rebuild the cell from its lengths and angles, which loses the
             orientation. The spelling is PaddleMaterials'.
@@ -135,7 +148,8 @@ class BuildStructure:
     ) -> Structure:
         """Return the structure of one description; arguments as in the class."""
         _check_format(format)
-        crystal = _READERS[format](crystal_data)
+        reader = _from_record if isinstance(crystal_data, OC20Record) else None
+        crystal = (reader or _READERS[format])(crystal_data)
         if primitive:
             crystal = crystal.get_primitive_structure()
         if niggli:
@@ -153,28 +167,28 @@ class BuildStructure:
         """Return the structure of one description, or the structures of a list.
 
         Raises:
-            ValueError: An entry of a list cannot be built; its position is named.
+            ValueError: An item of a list cannot be built; the error names its position.
         """
         options = (self.format, self.primitive, self.niggli, self.canocial)
         if not isinstance(crystals_data, list):
             return self.build_one(crystals_data, *options)
         jobs = ((i, data, options) for i, data in enumerate(crystals_data))
         if self.num_cpus <= 1 or len(crystals_data) < 2:
-            return [_build_entry(job) for job in jobs]
-        # Children of a process that holds CUDA state are safe as long as they only
-        # run numpy and pymatgen; "spawn" would import Paddle in each of them.
+            return [_build_item(job) for job in jobs]
+        # A forked child of a process with CUDA state may run numpy and pymatgen.
+        # "spawn" would import Paddle in each child.
         context = multiprocessing.get_context("fork")
         with concurrent.futures.ProcessPoolExecutor(self.num_cpus, context) as pool:
-            return list(pool.map(_build_entry, jobs, chunksize=32))
+            return list(pool.map(_build_item, jobs, chunksize=32))
 
 
-def _build_entry(job) -> Structure:
+def _build_item(job: tuple) -> Structure:
     index, data, options = job
     try:
         return BuildStructure.build_one(data, *options)
     except Exception as error:
         raise ValueError(
-            f"entry {index} (format '{options[0]}') is not a structure: "
+            f"item {index} (format '{options[0]}') is not a structure: "
             f"{type(error).__name__}: {error}"
         ) from error
 

@@ -27,8 +27,8 @@ from paddle import io
 from ppmat.datasets.collate_fn import DefaultCollator
 from ppmat.datasets.loader import Loader
 from ppmat.datasets.oc20_is2re_dataset import record_to_sample
-from ppmat.datasets.oc20_is2re_dataset import structure_to_record
 from ppmat.datasets.oc20_record import OC20Record
+from ppmat.datasets.oc20_record import structure_to_record
 
 
 def as_records(structures: Sequence) -> list[OC20Record]:

@@ -140,7 +140,7 @@ def read_inputs(inputs: Sequence[str]) -> tuple[Chain, list[str]]:
     Raises:
         ConfigError: See :func:`find_inputs`, or nothing at all is left.
     """
-    from ppmat.datasets.oc20_is2re_dataset import structure_to_record
+    from ppmat.datasets.oc20_record import structure_to_record
 
     pieces: list[Sequence] = []
     faults: list[str] = []

@@ -33,8 +33,8 @@ from ase import Atoms
 from ase.data import chemical_symbols
 from pymatgen.core.structure import IStructure
 
-from ppmat.datasets.oc20_is2re_dataset import structure_to_record
 from ppmat.datasets.oc20_record import OC20Record
+from ppmat.datasets.oc20_record import structure_to_record
 from ppmat.datasets.structure_reader import Unreadable
 
 CLOSEST = 0.5  # Å; no two nuclei come so near, a hydrogen molecule has 0.74
