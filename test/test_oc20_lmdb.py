@@ -290,7 +290,7 @@ def test_pickling_drops_the_environment(split):
     rows = OC20LMDB(split)
     assert rows[0].sid == "1000"
     copy = pickle.loads(pickle.dumps(rows))
-    assert copy._held == {} and copy[3].sid == "1003"
+    assert copy._opened == {} and copy[3].sid == "1003"
 
 
 def read_sid(job):

@@ -29,8 +29,10 @@ The format is that of the Open Catalyst Project (fairchem documentation,
 from __future__ import annotations
 
 import bisect
+import itertools
 import os
 import threading
+import weakref
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -123,37 +125,36 @@ def splits_below(root: Path) -> list[Path]:
     )
 
 
-# Environments ------------------------------------------------------------------------
+# Reading -----------------------------------------------------------------------------
 
-# LMDB refuses to open a file twice in a process, so environments are shared and
-# counted. A child process must not use those of its parent: it closes its copies and
-# opens its own.
-_ENVIRONMENTS: dict[tuple[int, int, int], list] = {}
-# Re-entrant, because the garbage collector may close one object while another opens.
-_LOCK = threading.RLock()
+# LMDB refuses to open a file twice in a process, so objects share an environment; it
+# closes with its last user. A child process must not use those of its parent: it closes
+# its copies and opens its own.
+_ENVIRONMENTS: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
+_LOCK = threading.Lock()
 
 
 def _forget_inherited() -> None:
     global _LOCK
-    _LOCK = threading.RLock()
-    for env, _ in _ENVIRONMENTS.values():
+    _LOCK = threading.Lock()
+    for env in list(_ENVIRONMENTS.values()):
         env.close()
     _ENVIRONMENTS.clear()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_inherited)
+os.register_at_fork(after_in_child=_forget_inherited)
 
 
-def _acquire(path: Path, readahead: bool) -> tuple[tuple[int, int, int], Any]:
+def _open(path: Path, readahead: bool) -> Any:
+    """Return the environment of a file in this process."""
     try:
         status = os.stat(path)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: the LMDB file does not exist") from None
     key = (os.getpid(), status.st_dev, status.st_ino)
     with _LOCK:
-        entry = _ENVIRONMENTS.get(key)
-        if entry is None:
+        env = _ENVIRONMENTS.get(key)
+        if env is None:
             try:
                 env = lmdb.open(
                     str(path),
@@ -169,19 +170,8 @@ def _acquire(path: Path, readahead: bool) -> tuple[tuple[int, int, int], Any]:
                     f"{path}: cannot be opened as an LMDB file "
                     f"({status.st_size} bytes): {err}"
                 ) from err
-            entry = _ENVIRONMENTS[key] = [env, 0]
-        entry[1] += 1
-        return key, entry[0]
-
-
-def _release(key: tuple[int, int, int]) -> None:
-    with _LOCK:
-        entry = _ENVIRONMENTS.get(key)
-        if entry is not None:
-            entry[1] -= 1
-            if entry[1] == 0:
-                entry[0].close()
-                del _ENVIRONMENTS[key]
+            _ENVIRONMENTS[key] = env
+        return env
 
 
 class OC20LMDB:
@@ -212,32 +202,31 @@ class OC20LMDB:
         subset: str = "all",
         readahead: bool = False,
     ) -> None:
-        root = Path(path) if split is None else find_split(path, split, subset)
-        if not root.exists():
-            raise FileNotFoundError(f"{root} does not exist; expected an LMDB file")
-        self.path = root
-        self.files = lmdb_files(root)
-        self.readahead = readahead
-        self._held: dict[int, tuple] = {}
-        self._pid = os.getpid()
-        if not self.files:
-            found = ", ".join(map(str, splits_below(root)))
+        self.path = Path(path) if split is None else find_split(path, split, subset)
+        if not self.path.exists():
             raise FileNotFoundError(
-                f"{root}: no *.lmdb file in this folder"
+                f"{self.path} does not exist; expected an LMDB file"
+            )
+        self.files = lmdb_files(self.path)
+        self.readahead = readahead
+        if not self.files:
+            found = ", ".join(map(str, splits_below(self.path)))
+            raise FileNotFoundError(
+                f"{self.path}: no *.lmdb file in this folder"
                 + (f"; choose one of its splits: {found}" if found else "")
             )
-        self._ends: list[int] = []
-        for number in range(len(self.files)):
-            total = self._ends[-1] if self._ends else 0
-            self._ends.append(total + self._count(number))
+        self.close()
+        counts = [self._count(number) for number in range(len(self.files))]
+        self._ends = list(itertools.accumulate(counts))
         self.close()
 
     def __len__(self) -> int:
         return self._ends[-1]
 
     def __getitem__(self, index: int) -> OC20Record:
-        fields = self.fields(index)
-        return OC20Record.from_fields(fields, self.where(index), self._row_name(index))
+        number, row = self._locate(index)
+        sid = str(row) if len(self.files) == 1 else f"{self.files[number].stem}_{row}"
+        return OC20Record.from_fields(self.fields(index), self.where(index), sid)
 
     def fields(self, index: int) -> dict[str, Any]:
         """Return the fields of one row as stored (see :func:`pyg_pickle.loads`)."""
@@ -262,17 +251,11 @@ class OC20LMDB:
 
     def close(self) -> None:
         """Close the files; the next access opens them again."""
-        held, self._held = self._held, {}
-        if self._pid == os.getpid():
-            for key, _ in held.values():
-                _release(key)
-
-    def __del__(self) -> None:
-        if getattr(self, "_held", None):
-            self.close()
+        self._opened: dict[int, Any] = {}
+        self._pid = os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_held": {}, "_pid": None}
+        return {**self.__dict__, "_opened": {}, "_pid": None}
 
     def __repr__(self) -> str:
         return f"OC20LMDB({str(self.path)!r}, {len(self)} rows)"
@@ -286,29 +269,22 @@ class OC20LMDB:
         number = bisect.bisect_right(self._ends, row)
         return number, row - (self._ends[number - 1] if number else 0)
 
-    def _row_name(self, index: int) -> str:
-        number, row = self._locate(index)
-        return str(row) if len(self.files) == 1 else f"{self.files[number].stem}_{row}"
-
     def _environment(self, number: int) -> Any:
         if self._pid != os.getpid():
-            self._held = {}
-            self._pid = os.getpid()
-        if number not in self._held:
-            self._held[number] = _acquire(self.files[number], self.readahead)
-        return self._held[number][1]
+            self.close()
+        if number not in self._opened:
+            self._opened[number] = _open(self.files[number], self.readahead)
+        return self._opened[number]
 
     def _count(self, number: int) -> int:
         """Return the rows of a file: its ``length`` if it has one, else its entries."""
         env = self._environment(number)
         path = self.files[number]
-        entries = env.stat()["entries"]
+        count = entries = env.stat()["entries"]
         with env.begin() as txn:
             stored = txn.get(b"length")
             first = txn.get(b"0")
-        if stored is None:
-            count = entries
-        else:
+        if stored is not None:
             try:
                 count = restricted_pickle.loads(stored, {})
             except restricted_pickle.RestrictedPickleError as err:
@@ -373,33 +349,31 @@ def write_lmdb(
 
 
 def _write_batches(env: Any, path: Path, records: Iterable, generation: str) -> int:
-    batch: list[tuple[bytes, bytes]] = []
-    size = 0
-    count = 0
+    batch: dict[bytes, bytes] = {}
+    count = size = 0
     for record in records:
-        where = f"{path} key '{count}' (sid {record.sid})"
         fields = record.to_fields()
-        OC20Record.from_fields(fields, where)
+        OC20Record.from_fields(fields, f"{path} key '{count}' (sid {record.sid})")
         data = pyg_pickle.dumps(fields, generation)
-        batch.append((str(count).encode("ascii"), data))
+        batch[str(count).encode("ascii")] = data
         size += len(data)
         count += 1
         if size >= _BATCH_BYTES:
             _put(env, batch, size)
-            batch, size = [], 0
+            batch, size = {}, 0
     _put(env, batch, size)
     if count == 0:
         raise OC20FormatError(f"{path}: no records to write")
     return count
 
 
-def _put(env: Any, batch: list[tuple[bytes, bytes]], size: int) -> None:
+def _put(env: Any, batch: dict[bytes, bytes], size: int) -> None:
     # The map grows with the content. A map of generous size would need a sparse file,
     # which some file systems do not support.
     while True:
         try:
             with env.begin(write=True) as txn:
-                for key, data in batch:
+                for key, data in batch.items():
                     txn.put(key, data)
             return
         except lmdb.MapFullError:
