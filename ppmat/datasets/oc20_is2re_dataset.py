@@ -34,7 +34,6 @@ Challenges, ACS Catal. 11 (2021) 6059, and the fairchem documentation. CC BY 4.0
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -60,6 +59,9 @@ from ppmat.utils import logger
 from ppmat.utils.download import get_datasets_path_from_url
 from ppmat.utils.errors import InputError
 from ppmat.utils.errors import check_choice
+from ppmat.utils.registry import ConfigError
+from ppmat.utils.registry import Registry
+from ppmat.utils.registry import check_call
 
 LABELS = ("pos_relaxed", "y_relaxed")
 # Labels as a sample names them, and the field of a record each one comes from.
@@ -71,7 +73,7 @@ _LABEL_FIELDS = {
 STORED_CUTOFF = 6.0  # Å, of the edges in the official files
 STORED_NEIGHBORS = 50  # largest number of edges of an atom in the official files
 
-_GRAPH_CONVERTERS = {"PeriodicGraphConverter": PeriodicGraphConverter}
+_GRAPH_CONVERTERS = Registry("graph converter", [PeriodicGraphConverter])
 _STRUCTURE_FORMATS = ("ase_atoms", "array")  # both keep the cell of a record
 _CELL_CHANGES = ("primitive", "niggli", "canocial")
 
@@ -160,8 +162,15 @@ class OC20IS2REDataset(io.Dataset):
         for name in property_names or ():
             check_choice("property_names: label", name, _LABEL_FIELDS)
         self.property_names = tuple(property_names or ())
-        self.build_structure = _structure_builder(build_structure_cfg)
-        self.build_graph = _graph_converter(build_graph_cfg)
+        try:
+            self.build_structure = _structure_builder(build_structure_cfg)
+            self.build_graph = None
+            if build_graph_cfg is not None:
+                self.build_graph = _GRAPH_CONVERTERS.build(
+                    build_graph_cfg, "build_graph_cfg"
+                )
+        except ConfigError as error:  # whose path begins in this data set
+            raise InputError(str(error)) from error
         self.transforms = transforms
         self.reuse_edges = reuse_edges
         if reuse_edges:
@@ -386,7 +395,7 @@ def _known_labels(record: OC20Record) -> tuple[str, ...]:
 
 def _structure_builder(cfg: Mapping | None) -> BuildStructure:
     cfg = {"format": "ase_atoms", "niggli": False, "canocial": False, **(cfg or {})}
-    _check_names(cfg, BuildStructure, "build_structure_cfg")
+    check_call(BuildStructure, cfg, "build_structure_cfg")
     check_choice("build_structure_cfg.format", cfg["format"], _STRUCTURE_FORMATS)
     builder = BuildStructure(**cfg)
     _check_cell_is_kept(builder)
@@ -402,22 +411,6 @@ def _check_cell_is_kept(builder: BuildStructure) -> None:
             )
 
 
-def _graph_converter(cfg: Mapping | None) -> PeriodicGraphConverter | None:
-    if cfg is None:
-        return None
-    where = "build_graph_cfg"
-    for key in cfg:
-        check_choice(f"{where}: key", key, ("__class_name__", "__init_params__"))
-    name = cfg.get("__class_name__")
-    check_choice(f"{where}.__class_name__", name, _GRAPH_CONVERTERS)
-    params = cfg.get("__init_params__") or {}
-    _check_names(params, _GRAPH_CONVERTERS[name], f"{where}.__init_params__")
-    try:
-        return _GRAPH_CONVERTERS[name](**params)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{where}.__init_params__: {error}") from error
-
-
 def _check_reuse(build_graph: PeriodicGraphConverter | None) -> None:
     if build_graph is None:
         raise InputError("reuse_edges is on, but there is no build_graph_cfg")
@@ -429,10 +422,3 @@ def _check_reuse(build_graph: PeriodicGraphConverter | None) -> None:
             f"{build_graph.cutoff} Å and {limit or 'all'} neighbours; set reuse_edges "
             "to false"
         )
-
-
-def _check_names(params: Any, cls: type, where: str) -> None:
-    if not isinstance(params, Mapping):
-        raise InputError(f"{where}: expected a mapping, got {params!r}")
-    for key in params:
-        check_choice(f"{where}: key", key, inspect.signature(cls).parameters)
