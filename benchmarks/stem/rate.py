@@ -16,7 +16,7 @@
 """How fast synthetic images are made, and whether a training waits for them.
 
 Rates of one process by mode, noise and image size, and the share of a training step
-that is spent waiting for data with two workers: ``sfin_*_enhance_synthetic.yaml`` with
+that is spent waiting for data with two workers: ``sfin_synthetic.yaml`` with
 the network and the batch of ``sfin_smoke.yaml``, one epoch through the entry of
 train.py.
 
@@ -66,11 +66,12 @@ def waiting(mode: str, folder: Path) -> dict[str, float]:
     from ppmat.commands import train as entry
     from ppmat.utils.config import load_config
 
-    file = CONFIGS / f"sfin_{mode}_enhance_synthetic.yaml"
+    file = CONFIGS / "sfin_synthetic.yaml"
     smoke = load_config(CONFIGS / "sfin_smoke.yaml")["Model"]["__init_params__"]
     config = load_config(
         file,
         [
+            f"Global.mode={mode}",
             "Global.num_workers=2",
             "Global.do_test=false",
             "Trainer.max_epochs=1",
