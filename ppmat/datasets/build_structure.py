@@ -33,6 +33,7 @@ from pymatgen.io.ase import AseAtomsAdaptor
 from pymatgen.io.cif import CifParser
 
 from ppmat.datasets.oc20_record import OC20Record
+from ppmat.utils.errors import InputError
 from ppmat.utils.errors import nearest
 from ppmat.utils.registry import ConfigError
 
@@ -62,7 +63,7 @@ def _from_array(data: Mapping) -> Structure:
 def _from_cif_parser(text: str) -> Structure:
     found = CifParser.from_str(text).parse_structures(primitive=True, on_error="ignore")
     if not found:
-        raise ValueError("the CIF text holds no structure that can be read")
+        raise InputError("the CIF text holds no readable structure")
     return found[0]
 
 
@@ -108,7 +109,7 @@ class BuildStructure:
             - ``array``: mapping with ``frac_coords`` [N, 3], ``atom_types`` [N]
               (atomic numbers or symbols) and either ``lattice`` [3, 3] (rows, Å;
               kept as given, orientation and handedness included) or ``lengths`` [3]
-              (Å) and ``angles`` [3] (degrees). ``lattice`` wins if all are there.
+              (Å) and ``angles`` [3] (degrees). ``lattice`` has priority.
             - ``dict``: ``Structure.as_dict()``.
             - ``jarvis``: ``Atoms.to_dict()`` of jarvis-tools, which is not needed.
             - ``ase_atoms``: ``ase.Atoms``.
@@ -116,11 +117,17 @@ class BuildStructure:
         niggli: Reduce the lattice by Niggli's algorithm. This permutes and rotates the
             axes, so it has to be off for slabs.
         canocial: Rebuild the cell from its lengths and angles, which loses the
-            orientation. The spelling is PaddleMaterials'.
+            orientation. The spelling is that of PaddleMaterials.
         num_cpus: Processes for a list; None or 1 works in this process.
 
     Raises:
         ConfigError: Unknown ``format``.
+
+    Example:
+        >>> build = BuildStructure("array", niggli=False, canocial=False)
+        >>> data = {"frac_coords": [[0, 0, 0]], "atom_types": [29]}
+        >>> build({**data, "lattice": 3 * np.eye(3)}).formula
+        'Cu1'
     """
 
     def __init__(
@@ -148,8 +155,10 @@ class BuildStructure:
     ) -> Structure:
         """Return the structure of one description; arguments as in the class."""
         _check_format(format)
-        reader = _from_record if isinstance(crystal_data, OC20Record) else None
-        crystal = (reader or _READERS[format])(crystal_data)
+        if isinstance(crystal_data, OC20Record):
+            crystal = _from_record(crystal_data)
+        else:
+            crystal = _READERS[format](crystal_data)
         if primitive:
             crystal = crystal.get_primitive_structure()
         if niggli:
@@ -187,7 +196,7 @@ def _build_item(job: tuple) -> Structure:
     try:
         return BuildStructure.build_one(data, *options)
     except Exception as error:
-        raise ValueError(
+        raise InputError(
             f"item {index} (format '{options[0]}') is not a structure: "
             f"{type(error).__name__}: {error}"
         ) from error
