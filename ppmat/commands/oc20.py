@@ -30,14 +30,21 @@ import sys
 from collections.abc import Iterator
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
+from ase.data import chemical_symbols
+from ase.io import read
+from tqdm import tqdm
 
 from ppmat.commands.options import complain
 from ppmat.commands.options import exit_status
-
-if TYPE_CHECKING:
-    from ppmat.datasets.oc20_lmdb import OC20LMDB
-    from ppmat.datasets.oc20_record import OC20Record
+from ppmat.datasets.oc20_lmdb import OC20LMDB
+from ppmat.datasets.oc20_lmdb import lmdb_files
+from ppmat.datasets.oc20_lmdb import splits_below
+from ppmat.datasets.oc20_lmdb import write_lmdb
+from ppmat.datasets.oc20_record import OC20Record
+from ppmat.datasets.oc20_record import record_from_frames
+from ppmat.datasets.pyg_pickle import OC20FormatError
 
 EXIT_FAULTS = 1
 
@@ -85,11 +92,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def check(args: argparse.Namespace) -> int:
     """Read every row below a path; print statistics and the first faults."""
-    from ppmat.datasets.oc20_lmdb import OC20LMDB
-    from ppmat.datasets.oc20_lmdb import lmdb_files
-    from ppmat.datasets.oc20_lmdb import splits_below
-    from ppmat.datasets.pyg_pickle import OC20FormatError
-
     root = Path(args.path)
     if not root.exists():
         raise FileNotFoundError(f"{root} does not exist")
@@ -115,12 +117,6 @@ def check(args: argparse.Namespace) -> int:
 
 def report_rows(rows: OC20LMDB) -> list[str]:
     """Print statistics of one split; return one line for each faulty row."""
-    import numpy as np
-    from ase.data import chemical_symbols
-    from tqdm import tqdm
-
-    from ppmat.datasets.pyg_pickle import OC20FormatError
-
     faults: list[str] = []
     values = collections.defaultdict(list)
     structures_with: collections.Counter = collections.Counter()
@@ -144,7 +140,7 @@ def report_rows(rows: OC20LMDB) -> list[str]:
             "y_relaxed (eV)": record.y_relaxed,
             "largest displacement (Å)": None
             if moved is None
-            else float(np.linalg.norm(moved, axis=1).max()),
+            else np.linalg.norm(moved, axis=1).max(),
         }.items():
             values[name] += [] if value is None else [value]
         structures_with.update(set(record.atomic_numbers.tolist()))
@@ -159,7 +155,7 @@ def report_rows(rows: OC20LMDB) -> list[str]:
     return faults
 
 
-def _summary(numbers) -> str:
+def _summary(numbers: np.ndarray) -> str:
     if not len(numbers):
         return "none"
     return (
@@ -170,8 +166,6 @@ def _summary(numbers) -> str:
 
 def write(args: argparse.Namespace) -> int:
     """Write one LMDB file from the frames of relaxations."""
-    from ppmat.datasets.oc20_lmdb import write_lmdb
-
     records = read_relaxations(args.inputs, args.energy_key, args.sid_key)
     try:
         count = write_lmdb(args.out, records, overwrite=args.overwrite)
@@ -195,12 +189,6 @@ def read_relaxations(
     Raises:
         OC20FormatError: A file without frames, a missing key, or the same id twice.
     """
-    from ase.io import read
-    from tqdm import tqdm
-
-    from ppmat.datasets.oc20_record import record_from_frames
-    from ppmat.datasets.pyg_pickle import OC20FormatError
-
     files: dict[str, str] = {}
     for name in tqdm(inputs, unit="file"):
         frames = read(name, index=":")
