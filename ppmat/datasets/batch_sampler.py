@@ -29,6 +29,7 @@ import numpy as np
 import paddle.distributed as dist
 from paddle import io
 
+from ppmat.utils.errors import InputError
 from ppmat.utils.registry import ConfigError
 
 
@@ -110,7 +111,7 @@ class DistributedBatchSampler(io.BatchSampler):
     @start_batch.setter
     def start_batch(self, value: int) -> None:
         if not 0 <= value <= len(self):
-            raise ValueError(
+            raise InputError(
                 f"start_batch is {value}, but an epoch of this process has "
                 f"{len(self)} batches; was the data set or batch size changed?"
             )

@@ -53,11 +53,8 @@ def _from_array(data: Mapping) -> Structure:
             "the cell is missing: give 'lattice' or 'lengths' and 'angles'; found "
             f"{', '.join(map(str, data))}"
         )
-    species = [
-        int(z) if isinstance(z, (int, np.integer)) else z for z in data["atom_types"]
-    ]
     coords = np.asarray(data["frac_coords"], dtype=float)
-    return Structure(lattice, species, coords)
+    return Structure(lattice, list(data["atom_types"]), coords)
 
 
 def _from_cif_parser(text: str) -> Structure:
@@ -176,7 +173,7 @@ class BuildStructure:
         """Return the structure of one description, or the structures of a list.
 
         Raises:
-            ValueError: An item of a list cannot be built; the error names its position.
+            InputError: An item of a list cannot be built; the error names its position.
         """
         options = (self.format, self.primitive, self.niggli, self.canocial)
         if not isinstance(crystals_data, list):

@@ -118,17 +118,6 @@ class OC20IS2REDataset(io.Dataset):
         FileNotFoundError: Nothing at ``path``.
         OC20FormatError: The file is not an OC20 file, or a record is bad.
         InputError: An illegal argument.
-
-    In YAML::
-
-        __class_name__: OC20IS2REDataset
-        __init_params__:
-          path: is2re
-          split: train
-          subset: 10k
-          build_graph_cfg:
-            __class_name__: PeriodicGraphConverter
-            __init_params__: {cutoff: 6.0, max_neighbors: 24, k_cut: 1.0}
     """
 
     name = "oc20_is2re"
@@ -336,7 +325,7 @@ def record_to_sample(
     labels: Sequence[str] | None = None,
     closest: float = 0.0,
 ) -> dict[str, Any]:
-    """Turn a record into a sample; the docstring of the module lists its fields.
+    """Make a sample of a record; the docstring of the module lists its fields.
 
     Args:
         record: The record.
@@ -349,8 +338,8 @@ def record_to_sample(
             finds them, so neighbours are searched once.
 
     Raises:
-        InputError: ``build_structure`` would change the cell.
-        ValueError: Two atoms are closer than ``closest``.
+        InputError: ``build_structure`` would change the cell, or two atoms are closer
+            than ``closest``.
     """
     if build_structure is None:
         build_structure = _structure_builder(None)

@@ -34,6 +34,7 @@ from ase.constraints import FixAtoms
 
 from ppmat.datasets.pyg_pickle import OC20FormatError
 from ppmat.utils import logger
+from ppmat.utils.errors import InputError
 from ppmat.utils.periodic import check_cell
 from ppmat.utils.periodic import minimum_image
 
@@ -132,11 +133,6 @@ class OC20Record:
         Raises:
             OC20FormatError: A field is missing or has a wrong shape; a value is NaN;
                 the cell has no volume; an element is unknown.
-
-        Example:
-            >>> fields = {"pos": [[0.0, 0, 0]], "atomic_numbers": [29]}
-            >>> OC20Record.from_fields({**fields, "cell": 3 * np.eye(3)}, "", "7")
-            OC20Record(sid='7', 1 atoms, 0 fixed, y_relaxed unknown)
         """
         return _FieldReader(fields, where).record(default_sid)
 
@@ -291,7 +287,7 @@ def check_record(record: OC20Record, closest: float = SMALLEST_DISTANCE) -> None
         closest: Atoms closer than this [Å] are an error.
 
     Raises:
-        ValueError: A tag is not 0, 1 or 2, or two atoms are too close.
+        InputError: A tag is not 0, 1 or 2, or two atoms are too close.
     """
     from ppmat.datasets.graph_utils.periodic_graph import check_distances
     from ppmat.datasets.graph_utils.periodic_graph import neighbour_pairs
@@ -302,16 +298,16 @@ def check_record(record: OC20Record, closest: float = SMALLEST_DISTANCE) -> None
 
 
 def check_tags(record: OC20Record) -> None:
-    """Raise ``ValueError`` if a tag is not 0, 1 or 2."""
+    """Raise ``InputError`` if a tag is not 0, 1 or 2."""
     if record.tags.min() < 0 or record.tags.max() > 2:
-        raise ValueError(
+        raise InputError(
             f"sid {record.sid}: tags hold {np.unique(record.tags).tolist()}; OC20 "
             "uses 0 (sub-surface), 1 (surface), 2 (adsorbate). The surface builders "
-            "of ASE number layers instead: set the tags anew"
+            "of ASE number the layers instead: set the tags again"
         )
 
 
-# Structures of a user and relaxations ---------------------------------------------
+# Structures of a user and relaxations ------------------------------------------------
 
 
 def structure_to_record(
@@ -320,7 +316,7 @@ def structure_to_record(
     closest: float = SMALLEST_DISTANCE,
     warn: bool = True,
 ) -> OC20Record:
-    """Turn a structure of a user into a record without labels.
+    """Make a record without labels of a structure of a user.
 
     - ``ase.Atoms``: tags from ``get_tags()`` in OC20's meaning, fixed atoms from
       ``FixAtoms``, id from ``info["sid"]``. All three directions count as periodic.
@@ -338,7 +334,7 @@ def structure_to_record(
         warn: Report missing tags and fixed atoms in the log.
 
     Raises:
-        ValueError: No cell, NaN, unknown elements, tags other than 0, 1 and 2, two
+        InputError: No cell, NaN, unknown elements, tags other than 0, 1 and 2, two
             atoms at one place, a constraint other than ``FixAtoms``, partial
             occupation.
         TypeError: Another kind of object.
@@ -371,7 +367,7 @@ def structure_to_record(
 def _from_atoms(atoms: ase.Atoms, sid: str, warn: bool) -> OC20Record:
     sid = sid or str(atoms.info.get("sid", ""))
     if atoms.cell.rank < 3:
-        raise ValueError(
+        raise InputError(
             f"structure {sid!r} ({atoms.get_chemical_formula()}) has no cell in all "
             "three directions; a slab needs one, with vacuum along its normal "
             "(atoms.center(vacuum=10, axis=2))"
@@ -388,14 +384,14 @@ def _from_atoms(atoms: ase.Atoms, sid: str, warn: bool) -> OC20Record:
 
 def _from_pymatgen(structure: Structure, sid: str, warn: bool) -> OC20Record:
     if not structure.is_ordered:
-        raise ValueError(
+        raise InputError(
             f"structure {sid!r} has partly occupied sites; choose one ordering"
         )
     properties = structure.site_properties
     for name in ("tags", "fixed", "selective_dynamics"):
         missing = [i for i, v in enumerate(properties.get(name, ())) if v is None]
         if missing:
-            raise ValueError(
+            raise InputError(
                 f"structure {sid!r}: atom {missing[0]} has no site property '{name}', "
                 "unlike others"
             )
@@ -468,7 +464,6 @@ def record_from_frames(
         last.cell.tolist(),
     ):
         raise OC20FormatError(f"{sid}: first and last frame differ in atoms or cell")
-    fixed = fixed_atoms(first, sid)
     energies = []
     for atoms in (first, last) if energy_key is not None else ():
         if energy_key not in atoms.info:
@@ -484,7 +479,7 @@ def record_from_frames(
         pos=first.positions.astype(np.float32),
         cell=first.cell.array.astype(np.float32),
         tags=first.get_tags().astype(np.int64),
-        fixed=fixed,
+        fixed=fixed_atoms(first, sid),
         y_init=energies[0] if energies else None,
         y_relaxed=energies[1] if energies and relaxed else None,
         pos_relaxed=last.positions.astype(np.float32) if relaxed else None,

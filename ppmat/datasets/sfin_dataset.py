@@ -110,11 +110,6 @@ class SFINDataset(io.Dataset):
         InputError: An illegal argument, or files without a partner.
         ImageFormatError: A file holds no grey image. Also when a sample is read: a
             pixel is NaN or infinite, or the sizes of images do not fit.
-
-    In YAML::
-
-        __class_name__: SFINDataset
-        __init_params__: {path: ./sfin_haadf, split: train, crop_size: 128}
     """
 
     name = "sfin"

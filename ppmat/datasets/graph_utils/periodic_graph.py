@@ -30,6 +30,7 @@ from pymatgen.core.structure import Structure
 from pymatgen.optimization.neighbors import find_points_in_spheres
 
 from ppmat.datasets.custom_data_type import ConcatData
+from ppmat.utils.errors import InputError
 
 # Å; neighbours this much farther than the last one kept stay too, as in fairchem.
 TIE_TOLERANCE = 0.01
@@ -92,7 +93,7 @@ def neighbour_pairs(
 
 
 def check_distances(pairs: Pairs, closest: float, prefix: str = "") -> None:
-    """Raise ``ValueError`` if two atoms are closer than ``closest`` [Å].
+    """Raise ``InputError`` if two atoms are closer than ``closest`` [Å].
 
     Args:
         pairs: All pairs up to that distance, or more.
@@ -101,7 +102,7 @@ def check_distances(pairs: Pairs, closest: float, prefix: str = "") -> None:
     """
     if pairs.distance.min(initial=math.inf) < closest:
         p = pairs.distance.argmin()
-        raise ValueError(
+        raise InputError(
             f"{prefix}atoms {pairs.centre[p]} and {pairs.neighbour[p]} are at the same "
             f"place ({pairs.distance[p]:.2g} Å apart; wanted at least {closest} Å)"
         )
@@ -119,7 +120,7 @@ class PeriodicGraphConverter:
         k_cut: Radius of the sphere of reciprocal vectors [1/Å]; 0 leaves them out.
 
     Raises:
-        ValueError: A parameter outside its range.
+        InputError: A parameter outside its range.
     """
 
     def __init__(
@@ -129,13 +130,13 @@ class PeriodicGraphConverter:
         k_cut: float = 1.0,
     ) -> None:
         if not 0 < cutoff < math.inf:
-            raise ValueError(f"cutoff is {cutoff} Å, wanted a positive number")
+            raise InputError(f"cutoff is {cutoff} Å, wanted a positive number")
         if max_neighbors is not None and max_neighbors < 1:
-            raise ValueError(
+            raise InputError(
                 f"max_neighbors is {max_neighbors}, wanted at least 1, or null for all"
             )
         if not 0 <= k_cut < math.inf:
-            raise ValueError(f"k_cut is {k_cut} 1/Å, wanted 0 (off) or more")
+            raise InputError(f"k_cut is {k_cut} 1/Å, wanted 0 (off) or more")
         self.cutoff = float(cutoff)
         self.max_neighbors = max_neighbors
         self.k_cut = float(k_cut)
@@ -158,7 +159,7 @@ class PeriodicGraphConverter:
             k, -k, shortest first; ``num_k`` int64 [1]. E and K may be 0.
 
         Raises:
-            ValueError: Two atoms are closer than ``closest``.
+            InputError: Two atoms are closer than ``closest``.
         """
         if isinstance(structure, list):
             return [self(item, closest) for item in structure]
