@@ -34,8 +34,10 @@ Challenges, ACS Catal. 11 (2021) 6059, and the fairchem documentation. CC BY 4.0
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable
+from collections.abc import Collection
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
@@ -59,9 +61,6 @@ from ppmat.utils import logger
 from ppmat.utils.download import get_datasets_path_from_url
 from ppmat.utils.errors import InputError
 from ppmat.utils.errors import check_choice
-from ppmat.utils.registry import ConfigError
-from ppmat.utils.registry import Registry
-from ppmat.utils.registry import check_call
 
 LABELS = ("pos_relaxed", "y_relaxed")
 # Labels as a sample names them, and the field of a record each one comes from.
@@ -73,7 +72,7 @@ _LABEL_FIELDS = {
 STORED_CUTOFF = 6.0  # Å, of the edges in the official files
 STORED_NEIGHBORS = 50  # largest number of edges of an atom in the official files
 
-_GRAPH_CONVERTERS = Registry("graph converter", [PeriodicGraphConverter])
+_GRAPH_CONVERTERS = {"PeriodicGraphConverter": PeriodicGraphConverter}
 _STRUCTURE_FORMATS = ("ase_atoms", "array")  # both keep the cell of a record
 _CELL_CHANGES = ("primitive", "niggli", "canocial")
 
@@ -151,15 +150,8 @@ class OC20IS2REDataset(io.Dataset):
         for name in property_names or ():
             check_choice("property_names: label", name, _LABEL_FIELDS)
         self.property_names = tuple(property_names or ())
-        try:
-            self.build_structure = _structure_builder(build_structure_cfg)
-            self.build_graph = None
-            if build_graph_cfg is not None:
-                self.build_graph = _GRAPH_CONVERTERS.build(
-                    build_graph_cfg, "build_graph_cfg"
-                )
-        except ConfigError as error:  # whose path begins in this data set
-            raise InputError(str(error)) from error
+        self.build_structure = _structure_builder(build_structure_cfg)
+        self.build_graph = _graph_converter(build_graph_cfg)
         self.transforms = transforms
         self.reuse_edges = reuse_edges
         if reuse_edges:
@@ -384,7 +376,9 @@ def _known_labels(record: OC20Record) -> tuple[str, ...]:
 
 def _structure_builder(cfg: Mapping | None) -> BuildStructure:
     cfg = {"format": "ase_atoms", "niggli": False, "canocial": False, **(cfg or {})}
-    check_call(BuildStructure, cfg, "build_structure_cfg")
+    _check_names(
+        cfg, inspect.signature(BuildStructure).parameters, "build_structure_cfg"
+    )
     check_choice("build_structure_cfg.format", cfg["format"], _STRUCTURE_FORMATS)
     builder = BuildStructure(**cfg)
     _check_cell_is_kept(builder)
@@ -398,6 +392,29 @@ def _check_cell_is_kept(builder: BuildStructure) -> None:
                 f"build_structure_cfg.{name} is on, which changes the cell",
                 hint="OC20 labels are Cartesian, so it has to be false",
             )
+
+
+def _graph_converter(cfg: Mapping | None) -> PeriodicGraphConverter | None:
+    if cfg is None:
+        return None
+    where = "build_graph_cfg"
+    _check_names(cfg, ("__class_name__", "__init_params__"), where)
+    name = cfg.get("__class_name__")
+    check_choice(f"{where}.__class_name__", name, _GRAPH_CONVERTERS)
+    converter, where = _GRAPH_CONVERTERS[name], f"{where}.__init_params__"
+    params = cfg.get("__init_params__") or {}
+    _check_names(params, inspect.signature(converter).parameters, where)
+    try:
+        return converter(**params)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{where}: {error}") from error
+
+
+def _check_names(cfg: Any, legal: Collection[str], where: str) -> None:
+    if not isinstance(cfg, Mapping):
+        raise InputError(f"{where}: expected a mapping, got {cfg!r}")
+    for key in cfg:
+        check_choice(f"{where}: key", key, legal)
 
 
 def _check_reuse(build_graph: PeriodicGraphConverter | None) -> None:
