@@ -48,7 +48,7 @@ class VectorEMT(Calculator):
         >>> copper = bulk("Cu", cubic=True)
         >>> copper.calc = VectorEMT()
         >>> round(float(copper.get_potential_energy()), 4)
-        -0.0056
+        -0.0227
     """
 
     implemented_properties = ["energy", "free_energy", "forces"]
