@@ -22,8 +22,8 @@ import paddle
 from ase import Atoms
 from ase.constraints import FixAtoms
 
-from ppmat.datasets.oc20_is2re_dataset import structure_to_record
 from ppmat.datasets.oc20_lmdb import write_lmdb
+from ppmat.datasets.oc20_record import structure_to_record
 from ppmat.models import MODELS
 from ppmat.utils.config import save_config
 

@@ -119,17 +119,17 @@ def test_images_belong_to_the_caller(tmp_path):
 @pytest.mark.parametrize(
     "name, value, legal",
     [
-        ("mode", "RGB", "'L'"),
-        ("mode", "I;16", "'L'"),
-        ("format", "bytes", "'image_file'"),
-        ("dtype", "uint8", "'float32' or 'float64'"),
+        ("mode", "RGB", "L"),
+        ("mode", "I;16", "L"),
+        ("format", "bytes", "image_file"),
+        ("dtype", "uint8", "float32, float64"),
         ("num_cpus", 0, "at least 1"),
         ("num_cpus", 1.5, "at least 1"),
         ("num_cpus", True, "at least 1"),
     ],
 )
 def test_options_without_meaning_are_refused(name, value, legal):
-    with pytest.raises(ValueError, match=f"{name} is {value!r}, wanted {legal}"):
+    with pytest.raises(ValueError, match=f"{name} is {value!r}; wanted .*{legal}"):
         BuildImage(**{name: value})
 
 

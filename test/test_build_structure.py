@@ -26,6 +26,7 @@ from pymatgen.core import Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from ppmat.datasets.build_structure import BuildStructure
+from ppmat.datasets.oc20_record import OC20Record
 from ppmat.utils.registry import ConfigError
 
 KEEP = {"niggli": False, "canocial": False}
@@ -102,6 +103,28 @@ def test_ase_atoms_keep_the_cell_order_and_tags():
     assert list(built.site_properties["tags"]) == [0, 1, 2]
 
 
+@pytest.mark.parametrize("format", ["ase_atoms", "array"])
+def test_a_record_gives_the_bits_of_its_atoms(format):
+    cell = CELL.astype("float32")
+    record = OC20Record(
+        sid="1",
+        atomic_numbers=np.array([29, 29, 8]),
+        pos=(FRAC @ cell).astype("float32"),
+        cell=cell,
+        tags=np.array([0, 1, 2]),
+        fixed=np.array([True, False, False]),
+    )
+    atoms = ase.Atoms(record.atomic_numbers, record.pos, cell=record.cell, pbc=True)
+    built, wanted = (
+        BuildStructure(format, **KEEP)(record),
+        AseAtomsAdaptor.get_structure(atoms),
+    )
+    np.testing.assert_array_equal(built.atomic_numbers, wanted.atomic_numbers)
+    np.testing.assert_array_equal(built.lattice.matrix, wanted.lattice.matrix)
+    np.testing.assert_array_equal(built.frac_coords, wanted.frac_coords)
+    np.testing.assert_array_equal(built.cart_coords, wanted.cart_coords)
+
+
 def test_dict():
     same(BuildStructure("dict", **KEEP)(reference().as_dict()), reference())
 
@@ -172,7 +195,7 @@ def test_a_list_gives_a_list_in_order(num_cpus):
 @pytest.mark.parametrize("num_cpus", [None, 2])
 def test_a_bad_entry_of_a_list_is_named(num_cpus):
     good = {"frac_coords": FRAC, "atom_types": SPECIES, "lattice": CELL}
-    with pytest.raises(ValueError, match=r"entry 1 .*lattice"):
+    with pytest.raises(ValueError, match=r"item 1 .*lattice"):
         BuildStructure("array", num_cpus=num_cpus)(
             [good, {"frac_coords": FRAC, "atom_types": SPECIES}]
         )

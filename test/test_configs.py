@@ -35,6 +35,14 @@ SMALL = {
     "SFINSyntheticDataset": {"count": 2, "size": [24, 32]},
 }
 NAMES = {path: str(path.relative_to(ROOT)) for path in CONFIGS}
+SYNTHETIC = ROOT / "spectrum_enhancement/configs/sfin/sfin_synthetic.yaml"
+# Each file, and the one that is for two modes and two targets in all four forms.
+FORMS = [(path, ()) for path in CONFIGS if path != SYNTHETIC]
+FORMS += [
+    (SYNTHETIC, (f"Global.mode={mode}", f"Global.target={target}"))
+    for mode in ("haadf", "bf")
+    for target in ("gt_enhance", "gt_detect")
+]
 
 
 @pytest.fixture(scope="module")
@@ -64,12 +72,9 @@ def data_sets(config):
     return [block["dataset"] for block in ([data] if "dataset" in data else splits)]
 
 
-def shrunk(path, folder):
+def shrunk(path, folder, overrides=()):
     """Return a configuration for one step of two samples and one evaluation."""
-    overrides = [
-        f"Global.{key}={n}" for key, n in (("num_workers", 0), ("batch_size", 2))
-    ]
-    config = load(path, *overrides)
+    config = load(path, *overrides, "Global.num_workers=0", "Global.batch_size=2")
     for block in data_sets(config):
         block["__init_params__"].update(SMALL[block["__class_name__"]])
     rate = config["Optimizer"]["__init_params__"]["lr"]
@@ -86,11 +91,13 @@ def test_there_are_configs():
     assert {f"sfin_oc20_is2re{kind}.yaml" for kind in is2re} <= names
     image = ("haadf_enhance", "haadf_detect", "bf_enhance", "bf_detect", "smoke")
     assert {f"sfin_{kind}.yaml" for kind in image} <= names
-    assert {f"sfin_{kind}_synthetic.yaml" for kind in image[:-1]} <= names
+    assert SYNTHETIC in CONFIGS
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=NAMES.get)
-def test_config_trains_and_evaluates(path, tmp_path, monkeypatch, images):
+@pytest.mark.parametrize(
+    "path, overrides", FORMS, ids=[" ".join((NAMES[p], *more)) for p, more in FORMS]
+)
+def test_config_trains_and_evaluates(path, overrides, tmp_path, monkeypatch, images):
     """The best checkpoint is there only if the metric it is chosen by was computed."""
     clear, reached = paddle.optimizer.Optimizer.clear_grad, []
 
@@ -104,7 +111,7 @@ def test_config_trains_and_evaluates(path, tmp_path, monkeypatch, images):
     monkeypatch.setattr("ppmat.trainer.reporting.draw_loss_curve", lambda folder: None)
     monkeypatch.setenv("SFIN_ROOT", str(images))
     monkeypatch.chdir(ROOT)  # the smoke configuration of images has no variable
-    config = shrunk(path, tmp_path)
+    config = shrunk(path, tmp_path, overrides)
     try:
         trainer = entry.run(config, str(path))
     finally:

@@ -28,6 +28,7 @@ from helpers import to_tensors
 from benchmarks.data import ionic_clusters as ionic
 from ppmat.datasets.collate_fn import DefaultCollator
 from ppmat.datasets.graph_utils.periodic_graph import PeriodicGraphConverter
+from ppmat.datasets.graph_utils.periodic_graph import neighbour_pairs
 from ppmat.datasets.oc20_is2re_dataset import OC20IS2REDataset
 from ppmat.datasets.oc20_is2re_dataset import record_to_sample
 from ppmat.datasets.oc20_lmdb import OC20LMDB
@@ -113,7 +114,7 @@ def test_energies_agree_with_sums_written_out(records):
     assert values[0] == pytest.approx(values[1], abs=1e-3)  # converged
     arrays = (shortest.atomic_numbers, shortest.pos.astype(float))
     whole = ionic.crystal_energy(*arrays, shortest.cell.astype(float))
-    i, j, _, r = ionic.neighbours(arrays[1], arrays[1], shortest.cell.astype(float), 9)
+    i, j, _, r = neighbour_pairs(arrays[1], shortest.cell, 9)
     pairs = 0.5 * ionic.repulsion(arrays[0][i], arrays[0][j], r).sum()
     assert whole - pairs == pytest.approx(values[1], abs=2e-3)
 
@@ -298,8 +299,8 @@ def test_the_floor_brackets_what_is_known():
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["--train", "0"], "--train is 0, wanted 1 or more"),
-        (["--seed", "-1"], "--seed is -1, wanted 0 or more"),
+        (["--train", "0"], "--train is 0; wanted at least 1"),
+        (["--seed", "-1"], "--seed is -1; wanted at least 0"),
     ],
 )
 def test_a_senseless_command_is_refused(words, message, tmp_path, capsys):

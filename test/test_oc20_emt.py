@@ -37,7 +37,7 @@ from benchmarks.data import oc20_emt
 from benchmarks.data import oc20_emt_sources
 from benchmarks.data import oc20_emt_surfaces
 from benchmarks.data.oc20_emt_potential import VectorEMT
-from benchmarks.data.oc20_emt_potential import pairs
+from ppmat.datasets.graph_utils.periodic_graph import neighbour_pairs
 from ppmat.datasets.oc20_lmdb import OC20LMDB
 
 # Of several seeds the one whose records take the fewest attempts.
@@ -125,7 +125,7 @@ def test_pairs_equal_ase_neighbours_over_many_images():
     rng = np.random.default_rng(3)
     cell = np.array([[2.5, 0.0, 0.0], [2.0, 2.2, 0.0], [-1.0, 0.5, 3.0]])
     atoms = Atoms("H3", rng.uniform(-5, 5, (3, 3)), cell=cell, pbc=True)
-    i, j, image, distance = pairs(atoms.positions, cell, 6.0)
+    i, j, image, distance = neighbour_pairs(atoms.positions, cell, 6.0)
     vector = atoms.positions[j] + image @ cell - atoms.positions[i]
     np.testing.assert_allclose(np.linalg.norm(vector, axis=1), distance, atol=1e-9)
     a, b, c = neighbor_list("ijS", atoms, 6.0)
@@ -163,7 +163,9 @@ def test_surface_cells_are_primitive_and_parallel_to_the_plane(name):
 def test_slabs_keep_bulk_composition_density_and_bonds():
     rng = np.random.default_rng(0)
     crystal = oc20_emt_surfaces.Crystal("Pt3Ni", oc20_emt_sources.ase_bulks()["Pt3Ni"])
-    shortest = pairs(crystal.fractional @ crystal.cell, crystal.cell, 4.0)[3].min()
+    shortest = neighbour_pairs(crystal.fractional @ crystal.cell, crystal.cell, 4.0)[
+        3
+    ].min()
     sides = set()
     for number in list(range(len(crystal.millers))) * 3:
         slab = crystal.cut(number, rng)
@@ -176,7 +178,7 @@ def test_slabs_keep_bulk_composition_density_and_bonds():
         # the third vector is as upright as the in-plane lattice allows
         share = slab.cell[2, :2] @ np.linalg.inv(slab.cell[:2, :2])
         assert np.abs(share).max() <= 0.5 + 1e-9
-        distance = pairs(slab.positions, slab.cell, 4.0)[3].min()
+        distance = neighbour_pairs(slab.positions, slab.cell, 4.0)[3].min()
         assert distance == pytest.approx(shortest, abs=1e-6)
         assert set(np.unique(slab.tags)) == {0, 1}
         assert slab.tags[height.argmax()] == 1 and slab.tags[height.argmin()] == 0
@@ -199,7 +201,7 @@ def test_adsorbate_touches_the_surface_undistorted(name):
         np.testing.assert_allclose(inner, expected, atol=1e-9)
         numbers = np.concatenate([slab.numbers, adsorbate.numbers])
         both = np.concatenate([slab.positions, placed])
-        i, j, _, distance = pairs(both, slab.cell, 4.0)
+        i, j, _, distance = neighbour_pairs(both, slab.cell, 4.0)
         between = (i >= len(slab.numbers)) & (j < len(slab.numbers))
         gap = distance - covalent_radii[numbers[i]] - covalent_radii[numbers[j]]
         assert gap[between].min() == pytest.approx(0.1, abs=1e-6)
@@ -420,9 +422,9 @@ def test_statistics_describe_the_files(finished):
     ("arguments", "message"),
     [
         (["--seed", "7"], "same settings"),
-        (["--train", "0"], "--train must be at least 1"),
+        (["--train", "0"], "--train is 0; wanted at least 1"),
         (["--max-atoms", "10"], "larger than --min-atoms"),
-        (["--seed", "-1"], "not be negative"),
+        (["--seed", "-1"], "--seed is -1; wanted at least 0"),
     ],
 )
 def test_bad_arguments_are_refused(finished, capsys, arguments, message):

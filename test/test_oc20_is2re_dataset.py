@@ -17,13 +17,9 @@
 
 import pickle
 
-import ase
-import ase.build
-import ase.constraints
 import lmdb
 import numpy as np
 import pytest
-from pymatgen.core import Molecule
 from pymatgen.core import Structure
 
 import ppmat.datasets.oc20_is2re_dataset as module
@@ -32,12 +28,13 @@ from ppmat.datasets import pyg_pickle
 from ppmat.datasets.build_structure import BuildStructure
 from ppmat.datasets.collate_fn import DefaultCollator
 from ppmat.datasets.graph_utils import PeriodicGraphConverter
+from ppmat.datasets.graph_utils import periodic_graph
 from ppmat.datasets.oc20_is2re_dataset import OC20IS2REDataset
 from ppmat.datasets.oc20_is2re_dataset import record_to_sample
-from ppmat.datasets.oc20_is2re_dataset import structure_to_record
-from ppmat.datasets.oc20_lmdb import OC20FormatError
-from ppmat.datasets.oc20_lmdb import OC20Record
 from ppmat.datasets.oc20_lmdb import write_lmdb
+from ppmat.datasets.oc20_record import SMALLEST_DISTANCE
+from ppmat.datasets.oc20_record import OC20Record
+from ppmat.datasets.pyg_pickle import OC20FormatError
 from ppmat.utils.registry import ConfigError
 
 GRAPH = {
@@ -125,7 +122,7 @@ def test_geometry_is_kept_exactly(format):
 def test_a_standardised_cell_is_refused():
     """Broken twin: Niggli reduction or 'canocial' would turn the slab silently."""
     for options in ({"niggli": True, "canocial": False}, {"niggli": False}):
-        with pytest.raises(ValueError, match="changed the cell"):
+        with pytest.raises(ValueError, match="changes the cell"):
             record_to_sample(make_record(3), BuildStructure("ase_atoms", **options))
 
 
@@ -189,6 +186,34 @@ def test_stored_edges_are_reused(tmp_path):
     reused = OC20IS2REDataset(path, build_graph_cfg=GRAPH, reuse_edges=True)
     for i in range(3):
         assert edge_set(reused[i]["graph"]) == edge_set(searched[i]["graph"])
+
+
+def test_neighbours_are_searched_once_a_sample(split, monkeypatch):
+    calls = []
+
+    def counted(*args, **kwargs):
+        calls.append(kwargs["r"])
+        return search(*args, **kwargs)
+
+    search = periodic_graph.find_points_in_spheres
+    monkeypatch.setattr(periodic_graph, "find_points_in_spheres", counted)
+    for options, wanted in (
+        ({"build_graph_cfg": GRAPH}, [5.0]),
+        ({}, [SMALLEST_DISTANCE]),
+        ({"build_graph_cfg": GRAPH, "on_error": "skip"}, [5.0]),
+        ({"on_error": "skip"}, []),
+    ):
+        data = OC20IS2REDataset(split, **options)
+        calls.clear()
+        data[1]
+        assert calls == wanted
+
+
+def test_close_atoms_are_found_by_the_search_for_the_graph(split):
+    spoiled(split)
+    for options in ({}, {"build_graph_cfg": GRAPH}):
+        with pytest.raises(OC20FormatError, match="sid 1004.*at the same place"):
+            OC20IS2REDataset(split, **options)[4]
 
 
 def test_a_file_without_edges_says_so(split):
@@ -443,101 +468,3 @@ def test_skip_needs_one_good_record(split):
     put(split, dict.fromkeys(range(7), b"junk"))
     with pytest.raises(OC20FormatError, match="none of its 7 records.*key '0'"):
         OC20IS2REDataset(split, on_error="skip")
-
-
-# Structures of a user ----------------------------------------------------------------
-
-
-def slab():
-    atoms = ase.build.fcc111("Cu", (2, 2, 3), vacuum=8.0)
-    ase.build.add_adsorbate(atoms, "O", 1.5, "fcc")
-    atoms.set_tags([0] * 4 + [0] * 4 + [1] * 4 + [2])
-    atoms.set_constraint(ase.constraints.FixAtoms(indices=range(8)))
-    atoms.info["sid"] = 77
-    return atoms
-
-
-def test_ase_atoms_become_a_record():
-    record = structure_to_record(slab())
-    assert record.sid == "77"
-    assert record.fixed.tolist() == [True] * 8 + [False] * 5
-    assert record.tags.tolist() == [0] * 8 + [1] * 4 + [2]
-    np.testing.assert_allclose(record.pos, slab().positions, atol=1e-6)
-    np.testing.assert_allclose(record.cell, slab().cell.array, atol=1e-6)
-    assert record.pos_relaxed is None and record.y_relaxed is None
-    sample = record_to_sample(record, build_graph=PeriodicGraphConverter())
-    assert set(sample) == {"structure_array", "graph", "id"}
-    assert structure_to_record(slab(), sid="mine").sid == "mine"
-
-
-@pytest.mark.parametrize("properties", ["fixed", "selective_dynamics"])
-def test_a_pymatgen_structure_becomes_a_record(properties):
-    atoms = slab()
-    fixed = np.arange(13) < 8
-    values = fixed if properties == "fixed" else np.repeat(~fixed[:, None], 3, axis=1)
-    structure = Structure(
-        atoms.cell.array,
-        atoms.numbers,
-        atoms.positions,
-        coords_are_cartesian=True,
-        site_properties={
-            "tags": atoms.get_tags().tolist(),
-            properties: values.tolist(),
-        },
-    )
-    found, wanted = structure_to_record(structure, "s"), structure_to_record(atoms)
-    for name in ("atomic_numbers", "tags", "fixed"):
-        np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
-    np.testing.assert_allclose(found.pos, wanted.pos, atol=1e-5)
-    assert found.sid == "s"
-
-
-def test_a_record_stays_itself():
-    record = make_record()
-    assert structure_to_record(record) is record
-
-
-def test_missing_tags_and_constraints_are_said(capsys):
-    structure_to_record(slab())
-    assert "tags" not in capsys.readouterr().out
-    plain = ase.Atoms(slab().numbers, slab().positions, cell=slab().cell, pbc=True)
-    record = structure_to_record(plain, "plain")
-    log = capsys.readouterr().out
-    assert "'plain' has no tags" in log and "'plain' has no fixed atoms" in log
-    assert not record.tags.any() and not record.fixed.any()
-
-
-def spoil(change):
-    atoms = slab()
-    change(atoms)
-    return atoms
-
-
-@pytest.mark.parametrize(
-    "structure, match",
-    [
-        (ase.build.molecule("H2O"), "H2O.*has no cell in all three directions"),
-        (spoil(lambda a: a.positions.__setitem__(3, np.nan)), "'bad'.*pos holds NaN"),
-        (spoil(lambda a: a.set_cell(np.ones((3, 3)))), "no cell|no volume"),
-        (spoil(lambda a: a.numbers.__setitem__(2, 0)), "0, which is no element"),
-        (spoil(lambda a: a.set_tags(range(13))), "tags hold.*ASE"),
-        (spoil(lambda a: a.positions.__setitem__(2, a.positions[5])), "same place"),
-        (
-            spoil(lambda a: a.set_constraint(ase.constraints.FixedPlane(0, (0, 0, 1)))),
-            "FixedPlane; only FixAtoms",
-        ),
-        (
-            Structure(CELL, [{"Cu": 0.5, "Pt": 0.5}], [[0, 0, 0]]),
-            "partly occupied",
-        ),
-    ],
-)
-def test_structures_that_cannot_be_used(structure, match):
-    with pytest.raises(ValueError, match=match):
-        structure_to_record(structure, "bad")
-
-
-@pytest.mark.parametrize("thing", [Molecule(["H"], [[0, 0, 0]]), "slab.cif", None])
-def test_other_objects_are_refused(thing):
-    with pytest.raises(TypeError, match=f"{type(thing).__name__}; wanted ase.Atoms"):
-        structure_to_record(thing)

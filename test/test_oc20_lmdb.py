@@ -12,31 +12,27 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Tests of :mod:`ppmat.datasets.oc20_lmdb` and :mod:`ppmat.datasets.oc20_record`."""
+"""Files of OC20 records: reading, splits, processes, writing."""
 
 import multiprocessing
 import os
 import pickle
 import resource
-import subprocess
-import sys
 import tracemalloc
 
-import ase
-import ase.io
 import lmdb
 import numpy as np
 import pytest
-from ase.constraints import FixAtoms
-from ase.constraints import FixedPlane
+from helpers_records import fields_of
+from helpers_records import make_record
+from helpers_records import same
+from helpers_records import write_raw
 
 from ppmat.datasets import oc20_lmdb
 from ppmat.datasets import pyg_pickle
 from ppmat.datasets.oc20_lmdb import OC20LMDB
 from ppmat.datasets.oc20_lmdb import find_split
 from ppmat.datasets.oc20_lmdb import write_lmdb
-from ppmat.datasets.oc20_record import OC20Record
-from ppmat.datasets.oc20_record import record_from_frames
 from ppmat.datasets.pyg_pickle import OC20FormatError
 
 
@@ -50,70 +46,11 @@ def opened():
     return lambda: len(set(oc20_lmdb._ENVIRONMENTS) - before)
 
 
-def make_record(seed=0, edges=True, labels=True):
-    """Return a random slab whose relaxed positions are wrapped on their own."""
-    rng = np.random.default_rng(seed)
-    natoms = int(rng.integers(3, 9))
-    cell = np.diag([6.0, 7.0, 30.0]) + np.tril(rng.uniform(-2, 2, (3, 3)), -1)
-    pos = rng.random((natoms, 3)) @ cell
-    tags = np.sort(rng.integers(0, 3, natoms))
-    moved = pos + rng.normal(scale=0.5, size=pos.shape) * (tags > 0)[:, None]
-    moved = (moved @ np.linalg.inv(cell) % 1.0) @ cell
-    count = 4 * natoms
-    record = OC20Record(
-        sid=str(1000 + seed),
-        atomic_numbers=rng.integers(1, 84, natoms),
-        pos=pos.astype(np.float32),
-        cell=cell.astype(np.float32),
-        tags=tags,
-        fixed=tags == 0,
-    )
-    if labels:
-        record.y_init, record.y_relaxed = 1.5 + seed, 1.0 - 0.25 * seed
-        record.pos_relaxed = moved.astype(np.float32)
-    if edges:
-        record.edge_index = rng.integers(0, natoms, (2, count))
-        record.cell_offsets = rng.integers(-1, 2, (count, 3))
-        record.distances = rng.random(count).astype(np.float32)
-        record.force = rng.normal(size=(natoms, 3)).astype(np.float32)
-    return record
-
-
-def same(first, second):
-    """Return whether two records hold the same values in the same dtypes."""
-    for name in OC20Record.__dataclass_fields__:
-        a, b = getattr(first, name), getattr(second, name)
-        if isinstance(a, np.ndarray):
-            if a.dtype != b.dtype or not np.array_equal(a, b):
-                return False
-        elif a != b:
-            return False
-    return True
-
-
 @pytest.fixture
 def split(tmp_path):
     """A folder `train` with one file of twelve records."""
     write_lmdb(tmp_path / "train" / "data.lmdb", map(make_record, range(12)))
     return tmp_path / "train"
-
-
-def write_raw(path, items):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with lmdb.open(str(path), subdir=False, lock=False, map_size=1 << 22) as env:
-        with env.begin(write=True) as txn:
-            for key, value in items.items():
-                txn.put(key, value)
-    return path
-
-
-def fields_of(record=None, **changes):
-    fields = (record or make_record()).to_fields()
-    fields.update(changes)
-    return {name: value for name, value in fields.items() if value is not None}
-
-
-# Records -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("generation", pyg_pickle.GENERATIONS)
@@ -150,122 +87,11 @@ def test_fields_in_the_file_are_the_official_ones(split):
     assert fields["cell"].shape == (1, 3, 3) and fields["sid"] == 1000
 
 
-def test_displacement_is_the_minimum_image():
-    jumps = 0
-    for seed in range(12):
-        record = make_record(seed)
-        moved = record.displacement
-        assert moved.dtype == np.float32
-        difference = record.pos_relaxed - record.pos
-        steps = (moved - difference) @ np.linalg.inv(record.cell)
-        np.testing.assert_allclose(steps, np.rint(steps), atol=1e-4)
-        assert np.linalg.norm(moved, axis=1).max() < 3
-        jumps += np.linalg.norm(difference, axis=1).max() > 3
-    assert jumps > 0  # the raw difference is wrong for some of these
-    assert make_record(labels=False).displacement is None
-
-
-@pytest.mark.parametrize("dtype", ["f4", "u1", "i4", "i8", "f8"])
-def test_dtypes_of_other_writers(dtype):
-    record = make_record()
-    fields = fields_of(
-        record,
-        atomic_numbers=record.atomic_numbers.astype(dtype),
-        fixed=record.fixed.astype(dtype),
-        tags=record.tags.astype(dtype),
-        pos=record.pos.astype("f8"),
-        edge_index=record.edge_index.astype("i4"),
-        cell_offsets=record.cell_offsets.astype("f4"),
-        natoms=np.array([len(record.pos)]),
-        sid=np.array([1000]),
-        y_relaxed=np.array([record.y_relaxed], dtype="f4"),
-    )
-    assert same(OC20Record.from_fields(fields), record)
-
-
-def test_names_of_other_writers():
-    record = make_record()
-    fields = fields_of(record)
-    fields["energy"] = fields.pop("y_init")
-    fields["forces"] = fields.pop("force")
-    fields["cell"] = fields["cell"][0]
-    fields["fixed"] = record.fixed
-    fields["pbc"] = np.array([True, True, False])
-    assert same(OC20Record.from_fields(fields), record)
-
-
-@pytest.mark.parametrize("sid, want", [("random12", "random12"), (7, "7"), ([7], "7")])
-def test_ids(sid, want):
-    assert OC20Record.from_fields(fields_of(sid=sid)).sid == want
-
-
-def test_optional_fields():
-    fields = {k: fields_of()[k] for k in ("pos", "cell", "atomic_numbers")}
-    record = OC20Record.from_fields(fields, default_sid="3")
-    assert record.sid == "3" and not record.tags.any() and not record.fixed.any()
-    for name in ("y_init", "y_relaxed", "pos_relaxed", "edge_index", "displacement"):
-        assert getattr(record, name) is None
-
-
 def test_leading_zeros_of_an_id_are_kept(tmp_path):
     record = make_record()
     record.sid = "007"
     write_lmdb(tmp_path / "a.lmdb", [record])
     assert OC20LMDB(tmp_path / "a.lmdb")[0].sid == "007"
-
-
-def changed(name, index, value):
-    array = fields_of()[name].copy()
-    array[index] = value
-    return {name: array}
-
-
-BAD = {
-    "pos has NaN": (changed("pos", (0, 1), np.nan), "pos holds NaN"),
-    "pos_relaxed infinite": (
-        changed("pos_relaxed", 0, np.inf),
-        "pos_relaxed holds NaN",
-    ),
-    "no pos": ({"pos": None}, "no pos; it has edge_index, cell"),
-    "no cell": ({"cell": None}, "no cell"),
-    "no elements": ({"atomic_numbers": None}, "no atomic_numbers"),
-    "flat cell": (changed("cell", (0, 2), 0.0), "no volume"),
-    "NaN cell": (changed("cell", (0, 0, 0), np.nan), "NaN"),
-    "cell of two": ({"cell": np.eye(2)}, r"cell has shape \(2, 2\)"),
-    "element 0": (changed("atomic_numbers", 0, 0), "holds 0, which is no element"),
-    "element 119": (changed("atomic_numbers", 0, 119), "holds 119"),
-    "element 1.5": (changed("atomic_numbers", 0, 1.5), "no integers"),
-    "element NaN": (changed("atomic_numbers", 0, np.nan), "no integers"),
-    "element 1e30": (changed("atomic_numbers", 0, 1e30), "no integers"),
-    "one element": ({"atomic_numbers": np.ones(1)}, r"shape \(1,\), expected \("),
-    "fixed 2": (changed("fixed", 0, 2.0), "fixed holds values other"),
-    "natoms": ({"natoms": 99}, "natoms is 99, but pos has"),
-    "no atoms": ({"pos": np.zeros((0, 3)), "natoms": None}, "no atoms"),
-    "pos flat": ({"pos": np.zeros(9)}, r"pos has shape \(9,\), expected \(any, 3\)"),
-    "edge beyond": (changed("edge_index", (0, 0), 99), "beyond the"),
-    "edge negative": (changed("edge_index", (0, 0), -1), "beyond the"),
-    "offsets short": (
-        {"cell_offsets": np.zeros((2, 3), int)},
-        "cell_offsets has shape",
-    ),
-    "distances short": ({"distances": np.zeros(2)}, "distances has shape"),
-    "energy NaN": ({"y_relaxed": float("nan")}, "y_relaxed is nan"),
-    "energies": ({"y_relaxed": np.zeros(2)}, "expected one number"),
-    "pos of text": ({"pos": "abc"}, "pos is no array of numbers"),
-    "ragged pos": ({"pos": [[1.0], [1.0, 2.0]]}, "pos is no array of numbers"),
-    "ids": ({"sid": np.arange(2)}, "sid has shape"),
-}
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_bad_records(name):
-    changes, reason = BAD[name]
-    with pytest.raises(OC20FormatError, match=f"^a.lmdb key '3': .*{reason}"):
-        OC20Record.from_fields(fields_of(**changes), "a.lmdb key '3'")
-
-
-def test_unchanged_fields_are_accepted():
-    assert same(OC20Record.from_fields(fields_of()), make_record())
 
 
 # Files -------------------------------------------------------------------------------
@@ -464,7 +290,7 @@ def test_pickling_drops_the_environment(split):
     rows = OC20LMDB(split)
     assert rows[0].sid == "1000"
     copy = pickle.loads(pickle.dumps(rows))
-    assert copy._held == {} and copy[3].sid == "1003"
+    assert copy._opened == {} and copy[3].sid == "1003"
 
 
 def read_sid(job):
@@ -581,112 +407,3 @@ def test_bad_records_are_not_written(tmp_path):
     with pytest.raises(OC20FormatError, match="no records to write"):
         write_lmdb(tmp_path / "data.lmdb", [])
     assert os.listdir(tmp_path) == []
-
-
-# Command line ------------------------------------------------------------------------
-
-
-def make_frames(seed=0, energies=(2.0, -1.0)):
-    record = make_record(seed)
-    frames = []
-    for pos, energy in zip((record.pos, record.pos_relaxed), energies, strict=True):
-        atoms = ase.Atoms(
-            numbers=record.atomic_numbers, positions=pos, cell=record.cell, pbc=True
-        )
-        atoms.set_tags(record.tags)
-        atoms.set_constraint(FixAtoms(mask=record.fixed))
-        atoms.info["adsorption_energy"] = energy
-        frames.append(atoms)
-    return record, frames
-
-
-@pytest.mark.parametrize("suffix", ["traj", "extxyz"])
-def test_write_command(tmp_path, suffix, capsys):
-    wanted = []
-    for seed in range(3):
-        record, frames = make_frames(seed)
-        ase.io.write(tmp_path / f"{record.sid}.{suffix}", frames)
-        wanted.append(record)
-    inputs = [str(tmp_path / f"{record.sid}.{suffix}") for record in wanted]
-    out = str(tmp_path / "out.lmdb")
-    arguments = ["write", out, *inputs, "--energy-key", "adsorption_energy"]
-    assert oc20_lmdb.main(arguments) == 0
-    assert "3 records" in capsys.readouterr().out
-    for got, want in zip(OC20LMDB(out), wanted, strict=True):
-        assert got.sid == want.sid and got.edge_index is None
-        np.testing.assert_allclose(got.pos, want.pos, atol=1e-5)
-        np.testing.assert_allclose(got.pos_relaxed, want.pos_relaxed, atol=1e-5)
-        np.testing.assert_array_equal(got.tags, want.tags)
-        np.testing.assert_array_equal(got.fixed, want.fixed)
-        assert (got.y_init, got.y_relaxed) == (2.0, -1.0)
-    assert oc20_lmdb.main(arguments) == 1  # exists
-    assert oc20_lmdb.main([*arguments, "--overwrite"]) == 0
-
-
-def test_frames_that_are_no_relaxation():
-    _, frames = make_frames()
-    record = record_from_frames(frames[:1], "a", "adsorption_energy")
-    assert record.pos_relaxed is None and record.y_relaxed is None
-    assert record.y_init == 2.0
-    with pytest.raises(
-        OC20FormatError, match="a: no 'total' in atoms.info; it has ads"
-    ):
-        record_from_frames(frames, "a", "total")
-    frames[1].cell[0, 0] += 0.1
-    with pytest.raises(OC20FormatError, match="a: first and last frame differ"):
-        record_from_frames(frames, "a")
-    frames[0].set_constraint(FixedPlane(0, (0, 0, 1)))
-    with pytest.raises(OC20FormatError, match="a: constraint FixedPlane"):
-        record_from_frames(frames[:1], "a")
-
-
-def test_write_command_refuses_equal_ids(tmp_path, capsys):
-    record, frames = make_frames()
-    for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
-        ase.io.write(tmp_path / folder / "x.extxyz", frames)
-    inputs = [str(tmp_path / folder / "x.extxyz") for folder in ("a", "b")]
-    assert oc20_lmdb.main(["write", str(tmp_path / "o.lmdb"), *inputs]) == 1
-    assert "sid x is already that of" in capsys.readouterr().err
-
-
-def test_check_command(tmp_path, capsys):
-    write_lmdb(tmp_path / "train" / "data.lmdb", map(make_record, range(5)))
-    write_lmdb(tmp_path / "val_id" / "data.lmdb", map(make_record, range(3)))
-    assert oc20_lmdb.main(["check", str(tmp_path)]) == 0
-    text = capsys.readouterr().out
-    assert "records: 5 in 1 files" in text and "records: 3 in 1 files" in text
-    assert "y_relaxed (eV): 5 values, 0 .. 1, mean 0.5" in text
-    assert "atoms by tag: 0: " in text and "OK: 0 faults in 2 splits" in text
-
-
-def test_check_command_finds_faults(tmp_path, capsys):
-    rows = [pyg_pickle.dumps(fields_of(make_record(i))) for i in range(6)]
-    rows[1] = rows[1][:-20]
-    rows[2] = pyg_pickle.dumps(fields_of(make_record(2), **changed("pos", 0, np.nan)))
-    rows[3] = rows[4]
-    items = {b"%d" % i: row for i, row in enumerate(rows)}
-    write_raw(tmp_path / "data.lmdb", items)
-    assert oc20_lmdb.main(["check", str(tmp_path), "--max-faults", "2"]) == 1
-    text = capsys.readouterr().out
-    assert "key '1': " in text and "key '2': " in text
-    assert "and 1 more" in text and "FAULTY: 3 faults" in text
-
-
-@pytest.mark.parametrize("name", ["nowhere", "empty", "file"])
-def test_check_command_of_nothing(tmp_path, capsys, name):
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "file").touch()
-    assert oc20_lmdb.main(["check", str(tmp_path / name)]) == 1
-    captured = capsys.readouterr()
-    assert name in captured.out + captured.err
-
-
-def test_command_as_a_module(split):
-    done = subprocess.run(
-        [sys.executable, "-m", "ppmat.datasets.oc20_lmdb", "check", str(split)],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0 and "OK: 0 faults" in done.stdout
-    assert "RuntimeWarning" not in done.stderr

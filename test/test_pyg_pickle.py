@@ -165,7 +165,7 @@ def test_what_cannot_be_written(value, reason):
 
 
 def test_unknown_generation():
-    with pytest.raises(ValueError, match="generation 'newer'"):
+    with pytest.raises(ValueError, match="generation is 'newer'"):
         pyg_pickle.dumps({}, "newer")
 
 

@@ -174,7 +174,7 @@ def test_values_far_from_0_to_255_are_said(tmp_path, monkeypatch):
             tifffile.imwrite(root / "test" / kind / "0.tif", image)
         SFINDataset(str(root), split="test")
         assert len(said) == number
-    assert "made for grey levels 0 to 255" in said[0]
+    assert "expect grey levels 0 to 255" in said[0]
 
 
 # Splits ----------------------------------------------------------------------------
@@ -237,10 +237,10 @@ def test_a_folder_val_of_ones_own_is_used(tmp_path):
 
 def test_without_validation(root):
     assert len(SFINDataset(str(root), val_ratio=0)) == 20
-    with pytest.raises(ValueError, match="val_ratio is 0.*no images to validate"):
+    with pytest.raises(ValueError, match="val_ratio is 0.*no validation images"):
         SFINDataset(str(root), split="val", val_ratio=0)
     for ratio in (-0.1, 1, 2):
-        with pytest.raises(ValueError, match="val_ratio is .*, wanted 0 to below 1"):
+        with pytest.raises(ValueError, match="val_ratio is .*; wanted 0 to below 1"):
             SFINDataset(str(root), val_ratio=ratio)
 
 
@@ -248,7 +248,7 @@ def test_small_folders_leave_something_to_train_on(tmp_path):
     root = make(tmp_path / "two", splits=[("train", 2)])
     assert len(SFINDataset(str(root))) == len(SFINDataset(str(root), split="val")) == 1
     root = make(tmp_path / "one", splits=[("train", 1)])
-    with pytest.raises(ValueError, match="leaves none to train on"):
+    with pytest.raises(ValueError, match="leaves none for training"):
         SFINDataset(str(root))
 
 
@@ -256,7 +256,7 @@ def test_data_count_takes_the_first_of_the_split(root):
     whole = names(SFINDataset(str(root)))
     assert names(SFINDataset(str(root), data_count=5)) == whole[:5]
     assert len(SFINDataset(str(root), data_count=500)) == len(whole)
-    with pytest.raises(ValueError, match="data_count is 0, wanted at least 1"):
+    with pytest.raises(ValueError, match="data_count is 0; wanted at least 1"):
         SFINDataset(str(root), data_count=0)
 
 
@@ -334,7 +334,7 @@ def test_batches_have_one_size(root):
     for kind in KINDS:
         replace(root, kind, 3, values_of(3, kind, (16, 11)))
     dataset = SFINDataset(str(root), split="test")
-    with pytest.raises(ValueError, match="noisy/3.tif has 16 x 11.*set crop_size"):
+    with pytest.raises(ValueError, match="noisy/3.tif has 16 x 11.*Set crop_size"):
         dataset[3]
     cut = SFINDataset(str(root), split="test", crop_size=[9, 8])
     assert {cut[i]["noisy"].shape for i in range(6)} == {(1, 9, 8)}
@@ -376,10 +376,10 @@ def test_wrong_arguments(root):
     for params, reason in [
         ({"split": "valid"}, "split is 'valid'; wanted one of train, val, test"),
         ({"target_subdir": "clean"}, "target_subdir is 'clean'; wanted one of gt_"),
-        ({"crop_size": 0}, "crop_size is 0, wanted a positive number"),
-        ({"crop_size": [4, 4, 4]}, "crop_size is .4, 4, 4., wanted"),
+        ({"crop_size": 0}, "crop_size is 0; wanted a positive number"),
+        ({"crop_size": [4, 4, 4]}, "crop_size is .4, 4, 4.; wanted"),
         ({"split": "val", "flips": ["up_down"]}, "flips are for training"),
-        ({"build_image_cfg": {"mode": "RGB"}}, "mode is 'RGB', wanted 'L'"),
+        ({"build_image_cfg": {"mode": "RGB"}}, "mode is 'RGB'; wanted one of L"),
     ]:
         with pytest.raises(ValueError, match=reason):
             SFINDataset(str(root), **params)
@@ -523,7 +523,7 @@ def test_download_on_request(tmp_path, monkeypatch, name, inner):
 
 
 def test_folders_that_cannot_be_fetched(tmp_path):
-    with pytest.raises(FileNotFoundError, match="named sfin_haadf or sfin_bf can be"):
+    with pytest.raises(FileNotFoundError, match="named sfin_haadf or sfin_bf, 'down"):
         SFINDataset(str(tmp_path / "mine"), download=True)
 
 

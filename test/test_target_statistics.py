@@ -454,6 +454,6 @@ def test_records_without_energies_are_named(train, tmp_path):
         write_lmdb(tmp_path / split / "data.lmdb", records, overwrite=True)
     status, shown = train(root, "Dataset.transform=null")
     assert status == EXIT_BAD_INPUT
-    assert "key '0'" in shown and "has no y_relaxed, but the label" in shown
+    assert "key '0'" in shown and "has no y_relaxed, which the label" in shown
     with pytest.raises(OC20FormatError, match="has no y_relaxed"):
         OC20IS2REDataset(str(tmp_path)).read_label(0, "y_relaxed")

@@ -405,7 +405,7 @@ def test_noise_of_another_version_ends_with_its_name_and_status_2(tmp_path, caps
     status = entry.main(
         str(ROOT / "spectrum_enhancement"),
         [
-            "--config=configs/sfin/sfin_haadf_enhance_synthetic.yaml",
+            "--config=configs/sfin/sfin_synthetic.yaml",
             f"Global.noise={noise}",
             f"Trainer.output_dir={tmp_path / 'out'}",
         ],

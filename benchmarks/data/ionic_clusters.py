@@ -15,11 +15,11 @@
 
 """Ionic clusters in a periodic cell: a data set whose label is partly long-ranged.
 
-A structure holds four to eight clusters ("motifs") of two to four ions, pieces of a
-rock salt lattice, each a little distorted. Atoms of different motifs, and of a motif
-and its periodic images, are more than 6.2 Å apart, so that a radius graph with a
-cut-off of 6 Å falls into the motifs and messages never pass from one to another,
-however deep the network is. Most motifs are charged; the cell is neutral.
+A structure holds four to eight clusters ("motifs") of two to four ions. A motif is a
+piece of a rock salt lattice, slightly distorted. Different motifs, and a motif and its
+periodic images, are more than 6.2 Å apart. A radius graph with a cut-off of 6 Å
+therefore has no edge between motifs, and no network on it passes messages between
+them. Most motifs are charged; the cell is neutral.
 
 Energies, in eV, with charges ``q`` in units of e and ``k_e = e^2 / (4 pi eps_0)``::
 
@@ -27,18 +27,18 @@ Energies, in eV, with charges ``q`` in units of e and ``k_e = e^2 / (4 pi eps_0)
     A_ij  = alpha k_e |q_i q_j| rho / (6 r_0^2) exp(r_0 / rho),   r_0 = R_i + R_j
 
 The repulsion (Born and Mayer) acts between cations and anions, with ``rho`` = 0.32 Å,
-the Madelung constant ``alpha`` of rock salt and Shannon's radii ``R``: a rock salt
-crystal of two ions then has its minimum at the distance ``r_0``. Labels are relative
-to the motifs as cut, undistorted and alone::
+the Madelung constant ``alpha`` of rock salt and Shannon's radii ``R``. A rock salt
+crystal of two ions then has its energy minimum at the distance ``r_0``. Labels are
+relative to the undistorted motifs in empty space::
 
     y_relaxed = E(cell) - sum of E(motif, undistorted, alone)
     y_init    = sum of E(motif as it is, alone) - the same sum: the local part
 
-The difference ``y_relaxed - y_init`` is what the motifs do to each other. A model that
-sees one motif at a time can only guess it from what the motifs are. How good the best
-guess is, is measured: for part of the validation set the *same* motifs are arranged
-anew several times, in a new cell each, by the same procedure. Such twins are alike to
-a cut-off model; their spread is its error (``cutoff_floor`` in ``statistics.json``).
+The difference ``y_relaxed - y_init`` is the interaction of the motifs. A model with a
+cut-off can only predict its mean over all arrangements of the same motifs. The error
+of the best such model is measured: the motifs of part of the validation set are
+arranged several times, each time in a new cell. These twins are identical to a model
+with a cut-off, so their spread is its error (``cutoff_floor`` in ``statistics.json``).
 
 Usage::
 
@@ -51,15 +51,14 @@ Source of the potential: M. Born and J. E. Mayer, Z. Phys. 75 (1932) 1; radii:
 R. D. Shannon, Acta Cryst. A32 (1976) 751.
 """
 
+from __future__ import annotations
+
 import argparse
 import importlib.metadata
-import json
-import multiprocessing
 import sys
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,16 +67,23 @@ from pymatgen.analysis.ewald import EwaldSummation
 from pymatgen.core import Element
 from pymatgen.core import Lattice
 from pymatgen.core import Structure
-from pymatgen.optimization.neighbors import find_points_in_spheres
 from tqdm import tqdm
 
+from benchmarks.data.generation import SPLIT_SID
+from benchmarks.data.generation import add_options
+from benchmarks.data.generation import check_options
+from benchmarks.data.generation import mapping_in
+from benchmarks.data.generation import spread
+from benchmarks.data.generation import write_statistics
+from ppmat.datasets.graph_utils.periodic_graph import neighbour_pairs
 from ppmat.datasets.oc20_lmdb import write_lmdb
 from ppmat.datasets.oc20_record import OC20Record
+from ppmat.utils.errors import InputError
 
 COULOMB = EwaldSummation.CONV_FACT  # k_e, eV Å / e^2
 RHO = 0.32  # Å, softness of the repulsion
-MADELUNG = 1.7475645946  # rock salt, referred to the nearest distance
-REPULSION_RANGE = 10.0  # Å; exp(-(10 - 3.2) / 0.32) = 6e-10
+MADELUNG = 1.7475645946  # of rock salt, for the nearest-neighbour distance
+REPULSION_RANGE = 10.0  # Å, where the repulsion is negligible: exp(-6.8 / 0.32) = 6e-10
 IONS = {  # charge [e], Shannon's radius for six neighbours [Å]
     "Na": (1, 1.02),
     "K": (1, 1.38),
@@ -94,22 +100,23 @@ SHAPES = (  # pieces of a rock salt lattice, in units of the nearest distance
     ((0, 0, 0), (1, 0, 0), (2, 0, 0)),
     ((0, 0, 0), (1, 0, 0), (0, 1, 0), (1, 1, 0)),
 )
-CHARGED = (2, 3)  # motifs of charge +1 in a structure, and as many of charge -1
-NEUTRAL = (0, 1, 2)  # motifs without charge
-ATOMS = (12, 40)
+CHARGED = (2, 3)  # number of motifs of charge +1 in a structure, and of charge -1
+NEUTRAL = (0, 1, 2)  # number of motifs without charge
+ATOMS = (12, 40)  # smallest and largest number in a structure
 GAP = 6.2  # Å, smallest distance between motifs
 DISTORTION = 0.12  # Å, standard deviation of each coordinate
 ARRANGEMENTS = 16  # of the same motifs in the split "twins"
 SPLITS = ("train", "val_id")
-SPLIT_SID = 10_000_000  # sid = split number times this, plus the index
 PACKAGES = ("numpy", "pymatgen")
 
 
 # ----------------------------------------------------------------------------- energy
 
 
-def repulsion(numbers_i: np.ndarray, numbers_j: np.ndarray, r: np.ndarray):
-    """Repulsion of pairs of ions [eV]; zero between ions of like charge.
+def repulsion(
+    numbers_i: np.ndarray, numbers_j: np.ndarray, r: np.ndarray
+) -> np.ndarray:
+    """Return the repulsion of pairs of ions [eV]; zero between ions of like charge.
 
     Args:
         numbers_i: Atomic numbers, int [P].
@@ -123,15 +130,22 @@ def repulsion(numbers_i: np.ndarray, numbers_j: np.ndarray, r: np.ndarray):
 
 
 def cluster_energy(numbers: np.ndarray, positions: np.ndarray) -> float:
-    """Energy of ions in empty space [eV]; ``numbers`` [N], ``positions`` [N, 3] Å."""
+    """Return the energy of ions in empty space [eV].
+
+    Args:
+        numbers: Atomic numbers, int [N].
+        positions: [N, 3] Å.
+    """
     i, j = np.triu_indices(len(numbers), 1)
     r = np.linalg.norm(positions[i] - positions[j], axis=1)
     coulomb = COULOMB * CHARGE[numbers[i]] * CHARGE[numbers[j]] / r
     return float((coulomb + repulsion(numbers[i], numbers[j], r)).sum())
 
 
-def crystal_energy(numbers: np.ndarray, positions: np.ndarray, cell: np.ndarray):
-    """Energy of a neutral periodic cell [eV], without a surface term.
+def crystal_energy(
+    numbers: np.ndarray, positions: np.ndarray, cell: np.ndarray
+) -> float:
+    """Return the energy of a neutral periodic cell [eV], without a surface term.
 
     Args:
         numbers: Atomic numbers, int [N].
@@ -140,33 +154,9 @@ def crystal_energy(numbers: np.ndarray, positions: np.ndarray, cell: np.ndarray)
     """
     structure = Structure(Lattice(cell), numbers, positions, coords_are_cartesian=True)
     structure.add_oxidation_state_by_site(CHARGE[numbers].tolist())
-    i, j, _, r = neighbours(positions, positions, cell, REPULSION_RANGE)
+    i, j, _, r = neighbour_pairs(positions, cell, REPULSION_RANGE)
     pairs = 0.5 * repulsion(numbers[i], numbers[j], r).sum()
     return float(EwaldSummation(structure).total_energy + pairs)
-
-
-def neighbours(centres: np.ndarray, points: np.ndarray, cell, radius: float):
-    """Return the pairs nearer than a radius, but no atom with itself.
-
-    Args:
-        centres: [M, 3] Å, the first of ``points``.
-        points: [N, 3] Å.
-        cell: Lattice vectors as rows, [3, 3] Å.
-        radius: Å.
-
-    Returns:
-        Rows of centres and of points, lattice shifts of the points, distances.
-    """
-    i, j, shift, r = find_points_in_spheres(
-        np.ascontiguousarray(points),
-        np.ascontiguousarray(centres),
-        r=radius,
-        pbc=np.array([1, 1, 1], dtype=np.int64),
-        lattice=np.ascontiguousarray(cell),
-        min_r=3.0,  # size of the search grid
-    )
-    other = (i != j) | shift.any(axis=1)
-    return i[other], j[other], shift[other], r[other]
 
 
 # ------------------------------------------------------------------------- structures
@@ -174,7 +164,7 @@ def neighbours(centres: np.ndarray, points: np.ndarray, cell, radius: float):
 
 @dataclass(frozen=True)
 class Kind:
-    """A motif before distortion: ions on lattice sites, centred on the origin."""
+    """A kind of motif, undistorted: ions on lattice sites about the origin."""
 
     numbers: np.ndarray  # int64 [n]
     sites: np.ndarray  # [n, 3] Å
@@ -197,7 +187,7 @@ def kinds() -> list[Kind]:
                 odd = np.array(shape).sum(axis=1) % 2 == 1
                 sites = (sites - sites.mean(axis=0)) * (RADIUS[cation] + RADIUS[anion])
                 both = [np.where(odd, cation, anion), np.where(odd, anion, cation)]
-                # turning a piece with as many of both kinds gives the same piece
+                # A piece with equally many cations and anions is its own inverse.
                 for numbers in both if 2 * odd.sum() != len(odd) else both[:1]:
                     charge = int(CHARGE[numbers].sum())
                     if abs(charge) <= 1:
@@ -207,14 +197,14 @@ def kinds() -> list[Kind]:
 
 @dataclass(frozen=True)
 class Motif:
-    """A distorted motif, as every arrangement of a structure holds it."""
+    """A distorted motif; all arrangements of a structure share it."""
 
     kind: Kind
     positions: np.ndarray  # [n, 3] Å, about the origin
 
     @property
     def strain(self) -> float:
-        """Energy of the distortion [eV]."""
+        """Energy that the distortion costs [eV]."""
         energy = cluster_energy(self.kind.numbers, self.positions)
         return energy - self.kind.energy
 
@@ -223,7 +213,7 @@ KINDS = kinds()
 
 
 def draw_motifs(rng: np.random.Generator) -> list[Motif]:
-    """Draw as many motifs of charge +1 as of charge -1, and some neutral ones."""
+    """Return equally many motifs of charge +1 and -1, and some neutral ones."""
     while True:
         charged, neutral = rng.choice(CHARGED), rng.choice(NEUTRAL)
         chosen = []
@@ -277,14 +267,16 @@ def random_rotation(rng: np.random.Generator) -> np.ndarray:
     )
 
 
-def arrange(motifs: Sequence[Motif], rng: np.random.Generator):
-    """Place motifs in a random cell, turned at random, ``GAP`` apart.
+def arrange(
+    motifs: Sequence[Motif], rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Place motifs in a random cell, in random orientation, at least ``GAP`` apart.
 
     Returns:
-        Positions [N, 3] and cell [3, 3], Å, both float32 as files hold them.
+        Positions [N, 3] and cell [3, 3], Å, both float32 as in the files.
     """
     extents = [np.ptp(m.positions, axis=0).max() for m in motifs]
-    # a little above the density at which random placing gets stuck
+    # slightly denser than random placement usually reaches
     volume = sum(2.0 * (extent + GAP) * GAP**2 for extent in extents)
     while True:
         cell = random_cell(rng, volume * rng.uniform(1.0, 1.6))
@@ -295,13 +287,13 @@ def arrange(motifs: Sequence[Motif], rng: np.random.Generator):
 
 
 def _place(motifs: Sequence[Motif], cell: np.ndarray, rng) -> np.ndarray | None:
-    """Place one motif after the other; None if one found no room."""
+    """Place one motif after the other; return None if there is no room for one."""
     placed = np.zeros((0, 3))
-    for motif in reversed(motifs):  # the first one stands first in the end
+    for motif in reversed(motifs):  # each is put in front of the others
         for _ in range(30):
             own = motif.positions @ random_rotation(rng) + rng.random(3) @ cell
             trial = np.concatenate([own, placed])
-            _, j, shift, _ = neighbours(own, trial, cell, GAP)
+            _, j, shift, _ = neighbour_pairs(trial, cell, GAP, centres=own)
             if not ((j >= len(own)) | shift.any(axis=1)).any():
                 placed = trial
                 break
@@ -310,8 +302,10 @@ def _place(motifs: Sequence[Motif], cell: np.ndarray, rng) -> np.ndarray | None:
     return placed
 
 
-def make_record(motifs: Sequence[Motif], rng: np.random.Generator, sid: str):
-    """Arrange motifs and compute the labels; see the module's docstring."""
+def make_record(
+    motifs: Sequence[Motif], rng: np.random.Generator, sid: str
+) -> OC20Record:
+    """Arrange motifs and compute the labels, as in the docstring of the module."""
     positions, cell = arrange(motifs, rng)
     numbers = np.concatenate([m.kind.numbers for m in motifs])
     energy = crystal_energy(
@@ -353,13 +347,13 @@ class Task:
 
 
 def plan(seed: int, sizes: dict[str, int], twins: int) -> dict[str, list[Task]]:
-    """Return what each split consists of.
+    """Return the tasks of each split.
 
     Args:
         seed: Seed of the set.
         sizes: Records of ``train`` and ``val_id``.
-        twins: How many records of ``val_id`` are arranged ``ARRANGEMENTS`` times, the
-            record itself being the first; they become the split ``twins``.
+        twins: Number of records of ``val_id`` that are arranged ``ARRANGEMENTS``
+            times; the first arrangement is the record. They form the split ``twins``.
     """
     tasks = {
         split: [Task(seed, split, index) for index in range(size)]
@@ -374,7 +368,7 @@ def plan(seed: int, sizes: dict[str, int], twins: int) -> dict[str, list[Task]]:
 
 
 def run(task: Task) -> OC20Record:
-    """Carry out a task, by a name that other processes know."""
+    """Return the record of a task; a function that other processes can import."""
     return task()
 
 
@@ -392,27 +386,25 @@ def generate(out: Path, tasks: dict[str, list[Task]], jobs: int = 1) -> dict:
     packages = {name: importlib.metadata.version(name) for name in PACKAGES}
     summary = {"packages": packages}
     rows = {}
-    # spawn: the same on every platform, and no library state is inherited
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(jobs) if jobs > 1 else nullcontext() as pool:
+    with mapping_in(jobs) as map_tasks:
         for split, todo in tasks.items():
-            records = pool.imap(run, todo, chunksize=4) if pool else map(run, todo)
+            records = map_tasks(run, todo)
             bar = tqdm(records, total=len(todo), unit="record", desc=split)
             rows[split] = []
-            write_lmdb(
-                out / split / "data.lmdb", noted(bar, rows[split]), overwrite=True
-            )
+            records = collect_rows(bar, rows[split])
+            write_lmdb(out / split / "data.lmdb", records, overwrite=True)
             summary[split] = describe(np.array(rows[split]))
     if "twins" in rows:
         scale = np.array(rows["val_id"])[:, 2].var()
         summary["cutoff_floor"] = cutoff_floor(np.array(rows["twins"]), scale)
-    text = json.dumps(summary, indent=1, ensure_ascii=False)
-    (out / "statistics.json").write_text(text + "\n")
+    write_statistics(out, summary)
     return summary
 
 
-def noted(records: Iterable[OC20Record], rows: list[tuple]) -> Iterator[OC20Record]:
-    """Pass records on; leave atoms, volume, total and local energy of each."""
+def collect_rows(
+    records: Iterable[OC20Record], rows: list[tuple]
+) -> Iterator[OC20Record]:
+    """Yield records, and add a row of each: atoms, volume, total and local energy."""
     for record in records:
         volume = abs(np.linalg.det(record.cell.astype(np.float64)))
         rows.append((len(record.pos), volume, record.y_relaxed, record.y_init))
@@ -420,37 +412,34 @@ def noted(records: Iterable[OC20Record], rows: list[tuple]) -> Iterator[OC20Reco
 
 
 def describe(rows: np.ndarray) -> dict:
-    """Plain numbers of a split, from the rows of :func:`noted`; energies in eV."""
+    """Return plain numbers of a split, from :func:`collect_rows`; energies in eV."""
     atoms, volume, total, local = rows.T
-    spread = (np.mean, np.std, np.min, np.max)
-    energies = {"total": total, "local": local, "between_motifs": total - local}
     return {
         "records": len(rows),
         "atoms": [int(atoms.min()), float(atoms.mean()), int(atoms.max())],
         "volume": [float(volume.min()), float(volume.mean()), float(volume.max())],
-        **{
-            name: [float(measure(values)) for measure in spread]
-            for name, values in energies.items()
-        },
+        "total": spread(total),
+        "local": spread(local),
+        "between_motifs": spread(total - local),
         "long_range_share": float((total - local).var() / total.var()),
     }
 
 
 def cutoff_floor(rows: np.ndarray, variance: float) -> dict:
-    """Measure the error of the best model that sees one motif at a time.
+    """Estimate the error of the best model with a cut-off.
 
     Its prediction is the same for all arrangements of the same motifs. The smallest
-    mean absolute error has the median of their energies; the median of a finite
-    number of arrangements lies too well in their midst, the one of all others not
-    well enough, so that the two bracket the error.
+    mean absolute error belongs to the median of their energies. The median of the
+    arrangements at hand gives a lower bound of that error. For an upper bound, each
+    arrangement is compared with the median of all the others.
 
     Args:
-        rows: Of the split ``twins``, from :func:`noted`.
+        rows: Of the split ``twins``, from :func:`collect_rows`.
         variance: Variance of the total energy [eV^2] of the set.
 
     Returns:
-        ``mae`` (lower and upper bracket) and ``rmse`` in eV; ``share``, the part of
-        the variance that cannot be seen; counts.
+        ``mae`` (lower and upper bound) and ``rmse`` in eV; ``share``, the part of the
+        variance that such a model cannot explain; counts.
     """
     energy = rows[:, 2].reshape(-1, ARRANGEMENTS)
     within = np.abs(energy - np.median(energy, axis=1, keepdims=True)).mean()
@@ -469,34 +458,28 @@ def cutoff_floor(rows: np.ndarray, variance: float) -> dict:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line: generate a set."""
+    """Run the command: generate a set."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.data.ionic_clusters",
         description="Make periodic cells of ionic clusters that a cut-off keeps apart.",
     )
-    parser.add_argument("out", type=Path, help="output folder")
-    parser.add_argument("--train", type=int, default=2000, help="training records")
-    parser.add_argument("--val", type=int, default=400, help="validation records")
+    add_options(parser, train=2000, val=400)
     parser.add_argument(
         "--twins",
         type=int,
         default=100,
         help=f"validation records that are arranged {ARRANGEMENTS} times, to measure "
-        "what a cut-off leaves; 0 for none",
+        "the error of a model with a cut-off; 0 for none",
     )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--jobs", type=int, default=1, help="processes")
     args = parser.parse_args(argv)
-    least = {"train": 1, "val": 1, "twins": 0, "seed": 0, "jobs": 1}
-    for name, bound in least.items():
-        if getattr(args, name) < bound:
-            parser.error(f"--{name} is {getattr(args, name)}, wanted {bound} or more")
-    sizes = {"train": args.train, "val_id": args.val}
     try:
-        summary = generate(args.out, plan(args.seed, sizes, args.twins), args.jobs)
+        check_options(args, twins=0)
+        sizes = {"train": args.train, "val_id": args.val}
+        generate(args.out, plan(args.seed, sizes, args.twins), args.jobs)
+    except InputError as error:
+        parser.error(str(error))
     except OSError as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
-    print(json.dumps(summary, indent=1, ensure_ascii=False))
     return 0
 
 

@@ -18,10 +18,10 @@ Effective-medium theory (EMT) is a classical potential for a few face-centred me
 with rough parameters for H, C, N and O. **It is not DFT.** The records exercise
 readers, training and evaluation; they say nothing about real catalysts.
 
-A record is made as OC20 makes one: a surface is cut from a bulk crystal (Miller
-indices up to 2, at least 7 Å thick, 20 Å of vacuum, tiled to 8 Å), an adsorbate is
-lowered on an ontop, bridge or hollow site until it touches, sub-surface atoms are
-frozen, everything else is relaxed. Energies are adsorption energies:
+A record is made as in OC20. A surface is cut from a bulk crystal: Miller indices up to
+2, at least 7 Å thick, 20 Å of vacuum, tiled to 8 Å. An adsorbate is lowered on an
+ontop, bridge or hollow site until it touches the surface. Sub-surface atoms are fixed,
+all others are relaxed. Energies are adsorption energies:
 
     y = E(slab + adsorbate) - E(relaxed clean slab) - sum of atomic references,
     E(H) = E(H2)/2, E(O) = E(H2O) - E(H2), E(C) = E(CO) - E(O), E(N) = E(N2)/2.
@@ -32,14 +32,15 @@ Usage::
 
 Record ``i`` of a split depends on the seed, the split and ``i`` only, so neither the
 number of jobs nor an interruption changes the result. Finished blocks are kept under
-``OUT/blocks``; the same command continues from there.
+``OUT/blocks``, and the same command continues from there. ``OUT/settings.json`` holds
+the settings; other settings need another folder.
 """
+
+from __future__ import annotations
 
 import argparse
 import importlib.metadata
 import json
-import multiprocessing
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -55,6 +56,12 @@ from ase.data import chemical_symbols
 from ase.optimize import LBFGS
 from tqdm import tqdm
 
+from benchmarks.data.generation import SPLIT_SID
+from benchmarks.data.generation import add_options
+from benchmarks.data.generation import check_options
+from benchmarks.data.generation import mapping_in
+from benchmarks.data.generation import spread
+from benchmarks.data.generation import write_statistics
 from benchmarks.data.oc20_emt_potential import VectorEMT
 from benchmarks.data.oc20_emt_sources import SOURCES
 from benchmarks.data.oc20_emt_sources import SPLITS
@@ -68,21 +75,24 @@ from benchmarks.data.oc20_emt_surfaces import rotation_about_z
 from benchmarks.data.oc20_emt_surfaces import wrap
 from ppmat.datasets.oc20_lmdb import write_lmdb
 from ppmat.datasets.oc20_record import OC20Record
+from ppmat.utils.errors import InputError
+from ppmat.utils.files import RunManifest
+from ppmat.utils.files import locked
+from ppmat.utils.files import replacing
 
-FMAX = 0.03  # eV/Å, as OC20
-MAX_STEPS = 300
+FMAX = 0.03  # eV/Å, largest force on a free atom of a relaxed structure, as OC20
+MAX_STEPS = 300  # of a relaxation
 MAX_ENERGY = 10.0  # eV, OC20 keeps |y_relaxed| up to this
-MAX_DISPLACEMENT = 5.0  # Å
-OVERLAP_SCALE = 0.75  # times the sum of covalent radii: overlapping
-MAX_ATTEMPTS = 500
-CHEAP = ("size", "other_split")  # drops that cost no relaxation
-BLOCK = 20  # records a block file
+MAX_DISPLACEMENT = 5.0  # Å; atoms that move farther have left the surface
+OVERLAP_SCALE = 0.75  # atoms closer than this times their covalent radii overlap
+MAX_RELAXATIONS = 500  # for one record
+DROPPED_EARLY = ("size", "other_split")  # reasons found without a relaxation
+BLOCK_RECORDS = 20  # records in a block file
 PER_ATOM = ("atomic_numbers", "tags", "pos", "pos_relaxed", "force")
-SPLIT_SID = 10_000_000  # sid = split number times this, plus the index
 
 
 def relax(atoms: Atoms, fixed: np.ndarray) -> bool:
-    """Relax ``atoms`` in place with EMT; True when forces fell below ``FMAX``."""
+    """Relax ``atoms`` in place with EMT; return whether forces fell below ``FMAX``."""
     atoms.calc = VectorEMT()
     atoms.set_constraint(FixAtoms(mask=fixed))
     with np.errstate(all="ignore"):
@@ -91,7 +101,7 @@ def relax(atoms: Atoms, fixed: np.ndarray) -> bool:
 
 
 def reference_energies() -> dict[int, float]:
-    """EMT reference energy of H, C, N, O in eV, by atomic number, as OC20 does."""
+    """Return OC20's reference energies of H, C, N, O in EMT [eV], by atomic number."""
     energy = {}
     for name in ("H2", "H2O", "CO", "N2"):
         atoms = molecule(name, vacuum=10.0, pbc=True)
@@ -107,17 +117,17 @@ def reference_energies() -> dict[int, float]:
 
 
 class Generator:
-    """Makes single records; keeps the crystals it has met in memory.
+    """Makes single records; keeps the crystals of earlier records in memory.
 
     Args:
         source: ``oc20`` or ``ase``, see
             :class:`~benchmarks.data.oc20_emt_sources.Catalogue`.
         seed: Seed of the set.
-        min_atoms: Smallest clean slab taken.
-        max_atoms: Largest slab with adsorbate taken.
+        min_atoms: Atoms of the smallest clean slab that is used.
+        max_atoms: Atoms of the largest slab with adsorbate that is used.
     """
 
-    def __init__(self, source: str, seed: int, min_atoms: int, max_atoms: int):
+    def __init__(self, source: str, seed: int, min_atoms: int, max_atoms: int) -> None:
         self.catalogue = Catalogue(source, seed)
         self.seed, self.min_atoms, self.max_atoms = seed, min_atoms, max_atoms
         self.choices = {split: self.catalogue.choices(split) for split in SPLITS}
@@ -129,8 +139,8 @@ class Generator:
             self._crystals[bulk] = Crystal(bulk, self.catalogue.bulks[bulk])
         return self._crystals[bulk]
 
-    def _attempt(self, split: str, rng: np.random.Generator):
-        """One try: (fields of a record, "") or (None, why it was dropped)."""
+    def _attempt(self, split: str, rng: np.random.Generator) -> tuple[dict | None, str]:
+        """Return (fields of a record, "") or (None, reason for dropping it)."""
         bulks, adsorbates = self.choices[split]
         crystal = self._crystal(bulks[rng.integers(len(bulks))])
         plane = int(rng.integers(len(crystal.millers)))
@@ -157,7 +167,7 @@ class Generator:
         atoms.calc = VectorEMT()
         initial, force = atoms.get_potential_energy(), atoms.get_forces()
         converged = relax(atoms, fixed)
-        # ASE does not wrap during a relaxation, so plain differences are the path.
+        # ASE does not wrap positions during a relaxation: no minimum image is needed.
         moved = np.linalg.norm(atoms.positions - start, axis=1).max()
         if not moved < MAX_DISPLACEMENT:  # also true for NaN
             return None, "exploded"
@@ -191,21 +201,21 @@ class Generator:
         return fields, ""
 
     def record(self, split: str, index: int) -> tuple[dict, Counter]:
-        """Record ``index`` of a split and how many tries were dropped, by reason.
+        """Return record ``index`` of a split, and the number of drops by reason.
 
         Raises:
-            GenerationError: None of ``MAX_ATTEMPTS`` relaxations gave a record.
+            GenerationError: None of ``MAX_RELAXATIONS`` relaxations gave a record.
         """
         rng = np.random.default_rng([self.seed, SPLITS.index(split), index])
         dropped = Counter()
-        costly = 0
-        while costly < MAX_ATTEMPTS and dropped.total() < 20 * MAX_ATTEMPTS:
+        relaxed = 0
+        while relaxed < MAX_RELAXATIONS and dropped.total() < 20 * MAX_RELAXATIONS:
             fields, reason = self._attempt(split, rng)
             if fields is not None:
                 fields["sid"] = SPLITS.index(split) * SPLIT_SID + index
                 return fields, dropped
             dropped[reason] += 1
-            costly += reason not in CHEAP
+            relaxed += reason not in DROPPED_EARLY
         raise GenerationError(
             f"{split} record {index}: no usable structure after {dict(dropped)}; widen "
             f"the allowed sizes (now {self.min_atoms} to {self.max_atoms} atoms)"
@@ -217,7 +227,7 @@ class Generator:
 
 @dataclass(frozen=True)
 class Block:
-    """Records ``start`` to ``stop`` of a split: what one worker does at a time."""
+    """Records ``start`` to ``stop`` of a split, the unit of work of a process."""
 
     split: str
     start: int
@@ -228,29 +238,29 @@ class Block:
 
 
 def plan(sizes: dict[str, int]) -> list[Block]:
-    """Blocks of all splits, interleaved so that each grows in proportion."""
+    """Return the blocks of all splits, interleaved so that they grow in proportion."""
     blocks = []
     for split, size in sizes.items():
-        for start in range(0, size, BLOCK):
-            stop = min(start + BLOCK, size)
+        for start in range(0, size, BLOCK_RECORDS):
+            stop = min(start + BLOCK_RECORDS, size)
             blocks.append((start / size, Block(split, start, stop)))
     return [block for _, block in sorted(blocks, key=lambda pair: pair[0])]
 
 
-_worker: Generator | None = None  # one a process, made by _start_worker
+_generator: Generator | None = None  # of this process
 
 
-def _start_worker(settings: dict) -> None:
-    global _worker
-    _worker = Generator(**settings)
+def _start_process(settings: dict) -> None:
+    global _generator
+    _generator = Generator(**settings)
 
 
 def _make_block(task: tuple[Block, Path]) -> Block:
-    """Generate one block and write it in one atomic step."""
+    """Generate one block and write its file."""
     block, out = task
     rows, dropped = [], Counter()
     for index in range(block.start, block.stop):
-        row, reasons = _worker.record(block.split, index)
+        row, reasons = _generator.record(block.split, index)
         rows.append(row)
         dropped += reasons
     arrays = {}
@@ -260,18 +270,13 @@ def _make_block(task: tuple[Block, Path]) -> Block:
         arrays[name] = np.concatenate(values) if per_atom else np.array(values)
     arrays["natoms"] = np.array([len(row["tags"]) for row in rows])
     arrays["dropped"] = np.array(json.dumps(dropped))
-    path = block.path(out)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.npz")
-    try:
-        np.savez(partial, **arrays)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(block.path(out)) as temporary:
+        np.savez(temporary, **arrays)
     return block
 
 
 def _read_block(path: Path) -> Iterator[tuple[OC20Record, str, str]]:
-    """Records of one block, with the names of their surface and adsorbate."""
+    """Yield the records of one block with the names of their surface and adsorbate."""
     with np.load(path, allow_pickle=False) as arrays:
         arrays = dict(arrays)
     ends = np.cumsum(arrays["natoms"])
@@ -288,19 +293,22 @@ def _read_block(path: Path) -> Iterator[tuple[OC20Record, str, str]]:
         yield record, str(arrays["slab"][row]), str(arrays["adsorbate"][row])
 
 
-def _check_settings(out: Path, settings: dict) -> None:
-    """Refuse to continue a run made with other settings."""
-    path = out / "settings.json"
-    if path.is_file():
-        found = json.loads(path.read_text())
-        if found != settings:
-            raise GenerationError(
-                f"{path} has {found}, this command has {settings}: use the same "
-                "settings to continue, or another output folder"
-            )
-        return
+def open_run(out: Path, settings: dict) -> RunManifest:
+    """Return the manifest of the run in a folder; a new run writes it.
+
+    Args:
+        out: Output folder; made if it does not exist.
+        settings: Arguments of :class:`Generator`.
+
+    Raises:
+        StoredRunError: The folder holds a run with other settings.
+    """
     (out / "blocks").mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(settings, indent=1) + "\n")
+    hint = "Use the same settings to continue, or another output folder."
+    manifest = RunManifest(out / "settings.json", settings, hint)
+    if not manifest.path.exists():
+        manifest.write()
+    return manifest
 
 
 def generate(out: Path, settings: dict, sizes: dict[str, int], jobs: int = 1) -> None:
@@ -309,13 +317,13 @@ def generate(out: Path, settings: dict, sizes: dict[str, int], jobs: int = 1) ->
     Args:
         out: Output folder; blocks go to ``out/blocks``.
         settings: Arguments of :class:`Generator`.
-        sizes: Records a split.
+        sizes: Records of each split.
         jobs: Processes; 1 works in this one. The result does not depend on it.
 
     Raises:
-        GenerationError: The folder holds a run with other settings.
+        StoredRunError: The folder holds a run with other settings.
     """
-    _check_settings(out, settings)
+    open_run(out, settings)
     blocks = plan(sizes)
     todo = [(block, out) for block in blocks if not block.path(out).is_file()]
     total = sum(sizes.values())
@@ -323,30 +331,22 @@ def generate(out: Path, settings: dict, sizes: dict[str, int], jobs: int = 1) ->
     with tqdm(total=total, initial=done, unit="record", desc="EMT") as bar:
         if not todo:
             return
-        if jobs == 1:
-            _start_worker(settings)
-            for task in todo:
-                block = _make_block(task)
-                bar.update(block.stop - block.start)
-            return
-        # spawn: the same on every platform, and no library state is inherited
-        context = multiprocessing.get_context("spawn")
-        with context.Pool(jobs, _start_worker, (settings,)) as pool:
-            for block in pool.imap_unordered(_make_block, todo):
+        with mapping_in(jobs, _start_process, (settings,)) as map_tasks:
+            for block in map_tasks(_make_block, todo):
                 bar.update(block.stop - block.start)
 
 
-def pack(out: Path, sizes: dict[str, int]) -> dict:
-    """Write ``<split>/data.lmdb`` from the blocks made so far.
+def pack(out: Path, settings: dict, sizes: dict[str, int]) -> dict:
+    """Write ``<split>/data.lmdb`` from the blocks made so far, and statistics.
 
     Args:
         out: Folder of :func:`generate`.
-        sizes: Records a split, as planned.
+        settings: Arguments of :class:`Generator`.
+        sizes: Records of each split, as planned.
 
     Returns:
-        Statistics by split, also written to ``statistics.json``.
+        Statistics by split, also written to ``statistics.json`` and printed.
     """
-    settings = json.loads((out / "settings.json").read_text())
     packages = ["ase", "numpy", "pymatgen", "spglib"]
     packages += ["fairchem-data-oc"] if settings["source"] == "oc20" else []
     versions = {name: importlib.metadata.version(name) for name in packages}
@@ -358,24 +358,23 @@ def pack(out: Path, sizes: dict[str, int]) -> dict:
             continue
         statistics = Statistics()
         path = out / split / "data.lmdb"
-        write_lmdb(path, statistics.watch(paths), overwrite=True)
+        write_lmdb(path, statistics.collect(paths), overwrite=True)
         summary[split] = statistics.summary()
         summary[split]["megabytes"] = round(path.stat().st_size / 1e6, 2)
-    text = json.dumps(summary, indent=1, ensure_ascii=False)
-    (out / "statistics.json").write_text(text + "\n")
+    write_statistics(out, summary)
     return summary
 
 
 class Statistics:
-    """Collects what describes a split while its records pass by."""
+    """Statistics of a split, collected while its records are written."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.dropped = Counter()
         self.slabs, self.adsorbates, self.metals = set(), set(), set()
         self.rows: list[tuple] = []
 
-    def watch(self, paths: Sequence[Path]) -> Iterator[OC20Record]:
-        """Yield the records of block files."""
+    def collect(self, paths: Sequence[Path]) -> Iterator[OC20Record]:
+        """Yield the records of block files, and add them to the statistics."""
         for path in paths:
             with np.load(path, allow_pickle=False) as arrays:
                 self.dropped.update(json.loads(str(arrays["dropped"])))
@@ -393,13 +392,11 @@ class Statistics:
                 yield record
 
     def summary(self) -> dict:
-        """Plain numbers: counts, sizes, displacements in Å, energies in eV."""
+        """Return plain numbers: counts, sizes, displacements in Å, energies in eV."""
         atoms, free, surface, adsorbate, y_init, y_relaxed = np.array(self.rows).T
-        # ADwT of "nothing moves": the share of 490 thresholds above the distance.
+        # ADwT of a copy of the input: the share of 490 thresholds above the distance.
         thresholds = np.arange(0.01, 0.5, 0.001)
         within = (free[:, None] < thresholds).mean()
-        energies = {"y_init": y_init, "y_relaxed": y_relaxed}
-        spread = (np.mean, np.std, np.min, np.max)
         return {
             "records": len(self.rows),
             "atoms": [int(atoms.min()), float(atoms.mean()), int(atoms.max())],
@@ -410,25 +407,19 @@ class Statistics:
             "displacement_surface": float(surface.mean()),
             "displacement_adsorbate": float(adsorbate.mean()),
             "copy_input_adwt": float(within),
-            **{
-                name: [float(measure(values)) for measure in spread]
-                for name, values in energies.items()
-            },
+            "y_init": spread(y_init),
+            "y_relaxed": spread(y_relaxed),
             "dropped": dict(sorted(self.dropped.items())),
         }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line: generate a set, then write its LMDB files."""
+    """Run the command: generate a set, then write its LMDB files."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.data.oc20_emt",
         description="Make an OC20-format set of EMT relaxations (EMT is not DFT).",
     )
-    parser.add_argument("out", type=Path, help="output folder")
-    parser.add_argument("--train", type=int, default=3000, help="training records")
-    parser.add_argument("--val", type=int, default=400, help="records a validation set")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    add_options(parser, train=3000, val=400)
     parser.add_argument(
         "--bulks",
         choices=SOURCES,
@@ -452,24 +443,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         "max_atoms": args.max_atoms,
     }
     try:
-        for name in ("train", "val", "jobs", "min_atoms"):
-            if getattr(args, name) < 1:
-                option = name.replace("_", "-")
-                raise GenerationError(f"--{option} must be at least 1")
+        check_options(args, min_atoms=1)
         if args.max_atoms <= args.min_atoms:
-            raise GenerationError("--max-atoms must be larger than --min-atoms")
-        if args.seed < 0:
-            raise GenerationError("--seed must not be negative")
-        if args.pack_only:
-            _check_settings(args.out, settings)
-        else:
-            generate(args.out, settings, sizes, args.jobs)
-        summary = pack(args.out, sizes)
-    except (GenerationError, OSError) as error:
+            raise InputError("--max-atoms must be larger than --min-atoms")
+        open_run(args.out, settings)
+        with locked(args.out):
+            if not args.pack_only:
+                generate(args.out, settings, sizes, args.jobs)
+            pack(args.out, settings, sizes)
+    except (InputError, OSError) as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
     except KeyboardInterrupt:
         parser.exit(130, f"\n{parser.prog}: stopped; the same command continues\n")
-    print(json.dumps(summary, indent=1, ensure_ascii=False))
     return 0
 
 

@@ -29,50 +29,34 @@ from ase.calculators.calculator import all_changes
 from ase.calculators.emt import parameters as EMT_TABLE
 from ase.data import chemical_symbols
 from ase.units import Bohr
-from pymatgen.optimization.neighbors import find_points_in_spheres
+
+from ppmat.datasets.graph_utils.periodic_graph import neighbour_pairs
 
 BETA = 1.809  # nearest-neighbour distance over Wigner-Seitz radius of fcc
-SKIN = 0.6  # Å by which the pair list reaches beyond the cut-off
-TAIL = 0.5  # Å from the middle of the switching function to the cut-off
-
-
-def pairs(
-    positions: np.ndarray, cell: np.ndarray, cutoff: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Directed pairs of atoms within ``cutoff`` Å, all periodic images.
-
-    Args:
-        positions: [N, 3], Å.
-        cell: [3, 3], rows, Å; periodic along each.
-        cutoff: Largest distance in Å.
-
-    Returns:
-        Centres i [E], neighbours j [E], images [E, 3] (whole numbers; the vector is
-        ``positions[j] + image @ cell - positions[i]``) and distances [E]. An atom
-        pairs with its own images but not with itself.
-    """
-    positions = np.ascontiguousarray(positions, dtype=np.float64)
-    i, j, image, distance = find_points_in_spheres(
-        positions, positions, float(cutoff), np.ones(3, dtype=np.int64),
-        np.ascontiguousarray(cell, dtype=np.float64), 1e-8,
-    )  # fmt: skip
-    other = distance > 1e-8
-    return i[other], j[other], image[other], distance[other]
+SKIN = 0.6  # Å, range of the stored pairs beyond the cut-off
+TAIL = 0.5  # Å, distance from the middle of the switching function to the cut-off
 
 
 class VectorEMT(Calculator):
-    """Drop-in for ASE's ``EMT()`` on structures periodic along all three vectors.
+    """Replacement of ASE's ``EMT()`` for structures periodic in all directions.
 
-    ``calculate`` gives ``energy`` and ``forces``; no stress. The pair list is reused
-    until an atom has moved by half the skin.
+    ``calculate`` gives ``energy`` and ``forces``, but no stress. The stored pairs are
+    used until an atom has moved by half the skin.
+
+    Example:
+        >>> from ase.build import bulk
+        >>> copper = bulk("Cu", cubic=True)
+        >>> copper.calc = VectorEMT()
+        >>> round(float(copper.get_potential_energy()), 4)
+        -0.0227
     """
 
     implemented_properties = ["energy", "free_energy", "forces"]
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        # The switching function is set by the largest atom of the table, whatever
-        # elements are present, so that energies of different systems are comparable.
+        # The largest atom of the table sets the switching function, also where that
+        # element is absent, so that energies of different systems are comparable.
         nearest = BETA * Bohr * max(row[1] for row in EMT_TABLE.values())
         self.middle = nearest * (sqrt(3.0) + 2.0) / 2.0
         self.slope = log(1.0e4 - 1.0) / (2.0 * nearest - self.middle)
@@ -83,7 +67,7 @@ class VectorEMT(Calculator):
         return 1.0 / (1.0 + np.exp(self.slope * (distance - self.middle)))
 
     def _set_elements(self, numbers: np.ndarray) -> None:
-        """Per-atom parameters [N] in eV and Å."""
+        """Set the parameters of each atom, [N], in eV and Å."""
         rows = np.array([EMT_TABLE[chemical_symbols[z]][:7] for z in numbers])
         self.e0, radius, self.v0, eta, kappa, decay, self.density = rows.T
         self.radius = radius * Bohr
@@ -106,7 +90,7 @@ class VectorEMT(Calculator):
             if same_box and (moved**2).sum(1).max() < (SKIN / 2) ** 2:
                 return
         self._listed = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell)
-        self.i, self.j, image, _ = pairs(
+        self.i, self.j, image, _ = neighbour_pairs(
             atoms.positions, atoms.cell.array, self.reach + SKIN
         )
         self.offset = image @ atoms.cell.array
@@ -133,7 +117,7 @@ class VectorEMT(Calculator):
         part2 = np.exp(-kappa * stretch) * amplitude
 
         size = len(atoms)
-        # An isolated atom has no density; the bound keeps its energy at the limit.
+        # An isolated atom has density 0; the bound keeps the logarithm finite.
         total = np.maximum(np.bincount(i, part1, size), 1.0e-300)
         expansion = -np.log(total / self.gamma1) / (BETA * self.eta)
         scaled = self.decay * expansion
@@ -143,7 +127,7 @@ class VectorEMT(Calculator):
         energy = (cohesive * (1.0 + scaled) + repulsive - self.e0).sum()
         energy += (strength * part2).sum()
 
-        # d energy / d expansion, then through the logarithm to the summed density
+        # derivative by the expansion, then, through the logarithm, by the density
         slope = -self.decay * scaled * cohesive - self.kappa * repulsive
         slope = -slope / (BETA * self.eta * total)
         fading = self.slope * (1.0 - switch)

@@ -34,31 +34,33 @@ from ase.data import reference_states
 from pymatgen.core import Lattice
 from pymatgen.core import Structure
 
+from ppmat.utils.errors import InputError
+from ppmat.utils.errors import check_choice
+
 METALS = ("Ag", "Al", "Au", "Cu", "Ni", "Pd", "Pt")
 ADSORBATE_ELEMENTS = ("H", "C", "N", "O")
 SPLITS = ("train", "val_id", "val_ood_ads", "val_ood_cat")
 SOURCES = ("oc20", "ase")
 MAX_ADSORBATE_ATOMS = 4
-VAL_ID_SHARE = 0.15  # of all (surface, adsorbate) pairs
+VAL_ID_SHARE = 0.15  # share of the (surface, adsorbate) pairs in the split val_id
 
 
-class GenerationError(RuntimeError):
-    """The generator cannot make what was asked for."""
+class GenerationError(InputError):
+    """A package is missing or wrong, or the settings allow no structure."""
 
 
 @dataclass(frozen=True)
 class Adsorbate:
-    """A gas-phase fragment: name, atomic numbers [A], positions [A, 3] Å, and the
-    atoms that may bind to the surface."""
+    """A gas-phase fragment."""
 
     name: str
-    numbers: np.ndarray
-    positions: np.ndarray
-    binding: tuple[int, ...]
+    numbers: np.ndarray  # [A] int64, atomic numbers
+    positions: np.ndarray  # [A, 3] float64, Å
+    binding: tuple[int, ...]  # rows of the atoms that may bind to the surface
 
 
 class _Discarded:
-    """Stands for calculators stored beside the structures, which are not needed."""
+    """Takes the place of stored calculators, which are not needed."""
 
     def __init__(self, *args, **kwargs):
         pass
@@ -72,9 +74,9 @@ def _discard(*args):
 
 
 class _DatabaseUnpickler(pickle.Unpickler):
-    """Reads the databases of ``fairchem-data-oc``: structures and numpy arrays only.
+    """Reads structures and numpy arrays from the databases of ``fairchem-data-oc``.
 
-    Results of calculators are dropped; any other class is refused.
+    Results of calculators are dropped. Any other class is refused.
     """
 
     _ALLOWED = {
@@ -97,27 +99,27 @@ class _DatabaseUnpickler(pickle.Unpickler):
             return super().find_class(module, name)
         raise GenerationError(
             f"the fairchem-data-oc database holds {module}.{name}, which is neither a "
-            "structure nor an array; install the tested version with "
-            "`pip install fairchem-data-oc==0.0.1`"
+            "structure nor an array",
+            hint="`pip install fairchem-data-oc==0.0.1` installs the tested version",
         )
 
 
 def _read_database(name: str):
-    """Load ``name`` (``bulks.pkl`` or ``adsorbates.pkl``) of fairchem-data-oc."""
-    advice = (
-        "install it with `pip install fairchem-data-oc==0.0.1` (the extra "
+    """Return the content of ``bulks.pkl`` or ``adsorbates.pkl`` of fairchem-data-oc."""
+    hint = (
+        "Install it with `pip install fairchem-data-oc==0.0.1` (the extra "
         "`[generator]`), or choose structures of ase.build with `--bulks ase`"
     )
     try:
         package = importlib.metadata.distribution("fairchem-data-oc")
     except importlib.metadata.PackageNotFoundError:
         raise GenerationError(
-            f"`--bulks oc20` needs the package fairchem-data-oc; {advice}"
+            "`--bulks oc20` needs the package fairchem-data-oc", hint=hint
         ) from None
     path = Path(package.locate_file(f"fairchem/data/oc/databases/pkls/{name}"))
     if not path.is_file():
         raise GenerationError(
-            f"fairchem-data-oc {package.version} has no {name} (0.0.1 has); {advice}"
+            f"fairchem-data-oc {package.version} has no {name} (0.0.1 has)", hint=hint
         )
     with open(path, "rb") as stream:
         return _DatabaseUnpickler(stream).load()
@@ -131,7 +133,7 @@ def _structure(atoms: Atoms) -> Structure:
 
 
 def oc20_bulks() -> dict[str, Structure]:
-    """The OC20 bulks made of EMT metals only, by Materials Project id."""
+    """Return the OC20 bulks made of EMT metals only, by Materials Project id."""
     return {
         row["src_id"]: _structure(row["atoms"])
         for row in _read_database("bulks.pkl")
@@ -140,7 +142,7 @@ def oc20_bulks() -> dict[str, Structure]:
 
 
 def oc20_adsorbates() -> dict[str, Adsorbate]:
-    """The OC20 adsorbates of up to ``MAX_ADSORBATE_ATOMS`` atoms of H, C, N, O."""
+    """Return the OC20 adsorbates of at most four atoms of H, C, N, O, by name."""
     found = {}
     for atoms, name, binding, *_ in _read_database("adsorbates.pkl").values():
         allowed = set(atoms.get_chemical_symbols()) <= set(ADSORBATE_ELEMENTS)
@@ -153,7 +155,10 @@ def oc20_adsorbates() -> dict[str, Adsorbate]:
 
 
 def ase_bulks() -> dict[str, Structure]:
-    """Elements and L1_2, L1_0 alloys of the EMT metals, by formula (Vegard's law)."""
+    """Return the EMT metals and their L1_2 and L1_0 alloys, by formula.
+
+    Lattice constants of alloys follow Vegard's law.
+    """
     constants = {m: reference_states[atomic_numbers[m]]["a"] for m in METALS}
     found = {}
     for metal in METALS:
@@ -171,7 +176,7 @@ def ase_bulks() -> dict[str, Structure]:
 
 
 def ase_adsorbates() -> dict[str, Adsorbate]:
-    """Small fragments from ``ase.build.molecule``; the first heavy atom binds."""
+    """Return small fragments of ``ase.build.molecule``; the first heavy atom binds."""
     names = (
         "H C N O OH NH CH CO NO CN N2 O2 H2O NH2 HCN HCO CH3 NH3 C2H2 H2CO H2O2 CH4"
     ).split()
@@ -186,16 +191,15 @@ def ase_adsorbates() -> dict[str, Adsorbate]:
 
 
 class Catalogue:
-    """Bulks and adsorbates of one source with the held-out ones set apart.
+    """Bulks and adsorbates of one source, and which of them are held out.
 
     Args:
         source: ``oc20`` (databases of fairchem-data-oc) or ``ase`` (``ase.build``).
         seed: Chooses which adsorbates and which sets of elements are held out.
     """
 
-    def __init__(self, source: str, seed: int):
-        if source not in SOURCES:
-            raise GenerationError(f"bulks {source!r}: choose one of {SOURCES}")
+    def __init__(self, source: str, seed: int) -> None:
+        check_choice("bulks", source, SOURCES)
         self.source, self.seed = source, seed
         bulks = oc20_bulks() if source == "oc20" else ase_bulks()
         adsorbates = oc20_adsorbates() if source == "oc20" else ase_adsorbates()
@@ -206,18 +210,18 @@ class Catalogue:
         names = list(self.adsorbates)
         count = max(1, len(names) // 5)
         self.held_adsorbates = sorted(rng.choice(names, count, replace=False).tolist())
-        # Only alloys are held out: each element stays in the training set.
+        # Only alloys are held out, so that training sees every element.
         alloys = sorted({c for c in map(self.composition, self.bulks) if "-" in c})
         count = max(1, len(alloys) // 4)
         self.held_compositions = sorted(rng.choice(alloys, count, replace=False))
         self.held_compositions = [str(c) for c in self.held_compositions]
 
     def composition(self, bulk: str) -> str:
-        """Elements of a bulk, such as ``Al-Ni``."""
+        """Return the elements of a bulk, such as ``Al-Ni``."""
         return "-".join(sorted(e.symbol for e in self.bulks[bulk].composition.elements))
 
     def choices(self, split: str) -> tuple[list[str], list[str]]:
-        """Names of the bulks and the adsorbates a split draws from."""
+        """Return the names of the bulks and the adsorbates of a split."""
         held_bulk = {
             b for b in self.bulks if self.composition(b) in self.held_compositions
         }
@@ -230,7 +234,7 @@ class Catalogue:
         return bulks, adsorbates
 
     def is_val_id(self, slab_key: str, adsorbate: str) -> bool:
-        """Whether a (surface, adsorbate) pair belongs to val_id and not to train."""
+        """Return whether a (surface, adsorbate) pair is in val_id, not in train."""
         text = f"{self.seed}|{slab_key}|{adsorbate}".encode()
         number = int.from_bytes(hashlib.sha256(text).digest()[:8], "big")
         return number < VAL_ID_SHARE * 2**64

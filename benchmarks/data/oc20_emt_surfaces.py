@@ -14,7 +14,8 @@
 
 """Geometry for :mod:`benchmarks.data.oc20_emt`: cut surfaces, place adsorbates.
 
-Cells have the lattice vectors as rows, a surface has its normal along +z. Lengths in Å.
+The rows of a cell are its lattice vectors. The normal of a surface is +z. Lengths are
+in Å.
 """
 
 import itertools
@@ -29,18 +30,18 @@ from pymatgen.core import Structure
 from pymatgen.core.surface import get_symmetrically_distinct_miller_indices
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
-from benchmarks.data.oc20_emt_potential import pairs
 from benchmarks.data.oc20_emt_sources import Adsorbate
 from benchmarks.data.oc20_emt_sources import GenerationError
+from ppmat.datasets.graph_utils.periodic_graph import neighbour_pairs
 
 MAX_MILLER = 2
-MIN_THICKNESS = 7.0
+MIN_THICKNESS = 7.0  # of a slab
 MIN_VACUUM = 20.0
 MIN_WIDTH = 8.0  # shortest in-plane lattice vector after tiling
 MIN_GAP = 0.3  # between two atomic planes of different terminations
-SURFACE_DEPTH = 2.0  # below the highest atom: always surface
-CONTACT_GAP = 0.1  # above the sum of covalent radii, first touch of an adsorbate
-BOND_MARGIN = 1.0  # above the sum of covalent radii: still bound
+SURFACE_DEPTH = 2.0  # atoms at most this far below the highest atom are surface atoms
+CONTACT_GAP = 0.1  # from adsorbate to slab, in addition to the covalent radii
+BOND_MARGIN = 1.0  # longest bond, in addition to the covalent radii
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Slab:
 
 
 def _turn_normal_to_z(cell: np.ndarray) -> np.ndarray:
-    """Rotation R [3, 3] so that ``cell @ R.T`` has a along x and a x b along z."""
+    """Return R [3, 3] such that ``cell @ R.T`` has a along x and a x b along z."""
     x = cell[0] / np.linalg.norm(cell[0])
     z = np.cross(cell[0], cell[1])
     z = z / np.linalg.norm(z)
@@ -67,25 +68,27 @@ def _turn_normal_to_z(cell: np.ndarray) -> np.ndarray:
 
 
 def wrap(positions: np.ndarray, cell: np.ndarray) -> np.ndarray:
-    """Positions [N, 3] moved into the cell (fractional coordinates in [0, 1))."""
+    """Return positions [N, 3] moved into the cell: fractional coordinates in [0, 1)."""
     fractional = np.linalg.solve(cell.T, positions.T).T % 1.0
     fractional[fractional >= 1.0 - 1e-9] = 0.0
     return fractional @ cell
 
 
 def _coordination(positions, cell, cutoff: float) -> np.ndarray:
-    return np.bincount(pairs(positions, cell, cutoff)[0], minlength=len(positions))
+    return np.bincount(
+        neighbour_pairs(positions, cell, cutoff)[0], minlength=len(positions)
+    )
 
 
 class Crystal:
-    """A bulk with what is needed to cut surfaces from its primitive cell.
+    """A bulk crystal from which surfaces are cut.
 
     Args:
         name: Name of the bulk, first part of each slab's key.
         structure: Any cell of the bulk.
     """
 
-    def __init__(self, name: str, structure: Structure):
+    def __init__(self, name: str, structure: Structure) -> None:
         analyzer = SpacegroupAnalyzer(structure, symprec=0.1)
         cell = analyzer.get_conventional_standard_structure()
         self.name = name
@@ -101,9 +104,9 @@ class Crystal:
             raise GenerationError(f"bulk {name}: spglib finds no primitive cell")
         self.cell, self.fractional, self.numbers = map(np.asarray, primitive)
         positions = self.fractional @ self.cell
-        centre, _, _, distance = pairs(positions, self.cell, 4.5)
+        centre, _, _, distance = neighbour_pairs(positions, self.cell, 4.5)
         nearest = [distance[centre == i].min() for i in range(len(positions))]
-        # between the first and the second shell of close-packed metals
+        # between the first and the second neighbour shell of close-packed metals
         self.cutoff = 1.25 * float(np.mean(nearest))
         count = _coordination(positions, self.cell, self.cutoff)
         self.coordination = {
@@ -111,8 +114,14 @@ class Crystal:
         }
 
     def plane_basis(self, miller: Sequence[int]) -> np.ndarray:
-        """Integer rows [3, 3]: two shortest in-plane vectors and one that leads to
-        the next lattice plane, in units of the primitive vectors.
+        """Return the basis of a lattice plane in units of the primitive vectors.
+
+        Args:
+            miller: Miller indices of the plane, for the conventional cell.
+
+        Returns:
+            int [3, 3], rows: the two shortest vectors in the plane, and one vector to
+            the next lattice plane.
 
         Raises:
             GenerationError: ``miller`` is no lattice plane of the primitive cell.
@@ -129,22 +138,22 @@ class Crystal:
         span = np.arange(-6, 7)
         steps = np.array(list(itertools.product(span, repeat=3)))
         length = np.linalg.norm(steps @ self.cell, axis=1)
-        # lengths rounded so that ties break by index on every machine
+        # Lengths are rounded, so that ties are broken by index on every machine.
         steps = steps[np.lexsort((*steps.T, length.round(4)))]
         level = steps @ plane
         within = steps[(level == 0) & steps.any(axis=1)]
         first = within[0]
         area = np.cross(first, within)
-        # neighbouring lattice points of the plane span exactly one cell
+        # Two neighbouring lattice points of the plane span exactly one cell.
         second = within[np.flatnonzero((area == plane).all(axis=1))[0]]
         return np.stack([first, second, steps[level == 1][0]])
 
     def key(self, number: int) -> str:
-        """Name of the bulk and Miller indices, such as ``mp-30|1 1 1``."""
+        """Return the name of the bulk and Miller indices, such as ``mp-30|1 1 1``."""
         return f"{self.name}|{' '.join(map(str, self.millers[number]))}"
 
     def cut(self, number: int, rng: np.random.Generator) -> Slab:
-        """Cut one slab along ``millers[number]``: random termination and side."""
+        """Return a slab along ``millers[number]`` with random termination and side."""
         miller = self.millers[number]
         basis = self.plane_basis(miller)
         cell = basis @ self.cell
@@ -153,7 +162,7 @@ class Crystal:
         fractional = self.fractional @ np.linalg.inv(basis)
         height = np.sort(fractional[:, 2] % 1.0)
         gaps = np.diff(np.append(height, height[0] + 1.0))
-        # dense stackings have no wide gap: cut them at their widest
+        # Dense stackings have no wide gap; they are cut at the widest one.
         cuts = np.flatnonzero(gaps >= min(MIN_GAP / spacing, gaps.max()))
         chosen = cuts[rng.integers(len(cuts))]
         fractional = fractional - [0.0, 0.0, height[chosen] + gaps[chosen] / 2]
@@ -168,10 +177,11 @@ class Crystal:
         positions = (images[:, None] + fractional[None]).reshape(-1, 3) @ cell
         numbers = np.tile(self.numbers, len(images)).astype(np.int64)
         cell = cell * np.array([[wide[0]], [wide[1]], [layers + empty]])
-        # Among the equivalent third vectors the one closest to the normal.
+        # Of the equivalent third vectors, take the one closest to the normal.
         cell[2] -= np.rint(cell[2, :2] @ np.linalg.inv(cell[:2, :2])) @ cell[:2]
         if rng.random() < 0.5:
-            # Half a turn about x shows the other side; b and c change sign with it.
+            # A rotation by 180 degrees about x exposes the other side; b and c change
+            # their signs with it.
             positions = positions * [1.0, -1.0, -1.0]
             cell = cell * [1.0, -1.0, -1.0] * np.array([[1.0], [-1.0], [-1.0]])
         middle = (positions[:, 2].max() + positions[:, 2].min()) / 2
@@ -181,7 +191,7 @@ class Crystal:
         return Slab(self.key(number), numbers, positions, cell, tags)
 
     def _tags(self, numbers, positions, cell) -> np.ndarray:
-        """1 for atoms near the top, or in the upper half and under-coordinated."""
+        """Return tag 1 near the top and where upper atoms are under-coordinated."""
         full = np.array([self.coordination[z] for z in numbers.tolist()])
         lacking = _coordination(positions, cell, self.cutoff) < full
         height = positions[:, 2]
@@ -191,14 +201,14 @@ class Crystal:
 
 
 def choose_site(slab: Slab, rng: np.random.Generator) -> np.ndarray:
-    """A random ontop, bridge or hollow site [3] of the surface atoms, in Å."""
+    """Return a random ontop, bridge or hollow site [3] of the surface atoms, Å."""
     surface = slab.positions[slab.tags == 1]
     images = np.array(list(itertools.product((-1, 0, 1), (-1, 0, 1), (0,))))
     tiled = (surface[None] + (images @ slab.cell)[:, None]).reshape(-1, 3)
     members = [surface[rng.integers(len(surface))]]
     for _ in range(rng.integers(3)):
         distance = np.linalg.norm(tiled[None] - np.array(members)[:, None], axis=-1)
-        # next corner: close to all corners chosen so far, random among near ties
+        # The next corner is close to all chosen corners, random among near ties.
         score = np.where(distance.min(axis=0) < 0.5, np.inf, distance.max(axis=0))
         near = np.flatnonzero(score < score.min() + 0.3)
         members.append(tiled[near[rng.integers(len(near))]])
@@ -208,11 +218,11 @@ def choose_site(slab: Slab, rng: np.random.Generator) -> np.ndarray:
 def place_adsorbate(
     slab: Slab, adsorbate: Adsorbate, rng: np.random.Generator
 ) -> np.ndarray:
-    """Adsorbate positions [A, 3] in Å, touching the surface at a random site.
+    """Return adsorbate positions [A, 3] in Å that touch the surface at a random site.
 
-    The binding atom points down within a random tilt of up to 20 degrees, the turn
-    about the normal is random. Then the fragment is lowered until the first pair of
-    atoms is as far apart as its covalent radii plus ``CONTACT_GAP``.
+    The binding atom points down with a random tilt of up to 20 degrees; the angle about
+    the normal is random. The fragment is lowered until the distance of the first pair
+    of atoms is the sum of their covalent radii plus ``CONTACT_GAP``.
     """
     anchor = adsorbate.positions[rng.choice(adsorbate.binding)]
     shape = adsorbate.positions - anchor
@@ -239,31 +249,36 @@ def place_adsorbate(
 
 
 def rotation_about_z(angle: float) -> np.ndarray:
-    """Rotation [3, 3] by ``angle`` radians; turns columns (``R @ x``)."""
+    """Return the rotation [3, 3] of column vectors (``R @ x``) by ``angle`` radians."""
     c, s = np.cos(angle), np.sin(angle)
     return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
 
 
 def _rotation_between(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Rotation [3, 3] that takes the direction of ``source`` to that of ``target``."""
+    """Return the rotation [3, 3] from the direction of ``source`` to ``target``."""
     u, v = source / np.linalg.norm(source), target / np.linalg.norm(target)
     middle = u + v
     length = np.linalg.norm(middle)
-    if length < 1e-6:  # opposite: half a turn about any perpendicular axis
+    if length < 1e-6:  # opposite: by 180 degrees about any perpendicular axis
         axis = np.cross(u, np.eye(3)[np.argmin(np.abs(u))])
         axis = axis / np.linalg.norm(axis)
         return 2 * np.outer(axis, axis) - np.eye(3)
     middle = middle / length
-    # two reflections: the first takes u to -u, the second takes -u to v
+    # Two reflections make a rotation: the first maps u to -u, the second -u to v.
     first = np.eye(3) - 2 * np.outer(u, u)
     second = np.eye(3) - 2 * np.outer(middle, middle)
     return second @ first
 
 
 def closest_ratio(atoms: Atoms, first: np.ndarray) -> float:
-    """Smallest distance over sum of covalent radii of pairs with one atom in
-    ``first`` [N] bool and the other outside it or a periodic image."""
-    i, j, image, d = pairs(atoms.positions, atoms.cell.array, 3.0)
+    """Return the smallest distance divided by the sum of covalent radii.
+
+    Args:
+        atoms: The structure.
+        first: bool [N]. Pairs have one atom of these; the other is none of them, or a
+            periodic image.
+    """
+    i, j, image, d = neighbour_pairs(atoms.positions, atoms.cell.array, 3.0)
     between = first[i] & (~first[j] | image.any(axis=1))
     radii = covalent_radii[atoms.numbers]
     ratio = d[between] / (radii[i] + radii[j])[between]
@@ -271,8 +286,8 @@ def closest_ratio(atoms: Atoms, first: np.ndarray) -> float:
 
 
 def is_adsorbed(atoms: Atoms, adsorbate: np.ndarray) -> bool:
-    """Whether each adsorbate atom is bound, through others or directly, to the slab."""
-    i, j, _, d = pairs(atoms.positions, atoms.cell.array, 4.0)
+    """Return whether every adsorbate atom is bound to the slab, perhaps via others."""
+    i, j, _, d = neighbour_pairs(atoms.positions, atoms.cell.array, 4.0)
     radii = covalent_radii[atoms.numbers]
     bond = d < radii[i] + radii[j] + BOND_MARGIN
     i, j = i[bond], j[bond]

@@ -14,9 +14,12 @@
 
 """Measure how fast synthetic images are drawn, and whether training waits for them.
 
-Reports the rate of one process by mode, noise and image size. Reports the time of a
-training step, and of its waiting for data, with two workers. The training is one epoch
-of ``sfin_*_enhance_synthetic.yaml`` with the network and batch of ``sfin_smoke.yaml``.
+"""How fast synthetic images are made, and whether a training waits for them.
+
+Rates of one process by mode, noise and image size, and the share of a training step
+that is spent waiting for data with two workers: ``sfin_synthetic.yaml`` with
+the network and the batch of ``sfin_smoke.yaml``, one epoch through the entry of
+train.py.
 
 Usage::
 
@@ -64,11 +67,12 @@ def waiting(mode: str, folder: Path) -> dict[str, float]:
     from ppmat.commands import train
     from ppmat.utils.config import load_config
 
-    file = CONFIGS / f"sfin_{mode}_enhance_synthetic.yaml"
+    file = CONFIGS / "sfin_synthetic.yaml"
     smoke = load_config(CONFIGS / "sfin_smoke.yaml")["Model"]["__init_params__"]
     config = load_config(
         file,
         [
+            f"Global.mode={mode}",
             "Global.num_workers=2",
             "Global.do_test=false",
             "Trainer.max_epochs=1",

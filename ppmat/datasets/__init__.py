@@ -15,9 +15,8 @@
 
 """Data sets, readers of files, and the factory of loaders.
 
-Names are looked up at first use, so that modules which need no Paddle (``oc20_lmdb``)
-do not load it. A new data set is listed here and in the table ``DATASETS`` of
-``factory.py``.
+Names are imported at first use, so that modules without Paddle (``oc20_lmdb``) do not
+load it. A new data set is listed here and in the table ``DATASETS`` of ``factory.py``.
 """
 
 from ppmat.utils.lazy import lazy

@@ -15,7 +15,7 @@
 
 """Batch samplers whose order is a function of seed and epoch, in one or many processes.
 
-They stand for Paddle's samplers of the same names in YAML files. Paddle's
+They replace Paddle's samplers of the same names in YAML files. Paddle's
 ``BatchSampler`` shuffles with numpy's global generator, so its order cannot be
 reproduced after a restart.
 """
@@ -29,40 +29,41 @@ import numpy as np
 import paddle.distributed as dist
 from paddle import io
 
+from ppmat.utils.errors import InputError
 from ppmat.utils.registry import ConfigError
 
 
 class DistributedBatchSampler(io.BatchSampler):
-    """Deals the batches of an epoch to the processes of a run.
+    """Distributes the batches of an epoch over the processes of a run.
 
     The samples of an epoch are put in order and cut into global batches of
-    ``batch_size * num_replicas``; of each, a process takes its slice of
-    ``batch_size``. So all processes together see in step t what one process with the
-    global batch size would see. A last, incomplete global batch is spread as evenly as
-    possible: sizes of the processes differ by at most one sample. If it holds fewer
-    samples than there are processes, then
+    ``batch_size * num_replicas``. Each process gets its slice of ``batch_size``, so all
+    processes together see in step t what one process with the global batch size would
+    see. A last, incomplete global batch is distributed as evenly as possible: the sizes
+    differ by at most one sample. If it holds fewer samples than there are processes,
 
     - with ``even=True`` (training: all processes must take the same number of steps)
       the first samples of the epoch are repeated, at most ``num_replicas - 1`` of
       them, until each process has one;
-    - with ``even=False`` (evaluation) some processes have one batch less. Each sample
-      is seen exactly once.
+    - with ``even=False`` (evaluation) some processes have one batch less, and each
+      sample is used exactly once.
 
-    How a trainer uses it::
+    ``len()`` is the number of batches of this process in a whole epoch. Without
+    ``set_epoch`` every pass has the same order.
 
-        sampler.set_epoch(epoch)   # the order is a function of (seed, epoch) only
-        sampler.start_batch = k    # after a resume: the first k batches of this
-        for batch in loader: ...   # process are left out without being loaded
-
-    Without ``set_epoch`` every pass has the same order. ``len()`` is the number of
-    batches of this process in a whole epoch, whatever ``start_batch`` is.
+    Example:
+        >>> sampler = DistributedBatchSampler(range(7), 2, num_replicas=1, rank=0)
+        >>> sampler.set_epoch(3)  # the order is a function of seed and epoch
+        >>> sampler.start_batch = 2  # after a resume: leave out the first batches
+        >>> list(sampler)
+        [[4, 5], [6]]
 
     Args:
         dataset: Anything with a length.
         batch_size: Samples per batch and process.
-        num_replicas: Number of processes; None asks ``paddle.distributed``.
-        rank: This process; None asks ``paddle.distributed``.
-        shuffle: Take a new random order in every epoch.
+        num_replicas: Number of processes; None uses that of ``paddle.distributed``.
+        rank: Number of this process; None uses that of ``paddle.distributed``.
+        shuffle: Use a new random order in every epoch.
         drop_last: Leave out the last global batch if it is incomplete.
         seed: Seed of the order; must be the same in all processes.
         even: See above.
@@ -85,14 +86,14 @@ class DistributedBatchSampler(io.BatchSampler):
         self.nranks = dist.get_world_size() if num_replicas is None else num_replicas
         self.local_rank = dist.get_rank() if rank is None else rank
         if batch_size < 1:
-            raise ConfigError(f"batch_size is {batch_size}, wanted at least 1")
+            raise ConfigError(f"batch_size is {batch_size}", wanted="at least 1")
         if not 0 <= self.local_rank < self.nranks:
             raise ConfigError(
-                f"rank is {self.local_rank}, wanted 0 to num_replicas - 1 = "
-                f"{self.nranks - 1}"
+                f"rank is {self.local_rank}",
+                wanted=f"0 to num_replicas - 1 = {self.nranks - 1}",
             )
         if seed < 0:
-            raise ConfigError(f"seed is {seed}, wanted 0 or more")
+            raise ConfigError(f"seed is {seed}", wanted="0 or more")
         self.dataset = dataset
         self.batch_size = batch_size
         self.shuffle = shuffle
@@ -104,20 +105,20 @@ class DistributedBatchSampler(io.BatchSampler):
 
     @property
     def start_batch(self) -> int:
-        """Batches of this process that the next pass leaves out; 0 after it began."""
+        """Number of batches the next pass leaves out; 0 once that pass has begun."""
         return self._start_batch
 
     @start_batch.setter
     def start_batch(self, value: int) -> None:
         if not 0 <= value <= len(self):
-            raise ValueError(
+            raise InputError(
                 f"start_batch is {value}, but an epoch of this process has "
                 f"{len(self)} batches; was the data set or batch size changed?"
             )
         self._start_batch = value
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order of the next pass and start it at its first batch."""
+        """Set the order of the next pass and start it at its first batch."""
         self.epoch = epoch
         self._start_batch = 0
 
@@ -128,7 +129,7 @@ class DistributedBatchSampler(io.BatchSampler):
     def _order(self) -> np.ndarray:
         if not self.shuffle:
             return np.arange(len(self.dataset))
-        # numpy guarantees the stream of RandomState for good, unlike Generator's.
+        # numpy keeps the stream of RandomState in all versions, unlike Generator's.
         bits = np.random.MT19937(np.random.SeedSequence([self.seed, self.epoch]))
         return np.random.RandomState(bits).permutation(len(self.dataset))
 
@@ -144,7 +145,7 @@ class DistributedBatchSampler(io.BatchSampler):
             yield np.array_split(rest_order, self.nranks)[self.local_rank].tolist()
 
     def _has_rest(self, rest: int) -> bool:
-        """Tell whether this process has a share of an incomplete global batch."""
+        """Return whether this process has samples of an incomplete global batch."""
         if self.drop_last or rest == 0:
             return False
         return self.even or self.local_rank < rest
@@ -159,7 +160,7 @@ class BatchSampler(DistributedBatchSampler):
 
     Args:
         dataset: Anything with a length.
-        shuffle: Take a new random order in every epoch.
+        shuffle: Use a new random order in every epoch.
         batch_size: Samples per batch.
         drop_last: Leave out the last batch if it is incomplete.
         seed: Seed of the order.

@@ -25,31 +25,29 @@ import numpy as np
 
 from ppmat.stem.images.micrograph import image_from
 from ppmat.stem.images.micrograph import read_micrograph
-
-_FORMATS = ("image_file",)
-_MODES = ("L",)
-_TYPES = ("float32", "float64")
+from ppmat.utils.errors import InputError
+from ppmat.utils.errors import check_choice
 
 PathLike = str | os.PathLike
 
 
 class BuildImage:
-    """Turns an image file, or a list of them, into [1, H, W] floats.
+    """Reads an image file, or a list of them, as [1, H, W] floats.
 
     Grey values are those of the file, whatever its depth: 0..65535 of a 16-bit file
-    stay 0..65535, fractions and negative values stay what they are.
+    stay 0..65535, and fractions and negative values are kept.
 
     Args:
         format: ``image_file``: any file ``read_micrograph`` reads.
-        mode: ``L``: one grey value per pixel. (In Pillow it means 8 bits too; not
-            here.) A colour picture of a grey image counts, one with real colours is an
+        mode: ``L``: one grey value per pixel, of any depth (in Pillow, ``L`` means 8
+            bits). A colour image with equal channels is grey; other colours are an
             error.
         dtype: ``float32`` or ``float64``. Integers up to 16 bits are exact in both.
-        num_cpus: Threads for a list; None or 1 works in this one. Decoding releases
-            Python's lock.
+        num_cpus: Threads for a list; None or 1 uses the current one. Decoding releases
+            Python's global lock.
 
     Raises:
-        ValueError: An argument with another value.
+        InputError: An argument with another value.
     """
 
     def __init__(
@@ -60,10 +58,8 @@ class BuildImage:
         num_cpus: int | None = None,
     ) -> None:
         _check(format, mode, dtype)
-        if num_cpus is not None and (
-            isinstance(num_cpus, bool) or not isinstance(num_cpus, int) or num_cpus < 1
-        ):
-            raise ValueError(f"num_cpus is {num_cpus!r}, wanted at least 1 or None")
+        if num_cpus is not None and (type(num_cpus) is not int or num_cpus < 1):
+            raise InputError(f"num_cpus is {num_cpus!r}", wanted="at least 1 or None")
         self.format = format
         self.mode = mode
         self.dtype = dtype
@@ -101,10 +97,6 @@ class BuildImage:
 
 
 def _check(format: str, mode: str, dtype: str) -> None:
-    found = {"format": format, "mode": mode, "dtype": dtype}
-    legal = {"format": _FORMATS, "mode": _MODES, "dtype": _TYPES}
-    for name, value in found.items():
-        if value not in legal[name]:
-            raise ValueError(
-                f"{name} is {value!r}, wanted {' or '.join(map(repr, legal[name]))}"
-            )
+    check_choice("format", format, ("image_file",))
+    check_choice("mode", mode, ("L",))
+    check_choice("dtype", dtype, ("float32", "float64"))

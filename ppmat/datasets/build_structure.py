@@ -13,7 +13,10 @@
 # limitations under the License.
 
 
-"""Crystal structures from CIF text and files, arrays, dictionaries, ASE atoms."""
+"""Crystal structures from CIF text and files, arrays, dictionaries, ASE atoms, records.
+
+Every description of a structure becomes a pymatgen ``Structure`` here.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +32,8 @@ from pymatgen.core.structure import Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 from pymatgen.io.cif import CifParser
 
+from ppmat.datasets.oc20_record import OC20Record
+from ppmat.utils.errors import InputError
 from ppmat.utils.errors import nearest
 from ppmat.utils.registry import ConfigError
 
@@ -48,17 +53,14 @@ def _from_array(data: Mapping) -> Structure:
             "the cell is missing: give 'lattice' or 'lengths' and 'angles'; found "
             f"{', '.join(map(str, data))}"
         )
-    species = [
-        int(z) if isinstance(z, (int, np.integer)) else z for z in data["atom_types"]
-    ]
     coords = np.asarray(data["frac_coords"], dtype=float)
-    return Structure(lattice, species, coords)
+    return Structure(lattice, list(data["atom_types"]), coords)
 
 
 def _from_cif_parser(text: str) -> Structure:
     found = CifParser.from_str(text).parse_structures(primitive=True, on_error="ignore")
     if not found:
-        raise ValueError("the CIF text holds no structure that can be read")
+        raise InputError("the CIF text holds no readable structure")
     return found[0]
 
 
@@ -68,6 +70,15 @@ def _from_jarvis(data: Mapping) -> Structure:
         data["elements"],
         np.asarray(data["coords"], dtype=float),
         coords_are_cartesian=bool(data["cartesian"]),
+    )
+
+
+def _from_record(record: OC20Record) -> Structure:
+    return Structure(
+        Lattice(record.cell),
+        record.atomic_numbers.tolist(),
+        record.pos.astype(np.float64),
+        coords_are_cartesian=True,
     )
 
 
@@ -83,10 +94,10 @@ _READERS = {
 
 
 class BuildStructure:
-    """Turns one description of a crystal, or a list of them, into pymatgen structures.
+    """Builds the pymatgen structure of one description of a crystal, or of a list.
 
     Args:
-        format: What is handed in:
+        format: What is given (an ``OC20Record`` is accepted with every format):
 
             - ``cif_str``: text of a CIF.
             - ``cif_str_by_CifParser``: the same, read leniently and always reduced
@@ -95,19 +106,25 @@ class BuildStructure:
             - ``array``: mapping with ``frac_coords`` [N, 3], ``atom_types`` [N]
               (atomic numbers or symbols) and either ``lattice`` [3, 3] (rows, Å;
               kept as given, orientation and handedness included) or ``lengths`` [3]
-              (Å) and ``angles`` [3] (degrees). ``lattice`` wins if all are there.
+              (Å) and ``angles`` [3] (degrees). ``lattice`` has priority.
             - ``dict``: ``Structure.as_dict()``.
             - ``jarvis``: ``Atoms.to_dict()`` of jarvis-tools, which is not needed.
             - ``ase_atoms``: ``ase.Atoms``.
         primitive: Reduce to the primitive cell.
-        niggli: Reduce the lattice by Niggli's algorithm. This permutes and turns the
+        niggli: Reduce the lattice by Niggli's algorithm. This permutes and rotates the
             axes, so it has to be off for slabs.
         canocial: Rebuild the cell from its lengths and angles, which loses the
-            orientation. The spelling is PaddleMaterials'.
+            orientation. The spelling is that of PaddleMaterials.
         num_cpus: Processes for a list; None or 1 works in this process.
 
     Raises:
         ConfigError: Unknown ``format``.
+
+    Example:
+        >>> build = BuildStructure("array", niggli=False, canocial=False)
+        >>> data = {"frac_coords": [[0, 0, 0]], "atom_types": [29]}
+        >>> build({**data, "lattice": 3 * np.eye(3)}).formula
+        'Cu1'
     """
 
     def __init__(
@@ -135,7 +152,10 @@ class BuildStructure:
     ) -> Structure:
         """Return the structure of one description; arguments as in the class."""
         _check_format(format)
-        crystal = _READERS[format](crystal_data)
+        if isinstance(crystal_data, OC20Record):
+            crystal = _from_record(crystal_data)
+        else:
+            crystal = _READERS[format](crystal_data)
         if primitive:
             crystal = crystal.get_primitive_structure()
         if niggli:
@@ -153,28 +173,28 @@ class BuildStructure:
         """Return the structure of one description, or the structures of a list.
 
         Raises:
-            ValueError: An entry of a list cannot be built; its position is named.
+            InputError: An item of a list cannot be built; the error names its position.
         """
         options = (self.format, self.primitive, self.niggli, self.canocial)
         if not isinstance(crystals_data, list):
             return self.build_one(crystals_data, *options)
         jobs = ((i, data, options) for i, data in enumerate(crystals_data))
         if self.num_cpus <= 1 or len(crystals_data) < 2:
-            return [_build_entry(job) for job in jobs]
-        # Children of a process that holds CUDA state are safe as long as they only
-        # run numpy and pymatgen; "spawn" would import Paddle in each of them.
+            return [_build_item(job) for job in jobs]
+        # A forked child of a process with CUDA state may run numpy and pymatgen.
+        # "spawn" would import Paddle in each child.
         context = multiprocessing.get_context("fork")
         with concurrent.futures.ProcessPoolExecutor(self.num_cpus, context) as pool:
-            return list(pool.map(_build_entry, jobs, chunksize=32))
+            return list(pool.map(_build_item, jobs, chunksize=32))
 
 
-def _build_entry(job) -> Structure:
+def _build_item(job: tuple) -> Structure:
     index, data, options = job
     try:
         return BuildStructure.build_one(data, *options)
     except Exception as error:
-        raise ValueError(
-            f"entry {index} (format '{options[0]}') is not a structure: "
+        raise InputError(
+            f"item {index} (format '{options[0]}') is not a structure: "
             f"{type(error).__name__}: {error}"
         ) from error
 

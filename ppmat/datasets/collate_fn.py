@@ -13,7 +13,7 @@
 # limitations under the License.
 
 
-"""From a list of samples to one batch."""
+"""The collator: makes one batch of a list of samples."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ import paddle
 
 from ppmat.datasets.custom_data_type import ConcatData
 from ppmat.datasets.custom_data_type import ConcatNumpyWarper
+from ppmat.utils.errors import InputError
 
 
-class CollateError(ValueError):
+class CollateError(InputError):
     """Samples that cannot form a batch."""
 
 
@@ -47,9 +48,14 @@ class DefaultCollator:
     None                                      None
     ========================================  =======================================
 
-    A field that only some samples have, a field of two kinds or arrays that do not
-    fit raise :class:`CollateError` naming the field and the samples; nothing is
-    dropped.
+    :class:`CollateError` names the field and the samples if only some samples have a
+    field, if a field has two kinds, or if arrays do not fit. Nothing is dropped.
+
+    Example:
+        >>> samples = [{"x": ConcatData(np.ones(n)), "n": n} for n in (2, 3)]
+        >>> batch = DefaultCollator()(samples)
+        >>> batch["x"].shape, batch["n"].tolist()
+        ((5,), [2, 3])
     """
 
     def __call__(self, batch: list[Any]) -> Any:
@@ -83,42 +89,39 @@ class DefaultCollator:
         if kind is numbers.Number:
             return np.array(values)
         if kind is Mapping:
-            return self._collate_mapping(values, path, names)
+            _check_same_fields(values, path, names)
+            return {
+                key: self._collate([v[key] for v in values], _child(path, key), names)
+                for key in first
+            }
         if kind is Sequence:
-            return self._collate_sequence(values, path, names)
+            for value, name in zip(values, names):
+                if len(value) != len(first):
+                    raise CollateError(
+                        f"field '{path}' has {len(first)} entries in {names[0]} but "
+                        f"{len(value)} in {name}"
+                    )
+            return [
+                self._collate(list(entries), _child(path, i), names)
+                for i, entries in enumerate(zip(*values))
+            ]
         return _join(values, kind, path, names)
 
-    def _collate_mapping(self, values, path, names):
-        first = values[0]
-        for value in values:
-            if value.keys() != first.keys():
-                key = sorted(map(str, value.keys() ^ first.keys()))[0]
-                has = [n for v, n in zip(values, names) if key in map(str, v)]
-                lacks = [n for v, n in zip(values, names) if key not in map(str, v)]
-                raise CollateError(
-                    f"field '{_child(path, key)}' is in {_some(has)} but not in "
-                    f"{_some(lacks)}; a batch needs the same fields in every sample"
-                )
-        return {
-            key: self._collate([v[key] for v in values], _child(path, key), names)
-            for key in first
-        }
 
-    def _collate_sequence(self, values, path, names):
-        for value, name in zip(values, names):
-            if len(value) != len(values[0]):
-                raise CollateError(
-                    f"field '{path}' has {len(values[0])} entries in {names[0]} but "
-                    f"{len(value)} in {name}"
-                )
-        return [
-            self._collate(list(entries), _child(path, i), names)
-            for i, entries in enumerate(zip(*values))
-        ]
+def _check_same_fields(values: list[Mapping], path: str, names: list[str]) -> None:
+    for value in values:
+        if value.keys() != values[0].keys():
+            key = sorted(map(str, value.keys() ^ values[0].keys()))[0]
+            has = [n for v, n in zip(values, names) if key in map(str, v)]
+            lacks = [n for v, n in zip(values, names) if key not in map(str, v)]
+            raise CollateError(
+                f"field '{_child(path, key)}' is in {_some(has)} but not in "
+                f"{_some(lacks)}; a batch needs the same fields in every sample"
+            )
 
 
-def _kind(value: Any):
-    """Return the row of the class table a value falls in; None for none."""
+def _kind(value: Any) -> type | None:
+    """Return the class of the table that a value belongs to; None if there is none."""
     if value is None:
         return type(None)
     for kind in (ConcatData, ConcatNumpyWarper, np.ndarray, paddle.Tensor, Mapping):
@@ -131,7 +134,8 @@ def _kind(value: Any):
     return Sequence if isinstance(value, Sequence) else None
 
 
-def _join(values, kind, path, names):
+def _join(values: list, kind: type, path: str, names: list[str]) -> Any:
+    """Stack arrays, or join them on axis 0."""
     arrays = [v.data for v in values] if kind is ConcatData else values
     joined = kind in (ConcatData, ConcatNumpyWarper)
     shapes = [tuple(a.shape) for a in arrays]

@@ -13,7 +13,7 @@
 # limitations under the License.
 
 
-"""Markers that tell the collator how a field of a sample is batched."""
+"""Array types that decide how the collator batches a field of a sample."""
 
 import numpy as np
 

@@ -13,7 +13,7 @@
 # limitations under the License.
 
 
-"""The one way from a ``Dataset.<split>`` block to a loader.
+"""Builds the loader of a ``Dataset.<split>`` block of a configuration.
 
 .. code-block:: yaml
 
@@ -30,9 +30,10 @@
           __class_name__: BatchSampler
           __init_params__: {batch_size: 8, shuffle: true, drop_last: false}
 
-``loader`` may be missing (no workers, DefaultCollator), and so may ``sampler`` (batch
-size 1, file order). With ``split_dataset_ratio: {train: 0.8, val: 0.1, test: 0.1}``
-one data set is split at random and ``{train,val,test}_sampler`` stand for ``sampler``.
+Without ``loader`` there are no workers and the collator is DefaultCollator. Without
+``sampler`` the batch size is 1, in file order. ``split_dataset_ratio: {train: 0.8, val:
+0.1, test: 0.1}`` splits one data set at random; ``{train,val,test}_sampler`` then
+replace ``sampler``.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ COLLATORS = Registry("collator", [DefaultCollator])
 SAMPLERS = Registry("batch sampler", [BatchSampler, DistributedBatchSampler])
 
 _SPLITS = ("train", "val", "test")
-# What build_dataloader sets itself, or what means nothing beside a batch sampler.
+# Arguments that build_dataloader sets itself, or that a batch sampler replaces.
 _RESERVED = {
     "self",
     "dataset",
@@ -100,25 +101,24 @@ def build_dataloader(
 ) -> io.DataLoader | dict[str, io.DataLoader | None] | None:
     """Build the loader of one split.
 
-    The sampler of the loader (``loader.batch_sampler``) gives a reproducible order
-    that can be entered in the middle; see
-    :class:`~ppmat.datasets.batch_sampler.DistributedBatchSampler`.
+    The order of ``loader.batch_sampler`` is reproducible, and a pass can start in the
+    middle; see :class:`~ppmat.datasets.batch_sampler.DistributedBatchSampler`.
 
     Args:
         cfg: The block of a split; it is not changed.
-        vocab: Handed to the data set as ``vocab`` if given.
+        vocab: Passed to the data set as ``vocab`` if given.
         where: YAML path of ``cfg``, for errors.
         seed: Seed of the sample order, of a random split and of the workers; the same
-            in all processes. ``seed`` in the sampler block wins for the order.
-        training: In several processes: True deals the same number of batches to each,
-            False deals every sample exactly once (for evaluation).
+            in all processes. ``seed`` in the sampler block has priority for the order.
+        training: In several processes, True gives all the same number of batches;
+            False uses every sample exactly once (for evaluation).
 
     Returns:
         The loader; with ``split_dataset_ratio`` a dict of loaders ``train``, ``val``,
         ``test`` (None for an empty part); None for None.
 
     Raises:
-        ConfigError: Whatever in the block cannot be meant, with its YAML path.
+        ConfigError: A part of the block is wrong; the error names its YAML path.
     """
     if cfg is None:
         return None
@@ -129,19 +129,19 @@ def build_dataloader(
         raise ConfigError(f"{where}: the block 'dataset' is missing")
     dataset = _build_dataset(cfg["dataset"], vocab, f"{where}.dataset")
     options = _loader_options(cfg.get("loader"), f"{where}.loader")
-    if not ratios:
+
+    def loader(part: io.Dataset, key: str, even: bool) -> io.DataLoader | None:
+        if len(part) == 0:
+            return None
+        path = f"{where}.{key}"
         return _build_loader(
-            dataset, options, cfg, "sampler", where, seed, even=training
+            part, options, cfg.get(key), where=path, seed=seed, even=even
         )
+
+    if not ratios:
+        return loader(dataset, "sampler", training)
     parts = _split(dataset, ratios, seed, f"{where}.split_dataset_ratio")
-    return {
-        name: _build_loader(
-            part, options, cfg, f"{name}_sampler", where, seed, even=name == "train"
-        )
-        if len(part)
-        else None
-        for name, part in parts.items()
-    }
+    return {n: loader(p, f"{n}_sampler", n == "train") for n, p in parts.items()}
 
 
 def set_build_sample(
@@ -155,8 +155,8 @@ def set_build_sample(
 ) -> DistributedBatchSampler:
     """Build the batch sampler of a data set.
 
-    ``BatchSampler`` becomes ``DistributedBatchSampler`` in several processes; the
-    batch size is per process.
+    In several processes, ``DistributedBatchSampler`` replaces ``BatchSampler``; the
+    batch size is that of one process.
 
     Args:
         sampler_cfg: The block; None means batch size 1 in file order.
@@ -167,7 +167,7 @@ def set_build_sample(
         even: See :class:`~ppmat.datasets.batch_sampler.DistributedBatchSampler`.
 
     Raises:
-        ConfigError: The block cannot be meant, or it leaves no batch.
+        ConfigError: The block is wrong.
     """
     if sampler_cfg is None:
         sampler_cfg = {CLASS_KEY: "BatchSampler", PARAMS_KEY: {"batch_size": 1}}
@@ -176,8 +176,8 @@ def set_build_sample(
     params = {"seed": seed, **params}
     if cls is BatchSampler and world_size > 1:
         logger.message(
-            f"{where}: {world_size} processes, so BatchSampler becomes "
-            "DistributedBatchSampler"
+            f"{where}: DistributedBatchSampler replaces BatchSampler in {world_size} "
+            "processes"
         )
         cls = DistributedBatchSampler
     if cls is DistributedBatchSampler:
@@ -210,12 +210,13 @@ def _loader_options(cfg: Any, where: str) -> dict[str, Any]:
         wanted = type(_LOADER_DEFAULTS[name])
         if wanted in (bool, int) and not fits(value, wanted):
             raise ConfigError(
-                f"{where}.{name}: wanted {wanted.__name__}, got "
-                f"{type(value).__name__} {value!r}"
+                f"{type(value).__name__} {value!r}",
+                where=f"{where}.{name}",
+                wanted=wanted.__name__,
             )
         lowest = {"prefetch_factor": 1, "reader_buffer_size": 1}.get(name, 0)
         if wanted is int and value < lowest:
-            raise ConfigError(f"{where}.{name} is {value}, wanted at least {lowest}")
+            raise ConfigError(f"{where}.{name} is {value}", wanted=f"at least {lowest}")
     name, params = options.pop("collate_fn"), options.pop("collate_params")
     if name not in COLLATORS:
         raise ConfigError(
@@ -232,16 +233,15 @@ def _loader_options(cfg: Any, where: str) -> dict[str, Any]:
 def _build_loader(
     dataset: io.Dataset,
     options: dict[str, Any],
-    cfg: Mapping,
-    sampler_key: str,
+    sampler_cfg: Mapping | None,
+    *,
     where: str,
     seed: int,
     even: bool,
 ) -> io.DataLoader:
-    where = f"{where}.{sampler_key}"
     world_size = dist.get_world_size()
     sampler = set_build_sample(
-        cfg.get(sampler_key), world_size, dataset, where=where, seed=seed, even=even
+        sampler_cfg, world_size, dataset, where=where, seed=seed, even=even
     )
     if len(sampler) == 0 and sampler.drop_last:
         raise ConfigError(
@@ -259,14 +259,14 @@ def _build_loader(
 def _split(
     dataset: io.Dataset, ratios: Any, seed: int, where: str
 ) -> dict[str, io.Dataset]:
-    """Split at random; the last part that is asked for takes what rounding leaves."""
+    """Split at random; the last part that is not empty gets the rounding rest."""
     if not isinstance(ratios, Mapping):
         raise ConfigError(f"{where}: expected train, val, test, got {ratios!r}")
     check_keys(ratios, _SPLITS, where)
     parts = {name: ratios.get(name) or 0 for name in _SPLITS}
     for name, ratio in parts.items():
         if not fits(ratio, float) or not 0 <= ratio <= 1:
-            raise ConfigError(f"{where}.{name} is {ratio!r}, wanted 0 to 1")
+            raise ConfigError(f"{where}.{name} is {ratio!r}", wanted="0 to 1")
     if abs(sum(parts.values()) - 1) > 1e-6:
         raise ConfigError(f"{where}: the parts add up to {sum(parts.values())}, not 1")
     sizes = [int(len(dataset) * ratio + 1e-6) for ratio in parts.values()]

@@ -13,7 +13,7 @@
 # limitations under the License.
 
 
-"""What Paddle's DataLoader lacks: an exact order of draws, signal-proof workers.
+"""A loader with a reproducible order of random draws and workers that ignore signals.
 
 Checked against Paddle 3.3.
 """
@@ -39,26 +39,26 @@ from paddle import io
 from ppmat.datasets.batch_sampler import DistributedBatchSampler
 
 _SIGNALS = {signal.SIGINT, signal.SIGTERM}
-_PARENT_CHECK = 1.0  # seconds
-_PLAIN = (str, bytes, int, float, type(None))
+_PARENT_CHECK = 1.0  # seconds between two checks that the parent process runs
+_PICKLABLE = (str, bytes, int, float, type(None))
 
 
 class Loader(io.DataLoader):
     """``paddle.io.DataLoader`` that differs in five points.
 
-    - Without workers a batch is made when it is asked for. Paddle makes it in a
-      thread, ahead of time: random draws of the data set and of the training mix in
-      an order that no resume can repeat, and a worker forked while that thread holds
-      a lock never gets it (``functools.cached_property`` up to Python 3.11).
-    - Arrays without elements pass through workers. Paddle stops with "Tensor holds no
-      memory" when one comes through shared memory; isolated atoms have no edges.
-    - Ctrl-C and a batch system signal the whole process group; workers leave that to
-      their parent, which still has to finish a step and write a checkpoint.
-    - A data set that has ``set_epoch`` is told the epoch of the batch sampler, so that
-      its random draws can be a function of seed, epoch and index. (Persistent workers
-      keep the epoch of their start.)
-    - An error in a worker is raised in the main process as what it was. Paddle prints
-      it in a thread and raises a SystemError that says nothing of the cause.
+    - Without workers a batch is made when it is requested. Paddle makes it earlier, in
+      a thread. Random draws of the data set and of the training then mix in an order
+      that a resumed run cannot repeat. A worker forked while that thread holds a lock
+      also waits forever (``functools.cached_property`` up to Python 3.11).
+    - Arrays without elements pass through workers; isolated atoms have no edges. Paddle
+      stops with "Tensor holds no memory" if one comes through shared memory.
+    - Workers ignore Ctrl-C and the signals of a batch system, which go to the whole
+      process group. Their parent still has to finish a step and write a checkpoint.
+    - A data set with ``set_epoch`` gets the epoch of the batch sampler, so that its
+      random draws can be a function of seed, epoch and index. (Persistent workers keep
+      the epoch of their start.)
+    - An error in a worker is raised in the main process as it was. Paddle prints it in
+      a thread and raises a SystemError without the cause.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Loader(io.DataLoader):
         super().__init__(
             *args,
             collate_fn=_Pack(collate_fn),
-            worker_init_fn=_Start(worker_init_fn),
+            worker_init_fn=_WorkerStart(worker_init_fn),
             **kwargs,
         )
 
@@ -83,9 +83,9 @@ class Loader(io.DataLoader):
                 samples = [self.dataset[i] for i in indices]
                 yield _map(self.collate_fn.collate_fn(samples), _to_tensor)
             return
-        # The workers inherit the mask, so no signal meets them half started.
+        # The workers inherit the mask, so no signal interrupts their start.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-        numbers = np.random.get_state()  # Paddle draws a seed that nobody uses here
+        numbers = np.random.get_state()  # Paddle draws a seed that is not used here
         dataset = self.dataset
         try:
             self.dataset = _Guarded(dataset)
@@ -106,7 +106,7 @@ def _to_tensor(field: Any) -> Any:
 
 @dataclass
 class _Empty:
-    """Stands for an array without elements on its way out of a worker."""
+    """Replaces an array without elements in a batch of a worker."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -123,11 +123,12 @@ class _Pack:
                 return _map(self.collate_fn(samples), _to_empty)
             except Exception as error:
                 failure = _Failure(error)
-        return [failure, np.zeros(1)]  # Paddle takes a batch without arrays for the end
+        # Paddle would read a batch without arrays as the end of the data.
+        return [failure, np.zeros(1)]
 
 
 class _Guarded:
-    """A data set whose errors are samples, in a worker."""
+    """A data set in a worker that returns errors as samples."""
 
     def __init__(self, dataset: io.Dataset) -> None:
         self.dataset = dataset
@@ -143,13 +144,13 @@ class _Guarded:
 
 
 class _Failure:
-    """An error on its way out of a worker, with the place where it was raised."""
+    """An error of a worker for the main process, with its traceback."""
 
     def __init__(self, error: Exception) -> None:
         self.text = traceback.format_exc()
         self.error: Exception = RuntimeError(f"{type(error).__name__}: {error}")
-        if all(isinstance(value, _PLAIN) for value in error.args):
-            with contextlib.suppress(TypeError):  # a constructor that takes others
+        if all(isinstance(value, _PICKLABLE) for value in error.args):
+            with contextlib.suppress(TypeError):  # the constructor has other arguments
                 self.error = type(error)(*error.args)
 
     def reraise(self) -> None:
@@ -178,11 +179,10 @@ def _map(batch: Any, function: Callable) -> Any:
 
 
 class WorkerInit:
-    """Seeds a worker.
+    """Seeds the global random generators of a worker: numpy, Python and Paddle.
 
-    The global generators of numpy, Python and Paddle get a state that depends on
-    seed, epoch, rank and worker, so no two draw alike. (``persistent_workers`` start
-    once, hence keep the epoch of their start.)
+    Their states depend on seed, epoch, rank and worker, so all workers draw different
+    numbers. (``persistent_workers`` keep the epoch of their start.)
     """
 
     def __init__(self, sampler: DistributedBatchSampler, seed: int) -> None:
@@ -197,24 +197,24 @@ class WorkerInit:
         paddle.seed(int(state[5]))
 
 
-class _Start:
-    """Begins a worker: it ends with its parent, not before and not later."""
+class _WorkerStart:
+    """Starts a worker that runs exactly as long as its parent."""
 
     def __init__(self, worker_init_fn: Callable[[int], None] | None) -> None:
         self.worker_init_fn = worker_init_fn
 
     def __call__(self, worker_id: int) -> None:
-        # Asking the system would give the wrong one if the parent is dead already.
+        # os.getppid() would return another process if the parent has ended already.
         parent = multiprocessing.parent_process().pid
-        threading.Thread(target=_follow, args=[parent], daemon=True).start()
+        threading.Thread(target=_end_with_parent, args=[parent], daemon=True).start()
         if self.worker_init_fn is not None:
             self.worker_init_fn(worker_id)
 
 
-def _follow(parent: int) -> None:
-    """End this worker when its parent says so or is gone.
+def _end_with_parent(parent: int) -> None:
+    """End this worker when its parent signals it or has ended.
 
-    Paddle's own watchdog does not run while a worker waits for work.
+    Paddle's own check does not run while a worker waits for work.
     """
     while os.getppid() == parent:
         info = signal.sigtimedwait({signal.SIGTERM}, _PARENT_CHECK)

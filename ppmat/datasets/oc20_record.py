@@ -12,25 +12,61 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""One OC20 structure: the canonical record, and what a file's fields must satisfy."""
+"""One adsorbate-on-slab structure: the record that files and users' structures become.
+
+:class:`OC20Record` is the only form in which the library handles a structure.
+:meth:`OC20Record.from_fields` makes one of a file's fields and checks them,
+:func:`structure_to_record` of ``ase.Atoms`` or a pymatgen ``Structure``,
+:func:`record_from_frames` of the frames of a relaxation.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 from typing import Any
 
+import ase
 import numpy as np
 from ase.constraints import FixAtoms
 
 from ppmat.datasets.pyg_pickle import OC20FormatError
+from ppmat.utils import logger
+from ppmat.utils.errors import InputError
 from ppmat.utils.periodic import check_cell
 from ppmat.utils.periodic import minimum_image
+
+if TYPE_CHECKING:
+    from pymatgen.core.structure import Structure
+
+SMALLEST_DISTANCE = 0.05  # Å; atoms closer than this are two copies of one atom
+MAX_ATOMIC_NUMBER = 118
+# Fields of the official files in their order, with the dtype of their arrays.
+_FILE_FIELDS = {
+    "edge_index": np.int64,
+    "pos": np.float32,
+    "cell": np.float32,
+    "atomic_numbers": np.float32,
+    "natoms": None,
+    "cell_offsets": np.int64,
+    "force": np.float32,
+    "distances": np.float32,
+    "fixed": np.float32,
+    "sid": None,
+    "tags": np.int64,
+    "y_init": None,
+    "y_relaxed": None,
+    "pos_relaxed": np.float32,
+}
 
 
 @dataclasses.dataclass(eq=False, repr=False)
 class OC20Record:
     """One adsorbate-on-slab structure, initial and (when known) relaxed.
+
+    ``N`` is the number of atoms, ``E`` the number of edges.
 
     Attributes:
         sid: System id.
@@ -41,12 +77,12 @@ class OC20Record:
         fixed: bool [N]: atoms that do not move.
         y_init: Adsorption energy of the initial structure, eV.
         y_relaxed: Adsorption energy of the relaxed structure, eV.
-        pos_relaxed: Relaxed positions, float32 [N, 3], Å; wrapped independently of
-            ``pos``, so use :attr:`displacement` and not the difference.
+        pos_relaxed: Relaxed positions, float32 [N, 3], Å. Files wrap them into the
+            cell independently of ``pos``: use :attr:`displacement`, not the difference.
         edge_index: Stored graph, int64 [2, E]: row 0 neighbour, row 1 centre.
         cell_offsets: int64 [E, 3]: edge vector =
             ``pos[row 0] - pos[row 1] + cell_offsets @ cell``.
-        distances: float32 [E], Å.
+        distances: Length of each edge, float32 [E], Å.
         force: Forces on the initial structure, float32 [N, 3], eV/Å.
     """
 
@@ -83,115 +119,96 @@ class OC20Record:
     def from_fields(
         cls, fields: Mapping[str, Any], where: str = "", default_sid: str = ""
     ) -> OC20Record:
-        """Make a record from a file's fields, whatever writer made them, and check it.
+        """Make a record from the fields of a file, and check it.
 
-        ``y`` or ``energy`` stand for ``y_init`` and ``forces`` for ``force`` (fairchem
-        1.x). Missing ``tags`` are 0, missing ``fixed`` is False. ``pbc`` is ignored.
+        Several writers are accepted: ``y`` and ``energy`` mean ``y_init``, ``forces``
+        means ``force`` (fairchem 1.x). Missing ``tags`` are 0, missing ``fixed`` is
+        False. ``pbc`` is ignored.
 
         Args:
             fields: As returned by :func:`ppmat.datasets.pyg_pickle.loads`.
             where: File and key, for errors.
-            default_sid: Id when the record has none.
+            default_sid: Id if the fields have none.
 
         Raises:
-            OC20FormatError: A field is missing, has a wrong shape, or a value that
-                cannot be: NaN, a cell without volume, an unknown element.
+            OC20FormatError: A field is missing or has a wrong shape; a value is NaN;
+                the cell has no volume; an element is unknown.
         """
-        return _Canonical(fields, where).record(default_sid)
+        return _FieldReader(fields, where).record(default_sid)
 
     def to_fields(self) -> dict[str, Any]:
         """Return the fields in the order and dtypes of the official files."""
         sid: Any = self.sid
         if sid.isascii() and sid.isdigit() and str(int(sid)) == sid:
             sid = int(sid)
-        fields = {
-            "edge_index": _as(self.edge_index, np.int64),
-            "pos": _as(self.pos, np.float32),
-            "cell": _as(self.cell, np.float32).reshape(1, 3, 3),
-            "atomic_numbers": _as(self.atomic_numbers, np.float32),
-            "natoms": len(self.pos),
-            "cell_offsets": _as(self.cell_offsets, np.int64),
-            "force": _as(self.force, np.float32),
-            "distances": _as(self.distances, np.float32),
-            "fixed": _as(self.fixed, np.float32),
-            "sid": sid,
-            "tags": _as(self.tags, np.int64),
-            "y_init": self.y_init,
-            "y_relaxed": self.y_relaxed,
-            "pos_relaxed": _as(self.pos_relaxed, np.float32),
+        cell = np.reshape(self.cell, (1, 3, 3))
+        values = {**vars(self), "cell": cell, "natoms": len(self.pos), "sid": sid}
+        return {
+            name: values[name]
+            if dtype is None
+            else np.asarray(values[name]).astype(dtype, copy=False)
+            for name, dtype in _FILE_FIELDS.items()
+            if values[name] is not None
         }
-        return {name: value for name, value in fields.items() if value is not None}
 
 
-def _as(array: np.ndarray | None, dtype: type) -> np.ndarray | None:
-    return None if array is None else np.asarray(array).astype(dtype, copy=False)
-
-
-class _Canonical:
-    """The checks of one record's fields."""
+class _FieldReader:
+    """Reads the fields of one record; every fault names the file and the key."""
 
     def __init__(self, fields: Mapping[str, Any], where: str) -> None:
         self.fields = fields
         self.prefix = f"{where}: " if where else ""
 
     def record(self, default_sid: str) -> OC20Record:
-        pos = self.floats("pos", (-1, 3), required=True)
+        pos = self.array("pos", (-1, 3), np.float32, required=True)
         natoms = len(pos)
         if natoms == 0:
             self.fail("the structure has no atoms")
         stated = self.number("natoms")
         if stated is not None and stated != natoms:
             self.fail(f"natoms is {stated:g}, but pos has {natoms} rows")
-        cell = self.array("cell", required=True)
-        if cell.size != 9:
-            self.fail(f"cell has shape {cell.shape}, expected (3, 3) or (1, 3, 3)")
-        cell = cell.reshape(3, 3).astype(np.float32)
-        try:
-            check_cell(cell.astype(np.float64))
-        except ValueError as err:
-            self.fail(str(err))
-        numbers = self.integers("atomic_numbers", (natoms,), required=True)
-        if numbers.min() < 1 or numbers.max() > 118:
-            bad = numbers[(numbers < 1) | (numbers > 118)][0]
-            self.fail(f"atomic_numbers holds {bad}, which is no element (1..118)")
-        tags = self.integers("tags", (natoms,))
-        fixed = self.integers("fixed", (natoms,))
-        if fixed is None:
-            fixed = np.zeros(natoms, dtype=np.int64)
-        elif fixed.min() < 0 or fixed.max() > 1:
+        numbers = self.array("atomic_numbers", (natoms,), np.int64, required=True)
+        if numbers.min() < 1 or numbers.max() > MAX_ATOMIC_NUMBER:
+            bad = numbers[(numbers < 1) | (numbers > MAX_ATOMIC_NUMBER)][0]
+            self.fail(
+                f"atomic_numbers holds {bad}, which is no element "
+                f"(1..{MAX_ATOMIC_NUMBER})"
+            )
+        tags = self.array("tags", (natoms,), np.int64)
+        fixed = self.array("fixed", (natoms,), np.int64)
+        if fixed is not None and (fixed.min() < 0 or fixed.max() > 1):
             self.fail("fixed holds values other than 0 and 1")
-        edge_index = self.integers("edge_index", (2, -1))
+        edge_index = self.array("edge_index", (2, -1), np.int64)
         edges = -1 if edge_index is None else edge_index.shape[1]
         if edges > 0 and not 0 <= edge_index.min() <= edge_index.max() < natoms:
             self.fail(f"edge_index refers to atoms beyond the {natoms} there are")
+        force = "force" if "force" in self.fields else "forces"
         return OC20Record(
             sid=self.sid(default_sid),
             atomic_numbers=numbers,
             pos=pos,
-            cell=cell,
+            cell=self.cell(),
             tags=np.zeros(natoms, dtype=np.int64) if tags is None else tags,
-            fixed=fixed.astype(bool),
+            fixed=np.zeros(natoms, bool) if fixed is None else fixed.astype(bool),
             y_init=self.number("y_init", "y", "energy"),
             y_relaxed=self.number("y_relaxed"),
-            pos_relaxed=self.floats("pos_relaxed", (natoms, 3)),
+            pos_relaxed=self.array("pos_relaxed", (natoms, 3), np.float32),
             edge_index=edge_index,
-            cell_offsets=self.integers("cell_offsets", (edges, 3)),
-            distances=self.floats("distances", (edges,)),
-            force=self.floats("force", (natoms, 3))
-            if "force" in self.fields
-            else self.floats("forces", (natoms, 3)),
+            cell_offsets=self.array("cell_offsets", (edges, 3), np.int64),
+            distances=self.array("distances", (edges,), np.float32),
+            force=self.array(force, (natoms, 3), np.float32),
         )
 
     def fail(self, reason: str) -> None:
         raise OC20FormatError(self.prefix + reason)
 
-    def array(self, name: str, required: bool = False) -> np.ndarray | None:
+    def raw(self, name: str, required: bool = False) -> np.ndarray | None:
+        """Return a field as an array of numbers, or None if the record has none."""
         value = self.fields.get(name)
         if value is None:
             if required:
-                self.fail(
-                    f"the record has no {name}; it has {', '.join(self.fields) or '-'}"
-                )
+                found = ", ".join(self.fields) or "nothing"
+                self.fail(f"the record has no {name}; it has {found}")
             return None
         try:
             array = np.asarray(value)
@@ -201,8 +218,11 @@ class _Canonical:
             self.fail(f"{name} is no array of numbers")
         return array
 
-    def shaped(self, name: str, shape: tuple, required: bool) -> np.ndarray | None:
-        array = self.array(name, required)
+    def array(
+        self, name: str, shape: tuple[int, ...], dtype: type, required: bool = False
+    ) -> np.ndarray | None:
+        """Return a field of a shape (-1: any size) as float32 or int64, checked."""
+        array = self.raw(name, required)
         if array is None:
             return None
         if array.ndim != len(shape) or any(
@@ -210,33 +230,29 @@ class _Canonical:
         ):
             text = ", ".join("any" if size < 0 else str(size) for size in shape)
             self.fail(f"{name} has shape {array.shape}, expected ({text})")
-        return array
-
-    def floats(
-        self, name: str, shape: tuple, required: bool = False
-    ) -> np.ndarray | None:
-        array = self.shaped(name, shape, required)
-        if array is None:
-            return None
-        array = array.astype(np.float32, copy=False)
-        if not np.isfinite(array).all():
+        if dtype is np.int64 and array.dtype.kind == "f":
+            if not (np.abs(array) < 1 << 31).all() or (array != np.rint(array)).any():
+                self.fail(f"{name} holds numbers that are no integers")
+        array = array.astype(dtype, copy=False)
+        if dtype is np.float32 and not np.isfinite(array).all():
             self.fail(f"{name} holds NaN or infinite numbers")
         return array
 
-    def integers(
-        self, name: str, shape: tuple, required: bool = False
-    ) -> np.ndarray | None:
-        array = self.shaped(name, shape, required)
-        if array is None or array.dtype == np.int64:
-            return array
-        if array.dtype.kind == "f":
-            if not (np.abs(array) < 1 << 31).all() or (array != np.rint(array)).any():
-                self.fail(f"{name} holds numbers that are no integers")
-        return array.astype(np.int64)
+    def cell(self) -> np.ndarray:
+        cell = self.raw("cell", required=True)
+        if cell.size != 9:
+            self.fail(f"cell has shape {cell.shape}, expected (3, 3) or (1, 3, 3)")
+        cell = cell.reshape(3, 3).astype(np.float32)
+        try:
+            check_cell(cell.astype(np.float64))
+        except ValueError as err:
+            self.fail(str(err))
+        return cell
 
     def number(self, *names: str) -> float | None:
+        """Return the first of several fields that the record has."""
         for name in names:
-            array = self.array(name)
+            array = self.raw(name)
             if array is not None:
                 if array.size != 1:
                     self.fail(f"{name} has shape {array.shape}, expected one number")
@@ -254,18 +270,162 @@ class _Canonical:
             return default
         if isinstance(value, str):
             return value
-        array = self.array("sid")
+        array = self.raw("sid")
         if array.size != 1:
             self.fail(f"sid has shape {array.shape}, expected one number or a string")
         return str(int(array.reshape(())))
 
 
-def fixed_atoms(atoms: Any, where: str) -> np.ndarray:
+# Checks of what a sample needs -------------------------------------------------------
+
+
+def check_record(record: OC20Record, closest: float = SMALLEST_DISTANCE) -> None:
+    """Check the tags and the distances of a record; its fields are checked already.
+
+    Args:
+        record: The record.
+        closest: Atoms closer than this [Å] are an error.
+
+    Raises:
+        InputError: A tag is not 0, 1 or 2, or two atoms are too close.
+    """
+    from ppmat.datasets.graph_utils.periodic_graph import check_distances
+    from ppmat.datasets.graph_utils.periodic_graph import neighbour_pairs
+
+    check_tags(record)
+    pairs = neighbour_pairs(record.pos, record.cell, closest)
+    check_distances(pairs, closest, f"sid {record.sid}: ")
+
+
+def check_tags(record: OC20Record) -> None:
+    """Raise ``InputError`` if a tag is not 0, 1 or 2."""
+    if record.tags.min() < 0 or record.tags.max() > 2:
+        raise InputError(
+            f"sid {record.sid}: tags hold {np.unique(record.tags).tolist()}; OC20 "
+            "uses 0 (sub-surface), 1 (surface), 2 (adsorbate). The surface builders "
+            "of ASE number layers instead: set the tags again"
+        )
+
+
+# Structures of a user and relaxations ------------------------------------------------
+
+
+def structure_to_record(
+    structure: ase.Atoms | Structure | OC20Record,
+    sid: str = "",
+    closest: float = SMALLEST_DISTANCE,
+    warn: bool = True,
+) -> OC20Record:
+    """Make a record without labels of a structure of a user.
+
+    - ``ase.Atoms``: tags from ``get_tags()`` in OC20's meaning, fixed atoms from
+      ``FixAtoms``, id from ``info["sid"]``. All three directions count as periodic.
+    - pymatgen ``Structure``: site properties ``tags`` and ``fixed`` (or
+      ``selective_dynamics``), where they exist.
+    - ``OC20Record``: itself.
+
+    Without tags every atom counts as sub-surface. Without constraints no atom is
+    fixed. The log reports both.
+
+    Args:
+        structure: The structure.
+        sid: Id of the record; "" takes the structure's own if it has one.
+        closest: Atoms closer than this [Å] are an error.
+        warn: Report missing tags and fixed atoms in the log.
+
+    Raises:
+        InputError: No cell, NaN, unknown elements, tags other than 0, 1 and 2, two
+            atoms at one place, a constraint other than ``FixAtoms``, partial
+            occupation.
+        TypeError: Another kind of object.
+
+    Example:
+        >>> from ase.build import fcc111
+        >>> slab = fcc111("Cu", (2, 2, 3), vacuum=8.0)
+        >>> slab.set_tags([0] * 8 + [1] * 4)
+        >>> structure_to_record(slab, "clean", warn=False)
+        OC20Record(sid='clean', 12 atoms, 0 fixed, y_relaxed unknown)
+    """
+    # Imported here because the commands start without pymatgen.
+    from pymatgen.core.structure import IStructure
+
+    if isinstance(structure, OC20Record):
+        record = structure
+    elif isinstance(structure, ase.Atoms):
+        record = _from_atoms(structure, sid, warn)
+    elif isinstance(structure, IStructure):
+        record = _from_pymatgen(structure, sid, warn)
+    else:
+        raise TypeError(
+            f"structure {sid!r} is {type(structure).__name__}; wanted ase.Atoms, a "
+            "pymatgen Structure (a molecule has no cell) or an OC20Record"
+        )
+    check_record(record, closest)
+    return record
+
+
+def _from_atoms(atoms: ase.Atoms, sid: str, warn: bool) -> OC20Record:
+    sid = sid or str(atoms.info.get("sid", ""))
+    if atoms.cell.rank < 3:
+        raise InputError(
+            f"structure {sid!r} ({atoms.get_chemical_formula()}) has no cell in all "
+            "three directions; a slab needs one, with vacuum along its normal "
+            "(atoms.center(vacuum=10, axis=2))"
+        )
+    fields = {
+        "atomic_numbers": atoms.numbers,
+        "pos": atoms.positions,
+        "cell": atoms.cell.array,
+        "tags": atoms.get_tags() if atoms.has("tags") else None,
+        "fixed": fixed_atoms(atoms, f"structure {sid!r}"),
+    }
+    return _checked_record(fields, sid, warn)
+
+
+def _from_pymatgen(structure: Structure, sid: str, warn: bool) -> OC20Record:
+    if not structure.is_ordered:
+        raise InputError(
+            f"structure {sid!r} has partly occupied sites; choose one ordering"
+        )
+    properties = structure.site_properties
+    for name in ("tags", "fixed", "selective_dynamics"):
+        missing = [i for i, v in enumerate(properties.get(name, ())) if v is None]
+        if missing:
+            raise InputError(
+                f"structure {sid!r}: atom {missing[0]} has no site property '{name}', "
+                "unlike others"
+            )
+    fixed = properties.get("fixed")
+    if fixed is None and "selective_dynamics" in properties:
+        fixed = ~np.array(properties["selective_dynamics"], dtype=bool).any(axis=1)
+    fields = {
+        "atomic_numbers": [site.specie.Z for site in structure],
+        "pos": structure.cart_coords,
+        "cell": structure.lattice.matrix,
+        "tags": properties.get("tags"),
+        "fixed": fixed,
+    }
+    return _checked_record(fields, sid, warn)
+
+
+def _checked_record(fields: dict[str, Any], sid: str, warn: bool) -> OC20Record:
+    if fields["tags"] is None and warn:
+        logger.warning(
+            f"structure {sid!r} has no tags (0 sub-surface, 1 surface, 2 adsorbate): "
+            "every atom counts as sub-surface"
+        )
+    record = OC20Record.from_fields({**fields, "sid": sid}, f"structure {sid!r}")
+    if warn and not record.fixed.any():
+        logger.warning(f"structure {sid!r} has no fixed atoms: all of them may move")
+    return record
+
+
+def fixed_atoms(atoms: ase.Atoms, where: str) -> np.ndarray:
     """Return which atoms the ``FixAtoms`` constraints of ``ase.Atoms`` hold, bool [N].
 
     Args:
-        atoms: The ``ase.Atoms``.
-        where: Their name, for the error.
+        atoms: The structure.
+        where: Its name, for the error.
 
     Raises:
         OC20FormatError: There is a constraint of another kind.
@@ -274,25 +434,25 @@ def fixed_atoms(atoms: Any, where: str) -> np.ndarray:
     for constraint in atoms.constraints:
         if not isinstance(constraint, FixAtoms):
             raise OC20FormatError(
-                f"{where}: constraint {type(constraint).__name__}; only FixAtoms has "
-                "a meaning here. Remove it or fix whole atoms"
+                f"{where}: constraint {type(constraint).__name__} is not supported, "
+                "only FixAtoms. Remove it or fix whole atoms"
             )
         fixed[constraint.index] = True
     return fixed
 
 
 def record_from_frames(
-    frames: list, sid: str, energy_key: str | None = None
+    frames: Sequence[ase.Atoms], sid: str, energy_key: str | None = None
 ) -> OC20Record:
-    """Make a record from the ``ase.Atoms`` of one relaxation.
+    """Make a record from the frames of one relaxation.
 
     Args:
-        frames: The first is the initial structure, the last the relaxed one; a single
+        frames: The first is the initial structure, the last the relaxed one. A single
             frame gives a record without relaxed structure.
         sid: System id.
         energy_key: Key of ``atoms.info`` with the **adsorption** energy in eV, as OC20
             defines it (slab + adsorbate minus clean slab minus gas-phase reference).
-            A total energy is never turned into one; without a key none is stored.
+            Total energies are never converted. None stores no energy.
 
     Raises:
         OC20FormatError: The frames differ in atoms or cell, a constraint is not
@@ -304,7 +464,6 @@ def record_from_frames(
         last.cell.tolist(),
     ):
         raise OC20FormatError(f"{sid}: first and last frame differ in atoms or cell")
-    fixed = fixed_atoms(first, sid)
     energies = []
     for atoms in (first, last) if energy_key is not None else ():
         if energy_key not in atoms.info:
@@ -320,7 +479,7 @@ def record_from_frames(
         pos=first.positions.astype(np.float32),
         cell=first.cell.array.astype(np.float32),
         tags=first.get_tags().astype(np.int64),
-        fixed=fixed,
+        fixed=fixed_atoms(first, sid),
         y_init=energies[0] if energies else None,
         y_relaxed=energies[1] if energies and relaxed else None,
         pos_relaxed=last.positions.astype(np.float32) if relaxed else None,

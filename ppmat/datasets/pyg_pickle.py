@@ -16,8 +16,8 @@
 
 The records of the OC20 LMDB files are such pickles, of two generations: PyG 1.x
 stored the attributes as the object's ``__dict__``, PyG >= 2 stores a ``GlobalStorage``
-that refers back to the object. Both are read through the closed table below; nothing
-in a record is ever run. Records written here are read back by torch and PyG.
+that refers back to the object. A table of the legal classes restricts the reader, so
+reading runs no code of a record. torch and PyG can read the records written here.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from ppmat.utils.errors import InputError
+from ppmat.utils.errors import check_choice
 from ppmat.utils.restricted_pickle import Budget
 from ppmat.utils.restricted_pickle import Global
 from ppmat.utils.restricted_pickle import Inert
@@ -57,7 +58,7 @@ PYG_TABLE: dict[tuple[str, str], Any] = {
 
 
 class OC20FormatError(InputError):
-    """A file or record that is not what OC20 files hold; names file, key, reason."""
+    """A file or record that is not in the format of OC20; names file, key, reason."""
 
 
 def loads(data: bytes, where: str = "") -> dict[str, Any]:
@@ -65,7 +66,7 @@ def loads(data: bytes, where: str = "") -> dict[str, Any]:
 
     Args:
         data: The pickle.
-        where: File and key, put in front of every error.
+        where: File and key, for errors.
 
     Returns:
         Field name to numpy array (owned, writable, contiguous), number, string, or
@@ -110,7 +111,7 @@ def _fields(root: Any) -> dict[str, Any]:
 
 
 def _check_plain(name: str, value: Any, budget: Budget, depth: int) -> None:
-    """Refuse what is no plain data, is nested too deep, or shares without bound."""
+    """Refuse values that are no plain data, are nested too deep, or are too many."""
     budget.take(1, f"field {name!r}")
     kind = type(value)
     if kind in (str, int, float, bool, bytes, type(None), np.ndarray, slice):
@@ -131,7 +132,7 @@ def _check_plain(name: str, value: Any, budget: Budget, depth: int) -> None:
 _TORCH_NAMES = {
     np.dtype(code).str.lstrip("<|"): name for name, code in STORAGE_CODES.items()
 }
-# PyG 1.x objects carry these attributes even when unset, in this order.
+# PyG 1.x objects have these attributes even when unset, in this order.
 _OLD_UNSET = ("x", "edge_index", "edge_attr", "y", "pos", "normal", "face")
 
 
@@ -147,11 +148,14 @@ def dumps(fields: Mapping[str, Any], generation: str = "old") -> bytes:
         The pickle (protocol 4).
 
     Raises:
-        OC20FormatError: A field's type has no counterpart in a record.
-        ValueError: ``generation`` is neither "old" nor "new".
+        OC20FormatError: A record cannot hold the type of a field.
+        InputError: ``generation`` is neither "old" nor "new".
+
+    Example:
+        >>> loads(dumps({"pos": np.zeros((2, 3)), "sid": 7}))["sid"]
+        7
     """
-    if generation not in GENERATIONS:
-        raise ValueError(f"generation {generation!r}, expected one of {GENERATIONS}")
+    check_choice("generation", generation, GENERATIONS)
     body = {str(name): _value(name, value) for name, value in fields.items()}
     data_class = _global("torch_geometric.data.data", "Data")
     if generation == "old":

@@ -47,12 +47,13 @@ from ppmat.stem.images.micrograph import IMAGE_SUFFIXES
 from ppmat.stem.images.micrograph import ImageFormatError
 from ppmat.utils import logger
 from ppmat.utils.download import get_datasets_path_from_url
+from ppmat.utils.errors import InputError
 from ppmat.utils.errors import check_choice
 
 SPLITS = ("train", "val", "test")
 FLIPS = ("left_right", "up_down")
 
-# Upstream's names of the two ways to pair files, and ours.
+# Names of the two ways to pair files: those of PaddleMaterials, and short ones.
 _MATCH_MODES = {
     "indexed": "indexed",
     "index": "indexed",
@@ -61,54 +62,54 @@ _MATCH_MODES = {
     "same_name": "matched",
     "BuildMatchedNameSamples": "matched",
 }
-_BRIGHTEST = 1000.0  # an image of grey levels 0..255 does not reach this
-_SHOWN = 5  # names in an error
+_MAX_GREY_LEVEL = 1000.0  # brighter images are not in grey levels 0 to 255
+_NAMES_IN_ERROR = 5
 
 
 class SFINDataset(io.Dataset):
     """One split of a folder of noisy and clean STEM images.
 
-    ``train`` and ``val`` share the folder ``train``: ``val`` is a random part of it,
-    the same at every start, that ``train`` leaves out. ``test`` is the folder ``test``
-    and nothing else. (PaddleMaterials 0.3.0 takes the test images for ``val`` too, so
-    that the best epoch is chosen by its test score.) A root that has a folder ``val``
-    keeps it, and ``train`` is whole.
+    ``train`` and ``val`` share the folder ``train``: ``val`` is a fixed random part of
+    it, and ``train`` is the rest. If the root has a folder ``val``, the split ``val``
+    is that folder, and ``train`` is the whole folder ``train``. ``test`` is the folder
+    ``test`` only. (PaddleMaterials 0.3.0 uses the test images as ``val`` too, so its
+    best epoch is chosen by the test score.)
 
-    Images are decoded when asked for, in the loader's workers; nothing is cached.
+    The loader's workers decode an image when it is needed; nothing is cached.
 
     Args:
         path: The root folder.
         split: ``train``, ``val`` or ``test``.
-        target_subdir: What the network learns, ``gt_enhance`` or ``gt_detect``. It must
-            be there; the other one is loaded too if it is. None loads noisy images
-            only.
-        data_count: Use the first samples of the split only.
+        target_subdir: The target of the network, ``gt_enhance`` or ``gt_detect``. This
+            folder must exist; the other one is loaded if it exists. None loads noisy
+            images only.
+        data_count: Use only the first samples of the split.
         build_samples_cfg: ``match_mode``: ``indexed`` (default) pairs files whose names
             are the same whole number (``7.png``, ``007.tif``), ``matched`` those whose
             names without suffix are equal.
         build_image_cfg: Arguments of ``BuildImage``.
         transforms: Applied to each sample, after flips and crop.
-        cache_path: Accepted because upstream's files have it; there is no cache, and
-            the log says so.
-        overwrite: The same.
-        val_ratio: Part of the folder ``train`` that is ``val``, at least one image; 0
-            leaves ``train`` whole, and there is no ``val``. Must be the same for both.
-        split_seed: Which part; must be the same for both.
-        flips: ``left_right``, ``up_down`` or both: each is done to half of the samples,
-            to all images of a sample alike. Training only.
+        cache_path: Ignored, with a message; PaddleMaterials has this key.
+        overwrite: Ignored, with a message; PaddleMaterials has this key.
+        val_ratio: Share of the folder ``train`` that is ``val``, at least one image.
+            With 0 there is no ``val``. Must be the same for both splits.
+        split_seed: Seed of the selection; must be the same for both splits.
+        flips: ``left_right``, ``up_down`` or both. Each flips all images of a sample,
+            with probability 1/2. For training only.
         crop_size: Cut squares of this size (or [height, width]) out of all images of a
-            sample: at a random place in training, else from the middle. None takes
-            whole images, which then must all have one size (see ``same_size``).
-        seed: Of flips and crops; see :meth:`set_epoch`.
-        same_size: Images of several sizes are an error. False is for batches of one.
+            sample: at a random place in training, else from the middle. None uses
+            whole images, which must have the same size (see ``same_size``).
+        seed: Seed of flips and crops; see :meth:`set_epoch`.
+        same_size: Images of different sizes are an error. Set it to False only with
+            ``batch_size`` 1.
         download: Fetch the archive if ``path`` does not exist and its last part is
             ``sfin_haadf`` or ``sfin_bf``.
 
     Raises:
         FileNotFoundError: A folder is missing.
-        ValueError: An argument that cannot be meant, or files that do not pair.
-        ImageFormatError: A file holds no grey image; or (also when a sample is read) a
-            pixel without a number, or images of a size that does not fit.
+        InputError: An illegal argument, or files without a partner.
+        ImageFormatError: A file holds no grey image. Also when a sample is read: a
+            pixel is NaN or infinite, or the sizes of images do not fit.
     """
 
     name = "sfin"
@@ -146,13 +147,12 @@ class SFINDataset(io.Dataset):
         if target_subdir is not None:
             check_choice("target_subdir", target_subdir, self.label_subdirs)
         if data_count is not None and data_count < 1:
-            raise ValueError(f"data_count is {data_count}, wanted at least 1 or None")
+            raise InputError(f"data_count is {data_count}", wanted="at least 1 or None")
         if not 0 <= val_ratio < 1:
-            raise ValueError(f"val_ratio is {val_ratio}, wanted 0 to below 1")
+            raise InputError(f"val_ratio is {val_ratio}", wanted="0 to below 1")
         if cache_path is not None or overwrite:
             logger.message(
-                "SFINDataset reads the image files themselves and has no cache: "
-                "cache_path and overwrite change nothing and can be left out"
+                "SFINDataset has no cache: cache_path and overwrite have no effect"
             )
         self.split = split
         self.target_subdir = target_subdir
@@ -182,11 +182,11 @@ class SFINDataset(io.Dataset):
         ]
         first = self._read(0)["noisy"]
         self._shape = first.shape
-        if first.max() > _BRIGHTEST or -1 <= first.min() <= first.max() <= 1:
+        if first.max() > _MAX_GREY_LEVEL or -1 <= first.min() <= first.max() <= 1:
             logger.warning(
                 f"{self.samples[0]['noisy']} holds values from {first.min():g} to "
-                f"{first.max():g}. They are used as they are, but SFIN and its metrics "
-                "are made for grey levels 0 to 255: scale the files to that"
+                f"{first.max():g}. They are not scaled, but SFIN and its metrics "
+                "expect grey levels 0 to 255: scale the files to that range"
             )
         logger.info(
             f"SFIN {split}: {len(self.samples)} of {len(files['noisy'])} images of "
@@ -212,8 +212,8 @@ class SFINDataset(io.Dataset):
     def set_epoch(self, epoch: int) -> None:
         """Make flips and crops a function of (seed, epoch, sample) only.
 
-        So they are the same with any number of workers and after a resume. Without a
-        call they are drawn from numpy's global generator.
+        They are then the same with any number of workers and after a resume. Without
+        this call they come from numpy's global generator.
         """
         self.epoch = epoch
 
@@ -225,33 +225,27 @@ class SFINDataset(io.Dataset):
             "sfin_haadf": (self.url, self.md5),
             "sfin_bf": (self.bf_url, self.bf_md5),
         }
-        if name not in known:
+        if name not in known or not download:
             raise FileNotFoundError(
                 f"'{path}' is no folder; wanted the root of the images, with train/ "
-                f"and test/. Folders named {' or '.join(known)} can be fetched with "
-                "'download: true'"
-            )
-        if not download:
-            raise FileNotFoundError(
-                f"'{path}' is no folder. 'download: true' fetches {known[name][0]}"
+                "and test/. For a folder named sfin_haadf or sfin_bf, 'download: true' "
+                f"fetches {self.url} or {self.bf_url}"
             )
         root = get_datasets_path_from_url(*known[name])
         inner = os.path.join(root, name)
         return inner if os.path.isdir(inner) else root
 
     def _folder(self, val_ratio: float) -> tuple[str, str | None]:
-        """Return the folder of the split, and which part of it the split is."""
-        own = os.path.join(self.path, self.split)
-        if self.split == "test" or os.path.isdir(os.path.join(self.path, "val")):
-            return own, None
-        if val_ratio == 0:
-            if self.split == "val":
-                raise ValueError(
-                    f"val_ratio is 0 and '{self.path}' has no folder 'val', so there "
-                    "are no images to validate with"
-                )
-            return own, None
-        return os.path.join(self.path, "train"), self.split
+        """Return the folder of the split, and the split if it is only a part of it."""
+        has_val = os.path.isdir(os.path.join(self.path, "val"))
+        if self.split != "test" and not has_val and val_ratio > 0:
+            return os.path.join(self.path, "train"), self.split
+        if self.split == "val" and not has_val:
+            raise InputError(
+                f"val_ratio is 0 and '{self.path}' has no folder 'val', so there are "
+                "no validation images"
+            )
+        return os.path.join(self.path, self.split), None
 
     def _read(self, idx: int) -> dict[str, np.ndarray]:
         """Return all images of a sample, checked against each other."""
@@ -261,8 +255,8 @@ class SFINDataset(io.Dataset):
             if not np.isfinite(image).all():
                 raise ImageFormatError(
                     f"{paths[kind]}: {int((~np.isfinite(image)).sum())} of "
-                    f"{image.size} pixels are NaN or infinite, which no network can "
-                    "learn from; mend or remove the image"
+                    f"{image.size} pixels are NaN or infinite; repair or remove the "
+                    "image"
                 )
             if image.shape != images["noisy"].shape:
                 raise ImageFormatError(
@@ -277,8 +271,8 @@ class SFINDataset(io.Dataset):
             if self.same_size and shape != self._shape:
                 raise ImageFormatError(
                     f"{path} has {_size(shape)} pixels, but "
-                    f"{self.samples[0]['noisy']} has {_size(self._shape)}, and images "
-                    "of several sizes make no batch; set crop_size to the size of the "
+                    f"{self.samples[0]['noisy']} has {_size(self._shape)}; images of "
+                    "different sizes make no batch. Set crop_size to the size of the "
                     "smallest, or same_size to false and batch_size to 1"
                 )
         elif shape[1] < self.crop_size[0] or shape[2] < self.crop_size[1]:
@@ -288,7 +282,7 @@ class SFINDataset(io.Dataset):
             )
 
     def _window(self, idx: int, shape: tuple[int, ...]) -> tuple[slice, ...]:
-        """Return what to cut out of the images of a sample, and in which direction."""
+        """Return the slices that crop and flip the images of a sample."""
         if not self.flips and self.crop_size is None:
             return (slice(None),) * 3
         height, width = self.crop_size or shape[1:]
@@ -319,11 +313,11 @@ def _span(start: int, size: int, reverse: bool) -> slice:
 
 
 def _files(folder: str, mode: str) -> dict[Any, str]:
-    """Return the image files of a folder by what they are paired by.
+    """Return the image files of a folder by the key that pairs them.
 
     Raises:
         FileNotFoundError: There is no such folder, or no image in it.
-        ValueError: A name is no number, or two files have the same one.
+        InputError: A name is no number, or two files have the same one.
     """
     if not os.path.isdir(folder):
         raise FileNotFoundError(
@@ -341,14 +335,14 @@ def _files(folder: str, mode: str) -> dict[Any, str]:
         key: int | str = stem
         if mode == "indexed":
             if not (stem.isascii() and stem.isdigit()):
-                raise ValueError(
+                raise InputError(
                     f"'{os.path.join(folder, name)}': the name is no whole number like "
                     "'12.png'; rename it, or pair by equal names with "
                     "build_samples_cfg: {match_mode: matched}"
                 )
             key = int(stem)
         if key in found:
-            raise ValueError(
+            raise InputError(
                 f"'{folder}' holds both '{os.path.basename(found[key])}' and '{name}', "
                 f"which are the same image ({key}); remove one"
             )
@@ -360,22 +354,23 @@ def _check_pairs(noisy: dict, target: dict, mode: str) -> None:
     alone = [noisy[key] for key in sorted(noisy.keys() - target.keys())]
     alone += [target[key] for key in sorted(target.keys() - noisy.keys())]
     if alone:
-        more = f" and {len(alone) - _SHOWN} more" if len(alone) > _SHOWN else ""
-        raise ValueError(
+        more = len(alone) - _NAMES_IN_ERROR
+        raise InputError(
             f"{len(alone)} images have no partner (match_mode {mode}): "
-            f"{', '.join(alone[:_SHOWN])}{more}"
+            + ", ".join(alone[:_NAMES_IN_ERROR])
+            + (f" and {more} more" if more > 0 else "")
         )
 
 
 def _part(
     keys: list[Any], split: str, val_ratio: float, seed: int, folder: str
 ) -> list[Any]:
-    """Return the images of ``train`` or ``val`` out of one folder."""
+    """Return the images of ``train`` or ``val``, which share one folder."""
     count = max(1, round(val_ratio * len(keys)))
     if count >= len(keys):
-        raise ValueError(
+        raise InputError(
             f"'{folder}' has {len(keys)} images, so val_ratio {val_ratio} leaves none "
-            "to train on"
+            "for training"
         )
     # RandomState: its numbers are the same in all versions of numpy.
     order = np.random.RandomState(seed).permutation(len(keys))
@@ -386,29 +381,27 @@ def _part(
 def _match_mode(cfg: Mapping | None) -> str:
     cfg = {"match_mode": "indexed", **(cfg or {})}
     mode = cfg.pop("match_mode")
-    for key in cfg:
-        raise ValueError(
-            f"build_samples_cfg: unknown key {key!r}; the only one is match_mode"
+    if cfg:
+        raise InputError(
+            f"build_samples_cfg: unknown key {next(iter(cfg))!r}; the only one is "
+            "match_mode"
         )
     check_choice("build_samples_cfg.match_mode", mode, _MATCH_MODES)
     return _MATCH_MODES[mode]
 
 
 def _check_flips(flips: Sequence[str] | None, split: str) -> tuple[str, ...]:
-    if flips is None:
-        return ()
-    if isinstance(flips, str):
-        flips = [flips]
+    flips = (flips,) if isinstance(flips, str) else tuple(flips or ())
     for flip in flips:
         if flip not in FLIPS:
-            raise ValueError(
-                f"flips: {flip!r} is not possible, only {', '.join(FLIPS)}. Noise of a "
-                "scan differs along rows and columns, so images must not be transposed "
-                "or turned by 90 degrees"
+            raise InputError(
+                f"flips: {flip!r} is not possible, only {', '.join(FLIPS)}. Scan noise "
+                "differs along rows and columns, so images must not be transposed or "
+                "rotated by 90 degrees"
             )
     if flips and split != "train":
-        raise ValueError(f"flips are for training, not for the split '{split}'")
-    return tuple(flips)
+        raise InputError(f"flips are for training, not for the split '{split}'")
+    return flips
 
 
 def _check_crop(crop: int | Sequence[int] | None) -> tuple[int, int] | None:
@@ -416,8 +409,8 @@ def _check_crop(crop: int | Sequence[int] | None) -> tuple[int, int] | None:
         return None
     sizes = (crop, crop) if isinstance(crop, int) else tuple(crop)
     if len(sizes) != 2 or not all(isinstance(s, int) and s > 0 for s in sizes):
-        raise ValueError(
-            f"crop_size is {crop!r}, wanted a positive number or [height, width]"
+        raise InputError(
+            f"crop_size is {crop!r}", wanted="a positive number or [height, width]"
         )
     return sizes
 

@@ -144,7 +144,7 @@ def read_inputs(inputs: Sequence[str]) -> tuple[JoinedSequences, list[str]]:
     Raises:
         ConfigError: See :func:`find_inputs`, or no structure is left.
     """
-    from ppmat.datasets.oc20_is2re_dataset import structure_to_record
+    from ppmat.datasets.oc20_record import structure_to_record
 
     pieces: list[Sequence] = []
     faults: list[str] = []

@@ -32,8 +32,8 @@ from ase import Atoms
 from ase.data import chemical_symbols
 from pymatgen.core.structure import IStructure
 
-from ppmat.datasets.oc20_is2re_dataset import structure_to_record
 from ppmat.datasets.oc20_record import OC20Record
+from ppmat.datasets.oc20_record import structure_to_record
 from ppmat.datasets.structure_reader import Unreadable
 from ppmat.datasets.structure_reader import add_to_hash
 

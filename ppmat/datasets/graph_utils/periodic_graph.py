@@ -15,23 +15,97 @@
 
 """Neighbours and reciprocal vectors of a periodic structure, as plain arrays.
 
-Both halves of the spatial-frequency network start from here: edges within a cut-off
-radius over as many periodic images as it reaches, and the reciprocal lattice vectors
-inside a sphere. Neither depends on which basis describes the lattice.
+Both branches of the spatial-frequency network read these: edges between atoms closer
+than a cut-off, periodic images included, and the reciprocal lattice vectors inside a
+sphere. Neither depends on the choice of the lattice basis.
 """
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from pymatgen.core.structure import Structure
 from pymatgen.optimization.neighbors import find_points_in_spheres
 
 from ppmat.datasets.custom_data_type import ConcatData
+from ppmat.utils.errors import InputError
 
-TIE_TOLERANCE = 0.01  # Å; the value of fairchem's non-strict neighbour limit
+# Å; neighbours this much farther than the last one kept stay too, as in fairchem.
+TIE_TOLERANCE = 0.01
+_SEARCH_CELL = 3.0  # Å, edge of the boxes of the search; 1 Å takes ten times as long
 _ALL_PERIODIC = np.array([1, 1, 1], dtype=np.int64)
+
+
+class Pairs(NamedTuple):
+    """Ordered pairs of points closer than a cut-off, ``P`` of them.
+
+    Attributes:
+        centre: int64 [P], row of the centre.
+        neighbour: int64 [P], row of the neighbour.
+        image: int64 [P, 3]. The vector from centre to neighbour is
+            ``points[neighbour] + image @ cell - points[centre]``.
+        distance: float64 [P], Å.
+    """
+
+    centre: np.ndarray
+    neighbour: np.ndarray
+    image: np.ndarray
+    distance: np.ndarray
+
+
+def neighbour_pairs(
+    points: np.ndarray,
+    cell: np.ndarray,
+    cutoff: float,
+    centres: np.ndarray | None = None,
+) -> Pairs:
+    """Return all pairs of points closer than a cut-off, periodic images included.
+
+    A point forms pairs with its own images, but not with itself.
+
+    Args:
+        points: Cartesian positions, [N, 3], Å.
+        cell: Lattice vectors as rows, [3, 3], Å; periodic in all directions.
+        cutoff: Largest distance, Å.
+        centres: The first M of ``points``, [M, 3]; None takes all points.
+
+    Example:
+        >>> pairs = neighbour_pairs(np.zeros((1, 3)), 2.0 * np.eye(3), 2.1)
+        >>> len(pairs.distance), float(pairs.distance.max())
+        (6, 2.0)
+    """
+    points = np.ascontiguousarray(points, dtype=np.float64)
+    if centres is None:
+        centres = points
+    centre, neighbour, image, distance = find_points_in_spheres(
+        points,
+        np.ascontiguousarray(centres, dtype=np.float64),
+        r=float(cutoff),
+        pbc=_ALL_PERIODIC,
+        lattice=np.ascontiguousarray(cell, dtype=np.float64),
+        min_r=_SEARCH_CELL,
+    )
+    image = image.astype(np.int64)
+    other = (centre != neighbour) | image.any(axis=1)
+    return Pairs(centre[other], neighbour[other], image[other], distance[other])
+
+
+def check_distances(pairs: Pairs, closest: float, prefix: str = "") -> None:
+    """Raise ``InputError`` if two atoms are closer than ``closest`` [Å].
+
+    Args:
+        pairs: All pairs up to that distance, or more.
+        closest: Smallest legal distance, Å.
+        prefix: Put in front of the message.
+    """
+    if pairs.distance.min(initial=math.inf) < closest:
+        p = pairs.distance.argmin()
+        raise InputError(
+            f"{prefix}atoms {pairs.centre[p]} and {pairs.neighbour[p]} are at the same "
+            f"place ({pairs.distance[p]:.2g} Å apart; wanted at least {closest} Å)"
+        )
 
 
 class PeriodicGraphConverter:
@@ -46,7 +120,7 @@ class PeriodicGraphConverter:
         k_cut: Radius of the sphere of reciprocal vectors [1/Å]; 0 leaves them out.
 
     Raises:
-        ValueError: A parameter outside its range.
+        InputError: A parameter outside its range.
     """
 
     def __init__(
@@ -56,21 +130,25 @@ class PeriodicGraphConverter:
         k_cut: float = 1.0,
     ) -> None:
         if not 0 < cutoff < math.inf:
-            raise ValueError(f"cutoff is {cutoff} Å, wanted a positive number")
+            raise InputError(f"cutoff is {cutoff} Å, wanted a positive number")
         if max_neighbors is not None and max_neighbors < 1:
-            raise ValueError(
+            raise InputError(
                 f"max_neighbors is {max_neighbors}, wanted at least 1, or null for all"
             )
         if not 0 <= k_cut < math.inf:
-            raise ValueError(f"k_cut is {k_cut} 1/Å, wanted 0 (off) or more")
+            raise InputError(f"k_cut is {k_cut} 1/Å, wanted 0 (off) or more")
         self.cutoff = float(cutoff)
         self.max_neighbors = max_neighbors
         self.k_cut = float(k_cut)
 
     def __call__(
-        self, structure: Structure | list[Structure]
+        self, structure: Structure | list[Structure], closest: float = 0.0
     ) -> dict[str, ConcatData] | list[dict[str, ConcatData]]:
         """Return the graph of a structure, or the graphs of a list.
+
+        Args:
+            structure: The structure, periodic in all directions.
+            closest: Atoms closer than this [Å] are an error.
 
         Returns:
             ``edge_index`` int64 [E, 2]: centre i, neighbour j, sorted by centre and
@@ -79,23 +157,17 @@ class PeriodicGraphConverter:
             ``k_index`` int64 [K, 3]: integer triples m with
             ``k = 2 pi m @ inv(lattice).T`` and ``0 < |k| <= k_cut``, one of each pair
             k, -k, shortest first; ``num_k`` int64 [1]. E and K may be 0.
+
+        Raises:
+            InputError: Two atoms are closer than ``closest``.
         """
         if isinstance(structure, list):
-            return [self(item) for item in structure]
-        coords, cell = _geometry(structure)
-        centre, neighbour, offset, distance = find_points_in_spheres(
-            coords,
-            coords,
-            r=self.cutoff,
-            pbc=_ALL_PERIODIC,
-            lattice=cell,
-            tol=1e-8,
-        )
-        offset = offset.astype(np.int64)
-        other = (centre != neighbour) | offset.any(axis=1)
-        return self._graph(
-            centre[other], neighbour[other], offset[other], distance[other], cell
-        )
+            return [self(item, closest) for item in structure]
+        cell = structure.lattice.matrix
+        reach = max(self.cutoff, closest)
+        pairs = neighbour_pairs(structure.cart_coords, cell, reach)
+        check_distances(pairs, closest)
+        return self._graph(pairs, cell)
 
     def from_edges(
         self, structure: Structure, edge_index: np.ndarray, cell_offsets: np.ndarray
@@ -103,7 +175,7 @@ class PeriodicGraphConverter:
         """Return the graph made of stored OC20 edges instead of a search.
 
         The cut-off and the neighbour limit are applied to them. Edges that were not
-        stored (OC20 files: beyond 6 Å or the 50 nearest) cannot come back.
+        stored (OC20 files: beyond 6 Å or the 50 nearest) cannot be recovered.
 
         Args:
             structure: The structure the edges belong to.
@@ -111,17 +183,16 @@ class PeriodicGraphConverter:
             cell_offsets: int [E, 3]; the vector from i to j is
                 ``x_j - x_i + cell_offsets @ lattice``.
         """
-        coords, cell = _geometry(structure)
+        coords, cell = structure.cart_coords, structure.lattice.matrix
         neighbour, centre = np.asarray(edge_index, dtype=np.int64)
         offset = np.asarray(cell_offsets, dtype=np.int64)
         vector = coords[neighbour] - coords[centre] + offset @ cell
         distance = np.linalg.norm(vector, axis=1)
-        return self._graph(centre, neighbour, offset, distance, cell)
+        return self._graph(Pairs(centre, neighbour, offset, distance), cell)
 
-    def _graph(self, centre, neighbour, offset, distance, cell):
-        inside = distance < self.cutoff
-        centre, neighbour = centre[inside], neighbour[inside]
-        offset, distance = offset[inside], distance[inside]
+    def _graph(self, pairs: Pairs, cell: np.ndarray) -> dict[str, ConcatData]:
+        inside = pairs.distance < self.cutoff
+        centre, neighbour, image, distance = (part[inside] for part in pairs)
         order = np.lexsort((distance, centre))
         if self.max_neighbors is not None and order.size:
             order = order[
@@ -130,7 +201,7 @@ class PeriodicGraphConverter:
         k_index = reciprocal_indices(cell, self.k_cut)
         return {
             "edge_index": ConcatData(np.stack([centre, neighbour], axis=1)[order]),
-            "pbc_offset": ConcatData(offset[order]),
+            "pbc_offset": ConcatData(image[order]),
             "num_edges": ConcatData(np.array([order.size], dtype=np.int64)),
             "k_index": ConcatData(k_index),
             "num_k": ConcatData(np.array([len(k_index)], dtype=np.int64)),
@@ -161,15 +232,14 @@ def reciprocal_indices(cell: np.ndarray, k_cut: float) -> np.ndarray:
     return index[inside][np.argsort(length[inside], kind="stable")]
 
 
-def _geometry(structure: Structure):
-    return (
-        np.ascontiguousarray(structure.cart_coords, dtype=np.float64),
-        np.ascontiguousarray(structure.lattice.matrix, dtype=np.float64),
-    )
-
-
 def _within_limit(centre, distance, limit):
-    """Mask the edges (sorted by centre, distance) that a neighbour limit keeps."""
+    """Return a mask of the edges that a limit keeps.
+
+    Args:
+        centre: int64 [E], sorted.
+        distance: float64 [E], sorted within each centre.
+        limit: Largest number of neighbours of a centre.
+    """
     _, first, count = np.unique(centre, return_index=True, return_counts=True)
     last_kept = distance[first + np.minimum(count, limit) - 1]
     return distance <= np.repeat(last_kept + TIE_TOLERANCE, count)
