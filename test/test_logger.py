@@ -95,26 +95,18 @@ def test_the_log_does_not_need_paddle():
 
 
 def test_average_meter_weighs():
-    meter = misc.AverageMeter("loss", postfix=" eV")
+    meter = misc.AverageMeter("loss")
     assert np.isnan(meter.avg)
     meter.update(1.0, 4)
     meter.update(paddle.to_tensor(6.0), 1)
     assert meter.avg == 2.0
-    assert meter.value == "loss: 6.000000 eV" and meter.mean == "loss: 2.000000 eV"
 
 
-def test_small_helpers(monkeypatch):
-    assert misc.format_time_manual(3725.9) == "1:02:05"
-    assert misc.typename(misc.AverageMeter()) == "AverageMeter"
+def test_small_helpers():
     misc.set_random_seed(3)
     first = (np.random.rand(), float(paddle.rand([])))
     misc.set_random_seed(3)
     assert first == (np.random.rand(), float(paddle.rand([])))
-    with misc.RankZeroOnly(1) as is_master:
-        assert not is_master
-    calls = []
-    misc.run_at_rank0(calls.append)(1)
-    assert calls == [1]
     rows = paddle.ones([2, 3])
     assert misc.all_gather(rows) is rows
     assert misc.all_gather(rows, concat=False) == [rows]

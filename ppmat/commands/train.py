@@ -116,8 +116,8 @@ def run(config: dict[str, Any], source: str) -> Any:
     from ppmat.metrics import build_metric
     from ppmat.models import build_model
     from ppmat.optimizer import build_optimizer
+    from ppmat.trainer.base_trainer import build_trainer
     from ppmat.trainer.config import TrainerConfig
-    from ppmat.trainer.factory import build_trainer
     from ppmat.trainer.reporting import draw_loss_curve
     from ppmat.trainer.utils import STREAM_DATA
     from ppmat.trainer.utils import gather_objects
@@ -224,7 +224,7 @@ def take_best(trainer: Any) -> None:
         logger.message("The weights after the last step are tested")
         return
     save_load.load_pretrain(trainer.model, best)
-    trainer.ema_model = None  # the file has the average, if one is kept
+    trainer.run.ema_model = None  # the file has the average, if one is kept
     logger.message(
         f"The best weights are tested: {best}, epoch {state.best_epoch}, "
         f"{settings.name_for_best_metric} {state.best_metric:.6g} "

@@ -26,8 +26,9 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 
 import numpy as np
-import paddle
-import paddle.distributed as dist
+
+from ppmat.metrics.streaming_base import StreamingMetricBase
+from ppmat.utils.misc import sum_over_ranks
 
 EWT_THRESHOLD = 0.02  # eV
 
@@ -90,7 +91,7 @@ def mean_over_splits(scores: Mapping[str, Mapping[str, float]]) -> dict[str, flo
     }
 
 
-class IS2REMetric:
+class IS2REMetric(StreamingMetricBase):
     """Streaming form, for the trainer: ``energy_mae`` [eV] and ``ewt`` (a share).
 
     Only sums are kept, so memory does not grow and processes add up.
@@ -110,9 +111,6 @@ class IS2REMetric:
     def reset(self) -> None:
         """Forget all structures."""
         self.sums = np.zeros(3)  # absolute errors [eV], errors within, structures
-
-    def bind(self, **runtime_objs: object) -> None:
-        """Take part in the trainer's metric contract; nothing is needed from it."""
 
     def update(self, energy_pred: Sequence, energy_true: Sequence) -> None:
         """Add structures; arguments as in :func:`absolute_errors`."""
@@ -135,12 +133,7 @@ class IS2REMetric:
 
     def compute_epoch(self, *, stage: str = "eval") -> dict[str, float]:
         """Return both numbers over all processes; none when nothing was scored."""
-        total = self.sums
-        if dist.is_initialized() and dist.get_world_size() > 1:
-            reduced = paddle.to_tensor(total, dtype="float64")
-            dist.all_reduce(reduced)
-            total = reduced.numpy()
-        errors, within, structures = total
+        errors, within, structures = sum_over_ranks(self.sums).numpy()
         if structures == 0:
             return {}
         return {

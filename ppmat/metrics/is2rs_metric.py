@@ -25,9 +25,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import paddle
-import paddle.distributed as dist
 
+from ppmat.metrics.streaming_base import StreamingMetricBase
+from ppmat.utils.misc import sum_over_ranks
 from ppmat.utils.periodic import minimum_image
 
 THRESHOLDS = np.arange(0.01, 0.5, 0.001)  # Å
@@ -115,7 +115,7 @@ def position_mae(
     return float(np.average(distances, weights=free))
 
 
-class IS2RSMetric:
+class IS2RSMetric(StreamingMetricBase):
     """Streaming form, for the trainer and the sampler, beside copying the input.
 
     Only sums are kept, so memory does not grow and processes add up. Names of the
@@ -136,9 +136,6 @@ class IS2RSMetric:
         # together, at each single threshold, atoms' distances [Å]
         self.sums = np.zeros([2 + len(self.thresholds), 2])
         self.counts = np.zeros(2)  # structures, free atoms
-
-    def bind(self, **runtime_objs: object) -> None:
-        """Take part in the trainer's metric contract; nothing is needed from it."""
 
     def update(
         self,
@@ -188,10 +185,7 @@ class IS2RSMetric:
     def compute_epoch(self, *, stage: str = "eval") -> dict[str, float]:
         """Return all numbers over all processes; none when nothing was scored."""
         total = np.concatenate([self.sums.reshape(-1), self.counts])
-        if dist.is_initialized() and dist.get_world_size() > 1:
-            reduced = paddle.to_tensor(total, dtype="float64")
-            dist.all_reduce(reduced)
-            total = reduced.numpy()
+        total = sum_over_ranks(total).numpy()
         sums = total[:-2].reshape(self.sums.shape)
         structures, atoms = total[-2:]
         if structures == 0:

@@ -42,8 +42,8 @@ import numpy as np
 import paddle
 
 from ppmat.metrics.streaming_base import StreamingMetricBase
-from ppmat.metrics.streaming_base import _all_reduce_sum_
 from ppmat.utils import logger
+from ppmat.utils.misc import sum_over_ranks
 
 ImageLike = paddle.Tensor | np.ndarray
 
@@ -364,8 +364,8 @@ class SFINStreamingAdapter(StreamingMetricBase):
         if stage not in self.stages:
             return {}
         # A rank without images takes part, or the others would wait for it.
-        total = _all_reduce_sum_(paddle.to_tensor(self._sums, dtype="float64"))
-        squared_errors, pixels, levels, similarities, images = total.numpy()
+        total = sum_over_ranks(self._sums).numpy()
+        squared_errors, pixels, levels, similarities, images = total
         if images == 0:
             return {}
         if self.protocol == "author":

@@ -18,7 +18,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,15 +74,3 @@ class TrainerState:
                 state.step_in_train_epoch >= state.max_steps_in_train_epoch
             )
         return state
-
-    def save_to_json(self, json_path: str) -> None:
-        """Write the counters as JSON."""
-        with open(json_path, "w", encoding="utf-8") as file:
-            json.dump(self.to_dict(), file, indent=2, sort_keys=True)
-            file.write("\n")
-
-    @classmethod
-    def load_from_json(cls, json_path: str) -> TrainerState:
-        """Read what :meth:`save_to_json` wrote."""
-        with open(json_path, encoding="utf-8") as file:
-            return cls.from_dict(json.load(file))

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
@@ -28,18 +27,12 @@ import numpy as np
 import paddle
 import paddle.distributed as dist
 
-from ppmat.utils import logger
 from ppmat.utils import misc
 
 # Streams drawn from one seed; each is independent of the others.
 STREAM_TRAIN = 1
 STREAM_EVAL = 2
 STREAM_DATA = 3
-
-
-def log_paddle_version() -> None:
-    """Log which Paddle is running, and on what device."""
-    logger.info(f"Paddle {paddle.__version__} on {paddle.get_device()}")
 
 
 # Batches ---------------------------------------------------------------------------
@@ -119,21 +112,6 @@ def gather_objects(value: Any) -> list[Any]:
     return values
 
 
-def reduce_sum(values: list[Any]) -> paddle.Tensor:
-    """Return the sums over ranks of a few scalars, float64 [len(values)]."""
-    total = paddle.stack(
-        [
-            v.detach().astype("float64").reshape([])
-            if isinstance(v, paddle.Tensor)
-            else paddle.full([], v, dtype="float64")
-            for v in values
-        ]
-    )
-    if dist.get_world_size() > 1:
-        dist.all_reduce(total)
-    return total
-
-
 def share_statistics(model: paddle.nn.Layer) -> None:
     """Give all ranks the untrained state of rank 0, such as running means.
 
@@ -144,22 +122,6 @@ def share_statistics(model: paddle.nn.Layer) -> None:
         for tensor in model.state_dict().values():
             if tensor.stop_gradient:
                 dist.broadcast(tensor, src=0)
-
-
-def merge_meters(meters: Mapping[str, misc.AverageMeter]) -> dict[str, Any]:
-    """Join the meters of all ranks; each item counts once.
-
-    Ranks may have seen different numbers of batches, and none at all. All ranks
-    return the same numbers, bit for bit.
-    """
-    local = {k: (float(m.sum), float(m.count)) for k, m in meters.items()}
-    merged: dict[str, misc.AverageMeter] = {}
-    for part in gather_objects(local):
-        for name, (total, count) in part.items():
-            meter = merged.setdefault(name, misc.AverageMeter(name))
-            meter.sum += total
-            meter.count += count
-    return merged
 
 
 def gather_rows(parts: Mapping[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
@@ -241,10 +203,3 @@ def own_random_stream(seed: int, stream: int) -> Iterator[None]:
         yield
     finally:
         set_random_state(before)
-
-
-def unwrapped_hook(model: Any, name: str) -> Callable | None:
-    """Return the model's method ``name``, looking through wrappers, or None."""
-    while isinstance(model, paddle.DataParallel):
-        model = model._layers
-    return getattr(model, name, None)

@@ -36,7 +36,6 @@ _SUBMODULES = (
 )
 _NAMES = {
     "AverageMeter": "misc",
-    "format_time_manual": "misc",
     "set_random_seed": "misc",
     "load_checkpoint": "save_load",
     "load_pretrain": "save_load",

@@ -12,29 +12,19 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
-"""Small helpers that several packages need: seeds, meters, ranks."""
+"""Helpers that several packages need: means, sums over ranks, seeds."""
 
 from __future__ import annotations
 
-import functools
 import random
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import paddle
 import paddle.distributed as dist
 
-__all__ = [
-    "AverageMeter",
-    "RankZeroOnly",
-    "all_gather",
-    "format_time_manual",
-    "run_at_rank0",
-    "set_random_seed",
-    "typename",
-]
+__all__ = ["AverageMeter", "all_gather", "set_random_seed", "sum_over_ranks"]
 
 
 class AverageMeter:
@@ -45,14 +35,17 @@ class AverageMeter:
 
     Args:
         name: What is averaged.
-        fmt: Format of :attr:`value` and :attr:`mean`.
-        postfix: Unit shown after the number.
+
+    Example:
+        >>> meter = AverageMeter("loss")
+        >>> meter.update(2.0, n=3)
+        >>> meter.update(6.0)
+        >>> meter.avg
+        3.0
     """
 
-    def __init__(self, name: str = "", fmt: str = "f", postfix: str = "") -> None:
+    def __init__(self, name: str = "") -> None:
         self.name = name
-        self.fmt = fmt
-        self.postfix = postfix
         self.reset()
 
     def reset(self) -> None:
@@ -64,8 +57,12 @@ class AverageMeter:
     def update(self, val: Any, n: Any = 1) -> None:
         """Add ``val``, the mean of ``n`` items."""
         self.val = val
-        self.sum = self.sum + val * n
-        self.count = self.count + n
+        self.add_sums(val * n, n)
+
+    def add_sums(self, total: Any, count: Any) -> None:
+        """Add a sum over ``count`` items."""
+        self.sum = self.sum + total
+        self.count = self.count + count
 
     @property
     def avg(self) -> float:
@@ -73,39 +70,30 @@ class AverageMeter:
         count = float(self.count)
         return float(self.sum) / count if count else float("nan")
 
-    @property
-    def value(self) -> str:
-        """The last value as text."""
-        return f"{self.name}: {float(self.val):{self.fmt}}{self.postfix}"
 
-    @property
-    def mean(self) -> str:
-        """The mean as text."""
-        return f"{self.name}: {self.avg:{self.fmt}}{self.postfix}"
+def sum_over_ranks(values: Sequence | np.ndarray) -> paddle.Tensor:
+    """Return the sums over all ranks, float64 [n]; of one process its own values.
 
+    Every rank has to call this, also one that has nothing to add.
 
-class RankZeroOnly:
-    """``with RankZeroOnly() as is_master:`` - all ranks meet at the end."""
+    Args:
+        values: Numbers, or tensors of one number each, n of them on every rank.
 
-    def __init__(self, rank: int | None = None) -> None:
-        self.is_master = (dist.get_rank() if rank is None else rank) == 0
-
-    def __enter__(self) -> bool:
-        return self.is_master
-
-    def __exit__(self, *exc_info: Any) -> None:
-        if dist.get_world_size() > 1:
-            dist.barrier()
-
-
-def run_at_rank0(func: Callable) -> Callable:
-    """Make ``func`` a no-op that returns None on every rank but 0."""
-
-    @functools.wraps(func)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        return func(*args, **kwargs) if dist.get_rank() == 0 else None
-
-    return wrapped
+    Example:
+        >>> sum_over_ranks([1, 2.5]).tolist()
+        [1.0, 2.5]
+    """
+    total = paddle.stack(
+        [
+            v.detach().astype("float64").reshape([])
+            if isinstance(v, paddle.Tensor)
+            else paddle.to_tensor(v, dtype="float64")
+            for v in values
+        ]
+    )
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(total)
+    return total
 
 
 def all_gather(
@@ -142,14 +130,3 @@ def set_random_seed(seed: int) -> None:
     paddle.seed(seed)
     np.random.seed(seed)
     random.seed(seed)
-
-
-def format_time_manual(seconds: float) -> str:
-    """Return ``H:MM:SS`` of a duration."""
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
-
-
-def typename(obj: Any) -> str:
-    """Return the class name of an object."""
-    return type(obj).__name__
