@@ -120,9 +120,9 @@ def run(config: dict[str, Any], source: str) -> Any:
     from ppmat.trainer.config import TrainerConfig
     from ppmat.trainer.reporting import draw_loss_curve
     from ppmat.trainer.utils import STREAM_DATA
-    from ppmat.trainer.utils import gather_objects
     from ppmat.trainer.utils import own_random_stream
     from ppmat.utils import misc
+    from ppmat.utils.misc import gather_objects
 
     for section in ("Trainer", "Model", "Dataset"):
         if not config.get(section):

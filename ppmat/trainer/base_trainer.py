@@ -41,7 +41,6 @@ from ppmat.trainer.stop_signals import TrainingInterrupted
 from ppmat.trainer.trainer_state import TrainerState
 from ppmat.trainer.update import Update
 from ppmat.trainer.utils import STREAM_TRAIN
-from ppmat.trainer.utils import gather_objects
 from ppmat.trainer.utils import get_random_state
 from ppmat.trainer.utils import seed_stream
 from ppmat.trainer.utils import set_random_state
@@ -49,6 +48,7 @@ from ppmat.utils import logger
 from ppmat.utils import save_load
 from ppmat.utils.ema import ExponentialMovingAverage
 from ppmat.utils.misc import AverageMeter
+from ppmat.utils.misc import gather_objects
 from ppmat.utils.registry import CLASS_KEY
 from ppmat.utils.registry import ConfigError
 from ppmat.utils.registry import Registry

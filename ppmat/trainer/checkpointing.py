@@ -23,10 +23,10 @@ import paddle.distributed as dist
 from ppmat.trainer.meters import TrainingMeans
 from ppmat.trainer.run import Run
 from ppmat.trainer.trainer_state import TrainerState
-from ppmat.trainer.utils import gather_objects
 from ppmat.trainer.utils import get_random_state
 from ppmat.utils import logger
 from ppmat.utils import save_load
+from ppmat.utils.misc import gather_objects
 from ppmat.utils.save_load import CheckpointError
 
 

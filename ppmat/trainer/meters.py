@@ -23,9 +23,9 @@ from typing import Any
 
 import paddle
 
-from ppmat.trainer.utils import gather_objects
 from ppmat.trainer.utils import loss_weight
 from ppmat.utils.misc import AverageMeter
+from ppmat.utils.misc import gather_objects
 
 Meters = dict[str, AverageMeter]
 

@@ -32,9 +32,9 @@ from paddle import nn
 from ppmat.trainer.run import Run
 from ppmat.trainer.utils import batch_ids
 from ppmat.trainer.utils import compute_batch_size
-from ppmat.trainer.utils import gather_objects
 from ppmat.trainer.utils import loss_weight
 from ppmat.utils import logger
+from ppmat.utils.misc import gather_objects
 from ppmat.utils.misc import sum_over_ranks
 
 

@@ -28,6 +28,7 @@ import paddle
 import paddle.distributed as dist
 
 from ppmat.utils import misc
+from ppmat.utils.misc import gather_objects
 
 # Streams drawn from one seed; each is independent of the others.
 STREAM_TRAIN = 1
@@ -101,15 +102,6 @@ def loss_weight(result: Mapping, name: str, batch_size: int) -> Any:
 
 
 # Ranks -----------------------------------------------------------------------------
-
-
-def gather_objects(value: Any) -> list[Any]:
-    """Return the plain values of all ranks, in rank order."""
-    if dist.get_world_size() == 1:
-        return [value]
-    values: list[Any] = []
-    dist.all_gather_object(values, value)
-    return values
 
 
 def share_statistics(model: paddle.nn.Layer) -> None:

@@ -24,7 +24,13 @@ import numpy as np
 import paddle
 import paddle.distributed as dist
 
-__all__ = ["AverageMeter", "all_gather", "set_random_seed", "sum_over_ranks"]
+__all__ = [
+    "AverageMeter",
+    "all_gather",
+    "gather_objects",
+    "set_random_seed",
+    "sum_over_ranks",
+]
 
 
 class AverageMeter:
@@ -94,6 +100,20 @@ def sum_over_ranks(values: Sequence | np.ndarray) -> paddle.Tensor:
     if dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(total)
     return total
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """Return the plain values of all ranks, in rank order.
+
+    Example:
+        >>> gather_objects("a")
+        ['a']
+    """
+    values: list[Any] = [value]
+    if dist.get_world_size() > 1:
+        values = []
+        dist.all_gather_object(values, value)
+    return values
 
 
 def all_gather(
