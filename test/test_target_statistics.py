@@ -358,7 +358,7 @@ def test_pretrained_weights_keep_their_statistics_and_say_so(train, tmp_path):
     train("Dataset.transform.__class_name__=no_scaling", name="first")
     weights = tmp_path / "first/checkpoints/latest.pdparams"
     status, shown = train(f"Trainer.pretrained_model_path={weights}")
-    assert status == 0 and "data_std of their own, which stay in force" in shown
+    assert status == 0 and "data_std, which replace those of Dataset.transform" in shown
     found = weights_of(tmp_path / "out")
     assert (float(found["data_mean"]), float(found["data_std"])) == (0.0, 1.0)
 
