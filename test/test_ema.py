@@ -19,7 +19,6 @@ import pytest
 from paddle import nn
 
 from ppmat.utils.ema import ExponentialMovingAverage
-from ppmat.utils.ema import StochasticWeightAverage
 
 
 def setup_module():
@@ -63,16 +62,6 @@ def test_warmup_forgets_the_initial_weights():
 
     assert after(True) > 0.95
     assert after(False) < 0.05
-
-
-def test_mean_of_weights():
-    model = make_model()
-    set_all(model, 0.0)
-    average = StochasticWeightAverage(model)
-    for value in (1.0, 2.0, 3.0):
-        set_all(model, value)
-        average.update()
-    np.testing.assert_allclose(average.params_shadow["0.bias"].numpy(), 1.5)
 
 
 def test_buffers_are_copied_not_averaged():

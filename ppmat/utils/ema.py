@@ -13,30 +13,43 @@
 # limitations under the License.
 
 
-"""Averages of a model's weights over the training steps."""
+"""An exponential average of a model's weights over the training steps."""
 
 from __future__ import annotations
 
 import paddle
 from paddle import nn
 
-__all__ = ["AveragedModel", "ExponentialMovingAverage", "StochasticWeightAverage"]
 
-
-class AveragedModel:
-    """Keeps an average of the parameters beside a model that goes on training.
+class ExponentialMovingAverage:
+    """``average = d * average + (1 - d) * weights``, beside a model that is trained.
 
     Trained parameters are averaged in float32; everything else (running statistics,
     data mean, frozen weights) is copied.
 
     Args:
-        model: The model whose weights are followed.
-        decay: Share of the old average in each update; the subclass says how.
+        model: The model whose weights are averaged.
+        decay: ``d``.
+        warmup: Whether ``d`` grows from 0.1 as ``(1 + n) / (10 + n)`` with the number
+            of updates ``n``, so that the random initial weights do not dominate a
+            short run.
+
+    Example:
+        >>> model = nn.Linear(1, 1, bias_attr=False)
+        >>> model.weight.set_value(paddle.zeros([1, 1]))
+        >>> average = ExponentialMovingAverage(model, decay=0.75)
+        >>> model.weight.set_value(paddle.ones([1, 1]))
+        >>> average.update()
+        >>> average.params_shadow["weight"].tolist()
+        [[0.25]]
     """
 
-    def __init__(self, model: nn.Layer, decay: float | None = None) -> None:
+    def __init__(
+        self, model: nn.Layer, decay: float = 0.9, warmup: bool = False
+    ) -> None:
         self.model = model
         self.decay = decay
+        self.warmup = warmup
         self.n_avg = 0
         self._averaged = {
             name for name, p in model.named_parameters() if not p.stop_gradient
@@ -46,24 +59,23 @@ class AveragedModel:
         }
         self.params_backup: dict[str, paddle.Tensor] = {}
 
-    def _weight_of_new(self) -> float:
-        raise NotImplementedError(f"{type(self).__name__}._weight_of_new")
-
     @paddle.no_grad()
     def update(self) -> None:
-        """Take the model's present weights into the average."""
-        weight = self._weight_of_new()
+        """Add the model's present weights to the average."""
+        decay = self.decay
+        if self.warmup:
+            decay = min(decay, (1 + self.n_avg) / (10 + self.n_avg))
         for name, tensor in self.model.state_dict().items():
             shadow = self.params_shadow[name]
             if name in self._averaged and shadow.is_floating_point():
-                shadow.lerp_(tensor.astype(shadow.dtype), weight)
+                shadow.lerp_(tensor.astype(shadow.dtype), 1.0 - decay)
             else:
                 self.params_shadow[name] = _copy(tensor)
         self.n_avg += 1
 
     @paddle.no_grad()
     def apply_shadow(self) -> None:
-        """Put the average into the model, keeping the trained weights aside."""
+        """Put the average into the model and keep the trained weights for later."""
         for name, tensor in self.model.state_dict().items():
             self.params_backup[name] = tensor.clone()
             tensor.set_value(self.params_shadow[name].astype(tensor.dtype))
@@ -82,10 +94,10 @@ class AveragedModel:
         return {**self.params_shadow, "n_avg": paddle.to_tensor(self.n_avg)}
 
     def set_state_dict(self, state_dict: dict[str, paddle.Tensor]) -> None:
-        """Take over what :meth:`state_dict` returned.
+        """Load what :meth:`state_dict` returned.
 
         Raises:
-            KeyError: A parameter of the model, or ``n_avg``, is not there.
+            KeyError: A parameter of the model, or ``n_avg``, is missing.
         """
         missing = [k for k in (*self.params_shadow, "n_avg") if k not in state_dict]
         if missing:
@@ -94,41 +106,6 @@ class AveragedModel:
         for name in self.params_shadow:
             value = paddle.to_tensor(state_dict[name])
             self.params_shadow[name] = value.astype(self.params_shadow[name].dtype)
-
-
-class ExponentialMovingAverage(AveragedModel):
-    """``average = d * average + (1 - d) * weights``.
-
-    Args:
-        model: The model whose weights are followed.
-        decay: ``d``.
-        warmup: Whether ``d`` grows from 0.1 as ``(1 + n) / (10 + n)`` with the number
-            of updates ``n``, so that a short run is not dominated by the random
-            initial weights.
-    """
-
-    def __init__(
-        self, model: nn.Layer, decay: float = 0.9, warmup: bool = False
-    ) -> None:
-        super().__init__(model, decay)
-        self.warmup = warmup
-
-    def _weight_of_new(self) -> float:
-        decay = self.decay
-        if self.warmup:
-            decay = min(decay, (1 + self.n_avg) / (10 + self.n_avg))
-        return 1.0 - decay
-
-
-class StochasticWeightAverage(AveragedModel):
-    """The plain mean of the initial weights and all updates."""
-
-    def __init__(self, model: nn.Layer) -> None:
-        super().__init__(model, None)
-        self.n_avg = 1
-
-    def _weight_of_new(self) -> float:
-        return 1.0 / (self.n_avg + 1)
 
 
 def _copy(tensor: paddle.Tensor) -> paddle.Tensor:
