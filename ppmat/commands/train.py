@@ -64,7 +64,7 @@ def parse_args(argv: Sequence[str] | None, task_dir: str) -> argparse.Namespace:
         "-c",
         "--config",
         required=True,
-        help=f"YAML file; looked up as given, then below {task_dir}",
+        help=f"YAML file; searched as given, then below {task_dir}",
     )
     parser.add_argument(
         "overrides",
@@ -137,6 +137,8 @@ def run(config: dict[str, Any], source: str) -> Any:
     with locked(output_dir) if is_master else contextlib.nullcontext():
         _log_start(config, source)
         merged = os.path.join(output_dir, os.path.basename(source))
+        if is_master:
+            save_config(config, merged)
         trainer, loaders = _build(config, asked, settings, merged)
         if asked["train"]:
             trainer.train()
@@ -183,16 +185,10 @@ def _log_start(config: Mapping, source: str) -> None:
 def _build(
     config: dict[str, Any], asked: Mapping[str, bool], settings: Any, merged: str
 ) -> tuple[Any, dict[str, Any]]:
-    """Build the parts of a run in an order that fixes all random numbers.
+    """Return the trainer and the loader of each split.
 
-    Args:
-        config: All sections; gets the statistics that ``Dataset.transform`` asks for.
-        asked: Split to whether it is asked for.
-        settings: The checked ``Trainer`` section.
-        merged: Where the configuration is saved.
-
-    Returns:
-        The trainer, and the loader of each split.
+    The order of the steps fixes all random numbers. ``config`` gets the statistics that
+    ``Dataset.transform`` asks for, and is saved again as ``merged``.
     """
     import paddle.distributed as dist
 
@@ -204,9 +200,6 @@ def _build(
     from ppmat.trainer.utils import own_random_stream
     from ppmat.utils import misc
 
-    is_master = dist.get_rank() == 0
-    if is_master:
-        save_config(config, merged)
     misc.set_random_seed(settings.seed)
     do_train = asked["train"]
     measured = do_train and config["Dataset"].get("transform") is not None
@@ -219,7 +212,7 @@ def _build(
     if measured:
         with own_random_stream(settings.seed, STREAM_DATA):
             fill_statistics(config, loaders["train"])
-        if is_master:
+        if dist.get_rank() == 0:
             save_config(config, merged)
         model = build_model(config["Model"])
         if settings.pretrained_model_path is not None:

@@ -82,9 +82,8 @@ def build_optimizer(
 
     Args:
         cfg: The block; it is not changed. ``__init_params__.lr`` is a number or the
-            block of a schedule. At most one of ``clip_norm`` (each tensor),
-            ``clip_norm_global`` (all together) and ``clip_value`` may stand beside
-            ``__init_params__``.
+            block of a schedule. Beside ``__init_params__`` at most one of ``clip_norm``
+            (each tensor), ``clip_norm_global`` (all together) and ``clip_value``.
         model_list: One model or several.
         epochs: Number of epochs of the run.
         iters_per_epoch: Number of update steps (not micro-batches) per epoch.

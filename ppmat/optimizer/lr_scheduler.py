@@ -38,7 +38,7 @@ from ppmat.utils.registry import ConfigError
 
 
 class _Formula(lr.LRScheduler):
-    """A schedule that is a pure function of the number of steps taken."""
+    """A schedule that is a pure function of the step number."""
 
     def __init__(self, formula: Callable[[int], float], last_epoch: int) -> None:
         self._formula = formula
@@ -60,7 +60,7 @@ class LRBase:
     # ``epochs`` on, the whole run is warm-up, with a warning.
     warmup_epoch: float = 0
     warmup_start_lr: float = 0.0  # the rate at step 0 of the warm-up
-    last_epoch: int = -1  # index of the last step taken; -1 for a new run
+    last_epoch: int = -1  # index of the last step; -1 for a new run
     by_epoch: bool = False  # count epochs instead of update steps
 
     def __post_init__(self) -> None:

@@ -137,7 +137,7 @@ class BaseTrainer:
 
         Args:
             metric_cfg: The section.
-            **runtime_objs: Handed to ``bind`` of each streaming metric.
+            **runtime_objs: Arguments of ``bind`` of each streaming metric.
         """
         from ppmat.metrics import build_metric
 
@@ -262,7 +262,7 @@ class BaseTrainer:
             state.step_in_train_epoch = 0
             state.epoch_finished = False
             run.window, run.epoch_means = TrainingMeans(), TrainingMeans()
-            self._take_over_random_state()
+            self._restore_random_state()
             run.epoch_rng = get_random_state()
         complete = self._train_batches()
         values = self._report_epoch()
@@ -294,8 +294,8 @@ class BaseTrainer:
         has_data = self.val_dataloader is not None
         return has_data and self.state.epoch >= self.config.start_eval_epoch
 
-    def _take_over_random_state(self) -> None:
-        """Set the generators to the state of the checkpoint that is resumed."""
+    def _restore_random_state(self) -> None:
+        """Set the random generators to the state in the checkpoint, once."""
         if self.run.resume_rng is not None:
             set_random_state(self.run.resume_rng)
             self.run.resume_rng = None
@@ -361,8 +361,8 @@ class BaseTrainer:
         sampler = loader.batch_sampler
         if hasattr(sampler, "set_epoch"):
             sampler.set_epoch(self.state.epoch - 1)
-        # Some loaders draw from the global generator: a resumed epoch must find it as
-        # it was when the epoch began.
+        # Some loaders draw from the global generator. A resumed epoch needs its state
+        # at the start of the epoch.
         if self.run.resume_rng is not None:
             set_random_state(self.run.epoch_rng)
         jump = hasattr(sampler, "start_batch")
@@ -372,7 +372,7 @@ class BaseTrainer:
         for _ in range(0 if jump else skip):
             next(batches)
         first = next(batches)
-        self._take_over_random_state()
+        self._restore_random_state()
         yield first
         yield from batches
 

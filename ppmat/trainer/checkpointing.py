@@ -72,7 +72,7 @@ def restore(run: Run, path: str) -> None:
     """Continue from a checkpoint, inside an epoch if it was written there.
 
     Args:
-        run: Takes over the content.
+        run: Gets the content.
         path: The checkpoint, without suffix.
 
     Raises:

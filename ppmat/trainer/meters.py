@@ -31,7 +31,7 @@ Meters = dict[str, AverageMeter]
 
 
 class MetricError(RuntimeError):
-    """A metric that cannot be computed; never left out silently."""
+    """A metric that cannot be computed."""
 
 
 def find_pair(key: str, result: Mapping, batch: Mapping, stage: str) -> tuple:
@@ -160,7 +160,7 @@ class StreamingMetrics:
         self.stage = stage
 
     def update(self, result: Mapping, batch: Any) -> None:
-        """Hand a batch to all metrics."""
+        """Add a batch to all metrics."""
         for name, metric in self.metrics.items():
             try:
                 metric.update_step(result=result, batch=batch, stage=self.stage)
@@ -182,8 +182,8 @@ class StreamingMetrics:
             for key, value in computed.items():
                 if key in values:
                     raise MetricError(
-                        f"Metric.{name} gives '{key}', as another metric does; name "
-                        "one of the two otherwise in its __init_params__"
+                        f"Metric.{name} gives '{key}', as another metric does; change "
+                        "one of the two names in its __init_params__"
                     )
                 add_value(values, key, float(value))
             metric.reset()

@@ -62,7 +62,7 @@ class Run:
         window: Means since the last log line, of this rank.
         epoch_means: Means of the epoch so far, of all ranks.
         epoch_rng: State of the random generators when the epoch began.
-        resume_rng: State to take over from a checkpoint; None once it is taken over.
+        resume_rng: State of a checkpoint that is still to be restored, or None.
     """
 
     config: TrainerConfig
@@ -124,7 +124,7 @@ class Run:
 
         Args:
             metrics: Name to metric, one streaming metric, or None.
-            **runtime_objs: Handed to ``bind`` of each streaming metric.
+            **runtime_objs: Arguments of ``bind`` of each streaming metric.
 
         Raises:
             ConfigError: One metric of (prediction, label) without the key it compares.
@@ -134,7 +134,7 @@ class Run:
         if not isinstance(metrics, Mapping):
             if not hasattr(metrics, "update_step"):
                 raise ConfigError(
-                    "Metric: a metric of (prediction, label) stands below the key it "
+                    "Metric: a metric of (prediction, label) belongs below the key it "
                     "compares: Metric.<key>.__class_name__"
                 )
             metrics = {"default": metrics}

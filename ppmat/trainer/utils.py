@@ -13,7 +13,7 @@
 # limitations under the License.
 
 
-"""Batches, ranks and random states as the training loop sees them."""
+"""Sizes of batches, sums over ranks and random states of the training loop."""
 
 from __future__ import annotations
 
@@ -53,12 +53,16 @@ def _leading_sizes(value: Any) -> Iterator[int]:
 def compute_batch_size(batch: Any) -> int:
     """Return the number of structures (or images) in a batch.
 
-    Looked for in this order: the length of ``num_atoms`` (in the batch or in one of
-    its blocks, ``structure_array`` first), the length of the list ``id``, the
+    It is, in this order, the length of ``num_atoms`` (in the batch or in one of its
+    blocks, ``structure_array`` first), the length of the list ``id``, the
     ``num_graph`` of a graph, the common first axis of all arrays.
 
     Raises:
-        ValueError: None of them is there, or the first axes differ.
+        ValueError: None of them exists, or the first axes differ.
+
+    Example:
+        >>> compute_batch_size({"image": np.zeros([5, 1, 8, 8]), "y": np.zeros([5])})
+        5
     """
     if isinstance(batch, Mapping):
         blocks = [batch.get("structure_array"), batch, *batch.values()]
@@ -89,11 +93,11 @@ def batch_ids(batch: Any) -> list[str] | None:
 
 
 def loss_weight(result: Mapping, name: str, batch_size: int) -> Any:
-    """Return how much the loss ``name`` of a batch counts among batches.
+    """Return the weight of the loss ``name`` of a batch in a mean over batches.
 
-    A loss that is a mean over structures weighs their number. A model whose loss is a
-    mean over something else returns ``loss_weight`` beside ``loss_dict``: what was
-    counted (a number or 0-d tensor), or a mapping from loss name to that.
+    The weight of a mean over structures is their number. A model whose loss is a mean
+    over other items returns ``loss_weight`` beside ``loss_dict``: the number of items
+    (a number or 0-d tensor), or a mapping from loss name to that.
     """
     weight = result.get("loss_weight")
     if isinstance(weight, Mapping):
@@ -105,10 +109,10 @@ def loss_weight(result: Mapping, name: str, batch_size: int) -> Any:
 
 
 def share_statistics(model: paddle.nn.Layer) -> None:
-    """Give all ranks the untrained state of rank 0, such as running means.
+    """Copy the untrained state of rank 0, such as running means, to all ranks.
 
-    Each rank collects them from its own batches and rank 0 saves its own, so those
-    are the ones to evaluate.
+    Each rank collects its own from its batches. Rank 0 writes the checkpoints, so its
+    state is the one to evaluate.
     """
     if dist.get_world_size() > 1:
         for tensor in model.state_dict().values():
@@ -165,9 +169,9 @@ def get_random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Take over what :func:`get_random_state` returned.
+    """Restore what :func:`get_random_state` returned.
 
-    The state of a kind of device that this process does not use is left out.
+    The states of devices that this process does not use are ignored.
     """
     version, numbers, spare = state["python"]
     random.setstate((version, tuple(numbers.tolist()), spare))
@@ -188,7 +192,7 @@ def _devices() -> list[str]:
 
 @contextlib.contextmanager
 def own_random_stream(seed: int, stream: int) -> Iterator[None]:
-    """Draw from a stream of its own inside the block; the outer one goes on after."""
+    """Use another random stream inside the block; the outer one continues after it."""
     before = get_random_state()
     seed_stream(seed, stream)
     try:
