@@ -107,6 +107,10 @@ def test_small_helpers():
     first = (np.random.rand(), float(paddle.rand([])))
     misc.set_random_seed(3)
     assert first == (np.random.rand(), float(paddle.rand([])))
+    sums = misc.sum_over_ranks(
+        [2, 0.1, paddle.to_tensor([1.5]), paddle.to_tensor(True)]
+    )
+    assert sums.tolist() == [2.0, 0.1, 1.5, 1.0]
     rows = paddle.ones([2, 3])
     assert misc.all_gather(rows) is rows
     assert misc.all_gather(rows, concat=False) == [rows]
