@@ -39,7 +39,6 @@ from paddle import nn
 from ppmat.datasets.transform import mean_std_scaling
 from ppmat.metrics import IS2REMetric
 from ppmat.metrics import StreamingMetricBase
-from ppmat.metrics.streaming_base import _all_reduce_sum_
 from ppmat.sampler import StructureSampler
 from ppmat.trainer.stop_signals import TrainingInterrupted
 from ppmat.trainer.update import NonFiniteError
@@ -71,8 +70,7 @@ class Count(StreamingMetricBase):
         self.structures += len(batch["id"])
 
     def compute_epoch(self, *, stage):
-        total = paddle.to_tensor([self.structures], dtype="float64")
-        return {"structures": _all_reduce_sum_(total).item()}
+        return {"structures": misc.sum_over_ranks([self.structures]).item()}
 
 
 def summary(trainer):

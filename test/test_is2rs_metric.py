@@ -18,9 +18,6 @@ import numpy as np
 import pytest
 
 from ppmat.metrics.is2rs_metric import IS2RSMetric
-from ppmat.metrics.is2rs_metric import average_distance_within_threshold
-from ppmat.metrics.is2rs_metric import distance_within_threshold
-from ppmat.metrics.is2rs_metric import position_mae
 from ppmat.metrics.is2rs_metric import structure_distances
 from ppmat.metrics.is2rs_metric import success_curve
 
@@ -36,6 +33,26 @@ def structures(count=12, seed=0):
     initial = [t + rng.normal(0, 0.3, t.shape) for t in true]
     fixed = [np.arange(n) < n // 2 for n in sizes]
     return pred, true, initial, cell, fixed
+
+
+def average_distance_within_threshold(*structures):
+    return success_curve(structure_distances(*structures)).mean()
+
+
+def scores(pred, true, cell, fixed, threshold=0.3):
+    metric = IS2RSMetric(thresholds=[threshold])
+    metric.update(pred, true, pred, cell, fixed)
+    return metric.compute_epoch()
+
+
+def position_mae(*structures):
+    return scores(*structures)["position_mae"]
+
+
+def plain_mae(pred, true, cell, fixed):
+    free = [(~held).sum() for held in fixed]
+    distances = structure_distances(pred, true, cell, fixed)
+    return np.average(distances, weights=free)
 
 
 def plain_adwt(pred, true, cell, fixed):
@@ -81,10 +98,9 @@ def test_thresholds_are_strict_and_490():
     assert success_curve(np.array([0.2])).shape == (490,)
     cell, fixed = [np.eye(3) * 10], [np.array([False])]
     pred, true = [np.array([[0.25, 0, 0]])], [np.zeros((1, 3))]
-    assert distance_within_threshold(pred, true, cell, fixed, 0.25) == 0.0
-    assert distance_within_threshold(pred, true, cell, fixed, 0.2500001) == 1.0
-    perfect = average_distance_within_threshold(true, true, cell, fixed)
-    assert perfect == 1.0
+    for threshold, share in ((0.25, 0.0), (0.2500001, 1.0)):
+        assert scores(pred, true, cell, fixed, threshold)["dwt_0.25"] == share
+    assert scores(true, true, cell, fixed)["adwt"] == 1.0
 
 
 def test_fixed_atoms_are_not_scored():
@@ -116,9 +132,9 @@ def test_streaming_equals_whole_in_any_batching():
     want = {
         "adwt": average_distance_within_threshold(pred, true, cell, fixed),
         "copy_adwt": average_distance_within_threshold(initial, true, cell, fixed),
-        "dwt_0.3": distance_within_threshold(pred, true, cell, fixed, 0.3),
-        "position_mae": position_mae(pred, true, cell, fixed),
-        "copy_position_mae": position_mae(initial, true, cell, fixed),
+        "dwt_0.3": (structure_distances(pred, true, cell, fixed) < 0.3).mean(),
+        "position_mae": plain_mae(pred, true, cell, fixed),
+        "copy_position_mae": plain_mae(initial, true, cell, fixed),
     }
     assert {k: got[k] for k in want} == pytest.approx(want)
     metric.reset()

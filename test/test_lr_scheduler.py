@@ -20,6 +20,8 @@ import pytest
 
 from ppmat.optimizer import LR_SCHEDULES
 from ppmat.optimizer import build_lr_scheduler
+from ppmat.optimizer.lr_scheduler import Linear
+from ppmat.optimizer.lr_scheduler import Piecewise
 from ppmat.utils.registry import ConfigError
 
 EPOCHS, STEPS = 4, 5
@@ -193,6 +195,11 @@ def test_reduce_on_plateau():
 def test_wrong_configuration(name, params, text):
     with pytest.raises(ConfigError, match=text):
         build(name, **params)
+
+
+def test_lengths_and_rate_may_be_positional():
+    assert Linear(EPOCHS, STEPS, 0.1)()() == 0.1
+    assert Piecewise(EPOCHS, STEPS, decay_epochs=[1], values=[0.2, 0.1])()() == 0.2
 
 
 def test_optimizer_follows_the_schedule():

@@ -19,6 +19,8 @@ import pytest
 from paddle import nn
 
 from ppmat.optimizer import OPTIMIZERS
+from ppmat.optimizer import Adam
+from ppmat.optimizer import Momentum
 from ppmat.optimizer import build_optimizer
 from ppmat.utils.registry import ConfigError
 
@@ -164,6 +166,21 @@ def test_pattern_without_a_match_is_said(capsys):
 def test_wrong_configuration_names_the_place(cfg, text):
     with pytest.raises(ConfigError, match=text):
         build_optimizer(cfg, make_model(), 1, 1)
+
+
+def test_the_rate_may_be_positional_and_other_settings_have_names():
+    model = make_model()
+    assert Adam(0.1)(model).get_lr() == Adam(learning_rate=0.1)(model).get_lr() == 0.1
+    assert Momentum(0.1, 0.9).momentum == 0.9
+    with pytest.raises(TypeError, match="positional"):
+        Adam(0.1, 0.9)
+
+
+def test_a_subclass_with_another_name_builds_the_same_optimizer():
+    class Mine(Adam):
+        pass
+
+    assert type(Mine(0.1)(make_model())) is paddle.optimizer.Adam
 
 
 def test_whole_number_as_rate():

@@ -36,7 +36,8 @@ from pymatgen.io.ase import AseAtomsAdaptor
 from ppmat.datasets.oc20_lmdb import OC20LMDB
 from ppmat.datasets.oc20_lmdb import write_lmdb
 from ppmat.metrics import METRICS
-from ppmat.metrics.is2rs_metric import average_distance_within_threshold
+from ppmat.metrics.is2rs_metric import structure_distances
+from ppmat.metrics.is2rs_metric import success_curve
 from ppmat.sampler import StructureSampler
 from ppmat.utils.errors import InputError
 from ppmat.utils.periodic import minimum_image
@@ -366,7 +367,8 @@ def test_scores_are_those_of_the_metric_functions(scored, tmp_path):
         ("adwt", [np.array(r["cart_coords"]) for r in results]),
         ("copy_adwt", [r.pos for r in records["val_id"]]),
     ):
-        expected = average_distance_within_threshold(positions, true, cells, fixed)
+        distances = structure_distances(positions, true, cells, fixed)
+        expected = success_curve(distances).mean()
         assert values[name] == pytest.approx(expected)
     assert 0 < values["adwt"] < 1 and values["adwt"] != values["copy_adwt"]
     assert sampler.compute_metric(seed=1) == pytest.approx(values)

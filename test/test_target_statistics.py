@@ -180,7 +180,7 @@ def test_composition_does_not_depend_on_the_origin_of_the_energies():
 def test_composition_that_says_everything_is_refused():
     counts = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1]])
     data = Composed(counts, [2.0, 2.0, 2.0])
-    with pytest.raises(ConfigError, match="no spread beside their composition"):
+    with pytest.raises(ConfigError, match="explains all"):
         run_dataset_transform("composition_scaling", io.DataLoader(data), "y")
 
 
@@ -212,7 +212,7 @@ def test_composition_is_read_without_making_samples():
         ([1, float("nan")], ["y"], "record 1: 'y' is .nan"),
         ([2, 2, 2], "y", "the 3 training labels 'y' have no spread"),
         ([2], "y", "the 1 training labels"),
-        ([1, 2], ["y", "z"], "statistics are taken of one target, got 2"),
+        ([1, 2], ["y", "z"], "statistics need exactly one target, got 2"),
     ],
 )
 def test_what_cannot_be_measured_is_named(labels, target, match):
@@ -358,7 +358,7 @@ def test_pretrained_weights_keep_their_statistics_and_say_so(train, tmp_path):
     train("Dataset.transform.__class_name__=no_scaling", name="first")
     weights = tmp_path / "first/checkpoints/latest.pdparams"
     status, shown = train(f"Trainer.pretrained_model_path={weights}")
-    assert status == 0 and "data_std of their own, which stay in force" in shown
+    assert status == 0 and "data_std, which replace those of Dataset.transform" in shown
     found = weights_of(tmp_path / "out")
     assert (float(found["data_mean"]), float(found["data_std"])) == (0.0, 1.0)
 
@@ -403,7 +403,7 @@ def test_split_by_ratio_measures_the_training_part(train, tmp_path):
         ),
         (["Global.label_names=null"], "named by Global.label_names.*found None"),
         (["Global.label_names=7"], "named by Global.label_names.*found 7"),
-        (["Global.label_names=[a,b]"], "of one target, got 2"),
+        (["Global.label_names=[a,b]"], "exactly one target, got 2"),
         (["Global.label_names=y"], "label is 'y'; wanted one of y_relaxed"),
         (["Model.__init_params__.poolin=sum"], "unknown key 'poolin'.*'pooling'"),
         (

@@ -32,8 +32,11 @@ from ppmat.commands.options import EXIT_BAD_INPUT
 from ppmat.datasets import DATASETS
 from ppmat.datasets.custom_data_type import ConcatData
 from ppmat.models import MODELS
+from ppmat.trainer import BaseTrainer
 from ppmat.utils import logger
 from ppmat.utils.config import load_config
+from ppmat.utils.files import StoredRunError
+from ppmat.utils.files import locked
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -143,7 +146,7 @@ def test_a_run_leaves_what_a_person_looks_at(tmp_path, capsys):
     assert call(tmp_path, "-c", "configs/toy.yaml") == 0
     out = tmp_path / "out"
     assert sorted(os.listdir(out)) == [
-        "checkpoints", "loss_curve.png", "metrics.csv", "run.log", "toy.yaml",
+        ".lock", "checkpoints", "loss_curve.png", "metrics.csv", "run.log", "toy.yaml",
     ]  # fmt: skip
     stages = [row["stage"] for row in read_rows(out)]
     assert stages.count("train(step)") == 6
@@ -319,6 +322,49 @@ def test_default_of_an_unset_variable_is_said(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("TOY_ROOT", "/data")
     assert call(tmp_path, "-c", path) == 0
     assert text not in capsys.readouterr().out
+
+
+HOLD = """
+import sys
+from ppmat.utils.files import locked
+with locked(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_training_in_one_folder_is_refused(tmp_path, capsys):
+    """Another process holds the folder as a training does; nothing there is touched."""
+    path, out = write(tmp_path, config(tmp_path)), tmp_path / "out"
+    out.mkdir()
+    (out / "run.log").write_text("first\n")
+    command = [sys.executable, "-c", HOLD, str(out)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=ROOT, text=True, **pipes) as other:
+        assert other.stdout.readline() == "held\n"
+        assert call(tmp_path, "-c", path) == EXIT_BAD_INPUT
+        shown = capsys.readouterr().out
+        assert f"{out}: another process is writing there" in shown
+        assert sorted(os.listdir(out)) == [".lock", "run.log"]
+        assert (out / "run.log").read_text() == "first\n"
+        other.stdin.close()
+    assert call(tmp_path, "-c", path) == 0
+
+
+def test_a_training_holds_its_folder(tmp_path, monkeypatch):
+    def train(trainer):
+        with pytest.raises(StoredRunError), locked(tmp_path / "out"):
+            pass
+        held.append(trainer)
+
+    held = []
+    monkeypatch.setattr(BaseTrainer, "train", train)
+    monkeypatch.setattr("ppmat.trainer.reporting.draw_loss_curve", lambda folder: None)
+    flags = ["Global.do_eval=false", "Global.do_test=false"]
+    assert call(tmp_path, "-c", write(tmp_path, config(tmp_path)), *flags) == 0
+    assert held
+    with locked(tmp_path / "out"):
+        pass
 
 
 def test_nan_ends_with_status_3(tmp_path, capsys):

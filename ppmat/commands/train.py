@@ -15,13 +15,14 @@
 
 """The training command of every task folder.
 
-Importing this module does not import Paddle: the number of threads has to be set
-before.
+Importing this module does not import Paddle, because the number of threads has to be
+set before that.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import inspect
 import os
 import time
@@ -38,6 +39,7 @@ from ppmat.commands.options import unset_variables
 from ppmat.utils import logger
 from ppmat.utils.config import load_config
 from ppmat.utils.config import save_config
+from ppmat.utils.files import locked
 from ppmat.utils.registry import CLASS_KEY
 from ppmat.utils.registry import PARAMS_KEY
 from ppmat.utils.registry import ConfigError
@@ -46,22 +48,23 @@ from ppmat.utils.registry import check_keys
 from ppmat.utils.registry import fits
 
 EXIT_NOT_FINITE = 3
-_SPLITS = ("train", "val", "test")
+# Split to the flag of Global that asks for it
+_FLAGS = {"train": "do_train", "val": "do_eval", "test": "do_test"}
 
 
 def parse_args(argv: Sequence[str] | None, task_dir: str) -> argparse.Namespace:
     """Return the options ``config`` and ``overrides``."""
     parser = argparse.ArgumentParser(
         description="Train and evaluate a model.",
-        epilog="Exit status: 0 done, 2 bad configuration, data or checkpoint, 3 a loss "
-        "or gradient that is not finite, 143 / 130 stopped by SIGTERM / SIGINT after "
-        "saving checkpoints/latest.",
+        epilog="Exit status: 0 done, 2 bad configuration, data or checkpoint, or an "
+        "output folder in use, 3 a loss or gradient that is not finite, 143 / 130 "
+        "stopped by SIGTERM / SIGINT after saving checkpoints/latest.",
     )
     parser.add_argument(
         "-c",
         "--config",
         required=True,
-        help=f"YAML file; looked up as given, then below {task_dir}",
+        help=f"YAML file; searched as given, then below {task_dir}",
     )
     parser.add_argument(
         "overrides",
@@ -109,33 +112,18 @@ def run(config: dict[str, Any], source: str) -> Any:
         The trainer.
 
     Raises:
-        ConfigError: Anything in the configuration that cannot be meant.
+        ConfigError: A section, key or value of the configuration is wrong.
+        StoredRunError: Another training is running in ``Trainer.output_dir``.
     """
     import paddle.distributed as dist
 
-    from ppmat.metrics import build_metric
-    from ppmat.models import build_model
-    from ppmat.optimizer import build_optimizer
     from ppmat.trainer.config import TrainerConfig
-    from ppmat.trainer.factory import build_trainer
     from ppmat.trainer.reporting import draw_loss_curve
-    from ppmat.trainer.utils import STREAM_DATA
-    from ppmat.trainer.utils import gather_objects
-    from ppmat.trainer.utils import own_random_stream
-    from ppmat.utils import misc
+    from ppmat.utils.misc import gather_objects
 
-    for section in ("Trainer", "Model", "Dataset"):
-        if not config.get(section):
-            raise ConfigError(f"{source}: the section {section} is missing")
-    flags = config.get("Global") or {}
-    do_train = _flag(flags, "do_train", True)
-    do_eval = _flag(flags, "do_eval", False)
-    do_test = _flag(flags, "do_test", False)
-    if do_train and not config.get("Optimizer"):
-        raise ConfigError(f"{source}: the section Optimizer is missing")
+    asked = _read_tasks(config, source)
     settings = TrainerConfig.from_dict(config["Trainer"])
-    scaled = config["Dataset"].get("transform") is not None
-    if scaled:
+    if config["Dataset"].get("transform") is not None:
         check_statistics(config)
     if dist.get_world_size() > 1:
         dist.init_parallel_env()
@@ -145,31 +133,81 @@ def run(config: dict[str, Any], source: str) -> Any:
         config["Trainer"]["timestamp_output_dir"] = False
     output_dir = config["Trainer"]["output_dir"]
     os.makedirs(output_dir, exist_ok=True)
+    is_master = dist.get_rank() == 0
+    with locked(output_dir) if is_master else contextlib.nullcontext():
+        _log_start(config, source)
+        merged = os.path.join(output_dir, os.path.basename(source))
+        if is_master:
+            save_config(config, merged)
+        trainer, loaders = _build(config, asked, settings, merged)
+        if asked["train"]:
+            trainer.train()
+            if is_master and (picture := draw_loss_curve(output_dir)):
+                logger.message(f"Drew {picture}")
+        for split in ("val", "test"):
+            if asked[split]:
+                if asked["train"] and split == "test":
+                    take_best(trainer)
+                trainer.eval(loaders[split], stage=split)
+    return trainer
+
+
+def _read_tasks(config: Mapping, source: str) -> dict[str, bool]:
+    """Return which split is asked for: to train, evaluate and test on."""
+    flags = config.get("Global") or {}
+    asked = {}
+    for split, name in _FLAGS.items():
+        asked[split] = flags.get(name, split == "train")
+        if not isinstance(asked[split], bool):
+            raise ConfigError(
+                f"Global.{name}: wanted true or false, got {asked[split]!r}"
+            )
+    sections = ["Trainer", "Model", "Dataset", *["Optimizer"] * asked["train"]]
+    for section in sections:
+        if not config.get(section):
+            raise ConfigError(f"{source}: the section {section} is missing")
+    return asked
+
+
+def _log_start(config: Mapping, source: str) -> None:
+    """Open ``run.log`` and log the configuration and the defaults it uses."""
+    output_dir = config["Trainer"]["output_dir"]
     logger.init_logger(log_file=os.path.join(output_dir, "run.log"))
-    merged = os.path.join(output_dir, os.path.basename(source))
-    if dist.get_rank() == 0:
-        save_config(config, merged)
     logger.info(f"Configuration {source}, output in {output_dir}")
+    root = (config.get("Global") or {}).get("data_root", "not given")
     for name in unset_variables(source):
         logger.message(
             f"{name} is not set: the default in {os.path.basename(source)} is used "
-            f"(data_root: {flags.get('data_root', 'not given')})"
+            f"(data_root: {root})"
         )
 
+
+def _build(
+    config: dict[str, Any], asked: Mapping[str, bool], settings: Any, merged: str
+) -> tuple[Any, dict[str, Any]]:
+    """Return the trainer and the loader of each split.
+
+    The order of the steps fixes all random numbers. ``config`` gets the statistics that
+    ``Dataset.transform`` asks for, and is saved again as ``merged``.
+    """
+    import paddle.distributed as dist
+
+    from ppmat.metrics import build_metric
+    from ppmat.models import build_model
+    from ppmat.optimizer import build_optimizer
+    from ppmat.trainer.base_trainer import build_trainer
+    from ppmat.trainer.utils import STREAM_DATA
+    from ppmat.trainer.utils import own_random_stream
+    from ppmat.utils import misc
+
     misc.set_random_seed(settings.seed)
-    measured = do_train and scaled
+    do_train = asked["train"]
+    measured = do_train and config["Dataset"].get("transform") is not None
     model = None if measured else build_model(config["Model"])
-    loaders = build_loaders(
-        config["Dataset"],
-        {"train": do_train, "val": do_train or do_eval, "test": do_test},
-        settings.seed,
-    )
-    for flag, split, asked in (
-        ("do_train", "train", do_train),
-        ("do_eval", "val", do_eval),
-        ("do_test", "test", do_test),
-    ):
-        if asked and loaders[split] is None:
+    wanted = {**asked, "val": do_train or asked["val"]}
+    loaders = build_loaders(config["Dataset"], wanted, settings.seed)
+    for split, flag in _FLAGS.items():
+        if asked[split] and loaders[split] is None:
             raise ConfigError(f"Dataset.{split} is missing, but Global.{flag} is true")
     if measured:
         with own_random_stream(settings.seed, STREAM_DATA):
@@ -179,8 +217,8 @@ def run(config: dict[str, Any], source: str) -> Any:
         model = build_model(config["Model"])
         if settings.pretrained_model_path is not None:
             logger.warning(
-                "the weights of Trainer.pretrained_model_path bring data_mean and "
-                "data_std of their own, which stay in force"
+                "the weights of Trainer.pretrained_model_path include data_mean and "
+                "data_std, which replace those of Dataset.transform"
             )
     optimizer = lr_scheduler = None
     if do_train:
@@ -202,20 +240,11 @@ def run(config: dict[str, Any], source: str) -> Any:
         lr_scheduler=lr_scheduler,
         compute_metric_func_dict=build_metric(config.get("Metric")),
     )
-    if do_train:
-        trainer.train()
-        if dist.get_rank() == 0 and (picture := draw_loss_curve(output_dir)):
-            logger.message(f"Drew {picture}")
-    for wanted, split in ((do_eval, "val"), (do_test, "test")):
-        if wanted:
-            if do_train and split == "test":
-                take_best(trainer)
-            trainer.eval(loaders[split], stage=split)
-    return trainer
+    return trainer, loaders
 
 
 def take_best(trainer: Any) -> None:
-    """Put the weights this run chose on validation into the model, if it chose any."""
+    """Load the best weights on validation data into the model, if there are any."""
     from ppmat.utils import save_load
 
     settings, state = trainer.config, trainer.state
@@ -224,7 +253,7 @@ def take_best(trainer: Any) -> None:
         logger.message("The weights after the last step are tested")
         return
     save_load.load_pretrain(trainer.model, best)
-    trainer.ema_model = None  # the file has the average, if one is kept
+    trainer.run.ema_model = None  # the file holds the average, if there is one
     logger.message(
         f"The best weights are tested: {best}, epoch {state.best_epoch}, "
         f"{settings.name_for_best_metric} {state.best_metric:.6g} "
@@ -232,17 +261,11 @@ def take_best(trainer: Any) -> None:
     )
 
 
-def _flag(flags: Mapping, name: str, default: bool) -> bool:
-    value = flags.get(name, default)
-    if not isinstance(value, bool):
-        raise ConfigError(f"Global.{name}: wanted true or false, got {value!r}")
-    return value
-
-
 def check_statistics(config: Mapping) -> None:
-    """Raise ``ConfigError`` if ``Dataset.transform`` cannot be followed.
+    """Check ``Dataset.transform`` without reading data, also if nothing is trained.
 
-    Everything but the data is looked at, also when nothing will be trained.
+    Raises:
+        ConfigError: The block, the target or the model does not fit.
     """
     from ppmat.datasets.transform import check_scaling
     from ppmat.datasets.transform import single_target
@@ -266,13 +289,13 @@ def check_statistics(config: Mapping) -> None:
             f"Dataset.transform fills {', '.join(filled)} of the model, but "
             f"{model.__name__} lacks such arguments; remove the block"
         )
-    # The data come before the model, so a misspelt key would show only after them.
+    # The statistics of the data take long, so the keys of the model are checked first.
     filled = {**params, **filled}
     check_call(model, filled, f"Model.{PARAMS_KEY}")
 
 
 def fill_statistics(config: dict[str, Any], train_loader: Any) -> None:
-    """Put the statistics ``Dataset.transform`` asks for into the Model section."""
+    """Write the statistics that ``Dataset.transform`` asks for into ``Model``."""
     from ppmat.datasets.transform import run_dataset_transform
     from ppmat.datasets.transform import single_target
 
@@ -297,16 +320,19 @@ def build_loaders(
 ) -> dict[str, Any]:
     """Build the loaders of the splits that are wanted; None for the others.
 
-    ``cfg`` holds the blocks ``train``, ``val``, ``test``, or one block with
-    ``split_dataset_ratio``; ``transform`` beside them is not looked at.
+    Args:
+        cfg: The blocks ``train``, ``val``, ``test``, or one block with
+            ``split_dataset_ratio``; ``transform`` beside them is ignored.
+        wanted: Split to whether it is wanted.
+        seed: Seed of the data order.
     """
     from ppmat.datasets import build_dataloader
 
     cfg = {key: block for key, block in cfg.items() if key != "transform"}
     if "split_dataset_ratio" in cfg:
         loaders = build_dataloader(cfg, seed=seed)
-        return {split: loaders[split] if wanted[split] else None for split in _SPLITS}
-    check_keys(cfg, (*_SPLITS, "transform"), "Dataset")
+        return {split: loaders[split] if wanted[split] else None for split in _FLAGS}
+    check_keys(cfg, (*_FLAGS, "transform"), "Dataset")
     return {
         split: build_dataloader(
             cfg.get(split),
@@ -316,5 +342,5 @@ def build_loaders(
         )
         if wanted[split]
         else None
-        for split in _SPLITS
+        for split in _FLAGS
     }

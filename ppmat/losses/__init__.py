@@ -13,37 +13,29 @@
 # limitations under the License.
 
 
-"""Losses a YAML file may name, and :func:`build_loss`."""
+"""Losses that a YAML file may name, and :func:`build_loss`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-import paddle.nn as nn
+from paddle import nn
 
-from ppmat.losses.l1_loss import HuberLoss
-from ppmat.losses.l1_loss import L1Loss
-from ppmat.losses.l1_loss import MAELoss
-from ppmat.losses.l1_loss import SmoothL1Loss
-from ppmat.losses.loss_warper import LossWarper
-from ppmat.losses.mse_loss import MSELoss
+from ppmat.losses.losses import HuberLoss
+from ppmat.losses.losses import L1Loss
+from ppmat.losses.losses import LossWarper
+from ppmat.losses.losses import MAELoss
+from ppmat.losses.losses import MSELoss
+from ppmat.losses.losses import SmoothL1Loss
 from ppmat.utils.registry import PARAMS_KEY
 from ppmat.utils.registry import ConfigError
 from ppmat.utils.registry import Registry
 
-__all__ = [
-    "HuberLoss",
-    "L1Loss",
-    "LossWarper",
-    "MAELoss",
-    "MSELoss",
-    "SmoothL1Loss",
-    "build_loss",
-]
-
 LOSSES = Registry(
     "loss", [MSELoss, L1Loss, SmoothL1Loss, MAELoss, HuberLoss, LossWarper]
 )
+
+__all__ = [*LOSSES, "build_loss"]
 
 
 def build_loss(cfg: Mapping | None, where: str = "loss") -> nn.Layer | None:

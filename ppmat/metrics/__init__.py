@@ -13,7 +13,7 @@
 # limitations under the License.
 
 
-"""Metrics a YAML file may name, and :func:`build_metric`."""
+"""Metrics that a YAML file may name, and :func:`build_metric`."""
 
 from __future__ import annotations
 

@@ -12,11 +12,11 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""How close predicted adsorption energies come: MAE and EwT.
+"""Errors of predicted adsorption energies: MAE and EwT.
 
 Definitions follow the Open Catalyst evaluator: energy MAE is the mean absolute error in
 eV; energy within threshold (EwT) is the share of structures whose absolute error is
-strictly below 0.02 eV. Errors are taken in the precision of the input, as there: for
+strictly below 0.02 eV. Errors are computed in the precision of the input, as there: for
 float32 energies an error of float32(0.02) is not within the threshold.
 """
 
@@ -26,8 +26,9 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 
 import numpy as np
-import paddle
-import paddle.distributed as dist
+
+from ppmat.metrics.streaming_base import StreamingMetricBase
+from ppmat.utils.misc import sum_over_ranks
 
 EWT_THRESHOLD = 0.02  # eV
 
@@ -40,19 +41,24 @@ def absolute_errors(energy_pred: Sequence, energy_true: Sequence) -> np.ndarray:
         energy_true: Energies of the relaxed structures, [S] or [S, 1] eV.
 
     Raises:
-        ValueError: They are not equally many.
+        ValueError: The numbers of energies differ.
     """
     pred, true = np.asarray(energy_pred), np.asarray(energy_true)
     if pred.size != true.size:
         raise ValueError(
             f"predicted energies {pred.shape} and true energies {true.shape} do not "
-            "belong together: one number a structure is wanted in both"
+            "match: one number for each structure is wanted in both"
         )
     return np.abs(pred.reshape(-1) - true.reshape(-1))
 
 
 def energy_mae(energy_pred: Sequence, energy_true: Sequence) -> float:
-    """Return the mean absolute error, eV; see :func:`absolute_errors`."""
+    """Return the mean absolute error, eV; arguments as in :func:`absolute_errors`.
+
+    Example:
+        >>> energy_mae([-1.0, 0.5], [-1.5, 0.5])
+        0.25
+    """
     return float(absolute_errors(energy_pred, energy_true).mean(dtype=np.float64))
 
 
@@ -65,18 +71,16 @@ def energy_within_threshold(
 
 
 def mean_over_splits(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Return each score's plain mean over splits, as leaderboards report it.
+    """Return each score's mean over splits, as leaderboards report it.
 
-    Splits count alike, whatever their sizes.
+    Each split has the same weight, whatever its size.
 
     Args:
         scores: Split to the scores of that split, the same names in each.
 
     Raises:
-        ValueError: There is no split, or they have different scores.
+        ValueError: The splits have different scores.
     """
-    if not scores:
-        raise ValueError("there are no splits to average over")
     names = list(next(iter(scores.values())))
     for split, values in scores.items():
         if set(values) != set(names):
@@ -90,10 +94,10 @@ def mean_over_splits(scores: Mapping[str, Mapping[str, float]]) -> dict[str, flo
     }
 
 
-class IS2REMetric:
-    """Streaming form, for the trainer: ``energy_mae`` [eV] and ``ewt`` (a share).
+class IS2REMetric(StreamingMetricBase):
+    """``energy_mae`` [eV] and ``ewt`` (a share) of the batches of a trainer.
 
-    Only sums are kept, so memory does not grow and processes add up.
+    Only sums are kept, so memory does not grow.
 
     Args:
         property_name: Key of the energy in ``pred_dict`` and in the batch.
@@ -108,11 +112,8 @@ class IS2REMetric:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all structures."""
+        """Clear the sums."""
         self.sums = np.zeros(3)  # absolute errors [eV], errors within, structures
-
-    def bind(self, **runtime_objs: object) -> None:
-        """Take part in the trainer's metric contract; nothing is needed from it."""
 
     def update(self, energy_pred: Sequence, energy_true: Sequence) -> None:
         """Add structures; arguments as in :func:`absolute_errors`."""
@@ -121,12 +122,12 @@ class IS2REMetric:
         self.sums += [errors.sum(dtype=np.float64), within, len(errors)]
 
     def update_step(self, *, result: dict, batch: dict, stage: str) -> None:
-        """Add a batch; batches without a prediction or without labels are passed by.
+        """Add a batch; batches without a prediction or without labels are skipped.
 
         Args:
             result: With ``pred_dict``, which holds the energies [S, 1] eV.
             batch: The batch, with the energies [S, 1] eV if there are labels.
-            stage: Not used; numbers of all stages mean the same.
+            stage: Not used; the scores are the same in all stages.
         """
         predicted = result.get("pred_dict", {}).get(self.property_name)
         if predicted is None or self.property_name not in batch:
@@ -134,13 +135,8 @@ class IS2REMetric:
         self.update(predicted, batch[self.property_name])
 
     def compute_epoch(self, *, stage: str = "eval") -> dict[str, float]:
-        """Return both numbers over all processes; none when nothing was scored."""
-        total = self.sums
-        if dist.is_initialized() and dist.get_world_size() > 1:
-            reduced = paddle.to_tensor(total, dtype="float64")
-            dist.all_reduce(reduced)
-            total = reduced.numpy()
-        errors, within, structures = total
+        """Return both scores over all processes; empty if there were no structures."""
+        errors, within, structures = sum_over_ranks(self.sums).numpy()
         if structures == 0:
             return {}
         return {

@@ -12,12 +12,13 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""How close predicted relaxed structures come: ADwT, DwT and position MAE.
+"""Errors of predicted relaxed structures: ADwT, DwT and position MAE.
 
-Definitions follow the Open Catalyst evaluator: the distance of a structure is the mean
-over its free atoms of the minimum-image distance to the relaxed position; a threshold
-is met when the distance is strictly below it; ADwT averages over the 490 thresholds
-0.010, 0.011 ... 0.499 Å. Distances are lengths in Å, shares are numbers from 0 to 1.
+Definitions follow the Open Catalyst evaluator. The distance of a structure is the mean
+over its free atoms of the minimum-image distance to the relaxed position, in Å.
+DwT is the share of structures (0 to 1) with a distance strictly below a threshold, ADwT
+its mean over the 490 thresholds 0.010, 0.011 ... 0.499 Å. Position MAE is the mean
+distance over the free atoms of all structures, so large structures count more.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import paddle
-import paddle.distributed as dist
 
+from ppmat.metrics.streaming_base import StreamingMetricBase
+from ppmat.utils.misc import sum_over_ranks
 from ppmat.utils.periodic import minimum_image
 
 THRESHOLDS = np.arange(0.01, 0.5, 0.001)  # Å
@@ -49,6 +50,12 @@ def structure_distances(
 
     Raises:
         ValueError: If the lists do not match or a structure has no free atom.
+
+    Example:
+        >>> true, cell = np.zeros((2, 3)), np.eye(3) * 10.0
+        >>> pred = true + [[0.0, 0.0, 0.0], [9.5, 0.0, 0.0]]
+        >>> structure_distances([pred], [true], [cell], [[True, False]])
+        array([0.5])
     """
     if not len(pos_pred) == len(pos_true) == len(cell) == len(fixed):
         raise ValueError(
@@ -77,50 +84,12 @@ def success_curve(distances: np.ndarray) -> np.ndarray:
     return (np.asarray(distances)[:, None] < THRESHOLDS).mean(axis=0)
 
 
-def average_distance_within_threshold(
-    pos_pred: Sequence[np.ndarray],
-    pos_true: Sequence[np.ndarray],
-    cell: Sequence[np.ndarray],
-    fixed: Sequence[np.ndarray],
-) -> float:
-    """Return ADwT, a share; arguments as in :func:`structure_distances`."""
-    distances = structure_distances(pos_pred, pos_true, cell, fixed)
-    return float(success_curve(distances).mean())
+class IS2RSMetric(StreamingMetricBase):
+    """ADwT, DwT and position MAE of the batches of a trainer or a sampler.
 
-
-def distance_within_threshold(
-    pos_pred: Sequence[np.ndarray],
-    pos_true: Sequence[np.ndarray],
-    cell: Sequence[np.ndarray],
-    fixed: Sequence[np.ndarray],
-    threshold: float = 0.1,
-) -> float:
-    """Return the share of structures with a distance strictly below ``threshold`` Å."""
-    distances = structure_distances(pos_pred, pos_true, cell, fixed)
-    return float((distances < threshold).mean())
-
-
-def position_mae(
-    pos_pred: Sequence[np.ndarray],
-    pos_true: Sequence[np.ndarray],
-    cell: Sequence[np.ndarray],
-    fixed: Sequence[np.ndarray],
-) -> float:
-    """Return the mean minimum-image distance over all free atoms of all structures, Å.
-
-    Atoms count alike, so large structures weigh more than in ADwT.
-    """
-    distances = structure_distances(pos_pred, pos_true, cell, fixed)
-    free = [(~np.asarray(held).astype(bool)).sum() for held in fixed]
-    return float(np.average(distances, weights=free))
-
-
-class IS2RSMetric:
-    """Streaming form, for the trainer and the sampler, beside copying the input.
-
-    Only sums are kept, so memory does not grow and processes add up. Names of the
-    results: ``adwt``, ``dwt_<threshold>``, ``position_mae`` and the same with ``copy_``
-    in front for the initial structure taken as the prediction.
+    Only sums are kept, so memory does not grow. Names of the results: ``adwt``,
+    ``dwt_<threshold>``, ``position_mae``. The same names with ``copy_`` in front are
+    those of the baseline that returns the initial structure.
 
     Args:
         thresholds: Single thresholds [Å] reported as DwT.
@@ -131,14 +100,12 @@ class IS2RSMetric:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all structures."""
-        # columns: predicted, copied; rows: successes at each of the 490 thresholds
-        # together, at each single threshold, atoms' distances [Å]
+        """Clear the sums."""
+        # Columns: predicted, copied. Rows: sum over structures of the mean success at
+        # the 490 thresholds, successes at each single threshold, sum over atoms of the
+        # distances [Å].
         self.sums = np.zeros([2 + len(self.thresholds), 2])
         self.counts = np.zeros(2)  # structures, free atoms
-
-    def bind(self, **runtime_objs: object) -> None:
-        """Take part in the trainer's metric contract; nothing is needed from it."""
 
     def update(
         self,
@@ -160,13 +127,13 @@ class IS2RSMetric:
         self.counts += [len(free), free.sum()]
 
     def update_step(self, *, result: dict, batch: dict, stage: str) -> None:
-        """Add a batch; batches without a prediction or without labels are passed by.
+        """Add a batch; batches without a prediction or without labels are skipped.
 
         Args:
             result: With ``result``, the list of generated structures (one for each of
                 the batch), or else ``pred_dict`` with ``cart_coords_relaxed`` [N, 3].
             batch: The batch, with ``cart_coords_relaxed`` if there are labels.
-            stage: Not used; numbers of all stages mean the same.
+            stage: Not used; the scores are the same in all stages.
         """
         if result.get("result"):
             predicted = np.concatenate([r["cart_coords"] for r in result["result"]])
@@ -186,12 +153,9 @@ class IS2RSMetric:
         )
 
     def compute_epoch(self, *, stage: str = "eval") -> dict[str, float]:
-        """Return all numbers over all processes; none when nothing was scored."""
+        """Return the scores over all processes; empty if there were no structures."""
         total = np.concatenate([self.sums.reshape(-1), self.counts])
-        if dist.is_initialized() and dist.get_world_size() > 1:
-            reduced = paddle.to_tensor(total, dtype="float64")
-            dist.all_reduce(reduced)
-            total = reduced.numpy()
+        total = sum_over_ranks(total).numpy()
         sums = total[:-2].reshape(self.sums.shape)
         structures, atoms = total[-2:]
         if structures == 0:

@@ -13,37 +13,38 @@
 # limitations under the License.
 
 
-"""How close enhanced images come: PSNR and SSIM, by one of two protocols.
+"""PSNR and SSIM of enhanced images, by one of two protocols.
 
-The two give very different numbers for the same images, so a number without the name
-of its protocol says nothing:
+The two give very different numbers for the same images. So always name the protocol
+beside a number.
 
-- ``author``: that of the paper's tables. A prediction is clipped to 0..255 and
-  truncated (not rounded) to whole grey levels, as if saved in 8 bits and read back;
-  true images are taken as they are, whole grey levels or not. PSNR and SSIM are taken
-  of each image and averaged over images.
-- ``pooled``: that of PaddleMaterials 0.3.0. Predictions stay as they are; one PSNR is
-  taken of the squared errors of all pixels. SSIM is averaged over images. A pooled
-  PSNR is never above the mean of the images' PSNRs (dB levels are convex in the error).
+- ``author``: protocol of the paper's tables. A prediction is clipped to 0..255 and
+  truncated (not rounded) to whole grey levels, as if saved in 8 bits and read back.
+  True images are not changed. PSNR and SSIM of each image are averaged over images.
+- ``pooled``: protocol of PaddleMaterials 0.3.0. Predictions are not changed. One PSNR
+  is computed from the squared errors of all pixels; SSIM is averaged over images. A
+  pooled PSNR is never above the mean of the images' PSNRs, because dB levels are convex
+  in the error.
 
-SSIM is that of Wang et al. (2004) as the authors' tool computes it: Gaussian window,
-positions where it fits wholly into the image only. All arithmetic is in float64 on the
-host: no gradient flows through it. The authors' tool has float32, whose rounding is
-seen where images are flat and bright: on a constant image of 200 it is 3e-4 of SSIM
-(results above 1 occur), on images of a lattice of the order of 1e-5.
+SSIM follows Wang et al. (2004) as the authors' tool computes it: Gaussian window, only
+at positions where it fits into the image. All arithmetic is in float64 on the host, and
+no gradient flows through it. The authors' tool computes in float32. Its rounding errors
+are visible on flat, bright images: 3e-4 of SSIM on a constant image of 200 (results
+above 1 occur), about 1e-5 on images of a lattice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import paddle
 
 from ppmat.metrics.streaming_base import StreamingMetricBase
-from ppmat.metrics.streaming_base import _all_reduce_sum_
 from ppmat.utils import logger
+from ppmat.utils.misc import sum_over_ranks
 
 ImageLike = paddle.Tensor | np.ndarray
 
@@ -51,7 +52,26 @@ PROTOCOLS = {
     "pooled": "predictions as they are, one PSNR of all pixels, mean SSIM of images",
     "author": "predictions clipped and truncated to 8 bits, means over images",
 }
-_BLOCK = 64  # pixels filtered by one matrix product; fits into a CPU's cache
+_BLOCK = 64  # pixels filtered by one matrix product; the matrices fit into the cache
+
+
+@dataclass(frozen=True)
+class SSIMWindow:
+    """Window and constants of SSIM.
+
+    Args:
+        win_size: Side of the Gaussian window, pixels, odd.
+        win_sigma: Its standard deviation, pixels.
+        k1: Stabilises the ratio of means.
+        k2: Stabilises the ratio of variances.
+        nonnegative_ssim: Count a negative similarity of a position as 0.
+    """
+
+    win_size: int = 11
+    win_sigma: float = 1.5
+    k1: float = 0.01
+    k2: float = 0.03
+    nonnegative_ssim: bool = False
 
 
 def _check_protocol(protocol: str, data_range: float) -> None:
@@ -61,8 +81,8 @@ def _check_protocol(protocol: str, data_range: float) -> None:
         )
     if protocol == "author" and data_range != 255:
         raise ValueError(
-            f"data_range={data_range} with protocol='author': that protocol is of "
-            "8-bit images, so it needs 255; scale the images or use 'pooled'"
+            f"data_range={data_range} with protocol='author': that protocol is for "
+            "8-bit images and needs 255; scale the images or use 'pooled'"
         )
 
 
@@ -75,7 +95,7 @@ def _array(images: ImageLike) -> np.ndarray:
 def _pair(
     pred: ImageLike, label: ImageLike, protocol: str, data_range: float
 ) -> list[np.ndarray]:
-    """Return both as float64 [N, C, H, W], the prediction as the protocol takes it."""
+    """Return both as float64 [N, C, H, W]; ``author`` truncates the prediction."""
     _check_protocol(protocol, data_range)
     pred, label = _array(pred), _array(label)
     if pred.shape != label.shape or pred.ndim != 4 or 0 in pred.shape:
@@ -84,7 +104,7 @@ def _pair(
             f"{list(label.shape)}: wanted the same shape [N, C, H, W] of both"
         )
     if protocol == "author":
-        # NaN passes both, so that it is seen and not scored as some grey level.
+        # NaN stays NaN, so that the score shows it.
         pred = np.trunc(np.clip(pred, 0.0, 255.0))
     return [pred, label]
 
@@ -100,8 +120,9 @@ def _decibel(mse: np.ndarray, data_range: float, eps: float) -> np.ndarray:
 
 
 def _band(size: int, sigma: float) -> np.ndarray:
-    """Return the matrix whose columns hold a normalised Gaussian, each a row lower.
+    """Return the matrix of a one-dimensional Gaussian mean.
 
+    Each column holds the normalised Gaussian, one row lower than the column before.
     ``x @ band[: len(x), : len(x) - size + 1]`` is the Gaussian mean of each ``size``
     neighbours in ``x``; on a CPU several times faster than a convolution.
     """
@@ -142,16 +163,10 @@ def _similarity(
 
 
 def _similarities(
-    pred: np.ndarray,
-    label: np.ndarray,
-    data_range: float,
-    win_size: int,
-    win_sigma: float,
-    k1: float,
-    k2: float,
-    nonnegative_ssim: bool,
+    pred: np.ndarray, label: np.ndarray, data_range: float, window: SSIMWindow
 ) -> np.ndarray:
     """Return the SSIM of each image, [N], averaged over positions and channels."""
+    win_size = window.win_size
     if win_size % 2 != 1 or win_size < 1:
         raise ValueError(f"win_size={win_size}: wanted an odd number of pixels")
     count, channels, height, width = pred.shape
@@ -159,17 +174,17 @@ def _similarities(
         raise ValueError(
             f"images of {height} x {width} pixels are smaller than the SSIM window of "
             f"{win_size} x {win_size}; use larger images, or a smaller win_size, whose "
-            "numbers cannot be set beside others"
+            "scores cannot be compared with others"
         )
-    band = _band(win_size, win_sigma)
-    constants = (k1 * data_range) ** 2, (k2 * data_range) ** 2
+    band = _band(win_size, window.win_sigma)
+    constants = (window.k1 * data_range) ** 2, (window.k2 * data_range) ** 2
     positions = (height - win_size + 1) * (width - win_size + 1)
     scores = np.zeros((count, channels))
     for index in np.ndindex(count, channels):
-        # An infinite pixel makes the score NaN, which tells enough.
+        # An infinite pixel makes the score NaN; a warning would add nothing.
         with np.errstate(invalid="ignore"):
             for strip in _similarity(pred[index], label[index], band, *constants):
-                if nonnegative_ssim:
+                if window.nonnegative_ssim:
                     strip = np.maximum(strip, 0.0)
                 scores[index] += strip.sum() / positions
     return scores.mean(axis=1)
@@ -188,7 +203,7 @@ def calc_psnr(
         pred: Predicted images, [N, C, H, W].
         label: True images, likewise.
         data_range: Peak value.
-        eps: Floor of the mean squared error relative to the squared peak: equal images
+        eps: Floor of the mean squared error relative to the squared peak. Equal images
             have ``-10 log10(eps)`` = 120 dB, where the authors' function fails. Unequal
             8-bit images of up to 15 megapixels are below that.
         protocol: ``"pooled"`` or ``"author"``, see above.
@@ -198,6 +213,11 @@ def calc_psnr(
 
     Raises:
         ValueError: Shapes differ, are not [N, C, H, W] or empty; unknown protocol.
+
+    Example:
+        >>> label = np.full((1, 1, 8, 8), 100.0)
+        >>> round(float(calc_psnr(label + 25.5, label)), 3)
+        20.0
     """
     errors = _squared_errors(*_pair(pred, label, protocol, data_range))
     if protocol == "pooled":
@@ -223,8 +243,8 @@ def calc_ssim(
         pred: Predicted images, [N, C, H, W].
         label: True images, likewise.
         data_range: Range of the values.
-        win_size: Side of the Gaussian window, pixels, odd.
-        win_sigma: Its standard deviation, pixels.
+        win_size: See :class:`SSIMWindow`, as the next four.
+        win_sigma: Standard deviation of the window, pixels.
         k1: Stabilises the ratio of means.
         k2: Stabilises the ratio of variances.
         nonnegative_ssim: Count a negative similarity of a position as 0.
@@ -235,45 +255,39 @@ def calc_ssim(
 
     Raises:
         ValueError: As :func:`calc_psnr`; or an image is smaller than the window. (The
-            authors' tool leaves out the smoothing along such an axis, which is
-            another number under the same name.)
+            authors' tool skips the smoothing along such an axis and returns another
+            quantity under the same name.)
     """
-    scores = _similarities(
-        *_pair(pred, label, protocol, data_range),
-        data_range,
-        win_size,
-        win_sigma,
-        k1,
-        k2,
-        nonnegative_ssim,
-    )
+    window = SSIMWindow(win_size, win_sigma, k1, k2, nonnegative_ssim)
+    pred, label = _pair(pred, label, protocol, data_range)
+    scores = _similarities(pred, label, data_range, window)
     return paddle.to_tensor(scores.mean(), dtype="float64")
 
 
 class SFINStreamingAdapter(StreamingMetricBase):
-    """Streaming form, for the trainer: PSNR [dB] and SSIM of an epoch by one protocol.
+    """PSNR [dB] and SSIM of the batches of a trainer, by one protocol.
 
-    Only sums are kept; batches of any size and several processes give the numbers of
-    all images at once. Every epoch the protocol is logged beside the names.
+    Only sums are kept. Batches of any size and several processes give the scores of
+    all images together. The log of every epoch names the protocol.
 
     Args:
         target_name: Key of the true images in the batch.
         pred_name: Key of the prediction in ``pred_dict``; ``target_name`` if None.
-        psnr_name: Name of the PSNR in the result, by which a best checkpoint is chosen.
+        psnr_name: Name of the PSNR in the result; ``Trainer.name_for_best_metric``.
         ssim_name: Name of the SSIM in the result.
         data_range: See :func:`calc_psnr`.
         eps: See :func:`calc_psnr`.
-        win_size: See :func:`calc_ssim`.
-        win_sigma: See :func:`calc_ssim`.
-        k1: See :func:`calc_ssim`.
-        k2: See :func:`calc_ssim`.
-        nonnegative_ssim: See :func:`calc_ssim`.
+        win_size: See :class:`SSIMWindow`, as the next four.
+        win_sigma: Standard deviation of the window, pixels.
+        k1: Stabilises the ratio of means.
+        k2: Stabilises the ratio of variances.
+        nonnegative_ssim: Count a negative similarity of a position as 0.
         stages: Stages that are scored; training and evaluation if None.
         protocol: ``"pooled"`` or ``"author"``. For both, use two adapters with names
             such as ``psnr_author``.
 
     Raises:
-        ValueError: An unknown protocol, a ``data_range`` that it does not have, or a
+        ValueError: An unknown protocol, a ``data_range`` that it does not allow, or a
             name that ends with another protocol.
     """
 
@@ -307,15 +321,14 @@ class SFINStreamingAdapter(StreamingMetricBase):
         self.ssim_name = ssim_name
         self.data_range = data_range
         self.eps = eps
-        self.window = (win_size, win_sigma, k1, k2, nonnegative_ssim)
+        self.window = SSIMWindow(win_size, win_sigma, k1, k2, nonnegative_ssim)
         self.stages = set(stages or ("train", "eval"))
         self.protocol = protocol
         self.reset()
 
     def reset(self) -> None:
-        """Forget all images."""
-        # Squared errors, pixels, PSNRs [dB], SSIMs, images; PSNRs of the author
-        # protocol only.
+        """Clear the sums."""
+        # Squared errors, pixels, PSNRs [dB] (``author`` only), SSIMs, images
         self._sums = np.zeros(5)
 
     def update_step(self, *, result: dict, batch: dict, stage: str) -> None:
@@ -345,7 +358,7 @@ class SFINStreamingAdapter(StreamingMetricBase):
             self.protocol,
             self.data_range,
         )
-        similarities = _similarities(pred, label, self.data_range, *self.window)
+        similarities = _similarities(pred, label, self.data_range, self.window)
         errors = _squared_errors(pred, label)
         pixels = pred[0].size
         levels = 0.0
@@ -360,12 +373,12 @@ class SFINStreamingAdapter(StreamingMetricBase):
         ]
 
     def compute_epoch(self, *, stage: str) -> dict[str, float]:
-        """Return both numbers over all processes; none when nothing was scored."""
+        """Return both scores over all processes; empty if there were no images."""
         if stage not in self.stages:
             return {}
-        # A rank without images takes part, or the others would wait for it.
-        total = _all_reduce_sum_(paddle.to_tensor(self._sums, dtype="float64"))
-        squared_errors, pixels, levels, similarities, images = total.numpy()
+        # A rank without images takes part, or the others would wait for ever.
+        total = sum_over_ranks(self._sums).numpy()
+        squared_errors, pixels, levels, similarities, images = total
         if images == 0:
             return {}
         if self.protocol == "author":

@@ -19,23 +19,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import paddle
-import paddle.distributed as dist
-
-
-def _all_reduce_sum_(t: paddle.Tensor) -> paddle.Tensor:
-    """Sum ``t`` over all ranks, in place; a single process leaves it as it is."""
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        dist.all_reduce(t, op=dist.ReduceOp.SUM)
-    return t
-
 
 class StreamingMetricBase:
     """A metric with state: the trainer feeds it step by step and reads it once.
 
-    A subclass keeps sums and counts (never per-batch means), adds up in
-    :meth:`update_step`, sums its state over the ranks in :meth:`compute_epoch`
-    and forgets everything in :meth:`reset`.
+    A subclass keeps sums and counts (never per-batch means), adds to them in
+    :meth:`update_step`, sums them over the ranks in :meth:`compute_epoch`
+    (:func:`ppmat.utils.misc.sum_over_ranks`) and clears them in :meth:`reset`.
     """
 
     def bind(self, **runtime_objs: Any) -> None:

@@ -12,8 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
-"""Optimizers and learning-rate schedules a YAML file may name."""
+"""Optimizers and learning-rate schedules that a YAML file may name."""
 
 from __future__ import annotations
 
@@ -32,28 +31,17 @@ from ppmat.optimizer.optimizer import RMSProp
 from ppmat.utils.registry import PARAMS_KEY
 from ppmat.utils.registry import ConfigError
 from ppmat.utils.registry import Registry
-
-__all__ = [
-    "SGD",
-    "Adam",
-    "AdamW",
-    "Momentum",
-    "RMSProp",
-    "build_lr_scheduler",
-    "build_optimizer",
-    "lr_scheduler",
-]
+from ppmat.utils.registry import fits
 
 OPTIMIZERS = Registry("optimizer", [SGD, Adam, AdamW, Momentum, RMSProp])
-LR_SCHEDULES = Registry(
-    "learning-rate schedule",
-    [getattr(lr_scheduler, name) for name in lr_scheduler.__all__],
-)
+LR_SCHEDULES = Registry("learning-rate schedule", lr_scheduler.LRBase.__subclasses__())
 _CLIPS = {
     "clip_norm": nn.ClipGradByNorm,
     "clip_norm_global": nn.ClipGradByGlobalNorm,
     "clip_value": nn.ClipGradByValue,
 }
+
+__all__ = [*OPTIMIZERS, "build_lr_scheduler", "build_optimizer", "lr_scheduler"]
 
 
 def build_lr_scheduler(
@@ -62,7 +50,7 @@ def build_lr_scheduler(
     iters_per_epoch: int,
     where: str = "Optimizer.__init_params__.lr",
 ) -> optim.lr.LRScheduler:
-    """Build a learning-rate schedule.
+    """Return a learning-rate schedule of Paddle with the attribute ``by_epoch``.
 
     Args:
         cfg: The block; it is not changed.
@@ -70,15 +58,17 @@ def build_lr_scheduler(
         iters_per_epoch: Number of update steps per epoch.
         where: YAML path of ``cfg``, for errors.
 
-    Returns:
-        Paddle's scheduler with the attribute ``by_epoch``.
-
     Raises:
         ConfigError: Unknown class, key or wrong type, with the YAML path.
+
+    Example:
+        >>> params = {"learning_rate": 0.1, "step_size": 1, "gamma": 0.5}
+        >>> block = {"__class_name__": "Step", "__init_params__": params}
+        >>> build_lr_scheduler(block, epochs=3, iters_per_epoch=10)()
+        0.1
     """
-    return LR_SCHEDULES.build(
-        cfg, where, epochs=epochs, iters_per_epoch=iters_per_epoch
-    )()
+    lengths = {"epochs": epochs, "iters_per_epoch": iters_per_epoch}
+    return LR_SCHEDULES.build(cfg, where, **lengths)()
 
 
 def build_optimizer(
@@ -92,9 +82,8 @@ def build_optimizer(
 
     Args:
         cfg: The block; it is not changed. ``__init_params__.lr`` is a number or the
-            block of a schedule. At most one of ``clip_norm`` (each tensor),
-            ``clip_norm_global`` (all together) and ``clip_value`` may stand beside
-            ``__init_params__``.
+            block of a schedule. Beside ``__init_params__`` at most one of ``clip_norm``
+            (each tensor), ``clip_norm_global`` (all together) and ``clip_value``.
         model_list: One model or several.
         epochs: Number of epochs of the run.
         iters_per_epoch: Number of update steps (not micro-batches) per epoch.
@@ -112,20 +101,19 @@ def build_optimizer(
         raise ConfigError(f"{where}: only one of {', '.join(clips)} can be given")
     grad_clip = None
     for key, value in clips.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+        if not fits(value, float) or value <= 0:
             raise ConfigError(f"{where}.{key}: wanted a number above 0, got {value!r}")
         grad_clip = _CLIPS[key](value)
 
     at = f"{where}.{PARAMS_KEY}.lr"
+    wanted = "a number or the block of a schedule"
     if "lr" not in params:
-        raise ConfigError(f"{at} is missing: a number or the block of a schedule")
+        raise ConfigError(f"{at} is missing: {wanted}")
     rate, scheduler = params.pop("lr"), None
     if isinstance(rate, Mapping):
         rate = scheduler = build_lr_scheduler(rate, epochs, iters_per_epoch, at)
-    elif isinstance(rate, bool) or not isinstance(rate, (int, float)):
-        raise ConfigError(
-            f"{at}: wanted a number or the block of a schedule, got {rate!r}"
-        )
+    elif not fits(rate, float):
+        raise ConfigError(f"{at}: wanted {wanted}, got {rate!r}")
     settings = OPTIMIZERS.build(
         {**cfg, PARAMS_KEY: params},
         where,

@@ -13,7 +13,7 @@
 # limitations under the License.
 
 
-"""Noise and flow schedulers a YAML file may name, and :func:`build_scheduler`."""
+"""Noise and flow schedulers that a YAML file may name, and :func:`build_scheduler`."""
 
 from __future__ import annotations
 

@@ -14,13 +14,13 @@
 
 """Flow matching along straight paths, in space or on a torus.
 
-A path joins a source point to a target point, ``x_t = x_0 + t d + (1 - t) sigma z``
-with ``d`` the displacement from source to target and ``z`` standard normal, and its
+A path joins a source point to a target point, ``x_t = x_0 + t d + (1 - t) sigma z``.
+Here ``d`` is the displacement from source to target, ``z`` is standard normal, and the
 velocity is ``d - sigma z`` (flow matching, Lipman et al., arXiv 2210.02747; stochastic
 interpolants, Albergo et al., arXiv 2303.08797). A network learns the velocity, or the
-displacement it leads to. Sampling integrates from ``t = 0`` to ``t = 1``. On a torus
-(periodic cells) the path is the unwrapped straight line along the minimum image;
-nothing is wrapped on the way, so an integral is continuous across cell faces.
+displacement that it leads to. Sampling integrates from ``t = 0`` to ``t = 1``. On a
+torus (periodic cells) the path is the straight line along the minimum image. Points are
+not wrapped on the way, so an integral is continuous across cell faces.
 """
 
 from __future__ import annotations
@@ -48,11 +48,19 @@ class FlowMatchingScheduler:
         solver: ``"euler"``, one network call a step, or ``"heun"``, two (the last
             step is an Euler step: there is no velocity beyond ``t = 1``).
         time_sampling: How training times are drawn: ``"uniform"`` on [0, 1) before
-            ``time_power``, or ``"zero"``, always the source, which makes plain
-            regression.
-        time_power: Training times are raised to this power. Above 1 they crowd near
-            the source: where a condition names the start of the path, later points
-            give the target away, and only early ones teach to find it.
+            ``time_power``, or ``"zero"``, always the source, which is plain regression.
+        time_power: Training times are raised to this power. Above 1 more of them are
+            near the source. If the network also gets the start of the path, it can
+            read the target from later points, so only early ones train the task.
+
+    Example:
+        >>> scheduler = FlowMatchingScheduler(solver="euler")
+        >>> scheduler.set_timesteps(4)
+        >>> x = paddle.zeros([1, 3])
+        >>> for t in scheduler.timesteps:
+        ...     x = scheduler.step(paddle.ones([1, 3]), t, x).prev_sample
+        >>> x.tolist()
+        [[1.0, 1.0, 1.0]]
     """
 
     def __init__(
@@ -132,9 +140,9 @@ class FlowMatchingScheduler:
     ) -> paddle.Tensor:
         """Return the velocity that ends at a predicted target.
 
-        On a straight path the velocity at ``t`` is the way that is left over the time
-        that is left, ``(d - (x_t - x_0)) / (1 - t)``; a network that predicts the
-        displacement ``d`` so has one target of one size at all times.
+        On a straight path the velocity at ``t`` is the remaining displacement divided
+        by the remaining time, ``(d - (x_t - x_0)) / (1 - t)``. So a network that
+        predicts ``d`` has the same target, of the same size, at all times.
 
         Args:
             displacement: Predicted displacement from the source to the target, [N, 3].
@@ -144,7 +152,7 @@ class FlowMatchingScheduler:
         return (displacement - moved) / (1.0 - timesteps)
 
     def set_timesteps(self, num_inference_steps: int) -> None:
-        """Lay ``num_inference_steps`` equal steps from 0 to 1.
+        """Divide the time from 0 to 1 into ``num_inference_steps`` equal steps.
 
         Afterwards ``timesteps`` holds the time of each network call, in order.
         """

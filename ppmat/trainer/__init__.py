@@ -13,19 +13,19 @@
 # limitations under the License.
 
 
-"""Training: :class:`BaseTrainer`, :func:`build_trainer`, and the entry of the scripts.
+"""Training: :class:`BaseTrainer`, :func:`build_trainer` and what they consist of.
 
-Names are looked up at first use: the entry sets the number of threads, which must
+Names are looked up at first use: the command sets the number of threads, which must
 happen before Paddle is imported.
 """
 
 from ppmat.utils.lazy import lazy
 
 _NAMES = {
-    "TRAINERS": "factory",
+    "TRAINERS": "base_trainer",
     "BaseTrainer": "base_trainer",
     "TrainerState": "trainer_state",
-    "build_trainer": "factory",
+    "build_trainer": "base_trainer",
 }
 
 __all__ = list(_NAMES)

@@ -57,31 +57,31 @@ class TrainerConfig:
             weighted by rows; ``epoch``: the metric of all rows together.
         eval_with_no_grad: False for models whose prediction is a derivative.
         sample_params_during_eval: When given, evaluation also calls
-            ``model.sample(batch, **sample_params_during_eval)`` and hands its
+            ``model.sample(batch, **sample_params_during_eval)`` and gives its
             ``result`` to the streaming metrics.
-        best_metric_indicator: Which value decides on ``best``; None writes no
-            ``best``.
+        best_metric_indicator: Kind of the value that selects the ``best`` checkpoint;
+            None writes none.
         name_for_best_metric: Its name among the losses or metrics.
         greater_is_better: Whether a larger value is better.
-        early_stopping_patience: Stop after so many looks at that value without
+        early_stopping_patience: Stop after so many comparisons of that value without
             improvement.
         gradient_accumulation_steps: Micro-batches per update step.
-        find_unused_parameters: Several processes: allow parameters that do not take
-            part in every loss. False is a little faster and fails on such models.
+        find_unused_parameters: For several processes: allow parameters that some
+            losses do not depend on. False is a little faster and fails on such models.
         use_amp: Automatic mixed precision; Paddle has none on CPUs.
         amp_level: O1: per operation; O2: the weights as well.
         amp_dtype: Type to compute in; float16 comes with a loss scaler.
-        ema_decay: Decay of an exponential average of the weights. The average is
-            what is evaluated and what ``best.pdparams`` holds.
-        nan_policy: A loss or gradient that is not finite: stop and name the batch, or
-            leave this update out and count it.
+        ema_decay: Decay of an exponential average of the weights; 0 keeps none. The
+            average is evaluated and saved in ``best.pdparams``.
+        nan_policy: If a loss or gradient is not finite, stop with the ids of the batch
+            (``raise``), or skip this update and count it (``skip``).
         use_visualdl: Write curves for VisualDL.
         use_tensorboard: Write curves for TensorBoard (tensorboardX).
         use_wandb: Write curves to WandB.
         wandb_config: Arguments of ``wandb.init``.
         out_dict: Names to show on the console, ``{loss: {train: [...], eval: [...]},
             metric: {...}}``; None shows all. Files always get all.
-        log: Older place of ``out_dict``.
+        log: ``{out_dict: ...}``, the older place of ``out_dict``.
     """
 
     max_epochs: int

@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """Evaluation of a model over a data loader, alone or on several ranks."""
 
 from __future__ import annotations
@@ -20,226 +19,108 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import defaultdict
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import paddle
 
+from ppmat.trainer.meters import Meters
+from ppmat.trainer.meters import add_losses
+from ppmat.trainer.meters import add_metrics
+from ppmat.trainer.meters import add_value
+from ppmat.trainer.meters import apply_metric
+from ppmat.trainer.meters import find_pair
+from ppmat.trainer.meters import merge_ranks
+from ppmat.trainer.run import Run
 from ppmat.trainer.utils import STREAM_EVAL
 from ppmat.trainer.utils import compute_batch_size
 from ppmat.trainer.utils import gather_rows
-from ppmat.trainer.utils import loss_weight
-from ppmat.trainer.utils import merge_meters
 from ppmat.trainer.utils import own_random_stream
 from ppmat.trainer.utils import share_statistics
-from ppmat.utils import misc
 
-Meters = dict[str, misc.AverageMeter]
-
-
-class MetricError(RuntimeError):
-    """A metric that cannot be computed; never left out silently."""
+_SIDES = ("pred", "label")
 
 
-def look_up(key: str, predictions: Mapping, batch: Mapping, stage: str) -> tuple:
-    """Return ``(prediction, label)`` of a metric key.
+def evaluate(
+    run: Run, dataloader: paddle.io.DataLoader
+) -> tuple[Meters, Meters, Meters]:
+    """Return times, losses and metrics over all structures of all ranks.
 
-    Raises:
-        MetricError: One of them is not there.
+    The averaged weights are evaluated when the run keeps an average. Noise drawn by
+    the model comes from its own random stream, the same in every evaluation. So an
+    evaluation does not change the training, and two evaluations can be compared.
     """
-    for name, place in (("the model's pred_dict", predictions), ("the batch", batch)):
-        if key not in place:
-            hint = (
-                "; set Trainer.compute_metric_during_train to false if this model "
-                "predicts only in evaluation"
-                if stage == "train"
-                else ""
-            )
-            raise MetricError(
-                f"Metric.{key}: {name} has no '{key}' during {stage}; it has "
-                f"{', '.join(map(str, place)) or 'nothing'}{hint}"
-            )
-    return predictions[key], batch[key]
-
-
-def apply_metric(key: str, metric: Any, prediction: Any, label: Any) -> Any:
-    """Call a metric.
-
-    Raises:
-        MetricError: It failed.
-    """
+    was_training = run.model.training
+    share_statistics(run.model)
+    run.model.eval()
+    if run.ema_model is not None:
+        run.ema_model.apply_shadow()
     try:
-        return metric(prediction, label)
-    except Exception as error:
-        raise MetricError(f"Metric.{key} failed: {error}") from error
+        with own_random_stream(run.config.seed, STREAM_EVAL):
+            return _evaluate(run, dataloader)
+    finally:
+        if run.ema_model is not None:
+            run.ema_model.restore()
+        if was_training:
+            run.model.train()
 
 
-def update_metric_meters(
-    meters: Meters, metrics: Mapping, result: Mapping, batch: Mapping, stage: str
-) -> None:
-    """Add the metrics of one batch, each weighted by the rows it was computed on."""
-    for key, metric in metrics.items():
-        prediction, label = look_up(key, result.get("pred_dict", {}), batch, stage)
-        value = apply_metric(key, metric, prediction, label)
-        meters.setdefault(key, misc.AverageMeter(key)).update(
-            _number(value), len(prediction) if hasattr(prediction, "__len__") else 1
-        )
+def _evaluate(
+    run: Run, dataloader: paddle.io.DataLoader
+) -> tuple[Meters, Meters, Meters]:
+    by_epoch = run.config.metric_strategy_during_eval == "epoch"
+    times: Meters = {}
+    losses: Meters = {}
+    metrics: Meters = {}
+    rows: dict[str, list[np.ndarray]] = defaultdict(list)
+    run.state.max_steps_in_eval_epoch = len(dataloader)
+    run.state.step_in_eval_epoch = 0
+
+    tic = time.perf_counter()
+    for batch in dataloader:
+        run.state.step_in_eval_epoch += 1
+        add_value(times, "reader_cost", time.perf_counter() - tic)
+        size = compute_batch_size(batch)
+        result = _predict(run, batch)
+        add_losses(losses, result, size)
+        run.streaming["eval"].update(result, batch)
+        if by_epoch:
+            for key in run.metrics:
+                pair = find_pair(key, result, batch, "eval")
+                for side, value in zip(_SIDES, pair):
+                    rows[f"{side}/{key}"].append(_rows(value))
+        else:
+            add_metrics(metrics, run.metrics, result, batch, "eval")
+        add_value(times, "batch_cost", time.perf_counter() - tic)
+        tic = time.perf_counter()
+
+    losses, metrics = merge_ranks(losses), merge_ranks(metrics)
+    if by_epoch:
+        joined = gather_rows(rows)
+        for key, metric in run.metrics.items():
+            if f"pred/{key}" in joined:
+                pair = [paddle.to_tensor(joined[f"{s}/{key}"]) for s in _SIDES]
+                value = float(apply_metric(key, metric, *pair))
+                add_value(metrics, key, value, len(pair[0]))
+    metrics.update(run.streaming["eval"].compute())
+    return times, losses, metrics
 
 
-def _number(value: Any) -> Any:
-    """Return a value for a sum: a float, or a tensor if reading it would wait."""
-    if not isinstance(value, paddle.Tensor):
-        return float(value)
-    value = value.detach().astype("float64").reshape([])
-    return float(value) if value.place.is_cpu_place() else value
+def _predict(run: Run, batch: dict) -> dict:
+    """Return what the model makes of a batch, and its samples if they are asked for."""
+    config = run.config
+    graph = paddle.no_grad() if config.eval_with_no_grad else contextlib.nullcontext()
+    with run.autocast(), graph:
+        result = run.model(batch)
+        if config.sample_params_during_eval is not None:
+            sampled = run.model.sample(batch, **config.sample_params_during_eval)
+            result = {**result, **sampled}
+    return result
 
 
-def update_loss_meters(meters: Meters, result: Mapping, batch_size: int) -> None:
-    """Add the losses of one batch, each weighted by what it is a mean over."""
-    for name, loss in result.get("loss_dict", {}).items():
-        weight = loss_weight(result, name, batch_size)
-        weight = _number(weight)
-        loss = _number(loss)
-        meters.setdefault(name, misc.AverageMeter(name)).update(loss, weight)
-
-
-class StreamingMetrics:
-    """Metrics with a state, one set for one stage.
-
-    Args:
-        metrics: Name to object with ``update_step``, ``compute_epoch``, ``reset``.
-        stage: ``train`` or ``eval``.
-    """
-
-    def __init__(self, metrics: Mapping[str, Any], stage: str) -> None:
-        self.metrics = dict(metrics)
-        self.stage = stage
-
-    def update(self, result: Mapping, batch: Any) -> None:
-        """Hand a batch to all metrics."""
-        for name, metric in self.metrics.items():
-            try:
-                metric.update_step(result=result, batch=batch, stage=self.stage)
-            except Exception as error:
-                raise MetricError(f"Metric.{name} failed: {error}") from error
-
-    def compute(self) -> Meters:
-        """Return the values of the epoch and reset.
-
-        Raises:
-            MetricError: A metric failed, or two gave values of one name.
-        """
-        values: Meters = {}
-        for name, metric in self.metrics.items():
-            try:
-                computed = metric.compute_epoch(stage=self.stage) or {}
-            except Exception as error:
-                raise MetricError(f"Metric.{name} failed: {error}") from error
-            for key, value in computed.items():
-                if key in values:
-                    raise MetricError(
-                        f"Metric.{name} gives '{key}', as another metric does; name "
-                        "one of the two otherwise in its __init_params__"
-                    )
-                values[key] = misc.AverageMeter(key)
-                values[key].update(float(value))
-            metric.reset()
-        return values
-
-
-def _rows(value: Any) -> np.ndarray:
+def _rows(value: paddle.Tensor | np.ndarray | float) -> np.ndarray:
+    """Return a prediction or label as an array with one axis at least."""
     if isinstance(value, paddle.Tensor):
         if value.dtype in (paddle.float16, paddle.bfloat16):
             value = value.astype("float32")
         value = value.detach().numpy()
     return np.atleast_1d(value)
-
-
-class Evaluator:
-    """Runs a model over a loader; used by :class:`BaseTrainer`.
-
-    Args:
-        trainer: The trainer; its model, metrics, settings and state are used.
-    """
-
-    def __init__(self, trainer: Any) -> None:
-        self.trainer = trainer
-
-    def run(self, dataloader: paddle.io.DataLoader) -> tuple[Meters, Meters, Meters]:
-        """Return times, losses and metrics over all structures of all ranks.
-
-        The weights are the averaged ones when the trainer keeps an average. Noise
-        drawn by the model comes from a stream of its own, the same in every
-        evaluation, so neither does an evaluation disturb the training, nor chance
-        the comparison of two evaluations.
-        """
-        trainer = self.trainer
-        model, average = trainer.model, trainer.ema_model
-        was_training = model.training
-        share_statistics(model)
-        model.eval()
-        if average is not None:
-            average.apply_shadow()
-        try:
-            with own_random_stream(trainer.config.seed, STREAM_EVAL):
-                return self._run(dataloader)
-        finally:
-            if average is not None:
-                average.restore()
-            if was_training:
-                model.train()
-
-    def _run(self, dataloader: paddle.io.DataLoader) -> tuple[Meters, Meters, Meters]:
-        trainer, config = self.trainer, self.trainer.config
-        state = trainer.state
-        by_epoch = config.metric_strategy_during_eval == "epoch"
-        losses: Meters = {}
-        metrics: Meters = {}
-        times = {
-            name: misc.AverageMeter(name, postfix="s")
-            for name in ("reader_cost", "batch_cost")
-        }
-        kept: dict[str, list[np.ndarray]] = defaultdict(list)
-        state.max_steps_in_eval_epoch = len(dataloader)
-        state.step_in_eval_epoch = 0
-
-        tic = time.perf_counter()
-        for batch in dataloader:
-            state.step_in_eval_epoch += 1
-            read = time.perf_counter()
-            times["reader_cost"].update(read - tic)
-            size = compute_batch_size(batch)
-            no_grad = paddle.no_grad if config.eval_with_no_grad else None
-            with trainer.autocast(), no_grad() if no_grad else contextlib.nullcontext():
-                result = trainer.model(batch)
-                if config.sample_params_during_eval is not None:
-                    sampled = trainer.model.sample(
-                        batch, **config.sample_params_during_eval
-                    )
-                    result = {**result, **sampled}
-            update_loss_meters(losses, result, size)
-            trainer.streaming["eval"].update(result, batch)
-            if by_epoch:
-                for key in trainer.metrics:
-                    pair = look_up(key, result.get("pred_dict", {}), batch, "eval")
-                    for side, value in zip(("pred", "label"), pair):
-                        kept[f"{side}/{key}"].append(_rows(value))
-            else:
-                update_metric_meters(metrics, trainer.metrics, result, batch, "eval")
-            times["batch_cost"].update(time.perf_counter() - tic)
-            tic = time.perf_counter()
-
-        losses, metrics = merge_meters(losses), merge_meters(metrics)
-        if by_epoch:
-            rows = gather_rows(kept)
-            for key, metric in trainer.metrics.items():
-                if f"pred/{key}" not in rows:
-                    continue
-                pair = [paddle.to_tensor(rows[f"{s}/{key}"]) for s in ("pred", "label")]
-                metrics[key] = misc.AverageMeter(key)
-                metrics[key].update(
-                    float(apply_metric(key, metric, *pair)), len(pair[0])
-                )
-        metrics.update(trainer.streaming["eval"].compute())
-        return times, losses, metrics

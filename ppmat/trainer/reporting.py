@@ -13,7 +13,7 @@
 # limitations under the License.
 
 
-"""What a run leaves to read: console lines, ``metrics.csv``, curves."""
+"""Log lines, ``metrics.csv`` and curves of a run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ from typing import Any
 
 from ppmat.trainer.config import TrainerConfig
 from ppmat.utils import logger
-from ppmat.utils import misc
+from ppmat.utils.files import replacing
+from ppmat.utils.misc import AverageMeter
 from ppmat.utils.registry import ConfigError
 
 _FIXED = ["stage", "epoch", "step"]
@@ -34,10 +35,10 @@ _LOSS, _METRIC = "(loss)", "(metric)"
 
 def named_values(
     times: Mapping[str, float],
-    losses: Mapping[str, misc.AverageMeter],
-    metrics: Mapping[str, misc.AverageMeter],
+    losses: Mapping[str, AverageMeter],
+    metrics: Mapping[str, AverageMeter],
 ) -> dict[str, float]:
-    """Return one flat dict: losses and metrics are marked as such."""
+    """Return one dict of all, with ``(loss)`` or ``(metric)`` after their names."""
     values = dict(times)
     values.update({f"{name}{_LOSS}": m.avg for name, m in losses.items()})
     values.update({f"{name}{_METRIC}": m.avg for name, m in metrics.items()})
@@ -48,7 +49,7 @@ class MetricsFile:
     """``metrics.csv``: one row per logged step, epoch and evaluation of a run.
 
     Args:
-        path: The file. When a new run finds one there, it is kept under another name.
+        path: The file. A new run renames an existing one to ``metrics_<n>.csv``.
         keep_rows: Rows to keep of an earlier part of the same run; None for a new run.
     """
 
@@ -71,12 +72,13 @@ class MetricsFile:
         self._rewrite()
 
     def _rewrite(self) -> None:
-        tmp = f"{self.path}.tmp"
-        with open(tmp, "w", newline="", encoding="utf-8") as file:
+        with (
+            replacing(self.path) as temporary,
+            open(temporary, "w", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.DictWriter(file, self.columns, restval="")
             writer.writeheader()
             writer.writerows(self.rows)
-        os.replace(tmp, self.path)
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Append a row; new columns are added to the right."""
@@ -92,7 +94,7 @@ class MetricsFile:
 
 
 class Reporter:
-    """Takes the numbers of a run and puts them where people look.
+    """Writes the numbers of a run to the log, ``metrics.csv`` and curve viewers.
 
     Args:
         config: Settings of the run.
@@ -104,21 +106,21 @@ class Reporter:
         self.is_master = is_master
         self.file: MetricsFile | None = None
         self.writers: dict[str, Any] = {}
-        for key, module, package in (
-            ("use_visualdl", "visualdl", "visualdl"),
-            ("use_tensorboard", "tensorboardX", "tensorboardX"),
-            ("use_wandb", "wandb", "wandb"),
+        for key, module in (
+            ("use_visualdl", "visualdl"),
+            ("use_tensorboard", "tensorboardX"),
+            ("use_wandb", "wandb"),
         ):
             if getattr(config, key) and is_master:
-                self.writers[module] = self._open_writer(key, module, package)
+                self.writers[module] = self._open_writer(key, module)
 
-    def _open_writer(self, key: str, module: str, package: str) -> Any:
+    def _open_writer(self, key: str, module: str) -> Any:
         try:
             library = importlib.import_module(module)
         except ModuleNotFoundError as error:
             raise ConfigError(
-                f"Trainer.{key}: {package} is not installed. "
-                f"`pip install {package}`, or set {key} to false"
+                f"Trainer.{key}: {module} is not installed. "
+                f"`pip install {module}`, or set {key} to false"
             ) from error
         if module == "visualdl":
             return library.LogWriter(os.path.join(self.config.output_dir, "vdl"))
@@ -128,7 +130,7 @@ class Reporter:
         return library.init(**(self.config.wandb_config or {}))
 
     def open_file(self, keep_rows: int | None = None) -> None:
-        """Start ``metrics.csv``, or go on with ``keep_rows`` of its rows."""
+        """Start ``metrics.csv``, or continue after ``keep_rows`` of its rows."""
         if self.is_master:
             path = os.path.join(self.config.output_dir, "metrics.csv")
             self.file = MetricsFile(path, keep_rows)
@@ -145,7 +147,6 @@ class Reporter:
         step: int,
         values: Mapping[str, float],
         head: str,
-        csv_row: bool = True,
     ) -> None:
         """Log, store and plot one set of numbers.
 
@@ -155,7 +156,6 @@ class Reporter:
             step: Update steps of the run.
             values: Name to number.
             head: Start of the log line.
-            csv_row: Whether the numbers belong into ``metrics.csv``.
         """
         shown = self._shown(values, stage.partition("(")[0])
         logger.info(
@@ -165,7 +165,7 @@ class Reporter:
         )
         if not self.is_master:
             return
-        if csv_row and self.file is not None:
+        if self.file is not None:
             self.file.add({"stage": stage, "epoch": epoch, "step": step, **values})
         by_epoch = stage.endswith("(epoch)")
         logger.scalar(
@@ -179,7 +179,7 @@ class Reporter:
         )
 
     def _shown(self, values: Mapping[str, float], stage: str) -> dict[str, float]:
-        """Return the values that ``out_dict`` lets through for the console."""
+        """Return the values that ``out_dict`` selects for the console."""
         wanted = self.config.out_dict
         if wanted is None:
             return dict(values)
@@ -211,8 +211,8 @@ def draw_loss_curve(output_dir: str) -> str | None:
     """Draw the losses of ``metrics.csv`` into ``loss_curve.png``.
 
     Returns:
-        The path of the picture, or None when there is nothing to draw or matplotlib
-        is not installed (said in the log).
+        The path of the picture. None if there is nothing to draw, or (with a warning)
+        if matplotlib is not installed.
     """
     source = os.path.join(output_dir, "metrics.csv")
     with open(source, newline="", encoding="utf-8") as file:

@@ -32,10 +32,10 @@ class TrainingInterrupted(SystemExit):
 
 
 class StopSignals:
-    """While active, SIGTERM and SIGINT set :attr:`received` instead of killing.
+    """In this context SIGTERM and SIGINT only set :attr:`received`.
 
-    A second SIGINT is not held back (Python's KeyboardInterrupt). Outside the main
-    thread, where Python allows no handlers, this does nothing.
+    A second SIGINT raises Python's KeyboardInterrupt. Outside the main thread, where
+    Python allows no handlers, the context does nothing.
     """
 
     def __init__(self) -> None:
@@ -58,6 +58,6 @@ class StopSignals:
         if self.received and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = number
-        # The log may be in the middle of a line, so it is not used from here.
+        # The logger may be writing a line, so this writes to stderr directly.
         name = signal.Signals(number).name
         os.write(2, f"{name}: finishing this step, then saving 'latest'\n".encode())

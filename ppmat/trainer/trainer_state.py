@@ -13,12 +13,11 @@
 # limitations under the License.
 
 
-"""Where a training run stands."""
+"""Counters of a training run."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,18 +27,18 @@ class TrainerState:
     """Counters of a run, saved in every checkpoint. A step is an update step.
 
     Args:
-        epoch: The epoch under way, or the last one finished; from 1.
+        epoch: The current epoch, or the last one finished; from 1.
         global_step: Steps of the run.
         step_in_train_epoch: Steps of this epoch.
         step_in_eval_epoch: Batches of this evaluation.
         max_steps_in_train_epoch: Steps an epoch has.
         max_steps_in_eval_epoch: Batches an evaluation has.
-        cur_metric: Last value of the metric that decides on ``best``.
+        cur_metric: Last value of the metric that selects ``best``.
         best_metric: Its best value.
         best_epoch: The epoch of that value.
         epoch_finished: Whether evaluation and schedule of ``epoch`` are done.
-        looks_without_improvement: Counter of early stopping.
-        skipped_steps: Updates left out because of a value that is not finite.
+        looks_without_improvement: Comparisons since the best value (early stopping).
+        skipped_steps: Updates skipped because of a value that is not finite.
         log_rows: Rows of ``metrics.csv`` written so far.
     """
 
@@ -63,10 +62,10 @@ class TrainerState:
 
     @classmethod
     def from_dict(cls, dict_data: dict[str, Any]) -> TrainerState:
-        """Take the counters out of the content of a ``.pdstates`` file.
+        """Return the counters in the content of a ``.pdstates`` file.
 
-        A file of upstream's trainer has fewer keys; one written inside an epoch is
-        recognised by its step count.
+        A file of upstream's trainer has fewer keys. Whether it was written inside an
+        epoch follows from its step count.
         """
         names = {item.name for item in dataclasses.fields(cls)}
         state = cls(**{k: v for k, v in dict_data.items() if k in names})
@@ -75,15 +74,3 @@ class TrainerState:
                 state.step_in_train_epoch >= state.max_steps_in_train_epoch
             )
         return state
-
-    def save_to_json(self, json_path: str) -> None:
-        """Write the counters as JSON."""
-        with open(json_path, "w", encoding="utf-8") as file:
-            json.dump(self.to_dict(), file, indent=2, sort_keys=True)
-            file.write("\n")
-
-    @classmethod
-    def load_from_json(cls, json_path: str) -> TrainerState:
-        """Read what :meth:`save_to_json` wrote."""
-        with open(json_path, encoding="utf-8") as file:
-            return cls.from_dict(json.load(file))

@@ -13,13 +13,12 @@
 # limitations under the License.
 
 
-"""Batches, ranks and random states as the training loop sees them."""
+"""Sizes of batches, sums over ranks and random states of the training loop."""
 
 from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
@@ -28,18 +27,13 @@ import numpy as np
 import paddle
 import paddle.distributed as dist
 
-from ppmat.utils import logger
 from ppmat.utils import misc
+from ppmat.utils.misc import gather_objects
 
 # Streams drawn from one seed; each is independent of the others.
 STREAM_TRAIN = 1
 STREAM_EVAL = 2
 STREAM_DATA = 3
-
-
-def log_paddle_version() -> None:
-    """Log which Paddle is running, and on what device."""
-    logger.info(f"Paddle {paddle.__version__} on {paddle.get_device()}")
 
 
 # Batches ---------------------------------------------------------------------------
@@ -59,12 +53,16 @@ def _leading_sizes(value: Any) -> Iterator[int]:
 def compute_batch_size(batch: Any) -> int:
     """Return the number of structures (or images) in a batch.
 
-    Looked for in this order: the length of ``num_atoms`` (in the batch or in one of
-    its blocks, ``structure_array`` first), the length of the list ``id``, the
+    It is, in this order, the length of ``num_atoms`` (in the batch or in one of its
+    blocks, ``structure_array`` first), the length of the list ``id``, the
     ``num_graph`` of a graph, the common first axis of all arrays.
 
     Raises:
-        ValueError: None of them is there, or the first axes differ.
+        ValueError: None of them exists, or the first axes differ.
+
+    Example:
+        >>> compute_batch_size({"image": np.zeros([5, 1, 8, 8]), "y": np.zeros([5])})
+        5
     """
     if isinstance(batch, Mapping):
         blocks = [batch.get("structure_array"), batch, *batch.values()]
@@ -95,11 +93,11 @@ def batch_ids(batch: Any) -> list[str] | None:
 
 
 def loss_weight(result: Mapping, name: str, batch_size: int) -> Any:
-    """Return how much the loss ``name`` of a batch counts among batches.
+    """Return the weight of the loss ``name`` of a batch in a mean over batches.
 
-    A loss that is a mean over structures weighs their number. A model whose loss is a
-    mean over something else returns ``loss_weight`` beside ``loss_dict``: what was
-    counted (a number or 0-d tensor), or a mapping from loss name to that.
+    The weight of a mean over structures is their number. A model whose loss is a mean
+    over other items returns ``loss_weight`` beside ``loss_dict``: the number of items
+    (a number or 0-d tensor), or a mapping from loss name to that.
     """
     weight = result.get("loss_weight")
     if isinstance(weight, Mapping):
@@ -110,56 +108,16 @@ def loss_weight(result: Mapping, name: str, batch_size: int) -> Any:
 # Ranks -----------------------------------------------------------------------------
 
 
-def gather_objects(value: Any) -> list[Any]:
-    """Return the plain values of all ranks, in rank order."""
-    if dist.get_world_size() == 1:
-        return [value]
-    values: list[Any] = []
-    dist.all_gather_object(values, value)
-    return values
-
-
-def reduce_sum(values: list[Any]) -> paddle.Tensor:
-    """Return the sums over ranks of a few scalars, float64 [len(values)]."""
-    total = paddle.stack(
-        [
-            v.detach().astype("float64").reshape([])
-            if isinstance(v, paddle.Tensor)
-            else paddle.full([], v, dtype="float64")
-            for v in values
-        ]
-    )
-    if dist.get_world_size() > 1:
-        dist.all_reduce(total)
-    return total
-
-
 def share_statistics(model: paddle.nn.Layer) -> None:
-    """Give all ranks the untrained state of rank 0, such as running means.
+    """Copy the untrained state of rank 0, such as running means, to all ranks.
 
-    Each rank collects them from its own batches and rank 0 saves its own, so those
-    are the ones to evaluate.
+    Each rank collects its own from its batches. Rank 0 writes the checkpoints, so its
+    state is the one to evaluate.
     """
     if dist.get_world_size() > 1:
         for tensor in model.state_dict().values():
             if tensor.stop_gradient:
                 dist.broadcast(tensor, src=0)
-
-
-def merge_meters(meters: Mapping[str, misc.AverageMeter]) -> dict[str, Any]:
-    """Join the meters of all ranks; each item counts once.
-
-    Ranks may have seen different numbers of batches, and none at all. All ranks
-    return the same numbers, bit for bit.
-    """
-    local = {k: (float(m.sum), float(m.count)) for k, m in meters.items()}
-    merged: dict[str, misc.AverageMeter] = {}
-    for part in gather_objects(local):
-        for name, (total, count) in part.items():
-            meter = merged.setdefault(name, misc.AverageMeter(name))
-            meter.sum += total
-            meter.count += count
-    return merged
 
 
 def gather_rows(parts: Mapping[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
@@ -211,9 +169,9 @@ def get_random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Take over what :func:`get_random_state` returned.
+    """Restore what :func:`get_random_state` returned.
 
-    The state of a kind of device that this process does not use is left out.
+    The states of devices that this process does not use are ignored.
     """
     version, numbers, spare = state["python"]
     random.setstate((version, tuple(numbers.tolist()), spare))
@@ -234,17 +192,10 @@ def _devices() -> list[str]:
 
 @contextlib.contextmanager
 def own_random_stream(seed: int, stream: int) -> Iterator[None]:
-    """Draw from a stream of its own inside the block; the outer one goes on after."""
+    """Use another random stream inside the block; the outer one continues after it."""
     before = get_random_state()
     seed_stream(seed, stream)
     try:
         yield
     finally:
         set_random_state(before)
-
-
-def unwrapped_hook(model: Any, name: str) -> Callable | None:
-    """Return the model's method ``name``, looking through wrappers, or None."""
-    while isinstance(model, paddle.DataParallel):
-        model = model._layers
-    return getattr(model, name, None)

@@ -13,7 +13,7 @@
 # limitations under the License.
 
 
-"""Exponential moving average of a model's weights over the training steps."""
+"""An exponential average of a model's weights over the training steps."""
 
 from __future__ import annotations
 
@@ -22,16 +22,26 @@ from paddle import nn
 
 
 class ExponentialMovingAverage:
-    """``average = d * average + (1 - d) * weights``, beside a model in training.
+    """``average = d * average + (1 - d) * weights``, beside a model that is trained.
 
-    Trained parameters are averaged in float32. All other values (running statistics,
-    data mean, frozen weights) are copied.
+    Trained parameters are averaged in float32; everything else (running statistics,
+    data mean, frozen weights) is copied.
 
     Args:
         model: The model whose weights are averaged.
         decay: ``d``.
-        warmup: Let ``d`` grow from 0.1 as ``(1 + n) / (10 + n)`` with the number of
-            updates ``n``. The random initial weights then hardly affect a short run.
+        warmup: Whether ``d`` grows from 0.1 as ``(1 + n) / (10 + n)`` with the number
+            of updates ``n``, so that the random initial weights do not dominate a
+            short run.
+
+    Example:
+        >>> model = nn.Linear(1, 1, bias_attr=False)
+        >>> model.weight.set_value(paddle.zeros([1, 1]))
+        >>> average = ExponentialMovingAverage(model, decay=0.75)
+        >>> model.weight.set_value(paddle.ones([1, 1]))
+        >>> average.update()
+        >>> average.params_shadow["weight"].tolist()
+        [[0.25]]
     """
 
     def __init__(
@@ -55,18 +65,17 @@ class ExponentialMovingAverage:
         decay = self.decay
         if self.warmup:
             decay = min(decay, (1 + self.n_avg) / (10 + self.n_avg))
-        weight = 1.0 - decay
         for name, tensor in self.model.state_dict().items():
             shadow = self.params_shadow[name]
             if name in self._averaged and shadow.is_floating_point():
-                shadow.lerp_(tensor.astype(shadow.dtype), weight)
+                shadow.lerp_(tensor.astype(shadow.dtype), 1.0 - decay)
             else:
                 self.params_shadow[name] = _copy(tensor)
         self.n_avg += 1
 
     @paddle.no_grad()
     def apply_shadow(self) -> None:
-        """Put the average into the model; :meth:`restore` brings the weights back."""
+        """Put the average into the model and keep the trained weights for later."""
         for name, tensor in self.model.state_dict().items():
             self.params_backup[name] = tensor.clone()
             tensor.set_value(self.params_shadow[name].astype(tensor.dtype))

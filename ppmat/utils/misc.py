@@ -12,17 +12,25 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
-"""Random seeds, running means, and gathering of tensors from all ranks."""
+"""Helpers that several packages need: means, sums over ranks, seeds."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import paddle
 import paddle.distributed as dist
+
+__all__ = [
+    "AverageMeter",
+    "all_gather",
+    "gather_objects",
+    "set_random_seed",
+    "sum_over_ranks",
+]
 
 
 class AverageMeter:
@@ -32,22 +40,18 @@ class AverageMeter:
     copy them to the CPU.
 
     Args:
-        name: Name of the averaged quantity.
-        fmt: Format of :attr:`value` and :attr:`mean`.
-        postfix: Unit after the number.
+        name: What is averaged.
 
     Example:
-        >>> meter = AverageMeter("loss", ".2f", " eV")
-        >>> meter.update(1.0, n=3)
-        >>> meter.update(2.0, n=1)
-        >>> meter.mean
-        'loss: 1.25 eV'
+        >>> meter = AverageMeter("loss")
+        >>> meter.update(2.0, n=3)
+        >>> meter.update(6.0)
+        >>> meter.avg
+        3.0
     """
 
-    def __init__(self, name: str = "", fmt: str = "f", postfix: str = "") -> None:
+    def __init__(self, name: str = "") -> None:
         self.name = name
-        self.fmt = fmt
-        self.postfix = postfix
         self.reset()
 
     def reset(self) -> None:
@@ -59,8 +63,12 @@ class AverageMeter:
     def update(self, val: Any, n: Any = 1) -> None:
         """Add ``val``, the mean of ``n`` items."""
         self.val = val
-        self.sum = self.sum + val * n
-        self.count = self.count + n
+        self.add_sums(val * n, n)
+
+    def add_sums(self, total: Any, count: Any) -> None:
+        """Add a sum over ``count`` items."""
+        self.sum = self.sum + total
+        self.count = self.count + count
 
     @property
     def avg(self) -> float:
@@ -68,15 +76,44 @@ class AverageMeter:
         count = float(self.count)
         return float(self.sum) / count if count else float("nan")
 
-    @property
-    def value(self) -> str:
-        """The last value as text."""
-        return f"{self.name}: {float(self.val):{self.fmt}}{self.postfix}"
 
-    @property
-    def mean(self) -> str:
-        """The mean as text."""
-        return f"{self.name}: {self.avg:{self.fmt}}{self.postfix}"
+def sum_over_ranks(values: Sequence | np.ndarray) -> paddle.Tensor:
+    """Return the sums over all ranks, float64 [n]; of one process its own values.
+
+    Every rank has to call this, also one that has nothing to add.
+
+    Args:
+        values: Numbers, or tensors of one number each, n of them on every rank.
+
+    Example:
+        >>> sum_over_ranks([1, 2.5]).tolist()
+        [1.0, 2.5]
+    """
+    total = paddle.stack(
+        [
+            v.detach().astype("float64").reshape([])
+            if isinstance(v, paddle.Tensor)
+            else paddle.to_tensor(v, dtype="float64")
+            for v in values
+        ]
+    )
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(total)
+    return total
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """Return the plain values of all ranks, in rank order.
+
+    Example:
+        >>> gather_objects("a")
+        ['a']
+    """
+    values: list[Any] = [value]
+    if dist.get_world_size() > 1:
+        values = []
+        dist.all_gather_object(values, value)
+    return values
 
 
 def all_gather(

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Transforms and scalings a YAML file may name, and their factories."""
+"""Transforms and scalings that a YAML file may name, and their factories."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
-from ppmat.datasets.transform.dataset import Target
-from ppmat.datasets.transform.dataset import composition_scaling
-from ppmat.datasets.transform.dataset import custom_scaling
-from ppmat.datasets.transform.dataset import mean_std_scaling
-from ppmat.datasets.transform.dataset import no_scaling
-from ppmat.datasets.transform.dataset import single_target
-from ppmat.datasets.transform.post_process import PowerData
-from ppmat.datasets.transform.post_process import UnNormalize
-from ppmat.datasets.transform.preprocess import Abs
-from ppmat.datasets.transform.preprocess import Log10
-from ppmat.datasets.transform.preprocess import Normalize
-from ppmat.datasets.transform.preprocess import Scale
+from ppmat.datasets.transform.target_statistics import Target
+from ppmat.datasets.transform.target_statistics import composition_scaling
+from ppmat.datasets.transform.target_statistics import custom_scaling
+from ppmat.datasets.transform.target_statistics import mean_std_scaling
+from ppmat.datasets.transform.target_statistics import no_scaling
+from ppmat.datasets.transform.target_statistics import single_target
+from ppmat.datasets.transform.values import Abs
+from ppmat.datasets.transform.values import Log10
+from ppmat.datasets.transform.values import Normalize
+from ppmat.datasets.transform.values import PowerData
+from ppmat.datasets.transform.values import Scale
+from ppmat.datasets.transform.values import UnNormalize
 from ppmat.utils.registry import CLASS_KEY
 from ppmat.utils.registry import PARAMS_KEY
 from ppmat.utils.registry import ConfigError
@@ -41,31 +41,16 @@ from ppmat.utils.registry import Registry
 from ppmat.utils.registry import check_call
 from ppmat.utils.registry import check_keys
 
-__all__ = [
-    "Abs",
-    "Compose",
-    "Log10",
-    "Normalize",
-    "PowerData",
-    "Scale",
-    "UnNormalize",
-    "build_post_transforms",
-    "build_transforms",
-    "check_scaling",
-    "composition_scaling",
-    "custom_scaling",
-    "mean_std_scaling",
-    "no_scaling",
-    "run_dataset_transform",
-    "single_target",
-]
-
 TRANSFORMS = Registry(
     "transform", [Normalize, Log10, Scale, Abs, UnNormalize, PowerData]
 )
 SCALINGS = Registry(
     "scaling", [no_scaling, mean_std_scaling, composition_scaling, custom_scaling]
 )
+
+__all__ = [*TRANSFORMS, *SCALINGS, "Compose", "build_post_transforms"]
+__all__ += ["build_transforms", "check_scaling", "run_dataset_transform"]
+__all__ += ["single_target"]
 
 
 class Compose:
@@ -88,7 +73,7 @@ class Compose:
 def build_transforms(
     cfg: Sequence[Mapping] | None, where: str = "transforms"
 ) -> Compose | None:
-    """Build what is applied to each sample of a data set.
+    """Build the transforms of each sample of a data set.
 
     Args:
         cfg: A list of blocks, applied in this order.
@@ -112,16 +97,19 @@ def build_transforms(
 def build_post_transforms(
     cfg: Sequence[Mapping] | None, where: str = "post_transforms"
 ) -> Compose | None:
-    """Build what is applied to a model's output; see :func:`build_transforms`."""
+    """Build the transforms of a model's output; see :func:`build_transforms`."""
     return build_transforms(cfg, where)
 
 
 def check_scaling(cfg: Mapping, where: str = "Dataset.transform") -> None:
-    """Raise ``ConfigError`` for a scaling block that cannot be meant; nothing is read.
+    """Check a scaling block without reading data.
 
     Args:
         cfg: The block, e.g. ``{__class_name__: mean_std_scaling}``.
         where: Its YAML path.
+
+    Raises:
+        ConfigError: Unknown scaling, unknown key or wrong type.
     """
     scaling, params = SCALINGS.parse(cfg, where)
     runtime = {"train_loader": None, "target": None}
@@ -133,9 +121,9 @@ def check_scaling(cfg: Mapping, where: str = "Dataset.transform") -> None:
 def run_dataset_transform(
     trans_func: str, train_loader: Any, target: Target, **params: Any
 ) -> tuple:
-    """Return mean and standard deviation of the target, as the scaling says.
+    """Return mean and standard deviation of the target, computed by a scaling.
 
-    ``composition_scaling`` returns the energies of the elements behind them.
+    ``composition_scaling`` also returns the energies of the elements.
 
     Args:
         trans_func: Name of a scaling.
@@ -144,7 +132,7 @@ def run_dataset_transform(
         **params: Further arguments of the scaling.
 
     Raises:
-        ConfigError: See :func:`~ppmat.datasets.transform.dataset.mean_std_scaling`.
+        ConfigError: See :func:`mean_std_scaling`.
     """
     block = {CLASS_KEY: trans_func, PARAMS_KEY: params}
     return SCALINGS.build(

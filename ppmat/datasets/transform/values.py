@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Changes applied to the fields of a sample before it is collated."""
+"""Changes of single values: fields of a sample, or outputs of a model."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class KeyTransform:
     """Change some entries of a dict, each on its own.
 
     Args:
-        apply_keys: Entries to change; every entry when None. An entry that is missing
-            is passed by.
+        apply_keys: Entries to change; every entry when None. Missing entries are
+            skipped.
     """
 
     def __init__(self, apply_keys: Keys = None) -> None:
@@ -64,6 +64,11 @@ class Normalize(KeyTransform):
         mean: Mean of the training labels, a number or one per component.
         std: Their standard deviation.
         apply_keys: See :class:`KeyTransform`.
+
+    Example:
+        >>> sample = {"energy": np.array([3.0]), "id": "a"}
+        >>> Normalize(mean=1.0, std=4.0, apply_keys="energy")(sample)
+        {'energy': array([0.5]), 'id': 'a'}
     """
 
     def __init__(self, mean: Numbers, std: Numbers, apply_keys: Keys = None) -> None:
@@ -75,15 +80,25 @@ class Normalize(KeyTransform):
         return (value - self.mean) / self.std
 
 
-class Log10(KeyTransform):
-    """Decimal logarithm.
+class UnNormalize(Normalize):
+    """Undo a normalisation: ``value * std + mean``; arguments of :class:`Normalize`."""
 
-    Args:
-        apply_keys: See :class:`KeyTransform`.
-    """
+    def change(self, value: np.ndarray) -> np.ndarray:
+        return value * self.std + self.mean
+
+
+class Log10(KeyTransform):
+    """Decimal logarithm; argument of :class:`KeyTransform`."""
 
     def change(self, value: np.ndarray) -> np.ndarray:
         return np.log10(value)
+
+
+class Abs(KeyTransform):
+    """Absolute value; argument of :class:`KeyTransform`."""
+
+    def change(self, value: np.ndarray) -> np.ndarray:
+        return np.abs(value)
 
 
 class Scale(KeyTransform):
@@ -102,12 +117,33 @@ class Scale(KeyTransform):
         return value * self.scale
 
 
-class Abs(KeyTransform):
-    """Absolute value.
+class PowerData(KeyTransform):
+    """Raise a base to the value (``base ** value``) or the value to a power.
 
     Args:
+        base: The base, when the value is the exponent (10 undoes a log10).
+        exp: The exponent, when the value is the base.
         apply_keys: See :class:`KeyTransform`.
+
+    Raises:
+        ValueError: Not exactly one of ``base`` and ``exp`` is given.
     """
 
+    def __init__(
+        self,
+        base: float | None = None,
+        exp: float | None = None,
+        apply_keys: Keys = None,
+    ) -> None:
+        super().__init__(apply_keys)
+        if (base is None) == (exp is None):
+            raise ValueError(
+                f"PowerData: give either base or exp, got base={base} and exp={exp}"
+            )
+        self.base = base
+        self.exp = exp
+
     def change(self, value: np.ndarray) -> np.ndarray:
-        return np.abs(value)
+        if self.base is not None:
+            return np.power(float(self.base), value)
+        return np.power(value, float(self.exp))

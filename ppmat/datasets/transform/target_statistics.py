@@ -12,11 +12,11 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Mean and standard deviation a target is normalised with (``Dataset.transform``).
+"""Mean and standard deviation that normalise a target (``Dataset.transform``).
 
-Every function takes the training loader and the name of the target and returns
-``(mean, std)``, in the unit of the target; ``composition_scaling`` adds the energies of
-the elements.
+Every scaling takes the training loader and the name of the target. It returns
+``(mean, std)`` in the unit of the target; ``composition_scaling`` also returns the
+energies of the elements.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from pymatgen.core import Element
 from tqdm import tqdm
 
 from ppmat.datasets.custom_data_type import ConcatData
+from ppmat.utils.misc import gather_objects
 from ppmat.utils.registry import ConfigError
 
 NUM_ELEMENTS = 119  # row 0 is no element
@@ -39,7 +40,7 @@ Target = str | Sequence[str]
 
 
 def no_scaling(train_loader: io.DataLoader, target: Target) -> tuple[float, float]:
-    """Return 0 and 1: the target as it is."""
+    """Return 0 and 1: the target is not scaled."""
     return 0.0, 1.0
 
 
@@ -48,18 +49,18 @@ def mean_std_scaling(
 ) -> tuple[float, float]:
     """Return mean and standard deviation (``n - 1``) over the training data.
 
-    Each record counts once, whatever the sampler does with it. A data set with a
-    method ``read_label(index, name)`` is asked for the label alone; of another one
-    whole samples are made. In several processes each reads its share, and all return
-    the same two numbers, those of a single process.
+    Each record counts once, whatever the sampler does with it. Of a data set with a
+    method ``read_label(index, name)`` only labels are read, of another one whole
+    records. Each of several processes reads its share; all return the numbers of a
+    single process.
 
     Args:
         train_loader: Loader of the training data; only its data set is read.
         target: Name of the label, or a list of that one name.
 
     Raises:
-        ConfigError: Several targets; a record without the label, or with one that is
-            not finite, by name; labels that are all equal.
+        ConfigError: Several targets; a record without a finite label; labels that are
+            all equal.
     """
     name = single_target(target)
     labels = read_labels(train_loader.dataset, name)
@@ -77,20 +78,20 @@ def composition_scaling(
     tags: Sequence[int] = (1, 2),
     ridge: float = 1.0,
 ) -> tuple[float, float, dict[str, float]]:
-    """Return mean and standard deviation of what the composition leaves open.
+    """Return mean and standard deviation of the labels minus a composition model.
 
-    The label is fitted by ``mean + sum of the energies of the atoms`` with one energy
-    an element (least squares; elements that always come together share theirs).
+    The model is ``mean + sum of the energies of the atoms``, with one energy for each
+    element, fitted by ridge regression.
 
     Args:
         train_loader: Loader of the training data; only its data set is read, without
-            making graphs where it has a method ``read_atoms(index)``.
+            making graphs if it has a method ``read_atoms(index)``.
         target: Name of the label, or a list of that one name.
-        tags: Tags of the atoms that are counted; those the model reads.
+        tags: Tags of the atoms that are counted; those that the model sums over.
         ridge: Penalty on the square of an energy, in records.
 
     Returns:
-        Mean, standard deviation (``n - 1``) of the rest, energy by element symbol.
+        Mean and standard deviation (``n - 1``) of the residuals, energy by symbol.
 
     Raises:
         ConfigError: See :func:`mean_std_scaling`.
@@ -111,8 +112,8 @@ def composition_scaling(
     rest = labels - counts[:, met] @ energies
     if len(labels) < 2 or not (std := rest.std(ddof=1)) > 0:
         raise ConfigError(
-            f"composition_scaling: the {len(labels)} training labels have no spread "
-            "beside their composition; use custom_scaling"
+            f"composition_scaling: the composition explains all {len(labels)} training "
+            "labels, so the residuals have no spread; use custom_scaling"
         )
     reference = {Element.from_Z(int(z)).symbol: float(e) for z, e in zip(met, energies)}
     return float(rest.mean()), float(std), reference
@@ -125,10 +126,14 @@ def custom_scaling(
     std: float | None = None,
     rmsd: float | None = None,
 ) -> tuple[float, float]:
-    """Return numbers known beforehand: ``mean`` and ``std``, or 0 and ``rmsd``.
+    """Return given numbers: ``mean`` and ``std``, or 0 and ``rmsd``.
 
     Raises:
         ConfigError: Neither the pair nor ``rmsd`` is given, or both are.
+
+    Example:
+        >>> custom_scaling(None, "y_relaxed", mean=-1.5, std=2.0)
+        (-1.5, 2.0)
     """
     pair = mean is not None and std is not None
     if pair == (rmsd is not None) or pair != (mean is not None or std is not None):
@@ -140,15 +145,15 @@ def custom_scaling(
 
 
 def single_target(target: Target) -> str:
-    """Return the one name a target stands for.
+    """Return the only name of a target.
 
     Raises:
-        ConfigError: There are several, or none.
+        ConfigError: There are several names, or none.
     """
     names = [target] if isinstance(target, str) else list(target)
     if len(names) != 1:
         raise ConfigError(
-            f"statistics are taken of one target, got {len(names)}: {names}"
+            f"statistics need exactly one target, got {len(names)}: {names}"
         )
     return names[0]
 
@@ -157,14 +162,14 @@ def read_labels(dataset: io.Dataset, name: str) -> np.ndarray:
     """Return the label of all records as float64, flat, in the order of the data set.
 
     Raises:
-        ConfigError: A record lacks it or has one that is not finite; on all processes.
-        Exception: What the data set raises for a record it cannot read.
+        ConfigError: A record has no finite label; raised on all processes.
+        Exception: What the data set raises for a record that it cannot read.
     """
     return np.concatenate(_read_all(dataset, _read_label, name))
 
 
 def _read_all(dataset: io.Dataset, read: Callable, *args: Any) -> list[Any]:
-    """Return ``read(dataset, index, *args)`` of all records, shared among processes."""
+    """Return ``read(dataset, index, *args)`` of all records, in their order."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
     total = len(dataset)
     share = range(total * rank // world_size, total * (rank + 1) // world_size)
@@ -180,13 +185,10 @@ def _read_all(dataset: io.Dataset, read: Callable, *args: Any) -> list[Any]:
             while isinstance(source, io.Subset):
                 source, row = source.dataset, source.indices[row]
             found.append(read(source, row, *args))
-    except Exception as error:  # the other processes wait for an answer
+    except Exception as error:  # the other processes wait for this one
         failure = error
     text = None if failure is None else f"{type(failure).__name__}: {failure}"
-    answers: list[Any] = [(found, text)]
-    if world_size > 1:
-        answers = []
-        dist.all_gather_object(answers, (found, text))
+    answers = gather_objects((found, text))
     if failure is not None:
         raise failure
     for other, (_, fault) in enumerate(answers):
@@ -198,7 +200,7 @@ def _read_all(dataset: io.Dataset, read: Callable, *args: Any) -> list[Any]:
 def _read_label_and_composition(
     dataset: io.Dataset, index: int, name: str, tags: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return both of a record; a sample that must be made for them is made once."""
+    """Return label and composition of a record, which is built once at most."""
     source = dataset if hasattr(dataset, "read_atoms") else {index: dataset[index]}
     return _read_label(source, index, name), _read_composition(source, index, tags)
 
@@ -223,7 +225,7 @@ def _read_label(dataset: Any, index: int, name: str) -> np.ndarray:
         if sample.get(name) is None:
             raise ConfigError(
                 f"training record {index} (id {sample.get('id')!r}) has no '{name}', "
-                f"whose statistics are asked for; it has {', '.join(map(str, sample))}"
+                f"which Dataset.transform needs; it has {', '.join(map(str, sample))}"
             )
         label = sample[name]
         label = label.data if isinstance(label, ConcatData) else label

@@ -1,0 +1,166 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Everything that one training run consists of, in one object."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import dataclass
+from dataclasses import field
+from typing import Any
+
+import paddle
+from paddle import nn
+from paddle import optimizer as optim
+
+from ppmat.trainer import meters
+from ppmat.trainer.config import TrainerConfig
+from ppmat.trainer.meters import StreamingMetrics
+from ppmat.trainer.meters import TrainingMeans
+from ppmat.trainer.reporting import Reporter
+from ppmat.trainer.stop_signals import StopSignals
+from ppmat.trainer.trainer_state import TrainerState
+from ppmat.utils import logger
+from ppmat.utils.ema import ExponentialMovingAverage
+from ppmat.utils.registry import ConfigError
+
+
+@dataclass
+class Run:
+    """The parts of a training run: what the loop, updates and checkpoints share.
+
+    Args:
+        config: Settings.
+        model: The model, not wrapped.
+        reporter: Writes the log lines and ``metrics.csv``.
+        train_dataloader: Batches for training.
+        val_dataloader: Batches for evaluation.
+        optimizer: None to evaluate only.
+        lr_scheduler: Its schedule; None for a fixed rate.
+        use_amp: Whether the model computes in mixed precision.
+        scaler: Loss scaler of float16 training.
+        ema_model: Average of the weights, if one is kept.
+        metrics: Key of ``pred_dict`` and batch to ``metric(pred, label)``.
+        streaming: Metrics with a state, one set for each stage.
+        state: Counters that go into checkpoints.
+        stop: Signals received during the training.
+        window: Means since the last log line, of this rank.
+        epoch_means: Means of the epoch so far, of all ranks.
+        epoch_rng: State of the random generators when the epoch began.
+        resume_rng: State of a checkpoint that is still to be restored, or None.
+    """
+
+    config: TrainerConfig
+    model: nn.Layer
+    reporter: Reporter
+    train_dataloader: paddle.io.DataLoader | None = None
+    val_dataloader: paddle.io.DataLoader | None = None
+    optimizer: optim.Optimizer | None = None
+    lr_scheduler: optim.lr.LRScheduler | None = None
+    use_amp: bool = False
+    scaler: paddle.amp.GradScaler | None = None
+    ema_model: ExponentialMovingAverage | None = None
+    metrics: dict[str, Callable] = field(default_factory=dict)
+    streaming: dict[str, StreamingMetrics] = field(
+        default_factory=lambda: {s: StreamingMetrics({}, s) for s in ("train", "eval")}
+    )
+    state: TrainerState = field(default_factory=TrainerState)
+    stop: StopSignals = field(default_factory=StopSignals)
+    window: TrainingMeans = field(default_factory=TrainingMeans)
+    epoch_means: TrainingMeans = field(default_factory=TrainingMeans)
+    epoch_rng: dict[str, Any] | None = None
+    resume_rng: dict[str, Any] | None = None
+
+    def set_up_amp(self) -> None:
+        """Prepare model and optimizer for mixed precision, if it is asked for."""
+        config = self.config
+        if not config.use_amp or self.optimizer is None:
+            return
+        if paddle.get_device() == "cpu":
+            logger.warning(
+                "Trainer.use_amp: Paddle has no mixed precision on CPUs; this run "
+                "computes in float32"
+            )
+            return
+        if config.amp_level == "O2":
+            paddle.amp.decorate(
+                self.model,
+                self.optimizer,
+                level="O2",
+                dtype=config.amp_dtype,
+                master_weight=True,
+                save_dtype="float32",
+            )
+        logger.info(f"Mixed precision: {config.amp_level}, {config.amp_dtype}")
+        self.use_amp = True
+        if config.amp_dtype == "float16":
+            self.scaler = paddle.amp.GradScaler()
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """Return the context in which the model is called."""
+        if not self.use_amp:
+            return contextlib.nullcontext()
+        return paddle.amp.auto_cast(
+            level=self.config.amp_level, dtype=self.config.amp_dtype
+        )
+
+    def add_metrics(self, metrics: Any, **runtime_objs: Any) -> None:
+        """Add what :func:`ppmat.metrics.build_metric` returned.
+
+        Args:
+            metrics: Name to metric, one streaming metric, or None.
+            **runtime_objs: Arguments of ``bind`` of each streaming metric.
+
+        Raises:
+            ConfigError: One metric of (prediction, label) without the key it compares.
+        """
+        if metrics is None:
+            return
+        if not isinstance(metrics, Mapping):
+            if not hasattr(metrics, "update_step"):
+                raise ConfigError(
+                    "Metric: a metric of (prediction, label) belongs below the key it "
+                    "compares: Metric.<key>.__class_name__"
+                )
+            metrics = {"default": metrics}
+        for name, metric in metrics.items():
+            if not hasattr(metric, "update_step"):
+                self.metrics[name] = metric
+                continue
+            # One object for each stage: an evaluation inside an epoch must not change
+            # the sums of the training batches.
+            for stage, streaming in self.streaming.items():
+                mine = metric if stage == "eval" else copy.deepcopy(metric)
+                if hasattr(mine, "bind"):
+                    mine.bind(**runtime_objs)
+                streaming.metrics[name] = mine
+
+    def add_count(self, name: str, value: float) -> None:
+        """Add a time or a number of structures to the window."""
+        meters.add_value(self.window.count, name, value)
+
+    def add_batch(self, result: Mapping, batch: Mapping, batch_size: int) -> None:
+        """Add the losses and metrics of a training batch to the window."""
+        meters.add_losses(self.window.loss, result, batch_size)
+        self.add_count("structures", batch_size)
+        if self.config.compute_metric_during_train:
+            with paddle.no_grad():
+                meters.add_metrics(
+                    self.window.metric, self.metrics, result, batch, "train"
+                )
+                self.streaming["train"].update(result, batch)
