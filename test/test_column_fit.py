@@ -26,7 +26,7 @@ from ppmat.stem.columns.matching import match_columns
 from ppmat.stem.columns.normal_equations import Background
 from ppmat.stem.columns.normal_equations import ColumnWindows
 from ppmat.stem.columns.peak_finding import _maxima
-from ppmat.stem.scenes.atom_columns import Columns
+from ppmat.stem.scenes.atom_columns import AtomColumns
 
 SIZE = (72, 66)
 SIGMA = 2.2

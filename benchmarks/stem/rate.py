@@ -12,8 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Measure how fast synthetic images are drawn, and whether training waits for them.
-
 """How fast synthetic images are made, and whether a training waits for them.
 
 Rates of one process by mode, noise and image size, and the share of a training step

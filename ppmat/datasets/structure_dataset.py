@@ -25,27 +25,6 @@ from paddle import io
 from ppmat.datasets.collate_fn import DefaultCollator
 from ppmat.datasets.loader import Loader
 from ppmat.datasets.oc20_is2re_dataset import record_to_sample
-from ppmat.datasets.oc20_record import OC20Record
-from ppmat.datasets.oc20_record import structure_to_record
-
-
-def as_records(structures: Sequence) -> list[OC20Record]:
-    """Return the record of each structure; one without an id gets its position.
-
-    Raises:
-        ValueError: A structure that cannot be used; its position is named.
-        TypeError: An object that is no structure.
-    """
-    records = []
-    for i, structure in enumerate(structures):
-        try:
-            record = structure_to_record(structure)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"structure {i}: {error}") from error
-        records.append(
-            record if record.sid else dataclasses.replace(record, sid=str(i))
-        )
-    return records
 
 
 class StructureDataset(io.Dataset):

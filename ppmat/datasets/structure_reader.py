@@ -302,7 +302,7 @@ def as_records(structures: Sequence) -> list[OC20Record]:
         TypeError: An object that is not a structure.
     """
     # This loads Paddle, which most functions here do not need.
-    from ppmat.datasets.oc20_is2re_dataset import structure_to_record
+    from ppmat.datasets.oc20_record import structure_to_record
 
     records = []
     for i, structure in enumerate(structures):
