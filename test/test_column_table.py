@@ -29,7 +29,7 @@ from ppmat.stem.columns.lattice_fit import intensity_groups
 from ppmat.stem.columns.matching import match_columns
 from ppmat.stem.images.bad_pixels import hot_pixels
 from ppmat.stem.images.clipping import clipping_limits
-from ppmat.stem.scenes.random_scenes import Columns
+from ppmat.stem.scenes.atom_columns import AtomColumns
 from ppmat.stem.scenes.random_scenes import random_positions
 
 VECTORS = np.array([[16.0, 3.0], [-5.0, 20.0]])  # (y, x), pixels
@@ -235,7 +235,7 @@ def noisy_crystal():
     rng = np.random.default_rng(0)
     index = np.stack(np.meshgrid(*[np.arange(4)] * 2), -1).reshape(-1, 2)
     position = 14.0 * index + [7.0, 7.3]
-    columns = Columns(*position.T, np.full(16, 120.0), np.full(16, 2.5))
+    columns = AtomColumns(*position.T, np.full(16, 120.0), np.full(16, 2.5))
     return columns.render((56, 56), 20.0) + rng.normal(0, 6, (56, 56)), position
 
 

@@ -39,6 +39,7 @@ from ase.io.formats import string2index
 
 from ppmat.datasets.oc20_lmdb import OC20LMDB
 from ppmat.datasets.oc20_record import OC20Record
+from ppmat.datasets.oc20_record import structure_to_record
 from ppmat.datasets.pyg_pickle import OC20FormatError
 from ppmat.utils.registry import ConfigError
 
@@ -144,8 +145,6 @@ def read_inputs(inputs: Sequence[str]) -> tuple[JoinedSequences, list[str]]:
     Raises:
         ConfigError: See :func:`find_inputs`, or no structure is left.
     """
-    from ppmat.datasets.oc20_record import structure_to_record
-
     pieces: list[Sequence] = []
     faults: list[str] = []
     for item in find_inputs(inputs):
@@ -301,9 +300,6 @@ def as_records(structures: Sequence) -> list[OC20Record]:
         ValueError: A structure that cannot be used; its position is named.
         TypeError: An object that is not a structure.
     """
-    # This loads Paddle, which most functions here do not need.
-    from ppmat.datasets.oc20_record import structure_to_record
-
     records = []
     for i, structure in enumerate(structures):
         try:
