@@ -36,7 +36,7 @@ from ppmat.datasets import DATASETS
 from ppmat.metrics.sfin_metric import calc_psnr
 from ppmat.metrics.sfin_metric import calc_ssim
 from ppmat.predictor.packaged_models import SHIPPED
-from ppmat.stem.images.micrograph import image_names
+from ppmat.stem.images.image_inputs import image_names
 from ppmat.stem.images.micrograph import read_micrograph
 
 ROOT = Path(__file__).resolve().parents[1]

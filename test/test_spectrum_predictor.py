@@ -36,7 +36,6 @@ from ppmat.predictor import SpectrumPredictor
 from ppmat.predictor import enhance
 from ppmat.predictor import tile_model
 from ppmat.predictor.image_store import ImageFile
-from ppmat.predictor.image_store import find_images
 from ppmat.predictor.image_store import output_names
 from ppmat.predictor.packaged_models import SHIPPED
 from ppmat.predictor.tile_model import TileModel
@@ -385,24 +384,6 @@ def test_a_file_that_fails(predictor, tmp_path):
         predictor.from_files(tmp_path / "in", tmp_path / "out2", progress=False)
     with pytest.raises(ValueError, match="on_error"):
         predictor.from_files(tmp_path / "in", tmp_path / "out2", on_error="skip")
-
-
-def test_inputs_are_found(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    write_pictures("x", ["a", "b"])
-    Path("x/readme.txt").write_text("no image")
-    found = [str(image) for image in find_images(["x/b.tif@1", "x/*.tif", "x"])]
-    assert found == ["x/b.tif@1", "x/a.tif", "x/b.tif"]  # nothing twice
-    os.makedirs("empty")
-    for item, message in {
-        "empty": "holds no image",
-        "y/*.tif": "no file matches",
-        "x/aa.tif": "not found: x/aa.tif. Did you mean 'a.tif'",
-    }.items():
-        with pytest.raises(ConfigError, match=message):
-            find_images(item)
-    with pytest.raises(ConfigError, match="no input image"):
-        find_images([])
 
 
 @pytest.mark.parametrize(

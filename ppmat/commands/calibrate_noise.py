@@ -28,8 +28,8 @@ from ppmat.commands.image_options import add_images
 from ppmat.commands.image_options import check_parent
 from ppmat.commands.image_options import refuse_present
 from ppmat.commands.options import exit_status
-from ppmat.predictor.image_store import find_images
-from ppmat.stem.images.micrograph import read_micrograph
+from ppmat.stem.images.image_inputs import find_images
+from ppmat.stem.images.image_inputs import read_images
 from ppmat.stem.images.micrograph_base import convert_pixel_size
 from ppmat.stem.noise.calibration import Calibration
 from ppmat.stem.noise.calibration import calibrate
@@ -130,15 +130,15 @@ def read_frames(inputs: Sequence[str]) -> tuple[list[np.ndarray], list[str]]:
     """Return all frames [H, W] of files, folders and patterns, and their names.
 
     Raises:
-        ConfigError: A file is missing, or two files have different pixel sizes.
+        InputError: A file is missing, or two files have different pixel sizes.
         ImageFormatError: A file cannot be read.
     """
     from tqdm import tqdm
 
     files = find_images(inputs)
     frames, names, sizes = [], [], {}
-    for file in tqdm(files, desc="reading", disable=not sys.stderr.isatty()):
-        image = read_micrograph(file.path, file.index)
+    bar = tqdm(files, desc="reading", disable=not sys.stderr.isatty())
+    for file, image in read_images(bar):
         stack = image.data.reshape(-1, *image.data.shape[-2:])
         frames += list(stack)
         several = len(stack) > 1

@@ -45,7 +45,7 @@ _SHOWN = 5  # names in a message
 def add_images(
     parser: argparse.ArgumentParser, *names: str, also: str = "", **options: Any
 ) -> None:
-    """Add the argument that takes images, as ``image_store.find_images`` reads them.
+    """Add the argument that takes images, as ``image_inputs.find_images`` reads them.
 
     Args:
         parser: Gets it.

@@ -42,9 +42,9 @@ import numpy as np
 from paddle import io
 
 from ppmat.datasets.build_image import BuildImage
+from ppmat.stem.images.image_inputs import image_names
 from ppmat.stem.images.micrograph import IMAGE_SUFFIXES
 from ppmat.stem.images.micrograph import ImageFormatError
-from ppmat.stem.images.micrograph import image_names
 from ppmat.utils import logger
 from ppmat.utils.download import get_datasets_path_from_url
 from ppmat.utils.errors import check_choice

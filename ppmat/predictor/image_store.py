@@ -22,100 +22,37 @@ interrupted run goes on where it stopped, and nothing of other origin is overwri
 
 from __future__ import annotations
 
-import glob
 import json
 import os
-import re
 import tempfile
 from collections.abc import Mapping
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from typing import NamedTuple
 
-from ppmat.stem.images.micrograph import IMAGE_SUFFIXES
+from ppmat.stem.images.image_inputs import ImageFile
+from ppmat.stem.images.image_inputs import find_images
 from ppmat.stem.images.micrograph import Micrograph
-from ppmat.stem.images.micrograph import image_names
 from ppmat.stem.images.micrograph import write_micrograph
 from ppmat.stem.images.micrograph_base import jsonable
 from ppmat.utils.download import hash_of_file
-from ppmat.utils.errors import nearest
 from ppmat.utils.files import StoredRunError
 from ppmat.utils.files import replacing
 from ppmat.utils.registry import ConfigError
+
+__all__ = [
+    "FORMATS",
+    "ImageFile",
+    "ImageStore",
+    "find_images",
+    "make_folder",
+    "output_names",
+]
 
 PathLike = str | os.PathLike[str]
 
 FORMATS = ("tif", "npy", "hspy", "mrc")
 _LISTED = 5
-
-
-class ImageFile(NamedTuple):
-    """An input.
-
-    Attributes:
-        path: The file.
-        index: Which image of a file that holds several; None for the only one.
-    """
-
-    path: str
-    index: int | None = None
-
-    def record(self, sha256: str) -> dict[str, Any]:
-        """Return what tells this input in the description of an output."""
-        return {
-            "path": os.path.abspath(self.path),
-            "index": self.index,
-            "sha256": sha256,
-        }
-
-    def __str__(self) -> str:
-        return self.path if self.index is None else f"{self.path}@{self.index}"
-
-
-def find_images(inputs: PathLike | Sequence[PathLike]) -> list[ImageFile]:
-    """Return the images that files, folders and patterns mean, in a stable order.
-
-    ``name@index`` is one image of a file that holds several. A folder stands for the
-    image files in it. A file that is meant twice is given once.
-
-    Raises:
-        ConfigError: Nothing is given, a file is missing, a folder or a pattern holds no
-            image.
-    """
-    if isinstance(inputs, (str, os.PathLike)):
-        inputs = [inputs]
-    found: dict[Any, ImageFile] = {}
-    for item in inputs:
-        for image in _expand(os.fspath(item)):
-            found.setdefault((os.path.realpath(image.path), image.index), image)
-    if not found:
-        raise ConfigError("no input image is given; wanted files or folders")
-    return list(found.values())
-
-
-def _expand(item: str) -> list[ImageFile]:
-    if os.path.isdir(item):
-        files = [os.path.join(item, name) for name in image_names(item)]
-        if not files:
-            raise ConfigError(
-                f"folder {item} holds no image ({', '.join(IMAGE_SUFFIXES)})"
-            )
-        return [ImageFile(file) for file in files]
-    if os.path.isfile(item):
-        return [ImageFile(item)]
-    match = re.fullmatch(r"(.+)@(\d+)", item)
-    if match and os.path.isfile(match[1]):
-        return [ImageFile(match[1], int(match[2]))]
-    if glob.has_magic(item):
-        matches = sorted(path for path in glob.glob(item) if os.path.isfile(path))
-        if not matches:
-            raise ConfigError(f"no file matches the pattern {item}")
-        return [ImageFile(path) for path in matches]
-    folder = os.path.dirname(item) or "."
-    names = image_names(folder) if os.path.isdir(folder) else []
-    hint = nearest(os.path.basename(item), names)
-    raise ConfigError(f"input file or folder not found: {item}.{hint}")
 
 
 def output_names(images: Sequence[ImageFile]) -> list[str]:

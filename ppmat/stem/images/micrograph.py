@@ -46,7 +46,6 @@ __all__ = [
     "Micrograph",
     "check_writable",
     "image_from",
-    "image_names",
     "read_micrograph",
     "write_micrograph",
 ]
@@ -117,15 +116,6 @@ def read_micrograph(path: str | os.PathLike, index: int | None = None) -> Microg
     image = _READERS[_kind(path)](path, index)
     image.data = check_array(image.data, path)
     return image
-
-
-def image_names(folder: str) -> list[str]:
-    """Return the names of the files in a folder that may be images, sorted."""
-    return [
-        name
-        for name in sorted(os.listdir(folder))
-        if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
-    ]
 
 
 def image_from(image: Micrograph) -> np.ndarray:

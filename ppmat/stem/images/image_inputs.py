@@ -1,0 +1,158 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Image files as inputs: found by path, folder or pattern, and read one at a time."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Sequence
+from typing import Any
+from typing import NamedTuple
+
+from ppmat.stem.images.micrograph import IMAGE_SUFFIXES
+from ppmat.stem.images.micrograph import Micrograph
+from ppmat.stem.images.micrograph import read_micrograph
+from ppmat.utils.errors import InputError
+from ppmat.utils.errors import nearest
+
+PathLike = str | os.PathLike[str]
+
+
+class ImageFile(NamedTuple):
+    """An input image.
+
+    Attributes:
+        path: The file.
+        index: Number of the image in a file that holds several; None otherwise.
+
+    Example:
+        >>> str(ImageFile("velox.emd", 1))
+        'velox.emd@1'
+    """
+
+    path: str
+    index: int | None = None
+
+    def read(self) -> Micrograph:
+        """Return the image as :func:`~ppmat.stem.images.micrograph.read_micrograph`."""
+        return read_micrograph(self.path, self.index)
+
+    def record(self, sha256: str) -> dict[str, Any]:
+        """Return path, index and hash of the file for the description of an output."""
+        return {
+            "path": os.path.abspath(self.path),
+            "index": self.index,
+            "sha256": sha256,
+        }
+
+    def error_text(self, error: Exception) -> str:
+        """Return the text of an error, with the file in front if it is not named."""
+        text = str(error)
+        return text if self.path in text else f"{self}: {text}"
+
+    def __str__(self) -> str:
+        return self.path if self.index is None else f"{self.path}@{self.index}"
+
+
+def read_images(
+    images: Iterable[ImageFile],
+    on_error: Callable[[ImageFile, Exception], None] | None = None,
+) -> Iterator[tuple[ImageFile, Micrograph]]:
+    """Read images; one is in memory at a time.
+
+    Args:
+        images: From :func:`find_images`.
+        on_error: Called with a file that cannot be read and its error; the other files
+            are still read. None raises the error.
+
+    Yields:
+        The file, and its image or stack of images.
+
+    Raises:
+        ImageFormatError: A file is no image that can be read.
+        OSError: A file cannot be opened.
+    """
+    for image in images:
+        try:
+            micrograph = image.read()
+        except (ValueError, TypeError, OSError) as error:
+            if on_error is None:
+                raise
+            on_error(image, error)
+        else:
+            yield image, micrograph
+
+
+def find_images(inputs: PathLike | Sequence[PathLike]) -> list[ImageFile]:
+    """Return the images of files, folders and patterns, in a stable order.
+
+    ``name@index`` is one image of a file that holds several. A folder means all image
+    files in it. A file that is named twice is returned once.
+
+    Args:
+        inputs: Paths or patterns such as ``monday/*.dm4``.
+
+    Raises:
+        InputError: Nothing is given, a file is missing, a folder or a pattern holds no
+            image.
+    """
+    if isinstance(inputs, (str, os.PathLike)):
+        inputs = [inputs]
+    found: dict[Any, ImageFile] = {}
+    for item in inputs:
+        for image in _expand(os.fspath(item)):
+            found.setdefault((os.path.realpath(image.path), image.index), image)
+    if not found:
+        raise InputError("no input image is given", wanted="files or folders")
+    return list(found.values())
+
+
+def image_names(folder: str) -> list[str]:
+    """Return the sorted names of the files in a folder that have an image suffix."""
+    return [
+        name
+        for name in sorted(os.listdir(folder))
+        if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+    ]
+
+
+def _expand(item: str) -> list[ImageFile]:
+    """Return the images of one path or pattern."""
+    if os.path.isdir(item):
+        files = [os.path.join(item, name) for name in image_names(item)]
+        if not files:
+            raise InputError(
+                f"folder {item} holds no image ({', '.join(IMAGE_SUFFIXES)})"
+            )
+        return [ImageFile(file) for file in files]
+    if os.path.isfile(item):
+        return [ImageFile(item)]
+    match = re.fullmatch(r"(.+)@(\d+)", item)
+    if match and os.path.isfile(match[1]):
+        return [ImageFile(match[1], int(match[2]))]
+    if glob.has_magic(item):
+        matches = sorted(path for path in glob.glob(item) if os.path.isfile(path))
+        if not matches:
+            raise InputError(f"no file matches the pattern {item}")
+        return [ImageFile(path) for path in matches]
+    folder = os.path.dirname(item) or "."
+    names = image_names(folder) if os.path.isdir(folder) else []
+    hint = nearest(os.path.basename(item), names).strip()
+    raise InputError(f"input file or folder not found: {item}", hint=hint)
