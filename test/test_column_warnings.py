@@ -20,8 +20,8 @@ import pytest
 from ppmat.stem.columns.column_warnings import doubts
 from ppmat.stem.columns.detection import detect_columns
 from ppmat.stem.columns.matching import match_columns
+from ppmat.stem.images.bad_pixels import clipping_limits
 from ppmat.stem.images.bad_pixels import hot_pixels
-from ppmat.stem.images.clipping import clipping_limits
 from ppmat.stem.scenes.random_scenes import Columns
 
 FITTED = np.ones(9, dtype=bool)

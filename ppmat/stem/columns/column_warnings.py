@@ -19,9 +19,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ppmat.stem.images.bad_pixels import told
-from ppmat.stem.images.clipping import CLIPPED_SHARE
-from ppmat.stem.images.clipping import clipping_limits
+from ppmat.stem.images.bad_pixels import MAX_CLIPPED_SHARE
+from ppmat.stem.images.bad_pixels import clipping_limits
+from ppmat.stem.images.bad_pixels import hot_pixel_warning
 
 _LEVELS = 16  # with fewer values, a few electrons were counted: 0 is no clipping
 _MOST_UNFITTED = 1 / 3  # of the columns
@@ -39,11 +39,11 @@ def doubts(values: np.ndarray, bright: bool, fitted: np.ndarray, hot: int) -> li
     """
     texts = []
     if hot:
-        texts.append(told(hot))
+        texts.append(hot_pixel_warning(hot))
     limit = clipping_limits(values)[bright]
     if limit is not None:
         share = np.mean(values == limit)
-        if share > CLIPPED_SHARE and len(np.unique(values)) >= _LEVELS:
+        if share > MAX_CLIPPED_SHARE and len(np.unique(values)) >= _LEVELS:
             which = "largest" if bright else "least"
             texts.append(
                 f"{100 * share:.2g} % of the pixels have the {which} value, {limit:g}: "

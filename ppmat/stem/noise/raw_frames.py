@@ -24,12 +24,12 @@ from dataclasses import field
 import numpy as np
 from scipy.ndimage import correlate1d
 
-from ppmat.stem.images.bad_pixels import MANY
+from ppmat.stem.images.bad_pixels import MAX_CLIPPED_SHARE
+from ppmat.stem.images.bad_pixels import MAX_HOT_SHARE
+from ppmat.stem.images.bad_pixels import clipping_limits
+from ppmat.stem.images.bad_pixels import hot_pixel_warning
 from ppmat.stem.images.bad_pixels import hot_pixels
-from ppmat.stem.images.bad_pixels import told
 from ppmat.stem.images.bad_pixels import without_hot_pixels
-from ppmat.stem.images.clipping import CLIPPED_SHARE
-from ppmat.stem.images.clipping import clipping_limits
 from ppmat.stem.images.image_array import image_array
 from ppmat.stem.images.image_array import is_signal
 from ppmat.stem.noise.noise_model import MODES
@@ -220,11 +220,11 @@ def _check(array: np.ndarray, name: str) -> np.ndarray:
 def _mended(array: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the image with its hot pixels replaced, and which they were [H, W]."""
     number = np.count_nonzero(hot_pixels(array, _WIDELY))
-    if number > MANY * array.size:
+    if number > MAX_HOT_SHARE * array.size:
         raise CalibrationError(
-            f"{name}: {number} of {array.size} pixels stand out of all their "
-            f"neighbours, wanted at most {100 * MANY:g} %: noise is read from squares "
-            "of pixels, and these would outweigh the others. Correct hot pixels and "
+            f"{name}: {number} of {array.size} pixels are far from all their "
+            f"neighbours, wanted at most {100 * MAX_HOT_SHARE:g} %. Noise is estimated "
+            "from squares, where they outweigh all others. Correct hot pixels and "
             "X-ray hits, or take new frames"
         )
     return without_hot_pixels(array)
@@ -239,7 +239,7 @@ def _warnings(
     texts = []
     number, size = sum(int(h.sum()) for h in hot), sum(a.size for a in arrays)
     if number:
-        texts.append(told(number, size))
+        texts.append(hot_pixel_warning(number, size))
     for end, (where, what, bound) in enumerate(
         [
             ("or hold no electron, at the least", "low", "an upper"),
@@ -251,7 +251,7 @@ def _warnings(
             for array, ends in zip(arrays, limits)
             if ends[end] is not None
         )
-        if clipped > CLIPPED_SHARE * size:
+        if clipped > MAX_CLIPPED_SHARE * size:
             texts.append(
                 f"{100 * clipped / size:.2g} % of the pixels are clipped, "
                 f"{where} value of their image; `{what}` is {bound} bound. Change gain "
