@@ -42,6 +42,7 @@ from ppmat.stem.noise.clean_image import fit_clean
 from ppmat.stem.noise.measurement import Calibration
 from ppmat.stem.noise.measurement import Curve
 from ppmat.stem.noise.measurement import Measurement
+from ppmat.stem.noise.moments import Residual
 from ppmat.stem.noise.moments import line_products
 from ppmat.stem.noise.noise_model import NoiseModel
 from ppmat.stem.noise.raw_frames import CalibrationError
@@ -129,9 +130,10 @@ def _rough_noise(frames: list[Frame]) -> RoughNoise:
     powers = []
     for frame in frames:
         flat, every = np.zeros(frame.image.shape), np.ones(frame.image.shape, bool)
-        lines = line_products(frame.image, flat, every, taps, one_bin, lags)
+        image = Residual(frame.image, flat, flat, every, taps)
+        lines = line_products(image, one_bin, lags)
         # A filter along the lines removes scan noise.
-        along = line_products(frame.image.T, flat.T, every.T, taps, one_bin, lags[:1])
+        along = line_products(image.transposed(), one_bin, lags[:1])
         scan = lines.product[..., 2:].sum() / lines.count[..., 2:].sum()
         powers.append((along.product.sum() / along.count.sum(), scan))
     pointwise, scan = np.mean(powers, axis=0)

@@ -33,13 +33,13 @@ from ppmat.stem.noise.clean_image import CleanImage
 from ppmat.stem.noise.moments import LAGS
 from ppmat.stem.noise.moments import MIN_BIN_PIXELS
 from ppmat.stem.noise.moments import STREAK_LAGS
+from ppmat.stem.noise.moments import Residual
 from ppmat.stem.noise.moments import Sums
 from ppmat.stem.noise.moments import high_pass
 from ppmat.stem.noise.moments import line_correlation
 from ppmat.stem.noise.moments import line_products
 from ppmat.stem.noise.moments import pixel_squares
 from ppmat.stem.noise.moments import residual_histograms
-from ppmat.stem.noise.moments import scan_leak
 from ppmat.stem.noise.noise_model import NoiseModel
 from ppmat.stem.noise.raw_frames import CalibrationError
 from ppmat.stem.noise.raw_frames import Frame
@@ -94,7 +94,6 @@ class Calibration:
         shape_by_grey: Its Tukey-lambda parameter.
         scan_draws: Slope and intercept in each draw of the bootstrap [draws, 2].
         pointwise_draws: The same for pointwise noise.
-        checks: Numbers that were compared with limits, by name.
         warnings: Reasons why the result may be wrong.
         columns: Number of fitted atomic columns.
         images: Number of images.
@@ -109,7 +108,6 @@ class Calibration:
     shape_by_grey: Curve
     scan_draws: np.ndarray
     pointwise_draws: np.ndarray
-    checks: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     columns: int = 0
     images: int = 0
@@ -162,22 +160,22 @@ class Measurement:
     ) -> None:
         self.frames, self.fits, self.rng = frames, fits, rng
         self.rounding, self.fast_axis = rounding, fast_axis
-        self.clean = [fit.image for fit in fits]
-        self.residuals = [f.image - c for f, c in zip(frames, self.clean)]
-        self.gradients = [np.hypot(*np.gradient(c)) for c in self.clean]
-        self.usable = [
-            usable_pixels(frame, fit.image + fit.background, rough)
+        self.residuals = [
+            Residual(
+                values=frame.image - fit.image,
+                clean=fit.image,
+                gradient=np.hypot(*np.gradient(fit.image)),
+                usable=usable_pixels(frame, fit.image + fit.background, rough),
+                taps=high_pass(fit.width, fit.image.var(), rough.pointwise**2),
+            )
             for frame, fit in zip(frames, fits)
         ]
-        self.pixels = int(sum(u.sum() for u in self.usable))
+        self.pixels = int(sum(r.usable.sum() for r in self.residuals))
         if self.pixels < MIN_PIXELS:
             self._refuse_clipped()
-        self.taps = [
-            high_pass(fit.width, fit.image.var(), rough.pointwise**2) for fit in fits
-        ]
         self.false_waves: list[np.ndarray] = []
-        gradient = np.concatenate([g[u] for g, u in zip(self.gradients, self.usable)])
-        grey = np.concatenate([c[u] for c, u in zip(self.clean, self.usable)])
+        gradient = np.concatenate([r.gradient[r.usable] for r in self.residuals])
+        grey = np.concatenate([r.clean[r.usable] for r in self.residuals])
         self.gradient_edges = np.linspace(0, np.quantile(gradient, 0.998), BINS + 1)
         self.grey_edges = np.linspace(*np.quantile(grey, [0.002, 0.998]), BINS + 1)
 
@@ -201,45 +199,28 @@ class Measurement:
             squares = self._squares(self.residuals, scan).less(squares_left)
             pointwise = noise_fits.fit_pointwise(squares.means(), self.rounding)
             if turn < _ROUNDS:
-                noise = self._simulate(scan, pointwise)
-                fitted = [fit.unfitted(n) for fit, n in zip(self.fits, noise)]
-                left = [rest for rest, _ in fitted]
-                self.false_waves += [waves for _, waves in fitted]
+                noise, left = self._simulate(scan, pointwise)
                 lines_left = self._lines(left).less(self._lines(noise))
                 across_left = self._across(left).less(self._across(noise))
                 squares_left = self._squares(left, scan).less(
                     self._squares(noise, scan)
                 )
-        checks = {
-            "scan_significance": along.streaks / along.streaks_error,
-            "across_significance": other.streaks / other.streaks_error,
-            "neighbour_correlation": other.neighbour,
-        }
-        return self._conclude(scan_sums, squares, scan, pointwise, checks)
+        return self._conclude(scan_sums, squares, scan, pointwise)
 
-    def _lines(self, residuals: list[np.ndarray]) -> Sums:
+    def _lines(self, residuals: list[Residual]) -> Sums:
         return Sums.joined(
-            line_products(r, g, u, t, self.gradient_edges, LAGS)
-            for r, g, u, t in zip(residuals, self.gradients, self.usable, self.taps)
+            line_products(r, self.gradient_edges, LAGS) for r in residuals
         )
 
-    def _across(self, residuals: list[np.ndarray]) -> Sums:
+    def _across(self, residuals: list[Residual]) -> Sums:
         """Return the products along axis 0 of the images, where there is no streak."""
+        edges = self.gradient_edges[[0, -1]]
         return Sums.joined(
-            line_products(r.T, g.T, u.T, t, self.gradient_edges[[0, -1]], _SHORT_LAGS)
-            for r, g, u, t in zip(residuals, self.gradients, self.usable, self.taps)
+            line_products(r.transposed(), edges, _SHORT_LAGS) for r in residuals
         )
 
-    def _squares(self, residuals: list[np.ndarray], scan: np.ndarray) -> Sums:
-        frames = zip(residuals, self.clean, self.usable, self.taps, self.gradients)
-        return Sums.joined(
-            pixel_squares(
-                *(r, c, u, t, self.grey_edges),
-                scan_sd=scan[1] + scan[0] * g,
-                scan_length=scan[2],
-            )
-            for r, c, u, t, g in frames
-        )
+    def _squares(self, residuals: list[Residual], scan: np.ndarray) -> Sums:
+        return Sums.joined(pixel_squares(r, self.grey_edges, scan) for r in residuals)
 
     def _check_axis(self, lines: Sums, across: Sums) -> None:
         """Refuse streaks along the other axis, and noise correlated across lines."""
@@ -272,7 +253,10 @@ class Measurement:
             "to the range of the file"
         )
 
-    def _simulate(self, scan: np.ndarray, pointwise: np.ndarray) -> list[np.ndarray]:
+    def _simulate(
+        self, scan: np.ndarray, pointwise: np.ndarray
+    ) -> tuple[list[Residual], list[Residual]]:
+        """Return simulated noise, and its residual after the fit of the columns."""
         model = NoiseModel(
             background_sd=0.0,
             scan_slope=scan[0],
@@ -281,40 +265,28 @@ class Measurement:
             pointwise_slope=pointwise[0],
             pointwise_intercept=pointwise[1],
         )
-        return [model.apply(c, self.rng) - c for c in self.clean]
-
-    def _histograms(
-        self, scan: np.ndarray, pointwise: np.ndarray
-    ) -> tuple[np.ndarray, float]:
-        """Return the counts [blocks, bins, values] of standardised residuals, and the
-        share of normally distributed noise in their variance."""
-        tables, shares = [], []
-        frames = zip(self.residuals, self.clean, self.usable, self.taps, self.gradients)
-        for r, c, u, t, g in frames:
-            table, share = residual_histograms(
-                *(r, c, u, t, self.grey_edges),
-                pointwise_sd=np.maximum(pointwise[1] + pointwise[0] * c, 1e-9),
-                normal=scan_leak(scan[1] + scan[0] * g, t, scan[2]) + self.rounding,
-            )
-            tables.append(table)
-            shares.append(share)
-        share = np.average(shares, weights=[t.sum() for t in tables])
-        return np.concatenate(tables), float(np.clip(share, 0, 0.9))
+        noise, left = [], []
+        images = [model.apply(r.clean, self.rng) - r.clean for r in self.residuals]
+        for residual, fit, image in zip(self.residuals, self.fits, images):
+            rest, waves = fit.unfitted(image)
+            self.false_waves.append(waves)
+            noise.append(dataclasses.replace(residual, values=image))
+            left.append(dataclasses.replace(residual, values=rest))
+        return noise, left
 
     def _background(
         self, scan: np.ndarray, pointwise: np.ndarray
     ) -> noise_fits.Background | None:
         """Return the background of the images that are not clipped."""
         spectra, false = [], []
-        frames = zip(self.fits, self.usable, self.gradients)
-        for i, (fit, usable, gradient) in enumerate(frames):
-            if usable.mean() < _MIN_USABLE_SHARE:
+        for i, (fit, residual) in enumerate(zip(self.fits, self.residuals)):
+            if residual.usable.mean() < _MIN_USABLE_SHARE:
                 continue
             wave, floor = noise_fits.noise_floor(
                 fit.image.shape,
                 fit.smooth.shape,
                 np.mean((pointwise[1] + pointwise[0] * fit.image) ** 2),
-                np.mean((scan[1] + scan[0] * gradient) ** 2),
+                np.mean((scan[1] + scan[0] * residual.gradient) ** 2),
                 scan[2],
             )
             inside = wave <= fit.cutoff
@@ -338,18 +310,23 @@ class Measurement:
         squares: Sums,
         scan: np.ndarray,
         pointwise: np.ndarray,
-        checks: dict[str, float],
     ) -> Calibration:
         """Return the calibration with standard errors, by a bootstrap over blocks."""
-        counts, normal_part = self._histograms(scan, pointwise)
+        tables, shares = zip(
+            *(
+                residual_histograms(r, self.grey_edges, scan, pointwise, self.rounding)
+                for r in self.residuals
+            )
+        )
+        counts = np.concatenate(tables)
+        share = np.average(shares, weights=[table.sum() for table in tables])
         # One filter for all images: their columns have one width.
-        order = np.argsort([len(t) for t in self.taps])
-        taps = self.taps[int(order[len(self.taps) // 2])]
-        logs = noise_fits.log_densities(taps, normal_part)
-        frames = zip(self.residuals, self.gradients, self.usable, self.taps, self.clean)
+        order = np.argsort([len(r.taps) for r in self.residuals])
+        taps = self.residuals[int(order[len(order) // 2])].taps
+        logs = noise_fits.log_densities(taps, float(np.clip(share, 0, 0.9)))
         grey_lines = Sums.joined(
-            line_products(r, g, u, t, self.grey_edges, _SHORT_LAGS, sort_by=c)
-            for r, g, u, t, c in frames
+            line_products(r, self.grey_edges, _SHORT_LAGS, by_grey=True)
+            for r in self.residuals
         )
         has_scan = scan[:2].any()
 
@@ -392,13 +369,12 @@ class Measurement:
                 "the background was not measured: too much of each image is clipped, "
                 "or the images are too small for slow changes beside the columns"
             )
-        else:
-            checks["background_gain"] = background.gain
-            if background.gain > _MIN_BACKGROUND_GAIN:
-                sd, length = background.sd, background.length
-                model_errors["background_sd"] = background.sd_error
-                model_errors["background_length"] = background.length_error
-        low, high = np.quantile(np.stack(self.clean), [0.01, 0.99])
+        elif background.gain > _MIN_BACKGROUND_GAIN:
+            sd, length = background.sd, background.length
+            model_errors["background_sd"] = background.sd_error
+            model_errors["background_length"] = background.length_error
+        clean = np.stack([residual.clean for residual in self.residuals])
+        low, high = np.quantile(clean, [0.01, 0.99])
         model = NoiseModel(
             background_sd=sd,
             background_length=length,
@@ -438,7 +414,6 @@ class Measurement:
             ),
             scan_draws=np.array([draw.scan[:2] for draw in draws]),
             pointwise_draws=np.array([draw.pointwise for draw in draws]),
-            checks={name: float(value) for name, value in checks.items()},
             warnings=warnings,
             columns=sum(len(fit.columns) for fit in self.fits),
             images=len({frame.name for frame in self.frames}),

@@ -52,6 +52,30 @@ _MAX_UNUSABLE = 0.02
 _LEFT_POWER = 0.05
 
 
+@dataclass(frozen=True)
+class Residual:
+    """The residual of an image and what its sums need, all but the taps [H, W].
+
+    Args:
+        values: Image without its columns, lines along axis 1.
+        clean: The clean image.
+        gradient: ``hypot`` of its gradient.
+        usable: Mask of usable pixels.
+        taps: High pass of unit norm, from :func:`high_pass`.
+    """
+
+    values: np.ndarray
+    clean: np.ndarray
+    gradient: np.ndarray
+    usable: np.ndarray
+    taps: np.ndarray
+
+    def transposed(self) -> Residual:
+        """Return the residual with its lines along axis 0."""
+        *images, taps = vars(self).values()
+        return Residual(*(image.T for image in images), taps)
+
+
 @dataclass
 class Sums:
     """Sums over the pixels of each block and bin, or means of each bin.
@@ -165,50 +189,28 @@ def high_pass(width: float, signal: float, noise: float) -> np.ndarray:
     return taps / np.sqrt(np.sum(taps**2))
 
 
-def scan_leak(scan_sd: np.ndarray, taps: np.ndarray, length: float) -> np.ndarray:
-    """Return the variance of scan noise behind a filter along the lines [H, W].
-
-    The standard deviation is taken as constant over the taps. The filter passes so
-    little scan noise that its change does not matter.
-    """
-    rho = toeplitz(correlation(np.arange(len(taps)), length))
-    return float(taps @ rho @ taps) * correlate1d(scan_sd**2, taps**2, axis=1)
-
-
 def line_products(
-    residual: np.ndarray,
-    variable: np.ndarray,
-    usable: np.ndarray,
-    taps: np.ndarray,
-    edges: np.ndarray,
-    lags: np.ndarray,
-    *,
-    sort_by: np.ndarray | None = None,
+    residual: Residual, edges: np.ndarray, lags: np.ndarray, by_grey: bool = False
 ) -> Sums:
     """Return the sums of products along the lines, filtered across them.
 
     Args:
-        residual: Image without its columns [H, W], lines along axis 1.
-        variable: What the noise depends on, ``g`` [H, W].
-        usable: Mask of usable pixels [H, W].
-        taps: Filter across the lines (axis 0).
-        edges: Of the bins, by the mean of ``sort_by`` over a product.
+        residual: The image; its gradient is the variable of the sums.
+        edges: Of the bins, by the mean gradient of a product.
         lags: Distances along the line, pixels.
-        sort_by: What sorts the pixels into bins [H, W]; None for ``variable``.
+        by_grey: Whether the bins are by the mean grey value instead.
     """
-    half = len(taps) // 2
-    inner = slice(half, len(residual) - half)
-    filtered = correlate1d(residual, taps, axis=0)[inner]
-    squares = taps**2
-    mean = correlate1d(variable, squares, axis=0)[inner]
-    order = mean
-    if sort_by is not None:
-        order = correlate1d(sort_by, squares, axis=0)[inner]
-    clear = _clear(usable, taps, axis=0)[inner]
-    blocks, number = _blocks(residual.shape)
+    height, width = residual.values.shape
+    half, squares = len(residual.taps) // 2, residual.taps**2
+    inner, variable = slice(half, height - half), residual.gradient
+    filtered = correlate1d(residual.values, residual.taps, axis=0)[inner]
+    mean = order = correlate1d(variable, squares, axis=0)[inner]
+    if by_grey:
+        order = correlate1d(residual.clean, squares, axis=0)[inner]
+    clear = _clear(residual, axis=0)[inner]
+    blocks, number = _blocks((height, width))
     blocks = blocks[inner]
     sums = np.zeros((5, number, len(edges) - 1, len(lags)))
-    width = residual.shape[1]
     for i, lag in enumerate(lags):
         left, right = slice(0, width - lag), slice(lag, width)
         first = 0.5 * (mean[:, left] + mean[:, right])
@@ -223,82 +225,58 @@ def line_products(
     return Sums(*sums)
 
 
-def pixel_squares(
-    residual: np.ndarray,
-    grey: np.ndarray,
-    usable: np.ndarray,
-    taps: np.ndarray,
-    edges: np.ndarray,
-    *,
-    scan_sd: np.ndarray,
-    scan_length: float,
-) -> Sums:
+def pixel_squares(residual: Residual, edges: np.ndarray, scan: np.ndarray) -> Sums:
     """Return the sums of squares after a filter along the lines.
 
     The filter removes nearly all scan noise; the rest is known from its fit.
 
     Args:
-        residual: Image without its columns [H, W].
-        grey: Clean image [H, W].
-        usable: Mask of usable pixels [H, W].
-        taps: Filter along the lines (axis 1).
+        residual: The image; its grey value is the variable of the sums.
         edges: Of the bins by grey value.
-        scan_sd: Standard deviation of scan noise [H, W].
-        scan_length: Of scan noise, pixels.
+        scan: Slope, intercept and length of scan noise.
     """
-    half = len(taps) // 2
-    inner = np.s_[:, half : residual.shape[1] - half]
-    squares = taps**2
-    filtered = correlate1d(residual, taps, axis=1)[inner]
-    first = correlate1d(grey, squares, axis=1)[inner]
-    second = correlate1d(grey**2, squares, axis=1)[inner]
-    leak = scan_leak(scan_sd, taps, scan_length)[inner]
-    blocks, number = _blocks(residual.shape)
-    clear = _clear(usable, taps, axis=1)[inner]
-    keep, group = _groups(first, edges, blocks[inner], clear)
-    return Sums(
-        *(
-            _sums(values, keep, group, (number, len(edges) - 1))[..., None].astype(
-                float
-            )
-            for values in (None, filtered**2, first, second, leak)
-        )
-    )
+    half, squares = len(residual.taps) // 2, residual.taps**2
+    inner = np.s_[:, half : residual.values.shape[1] - half]
+    filtered = correlate1d(residual.values, residual.taps, axis=1)[inner]
+    first = correlate1d(residual.clean, squares, axis=1)[inner]
+    second = correlate1d(residual.clean**2, squares, axis=1)[inner]
+    leak = _scan_leak(residual, scan)[inner]
+    blocks, number = _blocks(residual.values.shape)
+    keep, group = _groups(first, edges, blocks[inner], _clear(residual, axis=1)[inner])
+    shape, values = (number, len(edges) - 1), (None, filtered**2, first, second, leak)
+    return Sums(*(_sums(v, keep, group, shape)[..., None] for v in values))
 
 
 def residual_histograms(
-    residual: np.ndarray,
-    grey: np.ndarray,
-    usable: np.ndarray,
-    taps: np.ndarray,
+    residual: Residual,
     edges: np.ndarray,
-    *,
-    pointwise_sd: np.ndarray,
-    normal: np.ndarray,
+    scan: np.ndarray,
+    pointwise: np.ndarray,
+    rounding: float,
 ) -> tuple[np.ndarray, float]:
-    """Return histograms of residuals, in standard deviations, behind a filter.
+    """Return histograms of residuals, in standard deviations, along the lines.
 
     Args:
-        residual: Image without its columns [H, W].
-        grey: Clean image [H, W].
-        usable: Mask of usable pixels [H, W].
-        taps: Filter along the lines (axis 1).
+        residual: The image.
         edges: Of the bins by grey value.
-        pointwise_sd: Standard deviation of pointwise noise [H, W].
-        normal: Variance of normally distributed noise behind the filter [H, W].
+        scan: Slope, intercept and length of scan noise.
+        pointwise: Slope and intercept of pointwise noise.
+        rounding: Variance that rounding to grey levels has added.
 
     Returns:
         Counts [blocks, bins, values] at :data:`VALUES`, and the mean share of normally
-        distributed noise in the variance.
+        distributed noise (scan noise, rounding) in the variance.
     """
-    squares, half = taps**2, len(taps) // 2
-    inner = np.s_[:, half : residual.shape[1] - half]
+    half, squares = len(residual.taps) // 2, residual.taps**2
+    inner = np.s_[:, half : residual.values.shape[1] - half]
+    pointwise_sd = np.maximum(pointwise[1] + pointwise[0] * residual.clean, 1e-9)
+    normal = _scan_leak(residual, scan) + rounding
     variance = correlate1d(pointwise_sd**2, squares, axis=1) + normal
-    value = (correlate1d(residual, taps, axis=1) / np.sqrt(variance))[inner]
-    place = correlate1d(grey, squares, axis=1)[inner]
-    blocks, number = _blocks(residual.shape)
-    clear = _clear(usable, taps, axis=1)[inner]
-    keep, group = _groups(place, edges, blocks[inner], clear)
+    value = correlate1d(residual.values, residual.taps, axis=1) / np.sqrt(variance)
+    value = value[inner]
+    place = correlate1d(residual.clean, squares, axis=1)[inner]
+    blocks, number = _blocks(residual.values.shape)
+    keep, group = _groups(place, edges, blocks[inner], _clear(residual, axis=1)[inner])
     bins = len(edges) - 1
     counts = histogram(value[keep], group, number * bins)
     share = np.mean((normal / variance)[inner][keep]) if keep.any() else 0
@@ -321,9 +299,21 @@ def _blocks(shape: Sequence[int]) -> tuple[np.ndarray, int]:
     return blocks, int(blocks.max()) + 1
 
 
-def _clear(usable: np.ndarray, taps: np.ndarray, axis: int) -> np.ndarray:
-    """Return the pixels at which a filter has next to no unusable pixels [H, W]."""
-    return correlate1d((~usable).astype(float), taps**2, axis=axis) < _MAX_UNUSABLE
+def _clear(residual: Residual, axis: int) -> np.ndarray:
+    """Return the pixels at which the filter has next to no unusable pixels [H, W]."""
+    unusable = (~residual.usable).astype(float)
+    return correlate1d(unusable, residual.taps**2, axis=axis) < _MAX_UNUSABLE
+
+
+def _scan_leak(residual: Residual, scan: np.ndarray) -> np.ndarray:
+    """Return the variance of scan noise behind the filter along the lines [H, W].
+
+    The standard deviation is taken as constant over the taps. The filter passes so
+    little scan noise that its change does not matter.
+    """
+    taps, scan_sd = residual.taps, scan[1] + scan[0] * residual.gradient
+    rho = toeplitz(correlation(np.arange(len(taps)), scan[2]))
+    return float(taps @ rho @ taps) * correlate1d(scan_sd**2, taps**2, axis=1)
 
 
 def _groups(
@@ -344,4 +334,5 @@ def _sums(
 ) -> np.ndarray:
     """Return the sum of values, or the count, in each block and bin."""
     weights = None if values is None else values[keep]
-    return np.bincount(group, weights, minlength=np.prod(shape)).reshape(shape)
+    sums = np.bincount(group, weights, minlength=np.prod(shape))
+    return sums.reshape(shape).astype(float)
