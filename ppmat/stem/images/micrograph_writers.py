@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from ppmat.stem.images.micrograph_base import ImageFormatError
+from ppmat.stem.images.micrograph_base import Micrograph
 from ppmat.stem.images.micrograph_base import PathLike
 from ppmat.stem.images.micrograph_base import check_array
 from ppmat.stem.images.micrograph_base import clean_units
@@ -136,8 +137,9 @@ def write_micrograph(
         ".mrc": _write_mrc,
         ".hspy": _write_hspy,
     }[path.suffix.lower()]
+    image = Micrograph(data, pixel_size, clean_units(units), jsonable(metadata or {}))
     with replacing(path) as temporary:
-        write(temporary, data, pixel_size, clean_units(units), jsonable(metadata or {}))
+        write(temporary, image)
 
 
 def _check_pixel_size(
@@ -200,31 +202,23 @@ def _as_type(data: np.ndarray, dtype: np.dtype, path: Path) -> np.ndarray:
     return inside
 
 
-def _write_tiff(
-    path: Path,
-    data: np.ndarray,
-    pixel_size: PixelSize,
-    units: str | None,
-    metadata: dict[str, Any],
-) -> None:
+def _write_tiff(path: Path, image: Micrograph) -> None:
     import tifffile
 
+    data, units = image.data, image.units
     if data.nbytes > _MAX_TIFF_BYTES:
         raise ImageFormatError(
             f"{path.name}: {data.nbytes / 1e9:.1f} GB, but TIFF holds less than 4; "
             "write .npy or .hspy"
         )
-    own = {"shape": list(data.shape), "metadata": metadata}
+    own = {"shape": list(data.shape), "metadata": image.metadata}
     frames = data.reshape(-1, *data.shape[-2:]) if data.ndim > 2 else data
     if 1 in data.shape[-2:]:  # tifffile has no stacks of single lines
         frames = data.reshape(-1, data.shape[-1])
-    details = {
-        "axes": "TYX"[-frames.ndim :],
-        "Info": json.dumps({OWN_KEY: own}),
-    }
+    details = {"axes": "TYX"[-frames.ndim :], "Info": json.dumps({OWN_KEY: own})}
     options: dict[str, Any] = {}
-    if pixel_size is not None:
-        pixel_size, units = _fit_for_rationals(path, pixel_size, units)
+    if image.pixel_size is not None:
+        pixel_size, units = _fit_for_rationals(path, image.pixel_size, units)
         options["resolution"] = tuple(_rational(1 / pixel_size[i]) for i in (1, 0))
         options["extratags"] = _digital_micrograph_tags(pixel_size, units)
         if units is not None:
@@ -272,20 +266,15 @@ def _digital_micrograph_tags(
     return sorted(tags)
 
 
-def _write_npy(path: Path, data: np.ndarray, *_: Any) -> None:
+def _write_npy(path: Path, image: Micrograph) -> None:
     with open(path, "wb") as file:
-        np.save(file, data, allow_pickle=False)
+        np.save(file, image.data, allow_pickle=False)
 
 
-def _write_mrc(
-    path: Path,
-    data: np.ndarray,
-    pixel_size: PixelSize,
-    units: str | None,
-    metadata: dict[str, Any],
-) -> None:
+def _write_mrc(path: Path, image: Micrograph) -> None:
     import mrcfile
 
+    data = image.data
     if data.ndim > 3:
         raise ImageFormatError(
             f"{path.name}: MRC holds images and stacks, not the shape {data.shape}; "
@@ -295,19 +284,13 @@ def _write_mrc(
         file.set_data(data)
         if data.ndim == 3:
             file.set_image_stack()
-        if pixel_size is not None:
-            y, x = convert_pixel_size(pixel_size, units, "Å")
+        if image.pixel_size is not None:
+            y, x = convert_pixel_size(image.pixel_size, image.units, "Å")
             file.voxel_size = (x, y, 1.0)
 
 
-def _write_hspy(
-    path: Path,
-    data: np.ndarray,
-    pixel_size: PixelSize,
-    units: str | None,
-    metadata: dict[str, Any],
-) -> None:
-    leading = data.ndim - 2
+def _write_hspy(path: Path, image: Micrograph) -> None:
+    leading = image.data.ndim - 2
     axes = [
         {
             "name": name,
@@ -319,17 +302,17 @@ def _write_hspy(
             "index_in_array": position,
         }
         for position, (name, size) in enumerate(
-            zip([*(f"axis {i}" for i in range(leading)), "y", "x"], data.shape)
+            zip([*(f"axis {i}" for i in range(leading)), "y", "x"], image.data.shape)
         )
     ]
-    if pixel_size is not None:
-        for axis, size in zip(axes[-2:], pixel_size):
-            axis.update(scale=size, units=units)
+    if image.pixel_size is not None:
+        for axis, size in zip(axes[-2:], image.pixel_size):
+            axis.update(scale=size, units=image.units)
     signal = {
-        "data": data,
+        "data": image.data,
         "axes": axes,
         "metadata": {"General": {"title": ""}, "Signal": {"signal_type": ""}},
-        "original_metadata": metadata,
+        "original_metadata": image.metadata,
         "attributes": {"_lazy": False},
         "package_info": {"package": "", "package_version": ""},
         "tmp_parameters": {},
