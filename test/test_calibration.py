@@ -33,8 +33,10 @@ from ppmat.stem.noise.calibration import CalibrationError
 from ppmat.stem.noise.calibration import calibrate
 from ppmat.stem.noise.calibration import calibrate_noise
 from ppmat.stem.noise.calibration_figure import calibration_figure
+from ppmat.stem.noise.clean_image import fit_clean
 from ppmat.stem.noise.moments import histogram
 from ppmat.stem.noise.noise_model import NoiseModel
+from ppmat.stem.noise.raw_frames import RoughNoise
 from ppmat.stem.noise.raw_frames import prepare_frames
 from ppmat.stem.scenes.atom_columns import Columns
 
@@ -170,6 +172,14 @@ def test_an_image_without_atoms_is_refused() -> None:
         CalibrationError, match="atomic columns? w.* found, wanted at least 9"
     ):
         calibrate_noise(flat)
+
+
+@pytest.mark.parametrize("width", [2.9, 12.0, 20.0])
+def test_a_fit_that_loses_all_columns_has_none(width: float) -> None:
+    image = NOISY + 3.0 * np.arange(SIDE)
+    fit = fit_clean(image, width, RoughNoise(20.0, 0.0, 4.0), 1)
+    assert (len(fit.columns) > 50) == (width < 10)
+    assert np.isfinite(fit.image).all()
 
 
 @pytest.mark.parametrize("shape", [0.0, 0.17])

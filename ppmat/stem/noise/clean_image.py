@@ -150,6 +150,8 @@ def fit_clean(
         smooth = gaussian_filter(image, width) - gaussian_filter(image, 8 * width)
         sign = 1 if np.mean((smooth - smooth.mean()) ** 3) > 0 else -1
     columns = np.empty((0, 4))
+    flat = np.full(image.shape, image.mean())
+    without = CleanImage(flat, np.zeros((1, 1)), 0.0, columns, width)
     rest = image - np.median(image)
     for turn in range(_ROUNDS):
         found = _find(sign * rest, width, noise, 0.0)
@@ -162,8 +164,7 @@ def fit_clean(
             found = np.concatenate([found, other])
         columns = np.concatenate([columns, found])
         if not len(columns):
-            flat = np.full(image.shape, image.mean())
-            return CleanImage(flat, np.zeros((1, 1)), 0.0, columns, width)
+            return without
         if turn == 0:
             distance = np.sqrt(image.size / len(columns))
             cutoff = min(0.25, np.pi / (1.2 * distance))
@@ -173,14 +174,17 @@ def fit_clean(
         fit = _steps(
             image, fit._replace(columns=columns), width, cutoff, noise.pointwise
         )
+        if not len(fit.columns):
+            return without
         if turn == 0:
             # An unneeded tail would only mix columns and background.
             tried = fit._replace(tail=_FIRST_TAIL)
             for _ in range(2):
                 tried = _steps(image, tried, width, cutoff, noise.pointwise)
-            gain = np.sum(_rest(image, fit) ** 2) - np.sum(_rest(image, tried) ** 2)
-            if tried.tail > 0 and gain > _MIN_TAIL_GAIN * noise.pointwise**2:
-                fit = tried
+            if len(tried.columns) and tried.tail > 0:
+                gain = np.sum(_rest(image, fit) ** 2) - np.sum(_rest(image, tried) ** 2)
+                if gain > _MIN_TAIL_GAIN * noise.pointwise**2:
+                    fit = tried
         columns, rest = fit.columns, _rest(image, fit)
         if turn and len(found) < 0.02 * len(columns):
             break
@@ -298,8 +302,10 @@ def _solve(operator: LinearOperator, rest: np.ndarray, steps: int) -> np.ndarray
 def _steps(
     image: np.ndarray, fit: _Fit, width: float, cutoff: float, noise: float
 ) -> _Fit:
+    """Return the fit after some steps, or without columns once all have left."""
     for step in range(_STEPS):
-        fit = _improve(image, fit, width, cutoff, noise, last=step == _STEPS - 1)
+        if len(fit.columns):
+            fit = _improve(image, fit, width, cutoff, noise, last=step == _STEPS - 1)
     return fit
 
 
