@@ -49,21 +49,23 @@ class Plane:
 
 
 def column_width(image: np.ndarray, valid: np.ndarray) -> float | None:
-    """Return the typical sigma of the bright spots of an image, pixels, roughly.
+    """Return a rough estimate of the typical sigma of the bright spots, pixels.
 
-    From the radius at which the autocorrelation has fallen halfway to its first
-    minimum. Lag 0 and lags along the axes are left out: there noise is correlated with
-    itself, pixel by pixel or along the scan line. Calibration knows the fast axis and
-    measures across it instead
-    (:func:`ppmat.stem.noise.clean_image.column_width`); that comes out a
-    tenth to a quarter narrower.
+    It comes from the radius at which the autocorrelation has fallen halfway to its
+    first minimum. Lag 0 and lags along the axes are left out, because noise is
+    correlated there, by pixels or along the scan line.
+
+    Calibration knows the fast axis and uses
+    :func:`ppmat.stem.noise.clean_image.column_width_across_lines`. That estimate does
+    not serve here: with few electrons, fewer columns are found
+    (docs/results/column_width.yaml).
 
     Args:
         image: [H, W], 0 where pixels are missing.
-        valid: Where they are not [H, W].
+        valid: Mask of the other pixels [H, W].
 
     Returns:
-        None if nothing stands out of the noise.
+        None if there are no spots above the noise.
     """
     radius, profile, sure = _radial_autocorrelation(image, valid)
     if not sure:

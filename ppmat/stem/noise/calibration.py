@@ -37,7 +37,7 @@ from numbers import Integral
 import numpy as np
 
 from ppmat.stem.noise.clean_image import CleanImage
-from ppmat.stem.noise.clean_image import column_width
+from ppmat.stem.noise.clean_image import column_width_across_lines
 from ppmat.stem.noise.clean_image import fit_clean
 from ppmat.stem.noise.measurement import Calibration
 from ppmat.stem.noise.measurement import Curve
@@ -145,8 +145,8 @@ def _fit_columns(frames: list[Frame], mode: str, rough: RoughNoise) -> list[Clea
     # BF images of thick specimens may have bright columns too, or only these.
     sign = 1 if mode == "haadf" else None
     fits = [
-        fit_clean(frame.image, column_width(frame.image), rough, sign)
-        for frame in frames
+        fit_clean(f.image, column_width_across_lines(f.image), rough, sign)
+        for f in frames
     ]
     number = Counter()
     for frame, fit in zip(frames, fits):

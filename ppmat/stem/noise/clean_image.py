@@ -101,14 +101,16 @@ class CleanImage:
         return _waves(smooth, self.image.shape)
 
 
-def column_width(image: np.ndarray) -> float:
+def column_width_across_lines(image: np.ndarray) -> float:
     """Return the standard deviation of a typical column, pixels.
 
-    Taken from the autocorrelation across the scan lines (axis 0), to which, at lags
-    above 0, neither pointwise nor scan noise contributes. Detection, which does not
-    know the fast axis and may lack pixels, averages around the circle instead
-    (:func:`ppmat.stem.columns.column_seeds.column_width`); that is wider by a tenth to
-    a quarter, and the width sets the high pass of the measurement.
+    It is fitted to the autocorrelation across the scan lines (axis 0). At lags above 0
+    neither pointwise nor scan noise contributes to it. Slow changes of the image are
+    removed first.
+
+    Detection does not know the fast axis, so it averages over directions
+    (:func:`ppmat.stem.columns.column_seeds.column_width`). That estimate does not serve
+    here: a ramp of the image raises it to its limit (docs/results/column_width.yaml).
 
     Args:
         image: Lines along axis 1 [H, W].
