@@ -117,8 +117,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_names(outputs: Sequence[Path]) -> None:
-    suffixes = (".json", ".png")
-    for path, suffix in zip(outputs, suffixes):
+    for path, suffix in zip(outputs, (".json", ".png")):
         if path.suffix.lower() != suffix:
             raise InputError(f"{path}: the name must end with {suffix}")
         if path.is_dir():
@@ -168,21 +167,14 @@ def _number(count: int, noun: str) -> str:
 def parameter_table(result: Calibration) -> str:
     """Return the parameters with their errors as text, one a line."""
     model = result.model
-    lines = [
-        ", ".join(
-            _number(getattr(result, f"{noun}s"), noun)
-            for noun in ("image", "column", "pixel")
-        ),
-        f"{'parameter':<22}{'value':>12}{'error':>12}  unit",
-    ]
+    nouns = ("image", "column", "pixel")
+    lines = [", ".join(_number(getattr(result, f"{noun}s"), noun) for noun in nouns)]
+    lines.append(f"{'parameter':<22}{'value':>12}{'error':>12}  unit")
     for name, unit in _UNITS.items():
         error = model.standard_errors.get(name)
-        value = f"{getattr(model, name):.4g}"
-        if error is None and name != "background_length" and name != "scan_length":
-            value = "none"
-        elif error is None:
-            value = "-"
-        shown = "-" if error is None else f"{error:.2g}"
+        value, shown = "-" if name.endswith("length") else "none", "-"
+        if error is not None:
+            value, shown = f"{getattr(model, name):.4g}", f"{error:.2g}"
         lines.append(f"{name:<22}{value:>12}{shown:>12}  {unit}".rstrip())
     lines.append(f"images from {model.low:.4g} to {model.high:.4g} (1 % to 99 %)")
     return "\n".join(lines)

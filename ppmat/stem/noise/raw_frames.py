@@ -128,8 +128,8 @@ def prepare_frames(
     images = _images(images)
     if not images:
         raise CalibrationError("no image is given, wanted one or several")
-    if names is None:
-        names = ["the image"] if len(images) == 1 else None
+    if names is None and len(images) == 1:
+        names = ["the image"]
     names = names or [f"image {i}" for i in range(len(images))]
     if len(names) != len(images):
         raise CalibrationError(f"{len(names)} names for {len(images)} images")
