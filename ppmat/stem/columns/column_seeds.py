@@ -53,7 +53,8 @@ def column_width(image: np.ndarray, valid: np.ndarray) -> float | None:
 
     It comes from the radius at which the autocorrelation has fallen halfway to its
     first minimum. Lag 0 and lags along the axes are left out, because noise is
-    correlated there, by pixels or along the scan line.
+    correlated there, by pixels or along the scan line. A ramp or a wedge of the
+    image makes it too wide.
 
     Calibration knows the fast axis and uses
     :func:`ppmat.stem.noise.clean_image.column_width_across_lines`. That estimate does
