@@ -53,7 +53,7 @@ def test_integers_are_found_too() -> None:
     np.testing.assert_array_equal(np.argwhere(hot_pixels(image)), [[30, 31]])
 
 
-def test_narrow_columns_stay_that_size_alone_would_take() -> None:
+def test_narrow_columns_stay_that_a_limit_on_size_would_find() -> None:
     image = np.random.default_rng(1).normal(scene(40.0, 0.8), 0.5)
     median = np.median(np.stack([np.roll(image, s, (0, 1)) for s in RING]), axis=0)
     deviation = abs(image - median)
@@ -73,7 +73,7 @@ def test_noise_and_counts_are_not_taken(noise) -> None:
         assert mended is image and not hot.any()
 
 
-def test_where_nothing_tells_a_scale_nothing_is_taken() -> None:
+def test_without_a_scale_no_pixel_is_hot() -> None:
     image = np.zeros((32, 32))
     image[5, 6] = 1.0
     assert not hot_pixels(image).any()

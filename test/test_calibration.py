@@ -28,13 +28,16 @@ from scipy.ndimage import gaussian_filter
 from scipy.ndimage import gaussian_filter1d
 from scipy.special import boxcox
 
-from ppmat.stem.noise import calibration_shape as shapes
+from ppmat.stem.noise import noise_fits
 from ppmat.stem.noise.calibration import CalibrationError
 from ppmat.stem.noise.calibration import calibrate
 from ppmat.stem.noise.calibration import calibrate_noise
 from ppmat.stem.noise.calibration_figure import calibration_figure
+from ppmat.stem.noise.clean_image import fit_clean
+from ppmat.stem.noise.moments import histogram
 from ppmat.stem.noise.noise_model import NoiseModel
-from ppmat.stem.noise.raw_frames import prepare
+from ppmat.stem.noise.raw_frames import RoughNoise
+from ppmat.stem.noise.raw_frames import prepare_frames
 from ppmat.stem.scenes.atom_columns import AtomColumns
 
 TRUTH = NoiseModel()
@@ -139,7 +142,7 @@ HOT[::12, ::12] = 2000.0
     [
         (WITH_NAN, "1 of 25600 pixels are NaN"),
         (np.ma.masked_greater(NOISY, NOISY.max() - 1e-9), "1 of .* NaN, infinite or m"),
-        (HOT, r"1\d\d of 25600 pixels stand out .* at most 0.5 %"),
+        (HOT, r"1\d\d of 25600 pixels are far .* at most 0.5 %"),
         ("a.tif", "'a.tif' is no image"),
         (NOISY[:50], "50 x 160 pixels, wanted at least 64"),
         (np.full((80, 80), 3.0), "no contrast"),
@@ -147,7 +150,7 @@ HOT[::12, ::12] = 2000.0
         (np.rint(NOISY / 20), "different values, wanted at least 16"),
         (gaussian_filter(NOISY, 1.0), "was filtered, resampled"),
         (np.rint(gaussian_filter(NOISY, 2.0)), "too few grey levels"),
-        (np.clip(NOISY, 75, 95), "free of saturation"),
+        (np.clip(NOISY, 75, 95), "are not clipped, wanted 4000"),
         ([NOISY, NOISY[:100]], "image 1 has 100 x 160 pixels, image 0 has 160 x 160"),
         (np.stack([NOISY, NOISY])[None], r"shape \(2, 160, 160\)"),
         ([], "no image"),
@@ -166,9 +169,17 @@ def test_each_image_has_a_name() -> None:
 def test_an_image_without_atoms_is_refused() -> None:
     flat = TRUTH.apply(np.full((128, 128), 90.0), np.random.default_rng(5))
     with pytest.raises(
-        CalibrationError, match="atomic columns? stands? out of the noise, wanted"
+        CalibrationError, match="atomic columns? w.* found, wanted at least 9"
     ):
         calibrate_noise(flat)
+
+
+@pytest.mark.parametrize("width", [2.9, 12.0, 20.0])
+def test_a_fit_that_loses_all_columns_has_none(width: float) -> None:
+    image = NOISY + 3.0 * np.arange(SIDE)
+    fit = fit_clean(image, width, RoughNoise(20.0, 0.0, 4.0), 1)
+    assert (len(fit.columns) > 50) == (width < 10)
+    assert np.isfinite(fit.image).all()
 
 
 @pytest.mark.parametrize("shape", [0.0, 0.17])
@@ -178,11 +189,13 @@ def test_lambda_is_found_behind_a_filter(shape: float) -> None:
     taps = np.array([-0.1, 0.2, -0.5, 0.8, -0.5, 0.2, -0.1])
     taps /= np.sqrt(np.sum(taps**2))
     values = np.convolve(draws / draws.std(), taps, mode="valid")
-    counts = shapes.histogram(values, np.zeros(len(values), int), 1)[0]
-    found = shapes.best_lambda(counts, shapes.log_densities(taps, 0.0))
+    counts = histogram(values, np.zeros(len(values), int), 1)[0]
+    found = noise_fits.best_lambda(counts, noise_fits.log_densities(taps, 0.0))
     assert found == pytest.approx(shape, abs=0.04)
     # Taken for single draws, the same values would look closer to normal.
-    plain = shapes.best_lambda(counts, shapes.log_densities(np.array([1.0]), 0.0))
+    plain = noise_fits.best_lambda(
+        counts, noise_fits.log_densities(np.array([1.0]), 0.0)
+    )
     if shape == 0.0:  # the other one is close to normal as it is
         assert abs(plain - shape) > 0.04
 
@@ -208,9 +221,9 @@ def test_hot_pixels_are_left_out(found) -> None:
     )
 
 
-def test_clipped_pixels_are_told() -> None:
-    assert not prepare(NOISY, 1, "haadf", None).warnings
-    (text,) = prepare(np.minimum(NOISY, 180.0), 1, "haadf", None).warnings
+def test_clipped_pixels_give_a_warning() -> None:
+    assert not prepare_frames(NOISY, 1, "haadf", None).warnings
+    (text,) = prepare_frames(np.minimum(NOISY, 180.0), 1, "haadf", None).warnings
     assert re.match(r"2.\d % of the pixels are clipped, at the largest value", text)
     assert "`high` is a lower bound" in text
 
@@ -219,12 +232,12 @@ def test_a_signal_is_its_images() -> None:
     signal = SimpleNamespace(
         data=np.stack([NOISY, NOISY]), axes_manager=SimpleNamespace(signal_dimension=2)
     )
-    given = prepare(signal, 1, "haadf", ["a", "b"])
+    given = prepare_frames(signal, 1, "haadf", ["a", "b"])
     assert [frame.name for frame in given.frames] == ["a", "b"]
-    assert len(prepare([signal, NOISY], 1, "haadf", None).frames) == 3
+    assert len(prepare_frames([signal, NOISY], 1, "haadf", None).frames) == 3
     signal.axes_manager.signal_dimension = 1
     with pytest.raises(CalibrationError, match="the signal has 1 signal axes"):
-        prepare(signal, 1, "haadf", None)
+        prepare_frames(signal, 1, "haadf", None)
 
 
 @pytest.mark.parametrize("wrong", [{"seed": -1}, {"fast_axis": True}])

@@ -27,8 +27,8 @@ from ppmat.stem.columns.lattice_fit import LatticeError
 from ppmat.stem.columns.lattice_fit import guess_lattice
 from ppmat.stem.columns.lattice_fit import intensity_groups
 from ppmat.stem.columns.matching import match_columns
+from ppmat.stem.images.bad_pixels import clipping_limits
 from ppmat.stem.images.bad_pixels import hot_pixels
-from ppmat.stem.images.clipping import clipping_limits
 from ppmat.stem.scenes.atom_columns import AtomColumns
 from ppmat.stem.scenes.random_scenes import random_positions
 

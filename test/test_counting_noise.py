@@ -13,15 +13,15 @@
 # limitations under the License.
 
 
-"""Counting noise, and noise of any microscope."""
+"""Counting noise, and random noise."""
 
 import numpy as np
 import pytest
 
 from ppmat.stem.noise.counting_noise import CountingNoise
+from ppmat.stem.noise.counting_noise import random_noise
 from ppmat.stem.noise.counting_noise import shift_lines
 from ppmat.stem.noise.noise_model import NoiseModel
-from ppmat.stem.noise.noise_range import any_noise
 
 FLAT = np.full((200, 200), 80.0)
 
@@ -81,9 +81,11 @@ def test_counting_noise_that_cannot_be_meant(wrong, message):
 
 
 @pytest.mark.parametrize("mode", ["haadf", "bf"])
-def test_any_noise_has_both_kinds_and_stays_in_its_range(mode):
+def test_random_noise_has_both_kinds_and_stays_in_its_range(mode):
     low, high = 10.0, 60.0
-    draws = [any_noise(np.random.default_rng(i), mode, low, high) for i in range(200)]
+    draws = [
+        random_noise(np.random.default_rng(i), mode, low, high) for i in range(200)
+    ]
     counting = [d for d in draws if isinstance(d, CountingNoise)]
     terms = [d for d in draws if isinstance(d, NoiseModel)]
     assert len(counting) > 70 and len(terms) > 70

@@ -38,7 +38,7 @@ from ppmat.stem.images.micrograph import check_writable
 from ppmat.stem.images.micrograph import image_from
 from ppmat.stem.images.micrograph import read_micrograph
 from ppmat.stem.images.micrograph import write_micrograph
-from ppmat.stem.images.micrograph_base import calibration
+from ppmat.stem.images.micrograph_base import checked_pixel_size
 from ppmat.stem.images.micrograph_base import clean_units
 from ppmat.stem.images.micrograph_base import convert_pixel_size
 from ppmat.stem.images.micrograph_base import jsonable
@@ -402,7 +402,7 @@ def test_large_npy_is_mapped(tmp_path, monkeypatch):
     np.save(tmp_path / "big.npy", values.astype("f4"))
     np.save(tmp_path / "other.npy", values)
     assert type(read_micrograph(tmp_path / "big.npy").data) is np.ndarray
-    monkeypatch.setattr(micrograph_readers, "_MAPPED", 100)
+    monkeypatch.setattr(micrograph_readers, "_MIN_MAPPED_BYTES", 100)
     assert isinstance(read_micrograph(tmp_path / "big.npy").data, np.memmap)
     for name in ("big.npy", "other.npy"):
         found = read_micrograph(tmp_path / name).data
@@ -831,11 +831,11 @@ def test_units_have_one_spelling():
     assert clean_units("1/nm") == "1/nm"
 
 
-def test_calibration():
-    assert calibration((2, 3), ("nm", "nm")) == ((2, 3), "nm")
-    assert calibration((20, 3), ("pm", "Å")) == (pytest.approx((0.2, 3)), "Å")
-    assert calibration((1e-9, 2e-9), ("m", "m")) == (pytest.approx((1, 2)), "nm")
-    assert calibration((-1, 2), ("nm", "nm")) == ((1, 2), "nm")
+def test_checked_pixel_size():
+    assert checked_pixel_size((2, 3), ("nm", "nm")) == ((2, 3), "nm")
+    assert checked_pixel_size((20, 3), ("pm", "Å")) == (pytest.approx((0.2, 3)), "Å")
+    assert checked_pixel_size((1e-9, 2e-9), ("m", "m")) == (pytest.approx((1, 2)), "nm")
+    assert checked_pixel_size((-1, 2), ("nm", "nm")) == ((1, 2), "nm")
     for sizes, units in [
         ((1, 1), (None, None)),
         ((0, 1), ("nm", "nm")),
@@ -845,8 +845,8 @@ def test_calibration():
         ((1, 2), ("nm", "eV")),
         ((4e7, 4e7), ("m", "m")),
     ]:
-        assert calibration(sizes, units) == (None, None)
-    assert calibration((0.5, 0.5), (None, "px")) == ((0.5, 0.5), None)
+        assert checked_pixel_size(sizes, units) == (None, None)
+    assert checked_pixel_size((0.5, 0.5), (None, "px")) == ((0.5, 0.5), None)
 
 
 def test_metadata_become_plain_values():

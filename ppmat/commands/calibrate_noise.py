@@ -13,7 +13,7 @@
 # limitations under the License.
 
 
-"""The command that measures the noise of a microscope."""
+"""The command ``calibrate.py``: measure the noise of a microscope on its images."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ from ppmat.stem.noise.calibration import calibrate
 from ppmat.stem.noise.calibration_figure import calibration_figure
 from ppmat.stem.noise.noise_model import MODES
 from ppmat.utils import logger
+from ppmat.utils.errors import InputError
 from ppmat.utils.files import replacing
-from ppmat.utils.registry import ConfigError
 
 _EPILOG = """\
-Frames: some raw images of atomic columns, of one microscope, mode, dwell time and
-magnification, of the same place or of different ones; not filtered, not aligned by
-interpolation, not saved as JPEG. Frames of a stack count as images.
+Frames are raw images of atomic columns, of one microscope, mode, dwell time and
+magnification. They may show the same place or different ones. They must not be
+filtered, aligned by interpolation, or saved as JPEG. Each frame of a stack is an image.
 Exit status: 0 done, 2 bad input.
 
 examples:
@@ -76,9 +76,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="axis of the image along which the beam scans a line (default: 1, along "
         "rows)")  # fmt: skip
     add("--mode", choices=MODES, default="haadf", help="default: haadf")
-    add("--figure", metavar="PNG", help="also draw what was measured")
+    add("--figure", metavar="PNG", help="also draw the measurement")
     add("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
-    add("--overwrite", action="store_true", help="replace what is there")
+    add("--overwrite", action="store_true", help="replace existing files")
     return parser.parse_args(argv)
 
 
@@ -89,11 +89,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what the options say; returns the exit status.
+    """Run the command with parsed options; returns the exit status.
 
     Raises:
-        ConfigError: An output cannot be written, or inputs do not go together.
-        StoredRunError: An output is there already.
+        InputError: An output cannot be written, or the inputs differ in pixel size.
+        StoredRunError: An output exists already.
     """
     output = Path(args.output)
     figure = None if args.figure is None else Path(args.figure)
@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
     height, width = frames[0].shape
     logger.info(f"{_number(len(frames), 'frame')} of {height} x {width}")
     result = calibrate(frames, args.fast_axis, args.mode, names, args.seed)
-    print(table(result))
+    print(parameter_table(result))
     for text in result.warnings:
         logger.warning(text)
     with replacing(output) as temporary:
@@ -117,12 +117,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_names(outputs: Sequence[Path]) -> None:
-    suffixes = (".json", ".png")
-    for path, suffix in zip(outputs, suffixes):
+    for path, suffix in zip(outputs, (".json", ".png")):
         if path.suffix.lower() != suffix:
-            raise ConfigError(f"{path}: the name must end with {suffix}")
+            raise InputError(f"{path}: the name must end with {suffix}")
         if path.is_dir():
-            raise ConfigError(f"{path} is a folder, wanted the name of a file")
+            raise InputError(f"{path} is a folder, wanted the name of a file")
         check_parent(path)
 
 
@@ -149,10 +148,10 @@ def read_frames(inputs: Sequence[str]) -> tuple[list[np.ndarray], list[str]]:
     known = [(name, size) for name, size in sizes.items() if size is not None]
     for name, size in known[1:]:
         if not np.allclose(size, known[0][1], rtol=0.02):
-            raise ConfigError(
+            raise InputError(
                 f"{name} has pixels of {_size(size)}, {known[0][0]} of "
-                f"{_size(known[0][1])}: noise depends on the magnification; calibrate "
-                "each by itself"
+                f"{_size(known[0][1])}: noise depends on the magnification",
+                hint="Calibrate each magnification separately.",
             )
     return frames, names
 
@@ -165,24 +164,17 @@ def _number(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def table(result: Calibration) -> str:
-    """Return the parameters with their errors, one a line."""
+def parameter_table(result: Calibration) -> str:
+    """Return the parameters with their errors as text, one a line."""
     model = result.model
-    lines = [
-        ", ".join(
-            _number(getattr(result, f"{noun}s"), noun)
-            for noun in ("image", "column", "pixel")
-        ),
-        f"{'parameter':<22}{'value':>12}{'error':>12}  unit",
-    ]
+    nouns = ("image", "column", "pixel")
+    lines = [", ".join(_number(getattr(result, f"{noun}s"), noun) for noun in nouns)]
+    lines.append(f"{'parameter':<22}{'value':>12}{'error':>12}  unit")
     for name, unit in _UNITS.items():
         error = model.standard_errors.get(name)
-        value = f"{getattr(model, name):.4g}"
-        if error is None and name != "background_length" and name != "scan_length":
-            value = "none"
-        elif error is None:
-            value = "-"
-        shown = "-" if error is None else f"{error:.2g}"
+        value, shown = "-" if name.endswith("length") else "none", "-"
+        if error is not None:
+            value, shown = f"{getattr(model, name):.4g}", f"{error:.2g}"
         lines.append(f"{name:<22}{value:>12}{shown:>12}  {unit}".rstrip())
     lines.append(f"images from {model.low:.4g} to {model.high:.4g} (1 % to 99 %)")
     return "\n".join(lines)

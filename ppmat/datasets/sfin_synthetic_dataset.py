@@ -37,9 +37,9 @@ from paddle import io
 from ppmat.datasets.sfin_dataset import SPLITS
 from ppmat.datasets.sfin_dataset import SFINDataset
 from ppmat.stem.images.grey_scaling import robust_scaling
+from ppmat.stem.noise.counting_noise import random_noise
 from ppmat.stem.noise.noise_model import MODES
 from ppmat.stem.noise.noise_model import NoiseModel
-from ppmat.stem.noise.noise_range import any_noise
 from ppmat.stem.scenes.random_scenes import SceneRecipe
 from ppmat.stem.scenes.random_scenes import make_scene
 from ppmat.utils.errors import check_choice
@@ -163,7 +163,7 @@ class SFINSyntheticDataset(io.Dataset):
             low, high = noise.low, noise.high
         else:
             low, high = _CLEAN_RANGE
-            noise = any_noise(rng, self.mode, low, high)
+            noise = random_noise(rng, self.mode, low, high)
         recipe = dataclasses.replace(self.recipe, low=low, high=high)
         scene = make_scene(rng, self.shape, recipe)
         clean, noisy = scene.gt_enhance, noise.apply(scene.gt_enhance, rng)

@@ -12,9 +12,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Scanning transmission electron microscopy without a network.
+"""Scanning transmission electron microscopy without a network and without Paddle.
 
-Numpy, SciPy and file formats; nothing here imports Paddle. Four packages: ``images``
-reads and writes micrographs, ``noise`` describes and calibrates the noise of a
-microscope, ``scenes`` draws synthetic images, ``columns`` finds and fits columns.
+- ``images`` reads and writes micrographs and finds bad pixels.
+- ``noise`` describes the noise of a microscope, draws it, and calibrates it.
+- ``scenes`` makes synthetic images.
+- ``columns`` finds and fits atomic columns.
 """

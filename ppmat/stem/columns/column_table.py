@@ -36,9 +36,9 @@ from ppmat.stem.columns.lattice_fit import LatticeError
 from ppmat.stem.columns.lattice_fit import PlaneLattice
 from ppmat.stem.columns.lattice_fit import guess_lattice
 from ppmat.stem.columns.lattice_fit import intensity_groups
-from ppmat.stem.images.bad_pixels import told
-from ppmat.stem.images.clipping import CLIPPED_SHARE
-from ppmat.stem.images.clipping import clipping_limits
+from ppmat.stem.images.bad_pixels import MAX_CLIPPED_SHARE
+from ppmat.stem.images.bad_pixels import clipping_limits
+from ppmat.stem.images.bad_pixels import hot_pixel_warning
 from ppmat.stem.images.micrograph_base import clean_units
 from ppmat.utils.errors import InputError
 from ppmat.utils.errors import check_choice
@@ -395,11 +395,11 @@ def table_warnings(
     """
     texts = []
     if hot_pixels:
-        texts.append(told(hot_pixels))
+        texts.append(hot_pixel_warning(hot_pixels))
     limit = clipping_limits(values)[bright]
     if limit is not None:
         share = np.mean(values == limit)
-        if share > CLIPPED_SHARE and len(np.unique(values)) >= _MIN_GREY_VALUES:
+        if share > MAX_CLIPPED_SHARE and len(np.unique(values)) >= _MIN_GREY_VALUES:
             which = "largest" if bright else "smallest"
             texts.append(
                 f"{100 * share:.2g} % of the pixels have the {which} value, {limit:g}: "

@@ -32,11 +32,12 @@ def column_width(image: np.ndarray, valid: np.ndarray) -> float | None:
 
     The estimate is the radius at which the autocorrelation is halfway between its
     value at 0 and its first minimum, divided by 1.4. Lag 0 and the lags along the axes
-    are left out: there noise is correlated with itself, by pixel or by scan line.
+    are left out: there noise is correlated with itself, by pixel or by scan line. A
+    ramp or a wedge of the image makes the estimate too large.
 
-    Calibration knows the fast axis and measures across it instead
-    (:func:`ppmat.stem.noise.clean_image.column_width`). That estimate is a tenth to a
-    quarter smaller.
+    Calibration knows the fast axis and uses
+    :func:`ppmat.stem.noise.clean_image.column_width_across_lines`. Each estimate fails
+    where the other works (docs/results/column_width.yaml).
 
     Args:
         image: [H, W], 0 at missing pixels.

@@ -13,10 +13,9 @@
 # limitations under the License.
 
 
-"""Single pixels that no specimen and no noise of a detector's working pixels gives.
+"""Pixels without information: hot and dead pixels, X-ray hits, clipped grey values.
 
-Hot and dead pixels, and hits of X-rays. One of them can outweigh all that is to be
-measured in an image: noise is read from squares of pixels.
+Noise is estimated from squares, so one hot pixel can outweigh the rest of an image.
 """
 
 from __future__ import annotations
@@ -24,37 +23,53 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import median_filter
 
-MANY = 0.005  # of the pixels; beyond it they are something else
-_SIZE = 15.0  # standard deviations
-_TAIL_SIZE = 4.0  # in the deviation that nearly all pixels stay below
-_ALONE = 4.0  # in the range of the values around
-_RING = np.ones((3, 3), dtype=bool)
-_RING[1, 1] = False
+# Largest share of hot pixels in an image that is measured. With more, something else
+# than the detector is wrong.
+MAX_HOT_SHARE = 0.005
+# Share of clipped pixels above which the user is warned. A smaller share is the tail
+# of the noise.
+MAX_CLIPPED_SHARE = 0.005
+
+_MIN_DEVIATION = 15.0  # of a hot pixel, in standard deviations of all deviations
+_MIN_TAIL_RATIO = 4.0  # in the deviation that all but a share ``most`` stay below
+_MIN_RANGE_RATIO = 4.0  # in the range of the values around it
+_NEIGHBOURS = np.ones((3, 3), dtype=bool)
+_NEIGHBOURS[1, 1] = False
+_MIN_CLIPPED = 10  # pixels with one value at the end of the range
+_MIN_CLIPPED_RATIO = 3.0  # in the mean number of pixels of the next three values
 
 
 def hot_pixels(image: np.ndarray, most: float = 0.01) -> np.ndarray:
-    """Return which pixels stand out of their neighbours and have none that do so too.
+    """Return the mask of isolated outliers.
 
-    The deviation of a pixel is that from the median of its eight neighbours. It counts
-    if it is above
+    An outlier is far from the median of its eight neighbours. The deviation must be
+    above three limits:
 
-    - 15 standard deviations, told by the median of all, so that noise has none,
-    - 4 times what 99 of 100 pixels have (1 - ``most``): heavy tails, few electrons,
-      sharp columns,
-    - 4 times the range of the 24 pixels around, less two at either end: noise of bright
-      columns on a dark ground, and columns. Beside the middle of a column with a
-      standard deviation of 0.6 pixels, four have a fourth of its height.
+    - 15 standard deviations, estimated from the median of all deviations. Noise does
+      not reach this.
+    - 4 times the deviation that 99 of 100 pixels (1 - ``most``) stay below. Noise with
+      heavy tails, images of few electrons and sharp columns do not reach this.
+    - 4 times the range of the 24 pixels around, without the two largest and the two
+      smallest. Columns and their noise do not reach this: beside the middle of a column
+      with a standard deviation of 0.6 pixels, four pixels have a fourth of its height.
 
-    So up to three hot pixels side by side are found. An image in which 99 of 100 pixels
-    equal their surroundings tells no scale, and nothing is found there.
+    So up to three hot pixels side by side are found. If 99 of 100 pixels equal their
+    surroundings, there is no scale, and no pixel is hot.
 
     Args:
-        image: Numbers [H, W], at least 3 x 3. NaN and infinite ones are missing: they
+        image: Numbers [H, W], at least 3 x 3. NaN and infinite values are missing: they
             are not hot, and as neighbours they have the median of the others.
-        most: Largest share of hot pixels; with more none is found.
+        most: Largest share of hot pixels; if there are more, none is found.
 
     Returns:
         Boolean [H, W].
+
+    Example:
+        >>> import numpy as np
+        >>> image = np.random.default_rng(0).normal(size=(32, 32))
+        >>> image[5, 6] = 1e3
+        >>> np.argwhere(hot_pixels(image)).tolist()
+        [[5, 6]]
     """
     return _find(image, most)[0]
 
@@ -62,30 +77,58 @@ def hot_pixels(image: np.ndarray, most: float = 0.01) -> np.ndarray:
 def without_hot_pixels(
     image: np.ndarray, most: float = 0.01
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the image with the median of the neighbours at hot pixels, and where.
+    """Return the image with the median of the neighbours at hot pixels, and the mask.
 
     Args:
         image: See :func:`hot_pixels`.
         most: The same.
 
     Returns:
-        The image [H, W], the same array if there are none; and which pixels were hot.
+        The image [H, W], the same array if there are no hot pixels; and their mask.
     """
     hot, median = _find(image, most)
     return (np.where(hot, median, image) if hot.any() else image), hot
 
 
-def told(number: int, size: int | None = None) -> str:
-    """Return what a user is told of hot pixels that were left out, of so many."""
+def hot_pixel_warning(number: int, size: int | None = None) -> str:
+    """Return the warning that ``number`` hot pixels (of ``size``) were left out."""
     noun = "pixel was" if number == 1 else "pixels were"
     of = "" if size is None else f" of {size}"
     return (
-        f"{number} {noun} left out{of}, standing out of all neighbours: hot pixels or "
-        "X-ray hits"
+        f"{number} {noun} left out{of}: far from all their neighbours, as hot pixels "
+        "and X-ray hits are"
     )
 
 
+def clipping_limits(values: np.ndarray) -> tuple[float | None, float | None]:
+    """Return the values at which a detector, or an export, clipped the image.
+
+    Args:
+        values: Finite, of any shape, at least two different ones.
+
+    Returns:
+        The least and the largest value, if more than 10 pixels have it, and more than
+        three times as many as have one of the next three values; None otherwise.
+
+    Example:
+        >>> import numpy as np
+        >>> clipping_limits(np.minimum(np.arange(200), 120))
+        (None, 120.0)
+    """
+    ends = values.min(), values.max()
+    if max(np.count_nonzero(values == end) for end in ends) <= _MIN_CLIPPED:
+        return None, None  # the sorting below takes long
+    _, counts = np.unique(values, return_counts=True)
+    clipped = [
+        count > max(_MIN_CLIPPED, _MIN_CLIPPED_RATIO * beside.mean())
+        for count, beside in ((counts[0], counts[1:4]), (counts[-1], counts[-4:-1]))
+    ]
+    low, high = (float(end) if yes else None for end, yes in zip(ends, clipped))
+    return low, high
+
+
 def _find(image: np.ndarray, most: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mask of hot pixels and the median of the neighbours, each [H, W]."""
     image = np.asarray(image)
     if image.dtype != np.float32:
         image = image.astype(np.float64)  # unsigned integers have no differences
@@ -93,7 +136,7 @@ def _find(image: np.ndarray, most: float) -> tuple[np.ndarray, np.ndarray]:
     if not known.all():
         image = np.where(known, image, np.median(image[known]) if known.any() else 0.0)
     # Mirrored, so that no pixel is its own neighbour.
-    median = median_filter(image, footprint=_RING, mode="mirror")
+    median = median_filter(image, footprint=_NEIGHBOURS, mode="mirror")
     deviation = image - median
     size = np.abs(deviation)
     hot = np.zeros(image.shape, dtype=bool)
@@ -104,9 +147,11 @@ def _find(image: np.ndarray, most: float) -> tuple[np.ndarray, np.ndarray]:
     tail = np.quantile(size[known], 1 - most)
     if not tail > 0:
         return hot, median
-    y, x = np.nonzero(known & (size > max(_SIZE * spread, _TAIL_SIZE * tail)))
+    y, x = np.nonzero(
+        known & (size > max(_MIN_DEVIATION * spread, _MIN_TAIL_RATIO * tail))
+    )
     padded = np.pad(image, 2, mode="reflect")
     around = [(i, j) for i in range(5) for j in range(5) if (i, j) != (2, 2)]
     values = np.sort([padded[y + i, x + j] for i, j in around], axis=0)
-    hot[y, x] = size[y, x] > _ALONE * (values[-3] - values[2])
+    hot[y, x] = size[y, x] > _MIN_RANGE_RATIO * (values[-3] - values[2])
     return hot, median

@@ -13,11 +13,11 @@
 # limitations under the License.
 
 
-"""From any intensities to the grey levels a network is trained on, and back.
+"""Scaling of any intensities to the grey levels of the training images.
 
-``grey = (image - offset) / scale`` puts two robust percentiles of a noisy image where
-noisy training images have them. Prediction and synthetic training data share this, so a
-network sees the same range in both.
+``grey = (image - offset) / scale`` moves two percentiles of a noisy image to the values
+that they have in noisy training images. Prediction and synthetic training data use the
+same scaling.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from __future__ import annotations
 import numpy as np
 
 PERCENTILES = (0.1, 99.9)
-# Where these percentiles are put: the mean over the noisy training images of the
-# shipped sample is 1.5 and 213.6.
+# Grey levels of these percentiles. Their means over the noisy training images of the
+# example sample are 1.5 and 213.6.
 GREY = (2.0, 214.0)
 
 
@@ -37,8 +37,14 @@ def robust_scaling(values: np.ndarray) -> tuple[float, float, bool]:
         values: Pixels of any shape, finite, not all equal.
 
     Returns:
-        Offset and scale, and whether the image is sparse: nearly all pixels are equal,
-        so least and greatest value were taken.
+        Offset and scale, and whether the image is sparse. In a sparse image nearly all
+        pixels are equal; then the least and the greatest value replace the percentiles.
+
+    Example:
+        >>> import numpy as np
+        >>> offset, scale, sparse = robust_scaling(np.linspace(0, 1000, 1001))
+        >>> round((1.0 - offset) / scale), round((999.0 - offset) / scale), sparse
+        (2, 214, False)
     """
     low, high = (float(v) for v in np.percentile(values, PERCENTILES))
     sparse = not high > low

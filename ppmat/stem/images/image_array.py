@@ -13,9 +13,9 @@
 # limitations under the License.
 
 
-"""The arrays in what users hand in: HyperSpy signals, lazy ones, masked arrays.
+"""Arrays from the images of users: HyperSpy signals, lazy signals, masked arrays.
 
-HyperSpy is not imported: what has its attributes is taken for a signal.
+HyperSpy is not imported; an object with its attributes counts as a signal.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import numpy as np
 
 
 def is_signal(image: Any) -> bool:
-    """Tell whether this is a HyperSpy signal."""
+    """Return whether an object is a HyperSpy signal."""
     return hasattr(image, "axes_manager") and hasattr(image, "data")
 
 
@@ -37,7 +37,7 @@ def image_array(image: Any) -> np.ma.MaskedArray:
         image: Array, HyperSpy signal, or a dask array of a lazy one.
 
     Raises:
-        ValueError: A signal that is no image, or numbers that form no array.
+        ValueError: The signal is no image, or the numbers form no array.
     """
     data = image
     if is_signal(image):

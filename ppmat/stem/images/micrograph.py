@@ -13,15 +13,15 @@
 # limitations under the License.
 
 
-"""Microscope images on the disk: pixel size, units and metadata stay with the pixels.
+"""Microscope images in files, with pixel size, units and metadata.
 
 Read: PNG, TIFF, npy, MRC, and through RosettaSciIO (``pip install 'ppmat[stem]'``)
 DigitalMicrograph 3 and 4, EMD (Velox, Berkeley), TIA ``.ser`` and HyperSpy ``.hspy``.
-What a file is, is told from its first bytes, not from its name.
+The first bytes of a file decide its format, not its name.
 
-Written: TIFF as ImageJ has it, npy, MRC, and ``.hspy`` through RosettaSciIO.
+Written: TIFF in the form of ImageJ, npy, MRC, and ``.hspy`` through RosettaSciIO.
 
-Values stay as they are stored: nothing is scaled, clipped or brought to 8 bits.
+Values stay as they are stored: they are not scaled, clipped or converted to 8 bits.
 """
 
 from __future__ import annotations
@@ -50,19 +50,8 @@ __all__ = [
     "write_micrograph",
 ]
 
-# File names that may be images, in small letters; reading goes by content.
-IMAGE_SUFFIXES = (
-    ".png",
-    ".tif",
-    ".tiff",
-    ".npy",
-    ".mrc",
-    ".dm3",
-    ".dm4",
-    ".emd",
-    ".ser",
-    ".hspy",
-)
+# Suffixes of image files in a folder, lower case.
+IMAGE_SUFFIXES = tuple(".png .tif .tiff .npy .mrc .dm3 .dm4 .emd .ser .hspy".split())
 
 _READERS: dict[str, Callable[[str, int | None], Micrograph]] = {
     "png": micrograph_readers.read_png,
@@ -93,24 +82,24 @@ _REFUSED = {
     b"PK\x03\x04": "is a zip archive (npz?)",
     b"%PDF": "is a PDF document",
 }
-_HEAD = 212  # bytes; MRC has its name at 208
+_HEAD_BYTES = 212  # MRC files have their name at byte 208
 
 
 def read_micrograph(path: str | os.PathLike, index: int | None = None) -> Micrograph:
-    """Read an image or a stack of images with all its file says of it.
+    """Read an image or a stack of images.
 
     Args:
         path: The file.
-        index: Which image, from 0, of a file that holds several (a Velox EMD file with
-            HAADF and BF).
+        index: Number of the image, from 0, in a file that holds several, such as a
+            Velox EMD file with HAADF and BF.
 
     Returns:
-        The image; ``data`` [..., H, W] in the file's type.
+        The image; ``data`` [..., H, W] in the type of the file.
 
     Raises:
-        ImageFormatError: The file is no image that can be read completely, or what it
-            holds is not one grey value per pixel.
-        OSError: There is no such file, or it may not be read.
+        ImageFormatError: The file cannot be read completely, or does not hold one grey
+            value per pixel.
+        OSError: The file does not exist, or the user may not read it.
     """
     path = os.fspath(path)
     image = _READERS[_kind(path)](path, index)
@@ -122,7 +111,7 @@ def image_from(image: Micrograph) -> np.ndarray:
     """Return the one image [H, W] of a micrograph.
 
     Raises:
-        ImageFormatError: It is a stack.
+        ImageFormatError: The micrograph is a stack of several.
     """
     data = image.data
     if any(size != 1 for size in data.shape[:-2]):
@@ -134,11 +123,11 @@ def image_from(image: Micrograph) -> np.ndarray:
 
 
 def _kind(path: str) -> str:
-    """Tell what a file is from its first bytes."""
+    """Return the format of a file, from its first bytes."""
     if os.path.isdir(path):
         raise ImageFormatError(f"{path}: is a folder; wanted an image file")
     with open(path, "rb") as file:
-        head = file.read(_HEAD)
+        head = file.read(_HEAD_BYTES)
     if not head:
         raise ImageFormatError(f"{path}: the file is empty")
     for beginning, reason in _REFUSED.items():

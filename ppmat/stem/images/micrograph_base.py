@@ -13,7 +13,7 @@
 # limitations under the License.
 
 
-"""What a microscope image is here, and the units, checks and errors of its files."""
+"""The class of microscope images, and the units, checks and errors of their files."""
 
 from __future__ import annotations
 
@@ -35,53 +35,35 @@ from ppmat.utils.errors import InputError
 PathLike = str | os.PathLike
 
 # Metres.
-_LENGTHS = {
-    "pm": 1e-12,
-    "Å": 1e-10,
-    "nm": 1e-9,
-    "µm": 1e-6,
-    "mm": 1e-3,
-    "cm": 1e-2,
-    "m": 1.0,
-}
-_NAMES = {
-    "a": "Å",
-    "ang": "Å",
-    "angstrom": "Å",
-    "angstroms": "Å",
-    "ångström": "Å",
+_METRES = {"pm": 1e-12, "Å": 1e-10, "nm": 1e-9, "µm": 1e-6}
+_METRES |= {"mm": 1e-3, "cm": 1e-2, "m": 1.0}
+_SPELLINGS = {
+    **dict.fromkeys(("a", "ang", "angstrom", "angstroms", "ångström"), "Å"),
     "picometer": "pm",
-    "nanometer": "nm",
-    "nanometers": "nm",
-    "nanometre": "nm",
-    "um": "µm",
-    "micron": "µm",
-    "microns": "µm",
-    "micrometer": "µm",
-    "micrometre": "µm",
+    **dict.fromkeys(("nanometer", "nanometers", "nanometre"), "nm"),
+    **dict.fromkeys(("um", "micron", "microns", "micrometer", "micrometre"), "µm"),
 }
 _NO_UNITS = {"", "[]", "px", "pixel", "pixels", "none", "undefined", "<undefined>"}
-_LARGEST = 1e-3  # m; a larger "pixel" is a wrong unit (diffraction patterns in "m")
-_MOST_ELEMENTS = 1000
-_LONGEST_TEXT = 100_000
+# Metres. Larger pixels have a wrong unit, such as diffraction patterns in "m".
+_MAX_PIXEL_SIZE = 1e-3
+_MAX_ELEMENTS = 1000  # of a list or array in the metadata
+_MAX_CHARACTERS = 100_000  # of a text in the metadata
 
 
 class ImageFormatError(InputError):
-    """A file that is no microscope image, or a request that its format cannot keep."""
+    """A file holds no microscope image, or its format cannot store the image."""
 
 
 @dataclass
 class Micrograph:
-    """An image or a stack of images as its file has it.
+    """An image or a stack of images, as stored in its file.
 
     Attributes:
         data: [..., H, W] integers or floats in the type of the file; may be read-only
             (large ``.npy`` files are mapped into memory).
-        pixel_size: Size of a pixel along (y, x) in ``units``; None if the file does
-            not say.
-        units: ``pm``, ``Å``, ``nm``, ``µm`` or whatever else the file says; None if it
-            does not.
-        metadata: What else the file says; plain values that can be written as JSON.
+        pixel_size: Size of a pixel along (y, x) in ``units``; None if unknown.
+        units: ``pm``, ``Å``, ``nm``, ``µm`` or another unit; None if unknown.
+        metadata: The other information of the file, as values that JSON can store.
         path: The file.
     """
 
@@ -93,41 +75,51 @@ class Micrograph:
 
 
 def clean_units(text: Any) -> str | None:
-    """Return units in one spelling: ``µm`` for um or micron; None for pixels."""
+    """Return units in one spelling; None for pixels.
+
+    Example:
+        >>> clean_units("micron"), clean_units("pixels")
+        ('µm', None)
+    """
     if isinstance(text, bytes):
         text = text.decode("latin-1")
     if not isinstance(text, str):
         return None
-    # ImageJ escapes letters beyond ASCII; there are two letters mu and two for Å.
+    # ImageJ escapes non-ASCII letters. Unicode has two characters each for µ and Å.
     text = text.strip("\0 ").replace("\\u00B5", "µ").replace("\\u00C5", "Å")
     text = text.replace("μ", "µ").replace("Å", "Å").replace(" / ", "/")
     if text.lower() in _NO_UNITS:
         return None
-    return text if text in _LENGTHS else _NAMES.get(text.lower(), text)
+    return text if text in _METRES else _SPELLINGS.get(text.lower(), text)
 
 
 def convert_pixel_size(
     pixel_size: tuple[float, float], units: str | None, wanted: str
 ) -> tuple[float, float] | None:
-    """Return the pixel size in other units of length; None if ``units`` are none."""
+    """Return the pixel size in other units; None if ``units`` is no length.
+
+    Example:
+        >>> convert_pixel_size((12.0, 12.0), "pm", "nm")
+        (0.012, 0.012)
+    """
     units = clean_units(units)
-    if units not in _LENGTHS:
+    if units not in _METRES:
         return None
-    factor = _LENGTHS[units] / _LENGTHS[wanted]
+    factor = _METRES[units] / _METRES[wanted]
     return (pixel_size[0] * factor, pixel_size[1] * factor)
 
 
-def calibration(
+def checked_pixel_size(
     sizes: Sequence[Any], units: Sequence[Any]
 ) -> tuple[tuple[float, float] | None, str | None]:
-    """Return pixel size and units as :class:`Micrograph` has them.
+    """Return pixel size and units for :class:`Micrograph`, or None for both.
 
-    Sizes that are no positive numbers, a size of 1 without units, or one above a
-    millimetre mean that the file is not calibrated. Metres, centimetres and
-    millimetres become nm.
+    The pixel size is unknown if a size is no positive number, if it is 1 without
+    units, or if it is above a millimetre. Metres, centimetres and millimetres become
+    nm.
 
     Args:
-        sizes: Of the axes (y, x), in ``units``; the sign is left out.
+        sizes: Of the axes (y, x), in ``units``; the sign is ignored.
         units: Of the axes (y, x).
     """
     try:
@@ -138,12 +130,12 @@ def calibration(
         return None, None
     unit_y, unit_x = (clean_units(text) for text in units)
     if unit_y != unit_x:
-        if unit_y not in _LENGTHS or unit_x not in _LENGTHS:
+        if unit_y not in _METRES or unit_x not in _METRES:
             return None, None
-        y *= _LENGTHS[unit_y] / _LENGTHS[unit_x]
+        y *= _METRES[unit_y] / _METRES[unit_x]
     if unit_x is None and (y, x) == (1, 1):
         return None, None
-    if unit_x in _LENGTHS and max(y, x) * _LENGTHS[unit_x] > _LARGEST:
+    if unit_x in _METRES and max(y, x) * _METRES[unit_x] > _MAX_PIXEL_SIZE:
         return None, None
     if unit_x in ("m", "cm", "mm"):
         y, x = convert_pixel_size((y, x), unit_x, "nm")
@@ -152,7 +144,7 @@ def calibration(
 
 
 def jsonable(value: Any) -> Any:
-    """Return metadata as plain values; what is too large is replaced by a note."""
+    """Return metadata as values that JSON can store; a note replaces large ones."""
     if value is None or isinstance(value, (bool, np.bool_)):
         return value if value is None else bool(value)
     if isinstance(value, enum.Enum):
@@ -163,15 +155,15 @@ def jsonable(value: Any) -> Any:
         number = float(value)
         return number if math.isfinite(number) else str(number)
     if isinstance(value, Mapping):
-        return {str(key): jsonable(entry) for key, entry in value.items()}
+        return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, np.ndarray):
-        if value.size > _MOST_ELEMENTS:
+        if value.size > _MAX_ELEMENTS:
             return f"left out: array of shape {value.shape}, {value.dtype}"
         return jsonable(value.tolist())
     if isinstance(value, (list, tuple, set, frozenset)):
-        if len(value) > _MOST_ELEMENTS:
+        if len(value) > _MAX_ELEMENTS:
             return f"left out: {len(value)} values"
-        return [jsonable(entry) for entry in value]
+        return [jsonable(item) for item in value]
     if isinstance(value, (bytes, bytearray)):
         try:
             value = bytes(value).rstrip(b"\0").decode()
@@ -181,7 +173,7 @@ def jsonable(value: Any) -> Any:
         return value.isoformat()
     if isinstance(value, (str, os.PathLike, complex)):
         text = str(value)
-        if len(text) > _LONGEST_TEXT:
+        if len(text) > _MAX_CHARACTERS:
             return f"left out: text of {len(text)} characters"
         return text
     return f"left out: {type(value).__name__}"
@@ -197,14 +189,13 @@ def check_array(data: np.ndarray, where: str) -> np.ndarray:
     kind = data.dtype.kind
     if kind == "c":
         raise ImageFormatError(
-            f"{where}: holds complex numbers ({data.dtype}), and the networks here "
-            "know real grey values only; save what is meant (magnitude, phase or real "
-            "part) as an image of its own"
+            f"{where}: holds complex numbers ({data.dtype}), wanted real grey values; "
+            "save the magnitude, phase or real part as an image"
         )
     if kind == "b":
         raise ImageFormatError(
-            f"{where}: holds true and false, which is a mask and no image; save it as "
-            "uint8 if grey values are meant"
+            f"{where}: holds true and false, so it is a mask; save it as uint8 if it "
+            "is an image"
         )
     if kind not in "iuf":
         raise ImageFormatError(
@@ -241,8 +232,8 @@ def grey_from_colour(data: np.ndarray, alphas: int, where: str) -> np.ndarray:
         )
     if (colours != colours[..., :1]).any():
         raise ImageFormatError(
-            f"{where}: is a colour picture ({data.shape[-1]} channels that differ), so "
-            "its grey values cannot be told; export the detector's image as grey TIFF "
-            "(16 bit or float), or save the channel that is meant"
+            f"{where}: is a colour picture ({data.shape[-1]} channels that differ), "
+            "wanted one grey value a pixel; export the detector's image as grey TIFF "
+            "(16 bit or float), or save one channel"
         )
     return np.ascontiguousarray(colours[..., 0])

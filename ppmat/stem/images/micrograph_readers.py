@@ -13,10 +13,10 @@
 # limitations under the License.
 
 
-"""Readers of the single image formats; ``ppmat.stem.images.micrograph`` chooses one.
+"""Readers of the image formats; ``ppmat.stem.images.micrograph`` chooses one.
 
 Each takes ``(path, index)`` and returns a ``Micrograph`` whose array is not checked
-yet. Image libraries are imported when a file of theirs is met.
+yet. The image libraries are imported when they are needed.
 """
 
 from __future__ import annotations
@@ -29,43 +29,32 @@ import numpy as np
 
 from ppmat.stem.images.micrograph_base import ImageFormatError
 from ppmat.stem.images.micrograph_base import Micrograph
-from ppmat.stem.images.micrograph_base import calibration
+from ppmat.stem.images.micrograph_base import checked_pixel_size
 from ppmat.stem.images.micrograph_base import grey_from_colour
 from ppmat.stem.images.micrograph_base import jsonable
 
-# Fields of the MRC header kept as metadata; the rest says how the data is stored.
+# Fields of the MRC header kept as metadata; the others describe the storage.
 _MRC_HEADER = (
-    "mode",
-    "nxstart",
-    "nystart",
-    "nzstart",
-    "cella",
-    "cellb",
-    "dmin",
-    "dmax",
-    "dmean",
-    "rms",
-    "ispg",
-    "exttyp",
-    "nversion",
-    "origin",
-)
-_MAPPED = 1 << 26  # bytes; larger .npy files are mapped instead of read
+    "mode nxstart nystart nzstart cella cellb dmin dmax dmean rms ispg exttyp nversion "
+    "origin"
+).split()
+_MIN_MAPPED_BYTES = 1 << 26  # larger .npy files are mapped instead of read
 
 # Readers of RosettaSciIO, by the names of ``ppmat.stem.images.micrograph``.
-_PLUGINS = {
-    "dm": "digitalmicrograph",
-    "emd": "emd",
-    "hspy": "hspy",
-    "ser": "tia",
-}
+_PLUGINS = {"dm": "digitalmicrograph", "emd": "emd", "hspy": "hspy", "ser": "tia"}
 
 
 def choose(path: str, names: list[str], index: int | None) -> int:
-    """Return which of the images of a file is meant.
+    """Return the number of the image to read.
+
+    Args:
+        path: The file, for errors.
+        names: Of the images in the file.
+        index: The wanted image; None for the only one.
 
     Raises:
-        ImageFormatError: There are several and ``index`` does not say which.
+        ImageFormatError: There is no such image, or ``index`` is None and there are
+            several.
     """
     if not names:
         raise ImageFormatError(f"{path}: holds no image")
@@ -74,8 +63,8 @@ def choose(path: str, names: list[str], index: int | None) -> int:
             return 0
         listing = "; ".join(f"{i}: {name}" for i, name in enumerate(names))
         raise ImageFormatError(
-            f"{path}: holds {len(names)} images ({listing}); say which one with index, "
-            "or save it in a file of its own"
+            f"{path}: holds {len(names)} images ({listing}); choose one with index, or "
+            "save it in its own file"
         )
     if not 0 <= index < len(names):
         raise ImageFormatError(
@@ -87,8 +76,7 @@ def choose(path: str, names: list[str], index: int | None) -> int:
 def read_png(path: str, index: int | None) -> Micrograph:
     """Read grey PNG of 1 to 16 bits, and colour PNG whose channels are equal.
 
-    Depths below 8 bits become 0..255, as the PNG standard has it (black is 0, white is
-    the largest value).
+    Depths below 8 bits become 0..255, with black 0 and white 255 (PNG standard).
     """
     from PIL import Image
 
@@ -132,16 +120,16 @@ def read_png(path: str, index: int | None) -> Micrograph:
 
 
 def read_npy(path: str, index: int | None) -> Micrograph:
-    """Read an array; nothing that would have to be unpickled."""
+    """Read an array; arrays of pickled objects are refused."""
     choose(path, ["array"], index)
     try:
         data = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # the head of the file is parsed as Python tokens
+    except Exception as error:  # numpy parses the head as Python tokens
         raise ImageFormatError(
             f"{path}: cannot be read as npy array (truncated, or made of Python "
             f"objects): {error}"
         ) from error
-    if data.nbytes <= _MAPPED:
+    if data.nbytes <= _MIN_MAPPED_BYTES:
         data = np.array(data)
     return Micrograph(data, metadata={"format": "NPY"}, path=path)
 
@@ -162,7 +150,7 @@ def read_mrc(path: str, index: int | None) -> Micrograph:
         raise ImageFormatError(
             f"{path}: cannot be read as MRC, damaged or truncated: {error}"
         ) from error
-    pixel_size, units = calibration(sizes, ("Å", "Å"))
+    pixel_size, units = checked_pixel_size(sizes, ("Å", "Å"))
     metadata = {"format": "MRC", "header": header, "labels": labels}
     return Micrograph(data, pixel_size, units, jsonable(metadata), path)
 
@@ -196,15 +184,15 @@ def rosettasciio_plugin(kind: str, path: str) -> Any:
 def read_rosettasciio(kind: str, path: str, index: int | None) -> Micrograph:
     """Read one image or stack of a file through RosettaSciIO.
 
-    Spectra and maps in the same file are passed over. Axes are put in the order
-    [..., y, x] by what the file says of them.
+    Spectra and maps in the same file are ignored. The axes are put in the order
+    [..., y, x] with the information of the file.
     """
     plugin = rosettasciio_plugin(kind, path)
     try:
         signals = plugin.file_reader(path)
     except MemoryError:
         raise
-    except Exception as error:  # whatever a damaged file does to a foreign reader
+    except Exception as error:  # damaged files raise many kinds of errors
         raise ImageFormatError(
             f"{path}: cannot be read by RosettaSciIO ({plugin.__name__}), damaged or "
             f"truncated: {type(error).__name__}: {error}"
@@ -223,7 +211,7 @@ def read_rosettasciio(kind: str, path: str, index: int | None) -> Micrograph:
     if data.dtype.names and set("RGB") <= set(data.dtype.names):
         colours = np.stack([data[name] for name in "RGB"], axis=-1)
         data = grey_from_colour(colours, 0, path)
-    pixel_size, units = calibration(
+    pixel_size, units = checked_pixel_size(
         (y.get("scale"), x.get("scale")), (y.get("units"), x.get("units"))
     )
     metadata = {
@@ -236,11 +224,11 @@ def read_rosettasciio(kind: str, path: str, index: int | None) -> Micrograph:
 
 
 def _axes(signal: dict[str, Any]) -> tuple[list[dict], list[dict]]:
-    """Return the axes to step along and those of one image, in the array's order."""
+    """Return the axes of the stack and those of one image, in the array's order."""
     axes = [{"index_in_array": i, **axis} for i, axis in enumerate(signal["axes"])]
     axes.sort(key=lambda axis: axis["index_in_array"])
-    stepped = [axis for axis in axes if axis.get("navigate")]
-    return stepped, [axis for axis in axes if not axis.get("navigate")]
+    stacked = [axis for axis in axes if axis.get("navigate")]
+    return stacked, [axis for axis in axes if not axis.get("navigate")]
 
 
 def _title(signal: dict[str, Any]) -> str:

@@ -13,14 +13,17 @@
 # limitations under the License.
 
 
-"""Reading of TIFF: what of its many ways to store grey values and scales is understood.
+"""Reader of TIFF files: grey values, stacks, pixel sizes, metadata.
 
-Scales are taken from, in this order: ImageJ's description with the resolution tags, OME
-XML, the tags of DigitalMicrograph (65003 to 65010), and the resolution tags alone if
-they are too fine to be meant for a printer.
+The pixel size comes from the first of these that has one:
 
-Sources: TIFF 6.0; the documentation of tifffile (BSD), which decodes; the tag numbers
-of DigitalMicrograph as the documentation of HyperSpy has them.
+1. ImageJ's description with the resolution tags,
+2. OME XML,
+3. the tags of DigitalMicrograph (65003 to 65010),
+4. the resolution tags alone, if their pixels are too small for a printer.
+
+Sources: TIFF 6.0; the documentation of tifffile (BSD), which decodes the files; the tag
+numbers of DigitalMicrograph in the documentation of HyperSpy.
 """
 
 from __future__ import annotations
@@ -38,41 +41,36 @@ import numpy as np
 
 from ppmat.stem.images.micrograph_base import ImageFormatError
 from ppmat.stem.images.micrograph_base import Micrograph
-from ppmat.stem.images.micrograph_base import calibration
+from ppmat.stem.images.micrograph_base import checked_pixel_size
 from ppmat.stem.images.micrograph_base import clean_units
 from ppmat.stem.images.micrograph_base import grey_from_colour
 from ppmat.stem.images.micrograph_base import jsonable
 from ppmat.stem.images.micrograph_readers import choose
 
 OWN_KEY = "ppmat"  # in the JSON text that write_micrograph puts into ImageJ's "Info"
-_COARSEST = 1000.0  # nm; a resolution tag with larger pixels is meant for a printer
-_OME_MICROMETRE = "µm"  # what OME means if it gives no unit
-# Tags that say where the pixels are, not what they mean.
+_MIN_PRINTER_PIXEL = 1000.0  # nm; resolution tags with larger pixels are for printers
+_OME_DEFAULT_UNITS = "µm"
+# Tags that describe the storage; they are not kept as metadata.
 _STORAGE_TAGS = {
-    "ColorMap",
-    "IJMetadata",
-    "IJMetadataByteCounts",
-    "StripByteCounts",
-    "StripOffsets",
-    "TileByteCounts",
-    "TileOffsets",
+    *("ColorMap", "IJMetadata", "IJMetadataByteCounts"),
+    *("StripByteCounts", "StripOffsets", "TileByteCounts", "TileOffsets"),
 }
 
 Scale = tuple[tuple[float, float] | None, str | None]
 
 
 def read_tiff(path: str, index: int | None) -> Micrograph:
-    """Read one image or stack of a TIFF file completely, or raise.
+    """Read one image or stack of a TIFF file completely.
 
     Raises:
-        ImageFormatError: The file is damaged or truncated (a stack with missing pages
-            too), coloured, compressed in a way nothing here decodes, or holds several
-            images and ``index`` does not say which.
+        ImageFormatError: The file is damaged or truncated (also a stack with missing
+            pages), coloured, in an unknown compression, or holds several images and
+            ``index`` is None.
     """
     import tifffile
 
     try:
-        with _complaints() as complaints, tifffile.TiffFile(path) as file:
+        with _logged_errors() as logged, tifffile.TiffFile(path) as file:
             series = _series(file, path, index)
             data, axes = _pixels(series, path)
             page = series.keyframe
@@ -85,14 +83,13 @@ def read_tiff(path: str, index: int | None) -> Micrograph:
         raise
     except MemoryError as error:
         raise ImageFormatError(
-            f"{path}: is larger than the memory, or says so because it is damaged: "
-            f"{error}"
+            f"{path}: is damaged, or larger than the memory: {error}"
         ) from error
-    except Exception as error:  # whatever a damaged file does to a foreign reader
+    except Exception as error:  # damaged files raise many kinds of errors
         raise ImageFormatError(f"{path}: {_reason(error)}") from error
-    if complaints:
+    if logged:
         raise ImageFormatError(
-            f"{path}: damaged or truncated TIFF file: {'; '.join(complaints)}"
+            f"{path}: damaged or truncated TIFF file: {'; '.join(logged)}"
         )
     if own is not None:
         shape = own.get("shape")
@@ -105,8 +102,8 @@ def read_tiff(path: str, index: int | None) -> Micrograph:
 
 
 @contextlib.contextmanager
-def _complaints() -> Iterator[list[str]]:
-    """Collect what tifffile only logs as an error, such as missing pages of a stack."""
+def _logged_errors() -> Iterator[list[str]]:
+    """Collect errors that tifffile only logs, such as missing pages of a stack."""
     found: list[str] = []
     thread = threading.get_ident()
 
@@ -134,7 +131,7 @@ def _reason(error: Exception) -> str:
 
 
 def _series(file: Any, path: str, index: int | None) -> Any:
-    """Return the series of pages that is meant; thumbnails do not count."""
+    """Return the wanted series of pages; thumbnails are ignored."""
     found = list(file.series)
     whole = [s for s in found if not s.keyframe.is_reduced] or found
     names = [f"{series.name!r} {series.shape}" for series in whole]
@@ -173,12 +170,12 @@ def _grey(
     data = data.transpose(*leading, *(axes.index(axis) for axis in ending))
     photometric = getattr(page.photometric, "name", str(page.photometric))
     if photometric == "PALETTE" and not is_imagej:
-        # ImageJ's colour tables only say how values look; others say what they are.
+        # ImageJ uses colour tables for display only; in other files they are data.
         data = np.moveaxis(np.asarray(page.colormap)[:, data], 0, -1)
         return grey_from_colour(data, 0, path)
     if ending == "YXS":
         alphas = int(any(int(kind) in (1, 2) for kind in page.extrasamples))
-        # Floats in separate planes: three images that the writer took for RGB.
+        # Floats in separate planes are three images that a program stored as RGB.
         stack = page.planarconfig == 2 and data.dtype.kind == "f"
         if not stack and (photometric == "RGB" or data.shape[-1] == 1 + alphas):
             if page.planarconfig == 2:
@@ -198,7 +195,7 @@ def _grey(
 
 
 def _own_information(file: Any) -> dict[str, Any] | None:
-    """Return what ``write_micrograph`` noted in the file; None for other files."""
+    """Return the record of ``write_micrograph``; None for files of other programs."""
     if not file.is_imagej:
         return None
     try:
@@ -234,7 +231,7 @@ def _scale_of_imagej(file: Any, page: Any) -> Scale:
     units = clean_units((file.imagej_metadata or {}).get("unit"))
     if units in ("inch", "in"):
         return _printable(_resolution_sizes(page), 2.54)
-    return calibration(_resolution_sizes(page), (units, units))
+    return checked_pixel_size(_resolution_sizes(page), (units, units))
 
 
 def _scale_of_resolution(page: Any) -> Scale:
@@ -246,11 +243,11 @@ def _scale_of_resolution(page: Any) -> Scale:
 
 
 def _printable(sizes: tuple[float | None, float | None], factor: float) -> Scale:
-    """Return a scale in nm unless its pixels are as large as those of a printer."""
+    """Return a scale in nm, or None if its pixels are as large as a printer's."""
     if None in sizes:
         return None, None
-    scale = calibration([size * factor for size in sizes], ("cm", "cm"))
-    return scale if scale[0] and max(scale[0]) < _COARSEST else (None, None)
+    scale = checked_pixel_size([size * factor for size in sizes], ("cm", "cm"))
+    return scale if scale[0] and max(scale[0]) < _MIN_PRINTER_PIXEL else (None, None)
 
 
 def _scale_of_ome(text: str) -> Scale:
@@ -258,13 +255,16 @@ def _scale_of_ome(text: str) -> Scale:
         root = xml.etree.ElementTree.fromstring(text)
     except xml.etree.ElementTree.ParseError:
         return None, None
-    pixels = root.findall("{*}Image/{*}Pixels")
+    found = root.findall("{*}Image/{*}Pixels")
     scales = {
-        calibration(
-            [entry.get(f"PhysicalSize{axis}") for axis in "YX"],
-            [entry.get(f"PhysicalSize{axis}Unit", _OME_MICROMETRE) for axis in "YX"],
+        checked_pixel_size(
+            [pixels.get(f"PhysicalSize{axis}") for axis in "YX"],
+            [
+                pixels.get(f"PhysicalSize{axis}Unit", _OME_DEFAULT_UNITS)
+                for axis in "YX"
+            ],
         )
-        for entry in pixels
+        for pixels in found
     }
     return scales.pop() if len(scales) == 1 else (None, None)
 
@@ -272,7 +272,7 @@ def _scale_of_ome(text: str) -> Scale:
 def _scale_of_digital_micrograph(page: Any) -> Scale:
     tags = {code: page.tags.get(code) for code in (65010, 65009, 65004, 65003)}
     values = [tag.value if tag is not None else None for tag in tags.values()]
-    return calibration(values[:2], values[2:])
+    return checked_pixel_size(values[:2], values[2:])
 
 
 def _tags(page: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@
 # limitations under the License.
 
 
-"""Writing of microscope images: TIFF as ImageJ has it, npy, MRC, HyperSpy's hspy."""
+"""Writers of microscope images: TIFF in the form of ImageJ, npy, MRC, HyperSpy."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from ppmat.stem.images.micrograph_base import ImageFormatError
+from ppmat.stem.images.micrograph_base import Micrograph
 from ppmat.stem.images.micrograph_base import PathLike
 from ppmat.stem.images.micrograph_base import check_array
 from ppmat.stem.images.micrograph_base import clean_units
@@ -39,7 +40,7 @@ from ppmat.utils.files import replacing
 _LOG = logging.getLogger("ppmat")
 PixelSize = tuple[float, float] | None
 
-# What each format can hold: TIFF what ImageJ reads, MRC what its standard has.
+# Types of each format: TIFF as ImageJ reads it, MRC by its standard, None for all.
 _TYPES = {
     ".tif": ("float32", "uint8", "uint16"),
     ".tiff": ("float32", "uint8", "uint16"),
@@ -47,11 +48,11 @@ _TYPES = {
     ".npy": None,
     ".hspy": None,
 }
-_LARGEST_TIFF = (1 << 32) - (1 << 24)  # bytes; 4 GB less room for the tags
-# ImageJ writes ASCII; these two it understands (micron) or shows (angstrom).
+_MAX_TIFF_BYTES = (1 << 32) - (1 << 24)  # 4 GB less space for the tags
+# ImageJ's text is ASCII. It understands micron and displays angstrom.
 _ASCII_UNITS = {"µm": "micron", "Å": "angstrom"}
-# Pixels per unit that a TIFF rational holds exactly enough.
-_RESOLUTIONS = (1e-4, 1e6)
+# Pixels per unit for which the error of a TIFF rational is negligible.
+_MIN_RESOLUTION, _MAX_RESOLUTION = 1e-4, 1e6
 
 
 def check_writable(
@@ -60,11 +61,11 @@ def check_writable(
     units: str | None = None,
     dtype: Any = "float32",
 ) -> None:
-    """Raise what :func:`write_micrograph` would raise before it has the pixels.
+    """Check the arguments of :func:`write_micrograph` without the pixels.
 
     Raises:
-        ImageFormatError: The format is not written here, cannot keep the type or the
-            pixel size, or needs a package that is not installed.
+        ImageFormatError: The format is unknown, cannot store the type or the pixel
+            size, or needs a package that is not installed.
         OSError: The folder does not exist or cannot be written to.
     """
     path = Path(path)
@@ -104,8 +105,8 @@ def write_micrograph(
     """Write an image or stack; the file appears complete or not at all.
 
     ============  ==================================================================
-    ``.tif``      pixel size and units as ImageJ, DigitalMicrograph and HyperSpy look
-                  for them; metadata as JSON in ImageJ's "Info"
+    ``.tif``      pixel size and units for ImageJ, DigitalMicrograph and HyperSpy;
+                  metadata as JSON in ImageJ's "Info"
     ``.npy``      the array alone
     ``.mrc``      pixel size, in Å; no metadata, at most one leading axis
     ``.hspy``     pixel size, units; metadata as HyperSpy's ``original_metadata``
@@ -116,13 +117,13 @@ def write_micrograph(
         data: [..., H, W].
         pixel_size: (y, x) in ``units``.
         units: Units of length if the format is MRC.
-        metadata: Values that ``jsonable`` of ``micrograph_base`` takes.
+        metadata: Values for :func:`~ppmat.stem.images.micrograph_base.jsonable`.
         dtype: Type of the file. An integer type rounds to the nearest integer; values
-            beyond its range become its smallest or largest, and the log says how many.
+            beyond its range become its limits, and the log reports how many.
 
     Raises:
-        ImageFormatError: The format cannot keep what is to be written.
-        OSError: The file cannot be written; an older one is still there.
+        ImageFormatError: The format cannot store the image.
+        OSError: The file cannot be written; an older one stays.
     """
     path = Path(path)
     check_writable(path, pixel_size, units, dtype)
@@ -136,8 +137,9 @@ def write_micrograph(
         ".mrc": _write_mrc,
         ".hspy": _write_hspy,
     }[path.suffix.lower()]
+    image = Micrograph(data, pixel_size, clean_units(units), jsonable(metadata or {}))
     with replacing(path) as temporary:
-        write(temporary, data, pixel_size, clean_units(units), jsonable(metadata or {}))
+        write(temporary, image)
 
 
 def _check_pixel_size(
@@ -178,11 +180,11 @@ def _as_type(data: np.ndarray, dtype: np.dtype, path: Path) -> np.ndarray:
     if data.dtype.kind == "f" and not np.isfinite(data).all():
         raise ImageFormatError(
             f"{path}: {int((~np.isfinite(data)).sum())} pixels are NaN or infinite, "
-            f"which {dtype} does not know; write float32"
+            f"which {dtype} cannot store; write float32"
         )
     limits = np.iinfo(dtype)
     if data.dtype.kind == "f":
-        # The largest integer of 64 bits is no float; the one after it is.
+        # The largest 64-bit integer has no float64; the next one has.
         values = np.rint(data)
         low, high = values < limits.min, values >= float(limits.max + 1)
     else:
@@ -200,31 +202,23 @@ def _as_type(data: np.ndarray, dtype: np.dtype, path: Path) -> np.ndarray:
     return inside
 
 
-def _write_tiff(
-    path: Path,
-    data: np.ndarray,
-    pixel_size: PixelSize,
-    units: str | None,
-    metadata: dict[str, Any],
-) -> None:
+def _write_tiff(path: Path, image: Micrograph) -> None:
     import tifffile
 
-    if data.nbytes > _LARGEST_TIFF:
+    data, units = image.data, image.units
+    if data.nbytes > _MAX_TIFF_BYTES:
         raise ImageFormatError(
-            f"{path.name}: {data.nbytes / 1e9:.1f} GB, and TIFF holds less than 4; "
+            f"{path.name}: {data.nbytes / 1e9:.1f} GB, but TIFF holds less than 4; "
             "write .npy or .hspy"
         )
-    own = {"shape": list(data.shape), "metadata": metadata}
+    own = {"shape": list(data.shape), "metadata": image.metadata}
     frames = data.reshape(-1, *data.shape[-2:]) if data.ndim > 2 else data
     if 1 in data.shape[-2:]:  # tifffile has no stacks of single lines
         frames = data.reshape(-1, data.shape[-1])
-    details = {
-        "axes": "TYX"[-frames.ndim :],
-        "Info": json.dumps({OWN_KEY: own}),
-    }
+    details = {"axes": "TYX"[-frames.ndim :], "Info": json.dumps({OWN_KEY: own})}
     options: dict[str, Any] = {}
-    if pixel_size is not None:
-        pixel_size, units = _fit_for_rationals(path, pixel_size, units)
+    if image.pixel_size is not None:
+        pixel_size, units = _fit_for_rationals(path, image.pixel_size, units)
         options["resolution"] = tuple(_rational(1 / pixel_size[i]) for i in (1, 0))
         options["extratags"] = _digital_micrograph_tags(pixel_size, units)
         if units is not None:
@@ -235,13 +229,14 @@ def _write_tiff(
 def _fit_for_rationals(
     path: Path, pixel_size: tuple[float, float], units: str | None
 ) -> tuple[tuple[float, float], str | None]:
-    """Return the pixel size in units that the resolution tags hold exactly enough."""
+    """Return the pixel size in units that the resolution tags can store."""
     candidates = [(pixel_size, units)]
     for wanted in ("nm", "pm", "µm"):
         candidates.append((convert_pixel_size(pixel_size, units, wanted), wanted))
-    low, high = _RESOLUTIONS
     for sizes, unit in candidates:
-        if sizes is not None and all(low <= 1 / size <= high for size in sizes):
+        if sizes is not None and all(
+            _MIN_RESOLUTION <= 1 / size <= _MAX_RESOLUTION for size in sizes
+        ):
             return sizes, unit
     raise ImageFormatError(
         f"{path.name}: a pixel size of {pixel_size} {units!r} does not fit into the "
@@ -250,7 +245,7 @@ def _fit_for_rationals(
 
 
 def _rational(value: float) -> tuple[int, int]:
-    """Return two unsigned integers of 32 bits; tifffile's own are less exact."""
+    """Return two unsigned 32-bit integers, more exact than those of tifffile."""
     largest = (1 << 32) - 1
     limit = int(largest / max(value, 1.0)) - 1
     return fractions.Fraction(value).limit_denominator(limit).as_integer_ratio()
@@ -271,20 +266,15 @@ def _digital_micrograph_tags(
     return sorted(tags)
 
 
-def _write_npy(path: Path, data: np.ndarray, *_: Any) -> None:
+def _write_npy(path: Path, image: Micrograph) -> None:
     with open(path, "wb") as file:
-        np.save(file, data, allow_pickle=False)
+        np.save(file, image.data, allow_pickle=False)
 
 
-def _write_mrc(
-    path: Path,
-    data: np.ndarray,
-    pixel_size: PixelSize,
-    units: str | None,
-    metadata: dict[str, Any],
-) -> None:
+def _write_mrc(path: Path, image: Micrograph) -> None:
     import mrcfile
 
+    data = image.data
     if data.ndim > 3:
         raise ImageFormatError(
             f"{path.name}: MRC holds images and stacks, not the shape {data.shape}; "
@@ -294,19 +284,13 @@ def _write_mrc(
         file.set_data(data)
         if data.ndim == 3:
             file.set_image_stack()
-        if pixel_size is not None:
-            y, x = convert_pixel_size(pixel_size, units, "Å")
+        if image.pixel_size is not None:
+            y, x = convert_pixel_size(image.pixel_size, image.units, "Å")
             file.voxel_size = (x, y, 1.0)
 
 
-def _write_hspy(
-    path: Path,
-    data: np.ndarray,
-    pixel_size: PixelSize,
-    units: str | None,
-    metadata: dict[str, Any],
-) -> None:
-    leading = data.ndim - 2
+def _write_hspy(path: Path, image: Micrograph) -> None:
+    leading = image.data.ndim - 2
     axes = [
         {
             "name": name,
@@ -318,17 +302,17 @@ def _write_hspy(
             "index_in_array": position,
         }
         for position, (name, size) in enumerate(
-            zip([*(f"axis {i}" for i in range(leading)), "y", "x"], data.shape)
+            zip([*(f"axis {i}" for i in range(leading)), "y", "x"], image.data.shape)
         )
     ]
-    if pixel_size is not None:
-        for axis, size in zip(axes[-2:], pixel_size):
-            axis.update(scale=size, units=units)
+    if image.pixel_size is not None:
+        for axis, size in zip(axes[-2:], image.pixel_size):
+            axis.update(scale=size, units=image.units)
     signal = {
-        "data": data,
+        "data": image.data,
         "axes": axes,
         "metadata": {"General": {"title": ""}, "Signal": {"signal_type": ""}},
-        "original_metadata": metadata,
+        "original_metadata": image.metadata,
         "attributes": {"_lazy": False},
         "package_info": {"package": "", "package_version": ""},
         "tmp_parameters": {},

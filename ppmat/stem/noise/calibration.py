@@ -15,34 +15,40 @@
 
 """Measure the noise of a microscope on some of its noisy images.
 
-The terms are those of the paper (Li et al., CVPR 2025, Fig. 1 and 3); how they are
-measured is ours. The paper separates them with two blurs, which leaves part of each
-term in the other. Here each term is read where the others do not reach: pointwise noise
-behind a high pass along the scan lines, scan noise from products of pixels of a line
-behind a high pass across the lines, the background in the longest waves. The
-derivation is in docs/stem/noise.md.
+The terms are those of the paper (Li et al., CVPR 2025, Fig. 1 and 3); the method is
+not. The paper separates them by two blurs, which mixes the terms. Here each term is
+measured where the others are absent:
+
+- pointwise noise behind a high pass along the scan lines,
+- scan noise from products of pixels of a line, behind a high pass across the lines,
+- the background in the longest waves.
+
+docs/stem/noise.md has the derivation.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from numbers import Integral
 
 import numpy as np
 
 from ppmat.stem.noise.clean_image import CleanImage
-from ppmat.stem.noise.clean_image import column_width
+from ppmat.stem.noise.clean_image import column_width_across_lines
 from ppmat.stem.noise.clean_image import fit_clean
 from ppmat.stem.noise.measurement import Calibration
 from ppmat.stem.noise.measurement import Curve
 from ppmat.stem.noise.measurement import Measurement
+from ppmat.stem.noise.moments import Residual
 from ppmat.stem.noise.moments import line_products
 from ppmat.stem.noise.noise_model import NoiseModel
 from ppmat.stem.noise.raw_frames import CalibrationError
 from ppmat.stem.noise.raw_frames import Frame
-from ppmat.stem.noise.raw_frames import prepare
+from ppmat.stem.noise.raw_frames import RoughNoise
+from ppmat.stem.noise.raw_frames import prepare_frames
 
 __all__ = ["Calibration", "CalibrationError", "Curve", "calibrate", "calibrate_noise"]
 
@@ -55,7 +61,7 @@ def calibrate_noise(
 ) -> NoiseModel:
     """Return the noise model of images, with standard errors.
 
-    See :func:`calibrate`; what makes the result doubtful becomes a ``UserWarning``.
+    See :func:`calibrate`; its warnings become ``UserWarning``.
     """
     found = calibrate(images, fast_axis, mode)
     for text in found.warnings:
@@ -72,8 +78,8 @@ def calibrate(
 ) -> Calibration:
     """Measure the noise of one or several images of atomic columns.
 
-    The images may show the same place or different ones; they must have been taken
-    with the same microscope, mode, dwell time and magnification.
+    The images may show the same place or different ones. Microscope, mode, dwell time
+    and magnification must be the same.
 
     Args:
         images: An image [H, W], several [n, H, W], a HyperSpy signal of one or
@@ -81,67 +87,80 @@ def calibrate(
             pixels are left out, with a warning.
         fast_axis: Axis of the image along which the beam scans a line.
         mode: ``haadf``: columns are bright; ``bf``: they may be dark, bright, or both.
-        names: What errors call the images.
-        seed: Of the bootstrap that gives the standard errors, and of the noise that
-            tells how much of it the fit of the columns takes.
+        names: Names of the images in error messages.
+        seed: Of the bootstrap and of the simulated noise. The bootstrap gives the
+            standard errors; the simulation estimates how much noise the fit of the
+            columns removes.
 
     Returns:
-        The model and what it rests on.
+        The noise model, its curves and its warnings, in the units of the images.
 
     Raises:
-        CalibrationError: The images do not allow it; the text says why.
+        CalibrationError: The noise cannot be measured on these images.
+
+    Example:
+        >>> import numpy as np
+        >>> from ppmat.stem.scenes.atom_columns import Columns
+        >>> y, x = (v.ravel() for v in np.mgrid[0:96:16.0, 0:96:16.0])
+        >>> columns = Columns(y, x, np.full(36, 120.0), np.full(36, 2.8))
+        >>> clean = columns.render((96, 96), 80.0)
+        >>> noise = NoiseModel(pointwise_intercept=15.0)
+        >>> found = calibrate(noise.apply(clean, np.random.default_rng(0)))
+        >>> ratio = found.model.pointwise_sd(80.0) / noise.pointwise_sd(80.0)
+        >>> bool(abs(ratio - 1) < 0.1)
+        True
     """
     if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
         raise CalibrationError(f"seed is {seed!r}, wanted a whole number of at least 0")
-    given = prepare(images, fast_axis, mode, names)
+    given = prepare_frames(images, fast_axis, mode, names)
     frames = given.frames
     rng = np.random.default_rng(seed)
     rough = _rough_noise(frames)
     fits = _fit_columns(frames, mode, rough)
-    work = Measurement(frames, fits, rough, given.step**2 / 12, fast_axis, rng)
-    result = work.run()
+    result = Measurement(frames, fits, rough, given.step**2 / 12, fast_axis, rng).run()
     result.warnings[:0] = given.warnings
     return _in_units(result, fast_axis, mode, given.scale, given.offset)
 
 
-def _rough_noise(frames: list[Frame]) -> tuple[float, float, float]:
-    """Return pointwise and scan standard deviation and scan length, to begin with."""
+def _rough_noise(frames: list[Frame]) -> RoughNoise:
+    """Return a first estimate of the noise, without a clean image."""
     taps = np.array([1.0, -6.0, 15.0, -20.0, 15.0, -6.0, 1.0])
     taps /= np.sqrt(np.sum(taps**2))
     one_bin, lags = np.array([-1.0, 1.0]), np.arange(7)
     powers = []
     for frame in frames:
         flat, every = np.zeros(frame.image.shape), np.ones(frame.image.shape, bool)
-        lines = line_products(frame.image, flat, every, taps, one_bin, lags)
-        # Behind a filter along the lines there is no scan noise.
-        along = line_products(frame.image.T, flat.T, every.T, taps, one_bin, lags[:1])
+        image = Residual(frame.image, flat, flat, every, taps)
+        lines = line_products(image, one_bin, lags)
+        # A filter along the lines removes scan noise.
+        along = line_products(image.transposed(), one_bin, lags[:1])
         scan = lines.product[..., 2:].sum() / lines.count[..., 2:].sum()
         powers.append((along.product.sum() / along.count.sum(), scan))
     pointwise, scan = np.mean(powers, axis=0)
-    return float(np.sqrt(pointwise)), float(np.sqrt(max(scan, 0.0))), 4.0
+    return RoughNoise(float(np.sqrt(pointwise)), float(np.sqrt(max(scan, 0.0))), 4.0)
 
 
-def _fit_columns(
-    frames: list[Frame], mode: str, rough: tuple[float, float, float]
-) -> list[CleanImage]:
+def _fit_columns(frames: list[Frame], mode: str, rough: RoughNoise) -> list[CleanImage]:
+    """Return the clean images of the frames, or refuse images with too few columns."""
     # BF images of thick specimens may have bright columns too, or only these.
     sign = 1 if mode == "haadf" else None
-    fits, number = [], {}
-    for frame in frames:
-        width = column_width(frame.image)
-        fits.append(fit_clean(frame.image, width, rough, sign))
-        number[frame.name] = number.get(frame.name, 0) + len(fits[-1].columns)
+    fits = [
+        fit_clean(f.image, column_width_across_lines(f.image), rough, sign)
+        for f in frames
+    ]
+    number = Counter()
+    for frame, fit in zip(frames, fits):
+        number[frame.name] += len(fit.columns)
     for name, count in number.items():
         contrast = max(f.image.std() for f, g in zip(fits, frames) if g.name == name)
-        noun = "column stands" if count == 1 else "columns stand"
-        if count < MIN_COLUMNS or contrast < MIN_CONTRAST * rough[0]:
+        if count < MIN_COLUMNS or contrast < MIN_CONTRAST * rough.pointwise:
+            noun = "column was" if count == 1 else "columns were"
             raise CalibrationError(
-                f"{name}: {count} atomic {noun} out "
-                f"of the noise, wanted at least {MIN_COLUMNS}, and their contrast is "
-                f"{contrast / rough[0]:.2f} of the noise, wanted {MIN_CONTRAST}. Scan "
-                "noise depends on the gradient of the image, so it cannot be measured "
-                "without columns: take frames of a crystal in focus, or with more "
-                "contrast"
+                f"{name}: {count} atomic {noun} found, wanted at least {MIN_COLUMNS}; "
+                f"the contrast is {contrast / rough.pointwise:.2f} of the noise, "
+                f"wanted {MIN_CONTRAST}. Scan noise depends on the gradient of the "
+                "image, so it cannot be measured without columns: take frames of a "
+                "crystal in focus, or with more contrast"
             )
     return fits
 
@@ -166,7 +185,7 @@ def _in_units(
         model.check_range()
     except ValueError as error:
         raise CalibrationError(
-            f"no straight lines describe this noise: {error}"
+            f"this noise is not linear in grey value and gradient: {error}"
         ) from None
     grey, gradient = (scale, offset), (scale, 0.0)
     intercept = scale * result.pointwise_draws[:, 1]

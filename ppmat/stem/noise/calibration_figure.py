@@ -13,7 +13,7 @@
 # limitations under the License.
 
 
-"""The picture of a calibration, after the paper's Fig. 3 e and g."""
+"""The figure of a calibration, after the paper's Fig. 3 e and g."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ _SCAN, _POINTWISE, _OTHER = "tab:blue", "tab:red", "tab:green"
 def calibration_figure(
     calibration: Calibration, path: str | os.PathLike, title: str = ""
 ) -> None:
-    """Write what was measured in each bin, the fits, and which bins were left out.
+    """Draw the measured noise in each bin, and the fits.
 
-    Scan noise against gradient and against grey value (with the mean gradient there,
-    which it should follow), pointwise noise and its shape against grey value. Bars are
-    standard errors, bands those of the fits; hollow marks are bins with too few pixels,
-    which no fit has used.
+    Scan noise is drawn against the gradient and against the grey value, where it should
+    follow the mean gradient. Pointwise noise and its shape are drawn against the grey
+    value. Bars are standard errors, bands two standard errors of the fits. Hollow marks
+    are bins with too few pixels for a fit.
 
     Args:
         calibration: From :func:`ppmat.stem.noise.calibration.calibrate`.
-        path: Of the PNG file.
-        title: Written above.
+        path: The PNG file.
+        title: Text above the figure.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -145,7 +145,7 @@ def _draw(axis: Any, curve: Curve, color: str, label: str) -> None:
         axis.legend(fontsize=8)
     used = curve.used & np.isfinite(curve.value)
     if used.any():
-        # A bin of a few pixels must not set the scale.
+        # Bins of few pixels are left out of the range of the axis.
         top = (curve.value + 3 * curve.error)[used].max()
         low = min(0.0, (curve.value - 3 * curve.error)[used].min())
         axis.set_ylim(low, 1.1 * top + 1e-12)

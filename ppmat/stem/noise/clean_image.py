@@ -15,10 +15,10 @@
 
 """The clean image under a noisy one: fitted columns over a smooth background.
 
-The noise is measured on what is left of the image without its columns, and depends on
-the gradient of the clean image. Smoothing would give neither without a bias: it leaves
-part of sharp columns behind and flattens their flanks. A sum of Gaussians, fitted to
-the raw image, does not.
+The noise is measured on the residual of the image without its columns, and depends on
+the gradient of the clean image. A smoothed image would bias both: it leaves part of
+sharp columns in the residual and flattens their flanks. A sum of Gaussians that is
+fitted to the raw image has no such bias.
 """
 
 from __future__ import annotations
@@ -35,16 +35,21 @@ from scipy.optimize import least_squares
 from scipy.sparse.linalg import LinearOperator
 from scipy.sparse.linalg import lsmr
 
-_REACH = 3.2  # standard deviations of a column that are rendered
-_ROUNDS = 3  # of finding columns in what the ones before have left
-_SURROUND = 2.5  # width of what a column is seen against, of its own
-_TAIL = 2.5  # width of the tail of a probe, of that of a column
-_FIRST_TAIL = 1.0  # its strength to begin with
-_TAIL_GAIN = 30.0  # twice the rise of the log likelihood that speaks for a tail
+from ppmat.stem.noise.raw_frames import RoughNoise
+
+_REACH = 3.2  # radius in which a column is rendered, in its standard deviations
+_ROUNDS = 3  # of finding columns, each in the residual of the round before
+# Widths of the surroundings of a column, and of the tail of a probe, in column widths.
+_SURROUND_RATIO = 2.5
+_TAIL_RATIO = 2.5
+_FIRST_TAIL = 1.0  # strength of the tail at the start
+# Least increase of twice the log likelihood at which a tail is used.
+_MIN_TAIL_GAIN = 30.0
 _STEPS = 4  # of the fit in each round
-_WIDTH_SPREAD = 0.1  # of the columns' widths, relative, that is expected
-_OTHER_KIND = 0.3  # least height of columns of the other sign, of that of most
-_SIGNIFICANT = 4.5  # standard errors of a column's height
+_WIDTH_SPREAD = 0.1  # expected relative spread of the widths of columns
+# Least height of columns of the other sign, in the median height.
+_MIN_OTHER_HEIGHT = 0.3
+_SIGNIFICANT = 4.5  # least height of a column, in its standard errors
 
 
 @dataclass
@@ -55,11 +60,11 @@ class CleanImage:
         image: Columns over the mean level, without the background's waves [H, W].
         smooth: Coefficients of the background by cosine waves, orthonormal
             [P, Q]; the first is the level.
-        cutoff: Highest wave number of the background, 1 / pixel (angular).
+        cutoff: Highest wave number of the background, angular, 1 / pixel.
         columns: Row, column (pixels), height (image units) and standard deviation
             (pixels) of each Gaussian [n, 4].
         width: Standard deviation of a typical column, pixels.
-        tangent: Change of the image by the parameters of the fit; None without columns.
+        tangent: Derivative of the image by the parameters; None without columns.
     """
 
     image: np.ndarray
@@ -70,13 +75,13 @@ class CleanImage:
     tangent: LinearOperator | None = None
 
     def unfitted(self, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return what the fit would leave of small noise, and what it calls background.
+        """Return the residual of noise after the linearised fit, and its background.
 
         Args:
-            noise: [H, W].
+            noise: Small changes of the image [H, W].
 
         Returns:
-            The rest [H, W], and the coefficients of cosine waves [P, Q].
+            The residual [H, W], and the coefficients of cosine waves [P, Q].
         """
         if self.tangent is None:
             return noise - noise.mean(), np.zeros_like(self.smooth)
@@ -85,7 +90,7 @@ class CleanImage:
         step = _solve(self.tangent, rest, 40)
         smooth = step[-self.smooth.size :].reshape(self.smooth.shape)
         taken = self.tangent.matvec(step)[: noise.size].reshape(noise.shape)
-        # The background stays in the residual, as in that of the image.
+        # The residual of the image contains the background, so this one does too.
         return noise - taken + _waves(smooth, noise.shape), smooth
 
     @property
@@ -96,14 +101,16 @@ class CleanImage:
         return _waves(smooth, self.image.shape)
 
 
-def column_width(image: np.ndarray) -> float:
+def column_width_across_lines(image: np.ndarray) -> float:
     """Return the standard deviation of a typical column, pixels.
 
-    Taken from the autocorrelation across the scan lines (axis 0), to which, at lags
-    above 0, neither pointwise nor scan noise contributes. Detection, which does not
-    know the fast axis and may lack pixels, averages around the circle instead
-    (:func:`ppmat.stem.columns.peak_finding.column_width`); that is wider by a tenth to
-    a quarter, and the width sets the high pass of the measurement.
+    It is fitted to the autocorrelation across the scan lines (axis 0). At lags above 0
+    neither pointwise nor scan noise contributes to it. Slow changes of the image are
+    removed first.
+
+    Detection does not know the fast axis, so it averages over directions
+    (:func:`ppmat.stem.columns.peak_finding.column_width`). That estimate does not serve
+    here: a ramp of the image raises it to its limit (docs/results/column_width.yaml).
 
     Args:
         image: Lines along axis 1 [H, W].
@@ -127,7 +134,7 @@ def column_width(image: np.ndarray) -> float:
 def fit_clean(
     image: np.ndarray,
     width: float,
-    noise: tuple[float, float, float],
+    noise: RoughNoise,
     sign: int | None,
 ) -> CleanImage:
     """Fit columns and background to an image whose lines run along axis 1.
@@ -135,46 +142,51 @@ def fit_clean(
     Args:
         image: Noisy image [H, W].
         width: Standard deviation of a typical column, pixels.
-        noise: Rough standard deviation of pointwise noise and of scan noise, image
-            units, and length of the scan noise, pixels.
-        sign: 1 for bright columns, -1 for dark ones, None for those that are fewer.
-            Columns of the other kind are looked for in what these leave.
+        noise: First estimate.
+        sign: 1 for bright columns; None for bright or dark ones. Then the first round
+            finds the kind with the smaller area, the next rounds both kinds.
     """
     both = sign is None
     if both:
-        # Columns are the rarer values, and no noise of the model is skewed.
+        # Columns fill less area than the ground, and noise of the model is not skewed.
         smooth = gaussian_filter(image, width) - gaussian_filter(image, 8 * width)
         sign = 1 if np.mean((smooth - smooth.mean()) ** 3) > 0 else -1
     columns = np.empty((0, 4))
+    flat = np.full(image.shape, image.mean())
+    without = CleanImage(flat, np.zeros((1, 1)), 0.0, columns, width)
     rest = image - np.median(image)
     for turn in range(_ROUNDS):
         found = _find(sign * rest, width, noise, 0.0)
         found[:, 2] *= sign
         if turn and both:
-            # What is wrong in the fit of the first kind must not count as the other.
-            height = _OTHER_KIND * np.median(abs(columns[:, 2]))
+            # A limit, so that misfits of the first kind do not count as the other kind.
+            height = _MIN_OTHER_HEIGHT * np.median(abs(columns[:, 2]))
             other = _find(-sign * rest, width, noise, height)
             other[:, 2] *= -sign
             found = np.concatenate([found, other])
         columns = np.concatenate([columns, found])
         if not len(columns):
-            flat = np.full(image.shape, image.mean())
-            return CleanImage(flat, np.zeros((1, 1)), 0.0, columns, width)
+            return without
         if turn == 0:
             distance = np.sqrt(image.size / len(columns))
             cutoff = min(0.25, np.pi / (1.2 * distance))
             waves = [1 + int(cutoff * size / np.pi) for size in image.shape]
             fit = _Fit(columns, None, np.zeros(waves), None)
             fit.smooth[0, 0] = np.median(image) * np.sqrt(image.size)
-        fit = _steps(image, fit._replace(columns=columns), width, cutoff, noise[0])
+        fit = _steps(
+            image, fit._replace(columns=columns), width, cutoff, noise.pointwise
+        )
+        if not len(fit.columns):
+            return without
         if turn == 0:
-            # A tail that is not there would only blur what is column and background.
+            # An unneeded tail would only mix columns and background.
             tried = fit._replace(tail=_FIRST_TAIL)
             for _ in range(2):
-                tried = _steps(image, tried, width, cutoff, noise[0])
-            gain = np.sum(_rest(image, fit) ** 2) - np.sum(_rest(image, tried) ** 2)
-            if tried.tail > 0 and gain > _TAIL_GAIN * noise[0] ** 2:
-                fit = tried
+                tried = _steps(image, tried, width, cutoff, noise.pointwise)
+            if len(tried.columns) and tried.tail > 0:
+                gain = np.sum(_rest(image, fit) ** 2) - np.sum(_rest(image, tried) ** 2)
+                if gain > _MIN_TAIL_GAIN * noise.pointwise**2:
+                    fit = tried
         columns, rest = fit.columns, _rest(image, fit)
         if turn and len(found) < 0.02 * len(columns):
             break
@@ -184,10 +196,7 @@ def fit_clean(
 
 
 class _Fit(NamedTuple):
-    """Columns [n, 4], strength of their tail, cosine waves, and their derivatives.
-
-    The tail is None where the fit has none.
-    """
+    """Columns [n, 4], strength of their tail or None, cosine waves, derivatives."""
 
     columns: np.ndarray
     tail: float | None
@@ -198,11 +207,11 @@ class _Fit(NamedTuple):
 def _find(
     rest: np.ndarray,
     width: float,
-    noise: tuple[float, float, float],
+    noise: RoughNoise,
     least: float,
 ) -> np.ndarray:
-    """Return the bright columns [n, 4] that stand out of the noise, above a height."""
-    wide = _SURROUND * width
+    """Return the bright columns [n, 4] that are significant and above a height."""
+    wide = _SURROUND_RATIO * width
     size = 2 * int(4 * width + 4 * wide) + 1
     impulse = np.zeros((size, size))
     impulse[size // 2, size // 2] = 1.0
@@ -222,7 +231,7 @@ def _find(
     )
     response = matched(rest)
     # Height of a column whose response has this peak.
-    gain = 0.5 - 1 / (1 + _SURROUND**2)
+    gain = 0.5 - 1 / (1 + _SURROUND_RATIO**2)
     reach = 2 * int(np.ceil(0.9 * width)) + 1
     peaks = response == maximum_filter(response, reach)
     peaks &= response > max(_SIGNIFICANT * spread, gain * least)
@@ -232,7 +241,10 @@ def _find(
 
 
 def _window(columns: np.ndarray, shape: tuple) -> tuple:
-    """Return pixels [n, w], their offsets, and which of them are in the image."""
+    """Return the pixels around columns, their offsets, and which are rendered.
+
+    Each is [n, w, w]; pixels are numbered row by row.
+    """
     reach = int(np.ceil(_REACH * columns[:, 3].max()))
     span = np.arange(-reach, reach + 1)
     centre = np.rint(columns[:, :2]).astype(int)
@@ -258,7 +270,7 @@ def _render(columns: np.ndarray, shape: tuple) -> np.ndarray:
 
 def _tail_image(columns: np.ndarray, spots: np.ndarray) -> np.ndarray:
     """Return the columns, blurred to the width of a tail."""
-    blur = np.sqrt(_TAIL**2 - 1) * np.median(columns[:, 3])
+    blur = np.sqrt(_TAIL_RATIO**2 - 1) * np.median(columns[:, 3])
     return gaussian_filter(spots, blur, mode="constant")
 
 
@@ -278,20 +290,24 @@ def _cosines(size: int, cutoff: float) -> np.ndarray:
 
 
 def _waves(smooth: np.ndarray, shape: tuple) -> np.ndarray:
+    """Return the image [H, W] of cosine coefficients [P, Q]."""
     coefficients = np.zeros(shape)
     coefficients[: smooth.shape[0], : smooth.shape[1]] = smooth
     return fft.idctn(coefficients, norm="ortho")
 
 
 def _solve(operator: LinearOperator, rest: np.ndarray, steps: int) -> np.ndarray:
+    """Return the parameters of the least-squares problem."""
     return lsmr(operator, rest, damp=0.05, maxiter=steps, atol=1e-3, btol=1e-3)[0]
 
 
 def _steps(
     image: np.ndarray, fit: _Fit, width: float, cutoff: float, noise: float
 ) -> _Fit:
+    """Return the fit after some steps, or without columns once all have left."""
     for step in range(_STEPS):
-        fit = _improve(image, fit, width, cutoff, noise, last=step == _STEPS - 1)
+        if len(fit.columns):
+            fit = _improve(image, fit, width, cutoff, noise, last=step == _STEPS - 1)
     return fit
 
 
@@ -326,19 +342,19 @@ def _improve(
         shape=(image.size, 4 * count),
     )
     norm = np.sqrt(np.asarray(jacobian.power(2).sum(axis=0)).ravel())
-    # A column outside the view, or of no height, must not become infinite.
+    # Columns outside the image, or of no height, must not become infinite.
     floor = np.repeat([1.0, *3 * [np.median(abs(columns[:, 2]))]], count)
     norm = np.maximum(norm, 0.3 * floor)
     jacobian = (jacobian @ sparse.diags(1 / norm)).tocsr()
     transposed = jacobian.T.tocsr()
     parameters = 4 * count
 
-    # Where columns fill the plane, width, height and background are nearly one thing;
-    # that columns of an image have about one width tells them apart.
+    # Where columns overlap, the data do not separate width, height and background. The
+    # condition that all columns have about one width does.
     stiff = noise / _WIDTH_SPREAD / norm[3 * count :]
     middle = np.median(np.log(columns[:, 3]))
 
-    blur = np.sqrt(_TAIL**2 - 1) * np.median(columns[:, 3])
+    blur = np.sqrt(_TAIL_RATIO**2 - 1) * np.median(columns[:, 3])
 
     def spread(spots: np.ndarray) -> np.ndarray:
         if not fit.tail:
@@ -373,7 +389,7 @@ def _improve(
         rmatvec=backward,
         dtype=float,
     )
-    # All goes on from where it is: in so few steps nothing slow would converge anew.
+    # Steps continue from the last fit: a few steps would not converge from zero.
     rest = _rest(image, fit).ravel()
     away = (middle - np.log(columns[:, 3])) * noise / _WIDTH_SPREAD
     step = _solve(operator, np.concatenate([rest, away]), 40 if last else 15)

@@ -13,11 +13,14 @@
 # limitations under the License.
 
 
-"""Noise of an image of few electrons: Poisson counts, and lines that are displaced.
+"""Noise of images of few electrons, and random noise for training.
 
-This is no term of the paper's model, which is measured on well exposed images. At a
-count a pixel the noise is neither symmetric nor linear in the image, and what is drawn
-has to be counts.
+:class:`CountingNoise` has Poisson counts and displaced scan lines. It is no term of the
+paper's model, which was measured on well exposed images. At one count a pixel, noise is
+neither symmetric nor linear in the image, and the drawn values must be counts.
+
+:func:`random_noise` draws the noise of a random microscope. Networks trained on it are
+for images whose noise was not calibrated.
 """
 
 from __future__ import annotations
@@ -28,9 +31,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import map_coordinates
 
+from ppmat.stem.noise.noise_model import NoiseModel
 from ppmat.stem.noise.noise_model import check_clean
 
-_MOST = 1e12  # counts; far more than a detector has, and what is drawn stays whole
+_MAX_COUNTS = 1e12  # more than any detector has; Poisson draws stay whole numbers
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,14 @@ class CountingNoise:
         fast_axis: Axis of the image along which the beam scans a line.
 
     Raises:
-        ValueError: A parameter that no noise has.
+        ValueError: A parameter is out of range.
+
+    Example:
+        >>> import numpy as np
+        >>> noise = CountingNoise(counts=4.0, bright=100.0)
+        >>> image = noise.apply(np.full((64, 64), 50.0), np.random.default_rng(0))
+        >>> np.unique(image)[:3].tolist()  # four counts are 100 image units
+        [0.0, 25.0, 50.0]
     """
 
     counts: float
@@ -57,9 +68,9 @@ class CountingNoise:
     def __post_init__(self) -> None:
         for name in ("counts", "bright", "dark", "jitter"):
             object.__setattr__(self, name, float(getattr(self, name)))
-        if not 0 < self.counts <= _MOST:
+        if not 0 < self.counts <= _MAX_COUNTS:
             raise ValueError(
-                f"counts is {self.counts}, wanted a number above 0, at most {_MOST:g}"
+                f"counts is {self.counts}, wanted above 0, at most {_MAX_COUNTS:g}"
             )
         if not -math.inf < self.dark < self.bright < math.inf:
             raise ValueError(f"dark {self.dark} must be below bright {self.bright}")
@@ -74,10 +85,13 @@ class CountingNoise:
 
         Args:
             clean: Image [H, W]; values below ``dark`` count as no electrons.
-            rng: Where the streams of jitter and counts come from.
+            rng: Random numbers; jitter and counts have a stream each.
+
+        Returns:
+            Image [H, W].
 
         Raises:
-            ValueError: No image of at least 2 x 2 pixels.
+            ValueError: The image has fewer than 2 x 2 pixels, or not two axes.
         """
         check_clean(clean)
         jitter, counts = rng.spawn(2)
@@ -97,9 +111,72 @@ def shift_lines(image: np.ndarray, shift: np.ndarray, axis: int = 1) -> np.ndarr
 
     Args:
         image: [H, W].
-        shift: Displacement of each line, pixels; as many as the image has lines.
-        axis: Along which lines run.
+        shift: Displacement of each line [lines], pixels.
+        axis: Axis along which the lines run.
     """
     place = np.indices(image.shape, dtype=np.float64)
     place[axis] -= np.expand_dims(shift, axis)
     return map_coordinates(image, place, order=3, mode="nearest")
+
+
+def random_noise(
+    rng: np.random.Generator, mode: str, low: float, high: float
+) -> NoiseModel | CountingNoise:
+    """Return the noise of a random microscope.
+
+    Half of the draws have the three terms of the paper, half are images of few
+    electrons. The ranges are wide and not from the paper: the noise is 0.02 to 1.5
+    times the contrast, or there are 0.5 to 200 electrons a pixel.
+
+    Args:
+        rng: Random numbers.
+        mode: ``haadf`` or ``bf``.
+        low: Image value of the dark parts of the clean image.
+        high: Image value of its bright parts.
+    """
+    if rng.random() < 0.5:
+        return _random_counting_noise(rng, mode, low, high)
+    return _random_noise_model(rng, mode, low, high)
+
+
+def _random_counting_noise(
+    rng: np.random.Generator, mode: str, low: float, high: float
+) -> CountingNoise:
+    counts = np.exp(rng.uniform(np.log(0.5), np.log(200.0)))
+    # Distance from zero electrons to the dark parts, in units of the contrast. A thin
+    # specimen is black between its columns in HAADF, and absorbs little in BF.
+    if mode == "haadf":
+        pedestal = rng.choice([rng.uniform(0.0, 0.05), rng.uniform(0.0, 0.5)])
+    else:
+        pedestal = np.exp(rng.uniform(np.log(0.2), np.log(20.0)))
+        counts *= 10  # more electrons reach the bright disk than a HAADF ring
+    return CountingNoise(
+        counts=counts,
+        bright=high,
+        dark=low - pedestal * (high - low),
+        jitter=rng.choice([0.0, rng.uniform(0.0, 0.6)]),
+    )
+
+
+def _random_noise_model(
+    rng: np.random.Generator, mode: str, low: float, high: float
+) -> NoiseModel:
+    contrast = high - low
+    pointwise = contrast * np.exp(rng.uniform(np.log(0.02), np.log(1.5)))
+    # Standard deviation in the dark parts, relative to that in the bright parts.
+    dark = rng.uniform(0.3, 1.0)
+    slope = pointwise * (1 - dark) / contrast
+    scan = rng.choice([0.0, rng.uniform(0.0, 0.5)], p=[0.3, 0.7])
+    return NoiseModel(
+        background_sd=contrast * rng.choice([0.0, rng.uniform(0.0, 0.12)]),
+        background_length=rng.uniform(12.0, 60.0),
+        scan_slope=scan * rng.uniform(0.0, 0.5),
+        scan_intercept=scan * pointwise,
+        scan_length=rng.uniform(1.0, 10.0),
+        pointwise_slope=slope,
+        pointwise_intercept=pointwise - slope * high,
+        pointwise_lambda=rng.uniform(-0.1, 0.3),
+        low=low,
+        high=high,
+        mode=mode,
+    )

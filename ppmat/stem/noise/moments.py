@@ -13,47 +13,79 @@
 # limitations under the License.
 
 
-"""Scan and pointwise noise from products of filtered residuals.
+"""Sums over the pixels of filtered residuals; the fits of the noise terms use them.
 
-With ``r`` the residual of an image after a filter ``h`` across the scan lines (taps of
-unit norm that pass nothing as smooth as a column), the noise model says for pixels at
-a distance ``k`` along the line::
+Let ``r`` be the residual of an image after a filter ``h`` across the scan lines. Its
+taps have unit norm and remove everything as smooth as a column. For two pixels at a
+distance ``k`` along a line, the noise model gives::
 
     E[r(x) r(x + k)] = rho(k) sum_j h_j^2 s_j(x) s_j(x + k) + (k = 0) sum_j h_j^2 p_j^2
 
-with ``s`` and ``p`` the standard deviations of scan and pointwise noise on the lines
-that the filter sees, and ``rho(k) = exp(-k^2 / (4 L^2))``. Both are linear in unknown
-slope and intercept, so the right side is a quadratic form of means that the gradient
-(or the grey value) of the clean image gives. No smoothing of squared residuals and no
-calibration factor enters, hence no bias.
+``s`` and ``p`` are the standard deviations of scan and pointwise noise on the lines
+under the filter, and ``rho(k) = exp(-k^2 / (4 L^2))``. Both are linear in the gradient
+(or the grey value) of the clean image. So the right side is a quadratic form in means
+that are known. Squared residuals are not smoothed and need no calibration factor, hence
+the estimate has no bias.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import toeplitz
 from scipy.ndimage import correlate1d
-from scipy.optimize import least_squares
 
-BLOCK = 32  # pixels a side; blocks are what standard errors are drawn from
+BLOCK = 32  # side of the blocks that the bootstrap draws, pixels
 LAGS = np.array([0, 1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 20])  # pixels along a line
-_BLIND = 0.02  # most of a filter's weight that unusable pixels may have
-_LEAK = 0.05  # part of the power of the columns that their fit may have left
+STREAK_LAGS = slice(2, 7)  # lags at which streaks differ from a blur, pixels
+MIN_BIN_PIXELS = 300  # a bin with fewer pixels is not used
+# Values of residuals in a histogram, standard deviations.
+VALUES = np.arange(-12.0, 12.0001, 0.05)
+# Largest share of a filter's weight on unusable pixels.
+_MAX_UNUSABLE = 0.02
+# Assumed share of the power of the columns that is left in the residual.
+_LEFT_POWER = 0.05
+
+
+@dataclass(frozen=True)
+class Residual:
+    """The residual of an image and what its sums need, all but the taps [H, W].
+
+    Args:
+        values: Image without its columns, lines along axis 1.
+        clean: The clean image.
+        gradient: ``hypot`` of its gradient.
+        usable: Mask of usable pixels.
+        taps: High pass of unit norm, from :func:`high_pass`.
+    """
+
+    values: np.ndarray
+    clean: np.ndarray
+    gradient: np.ndarray
+    usable: np.ndarray
+    taps: np.ndarray
+
+    def transposed(self) -> Residual:
+        """Return the residual with its lines along axis 0."""
+        *images, taps = vars(self).values()
+        return Residual(*(image.T for image in images), taps)
 
 
 @dataclass
 class Sums:
-    """Sums over the pixels of each block and bin that the fits are made of.
+    """Sums over the pixels of each block and bin, or means of each bin.
 
     Args:
-        count: Pixels [blocks, bins, lags].
+        count: Pixels [blocks, bins, lags]; means have [bins, lags].
         product: Product of two filtered residuals.
-        first: Mean of the variable the noise depends on, weighted as the filter does.
-        second: Mean of the product of its two values.
-        leak: What the model says that other noise adds to the product.
+        first: The variable that the noise depends on, weighted as the filter does.
+        second: Product of its values at the two pixels.
+        leak: Expected product of the other noise that passes the filter.
     """
 
     count: np.ndarray
@@ -62,20 +94,25 @@ class Sums:
     second: np.ndarray
     leak: np.ndarray
 
-    def __add__(self, other: Sums) -> Sums:
-        return Sums(
-            *(
-                np.concatenate([getattr(self, f.name), getattr(other, f.name)])
-                for f in dataclasses.fields(self)
-            )
-        )
+    @classmethod
+    def joined(cls, parts: Iterable[Sums]) -> Sums:
+        """Return the blocks of all parts."""
+        arrays = zip(*(vars(part).values() for part in parts))
+        return cls(*map(np.concatenate, arrays))
 
-    def less(self, other: Sums) -> Sums:
-        """Return the sums with the products of the other, of the same pixels, away."""
+    def less(self, other: Sums | None) -> Sums:
+        """Return the sums after subtraction of the products of the same pixels."""
+        if other is None:
+            return self
         return dataclasses.replace(self, product=self.product - other.product)
 
-    def total(self, weights: np.ndarray) -> Sums:
-        """Return means over the blocks [bins, lags], each counted ``weights`` times."""
+    def means(self, weights: np.ndarray | None = None) -> Sums:
+        """Return means over the blocks [bins, lags].
+
+        Args:
+            weights: How often each block counts [blocks]; None for once.
+        """
+        weights = np.ones(len(self.count)) if weights is None else weights
         count = np.tensordot(weights, self.count, 1)
         safe = np.maximum(count, 1)
         means = (
@@ -84,14 +121,57 @@ class Sums:
         )
         return Sums(count, *means)
 
+    def has_enough(self) -> np.ndarray:
+        """Return which bins of means have enough pixels [bins]."""
+        count = self.count[:, 0]
+        return count >= max(MIN_BIN_PIXELS, 0.002 * count.sum())
+
+
+class LineCorrelation(NamedTuple):
+    """Correlation of noise along a line.
+
+    Attributes:
+        streaks: Covariance of pixels 2 to 6 apart.
+        streaks_error: Its standard error.
+        power: Variance.
+        neighbour: Correlation coefficient of neighbours.
+        neighbour_error: Its standard error.
+    """
+
+    streaks: float
+    streaks_error: float
+    power: float
+    neighbour: float
+    neighbour_error: float
+
+
+def line_correlation(sums: Sums) -> LineCorrelation:
+    """Return the correlation along a line, from the sums of all bins."""
+    product, count = sums.product.sum(axis=1), sums.count.sum(axis=1)
+
+    def mean(lags: slice) -> tuple[float, float]:
+        block, pixels = product[:, lags].sum(axis=1), count[:, lags].sum(axis=1)
+        value = block.sum() / pixels.sum()
+        spread = np.sqrt(np.sum((block - value * pixels) ** 2))
+        return float(value), float(spread / pixels.sum())
+
+    power, _ = mean(slice(0, 1))
+    neighbour, error = mean(slice(1, 2))
+    return LineCorrelation(*mean(STREAK_LAGS), power, neighbour / power, error / power)
+
+
+def correlation(lags: np.ndarray, length: float) -> np.ndarray:
+    """Return the correlation of scan noise at distances along the line, pixels."""
+    return np.exp(-(lags**2) / (4 * length**2))
+
 
 def high_pass(width: float, signal: float, noise: float) -> np.ndarray:
-    """Return taps of unit norm that pass noise, and nothing as smooth as a column.
+    """Return taps of unit norm that pass noise and remove what is smooth as a column.
 
     Columns of standard deviation ``width`` have the autocovariance
-    ``signal exp(-d^2 / (4 width^2))``. The taps are what the best linear prediction of
-    a pixel from its neighbours in such an image leaves: the middle row of the inverse
-    covariance.
+    ``signal exp(-d^2 / (4 width^2))``. The taps return the error of the best linear
+    prediction of a pixel from its neighbours in such an image. They are the middle row
+    of the inverse covariance.
 
     Args:
         width: Pixels.
@@ -100,232 +180,159 @@ def high_pass(width: float, signal: float, noise: float) -> np.ndarray:
     """
     half = int(np.clip(np.ceil(2.5 * width), 4, 8))
     lags = np.arange(2 * half + 1)
-    ratio = _LEAK * signal / noise
-    covariance = ratio * toeplitz(np.exp(-(lags**2) / (4 * width**2)))
+    ratio = _LEFT_POWER * signal / noise
+    covariance = ratio * toeplitz(correlation(lags, width))
     middle = np.zeros(len(lags))
     middle[half] = 1.0
     taps = np.linalg.solve(covariance + np.eye(len(lags)), middle)
-    taps -= taps.mean()  # nothing of the level
+    taps -= taps.mean()  # removes the level
     return taps / np.sqrt(np.sum(taps**2))
 
 
-def block_of(shape: tuple[int, int]) -> np.ndarray:
-    """Return the number of the block of each pixel [H, W]."""
-    rows, columns = (np.arange(n) // BLOCK for n in shape)
-    return rows[:, None] * (columns[-1] + 1) + columns
-
-
-def clear(usable: np.ndarray, taps: np.ndarray, axis: int) -> np.ndarray:
-    """Return the pixels at which a filter meets next to no unusable ones [H, W].
-
-    Args:
-        usable: [H, W].
-        taps: Of unit norm.
-        axis: Along which the filter runs.
-    """
-    return correlate1d((~usable).astype(float), taps**2, axis=axis) < _BLIND
-
-
-def bin_of(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Return the number of the bin of each value, -1 outside of all."""
-    index = np.searchsorted(edges, values, side="right") - 1
-    return np.where(index < len(edges) - 1, index, -1)
-
-
 def line_products(
-    residual: np.ndarray,
-    variable: np.ndarray,
-    usable: np.ndarray,
-    taps: np.ndarray,
-    edges: np.ndarray,
-    lags: np.ndarray,
-    sort_by: np.ndarray | None = None,
+    residual: Residual, edges: np.ndarray, lags: np.ndarray, by_grey: bool = False
 ) -> Sums:
     """Return the sums of products along the lines, filtered across them.
 
     Args:
-        residual: Image without its columns [H, W], lines along axis 1.
-        variable: What the noise depends on, ``g`` [H, W].
-        usable: Pixels that may enter [H, W].
-        taps: Filter across the lines (axis 0).
-        edges: Of the bins, by the mean of ``sort_by`` over a product.
+        residual: The image; its gradient is the variable of the sums.
+        edges: Of the bins, by the mean gradient of a product.
         lags: Distances along the line, pixels.
-        sort_by: What the pixels are sorted by into bins [H, W]; ``g`` if not given.
+        by_grey: Whether the bins are by the mean grey value instead.
     """
-    half = len(taps) // 2
-    inner = slice(half, len(residual) - half)
-    filtered = correlate1d(residual, taps, axis=0)[inner]
-    squares = taps**2
-    mean = correlate1d(variable, squares, axis=0)[inner]
-    order = mean
-    if sort_by is not None:
-        order = correlate1d(sort_by, squares, axis=0)[inner]
-    fine = clear(usable, taps, axis=0)[inner]
-    blocks = block_of(residual.shape)
-    bins, number = len(edges) - 1, int(blocks.max()) + 1
+    height, width = residual.values.shape
+    half, squares = len(residual.taps) // 2, residual.taps**2
+    inner, variable = slice(half, height - half), residual.gradient
+    filtered = correlate1d(residual.values, residual.taps, axis=0)[inner]
+    mean = order = correlate1d(variable, squares, axis=0)[inner]
+    if by_grey:
+        order = correlate1d(residual.clean, squares, axis=0)[inner]
+    clear = _clear(residual, axis=0)[inner]
+    blocks, number = _blocks((height, width))
     blocks = blocks[inner]
-    sums = np.zeros((5, number, bins, len(lags)))
-    width = residual.shape[1]
+    sums = np.zeros((5, number, len(edges) - 1, len(lags)))
     for i, lag in enumerate(lags):
         left, right = slice(0, width - lag), slice(lag, width)
         first = 0.5 * (mean[:, left] + mean[:, right])
         second = correlate1d(variable[:, left] * variable[:, right], squares, axis=0)
         product = filtered[:, left] * filtered[:, right]
         place = 0.5 * (order[:, left] + order[:, right])
-        index = bin_of(place, edges)
-        keep = (index >= 0) & fine[:, left] & fine[:, right]
-        place = (blocks[:, left] * bins + index)[keep]
+        keep, group = _groups(
+            place, edges, blocks[:, left], clear[:, left] & clear[:, right]
+        )
         for n, values in enumerate((None, product, first, second[inner])):
-            weights = None if values is None else values[keep]
-            total = np.bincount(place, weights, minlength=number * bins)
-            sums[n, :, :, i] = total.reshape(number, bins)
+            sums[n, :, :, i] = _sums(values, keep, group, sums.shape[1:3])
     return Sums(*sums)
 
 
-def pixel_squares(
-    residual: np.ndarray,
-    variable: np.ndarray,
-    usable: np.ndarray,
-    taps: np.ndarray,
-    edges: np.ndarray,
-    scan_sd: np.ndarray,
-    length: float,
-) -> Sums:
+def pixel_squares(residual: Residual, edges: np.ndarray, scan: np.ndarray) -> Sums:
     """Return the sums of squares after a filter along the lines.
 
-    The filter takes nearly all scan noise away; what is left is known from its fit.
+    The filter removes nearly all scan noise; the rest is known from its fit.
 
     Args:
-        residual: Image without its columns [H, W].
-        variable: Grey value of the clean image [H, W].
-        usable: Pixels that may enter [H, W].
-        taps: Filter along the lines (axis 1).
+        residual: The image; its grey value is the variable of the sums.
         edges: Of the bins by grey value.
-        scan_sd: Standard deviation of scan noise [H, W].
-        length: Of scan noise, pixels.
+        scan: Slope, intercept and length of scan noise.
     """
-    half = len(taps) // 2
-    inner = slice(half, residual.shape[1] - half)
-    squares = taps**2
-    filtered = correlate1d(residual, taps, axis=1)[:, inner]
-    first = correlate1d(variable, squares, axis=1)[:, inner]
-    second = correlate1d(variable**2, squares, axis=1)[:, inner]
-    leak = scan_leak(scan_sd, taps, length)[:, inner]
-    fine = clear(usable, taps, axis=1)[:, inner]
-    index = bin_of(first, edges)
+    half, squares = len(residual.taps) // 2, residual.taps**2
+    inner = np.s_[:, half : residual.values.shape[1] - half]
+    filtered = correlate1d(residual.values, residual.taps, axis=1)[inner]
+    first = correlate1d(residual.clean, squares, axis=1)[inner]
+    second = correlate1d(residual.clean**2, squares, axis=1)[inner]
+    leak = _scan_leak(residual, scan)[inner]
+    blocks, number = _blocks(residual.values.shape)
+    keep, group = _groups(first, edges, blocks[inner], _clear(residual, axis=1)[inner])
+    shape, values = (number, len(edges) - 1), (None, filtered**2, first, second, leak)
+    return Sums(*(_sums(v, keep, group, shape)[..., None] for v in values))
+
+
+def residual_histograms(
+    residual: Residual,
+    edges: np.ndarray,
+    scan: np.ndarray,
+    pointwise: np.ndarray,
+    rounding: float,
+) -> tuple[np.ndarray, float]:
+    """Return histograms of residuals, in standard deviations, along the lines.
+
+    Args:
+        residual: The image.
+        edges: Of the bins by grey value.
+        scan: Slope, intercept and length of scan noise.
+        pointwise: Slope and intercept of pointwise noise.
+        rounding: Variance that rounding to grey levels has added.
+
+    Returns:
+        Counts [blocks, bins, values] at :data:`VALUES`, and the mean share of normally
+        distributed noise (scan noise, rounding) in the variance.
+    """
+    half, squares = len(residual.taps) // 2, residual.taps**2
+    inner = np.s_[:, half : residual.values.shape[1] - half]
+    pointwise_sd = np.maximum(pointwise[1] + pointwise[0] * residual.clean, 1e-9)
+    normal = _scan_leak(residual, scan) + rounding
+    variance = correlate1d(pointwise_sd**2, squares, axis=1) + normal
+    value = correlate1d(residual.values, residual.taps, axis=1) / np.sqrt(variance)
+    value = value[inner]
+    place = correlate1d(residual.clean, squares, axis=1)[inner]
+    blocks, number = _blocks(residual.values.shape)
+    keep, group = _groups(place, edges, blocks[inner], _clear(residual, axis=1)[inner])
     bins = len(edges) - 1
-    blocks = block_of(residual.shape)
-    number = int(blocks.max()) + 1
-    blocks = blocks[:, inner]
-    keep = (index >= 0) & fine
-    place = (blocks * bins + index)[keep]
-    sums = [
-        np.bincount(
-            place, None if v is None else v[keep], minlength=number * bins
-        ).reshape(number, bins, 1)
-        for v in (None, filtered**2, first, second, leak)
-    ]
-    return Sums(*(s.astype(float) for s in sums))
+    counts = histogram(value[keep], group, number * bins)
+    share = np.mean((normal / variance)[inner][keep]) if keep.any() else 0
+    return counts.reshape(number, bins, -1), share
 
 
-def scan_leak(scan_sd: np.ndarray, taps: np.ndarray, length: float) -> np.ndarray:
-    """Return the variance of scan noise behind a filter along the lines [H, W].
+def histogram(values: np.ndarray, groups: np.ndarray, number: int) -> np.ndarray:
+    """Return how often each of :data:`VALUES` occurs in each group [number, values]."""
+    step = VALUES[1] - VALUES[0]
+    index = np.rint((values - VALUES[0]) / step).astype(int)
+    index = np.clip(index, 0, VALUES.size - 1)
+    counts = np.bincount(groups * VALUES.size + index, minlength=number * VALUES.size)
+    return counts.reshape(number, VALUES.size)
 
-    The standard deviation is taken as constant over the taps: the filter leaves so
-    little that its change does not matter.
+
+def _blocks(shape: Sequence[int]) -> tuple[np.ndarray, int]:
+    """Return the number of the block of each pixel [H, W], and how many there are."""
+    rows, columns = (np.arange(n) // BLOCK for n in shape)
+    blocks = rows[:, None] * (columns[-1] + 1) + columns
+    return blocks, int(blocks.max()) + 1
+
+
+def _clear(residual: Residual, axis: int) -> np.ndarray:
+    """Return the pixels at which the filter has next to no unusable pixels [H, W]."""
+    unusable = (~residual.usable).astype(float)
+    return correlate1d(unusable, residual.taps**2, axis=axis) < _MAX_UNUSABLE
+
+
+def _scan_leak(residual: Residual, scan: np.ndarray) -> np.ndarray:
+    """Return the variance of scan noise behind the filter along the lines [H, W].
+
+    The standard deviation is taken as constant over the taps. The filter passes so
+    little scan noise that its change does not matter.
     """
-    lags = np.arange(len(taps))
-    rho = toeplitz(np.exp(-(lags**2) / (4 * length**2)))
+    taps, scan_sd = residual.taps, scan[1] + scan[0] * residual.gradient
+    rho = toeplitz(correlation(np.arange(len(taps)), scan[2]))
     return float(taps @ rho @ taps) * correlate1d(scan_sd**2, taps**2, axis=1)
 
 
-def quadratic(sums: Sums, slope: float, intercept: float) -> np.ndarray:
-    """Return the mean of ``(slope g + intercept)(slope g' + intercept)``."""
-    return slope**2 * sums.second + 2 * slope * intercept * sums.first + intercept**2
+def _groups(
+    place: np.ndarray, edges: np.ndarray, blocks: np.ndarray, clear: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return which pixels are clear and in a bin, and the block and bin of these."""
+    bins = len(edges) - 1
+    index = np.searchsorted(edges, place, side="right") - 1
+    keep = clear & (index >= 0) & (index < bins)
+    return keep, (blocks * bins + index)[keep]
 
 
-def correlation(lags: np.ndarray, length: float) -> np.ndarray:
-    """Return the correlation of scan noise at a distance along the line."""
-    return np.exp(-(np.asarray(lags) ** 2) / (4 * length**2))
-
-
-def fit_scan(
-    sums: Sums, lags: np.ndarray, weight: np.ndarray, start: np.ndarray
+def _sums(
+    values: np.ndarray | None,
+    keep: np.ndarray,
+    group: np.ndarray,
+    shape: tuple[int, int],
 ) -> np.ndarray:
-    """Return slope, intercept and length that describe the products best.
-
-    Args:
-        sums: Means [bins, lags].
-        lags: Pixels [lags].
-        weight: Inverse standard errors [bins, lags]; 0 leaves a bin out.
-        start: Slope, intercept, length to begin with.
-    """
-
-    def misfit(p: np.ndarray) -> np.ndarray:
-        model = correlation(lags, np.exp(p[2])) * quadratic(sums, p[0], p[1])
-        return ((model - sums.product) * weight).ravel()
-
-    found = least_squares(
-        misfit,
-        [start[0], start[1], np.log(start[2])],
-        bounds=([0, 0, np.log(0.6)], [np.inf, np.inf, np.log(40.0)]),
-        x_scale=[max(start[0], 1e-2), max(start[1], 1e-12), 1.0],
-        max_nfev=60,
-    )
-    return np.array([found.x[0], found.x[1], np.exp(found.x[2])])
-
-
-def refit_scan(
-    sums: Sums, lags: np.ndarray, weight: np.ndarray, near: np.ndarray
-) -> np.ndarray:
-    """Return what :func:`fit_scan` does for sums that differ little, in two steps."""
-    p = np.array(near, dtype=float)
-    for _ in range(2):
-        slope, intercept, length = p
-        rho = correlation(lags, length)
-        field = quadratic(sums, slope, intercept)
-        jacobian = np.stack(
-            [
-                2 * rho * (slope * sums.second + intercept * sums.first),
-                2 * rho * (slope * sums.first + intercept),
-                rho * field * np.asarray(lags) ** 2 / (2 * length**3),
-            ],
-            axis=-1,
-        )
-        rest = (sums.product - rho * field) * weight
-        step = np.linalg.lstsq(
-            (jacobian * weight[..., None]).reshape(-1, 3), rest.ravel(), rcond=None
-        )[0]
-        step[2] = np.clip(step[2], -0.5 * length, 0.5 * length)
-        p = np.maximum(p + step, [0.0, 0.0, 0.6])
-    return p
-
-
-def fit_pointwise(sums: Sums, weight: np.ndarray, rounding: float) -> np.ndarray:
-    """Return slope and intercept of the pointwise standard deviation.
-
-    Args:
-        sums: Means [bins, 1].
-        weight: Inverse standard errors [bins]; 0 leaves a bin out.
-        rounding: Variance that rounding to grey levels has added.
-    """
-    used = weight > 0
-    target = (sums.product - sums.leak - rounding)[used, 0]
-    first, second = sums.first[used, 0], sums.second[used, 0]
-    weight = weight[used]
-    # Linear start on the square root of each bin, then the exact quadratic form.
-    root = np.sqrt(np.maximum(target, 1e-30))
-    p = np.polyfit(first, root, 1, w=weight * root)
-    for _ in range(3):
-        slope, intercept = p
-        model = slope**2 * second + 2 * slope * intercept * first + intercept**2
-        jacobian = 2 * np.stack(
-            [slope * second + intercept * first, slope * first + intercept], axis=1
-        )
-        p = (
-            p
-            + np.linalg.lstsq(
-                jacobian * weight[:, None], (target - model) * weight, rcond=None
-            )[0]
-        )
-    return p
+    """Return the sum of values, or the count, in each block and bin."""
+    weights = None if values is None else values[keep]
+    sums = np.bincount(group, weights, minlength=np.prod(shape))
+    return sums.reshape(shape).astype(float)

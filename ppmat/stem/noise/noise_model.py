@@ -16,7 +16,8 @@
 """The three noise terms of a STEM image (Li et al., CVPR 2025, Fig. 1 and 3).
 
 ``I = I_clean + N_background + N_scan + N_pointwise``. The paper names the terms and
-what they depend on; how each is drawn here is ours, see docs/stem/noise.md.
+their variables. The random fields of this module are our choice, see
+docs/stem/noise.md.
 """
 
 from __future__ import annotations
@@ -42,20 +43,22 @@ from ppmat.utils.errors import InputError
 MODES = ("haadf", "bf")
 FORMAT = "ppmat STEM noise"
 VERSION = 1
-LONGEST = 1000.0  # of the lengths in a model, pixels
-_NEGATIVE = 0.1  # what a line through uncertain points may fall below 0, of its top
+MAX_LENGTH = 1000.0  # of the lengths in a model, pixels
+# Largest allowed negative value of the fitted line of pointwise noise, as a fraction of
+# its maximum: a line through uncertain points can be slightly negative at one end.
+_MAX_NEGATIVE = 0.1
 
 
 class NoiseFormatError(InputError):
-    """A text that is no noise model of this version."""
+    """The text is no noise model of this version."""
 
 
 @dataclass(frozen=True)
 class NoiseModel:
     """Noise of one microscope and mode, in the units of its images.
 
-    The defaults of scan and pointwise noise are read off the paper's Fig. 3, which
-    shows one HAADF image of grey levels 0 to 255; the others are ours.
+    The defaults of scan and pointwise noise are read from the paper's Fig. 3, which
+    shows one HAADF image of grey levels 0 to 255. The other defaults are our choice.
 
     Args:
         background_sd: Standard deviation of the smooth background, image units.
@@ -68,15 +71,20 @@ class NoiseModel:
         pointwise_lambda: Shape of its Tukey-lambda distribution; 0.14 is close to
             normal, 0 is logistic.
         fast_axis: Axis of the image along which the beam scans a line.
-        low: Darkest value of the clean images that the noise belongs to (their first
-            percentile), image units.
-        high: Brightest value (99th percentile). A synthetic image with this range has
-            the signal-to-noise ratio of the microscope.
+        low: First percentile of the clean images of this noise, image units.
+        high: 99th percentile. A synthetic image with this range has the signal-to-noise
+            ratio of the microscope.
         mode: ``haadf`` or ``bf``.
-        standard_errors: Of the parameters, by name, where they were measured.
+        standard_errors: Of the measured parameters, by name.
 
     Raises:
-        ValueError: A parameter that no noise has.
+        ValueError: A parameter is out of range.
+
+    Example:
+        >>> import numpy as np
+        >>> noise = NoiseModel(pointwise_intercept=10.0)
+        >>> noise.apply(np.full((64, 64), 90.0), np.random.default_rng(0)).shape
+        (64, 64)
     """
 
     background_sd: float = 4.0
@@ -122,17 +130,17 @@ class NoiseModel:
     def apply(self, clean: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Return the clean image with one draw of the noise.
 
-        Each term has a stream of its own, so that changing one leaves the others.
+        Each term has its own random stream, so a change of one term leaves the others.
 
         Args:
             clean: Image [H, W].
-            rng: Where the three streams come from.
+            rng: Random numbers.
 
         Returns:
             Image [H, W], neither clipped nor rounded.
 
         Raises:
-            ValueError: No image of at least 2 x 2 pixels.
+            ValueError: The image has fewer than 2 x 2 pixels, or not two axes.
         """
         check_clean(clean)
         background, scan, pointwise = rng.spawn(3)
@@ -140,7 +148,7 @@ class NoiseModel:
         noise = self.background_sd * _unit_variance(
             gaussian_filter(
                 background.standard_normal(clean.shape),
-                # Longer ones make no difference but to the rounding.
+                # Longer ones change the rounding only.
                 min(self.background_length, max(clean.shape)),
             )
         )
@@ -156,7 +164,7 @@ class NoiseModel:
     def scaled(self, factor: float, offset: float) -> NoiseModel:
         """Return the noise of the same images after ``factor * image + offset``.
 
-        Slopes have no units of the image in them and stay, standard errors go along.
+        Slopes do not depend on the units of the image; standard errors are scaled too.
 
         Args:
             factor: Above 0.
@@ -166,7 +174,7 @@ class NoiseModel:
             raise ValueError(f"factor is {factor}, wanted a number above 0")
         in_units = ("background_sd", "scan_intercept", "pointwise_intercept")
         changed = {name: factor * getattr(self, name) for name in in_units}
-        # In the new units the intercept lies at another grey value.
+        # The intercept is the value at grey value 0, which has moved.
         changed["pointwise_intercept"] -= self.pointwise_slope * offset
         return dataclasses.replace(
             self,
@@ -195,8 +203,8 @@ class NoiseModel:
             where: Where the text is from, for errors.
 
         Raises:
-            NoiseFormatError: Not such a text, another version, a parameter that is
-                missing, unknown or cannot be meant.
+            NoiseFormatError: The text has another format or version, or a parameter is
+                missing, unknown or out of range.
         """
         try:
             record = json.loads(text)
@@ -232,20 +240,19 @@ class NoiseModel:
         return model
 
     def check_range(self) -> None:
-        """Refuse what is no noise of images with a signal.
+        """Check that there is a signal, and no negative noise over its range.
 
-        A model may have been made for its slopes alone, so this is asked of files only.
+        Only files and calibrations are checked; other models may have any range.
 
         Raises:
-            ValueError: No signal, or standard deviations below 0 over the range of the
-                clean images; the pointwise one may be so by a tenth of its largest
-                value, as a straight line through measured points can.
+            ValueError: There is no signal, or a standard deviation is negative between
+                ``low`` and ``high``. Pointwise noise may be negative by a tenth of its
+                largest value, because it is a line through measured points.
         """
         if not self.low < self.high:
             raise ValueError(
                 f"low is {self.low:g} and high is {self.high:g}, wanted low < high: "
-                "that is the signal beside which this noise was measured; calibrate it "
-                "on frames with atoms"
+                "the range of the clean images; calibrate it on frames with atoms"
             )
         for name in ("scan_slope", "scan_intercept"):
             if getattr(self, name) < 0:
@@ -256,7 +263,7 @@ class NoiseModel:
             self.pointwise_intercept + self.pointwise_slope * grey
             for grey in (self.low, self.high)
         ]
-        if min(ends) < -_NEGATIVE * max(ends):
+        if min(ends) < -_MAX_NEGATIVE * max(ends):
             raise ValueError(
                 f"pointwise_intercept {self.pointwise_intercept:g} and pointwise_slope "
                 f"{self.pointwise_slope:g} give the standard deviations {ends[0]:.3g} "
@@ -282,23 +289,23 @@ class NoiseModel:
         return cls.from_json(text, where=str(path))
 
 
-_LENGTH = (lambda v: 0 < v <= LONGEST, f"above 0, at most {LONGEST:g} pixels")
+_LENGTH = (lambda v: 0 < v <= MAX_LENGTH, f"above 0, at most {MAX_LENGTH:g} pixels")
 _LEGAL = {
     "fast_axis": (lambda v: v in (0, 1), "0 or 1"),
     "mode": (lambda v: v in MODES, " or ".join(MODES)),
     "background_sd": (lambda v: v >= 0, "0 or more"),
     "background_length": _LENGTH,
     "scan_length": _LENGTH,
-    # The variance is infinite below; beyond 2 the distribution gets longer tails again.
+    # Below, the variance is infinite; above 2 the tails grow again.
     "pointwise_lambda": (lambda v: -0.5 < v <= 2, "above -0.5, at most 2"),
 }
 
 
 def _plain(value: object, name: str, kind: type) -> float | int | str:
-    """Return the value of a parameter as a number or text of Python.
+    """Return the value of a parameter as a plain number or text.
 
     Raises:
-        ValueError: It cannot be the value.
+        ValueError: The parameter cannot have this value.
     """
     legal, wanted = _LEGAL.get(name, (lambda v: True, "a finite number"))
     types = {float: Real, int: Integral, str: str}
@@ -311,10 +318,10 @@ def _plain(value: object, name: str, kind: type) -> float | int | str:
 
 
 def check_clean(clean: np.ndarray) -> None:
-    """Refuse what noise cannot be put on.
+    """Check that noise can be added to an image.
 
     Raises:
-        ValueError: No image of at least 2 x 2 pixels.
+        ValueError: The image has fewer than 2 x 2 pixels, or not two axes.
     """
     if np.ndim(clean) != 2 or min(np.shape(clean)) < 2:
         raise ValueError(
@@ -324,6 +331,7 @@ def check_clean(clean: np.ndarray) -> None:
 
 
 def _unit_variance(field: np.ndarray) -> np.ndarray:
+    """Return a field with mean 0 and variance 1."""
     field = field - field.mean()
     return field / field.std()
 
@@ -334,8 +342,7 @@ def _streaks(
     """Return noise of variance 1, correlated along one axis only."""
     white = rng.standard_normal(shape)
     length = min(length, shape[axis])
-    # The variance that is left by averaging white noise with this kernel, which meets
-    # itself in a line that is shorter.
+    # Variance of white noise after this kernel, which wraps around on a short line.
     size = int(8 * length) | 1
     impulse = np.zeros(min(size, shape[axis]))
     impulse[impulse.size // 2] = 1.0

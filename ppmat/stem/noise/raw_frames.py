@@ -13,23 +13,24 @@
 # limitations under the License.
 
 
-"""Which images can be calibrated on, and how they are brought to one scale."""
+"""Raw images of a calibration: checks, one scale, clipped and hot pixels."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import field
+from typing import NamedTuple
 
 import numpy as np
 from scipy.ndimage import correlate1d
 
-from ppmat.stem.images.bad_pixels import MANY
+from ppmat.stem.images.bad_pixels import MAX_CLIPPED_SHARE
+from ppmat.stem.images.bad_pixels import MAX_HOT_SHARE
+from ppmat.stem.images.bad_pixels import clipping_limits
+from ppmat.stem.images.bad_pixels import hot_pixel_warning
 from ppmat.stem.images.bad_pixels import hot_pixels
-from ppmat.stem.images.bad_pixels import told
 from ppmat.stem.images.bad_pixels import without_hot_pixels
-from ppmat.stem.images.clipping import CLIPPED_SHARE
-from ppmat.stem.images.clipping import clipping_limits
 from ppmat.stem.images.image_array import image_array
 from ppmat.stem.images.image_array import is_signal
 from ppmat.stem.noise.noise_model import MODES
@@ -37,15 +38,18 @@ from ppmat.utils.errors import InputError
 
 MIN_SIDE = 64  # pixels
 MIN_LEVELS = 16  # different values in an image
-TILE = 512  # pixels; larger images are measured in some tiles of this size
-MAX_PIXELS = 2**21  # that are measured, of all images
-_WIDELY = 0.1  # share of hot pixels up to which an image tells them
-_CLIPPED = 2.0  # standard deviations of noise that must fit below the largest value
-_WHITE = (0.7, 1.4)  # limits of the ratio of noise in two bands
+TILE = 512  # side of the tiles of larger images, pixels
+MAX_PIXELS = 2**21  # measured ones, of all images
+# Largest share of hot pixels that is looked for, so that the error can count them.
+_MAX_COUNTED_SHARE = 0.1
+# Least distance from a limit at which noise is not clipped, standard deviations.
+_CLIPPING_DISTANCE = 2.0
+# Limits of the ratio of noise power in two bands. It is 1 for independent pixels.
+_MIN_BAND_RATIO, _MAX_BAND_RATIO = 0.7, 1.4
 
 
 class CalibrationError(InputError):
-    """Images that the noise cannot be measured on, and why."""
+    """The noise cannot be measured on these images."""
 
 
 @dataclass
@@ -57,7 +61,7 @@ class Frame:
         name: Of the image, for errors.
         floor: Value that darker pixels are clipped to, or None.
         ceiling: Value that brighter pixels are clipped to, or None.
-        hot: Pixels that were replaced by what is around them [H, W].
+        hot: Mask of pixels that were replaced by the median of their neighbours [H, W].
     """
 
     image: np.ndarray
@@ -68,15 +72,15 @@ class Frame:
 
 
 @dataclass
-class Prepared:
+class RawFrames:
     """Images that can be measured.
 
     Args:
         frames: ``(value - offset) / scale`` of the images.
         scale: Image units.
         offset: Image units.
-        step: The smallest step between two values of a frame.
-        warnings: What is wrong with them.
+        step: Smallest step between two values of a frame, on the scale of the frames.
+        warnings: Hot and clipped pixels, a sentence each.
     """
 
     frames: list[Frame]
@@ -86,23 +90,36 @@ class Prepared:
     warnings: list[str] = field(default_factory=list)
 
 
-def prepare(
+class RoughNoise(NamedTuple):
+    """A first estimate of the noise, before columns are fitted.
+
+    Attributes:
+        pointwise: Standard deviation, units of the frames.
+        scan: The same for scan noise.
+        length: Of scan noise, pixels.
+    """
+
+    pointwise: float
+    scan: float
+    length: float
+
+
+def prepare_frames(
     images: np.ndarray | Sequence[np.ndarray],
     fast_axis: int,
     mode: str,
     names: Sequence[str] | None,
-) -> Prepared:
-    """Return frames that can be measured.
+) -> RawFrames:
+    """Return the images of a calibration on one scale.
 
     Args:
-        images: See :func:`ppmat.stem.noise.calibration.calibrate`, also for the
-            others.
-        fast_axis: 0 or 1.
-        mode: ``haadf`` or ``bf``.
-        names: One each, or None.
+        images: See :func:`ppmat.stem.noise.calibration.calibrate`.
+        fast_axis: The same.
+        mode: The same.
+        names: The same.
 
     Raises:
-        CalibrationError: They cannot.
+        CalibrationError: The noise cannot be measured on these images.
     """
     if mode not in MODES:
         raise CalibrationError(f"mode is {mode!r}, wanted one of {', '.join(MODES)}")
@@ -111,8 +128,8 @@ def prepare(
     images = _images(images)
     if not images:
         raise CalibrationError("no image is given, wanted one or several")
-    if names is None:
-        names = ["the image"] if len(images) == 1 else None
+    if names is None and len(images) == 1:
+        names = ["the image"]
     names = names or [f"image {i}" for i in range(len(images))]
     if len(names) != len(images):
         raise CalibrationError(f"{len(names)} names for {len(images)} images")
@@ -124,8 +141,8 @@ def prepare(
                 f"has {arrays[0].shape[0]} x {arrays[0].shape[1]}: noise depends on "
                 "dwell time and magnification; calibrate each kind of image by itself"
             )
-    step = min(_step(array) for array in arrays)
-    arrays, hot = zip(*[_mended(array, name) for array, name in zip(arrays, names)])
+    step = min(float(np.diff(np.unique(array)).min()) for array in arrays)
+    arrays, hot = zip(*[_replace_hot(a, name) for a, name in zip(arrays, names)])
     limits = [clipping_limits(array) for array in arrays]
     warnings = _warnings(arrays, hot, limits)
     low, high = np.quantile(np.stack(arrays), [0.01, 0.99])
@@ -150,15 +167,11 @@ def prepare(
     most = max(1, MAX_PIXELS // frames[0].image.size)
     if len(frames) > most:
         frames = [frames[i] for i in np.linspace(0, len(frames) - 1, most).astype(int)]
-    return Prepared(frames, scale, offset, step, warnings)
+    return RawFrames(frames, scale, offset, step, warnings)
 
 
 def _images(images: object) -> list[np.ndarray]:
-    """Return the images of an array, a HyperSpy signal, or a list of either.
-
-    Raises:
-        CalibrationError: It is none.
-    """
+    """Return the images of an array, a HyperSpy signal, or a list of either."""
     if is_signal(images):
         images = [images]
     elif isinstance(images, np.ndarray):
@@ -182,6 +195,7 @@ def _images(images: object) -> list[np.ndarray]:
 
 
 def _check(array: np.ndarray, name: str) -> np.ndarray:
+    """Return an image as floats, or refuse it."""
     if array.ndim != 2:
         raise CalibrationError(
             f"{name} has the shape {array.shape}, wanted [H, W]; frames of a stack are "
@@ -211,20 +225,20 @@ def _check(array: np.ndarray, name: str) -> np.ndarray:
     if levels < MIN_LEVELS:
         raise CalibrationError(
             f"{name} has {levels} different values, wanted at least {MIN_LEVELS}: with "
-            "so few grey levels rounding hides the noise (or a few electrons a pixel "
-            "were counted, which this noise model does not describe)"
+            "so few grey levels rounding hides the noise. The noise model does not "
+            "describe images of a few electrons a pixel either"
         )
     return array
 
 
-def _mended(array: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the image with its hot pixels replaced, and which they were [H, W]."""
-    number = np.count_nonzero(hot_pixels(array, _WIDELY))
-    if number > MANY * array.size:
+def _replace_hot(array: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the image without its hot pixels, and their mask, both [H, W]."""
+    number = np.count_nonzero(hot_pixels(array, _MAX_COUNTED_SHARE))
+    if number > MAX_HOT_SHARE * array.size:
         raise CalibrationError(
-            f"{name}: {number} of {array.size} pixels stand out of all their "
-            f"neighbours, wanted at most {100 * MANY:g} %: noise is read from squares "
-            "of pixels, and these would outweigh the others. Correct hot pixels and "
+            f"{name}: {number} of {array.size} pixels are far from all their "
+            f"neighbours, wanted at most {100 * MAX_HOT_SHARE:g} %. Noise is estimated "
+            "from squares, where they outweigh all others. Correct hot pixels and "
             "X-ray hits, or take new frames"
         )
     return without_hot_pixels(array)
@@ -235,11 +249,11 @@ def _warnings(
     hot: Sequence[np.ndarray],
     limits: Sequence[tuple[float | None, float | None]],
 ) -> list[str]:
-    """Return what the user should know of images that can be measured."""
+    """Return warnings about hot and clipped pixels."""
     texts = []
     number, size = sum(int(h.sum()) for h in hot), sum(a.size for a in arrays)
     if number:
-        texts.append(told(number, size))
+        texts.append(hot_pixel_warning(number, size))
     for end, (where, what, bound) in enumerate(
         [
             ("or hold no electron, at the least", "low", "an upper"),
@@ -251,7 +265,7 @@ def _warnings(
             for array, ends in zip(arrays, limits)
             if ends[end] is not None
         )
-        if clipped > CLIPPED_SHARE * size:
+        if clipped > MAX_CLIPPED_SHARE * size:
             texts.append(
                 f"{100 * clipped / size:.2g} % of the pixels are clipped, "
                 f"{where} value of their image; `{what}` is {bound} bound. Change gain "
@@ -260,13 +274,8 @@ def _warnings(
     return texts
 
 
-def _step(array: np.ndarray) -> float:
-    values = np.unique(array)
-    return float(np.diff(values).min())
-
-
 def _check_filtered(image: np.ndarray, name: str, step: float) -> None:
-    """Refuse an image whose neighbouring pixels do not have noise of their own."""
+    """Refuse an image in which the noise of neighbouring pixels is correlated."""
     powers = []
     for order in (4, 8):
         taps = np.array([1.0])
@@ -283,7 +292,7 @@ def _check_filtered(image: np.ndarray, name: str, step: float) -> None:
             "the image was filtered. Export raw frames with 16 bits or as floats"
         )
     ratio = powers[1] / powers[0]
-    if not _WHITE[0] < ratio < _WHITE[1]:
+    if not _MIN_BAND_RATIO < ratio < _MAX_BAND_RATIO:
         way = "less" if ratio < 1 else "more"
         raise CalibrationError(
             f"{name}: noise of the highest frequencies has {ratio:.2f} times the power "
@@ -304,21 +313,19 @@ def _tiles(image: np.ndarray) -> list[np.ndarray]:
     ]
 
 
-def usable_pixels(
-    frame: Frame, expected: np.ndarray, noise: tuple[float, float, float]
-) -> np.ndarray:
-    """Return the pixels that are not hot and whose noise is not clipped [H, W].
+def usable_pixels(frame: Frame, expected: np.ndarray, noise: RoughNoise) -> np.ndarray:
+    """Return the mask of pixels that are not hot and whose noise is not clipped [H, W].
 
-    Which they are is told from the clean image: the pixels' own values would leave out
-    the strongest noise.
+    A pixel may be clipped if the clean image is near a limit. Its own value is not
+    used, because that would leave out the strongest noise.
 
     Args:
         frame: With its limits.
         expected: Clean image and background [H, W].
-        noise: Rough standard deviations of pointwise and scan noise, and a length.
+        noise: First estimate.
     """
     usable = ~frame.hot
-    spread = _CLIPPED * np.hypot(noise[0], noise[1])
+    spread = _CLIPPING_DISTANCE * np.hypot(noise.pointwise, noise.scan)
     if frame.floor is not None:
         usable &= expected - frame.floor > spread
     if frame.ceiling is not None:

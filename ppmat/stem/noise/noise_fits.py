@@ -1,0 +1,379 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Fits of the noise terms: scan, pointwise, its distribution, background.
+
+- Scan and pointwise noise are fitted to the means of :mod:`ppmat.stem.noise.moments`.
+- The Tukey-lambda parameter of pointwise noise is found by maximum likelihood, on
+  residuals behind a high pass along the lines. A filtered residual is a sum of several
+  draws, so it is closer to normal than each of them. Its density is computed from the
+  product of their characteristic functions, so the parameter has no bias.
+- The background is fitted to cosine waves. There the model is a set of independent
+  amplitudes of variance ``b exp(-L^2 k^2)`` over a floor of other noise.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from scipy.optimize import least_squares
+from scipy.optimize import minimize
+from scipy.special import boxcox
+
+from ppmat.stem.noise.moments import LAGS
+from ppmat.stem.noise.moments import VALUES
+from ppmat.stem.noise.moments import Sums
+from ppmat.stem.noise.moments import correlation
+from ppmat.stem.noise.raw_frames import CalibrationError
+
+LAMBDAS = np.arange(-0.3, 1.001, 0.02)
+_MIN_SCAN_LENGTH, _MAX_SCAN_LENGTH = 0.6, 40.0  # pixels
+_SCALES = np.arange(0.9, 1.1001, 0.01)  # of the standard deviation, free in the fit
+_WAVES = np.linspace(0.0, 8.0, 240)  # arguments of characteristic functions
+
+
+# Scan noise -----------------------------------------------------------------------
+
+
+def fit_scan(means: Sums) -> np.ndarray:
+    """Return slope, intercept and length of scan noise.
+
+    Args:
+        means: Products along the lines at :data:`LAGS` [bins, lags].
+    """
+    weight = _scan_weight(means)
+
+    def misfit(p: np.ndarray) -> np.ndarray:
+        model = correlation(LAGS, np.exp(p[2])) * _mean_variance(means, p[0], p[1])
+        return ((model - means.product) * weight).ravel()
+
+    count = means.count
+    pooled = np.sum(count * means.product, axis=0) / np.maximum(count.sum(axis=0), 1)
+    amplitude = np.sqrt(max(pooled[1:4].mean(), 1e-6))
+    limits = np.log([_MIN_SCAN_LENGTH, _MAX_SCAN_LENGTH])
+    fits = [
+        least_squares(
+            misfit,
+            [0.05, amplitude, np.log(length)],
+            bounds=([0, 0, limits[0]], [np.inf, np.inf, limits[1]]),
+            x_scale=[0.05, amplitude, 1.0],
+            max_nfev=60,
+        )
+        for length in (1.5, 4.0, 12.0)
+    ]
+    slope, intercept, length = min(fits, key=lambda fit: np.sum(fit.fun**2)).x
+    return np.array([slope, intercept, np.exp(length)])
+
+
+def refit_scan(means: Sums, near: np.ndarray) -> np.ndarray:
+    """Return the result of :func:`fit_scan` by two steps from one that is near."""
+    weight = _scan_weight(means)
+    p = np.array(near, dtype=float)
+    for _ in range(2):
+        slope, intercept, length = p
+        rho = correlation(LAGS, length)
+        variance = _mean_variance(means, slope, intercept)
+        jacobian = np.stack(
+            [
+                2 * rho * (slope * means.second + intercept * means.first),
+                2 * rho * (slope * means.first + intercept),
+                rho * variance * LAGS**2 / (2 * length**3),
+            ],
+            axis=-1,
+        )
+        rest = (means.product - rho * variance) * weight
+        step = np.linalg.lstsq(
+            (jacobian * weight[..., None]).reshape(-1, 3), rest.ravel(), rcond=None
+        )[0]
+        step[2] = np.clip(step[2], -0.5 * length, 0.5 * length)
+        p = np.maximum(p + step, [0.0, 0.0, _MIN_SCAN_LENGTH])
+    return p
+
+
+def scan_variance(means: Sums, length: float) -> np.ndarray:
+    """Return the variance of scan noise of a known length in each bin [bins]."""
+    rho = correlation(LAGS[: means.count.shape[1]], length)
+    rho[0] = 0.0
+    weight = means.count * rho
+    return np.sum(weight * means.product, axis=1) / np.maximum(
+        np.sum(weight * rho, axis=1), 1e-30
+    )
+
+
+def _scan_weight(means: Sums) -> np.ndarray:
+    """Return inverse standard errors, 0 for what is left out [bins, lags]."""
+    weight = np.sqrt(means.count) / np.maximum(means.product[:, :1], 1e-12)
+    weight[:, 0] = 0.0
+    weight[~means.has_enough()] = 0.0
+    return weight
+
+
+def _mean_variance(means: Sums, slope: float, intercept: float) -> np.ndarray:
+    """Return the mean of ``(slope g + intercept)(slope g' + intercept)``."""
+    return slope**2 * means.second + 2 * slope * intercept * means.first + intercept**2
+
+
+# Pointwise noise ------------------------------------------------------------------
+
+
+def fit_pointwise(means: Sums, rounding: float) -> np.ndarray:
+    """Return slope and intercept of the pointwise standard deviation.
+
+    Args:
+        means: Squares [bins, 1].
+        rounding: Variance that rounding to grey levels has added.
+
+    Raises:
+        CalibrationError: Only one bin has enough pixels.
+    """
+    weight = np.sqrt(means.count[:, 0]) / np.maximum(means.product[:, 0], 1e-12)
+    weight[~means.has_enough()] = 0.0
+    used = weight > 0
+    if np.count_nonzero(used) < 2:
+        raise CalibrationError(
+            "all usable pixels have nearly the same grey value, so the dependence of "
+            "noise on the grey value cannot be measured; take frames with more contrast"
+        )
+    target, weight = pointwise_variance(means, rounding)[used], weight[used]
+    first, second = means.first[used, 0], means.second[used, 0]
+    # Linear start on the square root of each bin, then the exact quadratic form.
+    root = np.sqrt(np.maximum(target, 1e-30))
+    p = np.polyfit(first, root, 1, w=weight * root)
+    for _ in range(3):
+        slope, intercept = p
+        rest = target - _mean_variance(means, slope, intercept)[used, 0]
+        jacobian = 2 * np.stack(
+            [slope * second + intercept * first, slope * first + intercept], axis=1
+        )
+        step = np.linalg.lstsq(jacobian * weight[:, None], rest * weight, rcond=None)
+        p = p + step[0]
+    return p
+
+
+def pointwise_variance(means: Sums, rounding: float) -> np.ndarray:
+    """Return the variance of pointwise noise in each bin [bins]."""
+    return (means.product - means.leak)[:, 0] - rounding
+
+
+# Distribution of pointwise noise --------------------------------------------------
+
+
+@functools.lru_cache(maxsize=1)
+def _characteristic() -> np.ndarray:
+    """Return the characteristic functions of unit variance [lambdas, waves]."""
+    # Quantiles at equal probabilities represent the distribution. It is symmetric, so
+    # one half of them is enough.
+    u = 0.5 + (np.arange(800) + 0.5) / 1600
+    tables = []
+    for shape in LAMBDAS:
+        quantile = boxcox(u, shape) - boxcox(1 - u, shape)
+        quantile /= np.sqrt(np.mean(quantile**2))
+        tables.append(np.cos(np.outer(_WAVES, quantile)).mean(axis=1))
+    return np.array(tables)
+
+
+def log_densities(taps: np.ndarray, normal_part: float) -> np.ndarray:
+    """Return the logarithms of the densities of filtered pointwise noise.
+
+    Args:
+        taps: Filter of unit norm.
+        normal_part: Share of normally distributed noise (scan noise, rounding) in the
+            variance.
+
+    Returns:
+        [lambdas, scales, values].
+    """
+    table = _characteristic()
+    product = np.empty_like(table)
+    share = np.sqrt(1 - normal_part)
+    for i, row in enumerate(table):
+        parts = [
+            np.interp(abs(tap) * share * _WAVES, _WAVES, row)
+            for tap in taps
+            if abs(tap) > 1e-4
+        ]
+        product[i] = np.prod(parts, axis=0)
+    product *= np.exp(-0.5 * normal_part * _WAVES**2)
+    # Inverse transform by the trapezoidal rule up to the last wave.
+    step = _WAVES[1] - _WAVES[0]
+    weights = np.full(_WAVES.size, step / np.pi)
+    weights[[0, -1]] *= 0.5
+    densities = (product * weights) @ np.cos(np.outer(_WAVES, VALUES))
+    logs = np.log(np.maximum(densities, 1e-9))
+    return np.array(
+        [
+            [np.interp(VALUES / s, VALUES, row) - np.log(s) for s in _SCALES]
+            for row in logs
+        ]
+    )
+
+
+def best_lambda(counts: np.ndarray, logs: np.ndarray) -> float:
+    """Return the lambda of the highest likelihood over all scales.
+
+    Args:
+        counts: Histogram of the values [values].
+        logs: From :func:`log_densities`.
+    """
+    likelihood = (logs @ counts).max(axis=1)
+    best = int(np.clip(np.argmax(likelihood), 1, len(LAMBDAS) - 2))
+    left, middle, right = likelihood[best - 1 : best + 2]
+    bend = left - 2 * middle + right
+    shift = 0.5 * (left - right) / bend if bend < 0 else 0.0
+    step = LAMBDAS[1] - LAMBDAS[0]
+    return float(LAMBDAS[best] + step * np.clip(shift, -1, 1))
+
+
+# Background ------------------------------------------------------------------------
+
+
+@dataclass
+class Background:
+    """A smooth field in an image.
+
+    Args:
+        sd: Standard deviation, image units.
+        length: Pixels.
+        sd_error: Standard error of ``sd``.
+        length_error: Standard error of ``length``.
+        gain: Twice the increase of the log likelihood by the field.
+    """
+
+    sd: float
+    length: float
+    sd_error: float
+    length_error: float
+    gain: float
+
+
+class Waves(NamedTuple):
+    """Amplitudes of cosine waves, without the level.
+
+    Attributes:
+        power: Squared amplitudes [waves]; the waves are orthonormal over the root of
+            the number of pixels.
+        wave: Wave numbers [waves], angular, 1 / pixel.
+        floor: Variance of the amplitudes by other noise [waves].
+    """
+
+    power: np.ndarray
+    wave: np.ndarray
+    floor: np.ndarray
+
+
+def fit_background(spectra: list[Waves], false: list[Waves]) -> Background:
+    """Return the background, by maximum likelihood.
+
+    Args:
+        spectra: Waves of each frame.
+        false: Waves that the fit of the columns found in noise alone. They have more
+            power than the noise has at their wave numbers, above all the short ones.
+    """
+    power, wave, floor = (np.concatenate(part) for part in zip(*false))
+    top = wave.max()
+
+    def raised(p: np.ndarray, wave: np.ndarray, floor: np.ndarray) -> np.ndarray:
+        x = (wave / top) ** 2
+        return floor * np.exp(p[0] + p[1] * x + p[2] * x**2)
+
+    def misfit(p: np.ndarray) -> float:
+        expected = raised(p, wave, floor)
+        return 0.5 * float(np.sum(np.log(expected) + power / expected))
+
+    rise = minimize(misfit, np.zeros(3), method="L-BFGS-B", bounds=[(-3, 6)] * 3).x
+    power, wave, floor = (np.concatenate(part) for part in zip(*spectra))
+    floor = raised(rise, wave, floor)
+
+    def field(p: np.ndarray) -> np.ndarray:
+        return np.exp(p[1] - np.exp(2 * p[2]) * wave**2)
+
+    def loss(p: np.ndarray, with_field: bool = True) -> float:
+        expected = np.exp(p[0]) * floor + (field(p) if with_field else 0.0)
+        return 0.5 * float(np.sum(np.log(expected) + power / expected))
+
+    # Columns that are not Gaussian leave power, which may add to the floor.
+    limits = [(-0.2, 0.7), (-60.0, 30.0), (np.log(4.0), np.log(400.0))]
+    without = minimize(
+        lambda p: loss(p, False), [0.0], method="L-BFGS-B", bounds=limits[:1]
+    )
+    first = np.log(max(power[wave < np.quantile(wave, 0.1)].mean(), 1e-20))
+    best = min(
+        (
+            minimize(
+                loss, [0.0, first, np.log(length)], method="L-BFGS-B", bounds=limits
+            )
+            for length in (8.0, 20.0, 50.0)
+        ),
+        key=lambda fit: fit.fun,
+    )
+    length = float(np.exp(best.x[2]))
+    rest = np.exp(best.x[0]) * floor
+    # Variance of the field in these frames: mean and variance of each amplitude, given
+    # the measured one (Wiener filter).
+    share = field(best.x) / (field(best.x) + rest)
+    variance = np.sum(share**2 * power + share * rest) / len(spectra)
+    spread = np.sum(2 * share**2 * rest * (rest + 2 * field(best.x)))
+    sd = float(np.sqrt(variance))
+    return Background(
+        sd,
+        length,
+        float(np.sqrt(spread) / len(spectra) / (2 * sd)),
+        float(_errors(loss, best.x)[2] * length),
+        float(2 * (without.fun - best.fun)),
+    )
+
+
+def _errors(loss: Callable, best: np.ndarray) -> np.ndarray:
+    """Return standard errors from the curvature of the loss."""
+    size, step = len(best), 1e-2
+    hessian = np.empty((size, size))
+    unit = step * np.eye(size)
+    for i in range(size):
+        for j in range(size):
+            corners = [
+                si * sj * loss(best + si * unit[i] + sj * unit[j])
+                for si in (1, -1)
+                for sj in (1, -1)
+            ]
+            hessian[i, j] = sum(corners) / (4 * step**2)
+    with np.errstate(invalid="ignore"):
+        return np.sqrt(np.maximum(np.diag(np.linalg.pinv(hessian)), 0))
+
+
+def noise_floor(
+    shape: tuple[int, int],
+    size: tuple[int, int],
+    pointwise: float,
+    scan: float,
+    length: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return wave numbers, and variances of noise in cosine waves, each [P, Q].
+
+    Args:
+        shape: ``(H, W)`` of the image.
+        size: ``(P, Q)``, number of waves.
+        pointwise: Mean variance of pointwise noise.
+        scan: Mean variance of scan noise.
+        length: Of scan noise along axis 1, pixels.
+    """
+    rows, columns = (np.pi * np.arange(p) / n for p, n in zip(size, shape))
+    wave = np.hypot(rows[:, None], columns[None, :])
+    streak = 2 * np.sqrt(np.pi) * length * np.exp(-((length * columns) ** 2))
+    floor = (pointwise + scan * streak[None, :] + 0.0 * rows[:, None]) / np.prod(shape)
+    return wave, floor
