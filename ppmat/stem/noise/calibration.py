@@ -100,9 +100,9 @@ def calibrate(
 
     Example:
         >>> import numpy as np
-        >>> from ppmat.stem.scenes.atom_columns import Columns
+        >>> from ppmat.stem.scenes.atom_columns import AtomColumns
         >>> y, x = (v.ravel() for v in np.mgrid[0:96:16.0, 0:96:16.0])
-        >>> columns = Columns(y, x, np.full(36, 120.0), np.full(36, 2.8))
+        >>> columns = AtomColumns(y, x, np.full(36, 120.0), np.full(36, 2.8))
         >>> clean = columns.render((96, 96), 80.0)
         >>> noise = NoiseModel(pointwise_intercept=15.0)
         >>> found = calibrate(noise.apply(clean, np.random.default_rng(0)))
