@@ -277,6 +277,19 @@ def test_both_readmes_show_the_same_commands():
     assert without_code(english).count("\n## ") == without_code(chinese).count("\n## ")
 
 
+def test_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 700
+
+
+@pytest.mark.parametrize("name", pages())
+def test_prose_is_wrapped(name):
+    """Rows of tables and code may be longer."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    lines = [line for line in prose.splitlines() if not line.startswith("|")]
+    assert [line for line in lines if len(line) > 100] == []
+
+
 @pytest.mark.parametrize(
     "page", tables.pages(), ids=lambda path: str(path.relative_to(ROOT))
 )
