@@ -429,7 +429,9 @@ def fit(
     """Fit any row; return its figures and its predictions of all scored splits."""
     train = splits["train"]
     if ROWS[row]:
-        return train_network(row, ROWS[row], seed, epochs, splits, SPLITS, compiled)
+        return train_network(
+            row, ROWS[row], seed, epochs, splits, scored=SPLITS, compiled=compiled
+        )
     start = time.perf_counter()
     figures: dict[str, Any] = {"parameters": 1}
     if row == MEAN:
@@ -490,8 +492,8 @@ def search(args: argparse.Namespace, splits: dict[str, Split]) -> None:
                 0,
                 args.search_epochs,
                 splits,
-                ["val_id"],
-                args.compile,
+                scored=["val_id"],
+                compiled=args.compile,
             )
             result = score(predictions["val_id"], splits["val_id"].y)
             path.write_text(json.dumps({"row": row, **figures, "val_id": result}))
