@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """The command ``calibrate.py``: measure the noise of a microscope on its images."""
 
 from __future__ import annotations

@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """Pixels without information: hot and dead pixels, X-ray hits, clipped grey values.
 
 Noise is estimated from squares, so one hot pixel can outweigh the rest of an image.

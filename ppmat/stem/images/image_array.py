@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """Arrays from the images of users: HyperSpy signals, lazy signals, masked arrays.
 
 HyperSpy is not imported; an object with its attributes counts as a signal.

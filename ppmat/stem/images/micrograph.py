@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """Microscope images in files, with pixel size, units and metadata.
 
 Read: PNG, TIFF, npy, MRC, and through RosettaSciIO (``pip install 'ppmat[stem]'``)

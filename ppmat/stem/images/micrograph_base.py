@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """The class of microscope images, and the units, checks and errors of their files."""
 
 from __future__ import annotations

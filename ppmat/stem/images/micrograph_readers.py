@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """Readers of the image formats; ``ppmat.stem.images.micrograph`` chooses one.
 
 Each takes ``(path, index)`` and returns a ``Micrograph`` whose array is not checked

@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """Reader of TIFF files: grey values, stacks, pixel sizes, metadata.
 
 The pixel size comes from the first of these that has one:

@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """Writers of microscope images: TIFF in the form of ImageJ, npy, MRC, HyperSpy."""
 
 from __future__ import annotations

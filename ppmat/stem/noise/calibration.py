@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """Measure the noise of a microscope on some of its noisy images.
 
 The terms are those of the paper (Li et al., CVPR 2025, Fig. 1 and 3); the method is

@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """The figure of a calibration, after the paper's Fig. 3 e and g."""
 
 from __future__ import annotations

@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """The clean image under a noisy one: fitted columns over a smooth background.
 
 The noise is measured on the residual of the image without its columns, and depends on

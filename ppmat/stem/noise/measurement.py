@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """One calibration: residuals of all images, rounds of fits, standard errors.
 
 The sums come from :mod:`ppmat.stem.noise.moments`, the fits of the noise terms from

@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """Sums over the pixels of filtered residuals; the fits of the noise terms use them.
 
 Let ``r`` be the residual of an image after a filter ``h`` across the scan lines. Its

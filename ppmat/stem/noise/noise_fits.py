@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """Fits of the noise terms: scan, pointwise, its distribution, background.
 
 - Scan and pointwise noise are fitted to the means of :mod:`ppmat.stem.noise.moments`.

@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """Raw images of a calibration: checks, one scale, clipped and hot pixels."""
 
 from __future__ import annotations
