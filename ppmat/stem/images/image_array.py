@@ -30,15 +30,11 @@ def is_signal(image: Any) -> bool:
 
 
 def image_array(image: Any) -> np.ma.MaskedArray:
-    """Return the values of an image, with the mask it may have.
-
-    Args:
-        image: Array, HyperSpy signal, or a dask array of a lazy one.
+    """Return the values of an array, a HyperSpy signal or a dask array, and its mask.
 
     Raises:
         ValueError: The signal is no image, or the numbers form no array.
     """
-    data = image
     if is_signal(image):
         number = getattr(image.axes_manager, "signal_dimension", 2)
         if number != 2:
@@ -46,7 +42,5 @@ def image_array(image: Any) -> np.ma.MaskedArray:
                 f"the signal has {number} signal axes; wanted an image, e.g. "
                 "signal.transpose(signal_axes=2)"
             )
-        data = image.data
-    if hasattr(data, "compute"):
-        data = data.compute()
-    return np.ma.asanyarray(data)
+        image = image.data
+    return np.ma.asanyarray(image.compute() if hasattr(image, "compute") else image)
