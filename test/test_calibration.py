@@ -201,7 +201,7 @@ def test_lambda_is_found_behind_a_filter(shape: float) -> None:
 
 
 def test_figure(found, tmp_path) -> None:
-    calibration_figure(found, tmp_path / "noise.png", "title")
+    calibration_figure(found, tmp_path / "noise.png")
     assert (tmp_path / "noise.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -19,6 +19,7 @@ import io
 import itertools
 import json
 import struct
+import sys
 import types
 import zlib
 
@@ -638,7 +639,7 @@ def test_spectra_and_damaged_files(tmp_path, plugin):
 
 
 def test_without_rosettasciio_the_extra_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(micrograph_readers.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setitem(sys.modules, "rsciio", None)
     files = {"a.dm4": DM4, "a.ser": b"II\x97\x01", "a.emd": b"\x89HDF\r\n\x1a\n"}
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)

@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """The command ``calibrate.py``: measure the noise of a microscope on its images."""
 
 from __future__ import annotations
@@ -95,9 +94,7 @@ def run(args: argparse.Namespace) -> int:
         InputError: An output cannot be written, or the inputs differ in pixel size.
         StoredRunError: An output exists already.
     """
-    output = Path(args.output)
-    figure = None if args.figure is None else Path(args.figure)
-    outputs = [output] if figure is None else [output, figure]
+    outputs = [Path(path) for path in (args.output, args.figure) if path is not None]
     _check_names(outputs)
     refuse_present(outputs, args.overwrite)
     frames, names = read_frames(args.input)
@@ -107,9 +104,9 @@ def run(args: argparse.Namespace) -> int:
     print(parameter_table(result))
     for text in result.warnings:
         logger.warning(text)
-    with replacing(output) as temporary:
+    with replacing(outputs[0]) as temporary:
         result.model.save(temporary)
-    if figure is not None:
+    for figure in outputs[1:]:
         with replacing(figure) as temporary:
             calibration_figure(result, temporary)
     logger.message(f"wrote {' and '.join(map(str, outputs))}")
@@ -135,17 +132,16 @@ def read_frames(inputs: Sequence[str]) -> tuple[list[np.ndarray], list[str]]:
     from tqdm import tqdm
 
     files = find_images(inputs)
-    frames, names, sizes = [], [], {}
+    frames, names, known = [], [], []
     bar = tqdm(files, desc="reading", disable=not sys.stderr.isatty())
     for file, image in read_images(bar):
         stack = image.data.reshape(-1, *image.data.shape[-2:])
         frames += list(stack)
-        several = len(stack) > 1
-        names += [f"{file}, frame {i}" if several else str(file)
-                  for i in range(len(stack))]  # fmt: skip
-        if image.pixel_size is not None and image.units is not None:
-            sizes[str(file)] = convert_pixel_size(image.pixel_size, image.units, "Å")
-    known = [(name, size) for name, size in sizes.items() if size is not None]
+        numbers = [f", frame {i}" for i in range(len(stack))]
+        names += [f"{file}{n}" for n in (numbers if len(stack) > 1 else [""])]
+        if image.pixel_size is not None:
+            size = convert_pixel_size(image.pixel_size, image.units, "Å")
+            known += [(file, size)] if size is not None else []
     for name, size in known[1:]:
         if not np.allclose(size, known[0][1], rtol=0.02):
             raise InputError(

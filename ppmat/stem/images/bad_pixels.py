@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """Pixels without information: hot and dead pixels, X-ray hits, clipped grey values.
 
 Noise is estimated from squares, so one hot pixel can outweigh the rest of an image.
@@ -26,8 +25,7 @@ from scipy.ndimage import median_filter
 # Largest share of hot pixels in an image that is measured. With more, something else
 # than the detector is wrong.
 MAX_HOT_SHARE = 0.005
-# Share of clipped pixels above which the user is warned. A smaller share is the tail
-# of the noise.
+# Least share of clipped pixels in a warning; a smaller one is the tail of the noise.
 MAX_CLIPPED_SHARE = 0.005
 
 _MIN_DEVIATION = 15.0  # of a hot pixel, in standard deviations of all deviations
@@ -71,7 +69,7 @@ def hot_pixels(image: np.ndarray, most: float = 0.01) -> np.ndarray:
         >>> np.argwhere(hot_pixels(image)).tolist()
         [[5, 6]]
     """
-    return _find(image, most)[0]
+    return without_hot_pixels(image, most)[1]
 
 
 def without_hot_pixels(
@@ -79,15 +77,33 @@ def without_hot_pixels(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the image with the median of the neighbours at hot pixels, and the mask.
 
-    Args:
-        image: See :func:`hot_pixels`.
-        most: The same.
-
-    Returns:
-        The image [H, W], the same array if there are no hot pixels; and their mask.
+    Arguments: see :func:`hot_pixels`. Without hot pixels the image itself is returned.
     """
-    hot, median = _find(image, most)
-    return (np.where(hot, median, image) if hot.any() else image), hot
+    given, image = image, np.asarray(image)
+    if image.dtype != np.float32:
+        image = image.astype(np.float64)  # unsigned integers have no differences
+    known = np.isfinite(image)
+    hot = np.zeros(image.shape, dtype=bool)
+    if not known.any():
+        return given, hot
+    image = np.where(known, image, np.median(image[known]))
+    # Mirrored, so that no pixel is its own neighbour.
+    median = median_filter(image, footprint=_NEIGHBOURS, mode="mirror")
+    deviation = image - median
+    size = np.abs(deviation)
+    usual = np.median(deviation[known])
+    spread = 1.4826 * np.median(np.abs(deviation[known] - usual))
+    tail = np.quantile(size[known], 1 - most)
+    if not tail > 0:
+        return given, hot
+    y, x = np.nonzero(
+        known & (size > max(_MIN_DEVIATION * spread, _MIN_TAIL_RATIO * tail))
+    )
+    padded = np.pad(image, 2, mode="reflect")
+    around = [(i, j) for i in range(5) for j in range(5) if (i, j) != (2, 2)]
+    values = np.sort([padded[y + i, x + j] for i, j in around], axis=0)
+    hot[y, x] = size[y, x] > _MIN_RANGE_RATIO * (values[-3] - values[2])
+    return (np.where(hot, median, given) if hot.any() else given), hot
 
 
 def hot_pixel_warning(number: int, size: int | None = None) -> str:
@@ -119,39 +135,10 @@ def clipping_limits(values: np.ndarray) -> tuple[float | None, float | None]:
     if max(np.count_nonzero(values == end) for end in ends) <= _MIN_CLIPPED:
         return None, None  # the sorting below takes long
     _, counts = np.unique(values, return_counts=True)
-    clipped = [
-        count > max(_MIN_CLIPPED, _MIN_CLIPPED_RATIO * beside.mean())
-        for count, beside in ((counts[0], counts[1:4]), (counts[-1], counts[-4:-1]))
-    ]
-    low, high = (float(end) if yes else None for end, yes in zip(ends, clipped))
-    return low, high
-
-
-def _find(image: np.ndarray, most: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mask of hot pixels and the median of the neighbours, each [H, W]."""
-    image = np.asarray(image)
-    if image.dtype != np.float32:
-        image = image.astype(np.float64)  # unsigned integers have no differences
-    known = np.isfinite(image)
-    if not known.all():
-        image = np.where(known, image, np.median(image[known]) if known.any() else 0.0)
-    # Mirrored, so that no pixel is its own neighbour.
-    median = median_filter(image, footprint=_NEIGHBOURS, mode="mirror")
-    deviation = image - median
-    size = np.abs(deviation)
-    hot = np.zeros(image.shape, dtype=bool)
-    if not known.any():
-        return hot, median
-    usual = np.median(deviation[known])
-    spread = 1.4826 * np.median(np.abs(deviation[known] - usual))
-    tail = np.quantile(size[known], 1 - most)
-    if not tail > 0:
-        return hot, median
-    y, x = np.nonzero(
-        known & (size > max(_MIN_DEVIATION * spread, _MIN_TAIL_RATIO * tail))
+    low, high = (
+        float(end)
+        if c[0] > max(_MIN_CLIPPED, _MIN_CLIPPED_RATIO * c[1:4].mean())
+        else None
+        for end, c in zip(ends, (counts, counts[::-1]))
     )
-    padded = np.pad(image, 2, mode="reflect")
-    around = [(i, j) for i in range(5) for j in range(5) if (i, j) != (2, 2)]
-    values = np.sort([padded[y + i, x + j] for i, j in around], axis=0)
-    hot[y, x] = size[y, x] > _MIN_RANGE_RATIO * (values[-3] - values[2])
-    return hot, median
+    return low, high

@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """Scaling of any intensities to the grey levels of the training images.
 
 ``grey = (image - offset) / scale`` moves two percentiles of a noisy image to the values

@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """Arrays from the images of users: HyperSpy signals, lazy signals, masked arrays.
 
 HyperSpy is not imported; an object with its attributes counts as a signal.
@@ -31,15 +30,11 @@ def is_signal(image: Any) -> bool:
 
 
 def image_array(image: Any) -> np.ma.MaskedArray:
-    """Return the values of an image, with the mask it may have.
-
-    Args:
-        image: Array, HyperSpy signal, or a dask array of a lazy one.
+    """Return the values of an array, a HyperSpy signal or a dask array, and its mask.
 
     Raises:
         ValueError: The signal is no image, or the numbers form no array.
     """
-    data = image
     if is_signal(image):
         number = getattr(image.axes_manager, "signal_dimension", 2)
         if number != 2:
@@ -47,7 +42,5 @@ def image_array(image: Any) -> np.ma.MaskedArray:
                 f"the signal has {number} signal axes; wanted an image, e.g. "
                 "signal.transpose(signal_axes=2)"
             )
-        data = image.data
-    if hasattr(data, "compute"):
-        data = data.compute()
-    return np.ma.asanyarray(data)
+        image = image.data
+    return np.ma.asanyarray(image.compute() if hasattr(image, "compute") else image)

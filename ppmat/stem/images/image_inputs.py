@@ -38,17 +38,13 @@ PathLike = str | os.PathLike[str]
 class ImageFile(NamedTuple):
     """An input image.
 
-    Attributes:
-        path: The file.
-        index: Number of the image in a file that holds several; None otherwise.
-
     Example:
         >>> str(ImageFile("velox.emd", 1))
         'velox.emd@1'
     """
 
     path: str
-    index: int | None = None
+    index: int | None = None  # number of the image in a file that holds several
 
     def read(self) -> Micrograph:
         """Return the image as :func:`~ppmat.stem.images.micrograph.read_micrograph`."""
@@ -56,11 +52,8 @@ class ImageFile(NamedTuple):
 
     def record(self, sha256: str) -> dict[str, Any]:
         """Return path, index and hash of the file for the description of an output."""
-        return {
-            "path": os.path.abspath(self.path),
-            "index": self.index,
-            "sha256": sha256,
-        }
+        path = os.path.abspath(self.path)
+        return {"path": path, "index": self.index, "sha256": sha256}
 
     def error_text(self, error: Exception) -> str:
         """Return the text of an error, with the file in front if it is not named."""
@@ -75,19 +68,10 @@ def read_images(
     images: Iterable[ImageFile],
     on_error: Callable[[ImageFile, Exception], None] | None = None,
 ) -> Iterator[tuple[ImageFile, Micrograph]]:
-    """Read images; one is in memory at a time.
+    """Read files, and yield each with its image or stack; one is in memory at a time.
 
-    Args:
-        images: From :func:`find_images`.
-        on_error: Called with a file that cannot be read and its error; the other files
-            are still read. None raises the error.
-
-    Yields:
-        The file, and its image or stack of images.
-
-    Raises:
-        ImageFormatError: A file is no image that can be read.
-        OSError: A file cannot be opened.
+    A file that cannot be read raises its error, or goes with it to ``on_error``; then
+    the other files are still read.
     """
     for image in images:
         try:
@@ -105,9 +89,6 @@ def find_images(inputs: PathLike | Sequence[PathLike]) -> list[ImageFile]:
 
     ``name@index`` is one image of a file that holds several. A folder means all image
     files in it. A file that is named twice is returned once.
-
-    Args:
-        inputs: Paths or patterns such as ``monday/*.dm4``.
 
     Raises:
         InputError: Nothing is given, a file is missing, a folder or a pattern holds no
@@ -136,12 +117,11 @@ def image_names(folder: str) -> list[str]:
 def _expand(item: str) -> list[ImageFile]:
     """Return the images of one path or pattern."""
     if os.path.isdir(item):
-        files = [os.path.join(item, name) for name in image_names(item)]
-        if not files:
-            raise InputError(
-                f"folder {item} holds no image ({', '.join(IMAGE_SUFFIXES)})"
-            )
-        return [ImageFile(file) for file in files]
+        names = image_names(item)
+        if not names:
+            wanted = ", ".join(IMAGE_SUFFIXES)
+            raise InputError(f"folder {item} holds no image ({wanted})")
+        return [ImageFile(os.path.join(item, name)) for name in names]
     if os.path.isfile(item):
         return [ImageFile(item)]
     match = re.fullmatch(r"(.+)@(\d+)", item)

@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """Microscope images in files, with pixel size, units and metadata.
 
 Read: PNG, TIFF, npy, MRC, and through RosettaSciIO (``pip install 'ppmat[stem]'``)
@@ -36,7 +35,6 @@ from ppmat.stem.images import micrograph_readers
 from ppmat.stem.images.micrograph_base import ImageFormatError
 from ppmat.stem.images.micrograph_base import Micrograph
 from ppmat.stem.images.micrograph_base import check_array
-from ppmat.stem.images.micrograph_tiff import read_tiff
 from ppmat.stem.images.micrograph_writers import check_writable
 from ppmat.stem.images.micrograph_writers import write_micrograph
 
@@ -55,23 +53,17 @@ IMAGE_SUFFIXES = tuple(".png .tif .tiff .npy .mrc .dm3 .dm4 .emd .ser .hspy".spl
 
 _READERS: dict[str, Callable[[str, int | None], Micrograph]] = {
     "png": micrograph_readers.read_png,
-    "tiff": read_tiff,
+    "tiff": micrograph_readers.read_tiff,
     "npy": micrograph_readers.read_npy,
     "mrc": micrograph_readers.read_mrc,
-    **{
-        kind: functools.partial(micrograph_readers.read_rosettasciio, kind)
-        for kind in ("dm", "emd", "hspy", "ser")
-    },
 }
+for _name in ("dm", "emd", "hspy", "ser"):
+    _READERS[_name] = functools.partial(micrograph_readers.read_rosettasciio, _name)
 _BEGINNINGS = {
     b"\x89PNG\r\n\x1a\n": "png",
-    b"II*\0": "tiff",
-    b"MM\0*": "tiff",
-    b"II+\0": "tiff",
-    b"MM\0+": "tiff",
+    **dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "tiff"),
     b"\x93NUMPY": "npy",
-    b"\0\0\0\x03": "dm",
-    b"\0\0\0\x04": "dm",
+    **dict.fromkeys((b"\0\0\0\x03", b"\0\0\0\x04"), "dm"),
     b"II\x97\x01": "ser",
     b"\x89HDF\r\n\x1a\n": "hdf5",
 }
@@ -86,15 +78,12 @@ _HEAD_BYTES = 212  # MRC files have their name at byte 208
 
 
 def read_micrograph(path: str | os.PathLike, index: int | None = None) -> Micrograph:
-    """Read an image or a stack of images.
+    """Read an image or a stack of images, in the type of the file.
 
     Args:
         path: The file.
         index: Number of the image, from 0, in a file that holds several, such as a
             Velox EMD file with HAADF and BF.
-
-    Returns:
-        The image; ``data`` [..., H, W] in the type of the file.
 
     Raises:
         ImageFormatError: The file cannot be read completely, or does not hold one grey
@@ -108,11 +97,7 @@ def read_micrograph(path: str | os.PathLike, index: int | None = None) -> Microg
 
 
 def image_from(image: Micrograph) -> np.ndarray:
-    """Return the one image [H, W] of a micrograph.
-
-    Raises:
-        ImageFormatError: The micrograph is a stack of several.
-    """
+    """Return the one image [H, W] of a micrograph, or refuse a stack of several."""
     data = image.data
     if any(size != 1 for size in data.shape[:-2]):
         raise ImageFormatError(
@@ -136,11 +121,11 @@ def _kind(path: str) -> str:
                 f"{path}: {reason}; export the image as TIFF, or save the array with "
                 "numpy.save"
             )
-    suffix = os.path.splitext(path)[1].lower()
-    found = [kind for start, kind in _BEGINNINGS.items() if head.startswith(start)]
     if head[208:212] == b"MAP ":
         return "mrc"
+    found = [kind for start, kind in _BEGINNINGS.items() if head.startswith(start)]
     if found == ["hdf5"]:
+        suffix = os.path.splitext(path)[1].lower()
         if suffix in (".emd", ".hspy"):
             return suffix[1:]
         raise ImageFormatError(

@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """The class of microscope images, and the units, checks and errors of their files."""
 
 from __future__ import annotations
@@ -34,7 +33,6 @@ from ppmat.utils.errors import InputError
 
 PathLike = str | os.PathLike
 
-# Metres.
 _METRES = {"pm": 1e-12, "Å": 1e-10, "nm": 1e-9, "µm": 1e-6}
 _METRES |= {"mm": 1e-3, "cm": 1e-2, "m": 1.0}
 _SPELLINGS = {
@@ -126,16 +124,16 @@ def checked_pixel_size(
         y, x = (abs(float(size)) for size in sizes)
     except (TypeError, ValueError):
         return None, None
-    if not (0 < y < math.inf and 0 < x < math.inf):
-        return None, None
-    unit_y, unit_x = (clean_units(text) for text in units)
+    unit_y, unit_x = map(clean_units, units)
     if unit_y != unit_x:
         if unit_y not in _METRES or unit_x not in _METRES:
             return None, None
         y *= _METRES[unit_y] / _METRES[unit_x]
-    if unit_x is None and (y, x) == (1, 1):
-        return None, None
-    if unit_x in _METRES and max(y, x) * _METRES[unit_x] > _MAX_PIXEL_SIZE:
+    if (
+        not (0 < y < math.inf and 0 < x < math.inf)
+        or (unit_x is None and (y, x) == (1, 1))
+        or (unit_x in _METRES and max(y, x) * _METRES[unit_x] > _MAX_PIXEL_SIZE)
+    ):
         return None, None
     if unit_x in ("m", "cm", "mm"):
         y, x = convert_pixel_size((y, x), unit_x, "nm")
@@ -186,20 +184,14 @@ def check_array(data: np.ndarray, where: str) -> np.ndarray:
         ImageFormatError: Complex, boolean or other values, fewer than two axes, no
             pixels.
     """
-    kind = data.dtype.kind
-    if kind == "c":
-        raise ImageFormatError(
-            f"{where}: holds complex numbers ({data.dtype}), wanted real grey values; "
-            "save the magnitude, phase or real part as an image"
-        )
-    if kind == "b":
-        raise ImageFormatError(
-            f"{where}: holds true and false, so it is a mask; save it as uint8 if it "
-            "is an image"
-        )
-    if kind not in "iuf":
+    hints = {
+        "c": "; these are complex numbers: save magnitude, phase or real part",
+        "b": "; this is a mask: save it as uint8 if it is an image",
+    }
+    if data.dtype.kind not in "iuf":
         raise ImageFormatError(
             f"{where}: holds values of type {data.dtype}; wanted integers or floats"
+            + hints.get(data.dtype.kind, "")
         )
     if data.ndim < 2:
         raise ImageFormatError(
@@ -208,18 +200,13 @@ def check_array(data: np.ndarray, where: str) -> np.ndarray:
         )
     if data.size == 0:
         raise ImageFormatError(f"{where}: has no pixels (shape {data.shape})")
-    if not data.dtype.isnative:
-        data = data.astype(data.dtype.newbyteorder("="))
-    return data
+    return data.astype(data.dtype.newbyteorder("="), copy=False)
 
 
 def grey_from_colour(data: np.ndarray, alphas: int, where: str) -> np.ndarray:
     """Return the one channel of a colour picture of a grey image.
 
-    Args:
-        data: [..., H, W, channels].
-        alphas: How many of the last channels are alpha channels, 0 or 1.
-        where: The file, for errors.
+    The data are [..., H, W, channels]; the last channel is alpha if ``alphas`` is 1.
 
     Raises:
         ImageFormatError: The channels differ, or something is transparent.

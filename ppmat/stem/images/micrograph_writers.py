@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """Writers of microscope images: TIFF in the form of ImageJ, npy, MRC, HyperSpy."""
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from __future__ import annotations
 import fractions
 import json
 import logging
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,8 @@ from ppmat.stem.images.micrograph_base import check_array
 from ppmat.stem.images.micrograph_base import clean_units
 from ppmat.stem.images.micrograph_base import convert_pixel_size
 from ppmat.stem.images.micrograph_base import jsonable
+from ppmat.stem.images.micrograph_readers import OWN_KEY
 from ppmat.stem.images.micrograph_readers import rosettasciio_plugin
-from ppmat.stem.images.micrograph_tiff import OWN_KEY
 from ppmat.utils.files import replacing
 
 _LOG = logging.getLogger("ppmat")
@@ -42,8 +42,7 @@ PixelSize = tuple[float, float] | None
 
 # Types of each format: TIFF as ImageJ reads it, MRC by its standard, None for all.
 _TYPES = {
-    ".tif": ("float32", "uint8", "uint16"),
-    ".tiff": ("float32", "uint8", "uint16"),
+    **dict.fromkeys((".tif", ".tiff"), ("float32", "uint8", "uint16")),
     ".mrc": ("float32", "float16", "int8", "int16", "uint16"),
     ".npy": None,
     ".hspy": None,
@@ -75,15 +74,24 @@ def check_writable(
             f"{path}: {suffix or 'a name without suffix'} is not written here; wanted "
             f"one of {', '.join(_TYPES)}"
         )
-    name = np.dtype(dtype).name
-    legal = _TYPES[suffix]
-    if np.dtype(dtype).kind not in "iuf" or (legal and name not in legal):
+    dtype, legal = np.dtype(dtype), _TYPES[suffix]
+    if dtype.kind not in "iuf" or (legal and dtype.name not in legal):
         raise ImageFormatError(
-            f"{path}: {name} is not written to {suffix}; wanted "
+            f"{path}: {dtype.name} is not written to {suffix}; wanted "
             f"{' or '.join(legal or ('an integer', 'float type'))}"
         )
-    if pixel_size is not None:
-        _check_pixel_size(path, suffix, pixel_size, units)
+    sizes = np.asarray((1, 1) if pixel_size is None else pixel_size, dtype=float)
+    if sizes.shape != (2,) or not (np.isfinite(sizes) & (sizes > 0)).all():
+        raise ImageFormatError(
+            f"{path}: the pixel size is {pixel_size!r}; wanted two positive numbers, "
+            "(y, x)"
+        )
+    if suffix == ".mrc" and pixel_size is not None:
+        if convert_pixel_size(pixel_size, units, "Å") is None:
+            raise ImageFormatError(
+                f"{path}: MRC keeps pixel sizes in Å, and {pixel_size} {units!r} is no "
+                "length; write .tif or .hspy"
+            )
     if suffix == ".hspy":
         rosettasciio_plugin("hspy", str(path))
     if path.is_dir():
@@ -130,32 +138,9 @@ def write_micrograph(
     data = _as_type(check_array(np.asarray(data), str(path)), np.dtype(dtype), path)
     if pixel_size is not None:
         pixel_size = (float(pixel_size[0]), float(pixel_size[1]))
-    write = {
-        ".tif": _write_tiff,
-        ".tiff": _write_tiff,
-        ".npy": _write_npy,
-        ".mrc": _write_mrc,
-        ".hspy": _write_hspy,
-    }[path.suffix.lower()]
     image = Micrograph(data, pixel_size, clean_units(units), jsonable(metadata or {}))
     with replacing(path) as temporary:
-        write(temporary, image)
-
-
-def _check_pixel_size(
-    path: Path, suffix: str, pixel_size: PixelSize, units: str | None
-) -> None:
-    sizes = np.asarray(pixel_size, dtype=float)
-    if sizes.shape != (2,) or not (np.isfinite(sizes) & (sizes > 0)).all():
-        raise ImageFormatError(
-            f"{path}: the pixel size is {pixel_size!r}; wanted two positive numbers, "
-            "(y, x)"
-        )
-    if suffix == ".mrc" and convert_pixel_size(pixel_size, units, "Å") is None:
-        raise ImageFormatError(
-            f"{path}: MRC keeps pixel sizes in Å, and {pixel_size} {units!r} is no "
-            "length; write .tif or .hspy"
-        )
+        _WRITERS[path.suffix.lower()](temporary, image)
 
 
 def _as_type(data: np.ndarray, dtype: np.dtype, path: Path) -> np.ndarray:
@@ -184,19 +169,18 @@ def _as_type(data: np.ndarray, dtype: np.dtype, path: Path) -> np.ndarray:
         )
     limits = np.iinfo(dtype)
     if data.dtype.kind == "f":
+        data = np.rint(data)
         # The largest 64-bit integer has no float64; the next one has.
-        values = np.rint(data)
-        low, high = values < limits.min, values >= float(limits.max + 1)
+        low, high = data < limits.min, data >= float(limits.max + 1)
     else:
-        values = data
-        low, high = values < limits.min, values > limits.max
+        low, high = data < limits.min, data > limits.max
     beyond = int(low.sum() + high.sum())
     if beyond:
         _LOG.warning(
             f"{path}: {beyond} of {data.size} pixels are beyond {dtype} and become its "
             f"limits {limits.min} and {limits.max}"
         )
-    inside = np.where(low | high, 0, values).astype(dtype)
+    inside = np.where(low | high, 0, data).astype(dtype)
     inside[low] = limits.min
     inside[high] = limits.max
     return inside
@@ -218,11 +202,15 @@ def _write_tiff(path: Path, image: Micrograph) -> None:
     details = {"axes": "TYX"[-frames.ndim :], "Info": json.dumps({OWN_KEY: own})}
     options: dict[str, Any] = {}
     if image.pixel_size is not None:
-        pixel_size, units = _fit_for_rationals(path, image.pixel_size, units)
-        options["resolution"] = tuple(_rational(1 / pixel_size[i]) for i in (1, 0))
-        options["extratags"] = _digital_micrograph_tags(pixel_size, units)
+        (y, x), units = _fit_for_rationals(path, image.pixel_size, units)
+        options["resolution"] = _rational(1 / x), _rational(1 / y)
+        tags = [(65009, "d", 1, x, True), (65010, "d", 1, y, True)]
         if units is not None:
-            details["unit"] = _ascii(_ASCII_UNITS.get(units, units))
+            text = _ASCII_UNITS.get(units, units)
+            details["unit"] = text.encode("ascii", "backslashreplace").decode()
+            text = units.encode("latin-1", "replace")
+            tags += [(code, "s", 0, text, True) for code in (65003, 65004)]
+        options["extratags"] = sorted(tags)  # of DigitalMicrograph
     tifffile.imwrite(path, frames, imagej=True, metadata=details, **options)
 
 
@@ -230,13 +218,11 @@ def _fit_for_rationals(
     path: Path, pixel_size: tuple[float, float], units: str | None
 ) -> tuple[tuple[float, float], str | None]:
     """Return the pixel size in units that the resolution tags can store."""
-    candidates = [(pixel_size, units)]
-    for wanted in ("nm", "pm", "µm"):
-        candidates.append((convert_pixel_size(pixel_size, units, wanted), wanted))
-    for sizes, unit in candidates:
-        if sizes is not None and all(
-            _MIN_RESOLUTION <= 1 / size <= _MAX_RESOLUTION for size in sizes
-        ):
+    for unit in (units, "nm", "pm", "µm"):
+        sizes = pixel_size
+        if unit != units:
+            sizes = convert_pixel_size(pixel_size, units, unit) or (math.inf,)
+        if all(_MIN_RESOLUTION <= 1 / size <= _MAX_RESOLUTION for size in sizes):
             return sizes, unit
     raise ImageFormatError(
         f"{path.name}: a pixel size of {pixel_size} {units!r} does not fit into the "
@@ -249,21 +235,6 @@ def _rational(value: float) -> tuple[int, int]:
     largest = (1 << 32) - 1
     limit = int(largest / max(value, 1.0)) - 1
     return fractions.Fraction(value).limit_denominator(limit).as_integer_ratio()
-
-
-def _ascii(text: str) -> str:
-    return text.encode("ascii", "backslashreplace").decode()
-
-
-def _digital_micrograph_tags(
-    pixel_size: tuple[float, float], units: str | None
-) -> list:
-    y, x = pixel_size
-    tags = [(65009, "d", 1, x, True), (65010, "d", 1, y, True)]
-    if units is not None:
-        text = units.encode("latin-1", "replace")
-        tags += [(code, "s", 0, text, True) for code in (65003, 65004)]
-    return sorted(tags)
 
 
 def _write_npy(path: Path, image: Micrograph) -> None:
@@ -291,19 +262,11 @@ def _write_mrc(path: Path, image: Micrograph) -> None:
 
 def _write_hspy(path: Path, image: Micrograph) -> None:
     leading = image.data.ndim - 2
+    names = [*(f"axis {i}" for i in range(leading)), "y", "x"]
     axes = [
-        {
-            "name": name,
-            "size": size,
-            "scale": 1.0,
-            "offset": 0.0,
-            "units": None,
-            "navigate": position < leading,
-            "index_in_array": position,
-        }
-        for position, (name, size) in enumerate(
-            zip([*(f"axis {i}" for i in range(leading)), "y", "x"], image.data.shape)
-        )
+        {"name": name, "size": size, "scale": 1.0, "offset": 0.0, "units": None}
+        | {"navigate": position < leading, "index_in_array": position}
+        for position, (name, size) in enumerate(zip(names, image.data.shape))
     ]
     if image.pixel_size is not None:
         for axis, size in zip(axes[-2:], image.pixel_size):
@@ -321,3 +284,11 @@ def _write_hspy(path: Path, image: Micrograph) -> None:
     }
     plugin = rosettasciio_plugin("hspy", str(path))
     plugin.file_writer(str(path), signal, show_progressbar=False)
+
+
+_WRITERS = {
+    **dict.fromkeys((".tif", ".tiff"), _write_tiff),
+    ".npy": _write_npy,
+    ".mrc": _write_mrc,
+    ".hspy": _write_hspy,
+}

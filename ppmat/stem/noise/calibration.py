@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """Measure the noise of a microscope on some of its noisy images.
 
 The terms are those of the paper (Li et al., CVPR 2025, Fig. 1 and 3); the method is
@@ -30,30 +29,105 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from numbers import Integral
+from typing import NamedTuple
 
 import numpy as np
 
+from ppmat.stem.noise import moments
+from ppmat.stem.noise import noise_fits
 from ppmat.stem.noise.clean_image import CleanImage
 from ppmat.stem.noise.clean_image import column_width_across_lines
 from ppmat.stem.noise.clean_image import fit_clean
-from ppmat.stem.noise.measurement import Calibration
-from ppmat.stem.noise.measurement import Curve
-from ppmat.stem.noise.measurement import Measurement
 from ppmat.stem.noise.moments import Residual
-from ppmat.stem.noise.moments import line_products
+from ppmat.stem.noise.moments import Sums
 from ppmat.stem.noise.noise_model import NoiseModel
 from ppmat.stem.noise.raw_frames import CalibrationError
 from ppmat.stem.noise.raw_frames import Frame
 from ppmat.stem.noise.raw_frames import RoughNoise
 from ppmat.stem.noise.raw_frames import prepare_frames
+from ppmat.stem.noise.raw_frames import usable_pixels
 
 __all__ = ["Calibration", "CalibrationError", "Curve", "calibrate", "calibrate_noise"]
 
 MIN_COLUMNS = 9  # in an image
 MIN_CONTRAST = 0.2  # standard deviation of the clean image, in those of the noise
+BINS = 14  # of the gradient, and of the grey value
+MIN_PIXELS = 4000  # usable ones, of all images
+SIGNIFICANT = 4.0  # least covariance of scan noise, in its standard errors
+_DRAWS = 60  # of the bootstrap
+_ROUNDS = 2  # of estimating how much noise the fit of the columns removes
+# Least increase of twice the log likelihood at which a background is reported.
+_MIN_BACKGROUND_GAIN = 16.0
+_SHORT_LAGS = moments.LAGS[: moments.STREAK_LAGS.stop]
+# Correlation of neighbours across the lines above which images count as filtered.
+_MAX_NEIGHBOUR_CORRELATION = 0.06
+# Least share of usable pixels in an image whose background is measured.
+_MIN_USABLE_SHARE = 0.8
+_NO_SCAN_NOISE = np.array([0, 0, NoiseModel.scan_length])  # slope, intercept, length
+
+
+@dataclass
+class Curve:
+    """A number in bins of another one.
+
+    Args:
+        variable: Mean of the bin's variable [bins].
+        value: [bins]; NaN where the bin is empty.
+        error: Standard error [bins].
+        count: Pixels [bins].
+        used: Which bins the fit used [bins].
+    """
+
+    variable: np.ndarray
+    value: np.ndarray
+    error: np.ndarray
+    count: np.ndarray
+    used: np.ndarray
+
+    def scaled(self, factor: float, offset: float, value_factor: float) -> Curve:
+        """Return the curve of ``factor * variable + offset``."""
+        return dataclasses.replace(
+            self,
+            variable=self.variable * factor + offset,
+            value=self.value * value_factor,
+            error=self.error * value_factor,
+        )
+
+
+@dataclass
+class Calibration:
+    """The measured noise, all in the units of the images.
+
+    Args:
+        model: The noise.
+        scan_by_gradient: Standard deviation of scan noise against the gradient.
+        scan_by_grey: The same against the grey value.
+        gradient_by_grey: Mean gradient against the grey value.
+        pointwise_by_grey: Standard deviation of pointwise noise.
+        shape_by_grey: Its Tukey-lambda parameter.
+        scan_draws: Slope and intercept in each draw of the bootstrap [draws, 2].
+        pointwise_draws: The same for pointwise noise.
+        warnings: Reasons why the result may be wrong.
+        columns: Number of fitted atomic columns.
+        images: Number of images.
+        pixels: Number of usable pixels.
+    """
+
+    model: NoiseModel
+    scan_by_gradient: Curve
+    scan_by_grey: Curve
+    gradient_by_grey: Curve
+    pointwise_by_grey: Curve
+    shape_by_grey: Curve
+    scan_draws: np.ndarray
+    pointwise_draws: np.ndarray
+    warnings: list[str]
+    columns: int
+    images: int
+    pixels: int
 
 
 def calibrate_noise(
@@ -88,12 +162,8 @@ def calibrate(
         fast_axis: Axis of the image along which the beam scans a line.
         mode: ``haadf``: columns are bright; ``bf``: they may be dark, bright, or both.
         names: Names of the images in error messages.
-        seed: Of the bootstrap and of the simulated noise. The bootstrap gives the
-            standard errors; the simulation estimates how much noise the fit of the
-            columns removes.
-
-    Returns:
-        The noise model, its curves and its warnings, in the units of the images.
+        seed: Of the bootstrap, which gives the standard errors, and of the simulated
+            noise, which shows how much noise the fit of the columns removes.
 
     Raises:
         CalibrationError: The noise cannot be measured on these images.
@@ -113,13 +183,21 @@ def calibrate(
     if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
         raise CalibrationError(f"seed is {seed!r}, wanted a whole number of at least 0")
     given = prepare_frames(images, fast_axis, mode, names)
-    frames = given.frames
     rng = np.random.default_rng(seed)
-    rough = _rough_noise(frames)
-    fits = _fit_columns(frames, mode, rough)
-    result = Measurement(frames, fits, rough, given.step**2 / 12, fast_axis, rng).run()
-    result.warnings[:0] = given.warnings
-    return _in_units(result, fast_axis, mode, given.scale, given.offset)
+    rough = _rough_noise(given.frames)
+    fits = _fit_columns(given.frames, mode, rough)
+    rounding = given.step**2 / 12
+    found = _Measurement(given.frames, fits, rough, rounding, fast_axis, rng).run()
+    found.warnings[:0] = given.warnings
+    model = found.model.scaled(given.scale, given.offset)
+    model = dataclasses.replace(model, fast_axis=fast_axis, mode=mode)
+    try:
+        model.check_range()
+    except ValueError as error:
+        raise CalibrationError(
+            f"this noise is not linear in grey value and gradient: {error}"
+        ) from None
+    return _in_units(found, model, given.scale, given.offset)
 
 
 def _rough_noise(frames: list[Frame]) -> RoughNoise:
@@ -131,9 +209,9 @@ def _rough_noise(frames: list[Frame]) -> RoughNoise:
     for frame in frames:
         flat, every = np.zeros(frame.image.shape), np.ones(frame.image.shape, bool)
         image = Residual(frame.image, flat, flat, every, taps)
-        lines = line_products(image, one_bin, lags)
+        lines = moments.line_products(image, one_bin, lags)
         # A filter along the lines removes scan noise.
-        along = line_products(image.transposed(), one_bin, lags[:1])
+        along = moments.line_products(image.transposed(), one_bin, lags[:1])
         scan = lines.product[..., 2:].sum() / lines.count[..., 2:].sum()
         powers.append((along.product.sum() / along.count.sum(), scan))
     pointwise, scan = np.mean(powers, axis=0)
@@ -148,11 +226,10 @@ def _fit_columns(frames: list[Frame], mode: str, rough: RoughNoise) -> list[Clea
         fit_clean(f.image, column_width_across_lines(f.image), rough, sign)
         for f in frames
     ]
-    number = Counter()
-    for frame, fit in zip(frames, fits):
-        number[frame.name] += len(fit.columns)
-    for name, count in number.items():
-        contrast = max(f.image.std() for f, g in zip(fits, frames) if g.name == name)
+    for name in dict.fromkeys(frame.name for frame in frames):
+        own = [fit for fit, frame in zip(fits, frames) if frame.name == name]
+        count = sum(len(fit.columns) for fit in own)
+        contrast = max(fit.image.std() for fit in own)
         if count < MIN_COLUMNS or contrast < MIN_CONTRAST * rough.pointwise:
             noun = "column was" if count == 1 else "columns were"
             raise CalibrationError(
@@ -166,40 +243,318 @@ def _fit_columns(frames: list[Frame], mode: str, rough: RoughNoise) -> list[Clea
 
 
 def _in_units(
-    result: Calibration, fast_axis: int, mode: str, scale: float, offset: float
+    found: Calibration, model: NoiseModel, scale: float, offset: float
 ) -> Calibration:
-    """Return the calibration in the units of the images."""
-
-    def moved(curve: Curve, variable: tuple, value: float) -> Curve:
-        return dataclasses.replace(
-            curve,
-            variable=curve.variable * variable[0] + variable[1],
-            value=curve.value * value,
-            error=curve.error * value,
-        )
-
-    model = dataclasses.replace(
-        result.model.scaled(scale, offset), fast_axis=fast_axis, mode=mode
-    )
-    try:
-        model.check_range()
-    except ValueError as error:
-        raise CalibrationError(
-            f"this noise is not linear in grey value and gradient: {error}"
-        ) from None
-    grey, gradient = (scale, offset), (scale, 0.0)
-    intercept = scale * result.pointwise_draws[:, 1]
-    intercept -= offset * result.pointwise_draws[:, 0]
+    """Return the calibration in the units of the images, for its model in these."""
+    slope, intercept = found.pointwise_draws.T
+    intercept = scale * intercept - offset * slope
     # In other units the intercept lies at another grey value.
     errors = {**model.standard_errors, "pointwise_intercept": float(intercept.std())}
     return dataclasses.replace(
-        result,
+        found,
         model=dataclasses.replace(model, standard_errors=errors),
-        scan_by_gradient=moved(result.scan_by_gradient, gradient, scale),
-        scan_by_grey=moved(result.scan_by_grey, grey, scale),
-        gradient_by_grey=moved(result.gradient_by_grey, grey, scale),
-        pointwise_by_grey=moved(result.pointwise_by_grey, grey, scale),
-        shape_by_grey=moved(result.shape_by_grey, grey, 1.0),
-        scan_draws=result.scan_draws * [1.0, scale],
-        pointwise_draws=np.stack([result.pointwise_draws[:, 0], intercept], axis=1),
+        scan_by_gradient=found.scan_by_gradient.scaled(scale, 0.0, scale),
+        scan_by_grey=found.scan_by_grey.scaled(scale, offset, scale),
+        gradient_by_grey=found.gradient_by_grey.scaled(scale, offset, scale),
+        pointwise_by_grey=found.pointwise_by_grey.scaled(scale, offset, scale),
+        shape_by_grey=found.shape_by_grey.scaled(scale, offset, 1.0),
+        scan_draws=found.scan_draws * [1.0, scale],
+        pointwise_draws=np.stack([slope, intercept], axis=1),
     )
+
+
+class _Estimate(NamedTuple):
+    """The parameters of one draw of the bootstrap, or their standard errors.
+
+    ``scan`` is slope, intercept and length, ``pointwise`` slope and intercept,
+    ``shape`` Tukey's lambda. The others are variances [bins].
+    """
+
+    scan: np.ndarray
+    pointwise: np.ndarray
+    shape: float
+    scan_by_gradient: np.ndarray
+    scan_by_grey: np.ndarray
+    pointwise_by_grey: np.ndarray
+
+
+class _Measurement:
+    """The images with their fitted columns, and the measurement on them.
+
+    Args:
+        frames: Images with lines along axis 1.
+        fits: Their clean images.
+        rough: First estimate of the noise.
+        rounding: Variance that rounding to grey levels has added.
+        fast_axis: As the user gave it, for an error message.
+        rng: For simulated noise and the bootstrap.
+    """
+
+    def __init__(
+        self,
+        frames: list[Frame],
+        fits: list[CleanImage],
+        rough: RoughNoise,
+        rounding: float,
+        fast_axis: int,
+        rng: np.random.Generator,
+    ) -> None:
+        self.frames, self.fits, self.rng = frames, fits, rng
+        self.rounding, self.fast_axis = rounding, fast_axis
+        self.residuals = [
+            Residual(
+                values=frame.image - fit.image,
+                clean=fit.image,
+                gradient=np.hypot(*np.gradient(fit.image)),
+                usable=usable_pixels(frame, fit.image + fit.background, rough),
+                taps=moments.high_pass(fit.width, fit.image.var(), rough.pointwise**2),
+            )
+            for frame, fit in zip(frames, fits)
+        ]
+        self.pixels = int(sum(r.usable.sum() for r in self.residuals))
+        self._check_clipped(self.pixels >= MIN_PIXELS)
+        self.false_waves: list[np.ndarray] = []
+        gradient = np.concatenate([r.gradient[r.usable] for r in self.residuals])
+        grey = np.concatenate([r.clean[r.usable] for r in self.residuals])
+        self.gradient_edges = np.linspace(0, np.quantile(gradient, 0.998), BINS + 1)
+        self.grey_edges = np.linspace(*np.quantile(grey, [0.002, 0.998]), BINS + 1)
+
+    def run(self) -> Calibration:
+        """Return the calibration, on the scale of the frames.
+
+        The fit of the columns also fits some of the noise. To correct the sums, the
+        measured noise is simulated and fitted alone; each round improves the estimate.
+        """
+        lines, across = self._lines(self.residuals), self._across(self.residuals)
+        self._check_axis(lines, across)
+        lines_left = across_left = squares_left = None
+        for turn in range(_ROUNDS + 1):
+            scan_sums = lines.less(lines_left)
+            along = moments.line_correlation(scan_sums)
+            other = moments.line_correlation(across.less(across_left))
+            scan = _NO_SCAN_NOISE
+            significant = along.streaks > SIGNIFICANT * along.streaks_error
+            if significant and along.streaks > 3 * other.streaks:
+                scan = noise_fits.fit_scan(scan_sums.means())
+            squares = self._squares(self.residuals, scan).less(squares_left)
+            pointwise = noise_fits.fit_pointwise(squares.means(), self.rounding)
+            if turn < _ROUNDS:
+                noise, left = self._simulate(scan, pointwise)
+                lines_left = self._lines(left).less(self._lines(noise))
+                across_left = self._across(left).less(self._across(noise))
+                squares_left = self._squares(left, scan)
+                squares_left = squares_left.less(self._squares(noise, scan))
+        return self._conclude(scan_sums, squares, scan, pointwise)
+
+    def _lines(self, residuals: list[Residual]) -> Sums:
+        edges, lags = self.gradient_edges, moments.LAGS
+        return Sums.joined(moments.line_products(r, edges, lags) for r in residuals)
+
+    def _across(self, residuals: list[Residual]) -> Sums:
+        """Return the products along axis 0 of the images, where there is no streak."""
+        edges = self.gradient_edges[[0, -1]]
+        return Sums.joined(
+            moments.line_products(r.transposed(), edges, _SHORT_LAGS) for r in residuals
+        )
+
+    def _squares(self, residuals: list[Residual], scan: np.ndarray) -> Sums:
+        edges = self.grey_edges
+        return Sums.joined(moments.pixel_squares(r, edges, scan) for r in residuals)
+
+    def _check_axis(self, lines: Sums, across: Sums) -> None:
+        """Refuse streaks along the other axis, and noise correlated across lines."""
+        pixels = min(s.count[..., 0].sum() for s in (lines, across))
+        self._check_clipped(pixels >= MIN_PIXELS / 2)
+        along, other = map(moments.line_correlation, (lines, across))
+        significant = other.streaks > 5 * other.streaks_error
+        if significant and other.streaks > 2 * along.streaks:
+            axis = self.fast_axis
+            raise CalibrationError(
+                f"the scan noise runs along axis {1 - axis} of the images, not along "
+                f"axis {axis} (correlation of noise 2 to 6 pixels apart: "
+                f"{other.streaks / other.power:.3f} and "
+                f"{along.streaks / along.power:.3f}): give fast_axis={1 - axis}"
+            )
+        limit = _MAX_NEIGHBOUR_CORRELATION + 5 * other.neighbour_error
+        if abs(other.neighbour) > limit:
+            raise CalibrationError(
+                f"{self.frames[0].name}: noise of neighbouring pixels across the scan "
+                f"lines has the correlation {other.neighbour:+.2f}, wanted 0: the "
+                "images were filtered, resampled, sharpened or compressed. Export raw "
+                "frames"
+            )
+
+    def _check_clipped(self, enough: bool) -> None:
+        if not enough:
+            raise CalibrationError(
+                f"{self.pixels} pixels of all images are not clipped, wanted "
+                f"{MIN_PIXELS} or more, side by side: many have the least or the "
+                "largest value. Change gain and offset of the detector, or save "
+                "without clipping to the range of the file"
+            )
+
+    def _simulate(
+        self, scan: np.ndarray, pointwise: np.ndarray
+    ) -> tuple[list[Residual], list[Residual]]:
+        """Return simulated noise, and its residual after the fit of the columns."""
+        parameters = _parameters(scan, pointwise, NoiseModel.pointwise_lambda)
+        model = NoiseModel(background_sd=0.0, **parameters)
+        noise, left = [], []
+        images = [model.apply(r.clean, self.rng) - r.clean for r in self.residuals]
+        for residual, fit, image in zip(self.residuals, self.fits, images):
+            rest, waves = fit.unfitted(image)
+            self.false_waves.append(waves)
+            noise.append(dataclasses.replace(residual, values=image))
+            left.append(dataclasses.replace(residual, values=rest))
+        return noise, left
+
+    def _background(
+        self, scan: np.ndarray, pointwise: np.ndarray
+    ) -> noise_fits.Background | None:
+        """Return the background of the images that are not clipped."""
+        spectra, false = [], []
+        for i, (fit, residual) in enumerate(zip(self.fits, self.residuals)):
+            if residual.usable.mean() < _MIN_USABLE_SHARE:
+                continue
+            wave, floor = noise_fits.noise_floor(
+                fit.image.shape,
+                fit.smooth.shape,
+                np.mean((pointwise[1] + pointwise[0] * fit.image) ** 2),
+                np.mean((scan[1] + scan[0] * residual.gradient) ** 2),
+                scan[2],
+            )
+            inside = wave <= fit.cutoff
+            inside[0, 0] = False
+            first, *others = (
+                noise_fits.Waves(
+                    (amplitude**2 / fit.image.size)[inside], wave[inside], floor[inside]
+                )
+                for amplitude in (fit.smooth, *self.false_waves[i :: len(self.fits)])
+            )
+            spectra.append(first)
+            false += others
+        if sum(len(waves.power) for waves in spectra) < 20:
+            return None
+        return noise_fits.fit_background(spectra, false)
+
+    def _conclude(
+        self, lines: Sums, squares: Sums, scan: np.ndarray, pointwise: np.ndarray
+    ) -> Calibration:
+        """Return the calibration with standard errors, by a bootstrap over blocks."""
+        edges = self.grey_edges
+        tables, shares = zip(
+            *(
+                moments.residual_histograms(r, edges, scan, pointwise, self.rounding)
+                for r in self.residuals
+            )
+        )
+        counts = np.concatenate(tables)
+        share = np.average(shares, weights=[table.sum() for table in tables])
+        # One filter for all images: their columns have one width.
+        order = np.argsort([len(r.taps) for r in self.residuals])
+        taps = self.residuals[int(order[len(order) // 2])].taps
+        logs = noise_fits.log_densities(taps, float(np.clip(share, 0, 0.9)))
+        grey_lines = Sums.joined(
+            moments.line_products(r, edges, _SHORT_LAGS, by_grey=True)
+            for r in self.residuals
+        )
+        has_scan = scan[:2].any()
+
+        def estimate(weights: np.ndarray) -> _Estimate:
+            means, pixels = lines.means(weights), squares.means(weights)
+            by_bin = np.tensordot(weights, counts, 1)
+            return _Estimate(
+                noise_fits.refit_scan(means, scan) if has_scan else scan,
+                noise_fits.fit_pointwise(pixels, self.rounding),
+                noise_fits.best_lambda(by_bin.sum(axis=0), logs),
+                noise_fits.scan_variance(means, scan[2]),
+                noise_fits.scan_variance(grey_lines.means(weights), scan[2]),
+                noise_fits.pointwise_variance(pixels, self.rounding),
+            )
+
+        blocks = len(lines.count)
+        drawn = (self.rng.integers(blocks, size=blocks) for _ in range(_DRAWS))
+        draws = [
+            estimate(np.bincount(d, minlength=blocks).astype(float)) for d in drawn
+        ]
+        errors = _Estimate(*(np.std(values, axis=0) for values in zip(*draws)))
+        found = estimate(np.ones(blocks))
+        scan_errors = errors.scan if has_scan else ()
+        model_errors = _parameters(scan_errors, errors.pointwise, errors.shape)
+        background, problems = self._background(scan, pointwise), []
+        sd, length = 0.0, NoiseModel.background_length
+        if background is None:
+            problems.append(
+                "the background was not measured: too much of each image is clipped, "
+                "or the images are too small for slow changes beside the columns"
+            )
+        elif background.gain > _MIN_BACKGROUND_GAIN:
+            sd, length = background.sd, background.length
+            model_errors["background_sd"] = background.sd_error
+            model_errors["background_length"] = background.length_error
+        low, high = np.quantile(
+            np.stack([r.clean for r in self.residuals]), [0.01, 0.99]
+        )
+        means, grey, pixels = (s.means() for s in (lines, grey_lines, squares))
+        middles = 0.5 * (edges[1:] + edges[:-1])
+        slope = grey.first[:, 0]
+        by_grey = _curve(grey, found.scan_by_grey, errors.scan_by_grey)
+        return Calibration(
+            model=NoiseModel(
+                **_parameters(scan, pointwise, found.shape),
+                background_sd=sd,
+                background_length=length,
+                low=low,
+                high=high,
+                standard_errors={k: v for k, v in model_errors.items() if v > 0},
+            ),
+            scan_by_gradient=_curve(
+                means, found.scan_by_gradient, errors.scan_by_gradient
+            ),
+            scan_by_grey=dataclasses.replace(by_grey, variable=middles),
+            gradient_by_grey=Curve(
+                middles, slope, np.zeros(BINS), by_grey.count, by_grey.used
+            ),
+            pointwise_by_grey=_curve(
+                pixels, found.pointwise_by_grey, errors.pointwise_by_grey
+            ),
+            shape_by_grey=_shape_curve(
+                pixels.first[:, 0], counts.sum(axis=0), logs, errors.shape
+            ),
+            scan_draws=np.array([draw.scan[:2] for draw in draws]),
+            pointwise_draws=np.array([draw.pointwise for draw in draws]),
+            warnings=problems,
+            columns=sum(len(fit.columns) for fit in self.fits),
+            images=len({frame.name for frame in self.frames}),
+            pixels=self.pixels,
+        )
+
+
+def _parameters(
+    scan: Sequence[float], pointwise: Sequence[float], shape: float
+) -> dict[str, float]:
+    """Return pointwise noise and scan noise (or none) by the names of the model."""
+    names = "pointwise_slope pointwise_intercept pointwise_lambda".split()
+    names += "scan_slope scan_intercept scan_length".split()
+    return dict(zip(names, (*pointwise, shape, *scan)))
+
+
+def _curve(means: Sums, variance: np.ndarray, error: np.ndarray) -> Curve:
+    """Return standard deviations of variances; 0 for a negative variance."""
+    sd = np.sqrt(np.maximum(variance, 0))
+    error = error / (2 * np.sqrt(np.maximum(variance, 0.25 * error) + 1e-30))
+    return Curve(means.first[:, 0], sd, error, means.count[:, 0], means.has_enough())
+
+
+def _shape_curve(
+    grey: np.ndarray, counts: np.ndarray, logs: np.ndarray, error: float
+) -> Curve:
+    """Return the Tukey-lambda parameter in each bin of counts [bins, values]."""
+    pixels = counts.sum(axis=1)
+    used = pixels >= moments.MIN_BIN_PIXELS
+    shape = [
+        noise_fits.best_lambda(c, logs) if u else np.nan for c, u in zip(counts, used)
+    ]
+    # The error of a bin grows as its share of the pixels shrinks.
+    error = error * np.sqrt(counts.sum() / np.maximum(pixels, 1))
+    return Curve(grey, np.array(shape), error, pixels, used)

@@ -12,138 +12,97 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """The figure of a calibration, after the paper's Fig. 3 e and g."""
 
 from __future__ import annotations
 
 import os
-from collections import defaultdict
 from typing import Any
 
 import numpy as np
 
-from ppmat.stem.noise.measurement import Calibration
-from ppmat.stem.noise.measurement import Curve
+from ppmat.stem.noise.calibration import Calibration
+from ppmat.stem.noise.calibration import Curve
 
 _SCAN, _POINTWISE, _OTHER = "tab:blue", "tab:red", "tab:green"
+_GRADIENT, _GREY = "gradient [image units per pixel]", "grey value [image units]"
+_SD = "standard deviation [image units]"
 
 
-def calibration_figure(
-    calibration: Calibration, path: str | os.PathLike, title: str = ""
-) -> None:
-    """Draw the measured noise in each bin, and the fits.
+def calibration_figure(calibration: Calibration, path: str | os.PathLike) -> None:
+    """Draw the measured noise in each bin, and the fits, into a PNG file.
 
     Scan noise is drawn against the gradient and against the grey value, where it should
     follow the mean gradient. Pointwise noise and its shape are drawn against the grey
     value. Bars are standard errors, bands two standard errors of the fits. Hollow marks
     are bins with too few pixels for a fit.
-
-    Args:
-        calibration: From :func:`ppmat.stem.noise.calibration.calibrate`.
-        path: The PNG file.
-        title: Text above the figure.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    model, found = calibration.model, calibration
-    errors = defaultdict(float, model.standard_errors)
+    found, model = calibration, calibration.model
+    errors = model.standard_errors
+
+    def pm(name: str) -> str:
+        return _pm(getattr(model, name), errors.get(name, 0.0))
+
     figure = Figure(figsize=(12, 8.5), layout="constrained")
     (scan, scan_grey), (point, shape) = figure.subplots(2, 2)
 
-    _draw(scan, found.scan_by_gradient, _SCAN, "measured")
+    _draw(scan, found.scan_by_gradient, _SCAN)
+    title = "scan noise: no scan noise"
     if "scan_intercept" in errors or "scan_slope" in errors:
         _line(scan, found.scan_by_gradient, found.scan_draws, model.scan_sd, _SCAN)
-        text = (
-            f"{_pm(model.scan_intercept, errors['scan_intercept'])} + "
-            f"{_pm(model.scan_slope, errors['scan_slope'])} x gradient\n"
-            f"length {_pm(model.scan_length, errors['scan_length'])} px"
-        )
-    else:
-        text = "no scan noise"
-    scan.set(
-        title=f"scan noise: {text}",
-        xlabel="gradient [image units per pixel]",
-        ylabel="standard deviation [image units]",
-    )
+        title = f"scan noise: {pm('scan_intercept')} + {pm('scan_slope')} x gradient\n"
+        title += f"length {pm('scan_length')} px"
+    scan.set(title=title, xlabel=_GRADIENT, ylabel=_SD)
 
     _draw(scan_grey, found.scan_by_grey, _SCAN, "scan noise")
-    second = scan_grey.twinx()
-    curve = found.gradient_by_grey
-    used = curve.used
-    second.plot(curve.variable[used], curve.value[used], color=_OTHER, lw=1.5)
-    second.set_ylabel("mean gradient [image units per pixel]", color=_OTHER)
+    second, curve = scan_grey.twinx(), found.gradient_by_grey
+    second.plot(curve.variable[curve.used], curve.value[curve.used], _OTHER, lw=1.5)
+    second.set_ylabel(f"mean {_GRADIENT}", color=_OTHER)
     second.set_ylim(bottom=0)
-    scan_grey.set(
-        title="scan noise follows the gradient, not the grey value",
-        xlabel="grey value [image units]",
-        ylabel="standard deviation [image units]",
-    )
+    title = "scan noise follows the gradient, not the grey value"
+    scan_grey.set(title=title, xlabel=_GREY, ylabel=_SD)
 
-    _draw(point, found.pointwise_by_grey, _POINTWISE, "measured")
-    _line(
-        point,
-        found.pointwise_by_grey,
-        found.pointwise_draws,
-        model.pointwise_sd,
-        _POINTWISE,
-    )
-    point.set(
-        title="pointwise noise: "
-        f"{_pm(model.pointwise_intercept, errors['pointwise_intercept'])} + "
-        f"{_pm(model.pointwise_slope, errors['pointwise_slope'])} x grey value",
-        xlabel="grey value [image units]",
-        ylabel="standard deviation [image units]",
-    )
+    curve, draws = found.pointwise_by_grey, found.pointwise_draws
+    _draw(point, curve, _POINTWISE)
+    _line(point, curve, draws, model.pointwise_sd, _POINTWISE)
+    title = f"{pm('pointwise_intercept')} + {pm('pointwise_slope')} x grey value"
+    point.set(title=f"pointwise noise: {title}", xlabel=_GREY, ylabel=_SD)
 
-    _draw(shape, found.shape_by_grey, _POINTWISE, "measured")
-    value, error = model.pointwise_lambda, errors["pointwise_lambda"]
+    _draw(shape, found.shape_by_grey, _POINTWISE)
+    value, error = model.pointwise_lambda, errors.get("pointwise_lambda", 0.0)
     shape.axhline(value, color=_POINTWISE, lw=1)
     shape.axhspan(value - 2 * error, value + 2 * error, color=_POINTWISE, alpha=0.15)
     shape.axhline(0.135, color="0.6", lw=0.8, ls=":")
     shape.axhline(0.0, color="0.6", lw=0.8, ls="--")
-    shape.set(
-        title=f"shape {_pm(value, error)} (dotted: normal, dashed: logistic)",
-        xlabel="grey value [image units]",
-        ylabel="Tukey lambda",
-    )
+    title = f"shape {pm('pointwise_lambda')} (dotted: normal, dashed: logistic)"
+    shape.set(title=title, xlabel=_GREY, ylabel="Tukey lambda")
 
     for axis in (scan, scan_grey, point):
         axis.set_ylim(bottom=0)
-    background = "no background"
+    text = "no background"
     if "background_sd" in errors:
-        background = (
-            f"background {_pm(model.background_sd, errors['background_sd'])} over "
-            f"{_pm(model.background_length, errors['background_length'])} px"
-        )
-    lines = [
-        title,
-        f"{found.images} images, {found.columns} columns, {found.pixels} pixels; "
-        + background,
-        *found.warnings,
-    ]
-    figure.suptitle("\n".join(line for line in lines if line), fontsize=10)
+        text = f"background {pm('background_sd')} over {pm('background_length')} px"
+    counts = f"{found.images} images, {found.columns} columns, {found.pixels} pixels"
+    figure.suptitle("\n".join([f"{counts}; {text}", *found.warnings]), fontsize=10)
     FigureCanvasAgg(figure).print_png(os.fspath(path))
 
 
-def _draw(axis: Any, curve: Curve, color: str, label: str) -> None:
-    for used, face in ((curve.used, color), (~curve.used & (curve.count > 0), "none")):
-        keep = used & np.isfinite(curve.value)
-        axis.errorbar(
-            curve.variable[keep],
-            curve.value[keep],
-            curve.error[keep],
-            fmt="o",
-            ms=5,
-            color=color,
-            mfc=face,
-            lw=1,
-            label=label if face == color else f"{label}, left out",
-        )
-    if np.any(~curve.used & (curve.count > 0)):
+def _draw(axis: Any, curve: Curve, color: str, label: str = "measured") -> None:
+    known = np.isfinite(curve.value)
+    left_out = ~curve.used & (curve.count > 0)
+    for keep, face, text in (
+        (curve.used & known, color, label),
+        (left_out & known, "none", f"{label}, left out"),
+    ):
+        points = curve.variable[keep], curve.value[keep], curve.error[keep]
+        style = {"fmt": "o", "ms": 5, "lw": 1, "color": color, "mfc": face}
+        axis.errorbar(*points, **style, label=text)
+    if left_out.any():
         axis.legend(fontsize=8)
-    used = curve.used & np.isfinite(curve.value)
+    used = curve.used & known
     if used.any():
         # Bins of few pixels are left out of the range of the axis.
         top = (curve.value + 3 * curve.error)[used].max()

@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """The clean image under a noisy one: fitted columns over a smooth background.
 
 The noise is measured on the residual of the image without its columns, and depends on
@@ -39,16 +38,13 @@ from ppmat.stem.noise.raw_frames import RoughNoise
 
 _REACH = 3.2  # radius in which a column is rendered, in its standard deviations
 _ROUNDS = 3  # of finding columns, each in the residual of the round before
-# Widths of the surroundings of a column, and of the tail of a probe, in column widths.
-_SURROUND_RATIO = 2.5
-_TAIL_RATIO = 2.5
+_SURROUND_RATIO = 2.5  # width of the surroundings of a column, in column widths
+_TAIL_RATIO = 2.5  # width of the tail of a probe, in column widths
 _FIRST_TAIL = 1.0  # strength of the tail at the start
-# Least increase of twice the log likelihood at which a tail is used.
-_MIN_TAIL_GAIN = 30.0
+_MIN_TAIL_GAIN = 30.0  # least increase of twice the log likelihood to use a tail
 _STEPS = 4  # of the fit in each round
 _WIDTH_SPREAD = 0.1  # expected relative spread of the widths of columns
-# Least height of columns of the other sign, in the median height.
-_MIN_OTHER_HEIGHT = 0.3
+_MIN_OTHER_HEIGHT = 0.3  # of columns of the other sign, in the median height
 _SIGNIFICANT = 4.5  # least height of a column, in its standard errors
 
 
@@ -56,32 +52,22 @@ _SIGNIFICANT = 4.5  # least height of a column, in its standard errors
 class CleanImage:
     """An estimate of an image without its noise.
 
-    Args:
-        image: Columns over the mean level, without the background's waves [H, W].
-        smooth: Coefficients of the background by cosine waves, orthonormal
-            [P, Q]; the first is the level.
-        cutoff: Highest wave number of the background, angular, 1 / pixel.
-        columns: Row, column (pixels), height (image units) and standard deviation
-            (pixels) of each Gaussian [n, 4].
-        width: Standard deviation of a typical column, pixels.
-        tangent: Derivative of the image by the parameters; None without columns.
+    ``columns`` [n, 4] are row and column (pixels), height (image units) and standard
+    deviation (pixels) of Gaussians. ``smooth`` [P, Q] are coefficients of orthonormal
+    cosine waves, the background; the first is the level.
     """
 
-    image: np.ndarray
+    image: np.ndarray  # columns over the level, without the background's waves [H, W]
     smooth: np.ndarray
-    cutoff: float
+    cutoff: float  # highest wave number of the background, angular, 1 / pixel
     columns: np.ndarray
-    width: float
-    tangent: LinearOperator | None = None
+    width: float  # standard deviation of a typical column, pixels
+    tangent: LinearOperator | None = None  # derivative by parameters, if with columns
 
     def unfitted(self, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the residual of noise after the linearised fit, and its background.
 
-        Args:
-            noise: Small changes of the image [H, W].
-
-        Returns:
-            The residual [H, W], and the coefficients of cosine waves [P, Q].
+        Noise and residual are [H, W]. The background is cosine waves [P, Q].
         """
         if self.tangent is None:
             return noise - noise.mean(), np.zeros_like(self.smooth)
@@ -111,9 +97,6 @@ def column_width_across_lines(image: np.ndarray) -> float:
     Detection does not know the fast axis, so it averages over directions
     (:func:`ppmat.stem.columns.peak_finding.column_width`). That estimate does not serve
     here: a ramp of the image raises it to its limit (docs/results/column_width.yaml).
-
-    Args:
-        image: Lines along axis 1 [H, W].
     """
     flat = image - gaussian_filter(image, 16.0)
     length = image.shape[0] // 4
@@ -132,10 +115,7 @@ def column_width_across_lines(image: np.ndarray) -> float:
 
 
 def fit_clean(
-    image: np.ndarray,
-    width: float,
-    noise: RoughNoise,
-    sign: int | None,
+    image: np.ndarray, width: float, noise: RoughNoise, sign: int | None
 ) -> CleanImage:
     """Fit columns and background to an image whose lines run along axis 1.
 
@@ -173,16 +153,15 @@ def fit_clean(
             waves = [1 + int(cutoff * size / np.pi) for size in image.shape]
             fit = _Fit(columns, None, np.zeros(waves), None)
             fit.smooth[0, 0] = np.median(image) * np.sqrt(image.size)
-        fit = _steps(
-            image, fit._replace(columns=columns), width, cutoff, noise.pointwise
-        )
+        options = (width, cutoff, noise.pointwise)
+        fit = _steps(image, fit._replace(columns=columns), *options)
         if not len(fit.columns):
             return without
         if turn == 0:
             # An unneeded tail would only mix columns and background.
             tried = fit._replace(tail=_FIRST_TAIL)
             for _ in range(2):
-                tried = _steps(image, tried, width, cutoff, noise.pointwise)
+                tried = _steps(image, tried, *options)
             if len(tried.columns) and tried.tail > 0:
                 gain = np.sum(_rest(image, fit) ** 2) - np.sum(_rest(image, tried) ** 2)
                 if gain > _MIN_TAIL_GAIN * noise.pointwise**2:
@@ -190,8 +169,7 @@ def fit_clean(
         columns, rest = fit.columns, _rest(image, fit)
         if turn and len(found) < 0.02 * len(columns):
             break
-    spots = _with_tail(fit, image.shape)
-    clean = spots + fit.smooth[0, 0] / np.sqrt(image.size)
+    clean = _with_tail(fit, image.shape) + fit.smooth[0, 0] / np.sqrt(image.size)
     return CleanImage(clean, fit.smooth, cutoff, fit.columns, width, fit.tangent)
 
 
@@ -205,10 +183,7 @@ class _Fit(NamedTuple):
 
 
 def _find(
-    rest: np.ndarray,
-    width: float,
-    noise: RoughNoise,
-    least: float,
+    rest: np.ndarray, width: float, noise: RoughNoise, least: float
 ) -> np.ndarray:
     """Return the bright columns [n, 4] that are significant and above a height."""
     wide = _SURROUND_RATIO * width
@@ -221,19 +196,12 @@ def _find(
 
     kernel = matched(impulse)
     pointwise, scan, length = noise
-    spread = np.sqrt(
-        pointwise**2 * np.sum(kernel**2)
-        + scan**2
-        * np.sum(gaussian_filter(kernel, (0, length)) ** 2)
-        * 2
-        * np.sqrt(np.pi)
-        * length
-    )
+    streaks = scan**2 * np.sum(gaussian_filter(kernel, (0, length)) ** 2)
+    streaks = streaks * 2 * np.sqrt(np.pi) * length
+    spread = np.sqrt(pointwise**2 * np.sum(kernel**2) + streaks)
     response = matched(rest)
-    # Height of a column whose response has this peak.
-    gain = 0.5 - 1 / (1 + _SURROUND_RATIO**2)
-    reach = 2 * int(np.ceil(0.9 * width)) + 1
-    peaks = response == maximum_filter(response, reach)
+    gain = 0.5 - 1 / (1 + _SURROUND_RATIO**2)  # peak of the response to a column of 1
+    peaks = response == maximum_filter(response, 2 * int(np.ceil(0.9 * width)) + 1)
     peaks &= response > max(_SIGNIFICANT * spread, gain * least)
     y, x = np.nonzero(peaks)
     height = response[y, x] / gain
@@ -262,21 +230,21 @@ def _render(columns: np.ndarray, shape: tuple) -> np.ndarray:
     if not len(columns):
         return np.zeros(shape)
     pixel, dy, dx, inside = _window(columns, shape)
-    sigma, height = columns[:, 3, None, None], columns[:, 2, None, None]
+    _, _, height, sigma = columns.T[:, :, None, None]
     value = height * np.exp(-0.5 * (dy**2 + dx**2) / sigma**2)
     flat = np.bincount(pixel[inside], value[inside], minlength=shape[0] * shape[1])
     return flat.reshape(shape)
 
 
-def _tail_image(columns: np.ndarray, spots: np.ndarray) -> np.ndarray:
-    """Return the columns, blurred to the width of a tail."""
+def _tail(columns: np.ndarray, spots: np.ndarray, truncate: float = 4.0) -> np.ndarray:
+    """Return an image of the columns, blurred to the width of a tail."""
     blur = np.sqrt(_TAIL_RATIO**2 - 1) * np.median(columns[:, 3])
-    return gaussian_filter(spots, blur, mode="constant")
+    return gaussian_filter(spots, blur, mode="constant", truncate=truncate)
 
 
 def _with_tail(fit: _Fit, shape: tuple) -> np.ndarray:
     spots = _render(fit.columns, shape)
-    return spots + fit.tail * _tail_image(fit.columns, spots) if fit.tail else spots
+    return spots + fit.tail * _tail(fit.columns, spots) if fit.tail else spots
 
 
 def _rest(image: np.ndarray, fit: _Fit) -> np.ndarray:
@@ -297,7 +265,6 @@ def _waves(smooth: np.ndarray, shape: tuple) -> np.ndarray:
 
 
 def _solve(operator: LinearOperator, rest: np.ndarray, steps: int) -> np.ndarray:
-    """Return the parameters of the least-squares problem."""
     return lsmr(operator, rest, damp=0.05, maxiter=steps, atol=1e-3, btol=1e-3)[0]
 
 
@@ -317,6 +284,7 @@ def _improve(
     width: float,
     cutoff: float,
     noise: float,
+    *,
     last: bool,
 ) -> _Fit:
     """Return the fit after a Gauss-Newton step."""
@@ -324,22 +292,18 @@ def _improve(
     rows, waves = _cosines(shape[0], cutoff), _cosines(shape[1], cutoff)
     count, grid = len(columns), (rows.shape[1], waves.shape[1])
     pixel, dy, dx, inside = _window(columns, shape)
-    sigma, height = columns[:, 3, None, None], columns[:, 2, None, None]
+    _, _, height, sigma = columns.T[:, :, None, None]
     r2 = (dy**2 + dx**2) / sigma**2
     bell = np.exp(-0.5 * r2)
     # By height, row, column and logarithm of the width; all of about unit norm.
     parts = [bell, height * bell * dy / sigma**2, height * bell * dx / sigma**2]
     parts.append(height * bell * r2)
+    parameters = 4 * count
     which = np.broadcast_to(np.arange(count)[:, None, None], pixel.shape)[inside]
+    which = np.concatenate([which + i * count for i in range(4)])
+    values = np.concatenate([part[inside] for part in parts])
     jacobian = sparse.csr_matrix(
-        (
-            np.concatenate([p[inside] for p in parts]),
-            (
-                np.tile(pixel[inside], 4),
-                np.concatenate([which + i * count for i in range(4)]),
-            ),
-        ),
-        shape=(image.size, 4 * count),
+        (values, (np.tile(pixel[inside], 4), which)), shape=(image.size, parameters)
     )
     norm = np.sqrt(np.asarray(jacobian.power(2).sum(axis=0)).ravel())
     # Columns outside the image, or of no height, must not become infinite.
@@ -347,26 +311,21 @@ def _improve(
     norm = np.maximum(norm, 0.3 * floor)
     jacobian = (jacobian @ sparse.diags(1 / norm)).tocsr()
     transposed = jacobian.T.tocsr()
-    parameters = 4 * count
 
     # Where columns overlap, the data do not separate width, height and background. The
     # condition that all columns have about one width does.
     stiff = noise / _WIDTH_SPREAD / norm[3 * count :]
     middle = np.median(np.log(columns[:, 3]))
 
-    blur = np.sqrt(_TAIL_RATIO**2 - 1) * np.median(columns[:, 3])
-
     def spread(spots: np.ndarray) -> np.ndarray:
         if not fit.tail:
             return spots
         spots = spots.reshape(shape)
-        blurred = gaussian_filter(spots, blur, mode="constant", truncate=3.0)
-        return (spots + fit.tail * blurred).ravel()
+        return (spots + fit.tail * _tail(columns, spots, truncate=3.0)).ravel()
 
-    spots = _render(columns, shape)
     images = np.empty((0, image.size))
     if fit.tail is not None:
-        images = _tail_image(columns, spots).reshape(1, -1)
+        images = _tail(columns, _render(columns, shape)).reshape(1, -1)
     sizes = np.linalg.norm(images, axis=1)
     unit = images / sizes[:, None]
     first = parameters + len(images)
@@ -383,12 +342,8 @@ def _improve(
         seen[3 * count :] += stiff * v[image.size :]
         return np.concatenate([seen, unit @ v[: image.size], smooth.ravel()])
 
-    operator = LinearOperator(
-        (image.size + count, first + grid[0] * grid[1]),
-        matvec=forward,
-        rmatvec=backward,
-        dtype=float,
-    )
+    size = (image.size + count, first + grid[0] * grid[1])
+    operator = LinearOperator(size, matvec=forward, rmatvec=backward, dtype=float)
     # Steps continue from the last fit: a few steps would not converge from zero.
     rest = _rest(image, fit).ravel()
     away = (middle - np.log(columns[:, 3])) * noise / _WIDTH_SPREAD
@@ -396,14 +351,11 @@ def _improve(
     change = (step[:parameters] / norm).reshape(4, count)
     new = columns.copy()
     new[:, 2] += change[0]
-    limit = 0.5 * width
-    new[:, 0] += np.clip(change[1], -limit, limit)
-    new[:, 1] += np.clip(change[2], -limit, limit)
+    new[:, :2] += np.clip(change[1:3], -0.5 * width, 0.5 * width).T
     new[:, 3] *= np.exp(np.clip(change[3], -0.2, 0.2))
     new[:, 3] = np.clip(new[:, 3], 0.6 * width, 1.8 * width)
-    inside = np.all(
-        (new[:, :2] > -2 * width) & (new[:, :2] < np.array(shape) - 1 + 2 * width), 1
-    )
+    place, edge = new[:, :2], np.array(shape) - 1 + 2 * width
+    inside = np.all((place > -2 * width) & (place < edge), 1)
     tail = fit.tail
     if tail is not None:
         tail = max(0.0, tail + float(step[parameters] / sizes[0]))

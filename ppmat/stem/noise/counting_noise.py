@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """Noise of images of few electrons, and random noise for training.
 
 :class:`CountingNoise` has Poisson counts and displaced scan lines. It is no term of the
@@ -69,9 +68,8 @@ class CountingNoise:
         for name in ("counts", "bright", "dark", "jitter"):
             object.__setattr__(self, name, float(getattr(self, name)))
         if not 0 < self.counts <= _MAX_COUNTS:
-            raise ValueError(
-                f"counts is {self.counts}, wanted above 0, at most {_MAX_COUNTS:g}"
-            )
+            wanted = f"above 0, at most {_MAX_COUNTS:g}"
+            raise ValueError(f"counts is {self.counts}, wanted {wanted}")
         if not -math.inf < self.dark < self.bright < math.inf:
             raise ValueError(f"dark {self.dark} must be below bright {self.bright}")
         if not 0 <= self.jitter < math.inf or self.fast_axis not in (0, 1):
@@ -81,14 +79,10 @@ class CountingNoise:
             )
 
     def apply(self, clean: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Return one exposure of the clean image, in its units.
+        """Return one exposure of the clean image [H, W], in its units.
 
-        Args:
-            clean: Image [H, W]; values below ``dark`` count as no electrons.
-            rng: Random numbers; jitter and counts have a stream each.
-
-        Returns:
-            Image [H, W].
+        Values below ``dark`` count as no electrons. Jitter and counts have a random
+        stream each.
 
         Raises:
             ValueError: The image has fewer than 2 x 2 pixels, or not two axes.
@@ -96,23 +90,17 @@ class CountingNoise:
         check_clean(clean)
         jitter, counts = rng.spawn(2)
         if self.jitter:
-            clean = shift_lines(
-                clean,
-                jitter.normal(0, self.jitter, clean.shape[1 - self.fast_axis]),
-                self.fast_axis,
-            )
+            shift = jitter.normal(0, self.jitter, clean.shape[1 - self.fast_axis])
+            clean = shift_lines(clean, shift, self.fast_axis)
         unit = (self.bright - self.dark) / self.counts
         expected = np.maximum(clean - self.dark, 0) / unit
         return self.dark + unit * counts.poisson(expected)
 
 
 def shift_lines(image: np.ndarray, shift: np.ndarray, axis: int = 1) -> np.ndarray:
-    """Return the image with each line moved along itself, by cubic interpolation.
+    """Return the image [H, W] with each line moved by its own shift [lines], pixels.
 
-    Args:
-        image: [H, W].
-        shift: Displacement of each line [lines], pixels.
-        axis: Axis along which the lines run.
+    The lines run, and move, along ``axis``; the interpolation is cubic.
     """
     place = np.indices(image.shape, dtype=np.float64)
     place[axis] -= np.expand_dims(shift, axis)
@@ -134,9 +122,8 @@ def random_noise(
         low: Image value of the dark parts of the clean image.
         high: Image value of its bright parts.
     """
-    if rng.random() < 0.5:
-        return _random_counting_noise(rng, mode, low, high)
-    return _random_noise_model(rng, mode, low, high)
+    kind = _random_counting_noise if rng.random() < 0.5 else _random_noise_model
+    return kind(rng, mode, low, high)
 
 
 def _random_counting_noise(

@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """Sums over the pixels of filtered residuals; the fits of the noise terms use them.
 
 Let ``r`` be the residual of an image after a filter ``h`` across the scan lines. Its
@@ -44,31 +43,20 @@ BLOCK = 32  # side of the blocks that the bootstrap draws, pixels
 LAGS = np.array([0, 1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 20])  # pixels along a line
 STREAK_LAGS = slice(2, 7)  # lags at which streaks differ from a blur, pixels
 MIN_BIN_PIXELS = 300  # a bin with fewer pixels is not used
-# Values of residuals in a histogram, standard deviations.
-VALUES = np.arange(-12.0, 12.0001, 0.05)
-# Largest share of a filter's weight on unusable pixels.
-_MAX_UNUSABLE = 0.02
-# Assumed share of the power of the columns that is left in the residual.
-_LEFT_POWER = 0.05
+VALUES = np.arange(-12.0, 12.0001, 0.05)  # of residuals, standard deviations
+_MAX_UNUSABLE = 0.02  # share of a filter's weight on unusable pixels
+_LEFT_POWER = 0.05  # assumed share of the columns' power that is left in the residual
 
 
 @dataclass(frozen=True)
 class Residual:
-    """The residual of an image and what its sums need, all but the taps [H, W].
+    """The residual of an image and what its sums need, all but the taps [H, W]."""
 
-    Args:
-        values: Image without its columns, lines along axis 1.
-        clean: The clean image.
-        gradient: ``hypot`` of its gradient.
-        usable: Mask of usable pixels.
-        taps: High pass of unit norm, from :func:`high_pass`.
-    """
-
-    values: np.ndarray
-    clean: np.ndarray
-    gradient: np.ndarray
-    usable: np.ndarray
-    taps: np.ndarray
+    values: np.ndarray  # image without its columns, lines along axis 1
+    clean: np.ndarray  # the clean image
+    gradient: np.ndarray  # hypot of its gradient
+    usable: np.ndarray  # mask of usable pixels
+    taps: np.ndarray  # high pass of unit norm, from high_pass
 
     def transposed(self) -> Residual:
         """Return the residual with its lines along axis 0."""
@@ -78,27 +66,18 @@ class Residual:
 
 @dataclass
 class Sums:
-    """Sums over the pixels of each block and bin, or means of each bin.
+    """Sums of each block and bin [blocks, bins, lags], or means [bins, lags]."""
 
-    Args:
-        count: Pixels [blocks, bins, lags]; means have [bins, lags].
-        product: Product of two filtered residuals.
-        first: The variable that the noise depends on, weighted as the filter does.
-        second: Product of its values at the two pixels.
-        leak: Expected product of the other noise that passes the filter.
-    """
-
-    count: np.ndarray
-    product: np.ndarray
-    first: np.ndarray
-    second: np.ndarray
-    leak: np.ndarray
+    count: np.ndarray  # pixels
+    product: np.ndarray  # product of two filtered residuals
+    first: np.ndarray  # variable that the noise depends on, weighted as the filter does
+    second: np.ndarray  # product of its values at the two pixels
+    leak: np.ndarray  # expected product of the other noise that passes the filter
 
     @classmethod
     def joined(cls, parts: Iterable[Sums]) -> Sums:
         """Return the blocks of all parts."""
-        arrays = zip(*(vars(part).values() for part in parts))
-        return cls(*map(np.concatenate, arrays))
+        return cls(*map(np.concatenate, zip(*(vars(part).values() for part in parts))))
 
     def less(self, other: Sums | None) -> Sums:
         """Return the sums after subtraction of the products of the same pixels."""
@@ -107,19 +86,10 @@ class Sums:
         return dataclasses.replace(self, product=self.product - other.product)
 
     def means(self, weights: np.ndarray | None = None) -> Sums:
-        """Return means over the blocks [bins, lags].
-
-        Args:
-            weights: How often each block counts [blocks]; None for once.
-        """
+        """Return means over the blocks, which count as often as the weights say."""
         weights = np.ones(len(self.count)) if weights is None else weights
-        count = np.tensordot(weights, self.count, 1)
-        safe = np.maximum(count, 1)
-        means = (
-            np.tensordot(weights, getattr(self, name), 1) / safe
-            for name in ("product", "first", "second", "leak")
-        )
-        return Sums(count, *means)
+        count, *sums = (np.tensordot(weights, v, 1) for v in vars(self).values())
+        return Sums(count, *(values / np.maximum(count, 1) for values in sums))
 
     def has_enough(self) -> np.ndarray:
         """Return which bins of means have enough pixels [bins]."""
@@ -128,21 +98,13 @@ class Sums:
 
 
 class LineCorrelation(NamedTuple):
-    """Correlation of noise along a line.
+    """Correlation of noise along a line."""
 
-    Attributes:
-        streaks: Covariance of pixels 2 to 6 apart.
-        streaks_error: Its standard error.
-        power: Variance.
-        neighbour: Correlation coefficient of neighbours.
-        neighbour_error: Its standard error.
-    """
-
-    streaks: float
-    streaks_error: float
-    power: float
-    neighbour: float
-    neighbour_error: float
+    streaks: float  # covariance of pixels 2 to 6 apart
+    streaks_error: float  # its standard error
+    power: float  # variance
+    neighbour: float  # correlation coefficient of neighbours
+    neighbour_error: float  # its standard error
 
 
 def line_correlation(sums: Sums) -> LineCorrelation:
@@ -171,12 +133,8 @@ def high_pass(width: float, signal: float, noise: float) -> np.ndarray:
     Columns of standard deviation ``width`` have the autocovariance
     ``signal exp(-d^2 / (4 width^2))``. The taps return the error of the best linear
     prediction of a pixel from its neighbours in such an image. They are the middle row
-    of the inverse covariance.
-
-    Args:
-        width: Pixels.
-        signal: Variance of the columns' image.
-        noise: Variance of pointwise noise.
+    of the inverse covariance. ``signal`` and ``noise`` are variances of the columns'
+    image and of pointwise noise.
     """
     half = int(np.clip(np.ceil(2.5 * width), 4, 8))
     lags = np.arange(2 * half + 1)
@@ -194,33 +152,24 @@ def line_products(
 ) -> Sums:
     """Return the sums of products along the lines, filtered across them.
 
-    Args:
-        residual: The image; its gradient is the variable of the sums.
-        edges: Of the bins, by the mean gradient of a product.
-        lags: Distances along the line, pixels.
-        by_grey: Whether the bins are by the mean grey value instead.
+    The variable of the sums is the gradient. The edges of the bins are for the mean
+    gradient of a product, or for its mean grey value. Lags are in pixels.
     """
-    height, width = residual.values.shape
-    half, squares = len(residual.taps) // 2, residual.taps**2
-    inner, variable = slice(half, height - half), residual.gradient
-    filtered = correlate1d(residual.values, residual.taps, axis=0)[inner]
-    mean = order = correlate1d(variable, squares, axis=0)[inner]
+    squares, variable = residual.taps**2, residual.gradient
+    filtered = correlate1d(residual.values, residual.taps, axis=0)
+    mean = order = correlate1d(variable, squares, axis=0)
     if by_grey:
-        order = correlate1d(residual.clean, squares, axis=0)[inner]
-    clear = _clear(residual, axis=0)[inner]
-    blocks, number = _blocks((height, width))
-    blocks = blocks[inner]
+        order = correlate1d(residual.clean, squares, axis=0)
+    clear, (blocks, number) = _clear(residual, axis=0), _blocks(variable.shape)
     sums = np.zeros((5, number, len(edges) - 1, len(lags)))
     for i, lag in enumerate(lags):
-        left, right = slice(0, width - lag), slice(lag, width)
-        first = 0.5 * (mean[:, left] + mean[:, right])
-        second = correlate1d(variable[:, left] * variable[:, right], squares, axis=0)
-        product = filtered[:, left] * filtered[:, right]
-        place = 0.5 * (order[:, left] + order[:, right])
-        keep, group = _groups(
-            place, edges, blocks[:, left], clear[:, left] & clear[:, right]
-        )
-        for n, values in enumerate((None, product, first, second[inner])):
+        left, right = np.s_[:, : variable.shape[1] - lag], np.s_[:, lag:]
+        first = 0.5 * (mean[left] + mean[right])
+        second = correlate1d(variable[left] * variable[right], squares, axis=0)
+        product = filtered[left] * filtered[right]
+        place = 0.5 * (order[left] + order[right])
+        keep, group = _groups(place, edges, blocks[left], clear[left] & clear[right])
+        for n, values in enumerate((None, product, first, second)):
             sums[n, :, :, i] = _sums(values, keep, group, sums.shape[1:3])
     return Sums(*sums)
 
@@ -228,21 +177,16 @@ def line_products(
 def pixel_squares(residual: Residual, edges: np.ndarray, scan: np.ndarray) -> Sums:
     """Return the sums of squares after a filter along the lines.
 
-    The filter removes nearly all scan noise; the rest is known from its fit.
-
-    Args:
-        residual: The image; its grey value is the variable of the sums.
-        edges: Of the bins by grey value.
-        scan: Slope, intercept and length of scan noise.
+    The filter removes nearly all scan noise; the rest is known from its fit ``scan``:
+    slope, intercept, length. Variable of the sums and bins is the grey value.
     """
-    half, squares = len(residual.taps) // 2, residual.taps**2
-    inner = np.s_[:, half : residual.values.shape[1] - half]
-    filtered = correlate1d(residual.values, residual.taps, axis=1)[inner]
-    first = correlate1d(residual.clean, squares, axis=1)[inner]
-    second = correlate1d(residual.clean**2, squares, axis=1)[inner]
-    leak = _scan_leak(residual, scan)[inner]
-    blocks, number = _blocks(residual.values.shape)
-    keep, group = _groups(first, edges, blocks[inner], _clear(residual, axis=1)[inner])
+    squares = residual.taps**2
+    filtered = correlate1d(residual.values, residual.taps, axis=1)
+    first = correlate1d(residual.clean, squares, axis=1)
+    second = correlate1d(residual.clean**2, squares, axis=1)
+    leak = _scan_leak(residual, scan)
+    blocks, number = _blocks(first.shape)
+    keep, group = _groups(first, edges, blocks, _clear(residual, axis=1))
     shape, values = (number, len(edges) - 1), (None, filtered**2, first, second, leak)
     return Sums(*(_sums(v, keep, group, shape)[..., None] for v in values))
 
@@ -267,19 +211,17 @@ def residual_histograms(
         Counts [blocks, bins, values] at :data:`VALUES`, and the mean share of normally
         distributed noise (scan noise, rounding) in the variance.
     """
-    half, squares = len(residual.taps) // 2, residual.taps**2
-    inner = np.s_[:, half : residual.values.shape[1] - half]
+    squares = residual.taps**2
     pointwise_sd = np.maximum(pointwise[1] + pointwise[0] * residual.clean, 1e-9)
     normal = _scan_leak(residual, scan) + rounding
     variance = correlate1d(pointwise_sd**2, squares, axis=1) + normal
     value = correlate1d(residual.values, residual.taps, axis=1) / np.sqrt(variance)
-    value = value[inner]
-    place = correlate1d(residual.clean, squares, axis=1)[inner]
-    blocks, number = _blocks(residual.values.shape)
-    keep, group = _groups(place, edges, blocks[inner], _clear(residual, axis=1)[inner])
+    place = correlate1d(residual.clean, squares, axis=1)
+    blocks, number = _blocks(place.shape)
+    keep, group = _groups(place, edges, blocks, _clear(residual, axis=1))
     bins = len(edges) - 1
     counts = histogram(value[keep], group, number * bins)
-    share = np.mean((normal / variance)[inner][keep]) if keep.any() else 0
+    share = np.mean((normal / variance)[keep]) if keep.any() else 0
     return counts.reshape(number, bins, -1), share
 
 
@@ -300,9 +242,12 @@ def _blocks(shape: Sequence[int]) -> tuple[np.ndarray, int]:
 
 
 def _clear(residual: Residual, axis: int) -> np.ndarray:
-    """Return the pixels at which the filter has next to no unusable pixels [H, W]."""
+    """Return where the filter has next to no pixels that are unusable or outside."""
     unusable = (~residual.usable).astype(float)
-    return correlate1d(unusable, residual.taps**2, axis=axis) < _MAX_UNUSABLE
+    clear = correlate1d(unusable, residual.taps**2, axis=axis) < _MAX_UNUSABLE
+    half, lines = len(residual.taps) // 2, np.moveaxis(clear, axis, 0)
+    lines[:half] = lines[-half:] = False
+    return clear
 
 
 def _scan_leak(residual: Residual, scan: np.ndarray) -> np.ndarray:
@@ -327,10 +272,7 @@ def _groups(
 
 
 def _sums(
-    values: np.ndarray | None,
-    keep: np.ndarray,
-    group: np.ndarray,
-    shape: tuple[int, int],
+    values: np.ndarray | None, keep: np.ndarray, group: np.ndarray, shape: tuple
 ) -> np.ndarray:
     """Return the sum of values, or the count, in each block and bin."""
     weights = None if values is None else values[keep]

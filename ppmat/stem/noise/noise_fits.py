@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """Fits of the noise terms: scan, pointwise, its distribution, background.
 
 - Scan and pointwise noise are fitted to the means of :mod:`ppmat.stem.noise.moments`.
@@ -27,8 +26,8 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -48,15 +47,8 @@ _SCALES = np.arange(0.9, 1.1001, 0.01)  # of the standard deviation, free in the
 _WAVES = np.linspace(0.0, 8.0, 240)  # arguments of characteristic functions
 
 
-# Scan noise -----------------------------------------------------------------------
-
-
 def fit_scan(means: Sums) -> np.ndarray:
-    """Return slope, intercept and length of scan noise.
-
-    Args:
-        means: Products along the lines at :data:`LAGS` [bins, lags].
-    """
+    """Return slope, intercept and length of scan noise, from products at all lags."""
     weight = _scan_weight(means)
 
     def misfit(p: np.ndarray) -> np.ndarray:
@@ -97,10 +89,9 @@ def refit_scan(means: Sums, near: np.ndarray) -> np.ndarray:
             ],
             axis=-1,
         )
-        rest = (means.product - rho * variance) * weight
-        step = np.linalg.lstsq(
-            (jacobian * weight[..., None]).reshape(-1, 3), rest.ravel(), rcond=None
-        )[0]
+        rest = ((means.product - rho * variance) * weight).ravel()
+        jacobian = (jacobian * weight[..., None]).reshape(-1, 3)
+        step = np.linalg.lstsq(jacobian, rest, rcond=None)[0]
         step[2] = np.clip(step[2], -0.5 * length, 0.5 * length)
         p = np.maximum(p + step, [0.0, 0.0, _MIN_SCAN_LENGTH])
     return p
@@ -111,9 +102,8 @@ def scan_variance(means: Sums, length: float) -> np.ndarray:
     rho = correlation(LAGS[: means.count.shape[1]], length)
     rho[0] = 0.0
     weight = means.count * rho
-    return np.sum(weight * means.product, axis=1) / np.maximum(
-        np.sum(weight * rho, axis=1), 1e-30
-    )
+    total = np.maximum(np.sum(weight * rho, axis=1), 1e-30)
+    return np.sum(weight * means.product, axis=1) / total
 
 
 def _scan_weight(means: Sums) -> np.ndarray:
@@ -129,9 +119,6 @@ def _mean_variance(means: Sums, slope: float, intercept: float) -> np.ndarray:
     return slope**2 * means.second + 2 * slope * intercept * means.first + intercept**2
 
 
-# Pointwise noise ------------------------------------------------------------------
-
-
 def fit_pointwise(means: Sums, rounding: float) -> np.ndarray:
     """Return slope and intercept of the pointwise standard deviation.
 
@@ -143,8 +130,7 @@ def fit_pointwise(means: Sums, rounding: float) -> np.ndarray:
         CalibrationError: Only one bin has enough pixels.
     """
     weight = np.sqrt(means.count[:, 0]) / np.maximum(means.product[:, 0], 1e-12)
-    weight[~means.has_enough()] = 0.0
-    used = weight > 0
+    used = means.has_enough() & (weight > 0)
     if np.count_nonzero(used) < 2:
         raise CalibrationError(
             "all usable pixels have nearly the same grey value, so the dependence of "
@@ -169,9 +155,6 @@ def fit_pointwise(means: Sums, rounding: float) -> np.ndarray:
 def pointwise_variance(means: Sums, rounding: float) -> np.ndarray:
     """Return the variance of pointwise noise in each bin [bins]."""
     return (means.product - means.leak)[:, 0] - rounding
-
-
-# Distribution of pointwise noise --------------------------------------------------
 
 
 @functools.lru_cache(maxsize=1)
@@ -199,16 +182,14 @@ def log_densities(taps: np.ndarray, normal_part: float) -> np.ndarray:
     Returns:
         [lambdas, scales, values].
     """
-    table = _characteristic()
-    product = np.empty_like(table)
     share = np.sqrt(1 - normal_part)
-    for i, row in enumerate(table):
-        parts = [
-            np.interp(abs(tap) * share * _WAVES, _WAVES, row)
-            for tap in taps
-            if abs(tap) > 1e-4
+    waves = [abs(tap) * share * _WAVES for tap in taps if abs(tap) > 1e-4]
+    product = np.array(
+        [
+            np.prod([np.interp(w, _WAVES, row) for w in waves], axis=0)
+            for row in _characteristic()
         ]
-        product[i] = np.prod(parts, axis=0)
+    )
     product *= np.exp(-0.5 * normal_part * _WAVES**2)
     # Inverse transform by the trapezoidal rule up to the last wave.
     step = _WAVES[1] - _WAVES[0]
@@ -227,9 +208,7 @@ def log_densities(taps: np.ndarray, normal_part: float) -> np.ndarray:
 def best_lambda(counts: np.ndarray, logs: np.ndarray) -> float:
     """Return the lambda of the highest likelihood over all scales.
 
-    Args:
-        counts: Histogram of the values [values].
-        logs: From :func:`log_densities`.
+    It is that of counts [values] by the result of :func:`log_densities`.
     """
     likelihood = (logs @ counts).max(axis=1)
     best = int(np.clip(np.argmax(likelihood), 1, len(LAMBDAS) - 2))
@@ -240,41 +219,25 @@ def best_lambda(counts: np.ndarray, logs: np.ndarray) -> float:
     return float(LAMBDAS[best] + step * np.clip(shift, -1, 1))
 
 
-# Background ------------------------------------------------------------------------
+class Background(NamedTuple):
+    """A smooth field in an image."""
 
-
-@dataclass
-class Background:
-    """A smooth field in an image.
-
-    Args:
-        sd: Standard deviation, image units.
-        length: Pixels.
-        sd_error: Standard error of ``sd``.
-        length_error: Standard error of ``length``.
-        gain: Twice the increase of the log likelihood by the field.
-    """
-
-    sd: float
-    length: float
-    sd_error: float
+    sd: float  # standard deviation, image units
+    length: float  # pixels
+    sd_error: float  # standard errors
     length_error: float
-    gain: float
+    gain: float  # twice the increase of the log likelihood by the field
 
 
 class Waves(NamedTuple):
-    """Amplitudes of cosine waves, without the level.
+    """Amplitudes of cosine waves, without the level, each array [waves].
 
-    Attributes:
-        power: Squared amplitudes [waves]; the waves are orthonormal over the root of
-            the number of pixels.
-        wave: Wave numbers [waves], angular, 1 / pixel.
-        floor: Variance of the amplitudes by other noise [waves].
+    The waves are orthonormal over the root of the number of pixels.
     """
 
-    power: np.ndarray
-    wave: np.ndarray
-    floor: np.ndarray
+    power: np.ndarray  # squared amplitudes
+    wave: np.ndarray  # wave numbers, angular, 1 / pixel
+    floor: np.ndarray  # variance of the amplitudes by other noise
 
 
 def fit_background(spectra: list[Waves], false: list[Waves]) -> Background:
@@ -292,36 +255,29 @@ def fit_background(spectra: list[Waves], false: list[Waves]) -> Background:
         x = (wave / top) ** 2
         return floor * np.exp(p[0] + p[1] * x + p[2] * x**2)
 
-    def misfit(p: np.ndarray) -> float:
-        expected = raised(p, wave, floor)
+    def misfit(expected: np.ndarray) -> float:
         return 0.5 * float(np.sum(np.log(expected) + power / expected))
 
-    rise = minimize(misfit, np.zeros(3), method="L-BFGS-B", bounds=[(-3, 6)] * 3).x
+    minimized = functools.partial(minimize, method="L-BFGS-B")
+    rise = minimized(
+        lambda p: misfit(raised(p, wave, floor)), np.zeros(3), bounds=[(-3, 6)] * 3
+    ).x
     power, wave, floor = (np.concatenate(part) for part in zip(*spectra))
     floor = raised(rise, wave, floor)
 
     def field(p: np.ndarray) -> np.ndarray:
         return np.exp(p[1] - np.exp(2 * p[2]) * wave**2)
 
-    def loss(p: np.ndarray, with_field: bool = True) -> float:
-        expected = np.exp(p[0]) * floor + (field(p) if with_field else 0.0)
-        return 0.5 * float(np.sum(np.log(expected) + power / expected))
+    def loss(p: np.ndarray) -> float:
+        return misfit(np.exp(p[0]) * floor + (field(p) if len(p) > 1 else 0.0))
 
     # Columns that are not Gaussian leave power, which may add to the floor.
     limits = [(-0.2, 0.7), (-60.0, 30.0), (np.log(4.0), np.log(400.0))]
-    without = minimize(
-        lambda p: loss(p, False), [0.0], method="L-BFGS-B", bounds=limits[:1]
-    )
+    without = minimized(loss, [0.0], bounds=limits[:1])
     first = np.log(max(power[wave < np.quantile(wave, 0.1)].mean(), 1e-20))
-    best = min(
-        (
-            minimize(
-                loss, [0.0, first, np.log(length)], method="L-BFGS-B", bounds=limits
-            )
-            for length in (8.0, 20.0, 50.0)
-        ),
-        key=lambda fit: fit.fun,
-    )
+    starts = ([0.0, first, np.log(length)] for length in (8.0, 20.0, 50.0))
+    fits = [minimized(loss, start, bounds=limits) for start in starts]
+    best = min(fits, key=lambda fit: fit.fun)
     length = float(np.exp(best.x[2]))
     rest = np.exp(best.x[0]) * floor
     # Variance of the field in these frames: mean and variance of each amplitude, given
@@ -341,17 +297,15 @@ def fit_background(spectra: list[Waves], false: list[Waves]) -> Background:
 
 def _errors(loss: Callable, best: np.ndarray) -> np.ndarray:
     """Return standard errors from the curvature of the loss."""
-    size, step = len(best), 1e-2
-    hessian = np.empty((size, size))
-    unit = step * np.eye(size)
-    for i in range(size):
-        for j in range(size):
-            corners = [
-                si * sj * loss(best + si * unit[i] + sj * unit[j])
-                for si in (1, -1)
-                for sj in (1, -1)
-            ]
-            hessian[i, j] = sum(corners) / (4 * step**2)
+    step, signs = 1e-2, list(itertools.product((1, -1), repeat=2))
+    unit = step * np.eye(len(best))
+    hessian = [
+        [
+            sum(s * t * loss(best + s * u + t * v) for s, t in signs) / (4 * step**2)
+            for v in unit
+        ]
+        for u in unit
+    ]
     with np.errstate(invalid="ignore"):
         return np.sqrt(np.maximum(np.diag(np.linalg.pinv(hessian)), 0))
 
@@ -369,7 +323,7 @@ def noise_floor(
         shape: ``(H, W)`` of the image.
         size: ``(P, Q)``, number of waves.
         pointwise: Mean variance of pointwise noise.
-        scan: Mean variance of scan noise.
+        scan: The same of scan noise.
         length: Of scan noise along axis 1, pixels.
     """
     rows, columns = (np.pi * np.arange(p) / n for p, n in zip(size, shape))

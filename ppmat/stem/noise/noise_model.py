@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """The three noise terms of a STEM image (Li et al., CVPR 2025, Fig. 1 and 3).
 
 ``I = I_clean + N_background + N_scan + N_pointwise``. The paper names the terms and
@@ -102,10 +101,9 @@ class NoiseModel:
     standard_errors: Mapping[str, float] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
-        for item in dataclasses.fields(self):
-            if item.name != "standard_errors":
-                value = _plain(getattr(self, item.name), item.name, type(item.default))
-                object.__setattr__(self, item.name, value)
+        for item in dataclasses.fields(self)[:-1]:
+            value = _plain(getattr(self, item.name), item.name, type(item.default))
+            object.__setattr__(self, item.name, value)
         errors = {
             name: _plain(error, f"standard_errors.{name}", float)
             for name, error in self.standard_errors.items()
@@ -115,44 +113,31 @@ class NoiseModel:
     def scan_sd(self, gradient: np.ndarray) -> np.ndarray:
         """Return the standard deviation of scan noise, image units, at least 0.
 
-        Args:
-            gradient: ``hypot`` of ``numpy.gradient`` of the clean image, image units
-                per pixel.
+        The gradient is ``hypot`` of ``numpy.gradient`` of the clean image.
         """
         return np.maximum(self.scan_intercept + self.scan_slope * gradient, 0)
 
     def pointwise_sd(self, grey_value: np.ndarray) -> np.ndarray:
         """Return the standard deviation of pointwise noise, image units, at least 0."""
-        return np.maximum(
-            self.pointwise_intercept + self.pointwise_slope * grey_value, 0
-        )
+        sd = self.pointwise_intercept + self.pointwise_slope * grey_value
+        return np.maximum(sd, 0)
 
     def apply(self, clean: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Return the clean image with one draw of the noise.
+        """Return an image [H, W] with one draw of the noise, not clipped or rounded.
 
         Each term has its own random stream, so a change of one term leaves the others.
-
-        Args:
-            clean: Image [H, W].
-            rng: Random numbers.
-
-        Returns:
-            Image [H, W], neither clipped nor rounded.
 
         Raises:
             ValueError: The image has fewer than 2 x 2 pixels, or not two axes.
         """
         check_clean(clean)
         background, scan, pointwise = rng.spawn(3)
-        gradient = np.hypot(*np.gradient(clean))
-        noise = self.background_sd * _unit_variance(
-            gaussian_filter(
-                background.standard_normal(clean.shape),
-                # Longer ones change the rounding only.
-                min(self.background_length, max(clean.shape)),
-            )
-        )
-        noise += self.scan_sd(gradient) * _streaks(
+        # A length beyond the image changes the rounding only.
+        length = min(self.background_length, max(clean.shape))
+        smooth = gaussian_filter(background.standard_normal(clean.shape), length)
+        smooth -= smooth.mean()
+        noise = self.background_sd * (smooth / smooth.std())
+        noise += self.scan_sd(np.hypot(*np.gradient(clean))) * _streaks(
             scan, clean.shape, self.scan_length, self.fast_axis
         )
         u = pointwise.uniform(size=clean.shape)
@@ -165,10 +150,6 @@ class NoiseModel:
         """Return the noise of the same images after ``factor * image + offset``.
 
         Slopes do not depend on the units of the image; standard errors are scaled too.
-
-        Args:
-            factor: Above 0.
-            offset: New image units.
         """
         if not factor > 0:
             raise ValueError(f"factor is {factor}, wanted a number above 0")
@@ -196,11 +177,7 @@ class NoiseModel:
 
     @classmethod
     def from_json(cls, text: str, where: str = "noise model") -> NoiseModel:
-        """Return the model of :meth:`to_json`'s text.
-
-        Args:
-            text: JSON.
-            where: Where the text is from, for errors.
+        """Return the model of :meth:`to_json`'s text; errors name ``where`` it is from.
 
         Raises:
             NoiseFormatError: The text has another format or version, or a parameter is
@@ -210,29 +187,25 @@ class NoiseModel:
             record = json.loads(text)
         except ValueError as error:
             raise NoiseFormatError(f"{where} is not JSON: {error}") from None
-        if not isinstance(record, dict) or record.get("format") != FORMAT:
-            raise NoiseFormatError(
-                f"{where} is no noise model: wanted the key 'format' with {FORMAT!r}, "
-                "as calibrate.py writes it"
-            )
-        if record.get("version") != VERSION:
-            raise NoiseFormatError(
-                f"{where} is of version {record.get('version')!r}, this program reads "
-                f"version {VERSION}: calibrate the frames again"
-            )
-        errors = record.get("standard_errors", {})
-        parameters = record.get("parameters")
-        if not isinstance(parameters, dict) or not isinstance(errors, dict):
-            raise NoiseFormatError(
-                f"{where}: 'parameters' and 'standard_errors' must be mappings"
-            )
-        known = {f.name for f in dataclasses.fields(cls)} - {"standard_errors"}
-        if set(parameters) != known:
-            odd = sorted(set(parameters) ^ known)
-            raise NoiseFormatError(
-                f"{where}: missing or unknown in 'parameters': {', '.join(odd)}"
-            )
         try:
+            if not isinstance(record, dict) or record.get("format") != FORMAT:
+                raise ValueError(
+                    f"this is no noise model; wanted the key 'format' with {FORMAT!r}, "
+                    "as calibrate.py writes it"
+                )
+            if record.get("version") != VERSION:
+                raise ValueError(
+                    f"found version {record.get('version')!r}, wanted version "
+                    f"{VERSION}: calibrate the frames again"
+                )
+            errors = record.get("standard_errors", {})
+            parameters = record.get("parameters")
+            if not isinstance(parameters, dict) or not isinstance(errors, dict):
+                raise ValueError("'parameters' and 'standard_errors' must be mappings")
+            odd = {item.name for item in dataclasses.fields(cls)[:-1]} ^ set(parameters)
+            if odd:
+                names = ", ".join(sorted(odd))
+                raise ValueError(f"missing or unknown in 'parameters': {names}")
             model = cls(**parameters, standard_errors=errors)
             model.check_range()
         except ValueError as error:
@@ -243,11 +216,11 @@ class NoiseModel:
         """Check that there is a signal, and no negative noise over its range.
 
         Only files and calibrations are checked; other models may have any range.
+        Pointwise noise may be negative by a tenth of its largest value, because it is a
+        line through measured points.
 
         Raises:
-            ValueError: There is no signal, or a standard deviation is negative between
-                ``low`` and ``high``. Pointwise noise may be negative by a tenth of its
-                largest value, because it is a line through measured points.
+            ValueError: There is no signal, or a standard deviation is negative.
         """
         if not self.low < self.high:
             raise ValueError(
@@ -256,18 +229,15 @@ class NoiseModel:
             )
         for name in ("scan_slope", "scan_intercept"):
             if getattr(self, name) < 0:
-                raise ValueError(
-                    f"{name} cannot be {getattr(self, name)!r}; wanted 0 or more"
-                )
-        ends = [
-            self.pointwise_intercept + self.pointwise_slope * grey
-            for grey in (self.low, self.high)
-        ]
+                value = getattr(self, name)
+                raise ValueError(f"{name} cannot be {value!r}; wanted 0 or more")
+        slope, intercept = self.pointwise_slope, self.pointwise_intercept
+        ends = [intercept + slope * grey for grey in (self.low, self.high)]
         if min(ends) < -_MAX_NEGATIVE * max(ends):
             raise ValueError(
-                f"pointwise_intercept {self.pointwise_intercept:g} and pointwise_slope "
-                f"{self.pointwise_slope:g} give the standard deviations {ends[0]:.3g} "
-                f"at low and {ends[1]:.3g} at high; wanted 0 or more"
+                f"pointwise_intercept {intercept:g} and pointwise_slope {slope:g} give "
+                f"the standard deviations {ends[0]:.3g} at low and {ends[1]:.3g} at "
+                "high; wanted 0 or more"
             )
 
     def save(self, path: str | Path) -> None:
@@ -276,12 +246,7 @@ class NoiseModel:
 
     @classmethod
     def load(cls, path: str | Path) -> NoiseModel:
-        """Read the file of :meth:`save`.
-
-        Raises:
-            NoiseFormatError: See :meth:`from_json`, with the path.
-            OSError: The file cannot be read.
-        """
+        """Read the file of :meth:`save`; for errors see :meth:`from_json`."""
         try:
             text = Path(path).read_text(encoding="utf-8")
         except UnicodeDecodeError:
@@ -302,38 +267,22 @@ _LEGAL = {
 
 
 def _plain(value: object, name: str, kind: type) -> float | int | str:
-    """Return the value of a parameter as a plain number or text.
-
-    Raises:
-        ValueError: The parameter cannot have this value.
-    """
+    """Return the value of a parameter as a plain number or text, or refuse it."""
     legal, wanted = _LEGAL.get(name, (lambda v: True, "a finite number"))
     types = {float: Real, int: Integral, str: str}
     fits = isinstance(value, types[kind]) and not isinstance(value, bool)
-    if fits and kind is float:
-        fits = math.isfinite(value)
-    if not fits or not legal(value):
+    if not fits or (kind is float and not math.isfinite(value)) or not legal(value):
         raise ValueError(f"{name} cannot be {value!r}; wanted {wanted}")
     return kind(value)
 
 
 def check_clean(clean: np.ndarray) -> None:
-    """Check that noise can be added to an image.
-
-    Raises:
-        ValueError: The image has fewer than 2 x 2 pixels, or not two axes.
-    """
+    """Check that noise can be added to an image, else raise ``ValueError``."""
     if np.ndim(clean) != 2 or min(np.shape(clean)) < 2:
         raise ValueError(
             f"the clean image has the shape {np.shape(clean)}, wanted [H, W] with at "
             "least 2 x 2 pixels; frames of a stack get their noise one by one"
         )
-
-
-def _unit_variance(field: np.ndarray) -> np.ndarray:
-    """Return a field with mean 0 and variance 1."""
-    field = field - field.mean()
-    return field / field.std()
 
 
 def _streaks(
@@ -348,6 +297,5 @@ def _streaks(
     impulse[impulse.size // 2] = 1.0
     mode = "constant" if impulse.size == size else "wrap"
     kernel = gaussian_filter1d(impulse, length, mode=mode)
-    return gaussian_filter1d(white, length, axis=axis, mode="wrap") / np.sqrt(
-        np.sum(kernel**2)
-    )
+    streaks = gaussian_filter1d(white, length, axis=axis, mode="wrap")
+    return streaks / np.sqrt(np.sum(kernel**2))

@@ -12,14 +12,11 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """Raw images of a calibration: checks, one scale, clipped and hot pixels."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from dataclasses import field
 from typing import NamedTuple
 
 import numpy as np
@@ -40,8 +37,7 @@ MIN_SIDE = 64  # pixels
 MIN_LEVELS = 16  # different values in an image
 TILE = 512  # side of the tiles of larger images, pixels
 MAX_PIXELS = 2**21  # measured ones, of all images
-# Largest share of hot pixels that is looked for, so that the error can count them.
-_MAX_COUNTED_SHARE = 0.1
+_MAX_COUNTED_SHARE = 0.1  # of hot pixels, so that the error can count them
 # Least distance from a limit at which noise is not clipped, standard deviations.
 _CLIPPING_DISTANCE = 2.0
 # Limits of the ratio of noise power in two bands. It is 1 for independent pixels.
@@ -52,56 +48,32 @@ class CalibrationError(InputError):
     """The noise cannot be measured on these images."""
 
 
-@dataclass
-class Frame:
-    """An image, or a tile of one, on a common scale, with its lines along axis 1.
+class Frame(NamedTuple):
+    """An image, or a tile of one, on a common scale, with its lines along axis 1."""
 
-    Args:
-        image: [H, W].
-        name: Of the image, for errors.
-        floor: Value that darker pixels are clipped to, or None.
-        ceiling: Value that brighter pixels are clipped to, or None.
-        hot: Mask of pixels that were replaced by the median of their neighbours [H, W].
-    """
-
-    image: np.ndarray
-    name: str
-    floor: float | None
-    ceiling: float | None
-    hot: np.ndarray
+    image: np.ndarray  # [H, W]
+    name: str  # of the image, for errors
+    floor: float | None  # value that darker pixels are clipped to
+    ceiling: float | None  # value that brighter pixels are clipped to
+    hot: np.ndarray  # mask of pixels replaced by the median of their neighbours [H, W]
 
 
-@dataclass
-class RawFrames:
-    """Images that can be measured.
+class RawFrames(NamedTuple):
+    """Images that can be measured; scale and offset are in image units."""
 
-    Args:
-        frames: ``(value - offset) / scale`` of the images.
-        scale: Image units.
-        offset: Image units.
-        step: Smallest step between two values of a frame, on the scale of the frames.
-        warnings: Hot and clipped pixels, a sentence each.
-    """
-
-    frames: list[Frame]
+    frames: list[Frame]  # (value - offset) / scale of the images
     scale: float
     offset: float
-    step: float
-    warnings: list[str] = field(default_factory=list)
+    step: float  # smallest one between two values of a frame, on the scale of these
+    warnings: list[str]  # of hot and clipped pixels, a sentence each
 
 
 class RoughNoise(NamedTuple):
-    """A first estimate of the noise, before columns are fitted.
+    """A first estimate of the noise, before columns are fitted."""
 
-    Attributes:
-        pointwise: Standard deviation, units of the frames.
-        scan: The same for scan noise.
-        length: Of scan noise, pixels.
-    """
-
-    pointwise: float
-    scan: float
-    length: float
+    pointwise: float  # standard deviation, units of the frames
+    scan: float  # the same for scan noise
+    length: float  # of scan noise, pixels
 
 
 def prepare_frames(
@@ -112,14 +84,7 @@ def prepare_frames(
 ) -> RawFrames:
     """Return the images of a calibration on one scale.
 
-    Args:
-        images: See :func:`ppmat.stem.noise.calibration.calibrate`.
-        fast_axis: The same.
-        mode: The same.
-        names: The same.
-
-    Raises:
-        CalibrationError: The noise cannot be measured on these images.
+    For arguments and errors see :func:`ppmat.stem.noise.calibration.calibrate`.
     """
     if mode not in MODES:
         raise CalibrationError(f"mode is {mode!r}, wanted one of {', '.join(MODES)}")
@@ -133,16 +98,17 @@ def prepare_frames(
     names = names or [f"image {i}" for i in range(len(images))]
     if len(names) != len(images):
         raise CalibrationError(f"{len(names)} names for {len(images)} images")
-    arrays = [_check(image, name) for image, name in zip(images, names)]
-    for array, name in zip(arrays, names):
-        if array.shape != arrays[0].shape:
+    arrays = list(map(_check, images, names))
+    sizes = [f"{array.shape[0]} x {array.shape[1]}" for array in arrays]
+    for size, name in zip(sizes, names):
+        if size != sizes[0]:
             raise CalibrationError(
-                f"{name} has {array.shape[0]} x {array.shape[1]} pixels, {names[0]} "
-                f"has {arrays[0].shape[0]} x {arrays[0].shape[1]}: noise depends on "
-                "dwell time and magnification; calibrate each kind of image by itself"
+                f"{name} has {size} pixels, {names[0]} has {sizes[0]}: noise depends "
+                "on dwell time and magnification; calibrate each kind of image by "
+                "itself"
             )
     step = min(float(np.diff(np.unique(array)).min()) for array in arrays)
-    arrays, hot = zip(*[_replace_hot(a, name) for a, name in zip(arrays, names)])
+    arrays, hot = zip(*map(_replace_hot, arrays, names))
     limits = [clipping_limits(array) for array in arrays]
     warnings = _warnings(arrays, hot, limits)
     low, high = np.quantile(np.stack(arrays), [0.01, 0.99])
@@ -160,10 +126,8 @@ def prepare_frames(
         if fast_axis == 0:
             array, mask = array.T, mask.T
         _check_filtered(array, name, step)
-        frames += [
-            Frame(tile, name, *ends, taken)
-            for tile, taken in zip(_tiles(array), _tiles(mask))
-        ]
+        tiles = zip(_tiles(array), _tiles(mask))
+        frames += [Frame(tile, name, *ends, taken) for tile, taken in tiles]
     most = max(1, MAX_PIXELS // frames[0].image.size)
     if len(frames) > most:
         frames = [frames[i] for i in np.linspace(0, len(frames) - 1, most).astype(int)]
@@ -187,10 +151,8 @@ def _images(images: object) -> list[np.ndarray]:
             array = image_array(image)
         except ValueError as error:
             raise CalibrationError(str(error)) from None
-        if is_signal(image) and array.ndim > 2:
-            found += list(array.reshape(-1, *array.shape[-2:]))
-        else:
-            found.append(array)
+        several = is_signal(image) and array.ndim > 2
+        found += list(array.reshape(-1, *array.shape[-2:])) if several else [array]
     return found
 
 
@@ -211,9 +173,8 @@ def _check(array: np.ndarray, name: str) -> np.ndarray:
             f"{name} has {array.shape[0]} x {array.shape[1]} pixels, wanted at least "
             f"{MIN_SIDE} a side"
         )
-    usable = np.isfinite(np.ma.getdata(array)) & ~np.ma.getmaskarray(array)
-    array = np.ma.getdata(array).astype(float)
-    bad = array.size - np.count_nonzero(usable)
+    masked, array = np.ma.getmaskarray(array), np.ma.getdata(array).astype(float)
+    bad = np.count_nonzero(masked | ~np.isfinite(array))
     if bad:
         raise CalibrationError(
             f"{name}: {bad} of {array.size} pixels are NaN, infinite or masked; cut "
@@ -250,26 +211,20 @@ def _warnings(
     limits: Sequence[tuple[float | None, float | None]],
 ) -> list[str]:
     """Return warnings about hot and clipped pixels."""
-    texts = []
-    number, size = sum(int(h.sum()) for h in hot), sum(a.size for a in arrays)
-    if number:
-        texts.append(hot_pixel_warning(number, size))
-    for end, (where, what, bound) in enumerate(
-        [
-            ("or hold no electron, at the least", "low", "an upper"),
-            ("at the largest", "high", "a lower"),
-        ]
+    number, size = int(np.sum(hot)), sum(a.size for a in arrays)
+    texts = [hot_pixel_warning(number, size)] if number else []
+    for ends, where, bound in zip(
+        zip(*limits),
+        ("or hold no electron, at the least", "at the largest"),
+        ("`low` is an upper", "`high` is a lower"),
     ):
-        clipped = sum(
-            np.count_nonzero(array == ends[end])
-            for array, ends in zip(arrays, limits)
-            if ends[end] is not None
-        )
+        # None equals no pixel.
+        clipped = sum(np.count_nonzero(a == end) for a, end in zip(arrays, ends))
         if clipped > MAX_CLIPPED_SHARE * size:
             texts.append(
-                f"{100 * clipped / size:.2g} % of the pixels are clipped, "
-                f"{where} value of their image; `{what}` is {bound} bound. Change gain "
-                "and offset of the detector"
+                f"{100 * clipped / size:.2g} % of the pixels are clipped, {where} "
+                f"value of their image; {bound} bound. Change gain and offset of the "
+                "detector"
             )
     return texts
 
@@ -278,9 +233,7 @@ def _check_filtered(image: np.ndarray, name: str, step: float) -> None:
     """Refuse an image in which the noise of neighbouring pixels is correlated."""
     powers = []
     for order in (4, 8):
-        taps = np.array([1.0])
-        for _ in range(order):
-            taps = np.convolve(taps, [1.0, -1.0])
+        taps = np.diff(np.eye(1 + order), order, axis=0)[0]
         taps /= np.sqrt(np.sum(taps**2))
         cut = slice(order, -order)
         high = correlate1d(correlate1d(image, taps, axis=0), taps, axis=1)[cut, cut]
@@ -316,13 +269,8 @@ def _tiles(image: np.ndarray) -> list[np.ndarray]:
 def usable_pixels(frame: Frame, expected: np.ndarray, noise: RoughNoise) -> np.ndarray:
     """Return the mask of pixels that are not hot and whose noise is not clipped [H, W].
 
-    A pixel may be clipped if the clean image is near a limit. Its own value is not
-    used, because that would leave out the strongest noise.
-
-    Args:
-        frame: With its limits.
-        expected: Clean image and background [H, W].
-        noise: First estimate.
+    A pixel may be clipped if the expected value (clean image and background) is near a
+    limit. Its own value is not used, because that would leave out the strongest noise.
     """
     usable = ~frame.hot
     spread = _CLIPPING_DISTANCE * np.hypot(noise.pointwise, noise.scan)
