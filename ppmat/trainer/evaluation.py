@@ -45,9 +45,9 @@ def evaluate(
 ) -> tuple[Meters, Meters, Meters]:
     """Return times, losses and metrics over all structures of all ranks.
 
-    The averaged weights are evaluated when the run keeps an average. Noise drawn by
-    the model comes from its own random stream, the same in every evaluation. So an
-    evaluation does not change the training, and two evaluations can be compared.
+    Averaged weights are evaluated if the run keeps them. Noise comes from a random
+    stream that every evaluation starts anew. So the training does not change, and two
+    evaluations can be compared.
     """
     was_training = run.model.training
     share_statistics(run.model)

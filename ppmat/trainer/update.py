@@ -139,8 +139,8 @@ class Update:
         """Return copies of what a skipped step has to put back."""
         if not self._skip:
             return {}
-        state = self.run.model.state_dict()
-        return {name: t.clone() for name, t in state.items() if t.stop_gradient}
+        state = self.run.model.state_dict().items()
+        return {name: t.clone() for name, t in state if t.stop_gradient}
 
     def _no_sync_unless(self, is_last: bool) -> contextlib.AbstractContextManager:
         """Return a context in which gradients stay on their rank, but for the last."""
