@@ -40,7 +40,7 @@ from ppmat.datasets.transform import mean_std_scaling
 from ppmat.metrics import IS2REMetric
 from ppmat.metrics import StreamingMetricBase
 from ppmat.sampler import StructureSampler
-from ppmat.trainer.stop_signals import TrainingInterrupted
+from ppmat.trainer.run import TrainingInterrupted
 from ppmat.trainer.update import NonFiniteError
 from ppmat.utils import misc
 from ppmat.utils.save_load import load_pretrain

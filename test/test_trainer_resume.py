@@ -33,7 +33,7 @@ from helpers_trainer import weights_of
 from paddle import nn
 
 from ppmat.trainer import TrainerState
-from ppmat.trainer.stop_signals import TrainingInterrupted
+from ppmat.trainer.run import TrainingInterrupted
 from ppmat.utils import save_load
 from ppmat.utils.save_load import CheckpointError
 

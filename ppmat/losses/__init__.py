@@ -39,14 +39,11 @@ __all__ = [*LOSSES, "build_loss"]
 
 
 def build_loss(cfg: Mapping | None, where: str = "loss") -> nn.Layer | None:
-    """Build a loss; the losses inside a :class:`LossWarper` are built with it.
+    """Build a loss, with those inside a :class:`LossWarper`; None for None.
 
     Args:
         cfg: The block; it is not changed.
         where: YAML path of ``cfg``, for errors.
-
-    Returns:
-        The loss, or None for None.
 
     Raises:
         ConfigError: Unknown class, key or wrong type, with the YAML path.

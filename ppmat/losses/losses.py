@@ -24,11 +24,7 @@ from paddle import nn
 
 
 class _ElementLoss(nn.Layer):
-    """A loss of each entry, reduced to one number.
-
-    Args:
-        reduction: Mean or sum over all entries.
-    """
+    """A loss of each entry; ``reduction`` is the mean or the sum over all entries."""
 
     def __init__(self, reduction: Literal["mean", "sum"] = "mean") -> None:
         super().__init__()

@@ -69,15 +69,12 @@ METRICS.register(paddle.nn.MSELoss, "paddle.nn.MSELoss")
 def build_metric(
     cfg: Mapping | None, where: str = "Metric"
 ) -> None | Callable | dict[str, Any]:
-    """Build a metric, or a dict of metrics.
+    """Build a metric, or a dict of metrics; None for None.
 
     Args:
         cfg: One block, or a mapping from the key of ``pred_dict`` / batch the metric
             compares to its block. It is not changed.
         where: YAML path of ``cfg``, for errors.
-
-    Returns:
-        The metric, a dict of metrics with the keys of ``cfg``, or None for None.
 
     Raises:
         ConfigError: Unknown class, key or wrong type, with the YAML path.

@@ -122,13 +122,7 @@ class IS2REMetric(StreamingMetricBase):
         self.sums += [errors.sum(dtype=np.float64), within, len(errors)]
 
     def update_step(self, *, result: dict, batch: dict, stage: str) -> None:
-        """Add a batch; batches without a prediction or without labels are skipped.
-
-        Args:
-            result: With ``pred_dict``, which holds the energies [S, 1] eV.
-            batch: The batch, with the energies [S, 1] eV if there are labels.
-            stage: Not used; the scores are the same in all stages.
-        """
+        """Add energies [S, 1] eV; batches without prediction or labels are skipped."""
         predicted = result.get("pred_dict", {}).get(self.property_name)
         if predicted is None or self.property_name not in batch:
             return
@@ -139,7 +133,5 @@ class IS2REMetric(StreamingMetricBase):
         errors, within, structures = sum_over_ranks(self.sums).numpy()
         if structures == 0:
             return {}
-        return {
-            "energy_mae": float(errors / structures),
-            "ewt": float(within / structures),
-        }
+        mae, ewt = errors / structures, within / structures
+        return {"energy_mae": float(mae), "ewt": float(ewt)}

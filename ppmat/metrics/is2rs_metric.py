@@ -132,8 +132,8 @@ class IS2RSMetric(StreamingMetricBase):
         Args:
             result: With ``result``, the list of generated structures (one for each of
                 the batch), or else ``pred_dict`` with ``cart_coords_relaxed`` [N, 3].
-            batch: The batch, with ``cart_coords_relaxed`` if there are labels.
-            stage: Not used; the scores are the same in all stages.
+            batch: With ``cart_coords_relaxed`` if there are labels.
+            stage: Not used.
         """
         if result.get("result"):
             predicted = np.concatenate([r["cart_coords"] for r in result["result"]])

@@ -57,21 +57,13 @@ _BLOCK = 64  # pixels filtered by one matrix product; the matrices fit into the 
 
 @dataclass(frozen=True)
 class SSIMWindow:
-    """Window and constants of SSIM.
+    """Window and constants of SSIM."""
 
-    Args:
-        win_size: Side of the Gaussian window, pixels, odd.
-        win_sigma: Its standard deviation, pixels.
-        k1: Stabilises the ratio of means.
-        k2: Stabilises the ratio of variances.
-        nonnegative_ssim: Count a negative similarity of a position as 0.
-    """
-
-    win_size: int = 11
-    win_sigma: float = 1.5
-    k1: float = 0.01
-    k2: float = 0.03
-    nonnegative_ssim: bool = False
+    win_size: int = 11  # side of the Gaussian window, pixels, odd
+    win_sigma: float = 1.5  # its standard deviation, pixels
+    k1: float = 0.01  # stabilises the ratio of means
+    k2: float = 0.03  # stabilises the ratio of variances
+    nonnegative_ssim: bool = False  # count a negative similarity of a position as 0
 
 
 def _check_protocol(protocol: str, data_range: float) -> None:
@@ -243,11 +235,7 @@ def calc_ssim(
         pred: Predicted images, [N, C, H, W].
         label: True images, likewise.
         data_range: Range of the values.
-        win_size: See :class:`SSIMWindow`, as the next four.
-        win_sigma: Standard deviation of the window, pixels.
-        k1: Stabilises the ratio of means.
-        k2: Stabilises the ratio of variances.
-        nonnegative_ssim: Count a negative similarity of a position as 0.
+        win_size, win_sigma, k1, k2, nonnegative_ssim: See :class:`SSIMWindow`.
         protocol: ``"pooled"`` or ``"author"``; here they differ only in the truncation.
 
     Returns:
@@ -275,13 +263,8 @@ class SFINStreamingAdapter(StreamingMetricBase):
         pred_name: Key of the prediction in ``pred_dict``; ``target_name`` if None.
         psnr_name: Name of the PSNR in the result; ``Trainer.name_for_best_metric``.
         ssim_name: Name of the SSIM in the result.
-        data_range: See :func:`calc_psnr`.
-        eps: See :func:`calc_psnr`.
-        win_size: See :class:`SSIMWindow`, as the next four.
-        win_sigma: Standard deviation of the window, pixels.
-        k1: Stabilises the ratio of means.
-        k2: Stabilises the ratio of variances.
-        nonnegative_ssim: Count a negative similarity of a position as 0.
+        data_range, eps: See :func:`calc_psnr`.
+        win_size, win_sigma, k1, k2, nonnegative_ssim: See :class:`SSIMWindow`.
         stages: Stages that are scored; training and evaluation if None.
         protocol: ``"pooled"`` or ``"author"``. For both, use two adapters with names
             such as ``psnr_author``.
@@ -332,12 +315,7 @@ class SFINStreamingAdapter(StreamingMetricBase):
         self._sums = np.zeros(5)
 
     def update_step(self, *, result: dict, batch: dict, stage: str) -> None:
-        """Add a batch.
-
-        Args:
-            result: With ``pred_dict``, which holds the prediction [N, C, H, W].
-            batch: With the true images, likewise.
-            stage: Left out unless among ``stages``.
+        """Add a batch of predicted and true images [N, C, H, W].
 
         Raises:
             KeyError: The prediction or the true images are not there.
@@ -352,25 +330,15 @@ class SFINStreamingAdapter(StreamingMetricBase):
         ):
             if key not in values:
                 raise KeyError(f"{place} has no '{key}'; it has {', '.join(values)}")
-        pred, label = _pair(
-            predictions[self.pred_name],
-            batch[self.target_name],
-            self.protocol,
-            self.data_range,
-        )
-        similarities = _similarities(pred, label, self.data_range, self.window)
-        errors = _squared_errors(pred, label)
-        pixels = pred[0].size
+        images = predictions[self.pred_name], batch[self.target_name]
+        pred, label = _pair(*images, self.protocol, self.data_range)
+        similarity = _similarities(pred, label, self.data_range, self.window).sum()
+        errors, pixels = _squared_errors(pred, label), pred[0].size
         levels = 0.0
         if self.protocol == "author":
             levels = _decibel(errors, self.data_range, self.eps).sum()
-        self._sums += [
-            errors.sum() * pixels,
-            pixels * len(pred),
-            levels,
-            similarities.sum(),
-            len(pred),
-        ]
+        error = errors.sum() * pixels
+        self._sums += [error, pixels * len(pred), levels, similarity, len(pred)]
 
     def compute_epoch(self, *, stage: str) -> dict[str, float]:
         """Return both scores over all processes; empty if there were no images."""
@@ -390,7 +358,5 @@ class SFINStreamingAdapter(StreamingMetricBase):
             f"'{self.target_name}' by protocol '{self.protocol}' "
             f"({PROTOCOLS[self.protocol]})"
         )
-        return {
-            self.psnr_name: float(psnr),
-            self.ssim_name: float(similarities / images),
-        }
+        ssim = similarities / images
+        return {self.psnr_name: float(psnr), self.ssim_name: float(ssim)}

@@ -68,27 +68,15 @@ _UPSTREAM = "https://paddle-org.bj.bcebos.com/paddlematerials/checkpoints"
 # Packages that are part of this tree.
 PACKAGES = Path(__file__).resolve().parent / "packages"
 # Registered name -> folder or address of its package, see ppmat.utils.model_package.
-MODEL_REGISTRY: dict[str, str] = {
-    **find_packages(PACKAGES),
-    **{
-        name: f"{_UPSTREAM}/spectrum_enhancement/sfin/{name}.zip"
-        for name in (
-            "sfin_haadf_enhance",
-            "sfin_haadf_detect",
-            "sfin_bf_enhance",
-            "sfin_bf_detect",
-        )
-    },
+MODEL_REGISTRY: dict[str, str] = find_packages(PACKAGES) | {
+    name: f"{_UPSTREAM}/spectrum_enhancement/sfin/{name}.zip"
+    for kind in ("haadf", "bf")
+    for name in (f"sfin_{kind}_enhance", f"sfin_{kind}_detect")
 }
 
 
 def build_graph_converter(cfg: Mapping | None, where: str = "graph_converter"):
-    """Return the converter from structures to the graphs of a model; None for None.
-
-    Args:
-        cfg: The block; it is not changed.
-        where: YAML path of ``cfg``, for errors.
-    """
+    """Return the converter from structures to the graphs of a model; None for None."""
     return None if cfg is None else GRAPH_CONVERTERS.build(cfg, where)
 
 
@@ -174,15 +162,7 @@ def build_model_from_name(
 
 
 def build_model_of(config: Mapping, source: str) -> nn.Layer:
-    """Return the model of a whole configuration.
-
-    Args:
-        config: All sections.
-        source: Where they come from, for errors.
-
-    Raises:
-        ConfigError: The section Model is missing or not usable.
-    """
+    """Return the model of a whole configuration, which comes from ``source``."""
     model = build_model(config.get("Model"))
     if model is None:
         raise ConfigError(f"{source}: the section Model is missing")
@@ -192,12 +172,8 @@ def build_model_of(config: Mapping, source: str) -> nn.Layer:
 def package_label(model_name: str) -> dict[str, str] | None:
     """Return the label of a package inside this tree; None for a download.
 
-    Returns:
-        ``name``, ``trained_on`` and ``results`` (a path from the root of the tree), see
-        :func:`ppmat.utils.model_package.read_label`.
-
-    Raises:
-        ConfigError: Unknown name, or a package without its results.
+    It holds ``name``, ``trained_on`` and ``results`` (a path from the root of the
+    tree), see :func:`ppmat.utils.model_package.read_label`.
     """
     address = _find_package(model_name)
     if download.is_url(address):

@@ -52,14 +52,7 @@ def build_lr_scheduler(
 ) -> optim.lr.LRScheduler:
     """Return a learning-rate schedule of Paddle with the attribute ``by_epoch``.
 
-    Args:
-        cfg: The block; it is not changed.
-        epochs: Number of epochs of the run.
-        iters_per_epoch: Number of update steps per epoch.
-        where: YAML path of ``cfg``, for errors.
-
-    Raises:
-        ConfigError: Unknown class, key or wrong type, with the YAML path.
+    Arguments and errors as in :func:`build_optimizer`.
 
     Example:
         >>> params = {"learning_rate": 0.1, "step_size": 1, "gamma": 0.5}

@@ -55,36 +55,37 @@ def draw_figures(
     Returns:
         The paths of the files.
     """
-    predicted, copied = [], []
-    lengths: list[np.ndarray] = []
-    for result in results:
-        if result.get("sample", 0) == 0 and not np.all(result["fixed"]):
+    firsts, predicted, copied, lengths = [], [], [], []
+    for i, result in enumerate(results):
+        if result.get("sample", 0) != 0:
+            continue
+        firsts.append(i)
+        if not np.all(result["fixed"]):
             arrays = _arrays(result)
             predicted.append(_distance(arrays, "cart_coords"))
             copied.append(_distance(arrays, "cart_coords_initial"))
             lengths.append(_lengths(arrays))
-    os.makedirs(folder, exist_ok=True)
-    names = ("adwt.png", "displacement.png", "slabs.png")
-    paths = [os.path.join(folder, name) for name in names]
     points = np.concatenate(lengths)
     if len(points) > _MAX_POINTS:
         chosen = np.random.default_rng(seed).choice(len(points), _MAX_POINTS, False)
         points = points[np.sort(chosen)]
-    _save(draw_curve(predicted, copied), paths[0])
-    _save(draw_displacements(points), paths[1])
-    firsts = range(0, len(results), _samples_each(results))
     spread = np.linspace(0, len(firsts) - 1, min(num_slabs, len(firsts)))
-    slabs = [results[firsts[int(i)]] for i in spread]
-    _save(draw_slabs(slabs), paths[2])
+    figures = {
+        "adwt.png": draw_curve(predicted, copied),
+        "displacement.png": draw_displacements(points),
+        "slabs.png": draw_slabs([results[firsts[int(i)]] for i in spread]),
+    }
+    os.makedirs(folder, exist_ok=True)
+    paths = [os.path.join(folder, name) for name in figures]
+    for path, figure in zip(paths, figures.values()):
+        figure.savefig(path, dpi=150)
     return paths
 
 
 def draw_curve(predicted: Sequence, copied: Sequence) -> Figure:
     """Return a plot of the share of structures within each threshold.
 
-    Args:
-        predicted: Mean distance of each structure to its relaxed one, Å.
-        copied: The same for the unchanged initial structures.
+    Arguments are the distances [Å] of the predicted and of the initial structures.
     """
     figure = _figure(5.0, 3.6)
     axes = figure.add_subplot()
@@ -164,18 +165,15 @@ def draw_slabs(results: Sequence[Mapping[str, Any]]) -> Figure:
         outline = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 0, 0]])
         outline = outline @ cell @ axes_of_view.T
         for first, (across, up, depth, sign) in ((0, (0, 1, 2, 1)), (3, (0, 2, 1, -1))):
-            for i in range(3):
-                _draw_atoms(row[first + i], arrays, coords[i], across, up, depth, sign)
-                if first == 0:
-                    row[i].plot(*outline[:, :2].T, color="black", linewidth=0.6)
             shown = [*coords, outline] if first == 0 else coords
             everything = np.concatenate(shown)[:, [across, up]]
-            for i in range(3):
-                row[first + i].set_xlim(*_limits(everything[:, 0]))
-                row[first + i].set_ylim(*_limits(everything[:, 1]))
-                row[first + i].set_title(
-                    titles[i] if first == 0 else "side", fontsize=7
-                )
+            for i, axes in enumerate(row[first : first + 3]):
+                _draw_atoms(axes, arrays, coords[i], across, up, depth, sign)
+                if first == 0:
+                    axes.plot(*outline[:, :2].T, color="black", linewidth=0.6)
+                axes.set_xlim(*_limits(everything[:, 0]))
+                axes.set_ylim(*_limits(everything[:, 1]))
+                axes.set_title(titles[i] if first == 0 else "side", fontsize=7)
     return figure
 
 
@@ -230,9 +228,8 @@ def _arrays(result: Mapping[str, Any]) -> dict:
 def _distance(arrays: Mapping[str, np.ndarray], name: str) -> float:
     """Return the mean distance of free atoms to their relaxed positions, Å."""
     relaxed, cell = arrays["cart_coords_relaxed"], arrays["lattice"]
-    return float(
-        structure_distances([arrays[name]], [relaxed], [cell], [arrays["fixed"]])[0]
-    )
+    held = arrays["fixed"]
+    return float(structure_distances([arrays[name]], [relaxed], [cell], [held])[0])
 
 
 def _lengths(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -248,20 +245,8 @@ def _lengths(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.stack([*columns, arrays["tags"][free] == _ADSORBATE], axis=1)
 
 
-def _samples_each(results: Sequence) -> int:
-    """Return the number of samples of each structure."""
-    count = 1
-    while count < len(results) and results[count].get("sample", 0) != 0:
-        count += 1
-    return count
-
-
 def _figure(width: float, height: float, layout: str | None = "constrained"):
     with matplotlib.rc_context({"font.size": 9}):
         figure = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
     return figure
-
-
-def _save(figure: Figure, path: str) -> None:
-    figure.savefig(path, dpi=150)

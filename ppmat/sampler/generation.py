@@ -42,53 +42,39 @@ from ppmat.utils.save_load import fingerprint
 
 @dataclass(frozen=True)
 class SampleOptions:
-    """Options that all ways of sampling share; each has a default.
+    """Options that all ways of sampling share; each has a default."""
 
-    Args:
-        save_path: Output folder. Each batch is written as it is made
-            (``<save_path>/results``). None keeps the results in memory.
-        batch_size: Structures sampled at once; None takes 16, or the number in the
-            sampler block of a data set.
-        seed: Seed of the noise; the same seed gives the same structures. None leaves
-            the seed to ``Sample.model_sample_params``.
-        num_samples: Results for each input structure, or structures from scratch.
-            None makes one, or as many as ``Sample.model_sample_params`` says.
-        format: ``extxyz``, ``traj`` or ``cif`` (which loses tags and constraints).
-            None writes extxyz for slabs (results with tags), else CIF.
-        sample_params: Arguments of ``model.sample``; None takes
-            ``Sample.model_sample_params``.
-        num_workers: Processes that search neighbours of given structures; 0 uses the
-            main process.
-        progress: Whether to show a progress bar; None shows it on a terminal.
-    """
-
+    # Folder of the output; each batch is written as it is made, to
+    # ``<save_path>/results``. None keeps the results in memory
     save_path: str | os.PathLike | None = None
+    # Structures sampled at once; None takes 16, or the number in the sampler block of a
+    # data set
     batch_size: int | None = None
+    # Of the noise; None leaves the seed to ``Sample.model_sample_params``
     seed: int | None = None
+    # Results for each structure, or structures from scratch; None makes one, or as many
+    # as ``Sample.model_sample_params`` says
     num_samples: int | None = None
+    # ``extxyz``, ``traj`` or ``cif`` (which loses tags and constraints); None writes
+    # extxyz for slabs (results with tags), else CIF
     format: str | None = None
+    # Arguments of ``model.sample``; None takes ``Sample.model_sample_params``
     sample_params: Mapping[str, Any] | None = None
-    num_workers: int = 0
-    progress: bool | None = None
+    num_workers: int = 0  # processes that search neighbours; 0 uses this one
+    progress: bool | None = None  # show a progress bar; None shows it on a terminal
 
 
 class Source(NamedTuple):
-    """The structures to generate for.
+    """The structures to generate for."""
 
-    Attributes:
-        dataset: Samples; one structure each.
-        annotate: Function that returns what is added to the results of a batch. It is
-            given the numbers of its structures in the data set, and the batch.
-        key: Plain values that identify the data, so that stored results of other data
-            are not taken for results of this run.
-        collate_fn: Makes a batch; None takes ``DefaultCollator``.
-        num_workers: Processes that prepare samples.
-    """
-
-    dataset: io.Dataset
+    dataset: io.Dataset  # one structure each
+    # What is added to the results of a batch, of the numbers of its structures in the
+    # data set and the batch
     annotate: Callable[[range, Any], list[dict[str, Any]]]
+    # Plain values that identify the data, so that stored results of other data are not
+    # taken for results of this run
     key: Any
-    collate_fn: Callable | None = None
+    collate_fn: Callable | None = None  # None takes ``DefaultCollator``
     num_workers: int = 0
 
 
@@ -108,12 +94,6 @@ def sample_batch(
     A model whose ``sample`` has the arguments ``seed`` and ``num_samples`` receives
     them. Another model is run ``num_samples`` times. Before each run the global
     generators are seeded with a number that depends on seed, batch and run.
-
-    Args:
-        sampler: Provides ``model`` and ``sample(batch, params)``.
-        batch: The batch.
-        number: Its position in the run.
-        options: With ``num_samples`` and ``sample_params`` filled in.
     """
     params = dict(options.sample_params)
     accepted = sample_arguments(sampler.model) or ()
@@ -151,12 +131,6 @@ def generate(sampler: Any, source: Source, options: SampleOptions) -> Sequence:
 
     Returns:
         The results in the order of the data set: a list, or a :class:`ResultStore`.
-
-    Raises:
-        ConfigError: ``batch_size`` or ``num_samples`` below 1.
-        ValueError: The model does not return one result for each structure and
-            sample.
-        StoredRunError: A stored part is damaged.
     """
     batch_size, num_samples = options.batch_size, options.num_samples
     for name, value in (("batch_size", batch_size), ("num_samples", num_samples)):
@@ -164,8 +138,7 @@ def generate(sampler: Any, source: Source, options: SampleOptions) -> Sequence:
             raise ConfigError(f"{name} is {value!r}, wanted an integer >= 1")
     total = len(source.dataset)
     num_parts = -(-total // batch_size)
-    store, kept = None, []
-    wanted: Sequence[int] = range(num_parts)
+    store, kept, wanted = None, [], range(num_parts)
     if options.save_path is not None:
         store = _open_store(sampler, source, options, num_parts)
         mine = range(dist.get_rank(), num_parts, dist.get_world_size())
@@ -178,9 +151,8 @@ def generate(sampler: Any, source: Source, options: SampleOptions) -> Sequence:
     loader = batches_in_order(
         source.dataset, batch_size, wanted, source.collate_fn, source.num_workers
     )
-    quiet = None if options.progress is None else not options.progress
-    if dist.get_rank() != 0:
-        quiet = True
+    shown = options.progress if dist.get_rank() == 0 else False
+    quiet = None if shown is None else not shown
     bar = tqdm(desc="sampling", unit=" batches", total=len(wanted), disable=quiet)
     for number, batch in zip(wanted, loader, strict=True):
         rows = range(number * batch_size, min((number + 1) * batch_size, total))

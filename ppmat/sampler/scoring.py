@@ -40,8 +40,7 @@ def score(metrics: Any, results: Sequence, save_path: str | None = None) -> Any:
         metrics: A metric or a dict of metrics. A streaming metric (with
             ``update_step``) receives the results in groups. Any other metric is called
             with the list of all results.
-        results: What ``model.sample`` returned, with ``cart_coords_initial`` and
-            ``cart_coords_relaxed`` for metrics that need them.
+        results: What :func:`~ppmat.sampler.generation.generate` returned.
         save_path: Folder for ``metrics.yaml``, ``metrics.txt`` and the figures.
 
     Returns:
@@ -87,10 +86,9 @@ def metric_table(values: Mapping[str, float]) -> str:
     for name, value in values.items():
         if not name.startswith(_COPY):
             copied = values.get(_COPY + name)
-            rows.append(
-                (name, f"{value:.4f}", "" if copied is None else f"{copied:.4f}")
-            )
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+            text = "" if copied is None else f"{copied:.4f}"
+            rows.append((name, f"{value:.4f}", text))
+    widths = [max(map(len, column)) for column in zip(*rows)]
     return "\n".join(
         f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}".rstrip()
         for a, b, c in rows
@@ -102,17 +100,11 @@ def _apply(metric: Any, results: Sequence) -> Any:
         return metric(list(results))
     # The metric sums over processes, so each process takes a share of a stored run.
     shared = dist.get_world_size() if isinstance(results, ResultStore) else 1
-    mine = dist.get_rank() % shared
+    starts = range(0, len(results), _STRUCTURES_PER_UPDATE)
     metric.reset()
-    chunk: list[Result] = []
-    for i, result in enumerate(results):
-        if i // _STRUCTURES_PER_UPDATE % shared == mine:
-            chunk.append(result)
-        if len(chunk) == _STRUCTURES_PER_UPDATE:
-            _update(metric, chunk)
-            chunk = []
-    if chunk:
-        _update(metric, chunk)
+    for start in starts[dist.get_rank() % shared :: shared]:
+        end = min(start + _STRUCTURES_PER_UPDATE, len(results))
+        _update(metric, [results[i] for i in range(start, end)])
     return metric.compute_epoch(stage="sample")
 
 

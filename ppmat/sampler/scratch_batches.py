@@ -36,26 +36,14 @@ MakeBatch = Callable[[int], dict[str, Any]]
 
 
 def batch_of_num_atoms(model: Any, num_atoms: int) -> MakeBatch:
-    """Return a function that makes batches for a given number of atoms.
-
-    Raises:
-        TypeError: ``num_atoms`` is not an integer.
-        ConfigError: It is below 1.
-        InputError: The model cannot generate from a number alone.
-    """
+    """Return a function that makes batches for a given number of atoms."""
     _check_num_atoms(num_atoms)
     _check_supports(model, "num_atoms", "its number of atoms")
     return lambda count: {"structure_array": {"num_atoms": _column(num_atoms, count)}}
 
 
 def batch_of_formula(model: Any, chemical_formula: str) -> MakeBatch:
-    """Return a function that makes batches for a composition (``"LiMnO2"``).
-
-    Raises:
-        TypeError: The formula is not a text.
-        ConfigError: It is not a formula with whole numbers of atoms.
-        InputError: The model cannot generate from a formula alone.
-    """
+    """Return a function that makes batches for a composition (``"LiMnO2"``)."""
     _check_supports(model, "chemical_formula", "its formula")
     atom_types = _atomic_numbers(chemical_formula)
 
@@ -70,18 +58,7 @@ def batch_of_formula(model: Any, chemical_formula: str) -> MakeBatch:
 def batch_of_conditions(
     model: Any, num_atoms: int, conditions: Mapping[str, Any]
 ) -> MakeBatch:
-    """Return a function that makes batches for wanted properties.
-
-    Args:
-        model: With ``condition_names``.
-        num_atoms: Atoms in each structure.
-        conditions: Value by name: a number, a text, or a tensor for one structure.
-
-    Raises:
-        TypeError: ``num_atoms`` is not an integer.
-        InputError: The model takes no conditions.
-        ConfigError: ``num_atoms`` is below 1; conditions are missing or unknown.
-    """
+    """Return a function that makes batches for wanted properties."""
     _check_num_atoms(num_atoms)
     names = getattr(model, "condition_names", None)
     if not names:

@@ -148,12 +148,7 @@ class StructureSampler:
     def sample(
         self, data: Mapping[str, Any], sample_params: Mapping | None = None
     ) -> dict[str, Any]:
-        """Run ``model.sample`` on one batch.
-
-        Args:
-            data: The batch.
-            sample_params: Arguments of ``model.sample``; None takes
-                ``Sample.model_sample_params``.
+        """Run ``model.sample`` on one batch, with ``sample_params`` as its arguments.
 
         Returns:
             ``{"result": [...]}``, one dict of lists and numbers for each structure.
@@ -186,12 +181,7 @@ class StructureSampler:
         positions.
 
         Returns:
-            What ``Sample.metrics`` return: a dict from name to number for streaming
-            metrics.
-
-        Raises:
-            ConfigError: ``Sample.metrics`` is missing, and see
-                :meth:`sample_by_dataloader`.
+            What ``Sample.metrics`` return: number by name for streaming metrics.
         """
         if not self.sample_config.get("metrics"):
             raise ConfigError(
@@ -282,8 +272,7 @@ class StructureSampler:
             InputError: The model cannot generate from a number alone.
         """
         batch = batch_of_num_atoms(self.model, num_atoms)
-        wanted = SampleOptions(save_path, sample_params=sample_params, **options)
-        return self._from_scratch(batch, wanted)
+        return self._from_scratch(batch, save_path, sample_params, options)
 
     def sample_by_chemical_formula(
         self,
@@ -301,8 +290,7 @@ class StructureSampler:
             InputError: The model cannot generate from a formula alone.
         """
         batch = batch_of_formula(self.model, chemical_formula)
-        wanted = SampleOptions(save_path, sample_params=sample_params, **options)
-        return self._from_scratch(batch, wanted)
+        return self._from_scratch(batch, save_path, sample_params, options)
 
     def sample_by_condition(
         self,
@@ -314,30 +302,28 @@ class StructureSampler:
     ) -> dict[str, Any]:
         """Generate structures with wanted properties.
 
+        Other arguments and result as in :meth:`sample_by_num_atoms`.
+
         Args:
-            num_atoms: Atoms in each structure.
             conditions: Value by name, for each of the model's ``condition_names``: a
                 number, a text, or a tensor for one structure.
-            save_path: As in :meth:`sample_by_num_atoms`, like all others.
-            sample_params: Arguments of ``model.sample``.
-            **options: Other options.
 
         Raises:
             InputError: The model takes no conditions.
             ConfigError: Conditions are missing or unknown.
         """
         batch = batch_of_conditions(self.model, num_atoms, conditions)
-        wanted = SampleOptions(save_path, sample_params=sample_params, **options)
-        return self._from_scratch(batch, wanted)
+        return self._from_scratch(batch, save_path, sample_params, options)
 
     def _from_scratch(
-        self, make_batch: MakeBatch, options: SampleOptions
+        self, make_batch: MakeBatch, save_path: Any, sample_params: Any, options: dict
     ) -> dict[str, Any]:
+        params = self._sample_params(sample_params)
+        options = SampleOptions(save_path, sample_params=params, **options)
         check_format(options.format or "cif")
         total = 1 if options.num_samples is None else options.num_samples
         size = options.batch_size or _BATCH_SIZE
-        params = self._sample_params(options.sample_params)
-        one = replace(options, num_samples=1, sample_params=params)
+        one = replace(options, num_samples=1)
         results: list[Result] = []
         starts = range(0, total, size)
         for number, start in enumerate(tqdm(starts, desc="sampling", disable=None)):
@@ -364,10 +350,11 @@ class StructureSampler:
                 1 surface, 2 adsorbate; ``FixAtoms`` for fixed atoms), pymatgen
                 ``Structure`` (site properties ``tags`` and ``fixed``) or
                 ``OC20Record``; an ``OC20LMDB`` is read row by row.
-            batch_size: Structures relaxed at once.
-            seed: Seed of the noise; the same seed gives the same structures.
+            batch_size: See :class:`~ppmat.sampler.generation.SampleOptions`, as all
+                others.
+            seed: The same seed gives the same structures.
             progress: Show a progress bar for more than one structure.
-            **options: See :class:`~ppmat.sampler.generation.SampleOptions`.
+            **options: Other options.
 
         Returns:
             For one structure its relaxed ``ase.Atoms``: atoms in the same order, with
@@ -392,7 +379,6 @@ class StructureSampler:
             batch_size=batch_size, seed=seed, progress=progress and not one, **options
         )
         wanted = replace(wanted, format=wanted.format or "extxyz")
-        check_format(wanted.format)
         records = to_records(structures)
         source = Source(
             StructureDataset(records, build_graph_converter(*self._graph_config())),

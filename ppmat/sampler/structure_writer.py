@@ -105,8 +105,7 @@ class RelaxedAtoms(Sequence):
 
     Args:
         results: The same number for each structure, next to each other.
-        structures: Structures they were generated from; see ``template`` of
-            :func:`result_to_atoms`.
+        structures: Structures they were generated from, the templates.
     """
 
     def __init__(self, results: Sequence, structures: Sequence) -> None:
@@ -139,12 +138,8 @@ def file_stem(result: Mapping[str, Any], atoms: Atoms, index: int) -> str:
 class StructureWriter:
     """Writes structures one by one; a context manager.
 
-    The file appears when the last structure is written.
-
-    Args:
-        folder: Output folder; made if missing. It receives ``structures.extxyz``,
-            ``structures.traj`` or one CIF for each structure.
-        format: One of ``FORMATS``.
+    The folder receives ``structures.extxyz`` or ``structures.traj``, when the last
+    structure is written, or one CIF for each structure.
     """
 
     def __init__(self, folder: str | os.PathLike, format: str) -> None:

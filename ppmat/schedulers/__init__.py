@@ -29,15 +29,11 @@ SCHEDULERS = Registry("scheduler", [FlowMatchingScheduler])
 
 
 def build_scheduler(cfg: Mapping | None, where: str = "scheduler") -> Any:
-    """Build a scheduler, or a dict of schedulers.
+    """Build a scheduler, or a dict of schedulers; None for None.
 
     Args:
         cfg: One block, or a mapping from name to block. It is not changed.
         where: YAML path of ``cfg``, for errors.
-
-    Returns:
-        The scheduler, a dict of schedulers with the keys of ``cfg``, or None for
-        None.
 
     Raises:
         ConfigError: Unknown class, key or wrong type, with the YAML path.

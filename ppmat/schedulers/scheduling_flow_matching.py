@@ -12,20 +12,19 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Flow matching along straight paths, in space or on a torus.
+"""Flow matching along straight paths.
 
 A path joins a source point to a target point, ``x_t = x_0 + t d + (1 - t) sigma z``.
 Here ``d`` is the displacement from source to target, ``z`` is standard normal, and the
 velocity is ``d - sigma z`` (flow matching, Lipman et al., arXiv 2210.02747; stochastic
 interpolants, Albergo et al., arXiv 2303.08797). A network learns the velocity, or the
-displacement that it leads to. Sampling integrates from ``t = 0`` to ``t = 1``. On a
-torus (periodic cells) the path is the straight line along the minimum image. Points are
-not wrapped on the way, so an integral is continuous across cell faces.
+displacement that it leads to. Sampling integrates from ``t = 0`` to ``t = 1``. In
+periodic cells ``d`` is the minimum image. Points are not wrapped on the way, so an
+integral is continuous across cell faces.
 """
 
 from __future__ import annotations
 
-import itertools
 from typing import Literal
 from typing import NamedTuple
 
@@ -79,27 +78,6 @@ class FlowMatchingScheduler:
         self._call = 0
         self._first: tuple[paddle.Tensor, paddle.Tensor] | None = None
 
-    @staticmethod
-    def displacement(
-        source: paddle.Tensor, target: paddle.Tensor, cell: paddle.Tensor
-    ) -> paddle.Tensor:
-        """Return the shortest vectors from source to target over periodic images.
-
-        Args:
-            source: Points [N, 3].
-            target: Points [N, 3].
-            cell: One cell for each point, rows are lattice vectors, [N, 3, 3]. The
-                search covers the 27 images around the rounded one, exact for cells
-                without angles below about 30 degrees.
-        """
-        vectors = (target - source).unsqueeze(1)  # [N, 1, 3]
-        frac = paddle.matmul(vectors, paddle.linalg.inv(cell))
-        shifts = np.array(list(itertools.product((-1, 0, 1), repeat=3)))
-        images = frac - frac.round() + paddle.to_tensor(shifts, dtype=frac.dtype)
-        images = paddle.matmul(images, cell)  # [N, 27, 3]
-        best = (images**2).sum(axis=-1).argmin(axis=-1)
-        return paddle.take_along_axis(images, best.reshape([-1, 1, 1]), axis=1)[:, 0]
-
     def sample_timesteps(self, count: int) -> paddle.Tensor:
         """Draw ``count`` training times, [count]."""
         if self.time_sampling == "zero":
@@ -120,17 +98,8 @@ class FlowMatchingScheduler:
         timesteps: paddle.Tensor,
     ) -> paddle.Tensor:
         """Return the point of the path at ``timesteps`` (broadcast against points)."""
-        return (
-            source
-            + timesteps * displacement
-            + (1.0 - timesteps) * self.noise_std * noise
-        )
-
-    def velocity(
-        self, displacement: paddle.Tensor, noise: paddle.Tensor
-    ) -> paddle.Tensor:
-        """Return the velocity of the path."""
-        return displacement - self.noise_std * noise
+        noise = (1.0 - timesteps) * self.noise_std * noise
+        return source + timesteps * displacement + noise
 
     def velocity_to(
         self,
@@ -164,11 +133,8 @@ class FlowMatchingScheduler:
         self._steps = np.diff(grid).tolist()
         starts = grid[:-1].tolist()
         if self.solver == "heun":  # predictor at each start, corrector at each end
-            self.timesteps = [
-                t for pair in zip(starts, starts[1:]) for t in pair
-            ] + starts[-1:]
-        else:
-            self.timesteps = starts
+            starts = [t for pair in zip(starts, starts[1:]) for t in pair] + starts[-1:]
+        self.timesteps = starts
         self._call, self._first = 0, None
 
     def step(

@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -34,10 +35,10 @@ from ppmat.trainer.config import TrainerConfig
 from ppmat.trainer.evaluation import evaluate
 from ppmat.trainer.meters import Meters
 from ppmat.trainer.meters import TrainingMeans
+from ppmat.trainer.meters import averages
 from ppmat.trainer.reporting import Reporter
-from ppmat.trainer.reporting import named_values
 from ppmat.trainer.run import Run
-from ppmat.trainer.stop_signals import TrainingInterrupted
+from ppmat.trainer.run import TrainingInterrupted
 from ppmat.trainer.trainer_state import TrainerState
 from ppmat.trainer.update import Update
 from ppmat.trainer.utils import STREAM_TRAIN
@@ -62,23 +63,17 @@ class BaseTrainer:
     """Trains and evaluates a model; alone or as one rank of several.
 
     Args:
-        config: The ``Trainer`` section, see
-            :class:`~ppmat.trainer.config.TrainerConfig`.
-        model: Returns ``{"loss_dict": {"loss": scalar, ...}, "pred_dict": {...}}`` for
-            a batch. ``loss`` is the mean over the structures of the batch, or comes
-            with ``loss_weight`` (see :func:`~ppmat.trainer.utils.loss_weight`). Must
-            not be wrapped.
+        config: The ``Trainer`` section, :class:`~ppmat.trainer.config.TrainerConfig`.
+        model: Not wrapped; returns ``{"loss_dict": {"loss": scalar, ...}, "pred_dict":
+            {...}}`` for a batch. ``loss`` is the mean over the structures of the batch,
+            or comes with ``loss_weight``, :func:`~ppmat.trainer.utils.loss_weight`.
         train_dataloader: Batches for training. A batch sampler with ``set_epoch`` gets
             the epoch, from 0. One with ``start_batch`` starts a resumed epoch there.
         val_dataloader: Batches for evaluation; ranks may hold different numbers.
         optimizer: From :func:`ppmat.optimizer.build_optimizer`; None to evaluate only.
-        lr_scheduler: Its schedule, with the attribute ``by_epoch``; None for a fixed
-            rate.
+        lr_scheduler: Its schedule, with the attribute ``by_epoch``.
         compute_metric_func_dict: Key of ``pred_dict`` and batch to ``metric(pred,
             label)``; or any name to a streaming metric; or one streaming metric.
-
-    Attributes:
-        run: All parts of the run; the usual ones are attributes of the trainer, too.
 
     Raises:
         ConfigError: A setting is unknown, missing or of the wrong type.
@@ -112,15 +107,10 @@ class BaseTrainer:
             save_load.load_pretrain(
                 model, settings.pretrained_model_path, settings.pretrained_weight_name
             )
-        self.run = Run(
-            settings,
-            model,
-            Reporter(settings, dist.get_rank() == 0),
-            train_dataloader=train_dataloader,
-            val_dataloader=val_dataloader,
-            optimizer=optimizer,
-            lr_scheduler=lr_scheduler,
-        )
+        reporter = Reporter(settings, dist.get_rank() == 0)
+        data = {"train_dataloader": train_dataloader, "val_dataloader": val_dataloader}
+        steps = {"optimizer": optimizer, "lr_scheduler": lr_scheduler}
+        self.run = Run(settings, model, reporter, **data, **steps)
         self.run.set_up_amp()
         self.updater: Update | None = None
         if optimizer is not None:
@@ -133,12 +123,7 @@ class BaseTrainer:
         logger.info(f"Paddle {paddle.__version__} on {paddle.get_device()}")
 
     def attach_metrics(self, metric_cfg: Any = None, **runtime_objs: Any) -> None:
-        """Add metrics from a ``Metric`` section.
-
-        Args:
-            metric_cfg: The section.
-            **runtime_objs: Arguments of ``bind`` of each streaming metric.
-        """
+        """Add the metrics of a ``Metric`` section; see :meth:`Run.add_metrics`."""
         from ppmat.metrics import build_metric
 
         self.run.add_metrics(build_metric(metric_cfg), **runtime_objs)
@@ -153,43 +138,39 @@ class BaseTrainer:
     def eval_epoch(
         self, dataloader: paddle.io.DataLoader
     ) -> tuple[Meters, Meters, Meters]:
-        """Return times, losses and metrics of a loader over all ranks, as meters.
-
-        The averaged weights are used when ``ema_decay`` is set.
-        """
+        """Return times, losses and metrics of a loader over all ranks, as meters."""
         return evaluate(self.run, dataloader)
 
     def eval(
         self, dataloader: paddle.io.DataLoader, stage: str = "eval"
     ) -> tuple[Meters, Meters, Meters]:
-        """Evaluate and log; returns what :meth:`eval_epoch` returns.
-
-        Args:
-            dataloader: The batches.
-            stage: Their name in the log.
-        """
+        """Evaluate and log as ``stage``; returns what :meth:`eval_epoch` returns."""
         if dataloader is None:
             raise ValueError("eval() needs a dataloader, got None")
         logger.info(f"Evaluating {len(dataloader.dataset)} samples ({stage})")
         return self._evaluate(dataloader, stage, f"{stage.capitalize()}:")
 
     def _evaluate(self, loader: paddle.io.DataLoader, stage: str, head: str) -> tuple:
-        times, losses, metrics = self.eval_epoch(loader)
-        averages = {name: meter.avg for name, meter in times.items()}
-        self._report(stage, named_values(averages, losses, metrics), head)
-        return times, losses, metrics
+        times, losses, metrics = meters = self.eval_epoch(loader)
+        self._report(stage, head, averages(times), losses, metrics)
+        return meters
 
     def _validate(self, unit: str) -> dict[str, Meters]:
         """Evaluate inside the training; return the meters by indicator."""
-        head = f"Eval: Epoch [{self.state.epoch}/{self.config.max_epochs}]"
-        head += f" | Step {self.state.global_step}"
+        head = f"{self._head('Eval')} | Step {self.state.global_step}"
         loader = self.val_dataloader
         _, losses, metrics = self._evaluate(loader, f"eval({unit})", head)
         return {"eval_loss": losses, "eval_metric": metrics}
 
-    def _report(self, stage: str, values: Mapping[str, float], head: str) -> None:
-        state = self.state
-        self.run.reporter.report(stage, state.epoch, state.global_step, values, head)
+    def _head(self, kind: str) -> str:
+        return f"{kind}: Epoch [{self.state.epoch}/{self.config.max_epochs}]"
+
+    def _report(
+        self, stage: str, head: str, plain: dict, losses: Meters, metrics: Meters
+    ) -> None:
+        """Report numbers as they are, then losses and metrics with their mark."""
+        marked = averages(losses, "(loss)") | averages(metrics, "(metric)")
+        self.run.reporter.report(stage, self.state, plain | marked, head)
 
     # Training ----------------------------------------------------------------------
 
@@ -201,10 +182,7 @@ class BaseTrainer:
     ) -> None:
         """Train to the end, or to a signal.
 
-        Args:
-            train_dataloader: Instead of the constructor's.
-            val_dataloader: Instead of the constructor's.
-            resume_from_checkpoint: Instead of the configuration's.
+        Arguments replace those of the constructor and of the configuration.
 
         Raises:
             TrainingInterrupted: After SIGTERM or SIGINT; ``latest`` is saved.
@@ -306,53 +284,35 @@ class BaseTrainer:
         metrics = dict(means.metric)
         if self.config.compute_metric_during_train:
             metrics.update(self.run.streaming["train"].compute())
-        averages = {name: meter.avg for name, meter in means.count.items()}
-        values = named_values(averages, means.loss, metrics)
-        head = f"Train: Epoch [{self.state.epoch}/{self.config.max_epochs}]"
-        self._report("train(epoch)", values, head)
+        head, count = self._head("Train"), averages(means.count)
+        self._report("train(epoch)", head, count, means.loss, metrics)
         return {"train_loss": means.loss, "train_metric": metrics}
 
     def _compare(self, values: Mapping[str, Meters]) -> bool:
         """Update the schedule, the best value and the early-stop counter.
 
-        Args:
-            values: Losses and metrics to compare with earlier ones, by indicator.
-
-        Returns:
-            Whether the watched value is the best so far.
+        Returns whether the watched one of ``values`` is the best so far.
         """
         config, state, schedule = self.config, self.state, self.lr_scheduler
         if isinstance(schedule, ReduceOnPlateau):
-            watched = _watched(
-                values,
-                schedule.indicator,
-                schedule.indicator_name,
-                "Optimizer.__init_params__.lr.__init_params__.indicator_name",
-            )
+            where = "Optimizer.__init_params__.lr.__init_params__.indicator_name"
+            names = schedule.indicator, schedule.indicator_name
+            watched = _watched(values, *names, where)
             if watched is not None:
                 schedule.step(watched)
-        if config.best_metric_indicator is None:
-            return False
-        current = _watched(
-            values,
-            config.best_metric_indicator,
-            config.name_for_best_metric,
-            "Trainer.name_for_best_metric",
-        )
+        names = config.best_metric_indicator, config.name_for_best_metric
+        current = _watched(values, *names, "Trainer.name_for_best_metric")
         if current is None:
             return False
+        best, sign = state.best_metric, 1 if config.greater_is_better else -1
+        better = (
+            not math.isnan(current) if best is None else sign * (current - best) > 0
+        )
         state.cur_metric = current
-        if state.best_metric is None:
-            better = current == current
-        elif config.greater_is_better:
-            better = current > state.best_metric
-        else:
-            better = current < state.best_metric
+        state.looks_without_improvement += 1
         if better:
             state.best_metric, state.best_epoch = current, state.epoch
-        state.looks_without_improvement = (
-            0 if better else state.looks_without_improvement + 1
-        )
+            state.looks_without_improvement = 0
         return better
 
     def _batches(self, skip: int) -> Iterator[Any]:
@@ -465,32 +425,27 @@ class BaseTrainer:
         structures = merged.count.pop("structures", AverageMeter()).sum
         run.epoch_means.add(merged.pack())
         run.window = TrainingMeans()
-        values = {"lr": float(run.optimizer.get_lr())}
-        values.update({name: meter.avg for name, meter in merged.count.items()})
+        values = {"lr": float(run.optimizer.get_lr()), **averages(merged.count)}
         values["samples_per_s"] = structures / seconds
         values["grad_norm"] = float(self.updater.grad_norm)
         if state.skipped_steps:
             values["skipped_steps"] = float(state.skipped_steps)
-        self._report(
-            "train(step)",
-            named_values(values, merged.loss, merged.metric),
-            f"Train: Epoch [{state.epoch}/{self.config.max_epochs}] | Step "
-            f"[{state.step_in_train_epoch}/{state.max_steps_in_train_epoch}]",
-        )
+        step = f"[{state.step_in_train_epoch}/{state.max_steps_in_train_epoch}]"
+        head = f"{self._head('Train')} | Step {step}"
+        self._report("train(step)", head, values, merged.loss, merged.metric)
 
 
 def _watched(
-    values: Mapping[str, Meters], indicator: str, name: str, where: str
+    values: Mapping[str, Meters], indicator: str | None, name: str, where: str
 ) -> float | None:
     """Return the value that decides; None if its kind is not among ``values``."""
     if indicator not in values:
         return None
     group = values[indicator]
     if name not in group:
-        names = ", ".join(group) or "none"
         raise ConfigError(
-            f"{where}: there is no {indicator} called '{name}'; there "
-            f"{'are' if group else 'is'} {names}"
+            f"{where}: there is no {indicator} called '{name}'; found "
+            f"{', '.join(group) or 'none'}"
         )
     return group[name].avg
 
@@ -502,12 +457,9 @@ def build_trainer(cfg: Mapping, **kwargs: Any) -> BaseTrainer:
     """Build the trainer of a ``Trainer`` section.
 
     Args:
-        cfg: The section. ``__class_name__`` selects a registered trainer, default
-            ``BaseTrainer``; the other keys are its settings.
+        cfg: ``__class_name__`` selects a registered trainer, default ``BaseTrainer``;
+            the other keys are its settings.
         **kwargs: Model, loaders, optimizer, ... of the constructor.
-
-    Raises:
-        ConfigError: Unknown class or setting.
     """
     cls = TRAINERS.lookup(cfg.get(CLASS_KEY, "BaseTrainer"), "Trainer")
     return cls({k: v for k, v in cfg.items() if k != CLASS_KEY}, **kwargs)

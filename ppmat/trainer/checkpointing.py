@@ -16,8 +16,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import paddle.distributed as dist
 
 from ppmat.trainer.meters import TrainingMeans
@@ -31,16 +29,11 @@ from ppmat.utils.save_load import CheckpointError
 
 
 def save(run: Run, prefix: str, print_log: bool = True) -> None:
-    """Write a checkpoint; all ranks have to call this.
+    """Write ``latest``, ``best``, ``epoch_<k>``, ``step_<n>``; all ranks call this.
 
     Besides the weights, the optimizer and the counters it holds the means of the epoch.
     For each rank it holds the states of the random generators, now and at the start of
     the epoch, and the means that are not logged yet.
-
-    Args:
-        run: What is saved.
-        prefix: Stem of the files: ``latest``, ``best``, ``epoch_<k>``, ``step_<n>``.
-        print_log: Whether to say so in the log.
     """
     run.state.log_rows = run.reporter.num_rows
     mine = {
@@ -69,11 +62,7 @@ def save(run: Run, prefix: str, print_log: bool = True) -> None:
 
 
 def restore(run: Run, path: str) -> None:
-    """Continue from a checkpoint, inside an epoch if it was written there.
-
-    Args:
-        run: Gets the content.
-        path: The checkpoint, without suffix.
+    """Continue from the checkpoint ``path`` (without suffix), also inside an epoch.
 
     Raises:
         CheckpointError: It does not fit this model, optimizer or data.
@@ -90,8 +79,21 @@ def restore(run: Run, path: str) -> None:
             "noise"
         )
         return
-    _check(run, saved, path)
+    optimizer = type(run.optimizer).__name__
+    if saved["optimizer"] != optimizer:
+        raise CheckpointError(
+            f"{path} was trained with {saved['optimizer']}, this run uses {optimizer}"
+        )
     ranks, world_size = saved["ranks"], dist.get_world_size()
+    micro = run.config.gradient_accumulation_steps
+    found = (len(ranks), saved["batches_per_epoch"], saved["micro_batches"])
+    wanted = (world_size, len(run.train_dataloader), micro)
+    if not state.epoch_finished and found != wanted:
+        raise CheckpointError(
+            f"{path} was written inside epoch {state.epoch} with (processes, "
+            f"batches per epoch, micro-batches) = {found}, this run has {wanted}; "
+            "resume from the end of an epoch, or restore these settings"
+        )
     if len(ranks) == world_size:
         mine = ranks[dist.get_rank()]
         run.resume_rng, run.epoch_rng = mine["rng"], mine["epoch_rng"]
@@ -104,24 +106,3 @@ def restore(run: Run, path: str) -> None:
             f"{world_size}: training goes on from {where} with fresh noise"
         )
     logger.message(f"Resuming from {where}")
-
-
-def _check(run: Run, saved: dict[str, Any], path: str) -> None:
-    """Check that optimizer and batches are those of the checkpoint."""
-    optimizer = type(run.optimizer).__name__
-    if saved["optimizer"] != optimizer:
-        raise CheckpointError(
-            f"{path} was trained with {saved['optimizer']}, this run uses {optimizer}"
-        )
-    found = (len(saved["ranks"]), saved["batches_per_epoch"], saved["micro_batches"])
-    wanted = (
-        dist.get_world_size(),
-        len(run.train_dataloader),
-        run.config.gradient_accumulation_steps,
-    )
-    if not run.state.epoch_finished and found != wanted:
-        raise CheckpointError(
-            f"{path} was written inside epoch {run.state.epoch} with (processes, "
-            f"batches per epoch, micro-batches) = {found}, this run has {wanted}; "
-            "resume from the end of an epoch, or restore these settings"
-        )

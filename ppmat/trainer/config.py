@@ -12,12 +12,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """The keys of the ``Trainer`` section: names, types, defaults, meaning."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import field
@@ -32,95 +30,59 @@ from ppmat.utils.registry import check_call
 
 @dataclass
 class TrainerConfig:
-    """Settings of a training run. In all frequencies 0 means off.
-
-    Args:
-        max_epochs: Epochs to train.
-        output_dir: Folder of the run.
-        timestamp_output_dir: Append ``_t_<time>_s_<seed>`` to ``output_dir``; done by
-            the training scripts, once for all ranks.
-        seed: Seed of the initial weights, the data order and the noise; the noise
-            differs between ranks, the rest does not.
-        save_freq: Write ``epoch_<k>`` every so many epochs, and after the first and
-            the last one.
-        save_freq_steps: Write ``step_<n>`` every so many update steps.
-        log_freq: Log every so many update steps.
-        eval_freq: Evaluate every so many epochs, and after the last one.
-        eval_freq_steps: Evaluate every so many update steps instead.
-        start_eval_epoch: First epoch that is evaluated.
-        max_iter: Stop after so many update steps.
-        pretrained_model_path: Weights to start from: file, folder or address.
-        pretrained_weight_name: File to take from that folder or archive.
-        resume_from_checkpoint: Checkpoint to continue, without suffix.
-        compute_metric_during_train: Compute the metrics on training batches too.
-        metric_strategy_during_eval: ``step``: mean of the metric of each batch,
-            weighted by rows; ``epoch``: the metric of all rows together.
-        eval_with_no_grad: False for models whose prediction is a derivative.
-        sample_params_during_eval: When given, evaluation also calls
-            ``model.sample(batch, **sample_params_during_eval)`` and gives its
-            ``result`` to the streaming metrics.
-        best_metric_indicator: Kind of the value that selects the ``best`` checkpoint;
-            None writes none.
-        name_for_best_metric: Its name among the losses or metrics.
-        greater_is_better: Whether a larger value is better.
-        early_stopping_patience: Stop after so many comparisons of that value without
-            improvement.
-        gradient_accumulation_steps: Micro-batches per update step.
-        find_unused_parameters: For several processes: allow parameters that some
-            losses do not depend on. False is a little faster and fails on such models.
-        use_amp: Automatic mixed precision; Paddle has none on CPUs.
-        amp_level: O1: per operation; O2: the weights as well.
-        amp_dtype: Type to compute in; float16 comes with a loss scaler.
-        ema_decay: Decay of an exponential average of the weights; 0 keeps none. The
-            average is evaluated and saved in ``best.pdparams``.
-        nan_policy: If a loss or gradient is not finite, stop with the ids of the batch
-            (``raise``), or skip this update and count it (``skip``).
-        use_visualdl: Write curves for VisualDL.
-        use_tensorboard: Write curves for TensorBoard (tensorboardX).
-        use_wandb: Write curves to WandB.
-        wandb_config: Arguments of ``wandb.init``.
-        out_dict: Names to show on the console, ``{loss: {train: [...], eval: [...]},
-            metric: {...}}``; None shows all. Files always get all.
-        log: ``{out_dict: ...}``, the older place of ``out_dict``.
-    """
+    """Settings of a training run. In all frequencies 0 means off."""
 
     max_epochs: int
-    output_dir: str
+    output_dir: str  # folder of the run
+    # Append ``_t_<time>_s_<seed>`` to output_dir; the training command does so, once
     timestamp_output_dir: bool = False
+    # Of initial weights, data order and noise; only the noise differs between ranks
     seed: int = 42
-    save_freq: int = 0
-    save_freq_steps: int | None = None
-    log_freq: int = 10
-    eval_freq: int = 1
-    eval_freq_steps: int | None = None
-    start_eval_epoch: int = 1
-    max_iter: int | None = None
-    pretrained_model_path: str | None = None
-    pretrained_weight_name: str | None = None
-    resume_from_checkpoint: str | None = None
-    compute_metric_during_train: bool = False
+    save_freq: int = 0  # epochs between ``epoch_<k>``; the first and the last too
+    save_freq_steps: int | None = None  # update steps between ``step_<n>``
+    log_freq: int = 10  # update steps between log lines
+    eval_freq: int = 1  # epochs between evaluations; the last epoch too
+    eval_freq_steps: int | None = None  # or update steps between evaluations
+    start_eval_epoch: int = 1  # first epoch that is evaluated
+    max_iter: int | None = None  # update steps after which the run stops
+    pretrained_model_path: str | None = None  # first weights: file, folder or address
+    pretrained_weight_name: str | None = None  # file in that folder or archive
+    resume_from_checkpoint: str | None = None  # without suffix
+    compute_metric_during_train: bool = False  # metrics of training batches too
+    # step: mean of each batch's metric, weighted by rows; epoch: of all rows together
     metric_strategy_during_eval: Literal["step", "epoch"] = "step"
-    eval_with_no_grad: bool = True
+    eval_with_no_grad: bool = True  # False if a prediction is a derivative
+    # If given, evaluation also calls ``model.sample(batch, **these)`` and gives its
+    # ``result`` to the streaming metrics
     sample_params_during_eval: dict[str, Any] | None = None
+    # Kind of the value that selects the ``best`` checkpoint; None writes none
     best_metric_indicator: (
         Literal["train_loss", "train_metric", "eval_loss", "eval_metric"] | None
     ) = None
-    name_for_best_metric: str | None = None
+    name_for_best_metric: str | None = None  # among the losses or metrics
     greater_is_better: bool = False
-    early_stopping_patience: int = 0
-    gradient_accumulation_steps: int = 1
+    early_stopping_patience: int = 0  # comparisons without improvement, then stop
+    gradient_accumulation_steps: int = 1  # micro-batches of an update step
+    # For several processes: allow parameters that some losses do not depend on. False
+    # is a little faster and fails on such models
     find_unused_parameters: bool = True
-    use_amp: bool = False
-    amp_level: Literal["O1", "O2"] = "O1"
-    amp_dtype: Literal["float16", "bfloat16"] = "float16"
+    use_amp: bool = False  # automatic mixed precision; Paddle has none on CPUs
+    amp_level: Literal["O1", "O2"] = "O1"  # O1: per operation; O2: the weights as well
+    amp_dtype: Literal["float16", "bfloat16"] = "float16"  # float16 has a loss scaler
+    # Decay of an exponential average of the weights, which is evaluated and saved in
+    # ``best.pdparams``; 0 keeps none
     ema_decay: float = 0.0
+    # If a loss or gradient is not finite: stop with the ids of the batch, or skip the
+    # update and count it
     nan_policy: Literal["raise", "skip"] = "raise"
-    use_visualdl: bool = False
-    use_tensorboard: bool = False
+    use_visualdl: bool = False  # write curves
+    use_tensorboard: bool = False  # likewise, with tensorboardX
     use_wandb: bool = False
-    wandb_config: dict[str, Any] | None = field(default_factory=dict)
+    wandb_config: dict[str, Any] | None = field(default_factory=dict)  # of wandb.init
+    # Names shown on the console, ``{loss: {train: [...], eval: [...]}, metric:
+    # {...}}``; None shows all. Files always get all
     out_dict: dict[str, Any] | None = None
-    log: dict[str, Any] | None = None
+    log: dict[str, Any] | None = None  # ``{out_dict: ...}``, its older place
 
     @classmethod
     def from_dict(cls, config: Mapping, where: str = "Trainer") -> TrainerConfig:
@@ -136,15 +98,12 @@ class TrainerConfig:
         params = {k: v for k, v in config.items() if k not in (CLASS_KEY, PARAMS_KEY)}
         check_call(cls, params, where)
         result = cls(**params)
-        for name in ("max_epochs", "gradient_accumulation_steps"):
-            if getattr(result, name) < 1:
+        for name, value in vars(result).items():
+            least = int(name in ("max_epochs", "gradient_accumulation_steps"))
+            if isinstance(value, int) and value < least:
                 raise ConfigError(
-                    f"{where}.{name}: wanted at least 1, got {getattr(result, name)}"
+                    f"{where}.{name}: wanted at least {least}, got {value}"
                 )
-        for item in dataclasses.fields(cls):
-            value = getattr(result, item.name)
-            if isinstance(value, int) and value < 0:
-                raise ConfigError(f"{where}.{item.name}: wanted 0 or more, got {value}")
         if not 0.0 <= result.ema_decay < 1.0:
             raise ConfigError(
                 f"{where}.ema_decay: wanted a number in [0, 1), got {result.ema_decay}"

@@ -27,7 +27,7 @@ from ppmat.trainer.meters import Meters
 from ppmat.trainer.meters import add_losses
 from ppmat.trainer.meters import add_metrics
 from ppmat.trainer.meters import add_value
-from ppmat.trainer.meters import apply_metric
+from ppmat.trainer.meters import call_metric
 from ppmat.trainer.meters import find_pair
 from ppmat.trainer.meters import merge_ranks
 from ppmat.trainer.run import Run
@@ -45,9 +45,9 @@ def evaluate(
 ) -> tuple[Meters, Meters, Meters]:
     """Return times, losses and metrics over all structures of all ranks.
 
-    The averaged weights are evaluated when the run keeps an average. Noise drawn by
-    the model comes from its own random stream, the same in every evaluation. So an
-    evaluation does not change the training, and two evaluations can be compared.
+    Averaged weights are evaluated if the run keeps them. Noise comes from a random
+    stream that every evaluation starts anew. So the training does not change, and two
+    evaluations can be compared.
     """
     was_training = run.model.training
     share_statistics(run.model)
@@ -68,9 +68,7 @@ def _evaluate(
     run: Run, dataloader: paddle.io.DataLoader
 ) -> tuple[Meters, Meters, Meters]:
     by_epoch = run.config.metric_strategy_during_eval == "epoch"
-    times: Meters = {}
-    losses: Meters = {}
-    metrics: Meters = {}
+    times, losses, metrics = {}, {}, {}
     rows: dict[str, list[np.ndarray]] = defaultdict(list)
     run.state.max_steps_in_eval_epoch = len(dataloader)
     run.state.step_in_eval_epoch = 0
@@ -99,14 +97,14 @@ def _evaluate(
         for key, metric in run.metrics.items():
             if f"pred/{key}" in joined:
                 pair = [paddle.to_tensor(joined[f"{s}/{key}"]) for s in _SIDES]
-                value = float(apply_metric(key, metric, *pair))
+                value = float(call_metric(key, metric, *pair))
                 add_value(metrics, key, value, len(pair[0]))
     metrics.update(run.streaming["eval"].compute())
     return times, losses, metrics
 
 
 def _predict(run: Run, batch: dict) -> dict:
-    """Return what the model makes of a batch, and its samples if they are asked for."""
+    """Return what the model makes of a batch, with samples if the settings say so."""
     config = run.config
     graph = paddle.no_grad() if config.eval_with_no_grad else contextlib.nullcontext()
     with run.autocast(), graph:

@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import field
@@ -30,49 +31,38 @@ from ppmat.utils.misc import gather_objects
 Meters = dict[str, AverageMeter]
 
 
+def averages(meters: Meters, mark: str = "") -> dict[str, float]:
+    """Return the means by name, with ``mark`` behind each name."""
+    return {f"{name}{mark}": meter.avg for name, meter in meters.items()}
+
+
 class MetricError(RuntimeError):
     """A metric that cannot be computed."""
 
 
 def find_pair(key: str, result: Mapping, batch: Mapping, stage: str) -> tuple:
-    """Return the ``(prediction, label)`` that a metric compares.
-
-    Args:
-        key: Name of the metric: a key of ``pred_dict`` and of the batch.
-        result: What the model returned.
-        batch: What the model was given.
-        stage: ``train`` or ``eval``, for the error.
-
-    Raises:
-        MetricError: One of them is missing.
-    """
+    """Return the ``(prediction, label)`` called ``key``, which a metric compares."""
     predictions = result.get("pred_dict", {})
     for place, values in (("the model's pred_dict", predictions), ("the batch", batch)):
         if key not in values:
-            hint = ""
-            if stage == "train":
-                hint = (
-                    "; set Trainer.compute_metric_during_train to false if this model "
-                    "predicts only in evaluation"
-                )
-            names = ", ".join(map(str, values)) or "nothing"
+            hint = (
+                "; set Trainer.compute_metric_during_train to false if this model "
+                "predicts only in evaluation"
+            )
             raise MetricError(
                 f"Metric.{key}: {place} has no '{key}' during {stage}; it has "
-                f"{names}{hint}"
+                f"{', '.join(map(str, values)) or 'nothing'}"
+                f"{hint if stage == 'train' else ''}"
             )
     return predictions[key], batch[key]
 
 
-def apply_metric(key: str, metric: Any, prediction: Any, label: Any) -> Any:
-    """Call a metric.
-
-    Raises:
-        MetricError: It failed.
-    """
+def call_metric(name: str, function: Callable, *args: Any, **kwargs: Any) -> Any:
+    """Call a metric, or a method of one; each failure is a :class:`MetricError`."""
     try:
-        return metric(prediction, label)
+        return function(*args, **kwargs)
     except Exception as error:
-        raise MetricError(f"Metric.{key} failed: {error}") from error
+        raise MetricError(f"Metric.{name} failed: {error}") from error
 
 
 def add_value(meters: Meters, name: str, value: Any, weight: Any = 1) -> None:
@@ -86,7 +76,7 @@ def add_metrics(
     """Add the metrics of one batch, each weighted by the rows it was computed on."""
     for key, metric in metrics.items():
         prediction, label = find_pair(key, result, batch, stage)
-        value = _number(apply_metric(key, metric, prediction, label))
+        value = _number(call_metric(key, metric, prediction, label))
         rows = len(prediction) if hasattr(prediction, "__len__") else 1
         add_value(meters, key, value, rows)
 
@@ -162,24 +152,15 @@ class StreamingMetrics:
     def update(self, result: Mapping, batch: Any) -> None:
         """Add a batch to all metrics."""
         for name, metric in self.metrics.items():
-            try:
-                metric.update_step(result=result, batch=batch, stage=self.stage)
-            except Exception as error:
-                raise MetricError(f"Metric.{name} failed: {error}") from error
+            step = {"result": result, "batch": batch, "stage": self.stage}
+            call_metric(name, metric.update_step, **step)
 
     def compute(self) -> Meters:
-        """Return the values of the epoch and reset.
-
-        Raises:
-            MetricError: A metric failed, or two gave values of one name.
-        """
+        """Return the values of the epoch and reset."""
         values: Meters = {}
         for name, metric in self.metrics.items():
-            try:
-                computed = metric.compute_epoch(stage=self.stage) or {}
-            except Exception as error:
-                raise MetricError(f"Metric.{name} failed: {error}") from error
-            for key, value in computed.items():
+            computed = call_metric(name, metric.compute_epoch, stage=self.stage)
+            for key, value in (computed or {}).items():
                 if key in values:
                     raise MetricError(
                         f"Metric.{name} gives '{key}', as another metric does; change "

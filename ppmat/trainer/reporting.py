@@ -24,25 +24,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from ppmat.trainer.config import TrainerConfig
+from ppmat.trainer.trainer_state import TrainerState
 from ppmat.utils import logger
 from ppmat.utils.files import replacing
-from ppmat.utils.misc import AverageMeter
 from ppmat.utils.registry import ConfigError
 
 _FIXED = ["stage", "epoch", "step"]
-_LOSS, _METRIC = "(loss)", "(metric)"
-
-
-def named_values(
-    times: Mapping[str, float],
-    losses: Mapping[str, AverageMeter],
-    metrics: Mapping[str, AverageMeter],
-) -> dict[str, float]:
-    """Return one dict of all, with ``(loss)`` or ``(metric)`` after their names."""
-    values = dict(times)
-    values.update({f"{name}{_LOSS}": m.avg for name, m in losses.items()})
-    values.update({f"{name}{_METRIC}": m.avg for name, m in metrics.items()})
-    return values
+_WRITERS = {  # setting to package
+    "use_visualdl": "visualdl",
+    "use_tensorboard": "tensorboardX",
+    "use_wandb": "wandb",
+}
 
 
 class MetricsFile:
@@ -106,11 +98,7 @@ class Reporter:
         self.is_master = is_master
         self.file: MetricsFile | None = None
         self.writers: dict[str, Any] = {}
-        for key, module in (
-            ("use_visualdl", "visualdl"),
-            ("use_tensorboard", "tensorboardX"),
-            ("use_wandb", "wandb"),
-        ):
+        for key, module in _WRITERS.items():
             if getattr(config, key) and is_master:
                 self.writers[module] = self._open_writer(key, module)
 
@@ -122,11 +110,11 @@ class Reporter:
                 f"Trainer.{key}: {module} is not installed. "
                 f"`pip install {module}`, or set {key} to false"
             ) from error
+        folder = self.config.output_dir
         if module == "visualdl":
-            return library.LogWriter(os.path.join(self.config.output_dir, "vdl"))
+            return library.LogWriter(os.path.join(folder, "vdl"))
         if module == "tensorboardX":
-            folder = os.path.join(self.config.output_dir, "tensorboard")
-            return library.SummaryWriter(folder)
+            return library.SummaryWriter(os.path.join(folder, "tensorboard"))
         return library.init(**(self.config.wandb_config or {}))
 
     def open_file(self, keep_rows: int | None = None) -> None:
@@ -143,8 +131,7 @@ class Reporter:
     def report(
         self,
         stage: str,
-        epoch: int,
-        step: int,
+        state: TrainerState,
         values: Mapping[str, float],
         head: str,
     ) -> None:
@@ -152,26 +139,22 @@ class Reporter:
 
         Args:
             stage: ``train(step)``, ``train(epoch)``, ``eval(epoch)``, ...
-            epoch: Epoch of the run.
-            step: Update steps of the run.
-            values: Name to number.
+            state: Counters of the run.
+            values: Number by name; losses end with ``(loss)``, metrics ``(metric)``.
             head: Start of the log line.
         """
         shown = self._shown(values, stage.partition("(")[0])
-        logger.info(
-            " | ".join(
-                [head, *(f"{name}: {value:.6g}" for name, value in shown.items())]
-            )
-        )
+        logger.info(" | ".join([head, *(f"{k}: {v:.6g}" for k, v in shown.items())]))
         if not self.is_master:
             return
         if self.file is not None:
-            self.file.add({"stage": stage, "epoch": epoch, "step": step, **values})
+            place = {"stage": stage, "epoch": state.epoch, "step": state.global_step}
+            self.file.add(place | values)
         by_epoch = stage.endswith("(epoch)")
         logger.scalar(
             stage,
             dict(values),
-            epoch if by_epoch else step,
+            state.epoch if by_epoch else state.global_step,
             self.writers.get("visualdl"),
             # WandB has one step counter, which must not run backwards.
             None if by_epoch else self.writers.get("wandb"),
@@ -180,23 +163,20 @@ class Reporter:
 
     def _shown(self, values: Mapping[str, float], stage: str) -> dict[str, float]:
         """Return the values that ``out_dict`` selects for the console."""
-        wanted = self.config.out_dict
-        if wanted is None:
+        if self.config.out_dict is None:
             return dict(values)
         shown = {}
-        for kind, mark in (("loss", _LOSS), ("metric", _METRIC)):
-            names = wanted.get(kind)
+        for kind in ("loss", "metric"):
+            names = self.config.out_dict.get(kind)
             if isinstance(names, Mapping):
                 names = names.get(stage)
             names = [names] if isinstance(names, str) else names
             for label, value in values.items():
-                base = label[: -len(mark)] if label.endswith(mark) else None
-                if base is None:
-                    continue
+                base, mark, _ = label.partition(f"({kind})")
                 aliases = {base, f"{stage}_{base}", f"{stage}/{base}"}
                 if stage == "eval":
                     aliases.add(f"val_{base}")
-                if names is None or aliases & set(names):
+                if mark and (names is None or aliases & set(names)):
                     shown[label] = value
         return shown
 
@@ -217,16 +197,13 @@ def draw_loss_curve(output_dir: str) -> str | None:
     source = os.path.join(output_dir, "metrics.csv")
     with open(source, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    label = f"loss{_LOSS}"
-    curves = {}
-    for stage in ("train(step)", "train(epoch)", "eval(step)", "eval(epoch)"):
-        points = [
-            (int(row["step"]), float(row[label]))
-            for row in rows
-            if row["stage"] == stage and row.get(label)
-        ]
-        if points:
-            curves[stage] = points
+    label = "loss(loss)"
+    stages = ("train(step)", "train(epoch)", "eval(step)", "eval(epoch)")
+    curves: dict[str, list] = {stage: [] for stage in stages}
+    for row in rows:
+        if row["stage"] in curves and row.get(label):
+            curves[row["stage"]].append((int(row["step"]), float(row[label])))
+    curves = {stage: points for stage, points in curves.items() if points}
     if not curves:
         return None
     try:

@@ -12,12 +12,15 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Everything that one training run consists of, in one object."""
+"""Everything that one training run consists of, in one object; signals to stop it."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import os
+import signal
+import threading
 from collections.abc import Callable
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,58 +36,78 @@ from ppmat.trainer.config import TrainerConfig
 from ppmat.trainer.meters import StreamingMetrics
 from ppmat.trainer.meters import TrainingMeans
 from ppmat.trainer.reporting import Reporter
-from ppmat.trainer.stop_signals import StopSignals
 from ppmat.trainer.trainer_state import TrainerState
 from ppmat.utils import logger
 from ppmat.utils.ema import ExponentialMovingAverage
 from ppmat.utils.registry import ConfigError
 
 
-@dataclass
-class Run:
-    """The parts of a training run: what the loop, updates and checkpoints share.
+class TrainingInterrupted(SystemExit):
+    """Training stopped on a signal after saving ``latest``.
 
-    Args:
-        config: Settings.
-        model: The model, not wrapped.
-        reporter: Writes the log lines and ``metrics.csv``.
-        train_dataloader: Batches for training.
-        val_dataloader: Batches for evaluation.
-        optimizer: None to evaluate only.
-        lr_scheduler: Its schedule; None for a fixed rate.
-        use_amp: Whether the model computes in mixed precision.
-        scaler: Loss scaler of float16 training.
-        ema_model: Average of the weights, if one is kept.
-        metrics: Key of ``pred_dict`` and batch to ``metric(pred, label)``.
-        streaming: Metrics with a state, one set for each stage.
-        state: Counters that go into checkpoints.
-        stop: Signals received during the training.
-        window: Means since the last log line, of this rank.
-        epoch_means: Means of the epoch so far, of all ranks.
-        epoch_rng: State of the random generators when the epoch began.
-        resume_rng: State of a checkpoint that is still to be restored, or None.
+    The exit status of the process is 128 + signal number, as in a shell: 143 for
+    SIGTERM, 130 for SIGINT.
     """
 
+
+class StopSignals:
+    """In this context SIGTERM and SIGINT only set :attr:`received`.
+
+    A second SIGINT raises Python's KeyboardInterrupt. Outside the main thread, where
+    Python allows no handlers, the context does nothing.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._before: dict = {}
+
+    def __enter__(self) -> StopSignals:
+        self.received = 0
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *exc_info: Any) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def _handle(self, number: int, frame: Any) -> None:
+        if self.received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = number
+        # The logger may be writing a line, so this writes to stderr directly.
+        name = signal.Signals(number).name
+        os.write(2, f"{name}: finishing this step, then saving 'latest'\n".encode())
+
+
+@dataclass
+class Run:
+    """The parts of a training run: what the loop, updates and checkpoints share."""
+
     config: TrainerConfig
-    model: nn.Layer
+    model: nn.Layer  # not wrapped
     reporter: Reporter
     train_dataloader: paddle.io.DataLoader | None = None
     val_dataloader: paddle.io.DataLoader | None = None
-    optimizer: optim.Optimizer | None = None
-    lr_scheduler: optim.lr.LRScheduler | None = None
-    use_amp: bool = False
-    scaler: paddle.amp.GradScaler | None = None
-    ema_model: ExponentialMovingAverage | None = None
+    optimizer: optim.Optimizer | None = None  # None to evaluate only
+    lr_scheduler: optim.lr.LRScheduler | None = None  # None for a fixed rate
+    use_amp: bool = False  # the model computes in mixed precision
+    scaler: paddle.amp.GradScaler | None = None  # of float16 training
+    ema_model: ExponentialMovingAverage | None = None  # average of the weights
+    # Key of ``pred_dict`` and batch to ``metric(pred, label)``
     metrics: dict[str, Callable] = field(default_factory=dict)
-    streaming: dict[str, StreamingMetrics] = field(
+    streaming: dict[str, StreamingMetrics] = field(  # one set for each stage
         default_factory=lambda: {s: StreamingMetrics({}, s) for s in ("train", "eval")}
     )
     state: TrainerState = field(default_factory=TrainerState)
     stop: StopSignals = field(default_factory=StopSignals)
+    # Means since the last log line, of this rank; of the epoch so far, of all ranks
     window: TrainingMeans = field(default_factory=TrainingMeans)
     epoch_means: TrainingMeans = field(default_factory=TrainingMeans)
-    epoch_rng: dict[str, Any] | None = None
-    resume_rng: dict[str, Any] | None = None
+    epoch_rng: dict[str, Any] | None = None  # random state when the epoch began
+    resume_rng: dict[str, Any] | None = None  # of a checkpoint, still to be restored
 
     def set_up_amp(self) -> None:
         """Prepare model and optimizer for mixed precision, if it is asked for."""
@@ -98,14 +121,9 @@ class Run:
             )
             return
         if config.amp_level == "O2":
-            paddle.amp.decorate(
-                self.model,
-                self.optimizer,
-                level="O2",
-                dtype=config.amp_dtype,
-                master_weight=True,
-                save_dtype="float32",
-            )
+            kept = {"master_weight": True, "save_dtype": "float32"}
+            parts = self.model, self.optimizer
+            paddle.amp.decorate(*parts, level="O2", dtype=config.amp_dtype, **kept)
         logger.info(f"Mixed precision: {config.amp_level}, {config.amp_dtype}")
         self.use_amp = True
         if config.amp_dtype == "float16":
@@ -115,9 +133,8 @@ class Run:
         """Return the context in which the model is called."""
         if not self.use_amp:
             return contextlib.nullcontext()
-        return paddle.amp.auto_cast(
-            level=self.config.amp_level, dtype=self.config.amp_dtype
-        )
+        config = self.config
+        return paddle.amp.auto_cast(level=config.amp_level, dtype=config.amp_dtype)
 
     def add_metrics(self, metrics: Any, **runtime_objs: Any) -> None:
         """Add what :func:`ppmat.metrics.build_metric` returned.
@@ -125,20 +142,15 @@ class Run:
         Args:
             metrics: Name to metric, one streaming metric, or None.
             **runtime_objs: Arguments of ``bind`` of each streaming metric.
-
-        Raises:
-            ConfigError: One metric of (prediction, label) without the key it compares.
         """
-        if metrics is None:
-            return
-        if not isinstance(metrics, Mapping):
-            if not hasattr(metrics, "update_step"):
-                raise ConfigError(
-                    "Metric: a metric of (prediction, label) belongs below the key it "
-                    "compares: Metric.<key>.__class_name__"
-                )
+        if hasattr(metrics, "update_step"):
             metrics = {"default": metrics}
-        for name, metric in metrics.items():
+        elif not isinstance(metrics, Mapping | None):
+            raise ConfigError(
+                "Metric: a metric of (prediction, label) belongs below the key it "
+                "compares: Metric.<key>.__class_name__"
+            )
+        for name, metric in (metrics or {}).items():
             if not hasattr(metric, "update_step"):
                 self.metrics[name] = metric
                 continue

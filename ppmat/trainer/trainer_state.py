@@ -24,37 +24,21 @@ from typing import Any
 
 @dataclass
 class TrainerState:
-    """Counters of a run, saved in every checkpoint. A step is an update step.
+    """Counters of a run, saved in every checkpoint. A step is an update step."""
 
-    Args:
-        epoch: The current epoch, or the last one finished; from 1.
-        global_step: Steps of the run.
-        step_in_train_epoch: Steps of this epoch.
-        step_in_eval_epoch: Batches of this evaluation.
-        max_steps_in_train_epoch: Steps an epoch has.
-        max_steps_in_eval_epoch: Batches an evaluation has.
-        cur_metric: Last value of the metric that selects ``best``.
-        best_metric: Its best value.
-        best_epoch: The epoch of that value.
-        epoch_finished: Whether evaluation and schedule of ``epoch`` are done.
-        looks_without_improvement: Comparisons since the best value (early stopping).
-        skipped_steps: Updates skipped because of a value that is not finite.
-        log_rows: Rows of ``metrics.csv`` written so far.
-    """
-
-    epoch: int = 0
+    epoch: int = 0  # the current one, or the last one finished; from 1
     global_step: int = 0
     step_in_train_epoch: int = 0
-    step_in_eval_epoch: int = 0
+    step_in_eval_epoch: int = 0  # batches of this evaluation
     max_steps_in_train_epoch: int = 0
     max_steps_in_eval_epoch: int = 0
-    cur_metric: float | None = None
-    best_metric: float | None = None
-    best_epoch: int | None = None
-    epoch_finished: bool = True
-    looks_without_improvement: int = 0
-    skipped_steps: int = 0
-    log_rows: int = 0
+    cur_metric: float | None = None  # last value of the metric that selects ``best``
+    best_metric: float | None = None  # its best value
+    best_epoch: int | None = None  # the epoch of that value
+    epoch_finished: bool = True  # evaluation and schedule of ``epoch`` are done
+    looks_without_improvement: int = 0  # comparisons since the best value
+    skipped_steps: int = 0  # because of a value that is not finite
+    log_rows: int = 0  # rows of ``metrics.csv`` written so far
 
     def to_dict(self) -> dict[str, Any]:
         """Return the counters as a dict."""

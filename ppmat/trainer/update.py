@@ -70,11 +70,7 @@ class _Flags(NamedTuple):
 
 
 class Update:
-    """Takes the update steps of a run.
-
-    Args:
-        run: Its model, optimizer, scaler, average and settings are used.
-    """
+    """Takes the update steps of a run."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -94,10 +90,7 @@ class Update:
         self._unread: _Flags | None = None
 
     def step(self, group: list[Any]) -> None:
-        """Take one step.
-
-        Args:
-            group: The micro-batches of this rank.
+        """Take one step with the micro-batches of this rank.
 
         Raises:
             NonFiniteError: A value is not finite and the policy is to stop.
@@ -146,8 +139,8 @@ class Update:
         """Return copies of what a skipped step has to put back."""
         if not self._skip:
             return {}
-        state = self.run.model.state_dict()
-        return {name: t.clone() for name, t in state.items() if t.stop_gradient}
+        state = self.run.model.state_dict().items()
+        return {name: t.clone() for name, t in state if t.stop_gradient}
 
     def _no_sync_unless(self, is_last: bool) -> contextlib.AbstractContextManager:
         """Return a context in which gradients stay on their rank, but for the last."""
@@ -200,14 +193,7 @@ class Update:
         return taken
 
     def check(self) -> bool:
-        """Read the flags of the last step, if they are unread.
-
-        Returns:
-            Whether all its values were finite.
-
-        Raises:
-            NonFiniteError: They were not and the policy is to stop.
-        """
+        """Read the flags of the last step; return whether its values were finite."""
         run, flags = self.run, self._unread
         if flags is None:
             requested = self.parallel is None and run.stop.received > 0
@@ -225,11 +211,8 @@ class Update:
         if losses_are_finite and gradient_is_finite:
             return True
         # The gradient is the same on all ranks, so all of them come here together.
-        mine = [
-            ids
-            for ids, ok in zip(flags.ids, flags.finite)
-            if losses_are_finite or not bool(ok)
-        ]
+        pairs = zip(flags.ids, flags.finite)
+        mine = [ids for ids, ok in pairs if losses_are_finite or not bool(ok)]
         culprits = [ids for part in gather_objects(mine) for ids in part]
         what = "gradient" if losses_are_finite else "loss"
         text = (

@@ -111,8 +111,7 @@ def loss_weight(result: Mapping, name: str, batch_size: int) -> Any:
 def share_statistics(model: paddle.nn.Layer) -> None:
     """Copy the untrained state of rank 0, such as running means, to all ranks.
 
-    Each rank collects its own from its batches. Rank 0 writes the checkpoints, so its
-    state is the one to evaluate.
+    Rank 0 writes the checkpoints, so its state is the one to evaluate.
     """
     if dist.get_world_size() > 1:
         for tensor in model.state_dict().values():
@@ -135,10 +134,7 @@ def gather_rows(parts: Mapping[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 def seed_stream(seed: int, stream: int) -> None:
-    """Seed all generators for one purpose of one rank.
-
-    Different ranks, purposes and seeds give unrelated numbers.
-    """
+    """Seed all generators; other seeds, streams and ranks give unrelated numbers."""
     sequence = np.random.SeedSequence([seed, stream, dist.get_rank()])
     misc.set_random_seed(int(sequence.generate_state(1)[0]))
 
@@ -161,10 +157,7 @@ def get_random_state() -> dict[str, Any]:
     return {
         "python": [version, np.array(numbers, dtype="uint32"), spare],
         "numpy": [name, keys, pos, has_gauss, gauss],
-        "paddle": {
-            device: [_plain(s) for s in paddle.get_rng_state(device)]
-            for device in _devices()
-        },
+        "paddle": {d: list(map(_plain, paddle.get_rng_state(d))) for d in _devices()},
     }
 
 

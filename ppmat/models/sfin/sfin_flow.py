@@ -233,8 +233,7 @@ class SFINFlow(nn.Layer):
             not wrapped), ``tags``, ``fixed``, ``id`` and ``sample`` (its number).
         """
         steps = num_inference_steps
-        if steps is None:
-            steps = self.num_inference_steps
+        steps = self.num_inference_steps if steps is None else steps
         atoms = batch_data["structure_array"]
         free = free_atoms(atoms, atoms["cart_coords"].dtype).unsqueeze(-1)  # [N, 1]
         draws = [

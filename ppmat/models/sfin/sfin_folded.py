@@ -215,11 +215,9 @@ class FoldedSFIN(nn.Layer):
         return F.conv2d(x, getattr(self, name), bias, padding=1)
 
     def _mix(self, parts: list, i: int) -> paddle.Tensor:
-        """Return ReLU of the folded 1x1 convolution, [B, 2, C, H * Wf].
+        """Return ReLU of the folded 1x1 convolution of block ``i``, [B, 2, C, H * Wf].
 
-        Args:
-            parts: Real and imaginary parts, [B, C, H * Wf] each.
-            i: Number of the block.
+        ``parts`` are the real and the imaginary part, [B, C, H * Wf] each.
         """
         ramps = self.ramps
         if parts[0].shape[0] != 1:
@@ -243,12 +241,8 @@ class FoldedSFIN(nn.Layer):
     def _columns(self, x: paddle.Tensor, sign: float) -> list:
         """Multiply the columns of (real | imaginary) ``x`` by ``exp(-i sign k y)``.
 
-        Args:
-            x: [B, C, H, 2 Wf].
-            sign: 1 for the transform, -1 for its inverse.
-
-        Returns:
-            Real and imaginary parts, [B, C, H, Wf] each.
+        Returns real and imaginary part, [B, C, H, Wf] each, of ``x`` [B, C, H, 2 Wf].
+        ``sign`` is 1 for the transform, -1 for its inverse.
         """
         wf = self.width // 2 + 1
         both = paddle.matmul(self.columns, x)  # [B, C, 2 H, 2 Wf]
