@@ -277,6 +277,31 @@ def test_both_readmes_show_the_same_commands():
     assert without_code(english).count("\n## ") == without_code(chinese).count("\n## ")
 
 
+def dead_files(text: str) -> list[str]:
+    """Return the names of Python files in backticks that no file of the tree has."""
+    listing = subprocess.run(
+        ["git", "ls-files", "*.py"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    files = [f"/{name}" for name in listing.stdout.split()]
+    named = re.findall(r"`([\w/]+\.py)(?:::\w+)?`", text)
+    return [n for n in named if not any(file.endswith(f"/{n}") for file in files)]
+
+
+@pytest.mark.parametrize("name", [p for p in pages() if p != "CHANGELOG.md"])
+def test_named_files_exist(name):
+    assert dead_files((ROOT / name).read_text(encoding="utf-8")) == []
+
+
+def test_a_dead_file_is_found():
+    assert dead_files("`utils/files.py` `stem/gone.py` `les.py`") == [
+        *("stem/gone.py", "les.py"),
+    ]
+
+
 def test_readme_is_short():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 700
 
