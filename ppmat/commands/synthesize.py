@@ -132,10 +132,9 @@ def _check(args: argparse.Namespace) -> None:
     size = " ".join(map(str, args.size))
     wanted = "wanted one or two numbers of pixels, at least 16"
     refuse_if(len(args.size) > 2 or min(args.size) < 16, f"--size {size}: {wanted}")
-    given = [name for name in _CRYSTAL_OPTIONS if getattr(args, name) is not None]
-    if not args.structure:
-        text = "goes with --structure; random scenes have no scale"
-        refuse_if(given, f"--{'/'.join(given[:1])} {text}")
+    for name in () if args.structure else _CRYSTAL_OPTIONS:
+        text = f"--{name} goes with --structure; random scenes have no scale"
+        refuse_if(getattr(args, name) is not None, text)
     both = args.direction is not None and args.zone_axis is not None
     refuse_if(both, "give --zone_axis or --direction, not both")
 

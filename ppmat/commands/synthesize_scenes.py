@@ -330,12 +330,12 @@ def read_specimens(
 
 def _optics(args: argparse.Namespace, mode: str) -> dict[str, Range]:
     """Return the ranges of the microscope's options."""
-    for other, options in OPTICS.items():
-        given = [name for name in options if getattr(args, name) is not None]
+    other = "bf" if mode == "haadf" else "haadf"
+    for name in OPTICS[other]:
         refuse_if(
-            given and other != mode,
-            f"--{'/'.join(given[:1])} is for {other.upper()} images, but these are "
-            f"{mode.upper()}; leave it out, or give --mode={other}",
+            getattr(args, name) is not None,
+            f"--{name} is for {other.upper()} images, but these are {mode.upper()}; "
+            f"leave it out, or give --mode={other}",
         )
     ranges = {
         name: _range(name, getattr(args, name), default, positive=name != "defocus")
