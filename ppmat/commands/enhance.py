@@ -81,8 +81,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--save_path", "--output_path", metavar="FOLDER", help="for the outputs")
     add("--format", choices=FORMATS, default="tif", help="of the outputs")
-    add("--residual", action="store_true", help="also draw raw - enhanced image")
-    add("--ensemble", action="store_true", help="average over four flips: slower")
+    add("--residual", action="store_true", help="also draw the residual as PNG")
+    add("--ensemble", action="store_true", help="average of four flips: 4 x the work")
     add("--scaling", choices=("robust", "grey"), help="robust: any intensities, by "
         "percentiles; grey: grey levels 0 to 255 as in training")  # fmt: skip
     add("--batch_size", type=int, default=1, help="tiles given to the network at once")

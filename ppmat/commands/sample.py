@@ -60,7 +60,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--checkpoint_path", help="weights that belong to --config_path")
     add("--mode", choices=MODES, help="default: by_structures with --input, else "
         "by_chemical_formula")  # fmt: skip
-    add("--seed", type=int, help="of the noise; the same seed, the same structures")
+    add("--seed", type=int, help="seed of the noise, to get the same structures again")
     add("--batch_size", type=int, help="structures generated at once")
     add("--num_samples", type=int, help="results for each input (default: 1)")
     add("--num_workers", type=int, default=0, help="processes that prepare --input")
