@@ -165,7 +165,7 @@ def test_bad_files_are_left_out_and_listed(run, capsys):
         (["-o", "x.csv", "--raw", "--elements", "Sr"], "--elements goes with"),
         (
             ["-o", "x.csv", "--raw", "--export=ase", "--elements", "Sr", "Qq"],
-            "--elements=Sr Qq: Qq is no symbol of an element",
+            "--elements: Qq is no symbol of an element",
         ),
         (["-o", "x.csv", "--enhanced", "in/a.tif", "in/b.tif"], "2 images for 1"),
         (["in/c.tif", "-o", "x.csv", "--raw"], "not found: in/c.tif"),

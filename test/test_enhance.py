@@ -201,7 +201,7 @@ def test_bad_files_are_left_out_and_listed(run, capsys):
     assert "failed: 2 files; the others are done" in text
     assert names_in("out") == sorted(f"{n}.tif{e}" for n in "ac" for e in ("", ".json"))
     assert run("--input", "in/b.tif", "--save_path=out") == 2
-    assert "no file could be enhanced" in capsys.readouterr().out
+    assert "no file could be used" in capsys.readouterr().out
 
 
 def test_a_split_is_scored_by_both_protocols(run, capsys):
@@ -224,7 +224,7 @@ def test_a_split_is_scored_by_both_protocols(run, capsys):
 
 
 BAD = {
-    "nothing": ([], "--input is missing: wanted image files or folders, and --save"),
+    "nothing": ([], "--input is missing: wanted images, and --save"),
     "both": (["--input=in", "--split=test"], "or --split; not both"),
     "no output": (["--input=in"], "--save_path is missing"),
     "missing file": (["--input=in/aa.tif", "--save_path=o"], "Did you mean 'a.tif'"),

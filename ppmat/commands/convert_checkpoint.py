@@ -58,38 +58,21 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--key", help=f"key of the weights in the file, if it is none of {wrappers}")
     add("--force", action="store_true", help="replace the output")
     how = parser.add_mutually_exclusive_group()
-    how.add_argument(
-        "--config",
-        metavar="FILE.yaml",
-        help="build the section Model of this file, take its linear layers, and check "
-        "all names and shapes",
-    )
-    how.add_argument(
-        "--linear",
-        nargs="*",
-        metavar="PATTERN",
-        help="names of the weights of linear layers (* and ? are wildcards), which the "
-        "file does not say; no pattern: there are none",
-    )
+    how.add_argument("--config", metavar="FILE.yaml", help="build the section Model of "
+        "this file, take its linear layers, check all names and shapes")  # fmt: skip
+    how.add_argument("--linear", nargs="*", metavar="PATTERN", help="names of weights "
+        "of linear layers (* and ? are wildcards), which the file does not say; no "
+        "pattern: there are none")  # fmt: skip
     return parser.parse_args(argv)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Convert one file; returns the exit status.
-
-    Raises:
-        ConfigError: The configuration has no usable model.
-        CheckpointError: The file cannot be read, or belongs to another model.
-        TorchCheckpointError: As :func:`ppmat.utils.torch_checkpoint.load`, or the
-            output cannot be written.
-    """
+    """Convert one file; returns the exit status."""
     if args.config is None:
-        weights = torch_checkpoint.to_paddle(
-            torch_checkpoint.load(args.input, args.key)
-        )
-        weights = torch_checkpoint.to_paddle(
-            weights, linear_names(weights, args.linear)
-        )
+        weights = torch_checkpoint.load(args.input, args.key)
+        weights = torch_checkpoint.to_paddle(weights)
+        names = linear_names(weights, args.linear)
+        weights = torch_checkpoint.to_paddle(weights, names)
     else:
         weights = weights_for_model(args.config, args.input, args.key)
     torch_checkpoint.write_pdparams(args.output, weights, args.force)
@@ -112,12 +95,7 @@ def weights_for_model(config: str, path: str, key: str | None) -> dict[str, np.n
 def linear_names(
     weights: Mapping[str, np.ndarray], patterns: Sequence[str] | None
 ) -> list[str]:
-    """Return the names of weights of linear layers that match ``patterns``.
-
-    Raises:
-        TorchCheckpointError: No patterns although a weight may be one, or a pattern
-            that matches no two-dimensional weight.
-    """
+    """Return the names of weights of linear layers that match ``patterns``."""
     flat = [name for name, array in weights.items() if array.ndim == 2]
     flat = [name for name in flat if name.rpartition(".")[2] == "weight"]
     shown = torch_checkpoint.shortened_list(flat)
@@ -141,11 +119,7 @@ def linear_names(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status.
-
-    Args:
-        argv: Command line without the program name; None takes ``sys.argv``.
-    """
+    """Run the command; returns the exit status."""
     args = parse_args(argv)
     return exit_status(lambda: run(args))
 

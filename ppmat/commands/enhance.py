@@ -12,11 +12,9 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """The command that enhances images, or scores a network on a data set.
 
-Importing this module does not import Paddle, because the number of threads must be set
-before.
+Importing it loads no Paddle.
 """
 
 from __future__ import annotations
@@ -38,11 +36,12 @@ from ppmat.commands.image_options import add_mode
 from ppmat.commands.image_options import add_tiles
 from ppmat.commands.image_options import load_predictor
 from ppmat.commands.image_options import own_model_options
-from ppmat.commands.options import EXIT_BAD_INPUT
-from ppmat.commands.options import EXIT_SOME_LEFT_OUT
 from ppmat.commands.options import announce_task_config
-from ppmat.commands.options import find_task_config
-from ppmat.commands.options import move_overrides
+from ppmat.commands.options import new_parser
+from ppmat.commands.options import parse_with_overrides
+from ppmat.commands.options import print_flags
+from ppmat.commands.options import refuse_if
+from ppmat.commands.options import status_of
 from ppmat.commands.options import task_command
 from ppmat.predictor.image_store import FORMATS
 from ppmat.predictor.image_store import make_folder
@@ -50,7 +49,6 @@ from ppmat.predictor.packaged_models import DEFAULT_MODE
 from ppmat.stem.images.image_inputs import find_images
 from ppmat.utils import logger
 from ppmat.utils.config import save_config
-from ppmat.utils.registry import ConfigError
 from ppmat.utils.result_store import Column
 
 _EPILOG = """\
@@ -75,11 +73,7 @@ _FLAGS = Column("flags", "flags")
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options; KEY=VALUE arguments are collected in ``overrides``."""
-    parser = argparse.ArgumentParser(
-        description="Enhance microscope images with a trained network.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = new_parser("Enhance microscope images with a trained network.", _EPILOG)
     add_image_model(parser)
     add_mode(parser)
     add_images(parser, "--input", "--input_path", default=[], action="extend")
@@ -87,42 +81,29 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--save_path", "--output_path", metavar="FOLDER", help="for the outputs")
     add("--format", choices=FORMATS, default="tif", help="of the outputs")
-    add("--residual", action="store_true",
-        help="also draw raw image, enhanced image and their difference")  # fmt: skip
-    add("--ensemble", action="store_true",
-        help="average over the four flips: four times the work")  # fmt: skip
-    add("--scaling", choices=("robust", "grey"),
-        help="robust: any intensities, by percentiles; grey: values are grey levels "
-        "0 to 255 as in training")  # fmt: skip
+    add("--residual", action="store_true", help="also draw the residual as PNG")
+    add("--ensemble", action="store_true", help="average of four flips: 4 x the work")
+    add("--scaling", choices=("robust", "grey"), help="robust: any intensities, by "
+        "percentiles; grey: grey levels 0 to 255 as in training")  # fmt: skip
     add("--batch_size", type=int, default=1, help="tiles given to the network at once")
-    add("--overwrite", action="store_true",
-        help="enhance again and replace existing outputs")  # fmt: skip
-    add("--split", choices=("train", "val", "test"),
-        help="score the network on a split of the configuration's data set "
-        "instead")  # fmt: skip
+    add("--overwrite", action="store_true", help="replace existing outputs")
+    add("--split", choices=("train", "val", "test"), help="score the network on a "
+        "split of the configuration's data set instead")  # fmt: skip
     add("overrides", nargs="*", metavar="KEY=VALUE", help="changes of the YAML")
-    args = parser.parse_intermixed_args(argv)
-    move_overrides(args, ("input",))
-    return args
+    return parse_with_overrides(parser, argv, "input")
 
 
 def run(args: argparse.Namespace, task_dir: str) -> int:
-    """Enhance the images, or score a split; returns the exit status.
-
-    Raises:
-        ConfigError: Options that do not go together, and see ``SpectrumPredictor``.
-        InputError: A file is missing, and see ``SpectrumPredictor.iter_files``.
-    """
-    _use_example(args, task_dir)
-    _check_options(args)
+    """Enhance the images, or score a split; returns the exit status."""
+    _check_options(args, task_dir)
     # Wrong names and folders are reported before the model is loaded.
     if args.input:
         find_images(args.input)
     if args.save_path is not None:
         make_folder(args.save_path)
-    # Only a split reads the data that the configuration's variables name.
-    find = find_task_config if args.split is None else announce_task_config
-    predictor = load_predictor(args, task_dir, args.mode, args.device, find)
+    if args.split is not None:  # only a split reads data that variables name
+        args.config_path = announce_task_config(args.config_path, task_dir)
+    predictor = load_predictor(args, task_dir, args.mode)
     names = ("tile_size", "overlap", "ensemble", "batch_size")
     options = {name: getattr(args, name) for name in names}
     if args.split is not None:
@@ -143,51 +124,36 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
 
 main = task_command(parse_args, run)
 
-
 _EXAMPLE = "example_data/stem_sample/test/noisy"  # below the task folder
 _EXAMPLE_OUTPUT = "output/enhanced"  # below the current folder
 
 
-def _use_example(args: argparse.Namespace, task_dir: str) -> None:
-    """Set the example images as input if neither images nor a model are given.
-
-    Raises:
-        ConfigError: A model is given, or there is no example.
-    """
-    if args.input or args.split is not None:
+def _check_options(args: argparse.Namespace, task_dir: str) -> None:
+    """Refuse options that do not go together; without any, take the example images."""
+    if args.split is not None:
+        refuse_if(args.input, "give --input or --split; not both")
+        for name in ("residual", "overwrite", "scaling"):
+            text = f"--{name} goes with --input; --split scores grey values only"
+            refuse_if(getattr(args, name), text)
+        return
+    if args.input:
+        missing = "--save_path is missing: wanted a folder for the outputs"
+        refuse_if(args.save_path is None, missing)
         return
     example = os.path.relpath(os.path.join(task_dir, _EXAMPLE))
-    missing = (
-        "--input is missing: wanted image files or folders, and --save_path for the "
-        "outputs"
-    )
+    missing = "--input is missing: wanted images, and --save_path for the outputs"
     other_mode = args.mode not in (None, DEFAULT_MODE)
-    if other_mode or args.overrides or own_model_options(args):
-        raise ConfigError(
-            f"{missing}. Without it, the {DEFAULT_MODE.upper()} example images "
-            f"({example}) are enhanced by the packaged model only"
-        )
-    if not os.path.isdir(example):
-        raise ConfigError(f"{missing}; there are no example images here ({example})")
-    args.input = [example]
-    args.save_path = _EXAMPLE_OUTPUT if args.save_path is None else args.save_path
+    refuse_if(
+        other_mode or args.overrides or own_model_options(args),
+        f"{missing}. Without it, the {DEFAULT_MODE.upper()} example images ({example}) "
+        "are enhanced by the packaged model only",
+    )
+    nothing = f"{missing}; there are no example images here ({example})"
+    refuse_if(not os.path.isdir(example), nothing)
+    args.input, args.save_path = [example], args.save_path or _EXAMPLE_OUTPUT
     logger.message(
         f"no --input: the example images {example} are enhanced into {args.save_path}"
     )
-
-
-def _check_options(args: argparse.Namespace) -> None:
-    if args.input and args.split is not None:
-        raise ConfigError("give --input with --save_path, or --split; not both")
-    if args.input and args.save_path is None:
-        raise ConfigError("--save_path is missing: wanted a folder for the outputs")
-    if args.split is not None:
-        for name in ("residual", "overwrite", "scaling"):
-            if getattr(args, name):
-                raise ConfigError(
-                    f"--{name} goes with --input; --split scores grey values and "
-                    "writes no images"
-                )
 
 
 def _print_rows(rows: Iterable[Mapping[str, Any]]) -> int:
@@ -195,13 +161,13 @@ def _print_rows(rows: Iterable[Mapping[str, Any]]) -> int:
     from ppmat.predictor.enhancement import FLAGS
 
     flagged: Counter[str] = Counter()
-    failed = done = 0
+    failed = total = 0
     for row in rows:
+        total += 1
         if row["error"] is not None:
             failed += 1
             logger.error(f"failed: {row['error']}")
             continue
-        done += 1
         text = "is there already"
         if not row["skipped"]:
             flags = row["result"].flags
@@ -209,15 +175,8 @@ def _print_rows(rows: Iterable[Mapping[str, Any]]) -> int:
             text = _numbers(row["result"])
             text += f" [{_FLAGS.to_text(flags)}]" if flags else ""
         print(f"{row['output']}: {text}", flush=True)
-    for name, count in flagged.items():
-        print(f"flag {name} ({_count(count)}): {FLAGS[name]}", flush=True)
-    if not done:
-        logger.error("no file could be enhanced")
-        return EXIT_BAD_INPUT
-    if failed:
-        logger.error(f"failed: {_count(failed)}; the others are done")
-        return EXIT_SOME_LEFT_OUT
-    return 0
+    print_flags(flagged, FLAGS, "file")
+    return status_of(failed, total, "file", "failed")
 
 
 def _numbers(result: Any) -> str:
@@ -238,13 +197,6 @@ def _numbers(result: Any) -> str:
     )
 
 
-def _count(number: int) -> str:
-    return "1 file" if number == 1 else f"{number} files"
-
-
-# Splits of a data set -------------------------------------------------------------
-
-
 def _score_split(
     predictor: Any, split: str, save_path: str | None, options: dict[str, Any]
 ) -> int:
@@ -253,8 +205,8 @@ def _score_split(
 
     where = f"Dataset.{split}.dataset"
     block = (predictor.config.get("Dataset") or {}).get(split) or {}
-    if not block.get("dataset"):
-        raise ConfigError(f"--split={split}: the configuration has no {where}")
+    missing = f"--split={split}: the configuration has no {where}"
+    refuse_if(not block.get("dataset"), missing)
     dataset = DATASETS.build(block["dataset"], where)
     scores = score(predictor, dataset, **options)
     print(f"{split}, {len(dataset)} images, grey values 0 to 255")
@@ -269,14 +221,8 @@ def score(
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Return PSNR [dB] and SSIM of inputs and outputs by all protocols.
 
-    Args:
-        predictor: A ``SpectrumPredictor``.
-        dataset: Samples with ``[1, H, W]`` grey values under the model's
-            ``input_name`` and ``target_name``.
-        **options: See ``EnhanceOptions``; the scaling is ``"grey"``.
-
-    Returns:
-        ``scores["input" or "output"][protocol]["psnr" or "ssim"]``.
+    The samples of ``dataset`` hold ``[1, H, W]`` grey values. The result is
+    ``scores["input" or "output"][protocol]["psnr" or "ssim"]``.
     """
     from ppmat.metrics.sfin_metric import PROTOCOLS
     from ppmat.metrics.sfin_metric import SFINStreamingAdapter
@@ -297,7 +243,7 @@ def score(
         for (name, _), metric in metrics.items():
             result = {"pred_dict": {"image": images[name]}}
             metric.update_step(result=result, batch={target: truth}, stage="eval")
-    scores: dict[str, dict[str, dict[str, float]]] = {"input": {}, "output": {}}
+    scores: dict[str, Any] = {"input": {}, "output": {}}
     for (name, protocol), metric in metrics.items():
         values = metric.compute_epoch(stage="eval")
         scores[name][protocol] = {key: float(value) for key, value in values.items()}

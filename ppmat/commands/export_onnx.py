@@ -12,11 +12,9 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """The command that writes a trained network of the image task as an ONNX file.
 
-Importing this module does not import Paddle, because the number of threads must be set
-before.
+Importing it loads no Paddle.
 """
 
 from __future__ import annotations
@@ -29,9 +27,10 @@ from ppmat.commands.image_options import add_image_model
 from ppmat.commands.image_options import add_mode
 from ppmat.commands.image_options import add_tiles
 from ppmat.commands.image_options import load_predictor
+from ppmat.commands.options import new_parser
+from ppmat.commands.options import refuse_if
 from ppmat.commands.options import task_command
 from ppmat.utils import logger
-from ppmat.utils.registry import ConfigError
 
 _EPILOG = """\
 The file takes tiles of one size; examples/enhance_onnx.py cuts images into such tiles
@@ -48,13 +47,10 @@ examples:
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options; KEY=VALUE arguments are collected in ``overrides``."""
-    parser = argparse.ArgumentParser(
-        description="Write a trained network as an ONNX file, for machines without "
-        "Paddle.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    about = "Write a trained network as an ONNX file, for machines without Paddle."
+    parser = new_parser(about, _EPILOG)
     add_image_model(parser, device=False)
+    parser.set_defaults(device="cpu")
     add_mode(parser)
     add_tiles(parser)
     add = parser.add_argument
@@ -66,23 +62,16 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace, task_dir: str) -> int:
-    """Write the ONNX file; returns the exit status.
-
-    Raises:
-        ConfigError: Options or a model that are not legal.
-        OnnxExportError: See :func:`ppmat.predictor.onnx_export.export_onnx`.
-    """
+    """Write the ONNX file; returns the exit status."""
     from ppmat.models.sfin.sfin import SFIN
     from ppmat.predictor.onnx_export import export_onnx
 
-    if not args.output.endswith(".onnx"):
-        raise ConfigError(f"--output={args.output}: wanted FILE.onnx")
-    predictor = load_predictor(args, task_dir, args.mode, "cpu")
-    if not isinstance(predictor.model, SFIN):
-        raise ConfigError(
-            f"Model: {type(predictor.model).__name__} cannot be written as ONNX; "
-            "wanted SFIN"
-        )
+    wanted = f"--output={args.output}: wanted FILE.onnx"
+    refuse_if(not args.output.endswith(".onnx"), wanted)
+    predictor = load_predictor(args, task_dir, args.mode)
+    kind = type(predictor.model).__name__
+    other = f"Model: {kind} cannot be written as ONNX; wanted SFIN"
+    refuse_if(not isinstance(predictor.model, SFIN), other)
     options = predictor.defaults.updated(tile_size=args.tile_size, overlap=args.overlap)
     worst = export_onnx(
         predictor.model,
@@ -93,14 +82,12 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
         name=predictor.model_name,
         check=not args.no_check,
     )
-    size = os.path.getsize(args.output) / 1e6
+    wrote = f"Wrote {args.output} ({os.path.getsize(args.output) / 1e6:.1f} MB)"
     if worst is None:
-        logger.warning(f"Wrote {args.output} ({size:.1f} MB), not compared with Paddle")
+        logger.warning(f"{wrote}, not compared with Paddle")
     else:
-        logger.message(
-            f"Wrote {args.output} ({size:.1f} MB); ONNX Runtime and Paddle differ by "
-            f"{worst:.1e} of the range at most"
-        )
+        text = f"ONNX Runtime and Paddle differ by {worst:.1e} of the range at most"
+        logger.message(f"{wrote}; {text}")
     return 0
 
 

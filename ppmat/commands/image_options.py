@@ -14,15 +14,13 @@
 
 """What the commands on images share: options, the model, checks of outputs.
 
-Importing this module does not import Paddle, because the number of threads must be set
-before.
+Importing it loads no Paddle.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,19 +37,12 @@ from ppmat.utils.registry import ConfigError
 _MOST_LISTED = 5  # names in a message
 
 
-# Options --------------------------------------------------------------------------
-
-
 def add_images(
     parser: argparse.ArgumentParser, *names: str, also: str = "", **options: Any
 ) -> None:
-    """Add the argument that takes images, as ``image_inputs.find_images`` reads them.
+    """Add the argument that takes images, as ``find_images`` reads them.
 
-    Args:
-        parser: Gets the argument.
-        *names: Of the argument, or its flags.
-        also: More help.
-        **options: Of ``add_argument``.
+    ``also`` is more help; ``options`` are those of ``add_argument``.
     """
     parser.add_argument(
         *names,
@@ -85,9 +76,8 @@ def add_tiles(parser: argparse.ArgumentParser) -> None:
     """Add ``--tile_size`` and ``--overlap``."""
     add = parser.add_argument
     add("--tile_size", type=int, help="pixels; default: Predict.tile_size, or 256")
-    add("--overlap", type=int,
-        help="pixels that neighbouring tiles share; default: Predict.overlap, or a "
-        "quarter of the tile")  # fmt: skip
+    add("--overlap", type=int, help="pixels that neighbouring tiles share; default: "
+        "Predict.overlap, or a quarter of the tile")  # fmt: skip
 
 
 def own_model_options(args: argparse.Namespace) -> list[str]:
@@ -96,52 +86,27 @@ def own_model_options(args: argparse.Namespace) -> list[str]:
     return [f"--{name}" for name in names if getattr(args, name) is not None]
 
 
-# The model ------------------------------------------------------------------------
+def load_predictor(args: argparse.Namespace, task_dir: str, mode: str | None) -> Any:
+    """Return the ``SpectrumPredictor`` of the options of a command.
 
-
-def load_predictor(
-    args: argparse.Namespace,
-    task_dir: str,
-    mode: str | None,
-    device: str | None = None,
-    find: Callable[[str, str], str] = find_task_config,
-) -> Any:
-    """Return the ``SpectrumPredictor`` of the options.
-
-    Args:
-        args: With the options of :func:`add_image_model`, and ``overrides``.
-        task_dir: Folder of the calling script.
-        mode: Which packaged model, if no other is named.
-        device: See ``SpectrumPredictor``.
-        find: Finds the file of ``--config_path``, given the task folder.
-
-    Raises:
-        ConfigError: See ``SpectrumPredictor``; or no such configuration.
-        CheckpointError: See ``SpectrumPredictor``.
+    ``mode`` chooses the packaged model, if the options name no other.
     """
     from ppmat.predictor.spectrum_predictor import SpectrumPredictor
 
     path = args.config_path
     return SpectrumPredictor(
-        model_name=args.model_name,
-        weights_name=args.weights_name,
-        config_path=None if path is None else find(path, task_dir),
-        checkpoint_path=args.checkpoint_path,
-        device=device,
+        args.model_name,
+        args.weights_name,
+        None if path is None else find_task_config(path, task_dir),
+        args.checkpoint_path,
+        device=args.device,
         config_overrides=args.overrides,
         mode=mode,
     )
 
 
-# Outputs --------------------------------------------------------------------------
-
-
 def refuse_present(paths: Iterable[Path], overwrite: bool) -> None:
-    """Check that no output exists, unless it may be replaced.
-
-    Raises:
-        StoredRunError: An output exists.
-    """
+    """Raise a ``StoredRunError`` if an output exists and must not be replaced."""
     present = [str(path) for path in paths if path.exists()]
     if present and not overwrite:
         verb = "is" if len(present) == 1 else "are"
@@ -152,11 +117,7 @@ def refuse_present(paths: Iterable[Path], overwrite: bool) -> None:
 
 
 def check_parent(path: Path) -> None:
-    """Check that the folder of an output exists and can be written to.
-
-    Raises:
-        ConfigError: It does not, or it cannot.
-    """
+    """Raise a ``ConfigError`` unless the folder of an output can be written to."""
     folder = path.absolute().parent
     if not os.access(folder, os.W_OK):
         reason = "cannot be written to" if folder.is_dir() else "does not exist"
@@ -164,11 +125,6 @@ def check_parent(path: Path) -> None:
 
 
 def first_names(names: Sequence[str]) -> str:
-    """Return the first names as text, and the number of the others.
-
-    Example:
-        >>> first_names(["a", "b", "c", "d", "e", "f"])
-        'a, b, c, d, e and 1 more'
-    """
+    """Return the first five names as text, and the number of the others."""
     more = len(names) - _MOST_LISTED
     return ", ".join(names[:_MOST_LISTED]) + (f" and {more} more" if more > 0 else "")

@@ -81,11 +81,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``check`` or ``write``; returns the exit status.
-
-    Args:
-        argv: Command line without the program name; None takes ``sys.argv``.
-    """
+    """Run ``check`` or ``write``; returns the exit status."""
     args = parse_args(argv)
     return exit_status(lambda: check(args) if args.command == "check" else write(args))
 
@@ -146,22 +142,18 @@ def report_rows(rows: OC20LMDB) -> list[str]:
         structures_with.update(set(record.atomic_numbers.tolist()))
         atoms_with.update(record.tags.tolist())
     print(f"{rows.path}\n  records: {len(rows)} in {len(rows.files)} files")
-    for name, numbers in values.items():
-        print(f"  {name}: {_summary(np.array(numbers))}")
+    for name, found in values.items():
+        x = np.array(found)
+        text = "none"
+        if found:
+            text = f"{len(x)} values, {x.min():.4g} .. {x.max():.4g}, "
+            text += f"mean {x.mean():.6g}, std {x.std():.6g}"
+        print(f"  {name}: {text}")
     counts = [f"{chemical_symbols[z]} {n}" for z, n in sorted(structures_with.items())]
     print(f"  structures with element: {', '.join(counts)}")
     counts = [f"{tag}: {n}" for tag, n in sorted(atoms_with.items())]
     print(f"  atoms by tag: {', '.join(counts)}")
     return faults
-
-
-def _summary(numbers: np.ndarray) -> str:
-    if not len(numbers):
-        return "none"
-    return (
-        f"{len(numbers)} values, {numbers.min():.4g} .. {numbers.max():.4g}, mean "
-        f"{numbers.mean():.6g}, std {numbers.std():.6g}"
-    )
 
 
 def write(args: argparse.Namespace) -> int:
@@ -178,16 +170,10 @@ def write(args: argparse.Namespace) -> int:
 def read_relaxations(
     inputs: Sequence[str], energy_key: str | None, sid_key: str | None
 ) -> Iterator[OC20Record]:
-    """Yield the record of each file of frames.
+    """Yield the record of each file of frames that ASE reads.
 
-    Args:
-        inputs: Files that ASE reads.
-        energy_key: Key of ``atoms.info`` with the adsorption energy [eV]; None if there
-            is none.
-        sid_key: Key of ``atoms.info`` with the id; None takes the file name.
-
-    Raises:
-        OC20FormatError: A file without frames, a missing key, or the same id twice.
+    The keys are those of ``atoms.info``. Without ``energy_key`` [eV] there is no
+    energy, without ``sid_key`` the id is the file name.
     """
     files: dict[str, str] = {}
     for name in tqdm(inputs, unit="file"):

@@ -24,12 +24,14 @@ import platform
 import re
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sequence
 
 from ppmat.utils import logger
 from ppmat.utils.config import find_config
 from ppmat.utils.errors import InputError
 from ppmat.utils.files import locked
+from ppmat.utils.registry import ConfigError
 
 EXIT_SOME_LEFT_OUT = 1
 EXIT_BAD_INPUT = 2
@@ -48,19 +50,12 @@ def task_command(
     parse_args: Callable[[Sequence[str] | None], argparse.Namespace],
     run: Callable[[argparse.Namespace, str], int],
 ) -> Callable[..., int]:
-    """Return the ``main`` of a command of the task folders.
-
-    Args:
-        parse_args: Returns the options of a command line; None means ``sys.argv``.
-        run: Runs with these options and the task folder; returns the exit status.
-    """
+    """Return the ``main`` of a command that runs with options and a task folder."""
 
     def main(task_dir: str, argv: Sequence[str] | None = None) -> int:
-        """Run the command of a task folder; returns the exit status.
+        """Run the command of the script in ``task_dir``; returns the exit status.
 
-        Args:
-            task_dir: Folder of the calling script.
-            argv: Command line without the program name; None takes ``sys.argv``.
+        ``argv`` is the command line without the program name; None is ``sys.argv``.
         """
         set_threads()
         args = parse_args(argv)
@@ -75,21 +70,45 @@ def complain(error: Exception, status: int = EXIT_BAD_INPUT) -> int:
     return status
 
 
+def refuse_if(condition: object, text: str) -> None:
+    """Raise a ``ConfigError`` if the condition is true."""
+    if condition:
+        raise ConfigError(text)
+
+
+def counted(number: int, noun: str) -> str:
+    """Return for instance ``1 file`` or ``2 files``."""
+    return f"{number} {noun}" + ("s" if number != 1 else "")
+
+
+def print_flags(flags: Mapping[str, int], texts: Mapping[str, str], noun: str) -> None:
+    """Print how many inputs have each flag, and what it means."""
+    for name, number in flags.items():
+        print(f"flag {name} ({counted(number, noun)}): {texts[name]}", flush=True)
+
+
+def status_of(left_out: int, total: int, noun: str, verb: str = "left out") -> int:
+    """Log how many inputs could not be used; returns the exit status."""
+    if not left_out:
+        return 0
+    if left_out == total:
+        logger.error(f"no {noun} could be used")
+        return EXIT_BAD_INPUT
+    logger.error(f"{verb}: {counted(left_out, noun)}; the others are done")
+    return EXIT_SOME_LEFT_OUT
+
+
 @contextlib.contextmanager
-def lock_output(path: str) -> Iterator[None]:
-    """Hold the lock of an output while a command writes it.
+def lock_output(path: str | None) -> Iterator[None]:
+    """Hold the lock of an output folder, or of a ``.csv`` file, and make its folder.
 
-    Missing folders are made. Of several ranks only rank 0 holds the lock; the others
-    wait until it has it.
-
-    Args:
-        path: A folder, or a file if the name ends with ``.csv``.
-
-    Raises:
-        StoredRunError: Another process writes there.
+    Of several ranks only rank 0 holds it; the others wait until it has it.
     """
     import paddle.distributed as dist
 
+    if path is None:
+        yield
+        return
     folder = os.path.dirname(path) if path.endswith(".csv") else path
     os.makedirs(folder or ".", exist_ok=True)
     with locked(path) if dist.get_rank() == 0 else contextlib.nullcontext():
@@ -130,13 +149,16 @@ def keep_freed_memory() -> None:
     mallopt(trim_threshold, 2**31 - 1)
 
 
-def add_model_options(parser: argparse.ArgumentParser, device: bool = True) -> None:
-    """Add the options that choose the model: a registered one, or the user's YAML.
+def new_parser(description: str, epilog: str) -> argparse.ArgumentParser:
+    """Return a parser whose help ends with ``epilog`` as it is."""
+    form = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(
+        description=description, epilog=epilog, formatter_class=form
+    )
 
-    Args:
-        parser: Receives the options.
-        device: Also add ``--device``.
-    """
+
+def add_model_options(parser: argparse.ArgumentParser, device: bool = True) -> None:
+    """Add the options that choose the model: a registered one, or the user's YAML."""
     add = parser.add_argument
     add("--model_name", help="registered model; excludes --config_path")
     add("--weights_name", help="file of the weights of a registered model")
@@ -145,20 +167,21 @@ def add_model_options(parser: argparse.ArgumentParser, device: bool = True) -> N
         add("--device", help="cpu, gpu, gpu:0; Paddle's choice if not given")
 
 
-def move_overrides(args: argparse.Namespace, names: Sequence[str]) -> None:
-    """Move ``KEY=VALUE`` from options with several values to ``overrides``.
+def parse_with_overrides(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None, *names: str
+) -> argparse.Namespace:
+    """Return the options, with all ``KEY=VALUE`` in ``overrides``.
 
-    ``--input a.traj KEY=VALUE`` means one input and one override.
-
-    Args:
-        args: Parsed options; changed.
-        names: Options with several values.
+    ``--input a.traj KEY=VALUE`` means one input and one override; ``names`` are the
+    options with several values.
     """
+    args = parser.parse_intermixed_args(argv)
     for name in names:
         values = getattr(args, name)
         changes = [value for value in values if _is_override(value)]
         setattr(args, name, [value for value in values if value not in changes])
         args.overrides += changes
+    return args
 
 
 def _is_override(text: str) -> bool:
@@ -170,8 +193,10 @@ def find_task_config(path: str, task_dir: str) -> str:
     return find_config(path, task_dir, os.path.join(task_dir, "configs"))
 
 
-def announce_task_config(path: str, task_dir: str) -> str:
+def announce_task_config(path: str | None, task_dir: str) -> str | None:
     """Return :func:`find_task_config`; log which of its variables are not set."""
+    if path is None:
+        return None
     path = find_task_config(path, task_dir)
     for name in unset_variables(path):
         logger.message(f"{name} is not set: the default in {path} is used")

@@ -12,20 +12,18 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """``predict.py`` of a task folder: predict a property of structures.
 
-Importing this module does not import Paddle, because the number of threads must be set
-before.
+Importing it loads no Paddle.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from itertools import islice
@@ -33,12 +31,15 @@ from typing import Any
 
 import numpy as np
 
-from ppmat.commands.options import EXIT_BAD_INPUT
-from ppmat.commands.options import EXIT_SOME_LEFT_OUT
 from ppmat.commands.options import add_model_options
 from ppmat.commands.options import announce_task_config
+from ppmat.commands.options import counted
 from ppmat.commands.options import lock_output
-from ppmat.commands.options import move_overrides
+from ppmat.commands.options import new_parser
+from ppmat.commands.options import parse_with_overrides
+from ppmat.commands.options import print_flags
+from ppmat.commands.options import refuse_if
+from ppmat.commands.options import status_of
 from ppmat.commands.options import task_command
 from ppmat.utils import logger
 from ppmat.utils.config import save_config
@@ -59,15 +60,13 @@ examples:
 _MAX_ROWS = 20  # printed rows, and printed errors
 _MAX_ROWS_OF_SPLIT = 5  # printed rows of each of several splits
 _BLOCKS = ("val", "test", "train")
+_MIN_CALIBRATION = 10  # structures; fewer give no reliable mean
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options; ``overrides`` holds the KEY=VALUE arguments."""
-    parser = argparse.ArgumentParser(
-        description="Predict a property of structures with a trained model.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    about = "Predict a property of structures with a trained model."
+    parser = new_parser(about, _EPILOG)
     add_model_options(parser)
     add = parser.add_argument
     add("--checkpoint_path", nargs="+", default=[], action="extend",
@@ -91,18 +90,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="measure the true errors on the one --split, and write the weights with "
         "expected errors scaled to them")  # fmt: skip
     add("overrides", nargs="*", metavar="KEY=VALUE", help="changes of the YAML")
-    args = parser.parse_intermixed_args(argv)
-    move_overrides(args, ("checkpoint_path", "input", "split"))
-    return args
+    return parse_with_overrides(parser, argv, "checkpoint_path", "input", "split")
 
 
 def run(args: argparse.Namespace, task_dir: str) -> int:
-    """Run the command; return the exit status.
-
-    Raises:
-        ConfigError: Options that exclude each other, and see ``PropertyPredictor``.
-        StoredRunError: ``--save_path`` holds something else, or is in use.
-    """
+    """Run the command; returns the exit status."""
     from ppmat.datasets.structure_reader import find_inputs
     from ppmat.datasets.submission import split_name
     from ppmat.predictor.property_predictor import PropertyPredictor
@@ -112,23 +104,20 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
         split_name(name)
     if args.input:
         find_inputs(args.input)  # reports a wrong path before the model is loaded
-    if args.config_path is not None:
-        args.config_path = announce_task_config(args.config_path, task_dir)
     predictor = PropertyPredictor(
-        model_name=args.model_name,
-        weights_name=args.weights_name,
-        config_path=args.config_path,
-        checkpoint_path=args.checkpoint_path or None,
+        args.model_name,
+        args.weights_name,
+        announce_task_config(args.config_path, task_dir),
+        args.checkpoint_path or None,
         device=args.device,
         config_overrides=args.overrides,
     )
-    if args.calibrate and not hasattr(predictor.model, "error_factor"):
-        raise ConfigError(
-            "--calibrate: the model gives no expected errors; train it with "
-            "Model.__init_params__.predict_error=true"
-        )
-    path = args.save_path
-    with lock_output(path) if path is not None else contextlib.nullcontext():
+    refuse_if(
+        args.calibrate and not hasattr(predictor.model, "error_factor"),
+        "--calibrate: the model gives no expected errors; train it with "
+        "Model.__init_params__.predict_error=true",
+    )
+    with lock_output(args.save_path):
         return _predict(predictor, args)
 
 
@@ -159,47 +148,37 @@ def _predict(predictor: Any, args: argparse.Namespace) -> int:
         }
         write_energy_submission(args.submission, energies)
         logger.message(f"Wrote {args.submission}")
-    if left_out == sum(map(len, tables.values())):
-        logger.error("no structure could be used")
-        return EXIT_BAD_INPUT
-    if left_out:
-        logger.error(f"left out: {_count(left_out)}; the others are done")
-        return EXIT_SOME_LEFT_OUT
-    return 0
+    return status_of(left_out, sum(map(len, tables.values())), "structure")
 
 
 def _check_options(args: argparse.Namespace) -> None:
     import paddle.distributed as dist
 
-    if dist.get_world_size() > 1:
-        raise ConfigError(
-            "predict.py runs in one process; give each process its own --input"
-        )
-    if args.batch_size < 1 or args.num_workers < 0:
-        raise ConfigError(
-            f"--batch_size={args.batch_size} and --num_workers={args.num_workers}: "
-            "wanted at least 1 and 0"
-        )
-    if not args.input and not args.split:
-        raise ConfigError("nothing to predict: give --input or --split")
-    if args.calibrate and (
-        args.input or len(args.split) != 1 or len(args.checkpoint_path) > 1
-    ):
-        raise ConfigError("--calibrate takes one --split and one checkpoint")
-    if args.calibrate and not args.calibrate.endswith(".pdparams"):
-        raise ConfigError(f"--calibrate={args.calibrate}: wanted FILE.pdparams")
-    if args.submission and not args.split:
-        raise ConfigError("--submission needs --split, which names the arrays")
-    if args.input and args.split and not args.submission:
-        raise ConfigError("--split with --input only names a --submission")
-    if args.input and len(args.split) > 1:
-        raise ConfigError("--input makes one split; give one name to --split")
-    if len(set(args.split)) < len(args.split):
-        raise ConfigError(f"--split names a split twice: {' '.join(args.split)}")
-    if len(args.split) > 1 and _is_csv(args.save_path):
-        raise ConfigError(
-            f"--save_path={args.save_path}: several splits go to a folder, not one file"
-        )
+    several_ranks = "predict.py runs in one process; give each its own --input"
+    refuse_if(dist.get_world_size() > 1, several_ranks)
+    refuse_if(
+        args.batch_size < 1 or args.num_workers < 0,
+        f"--batch_size={args.batch_size} and --num_workers={args.num_workers}: wanted "
+        "at least 1 and 0",
+    )
+    given, names = args.input, args.split
+    refuse_if(not given and not names, "nothing to predict: give --input or --split")
+    if args.calibrate:
+        one = not given and len(names) == 1 and len(args.checkpoint_path) <= 1
+        refuse_if(not one, "--calibrate takes one --split and one checkpoint")
+        wanted = f"--calibrate={args.calibrate}: wanted FILE.pdparams"
+        refuse_if(not args.calibrate.endswith(".pdparams"), wanted)
+    no_names = "--submission needs --split, which names the arrays"
+    refuse_if(args.submission and not names, no_names)
+    no_use = "--split with --input only names a --submission"
+    refuse_if(given and names and not args.submission, no_use)
+    one_name = "--input makes one split; give one name to --split"
+    refuse_if(given and len(names) > 1, one_name)
+    twice = f"--split names a split twice: {' '.join(names)}"
+    refuse_if(len(set(names)) < len(names), twice)
+    one_file = "several splits go to a folder, not one file"
+    several = len(names) > 1 and _is_csv(args.save_path)
+    refuse_if(several, f"--save_path={args.save_path}: {one_file}")
 
 
 def _is_csv(path: str | None) -> bool:
@@ -226,21 +205,14 @@ def _print_table(table: Any, split: str, limit: int) -> int:
             if left_out <= _MAX_ROWS:
                 errors.append(f"{row['id']}: {row['error']}")
     title = f"{split}, " if split else ""
-    print(f"{title}{_count(len(table))}\n{table.to_text(limit)}", flush=True)
-    for name, count in flags.items():
-        print(f"flag {name} ({_count(count)}): {FLAGS[name]}", flush=True)
+    number = counted(len(table), "structure")
+    print(f"{title}{number}\n{table.to_text(limit)}", flush=True)
+    print_flags(flags, FLAGS, "structure")
     for error in errors:
         logger.error(f"left out: {error}")
     if left_out > len(errors):
         logger.error(f"... and {left_out - len(errors)} more")
     return left_out
-
-
-def _count(number: int) -> str:
-    return "1 structure" if number == 1 else f"{number} structures"
-
-
-# Splits of a data set -------------------------------------------------------------
 
 
 def _predict_splits(
@@ -259,15 +231,14 @@ def _predict_splits(
         total_left_out += left_out
         values = score(table, rows, predictor.property_name)
         if not values:
-            if args.calibrate:
-                raise ConfigError(f"--calibrate: {split} has no labels")
+            refuse_if(args.calibrate, f"--calibrate: {split} has no labels")
             logger.message(f"{split} has no labels, so it is not scored")
             continue
         scores[split] = values
         if left_out:
             logger.warning(f"the scores of {split} exclude the structures left out")
         if args.calibrate:
-            _scale_errors(predictor, table, rows, args.calibrate)
+            _write_calibrated(predictor, table, rows, args.calibrate)
     if len(scores) > 1:
         scores["mean"] = mean_over_splits(scores)
     if scores:
@@ -277,33 +248,52 @@ def _predict_splits(
     return tables, total_left_out
 
 
-def _scale_errors(predictor: Any, table: Any, rows: Any, path: str) -> None:
-    """Write weights whose expected errors are as large as the errors in a table."""
-    from ppmat.predictor.error_scale import measure_factor
-    from ppmat.predictor.error_scale import scale_expected_errors
+def _write_calibrated(predictor: Any, table: Any, rows: Any, path: str) -> None:
+    """Write weights whose expected errors are as large as the errors in a table.
 
-    name = predictor.property_name
+    A model learns its expected errors on its training structures, where its energies
+    are more accurate than elsewhere. So they are too small for new structures.
+    """
+    from ppmat.utils.save_load import write_set
+
+    name, model = predictor.property_name, predictor.model
     labels = ((row, getattr(rows[i], name)) for i, row in enumerate(table))
     factor = measure_factor(
         (abs(row[name] - label), row["expected_error"])
         for row, label in labels
         if row["error"] is None and label is not None
     )
-    scale_expected_errors(predictor.model, factor, path)
+    model.error_factor.set_value(model.error_factor * factor)
+    folder, file = os.path.split(path)
+    weights = {file: model.state_dict()}
+    write_set(folder or ".", file.removesuffix(".pdparams"), weights)
     logger.message(f"Errors are {factor:.3f} times the expected ones; wrote {path}")
+
+
+def measure_factor(pairs: Iterable[tuple[float, float]]) -> float:
+    """Return mean absolute error divided by mean expected error.
+
+    Args:
+        pairs: Absolute and expected error of each structure, eV.
+
+    Example:
+        >>> measure_factor([(0.3, 0.2)] * 10)
+        1.5
+    """
+    pairs = list(pairs)
+    refuse_if(
+        len(pairs) < _MIN_CALIBRATION,
+        f"--calibrate: {len(pairs)} structures with a label and an expected error, "
+        f"wanted at least {_MIN_CALIBRATION}",
+    )
+    return sum(error for error, _ in pairs) / sum(expected for _, expected in pairs)
 
 
 def open_split(config: Mapping[str, Any], split: str) -> Any:
     """Return all records of a split of the configuration's OC20 data set.
 
-    Args:
-        config: The configuration. The path is that of the first such data set among
-            ``Dataset.val``, ``test``, ``train`` and ``dataset``.
-        split: Name of the split.
-
-    Raises:
-        ConfigError: No such data set in the configuration.
-        FileNotFoundError: No such split.
+    The path is that of the first such data set among ``Dataset.val``, ``test``,
+    ``train`` and ``dataset``.
     """
     from ppmat.datasets.oc20_lmdb import OC20LMDB
 

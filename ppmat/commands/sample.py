@@ -14,8 +14,7 @@
 
 """``sample.py`` of a task folder: generate or relax structures with a trained model.
 
-Importing this module does not import Paddle, because the number of threads must be set
-before.
+Importing it loads no Paddle.
 """
 
 from __future__ import annotations
@@ -26,22 +25,20 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from ppmat.commands.options import EXIT_SOME_LEFT_OUT
 from ppmat.commands.options import add_model_options
 from ppmat.commands.options import announce_task_config
 from ppmat.commands.options import lock_output
-from ppmat.commands.options import move_overrides
+from ppmat.commands.options import new_parser
+from ppmat.commands.options import parse_with_overrides
+from ppmat.commands.options import refuse_if
+from ppmat.commands.options import status_of
 from ppmat.commands.options import task_command
 from ppmat.utils import logger
-from ppmat.utils.registry import ConfigError
 
+_SPLIT_MODES = ("by_dataloader", "compute_metric")
 MODES = (
-    "by_chemical_formula",
-    "by_num_atoms",
-    "by_condition",
-    "by_dataloader",
-    "compute_metric",
-    "by_structures",
+    *("by_chemical_formula", "by_num_atoms", "by_condition"),
+    *(*_SPLIT_MODES, "by_structures"),
 )
 _EPILOG = """\
 The same command given again resumes an interrupted run.
@@ -57,21 +54,13 @@ examples:
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options; ``overrides`` holds the KEY=VALUE arguments."""
-    parser = argparse.ArgumentParser(
-        description="Generate structures with a trained model.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = new_parser("Generate structures with a trained model.", _EPILOG)
     add_model_options(parser)
     add = parser.add_argument
     add("--checkpoint_path", help="weights that belong to --config_path")
     add("--mode", choices=MODES, help="default: by_structures with --input, else "
         "by_chemical_formula")  # fmt: skip
-    add(
-        "--seed",
-        type=int,
-        help="seed of the noise; the same seed gives the same structures",
-    )
+    add("--seed", type=int, help="seed of the noise, to get the same structures again")
     add("--batch_size", type=int, help="structures generated at once")
     add("--num_samples", type=int, help="results for each input (default: 1)")
     add("--num_workers", type=int, default=0, help="processes that prepare --input")
@@ -93,20 +82,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("overrides", nargs="*", metavar="KEY=VALUE",
         help="changes of the YAML, e.g. "
         "Sample.model_sample_params.num_inference_steps=8")  # fmt: skip
-    args = parser.parse_intermixed_args(argv)
-    move_overrides(args, ("input", "split"))
+    args = parse_with_overrides(parser, argv, "input", "split")
     if args.mode is None:
         args.mode = "by_structures" if args.input else "by_chemical_formula"
     return args
 
 
 def run(args: argparse.Namespace, task_dir: str) -> int:
-    """Run the command; return the exit status.
-
-    Raises:
-        ConfigError: Options that exclude each other, and see ``StructureSampler``.
-        StoredRunError: Another process writes to the same folder.
-    """
+    """Run the command; returns the exit status."""
     import paddle.distributed as dist
 
     from ppmat.datasets.submission import split_name
@@ -116,23 +99,21 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
     _check_options(args)
     if args.format is not None:
         check_format(args.format)
-    if args.submission:
-        for name in args.split:
-            split_name(name)
-    if args.config_path is not None:
-        args.config_path = announce_task_config(args.config_path, task_dir)
+    for name in args.split if args.submission else ():
+        split_name(name)
+    config_path = announce_task_config(args.config_path, task_dir)
     if dist.get_world_size() > 1:
         dist.init_parallel_env()
     sampler = StructureSampler(
         model_name=args.model_name,
         weights_name=args.weights_name,
-        config_path=args.config_path,
+        config_path=config_path,
         checkpoint_path=args.checkpoint_path,
         config_overrides=args.overrides,
         device=args.device,
     )
     with lock_output(args.save_path):
-        if args.mode in ("by_dataloader", "compute_metric"):
+        if args.mode in _SPLIT_MODES:
             return _run_splits(sampler, args)
         if args.mode == "by_structures":
             return _run_structures(sampler, args)
@@ -162,38 +143,39 @@ def _run_scratch(sampler: Any, args: argparse.Namespace) -> int:
 
 def _check_options(args: argparse.Namespace) -> None:
     """Refuse options that the mode does not use."""
+    mode, names = args.mode, args.split
     wants = {
         "input": ("by_structures",),
         "condition": ("by_condition",),
         "num_atoms": ("by_num_atoms", "by_condition"),
-        "split": ("by_dataloader", "compute_metric", "by_structures"),
-        "submission": ("by_dataloader", "compute_metric", "by_structures"),
+        "split": (*_SPLIT_MODES, "by_structures"),
+        "submission": (*_SPLIT_MODES, "by_structures"),
     }
     for name, modes in wants.items():
-        if getattr(args, name) and args.mode not in modes:
-            raise ConfigError(
-                f"--{name} has no meaning with --mode={args.mode}; it goes with "
-                f"{', '.join(modes)}"
-            )
+        refuse_if(
+            getattr(args, name) and mode not in modes,
+            f"--{name} has no meaning with --mode={mode}; it goes with "
+            f"{', '.join(modes)}",
+        )
     for name in ("input", "num_atoms"):
-        if args.mode in wants[name] and not getattr(args, name):
-            raise ConfigError(f"--mode={args.mode} needs --{name}")
-    if args.submission and not args.split:
-        raise ConfigError("--submission needs --split, which names the arrays")
-    if args.submission and (args.num_samples or 1) != 1:
-        raise ConfigError("--submission takes one result a structure: --num_samples=1")
-    if args.mode == "by_structures" and len(args.split) > 1:
-        raise ConfigError("by_structures makes one split; give one name to --split")
-    if args.mode == "by_structures" and args.split and not args.submission:
-        raise ConfigError("--split with by_structures only names a --submission")
+        missing = mode in wants[name] and not getattr(args, name)
+        refuse_if(missing, f"--mode={mode} needs --{name}")
+    no_names = "--submission needs --split, which names the arrays"
+    refuse_if(args.submission and not names, no_names)
+    several = "--submission takes one result a structure: --num_samples=1"
+    refuse_if(args.submission and (args.num_samples or 1) != 1, several)
+    if mode == "by_structures":
+        one_name = "by_structures makes one split; give one name to --split"
+        refuse_if(len(names) > 1, one_name)
+        no_use = "--split with by_structures only names a --submission"
+        refuse_if(names and not args.submission, no_use)
 
 
 def _conditions(items: Sequence[str]) -> dict[str, Any]:
     conditions: dict[str, Any] = {}
     for item in items:
         name, equals, value = item.partition("=")
-        if not equals or not name:
-            raise ConfigError(f"--condition {item}: wanted NAME=VALUE")
+        refuse_if(not equals or not name, f"--condition {item}: wanted NAME=VALUE")
         try:
             conditions[name] = float(value)
         except ValueError:
@@ -262,7 +244,4 @@ def _run_structures(sampler: Any, args: argparse.Namespace) -> int:
     if has_relaxed_positions(atoms.results) and sampler.sample_config.get("metrics"):
         _score(sampler, atoms.results, args.save_path, None)
     _submit(args.submission, dict.fromkeys(args.split, atoms.results))
-    if faults:
-        logger.error(f"{len(faults)} inputs were left out; the others are done")
-        return EXIT_SOME_LEFT_OUT
-    return 0
+    return status_of(len(faults), len(faults) + len(structures), "input")

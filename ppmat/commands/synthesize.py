@@ -23,7 +23,6 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -32,6 +31,8 @@ import numpy as np
 import ppmat
 from ppmat.commands.options import EXIT_SOME_LEFT_OUT
 from ppmat.commands.options import exit_status
+from ppmat.commands.options import new_parser
+from ppmat.commands.options import refuse_if
 from ppmat.commands.synthesize_scenes import OPTICS
 from ppmat.commands.synthesize_scenes import CrystalOptions
 from ppmat.commands.synthesize_scenes import CrystalScenes
@@ -39,12 +40,10 @@ from ppmat.commands.synthesize_scenes import RandomScenes
 from ppmat.commands.synthesize_scenes import read_specimens
 from ppmat.stem.noise.noise_model import MODES
 from ppmat.stem.noise.noise_model import NoiseModel
-from ppmat.stem.scenes.atom_columns import Scene
 from ppmat.stem.scenes.scene_folder import FORMATS
 from ppmat.stem.scenes.scene_folder import SynthesisFolder
 from ppmat.stem.scenes.scene_folder import noise_in_grey_levels
 from ppmat.utils import logger
-from ppmat.utils.registry import ConfigError
 
 _EPILOG = """\
 Two values, as in --pixel_size 0.1 0.15, are a range from which each image draws one.
@@ -71,12 +70,8 @@ _CRYSTAL_OPTIONS = (
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the arguments of the command line."""
-    parser = argparse.ArgumentParser(
-        description="Write synthetic images with the noise of a microscope, in the "
-        "folder layout that training reads.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    about = "Write synthetic images with the noise of a microscope, to train on."
+    parser = new_parser(about, _EPILOG)
     add = parser.add_argument
     add("--structure", nargs="+", default=[], action="extend", metavar="FILE",
         help="crystals, slabs, molecules: .cif, POSCAR, .xyz, .traj, .lmdb, folders, "
@@ -126,81 +121,22 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-@dataclass(frozen=True)
-class SynthesisOptions:
-    """The checked values of a command line."""
-
-    command: str
-    output: str
-    overwrite: bool
-    counts: dict[str, int]  # images of each split
-    shape: tuple[int, int]  # (H, W), pixels
-    format: str
-    seed: int
-    noise: NoiseModel  # in grey levels
-    grey_levels: dict[str, float]  # factor and offset from the units of the noise file
-    structures: list[str]  # empty for random scenes
-    zone_axes: list | None
-    direction: list | None
-    crystal: CrystalOptions | None  # None for random scenes
-
-
-def read_options(words: Sequence[str]) -> SynthesisOptions:
-    """Return the options of a command line.
-
-    Raises:
-        ConfigError: A value that is not legal, or options that exclude each other.
-        CrystalError: A microscope that is not possible.
-        NoiseFormatError: The noise model cannot be read.
-    """
-    args = parse_args(words)
-    _check(args)
-    noise, factor, offset = noise_in_grey_levels(_read_noise(args))
-    if (factor, offset) != (1.0, 0.0):
-        logger.info(
-            f"grey level = {factor:.4g} x value of the noise model's images "
-            f"{offset:+.4g}, so that three standard deviations of noise fit into 0..255"
-        )
-    return SynthesisOptions(
-        command=shlex.join(["synthesize.py", *words]),
-        output=args.output,
-        overwrite=args.overwrite,
-        counts=split_counts(args.number, args.test_share),
-        shape=(args.size[0], args.size[-1]),
-        format=args.format,
-        seed=args.seed,
-        noise=noise,
-        grey_levels={"factor": factor, "offset": offset},
-        structures=args.structure,
-        zone_axes=args.zone_axis,
-        direction=args.direction,
-        crystal=CrystalOptions.from_args(args, noise.mode) if args.structure else None,
-    )
-
-
 def _check(args: argparse.Namespace) -> None:
     """Check what argparse does not."""
-    if args.number < 1:
-        raise ConfigError(f"--number={args.number}: wanted at least 1")
+    refuse_if(args.number < 1, f"--number={args.number}: wanted at least 1")
     for name in ("test_share", "grain_boundary"):
         share = getattr(args, name)
-        if share is not None and not 0 <= share <= 1:
-            raise ConfigError(f"--{name}={share}: wanted 0 to 1")
-    if args.seed < 0:
-        raise ConfigError(f"--seed={args.seed}: wanted at least 0")
-    if len(args.size) > 2 or min(args.size) < 16:
-        raise ConfigError(
-            f"--size {' '.join(map(str, args.size))}: wanted one or two numbers of "
-            "pixels, at least 16"
-        )
-    given = [name for name in _CRYSTAL_OPTIONS if getattr(args, name) is not None]
-    if given and not args.structure:
-        raise ConfigError(
-            f"--{given[0]} goes with --structure; without it the scenes are random and "
-            "have no scale"
-        )
-    if args.direction is not None and args.zone_axis is not None:
-        raise ConfigError("give --zone_axis or --direction, not both")
+        wrong = share is not None and not 0 <= share <= 1
+        refuse_if(wrong, f"--{name}={share}: wanted 0 to 1")
+    refuse_if(args.seed < 0, f"--seed={args.seed}: wanted at least 0")
+    size = " ".join(map(str, args.size))
+    wanted = "wanted one or two numbers of pixels, at least 16"
+    refuse_if(len(args.size) > 2 or min(args.size) < 16, f"--size {size}: {wanted}")
+    for name in () if args.structure else _CRYSTAL_OPTIONS:
+        text = f"--{name} goes with --structure; random scenes have no scale"
+        refuse_if(getattr(args, name) is not None, text)
+    both = args.direction is not None and args.zone_axis is not None
+    refuse_if(both, "give --zone_axis or --direction, not both")
 
 
 def split_counts(number: int, test_share: float) -> dict[str, int]:
@@ -223,92 +159,90 @@ def _read_noise(args: argparse.Namespace) -> NoiseModel:
         logger.message("no --noise: the noise of the paper's example image is used")
         return NoiseModel(mode=args.mode or "haadf")
     noise = NoiseModel.load(args.noise)
-    if args.mode not in (None, noise.mode):
-        raise ConfigError(
-            f"--mode={args.mode}, but {args.noise} was measured on {noise.mode} images;"
-            " calibrate on images of that mode"
-        )
+    refuse_if(
+        args.mode not in (None, noise.mode),
+        f"--mode={args.mode}, but {args.noise} was measured on {noise.mode} images; "
+        "calibrate on images of that mode",
+    )
     return noise
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return the exit status."""
+    """Run the command; returns the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
-    return exit_status(lambda: run(read_options(words)))
+    return exit_status(lambda: run(words))
 
 
-def run(options: SynthesisOptions) -> int:
-    """Write the data set; return the exit status.
-
-    Raises:
-        ConfigError: Options that do not fit the structures.
-        CrystalError: A structure of which no image can be made.
-        StoredRunError: The folder holds something else, or is in use.
-    """
+def run(words: Sequence[str]) -> int:
+    """Write the data set of a command line; returns the exit status."""
     from tqdm import tqdm
 
-    left_out = 0
-    scenes: Any = RandomScenes(options.noise)
-    if options.crystal:
-        specimens, left_out = read_specimens(
-            options.structures, options.zone_axes, options.direction
+    args = parse_args(words)
+    _check(args)
+    noise, factor, offset = noise_in_grey_levels(_read_noise(args))
+    if (factor, offset) != (1.0, 0.0):
+        logger.info(
+            f"grey level = {factor:.4g} x value of the noise model's images "
+            f"{offset:+.4g}, so that three standard deviations of noise fit into 0..255"
         )
-        scenes = CrystalScenes(options.crystal, specimens, options.noise)
-        scenes.check(options.shape)
+    counts = split_counts(args.number, args.test_share)
+    shape = (args.size[0], args.size[-1])
+    left_out = 0
+    scenes: Any = RandomScenes(noise)
+    if args.structure:
+        crystal = CrystalOptions.from_args(args, noise.mode)
+        specimens, left_out = read_specimens(
+            args.structure, args.zone_axis, args.direction
+        )
+        scenes = CrystalScenes(crystal, specimens, noise)
+        scenes.check(shape)
     settings = {
-        "seed": options.seed,
-        "size": list(options.shape),
-        "noise": options.noise.to_json(),
+        "seed": args.seed,
+        "size": list(shape),
+        "noise": noise.to_json(),
         "scenes": scenes.settings(),
     }
     about = {
-        "command": options.command,
-        "grey_levels": options.grey_levels,
+        "command": shlex.join(["synthesize.py", *words]),
+        "grey_levels": {"factor": factor, "offset": offset},
         "versions": {
             "ppmat": ppmat.__version__,
             "python": platform.python_version(),
             **{name: version(name) for name in ("numpy", "scipy", "ase")},
         },
     }
+
+    def draw(split: str, number: int) -> tuple:
+        """Return image, scene and parameters: a function of seed, split and number."""
+        rng = np.random.default_rng([args.seed, list(counts).index(split), number])
+        of_scene, of_noise = rng.spawn(2)
+        scene, record = scenes.draw(of_scene, shape)
+        return noise.apply(scene.gt_enhance, of_noise), scene, record
+
     # Scenes that cannot be drawn are reported before anything is written or removed.
-    first = next(split for split, count in options.counts.items() if count)
-    draw_images(scenes, options, first, 0)
+    draw(next(split for split, count in counts.items() if count), 0)
     with SynthesisFolder.opened(
-        options.output,
-        counts=options.counts,
+        args.output,
+        counts=counts,
         settings=settings,
         about=about,
-        format=options.format,
-        overwrite=options.overwrite,
+        format=args.format,
+        overwrite=args.overwrite,
     ) as folder:
-        missing, total = list(folder.missing()), sum(options.counts.values())
+        missing, total = list(folder.missing()), sum(counts.values())
         if len(missing) < total:
             logger.info(f"{total - len(missing)} of {total} images exist already")
         start = time.perf_counter()
         for image in tqdm(missing, unit="image", disable=not sys.stderr.isatty()):
-            folder.write(*image, *draw_images(scenes, options, *image))
+            folder.write(*image, *draw(*image))
         rate = len(missing) / (time.perf_counter() - start)
-        clipped = folder.clipped() / (total * math.prod(options.shape))
+        clipped = folder.clipped() / (total * math.prod(shape))
         folder.finish({"clipped_share_of_noisy_pixels": clipped})
-    parts = ", ".join(f"{count} {split}" for split, count in options.counts.items())
+    parts = ", ".join(f"{count} {split}" for split, count in counts.items())
     speed = f", {rate:.1f} images/s" if missing else ""
     print(
-        f"{options.output}: {parts}{speed}; {100 * clipped:.2f} % of the noisy pixels "
+        f"{args.output}: {parts}{speed}; {100 * clipped:.2f} % of the noisy pixels "
         "were clipped",
         flush=True,
     )
     return EXIT_SOME_LEFT_OUT if left_out else 0
-
-
-def draw_images(
-    scenes: Any, options: SynthesisOptions, split: str, number: int
-) -> tuple[np.ndarray, Scene, dict]:
-    """Return a noisy image, its scene, and the drawn parameters.
-
-    They are a function of seed, split and number only, so a run can be continued.
-    """
-    place = list(options.counts).index(split)
-    rng = np.random.default_rng([options.seed, place, number])
-    of_scene, of_noise = rng.spawn(2)
-    scene, record = scenes.draw(of_scene, options.shape)
-    return options.noise.apply(scene.gt_enhance, of_noise), scene, record

@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from ppmat.commands.options import refuse_if
 from ppmat.stem.noise.noise_model import NoiseModel
 from ppmat.stem.scenes import defects
 from ppmat.stem.scenes.atom_columns import Scene
@@ -44,7 +45,6 @@ from ppmat.stem.scenes.random_scenes import SceneRecipe
 from ppmat.stem.scenes.random_scenes import make_scene
 from ppmat.stem.scenes.structure_arrays import structure_to_arrays
 from ppmat.utils import logger
-from ppmat.utils.registry import ConfigError
 
 Range = tuple[float, float]
 _MAX_STRUCTURES = 1000  # further structures are ignored, with a warning
@@ -83,10 +83,7 @@ class RandomScenes:
 
 @dataclass(frozen=True)
 class CrystalOptions:
-    """Ranges and defects that scenes of structures are drawn with.
-
-    ``synthesis.json`` has the same names; they decide whether a run can be continued.
-    """
+    """Ranges and defects of drawn scenes; ``synthesis.json`` has the same names."""
 
     pixel_size: Range  # Å
     optics: dict[str, Range]  # the mode's options in OPTICS
@@ -101,15 +98,10 @@ class CrystalOptions:
 
     @classmethod
     def from_args(cls, args: argparse.Namespace, mode: str) -> CrystalOptions:
-        """Return the options of a command line, for images of a mode.
-
-        Raises:
-            ConfigError: A value that is not legal, or an option of the other mode.
-            CrystalError: A microscope that is not possible.
-        """
+        """Return the options of a command line, for images of a mode."""
         for name in ("strain", "local_strain"):
-            if not 0 <= (getattr(args, name) or 0.0) < math.inf:
-                raise ConfigError(f"--{name}={getattr(args, name)}: wanted at least 0")
+            value = getattr(args, name) or 0.0
+            refuse_if(not 0 <= value < math.inf, f"--{name}={value}: wanted at least 0")
         return cls(
             pixel_size=_range("pixel_size", args.pixel_size, (0.12, 0.12)),
             optics=_optics(args, mode),
@@ -143,15 +135,15 @@ class Specimen:
     view: View
     digest: str  # hash of the atoms
 
+    def record(self) -> dict:
+        """Return what it is, as JSON values."""
+        axis = list(self.axis)
+        return {"structure": self.name, "formula": self.formula, "axis": axis}
+
 
 @dataclass(frozen=True)
 class CrystalScenes:
-    """Draws scenes of structures with defects, with the contrast of a noise model.
-
-    Raises:
-        ConfigError: A thickness that no structure uses, or defects of elements that no
-            structure has.
-    """
+    """Draws scenes of structures with defects, with the contrast of a noise model."""
 
     options: CrystalOptions
     specimens: list[Specimen]
@@ -162,41 +154,32 @@ class CrystalScenes:
         from ase.data import chemical_symbols
 
         options, views = self.options, [s.view for s in self.specimens]
-        if options.thickness and all(view.along is None for view in views):
-            raise ConfigError(
-                "--thickness: none of the structures repeats along the beam, so each "
-                "has a thickness of its own; leave it out"
-            )
-        present = {chemical_symbols[z] for view in views for z in view.numbers}
+        refuse_if(
+            options.thickness and all(view.along is None for view in views),
+            "--thickness: none of the structures repeats along the beam, so each has a "
+            "thickness of its own; leave it out",
+        )
+        present = sorted({chemical_symbols[z] for view in views for z in view.numbers})
         for element, *_ in (*options.vacancies, *options.substitutions):
-            if element is not None and element not in present:
-                raise ConfigError(
-                    f"none of the structures has {element}; they have "
-                    f"{', '.join(sorted(present))}"
-                )
+            refuse_if(
+                element not in (None, *present),
+                f"none of the structures has {element}; they have {', '.join(present)}",
+            )
         added = [by for _, by, _ in options.substitutions]
         for element in (*added, *(element for element, _ in options.adatoms)):
-            if atomic_numbers.get(element, 0) < 1:
-                raise ConfigError(
-                    f"'{element}' is no element; wanted a symbol such as Pt"
-                )
+            wanted = f"'{element}' is no element; wanted a symbol such as Pt"
+            refuse_if(atomic_numbers.get(element, 0) < 1, wanted)
 
     def check(self, shape: tuple[int, int]) -> None:
-        """Draw the scenes most likely to be impossible: narrowest probe, end pixels.
-
-        Raises:
-            CrystalError: Pixels larger than columns; an image that shows no atoms, or
-                less than the distance of two columns.
-        """
-        narrow = {
-            name: (ends[_NARROWEST_END[name]],) * 2 if name in _NARROWEST_END else ends
-            for name, ends in self.options.optics.items()
-        }
+        """Draw the scenes most likely to be impossible: narrowest probe, end pixels."""
+        narrow = dict(self.options.optics)
+        for name, end in _NARROWEST_END.items():
+            if name in narrow:
+                narrow[name] = (narrow[name][end],) * 2
         extents = []
         for pixel in sorted(set(self.options.pixel_size)):
-            options = dataclasses.replace(
-                self.options, optics=narrow, pixel_size=(pixel, pixel)
-            )
+            ranges = {"optics": narrow, "pixel_size": (pixel, pixel)}
+            options = dataclasses.replace(self.options, **ranges)
             scenes = dataclasses.replace(self, options=options)
             scenes.draw(np.random.default_rng(0), shape)
             extents.append(_extent(shape, pixel))
@@ -204,25 +187,13 @@ class CrystalScenes:
 
     def settings(self) -> dict:
         """Return what determines the scenes, as JSON values."""
-        specimens = [
-            {
-                "structure": specimen.name,
-                "formula": specimen.formula,
-                "axis": list(specimen.axis),
-                "sha256": specimen.digest,
-            }
-            for specimen in self.specimens
-        ]
+        specimens = [{**s.record(), "sha256": s.digest} for s in self.specimens]
         return {**vars(self.options), "specimens": specimens}
 
     def draw(
         self, rng: np.random.Generator, shape: tuple[int, int]
     ) -> tuple[Scene, dict]:
-        """Return a scene and its drawn parameters.
-
-        Raises:
-            CrystalError: No atom is left in view in any of ten draws.
-        """
+        """Return a scene and its drawn parameters."""
         for _ in range(_MAX_DRAWS - 1):
             # Random vacancies may remove the last atom of a small structure.
             with contextlib.suppress(CrystalError):
@@ -272,9 +243,7 @@ class CrystalScenes:
             **spots,
         )
         return scene, {
-            "structure": specimen.name,
-            "formula": specimen.formula,
-            "axis": list(specimen.axis),
+            **specimen.record(),
             **drawn,
             "thickness": projection.thickness,
             **optics,
@@ -320,14 +289,8 @@ def read_specimens(
 ) -> tuple[list[Specimen], int]:
     """Return the specimens of structure files, and the number of unreadable ones.
 
-    Args:
-        paths: Files, folders or patterns.
-        zone_axes: Each [uvw]; None is [001].
-        direction: Cartesian direction of the beam instead.
-
-    Raises:
-        ConfigError: No structure could be read.
-        CrystalError: A structure of which no image can be made.
+    The beam is along each of ``zone_axes`` [uvw] (None: [001]), or along the Cartesian
+    ``direction``.
     """
     from ase import Atoms
 
@@ -343,16 +306,15 @@ def read_specimens(
             logger.error(f"left out: {structure.reason}")
             left_out += 1
             continue
-        name = str(
-            structure.info["sid"] if isinstance(structure, Atoms) else structure.sid
-        )
+        is_atoms = isinstance(structure, Atoms)
+        name = str(structure.info["sid"] if is_atoms else structure.sid)
         try:
             arrays = structure_to_arrays(structure)
-            views = (
-                [(axis, view_along(structure, axis)) for axis in axes]
-                if direction is None
-                else [(tuple(direction), view_along(structure, direction=direction))]
-            )
+            if direction is None:
+                views = [(axis, view_along(structure, axis)) for axis in axes]
+            else:
+                view = view_along(structure, direction=direction)
+                views = [(tuple(direction), view)]
         except CrystalError as error:
             raise CrystalError(f"{name}: {error}") from error
         formula = Atoms(arrays.numbers).get_chemical_formula("reduce")
@@ -362,28 +324,19 @@ def read_specimens(
         specimens += [Specimen(name, formula, a, view, digest) for a, view in views]
     if next(structures, None) is not None:
         logger.warning(f"only the first {_MAX_STRUCTURES} structures are used")
-    if not specimens:
-        raise ConfigError("no structure can be used")
+    refuse_if(not specimens, "no structure can be used")
     return specimens, left_out
 
 
-# Values of options ----------------------------------------------------------------
-
-
 def _optics(args: argparse.Namespace, mode: str) -> dict[str, Range]:
-    """Return the ranges of the microscope's options.
-
-    Raises:
-        ConfigError: An option of the other mode.
-        CrystalError: A microscope that is not possible.
-    """
-    for other, options in OPTICS.items():
-        given = [name for name in options if getattr(args, name) is not None]
-        if given and other != mode:
-            raise ConfigError(
-                f"--{given[0]} is for {other.upper()} images, but these are "
-                f"{mode.upper()}; leave it out, or give --mode={other}"
-            )
+    """Return the ranges of the microscope's options."""
+    other = "bf" if mode == "haadf" else "haadf"
+    for name in OPTICS[other]:
+        refuse_if(
+            getattr(args, name) is not None,
+            f"--{name} is for {other.upper()} images, but these are {mode.upper()}; "
+            f"leave it out, or give --mode={other}",
+        )
     ranges = {
         name: _range(name, getattr(args, name), default, positive=name != "defocus")
         for name, default in OPTICS[mode].items()
@@ -401,21 +354,18 @@ def _extent(shape: tuple[int, int], pixel_size: float) -> str:
 
 
 def _range(
-    name: str,
-    values: list[float] | None,
-    default: Range | None,
-    positive: bool = True,
-) -> Range | None:
+    name: str, values: list[float] | None, default: Any, positive: bool = True
+) -> Any:
     """Return the range that one or two numbers of an option mean."""
     if values is None:
         return default
     first, last = values[0], values[-1]
     good = len(values) <= 2 and math.isfinite(first) and first <= last < math.inf
-    if not good or (positive and first <= 0):
-        wanted = "one or two numbers" + (" above 0" if positive else "")
-        raise ConfigError(
-            f"--{name} {' '.join(map(str, values))}: wanted {wanted}, the lower first"
-        )
+    wanted = "one or two numbers" + (" above 0" if positive else "")
+    refuse_if(
+        not good or (positive and first <= 0),
+        f"--{name} {' '.join(map(str, values))}: wanted {wanted}, the lower first",
+    )
     return first, last
 
 
@@ -426,8 +376,7 @@ def _defect(text: str, form: str, count: int, most: float = 1.0) -> tuple:
         value = float(number)
     except ValueError:
         value = math.nan
-    if len(words) != count or not 0 <= value < math.inf:
-        raise ConfigError(f"'{text}': wanted {form}, with a number of at least 0")
-    if value > most:
-        raise ConfigError(f"'{text}': the share must be 0 to 1")
+    wrong = len(words) != count or not 0 <= value < math.inf
+    refuse_if(wrong, f"'{text}': wanted {form}, with a number of at least 0")
+    refuse_if(value > most, f"'{text}': the share must be 0 to 1")
     return (*(words or [None]), value)

@@ -12,12 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
-"""The training command of every task folder.
-
-Importing this module does not import Paddle, because the number of threads has to be
-set before that.
-"""
+"""The training command of every task folder; importing it loads no Paddle."""
 
 from __future__ import annotations
 
@@ -34,6 +29,7 @@ from ppmat.commands.options import complain
 from ppmat.commands.options import exit_status
 from ppmat.commands.options import find_task_config
 from ppmat.commands.options import keep_freed_memory
+from ppmat.commands.options import refuse_if
 from ppmat.commands.options import set_threads
 from ppmat.commands.options import unset_variables
 from ppmat.utils import logger
@@ -42,7 +38,6 @@ from ppmat.utils.config import save_config
 from ppmat.utils.files import locked
 from ppmat.utils.registry import CLASS_KEY
 from ppmat.utils.registry import PARAMS_KEY
-from ppmat.utils.registry import ConfigError
 from ppmat.utils.registry import check_call
 from ppmat.utils.registry import check_keys
 from ppmat.utils.registry import fits
@@ -60,28 +55,15 @@ def parse_args(argv: Sequence[str] | None, task_dir: str) -> argparse.Namespace:
         "output folder in use, 3 a loss or gradient that is not finite, 143 / 130 "
         "stopped by SIGTERM / SIGINT after saving checkpoints/latest.",
     )
-    parser.add_argument(
-        "-c",
-        "--config",
-        required=True,
-        help=f"YAML file; searched as given, then below {task_dir}",
-    )
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="KEY=VALUE",
-        help="changes, e.g. Trainer.max_epochs=5",
-    )
+    where = f"YAML file; searched as given, then below {task_dir}"
+    parser.add_argument("-c", "--config", required=True, help=where)
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE",
+        help="changes, e.g. Trainer.max_epochs=5")  # fmt: skip
     return parser.parse_intermixed_args(argv)
 
 
 def main(task_dir: str, argv: Sequence[str] | None = None) -> int:
-    """Run the command of a task folder; returns the exit status.
-
-    Args:
-        task_dir: Folder of the calling script.
-        argv: Command line without the program name; None takes ``sys.argv``.
-    """
+    """Run the command of the script in ``task_dir``; returns the exit status."""
     set_threads()
     keep_freed_memory()
     args = parse_args(argv, task_dir)
@@ -102,18 +84,11 @@ def main(task_dir: str, argv: Sequence[str] | None = None) -> int:
 
 
 def run(config: dict[str, Any], source: str) -> Any:
-    """Train, evaluate and test as a configuration says.
+    """Train, evaluate and test as a configuration says; returns the trainer.
 
     Args:
         config: All sections, resolved.
         source: The file they came from; the merged one is saved under its name.
-
-    Returns:
-        The trainer.
-
-    Raises:
-        ConfigError: A section, key or value of the configuration is wrong.
-        StoredRunError: Another training is running in ``Trainer.output_dir``.
     """
     import paddle.distributed as dist
 
@@ -157,15 +132,12 @@ def _read_tasks(config: Mapping, source: str) -> dict[str, bool]:
     flags = config.get("Global") or {}
     asked = {}
     for split, name in _FLAGS.items():
-        asked[split] = flags.get(name, split == "train")
-        if not isinstance(asked[split], bool):
-            raise ConfigError(
-                f"Global.{name}: wanted true or false, got {asked[split]!r}"
-            )
-    sections = ["Trainer", "Model", "Dataset", *["Optimizer"] * asked["train"]]
-    for section in sections:
-        if not config.get(section):
-            raise ConfigError(f"{source}: the section {section} is missing")
+        value = asked[split] = flags.get(name, split == "train")
+        wanted = f"Global.{name}: wanted true or false, got {value!r}"
+        refuse_if(not isinstance(value, bool), wanted)
+    for section in ("Trainer", "Model", "Dataset", *["Optimizer"] * asked["train"]):
+        missing = f"{source}: the section {section} is missing"
+        refuse_if(not config.get(section), missing)
     return asked
 
 
@@ -207,8 +179,8 @@ def _build(
     wanted = {**asked, "val": do_train or asked["val"]}
     loaders = build_loaders(config["Dataset"], wanted, settings.seed)
     for split, flag in _FLAGS.items():
-        if asked[split] and loaders[split] is None:
-            raise ConfigError(f"Dataset.{split} is missing, but Global.{flag} is true")
+        missing = f"Dataset.{split} is missing, but Global.{flag} is true"
+        refuse_if(asked[split] and loaders[split] is None, missing)
     if measured:
         with own_random_stream(settings.seed, STREAM_DATA):
             fill_statistics(config, loaders["train"])
@@ -262,36 +234,31 @@ def take_best(trainer: Any) -> None:
 
 
 def check_statistics(config: Mapping) -> None:
-    """Check ``Dataset.transform`` without reading data, also if nothing is trained.
-
-    Raises:
-        ConfigError: The block, the target or the model does not fit.
-    """
+    """Check ``Dataset.transform`` without reading data, also if nothing is trained."""
     from ppmat.datasets.transform import check_scaling
     from ppmat.datasets.transform import single_target
     from ppmat.models import MODELS
 
     check_scaling(config["Dataset"]["transform"])
     names = (config.get("Global") or {}).get("label_names")
-    if not names or not fits(names, str | list[str]):
-        raise ConfigError(
-            "Dataset.transform normalises the target named by Global.label_names, e.g. "
-            f"[y_relaxed]; found {names!r}"
-        )
+    refuse_if(
+        not names or not fits(names, str | list[str]),
+        "Dataset.transform normalises the target named by Global.label_names, e.g. "
+        f"[y_relaxed]; found {names!r}",
+    )
     single_target(names)
     model, params = MODELS.parse(config["Model"], "Model")
     accepted = inspect.signature(model.__init__).parameters
     filled = {"data_mean": 0.0, "data_std": 1.0}
     if config["Dataset"]["transform"][CLASS_KEY] == "composition_scaling":
         filled["element_reference"] = {}
-    if not set(filled) <= set(accepted):
-        raise ConfigError(
-            f"Dataset.transform fills {', '.join(filled)} of the model, but "
-            f"{model.__name__} lacks such arguments; remove the block"
-        )
+    refuse_if(
+        not set(filled) <= set(accepted),
+        f"Dataset.transform fills {', '.join(filled)} of the model, but "
+        f"{model.__name__} lacks such arguments; remove the block",
+    )
     # The statistics of the data take long, so the keys of the model are checked first.
-    filled = {**params, **filled}
-    check_call(model, filled, f"Model.{PARAMS_KEY}")
+    check_call(model, {**params, **filled}, f"Model.{PARAMS_KEY}")
 
 
 def fill_statistics(config: dict[str, Any], train_loader: Any) -> None:
@@ -318,13 +285,10 @@ def fill_statistics(config: dict[str, Any], train_loader: Any) -> None:
 def build_loaders(
     cfg: Mapping, wanted: Mapping[str, bool], seed: int
 ) -> dict[str, Any]:
-    """Build the loaders of the splits that are wanted; None for the others.
+    """Return the loader of each split, None if not wanted; ``seed`` is of the order.
 
-    Args:
-        cfg: The blocks ``train``, ``val``, ``test``, or one block with
-            ``split_dataset_ratio``; ``transform`` beside them is ignored.
-        wanted: Split to whether it is wanted.
-        seed: Seed of the data order.
+    ``cfg`` holds the blocks ``train``, ``val`` and ``test``, or is one block with
+    ``split_dataset_ratio``.
     """
     from ppmat.datasets import build_dataloader
 
@@ -333,14 +297,10 @@ def build_loaders(
         loaders = build_dataloader(cfg, seed=seed)
         return {split: loaders[split] if wanted[split] else None for split in _FLAGS}
     check_keys(cfg, (*_FLAGS, "transform"), "Dataset")
-    return {
-        split: build_dataloader(
-            cfg.get(split),
-            where=f"Dataset.{split}",
-            seed=seed,
-            training=split == "train",
+    loaders = dict.fromkeys(_FLAGS)
+    for split in filter(wanted.get, _FLAGS):
+        where, training = f"Dataset.{split}", split == "train"
+        loaders[split] = build_dataloader(
+            cfg.get(split), where=where, seed=seed, training=training
         )
-        if wanted[split]
-        else None
-        for split in _FLAGS
-    }
+    return loaders

@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """Images through a network that was trained on grey values, and back to their units.
 
 The network sees ``grey = (x - offset) / scale``; the result is
@@ -72,7 +71,6 @@ FLAGS = {
     "scaling='grey' was given",
 }
 
-
 # Meaning of the values of a result, for the record.
 VALUES_LIKE_INPUT = "units of the input"
 VALUES_OF_MAP = "map of columns, grey levels 0 to 255"
@@ -95,11 +93,7 @@ class Enhancement:
 
     @property
     def residual(self) -> np.ndarray:
-        """Raw - enhanced; NaN (or masked) where the input is missing.
-
-        Raises:
-            InputError: The image is a map of columns.
-        """
+        """Raw - enhanced; NaN (or masked) where the input is missing; not of a map."""
         if self.record["output_values"] != VALUES_LIKE_INPUT:
             raise InputError("the result is a map of columns, which has no residual")
         raw, image = (np.ma.asanyarray(_data_of(x)) for x in (self.raw, self.image))
@@ -157,17 +151,13 @@ def enhance_image(
         InputError: No image (1-D, one pixel wide, colours), a frame without any finite
             pixel, or a network that returns NaN.
     """
-    if _is_signal(x):
-        _check_signal(x)
-    data = _data_of(x)
-    _check_array(data)
+    data = _checked_data(x)
     if dtype not in (None, "same"):
         raise InputError(f"dtype is {dtype!r}", wanted="None or 'same'")
     plan = plan_tiles(*data.shape[-2:], options.tile_size, options.overlap)
     kind = np.dtype(data.dtype).newbyteorder("=")
-    final = np.dtype(np.float64 if kind == np.float64 else np.float32)
-    if dtype == "same":
-        final = kind
+    wide = kind == np.float64
+    final = kind if dtype else np.dtype(np.float64 if wide else np.float32)
     masked = isinstance(data, np.ma.MaskedArray)
     out = np.empty(data.shape, dtype=final)
     lead = data.shape[:-2]
@@ -182,18 +172,8 @@ def enhance_image(
             on_tiles(done, total)
 
     for index in np.ndindex(*lead):
-        frame = data[index]
-        mask = np.ma.getmaskarray(frame) if masked else None
-        frame = np.asarray(frame.data if masked else frame)
-        result, found = _enhance_frame(
-            frame,
-            mask,
-            tiles,
-            plan,
-            options,
-            where=f"frame {list(index)}" if lead else "",
-            on_tiles=count,
-        )
+        where = f"frame {list(index)}" if lead else ""
+        result, found = _enhance_frame(data[index], tiles, plan, options, where, count)
         out[index] = _cast(result, final)
         frames.append({"index": list(index), **found})
     _warn(frames)
@@ -217,9 +197,7 @@ def enhance_image(
         "output_values": VALUES_OF_MAP if tiles.gives_map else VALUES_LIKE_INPUT,
         "frames": frames,
         "versions": _versions(),
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(
-            timespec="seconds"
-        ),
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat("T", "seconds"),
     }
     if _is_signal(x):
         image = _signal_like(x, image, record)
@@ -230,20 +208,17 @@ def enhance_image(
 
 
 def _enhance_frame(
-    frame: np.ndarray,
-    mask: np.ndarray | None,
+    data: Any,
     tiles: TileFunction,
     plan: TilePlan,
     options: EnhanceOptions,
-    *,
     where: str,
     on_tiles: Callable[[int], None],
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Return the result ``[H, W]`` and its part of the record."""
+    frame = np.asarray(data.data if isinstance(data, np.ma.MaskedArray) else data)
     working = _working_type(frame.dtype.newbyteorder("="))
-    missing = ~np.isfinite(frame)
-    if mask is not None:
-        missing |= mask
+    missing = ~np.isfinite(frame) | np.ma.getmaskarray(data)
     number = int(missing.sum())
     if number == frame.size:
         raise InputError(
@@ -251,9 +226,7 @@ def _enhance_frame(
         )
     if frame.dtype == np.float16:
         frame = frame.astype(np.float32)
-    flags: dict[str, str] = {}
-    if number:
-        flags["filled"] = str(number)
+    flags = {"filled": str(number)} if number else {}
     values = frame[~missing] if number else frame
     offset, scale, flag = _find_scaling(values, options.scaling)
     if flag:
@@ -313,14 +286,10 @@ def _find_scaling(values: np.ndarray, scaling: Scaling) -> tuple[float, float, s
 
 
 def fill_missing(image: np.ndarray, missing: np.ndarray) -> None:
-    """Replace missing pixels, in place, by the mean of their neighbours.
+    """Replace missing pixels of ``[H, W]``, in place, by the mean of their neighbours.
 
     A hole is filled from its rim inwards, 8 pixels deep. Deeper pixels get the median
     of the image.
-
-    Args:
-        image: float ``[H, W]``.
-        missing: bool ``[H, W]``, not all true.
     """
     empty = missing.copy()
     known = np.pad(np.where(empty, np.nan, image), 1, constant_values=np.nan)
@@ -355,16 +324,22 @@ def _working_type(kind: np.dtype) -> type:
     return np.float64 if kind == np.float64 or wide_integer else np.float32
 
 
-# Checks of the input --------------------------------------------------------------
-
-
 def _data_of(x: Any) -> Any:
     """Return the array of a signal, of an array, or of nested lists."""
     data = x.data if _is_signal(x) else x
     return data if isinstance(getattr(data, "dtype", None), np.dtype) else np.asarray(x)
 
 
-def _check_array(data: Any) -> None:
+def _checked_data(x: Any) -> Any:
+    """Return the array of an input, after the checks of type and shape."""
+    if _is_signal(x):
+        dimension = getattr(x.axes_manager, "signal_dimension", 2)
+        if dimension != 2:
+            raise InputError(
+                f"the signal has {dimension} signal axes",
+                wanted="an image, e.g. signal.transpose(signal_axes=2)",
+            )
+    data = _data_of(x)
     kind = np.dtype(data.dtype)
     shape = list(data.shape)
     if kind.fields is not None or kind.kind not in "iuf" or kind.itemsize > 8:
@@ -383,6 +358,7 @@ def _check_array(data: Any) -> None:
             wanted="[frames, H, W]",
             hint="Give one channel, or their mean.",
         )
+    return data
 
 
 def _warn(frames: list[dict[str, Any]]) -> None:
@@ -401,20 +377,8 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-# HyperSpy -------------------------------------------------------------------------
-
-
 def _is_signal(x: Any) -> bool:
     return all(hasattr(x, name) for name in ("data", "axes_manager", "metadata"))
-
-
-def _check_signal(signal: Any) -> None:
-    dimension = getattr(signal.axes_manager, "signal_dimension", 2)
-    if dimension != 2:
-        raise InputError(
-            f"the signal has {dimension} signal axes",
-            wanted="an image, e.g. signal.transpose(signal_axes=2)",
-        )
 
 
 def _signal_like(signal: Any, image: np.ndarray, record: dict[str, Any]) -> Any:

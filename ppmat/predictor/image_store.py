@@ -55,9 +55,6 @@ def output_names(images: Sequence[ImageFile]) -> list[str]:
     file. Images of the same name get their suffix (``x_dm4``), then the names of their
     folders (``monday_x_dm4``).
 
-    Raises:
-        ConfigError: Names cannot differ.
-
     Example:
         >>> output_names([ImageFile("x.dm4"), ImageFile("x.tif"), ImageFile("y.tif")])
         ['x_dm4', 'x_tif', 'y']
@@ -89,11 +86,7 @@ def _candidate_names(image: ImageFile) -> list[str]:
 
 
 def make_folder(folder: PathLike) -> None:
-    """Make the folder of the outputs and check that it can be written to.
-
-    Raises:
-        ConfigError: It cannot be made or written to.
-    """
+    """Make the folder of the outputs and check that it can be written to."""
     try:
         os.makedirs(folder, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -116,14 +109,8 @@ class ImageStore:
         residual: Each output also has a figure of the residual.
 
     Attributes:
-        images: The inputs.
         paths: Path of each output.
         done: Whether each output exists, from the same input and settings.
-        residual: See above.
-
-    Raises:
-        InputError: An unknown format, or an output that would replace an input.
-        StoredRunError: Another file has the name of an output.
     """
 
     def __init__(
@@ -173,11 +160,7 @@ class ImageStore:
         return self.paths[number].with_name(f"{self.paths[number].name}.residual.png")
 
     def _is_done(self, number: int) -> bool:
-        """Return whether an output exists already.
-
-        Raises:
-            StoredRunError: Another file has its name.
-        """
+        """Return whether an output exists; raise if another file has its name."""
         path, sidecar = self.paths[number], self.sidecar(number)
         if not sidecar.exists():
             if path.exists():
@@ -215,17 +198,9 @@ class ImageStore:
     def write(
         self, number: int, result: Any, source: Micrograph, input_hash: str
     ) -> None:
-        """Write an output and its description.
+        """Write an output, an ``Enhancement``, and its description.
 
-        Args:
-            number: Position of the input.
-            result: :class:`ppmat.predictor.enhancement.Enhancement`.
-            source: The input.
-            input_hash: :meth:`input_hash`, from before it was read.
-
-        Raises:
-            ImageFormatError: The format cannot hold the image.
-            OSError: The disk is full, ...
+        ``input_hash`` is that of the file from before it was read.
         """
         path, image = self.paths[number], self.images[number]
         with replacing(path) as temporary:

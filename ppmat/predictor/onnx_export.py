@@ -96,11 +96,7 @@ class _Graph:
         return self.add("Split", x, outputs=2, axis=axis)
 
     def columns(self, x: str) -> list[str]:
-        """Append the Fourier transform along columns of ``x`` = (re | im).
-
-        Returns:
-            Cosine of re, cosine of im, sine of re, sine of im.
-        """
+        """Append cosine of re and im, and sine of re and im, of ``x`` = (re | im)."""
         cosine, sine = self.halves(self.add("MatMul", "columns", x), axis=2)
         return [*self.halves(cosine, axis=3), *self.halves(sine, axis=3)]
 
@@ -128,16 +124,9 @@ class _Graph:
 def build_onnx(
     model: SFIN, height: int, width: int, metadata: dict[str, Any] | None = None
 ) -> Any:
-    """Return the folded network as an ``onnx.ModelProto``.
+    """Return the folded network as an ``onnx.ModelProto`` for one size of tile.
 
-    Args:
-        model: The network.
-        height: Pixels of a tile.
-        width: Pixels of a tile.
-        metadata: Plain values, kept as JSON under the key ``ppmat``.
-
-    Raises:
-        OnnxExportError: The package onnx is missing.
+    ``metadata`` are plain values, kept as JSON under the key ``ppmat``.
     """
     onnx = _import("onnx")
     folded = FoldedSFIN(model, height, width, fourier="matmul")
@@ -184,15 +173,6 @@ def largest_difference(content: bytes, model: SFIN, height: int, width: int) -> 
     """Return the largest difference of ONNX Runtime from Paddle, relative to the range.
 
     Three tiles are compared: a lattice with noise, noise, and noise 100 times weaker.
-
-    Args:
-        content: An ONNX file.
-        model: The network it was made from.
-        height: Pixels of a tile.
-        width: Pixels of a tile.
-
-    Raises:
-        OnnxExportError: ONNX Runtime is missing or refuses the file.
     """
     runtime = _import("onnxruntime")
     try:

@@ -12,11 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
-"""The packaged models: which one enhances an image when the caller names no model.
-
-Importing this module does not import Paddle.
-"""
+"""The packaged models: which one enhances an image if none is named. No Paddle."""
 
 from __future__ import annotations
 
@@ -37,13 +33,8 @@ def choose_model_name(
 ) -> str | None:
     """Return the name of the model to load; None for a model of the caller's own.
 
-    Args:
-        mode: A key of :data:`PACKAGED_MODELS`.
-        model_name: A registered model.
-        **own_model: What describes a model of the caller's own, None if not given.
-
-    Raises:
-        ConfigError: An unknown mode, or a mode together with another model.
+    ``own_model`` is what describes a model of the caller's own, None if not given. A
+    ``mode`` goes with no other model.
 
     Example:
         >>> choose_model_name("bf")

@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """Predict properties of structures in batches; report errors and unusual structures."""
 
 from __future__ import annotations
@@ -70,12 +69,9 @@ class PropertyPredictor(BasePredictor):
         predictor.from_structures(slab)["y_relaxed"]
 
     Args:
-        model_name: As in :class:`BasePredictor`, like all arguments.
-        weights_name: File of the weights of a registered model.
-        config_path: YAML of another model.
-        checkpoint_path: Its weights. Several are an ensemble: the result is their
-            mean, and ``ensemble_std`` is their standard deviation.
-        **options: ``work_dir``, ``device`` and ``config_overrides``.
+        model_name, weights_name, config_path, **options: As in ``BasePredictor``.
+        checkpoint_path: Weights. Several are an ensemble: the result is their mean, and
+            ``ensemble_std`` is their standard deviation.
 
     Attributes:
         property_name: The property that the model predicts.
@@ -105,12 +101,11 @@ class PropertyPredictor(BasePredictor):
     def load_inference_model(self) -> None:
         """Load the members, see :meth:`BasePredictor.load_inference_model`."""
         super().load_inference_model()
-        self.models = [self.model] + [
-            build_trained_model(
-                None, None, self.config_path, path, self.config_overrides
-            )[0]
-            for path in self._more_paths
-        ]
+        own = (None, None, self.config_path)
+        self.models = [self.model]
+        for path in self._more_paths:
+            model, _ = build_trained_model(*own, path, self.config_overrides)
+            self.models.append(model)
         self.property_name = getattr(self.model, "property_name", None)
         kind = type(self.model).__name__
         if not callable(getattr(self.model, "predict", None)) or not self.property_name:
@@ -208,13 +203,10 @@ class PropertyPredictor(BasePredictor):
         rows: Any = []
         if save_path is not None:
             rows = RowFile(save_path, self.columns, self._settings(missing_tags))
-        keep_errors = on_error == "flag"
+        keep_errors, hidden = on_error == "flag", one or not progress
         source = self._checked(structures, missing_tags == "guess", keep_errors)
         with tqdm(
-            desc="predicting",
-            unit=" structures",
-            total=total,
-            disable=one or not progress,
+            desc="predicting", unit=" structures", total=total, disable=hidden
         ) as bar:
             self._run(source, rows, batch_size, num_workers, keep_errors, bar)
         if not len(rows):
@@ -232,9 +224,6 @@ class PropertyPredictor(BasePredictor):
         Returns:
             A :class:`PropertyTable`. With ``on_error="flag"`` it also has a row for
             each file that cannot be read.
-
-        Raises:
-            ConfigError: A file is missing or of an unknown format.
         """
         inputs = [inputs] if isinstance(inputs, (str, os.PathLike)) else inputs
         inputs = [os.fspath(item) for item in inputs]
@@ -248,8 +237,6 @@ class PropertyPredictor(BasePredictor):
         if os.path.isdir(path):
             path = os.path.join(path, "*.cif")
         return self.from_files(path, save_path=save_path)
-
-    # --- internals ------------------------------------------------------------------
 
     def _settings(self, missing_tags: str) -> dict[str, Any]:
         """Return all that determines a row beside its structure."""

@@ -73,12 +73,9 @@ def enhance(
         clean = enhance(image, predictor)
 
     Args:
-        x: See :func:`ppmat.predictor.enhancement.enhance_image`.
-        model: See :func:`as_tile_model`.
-        mode: Likewise.
+        x, dtype, on_tiles: See :func:`ppmat.predictor.enhancement.enhance_image`.
+        model, mode: See :func:`as_tile_model`.
         return_record: Return the pair of image and record (a dict) instead.
-        dtype: See ``enhance_image``.
-        on_tiles: Likewise.
         **options: See :class:`ppmat.predictor.tile_model.EnhanceOptions`; None takes
             the model's own.
 
@@ -112,11 +109,6 @@ def as_tile_model(model: Any, mode: str | None = None) -> TileFunction:
             (``paddle.nn.Layer``), or a function of tiles. None is the packaged model
             of ``mode``, trained on synthetic images, which stays loaded.
         mode: ``"haadf"`` or ``"bf"``, only without ``model``; ``"haadf"`` when None.
-
-    Raises:
-        TypeError: ``model`` has another type.
-        InputError: A mode together with a model, an unknown mode, or a network in
-            training mode.
     """
     if model is None:
         return _packaged_model(choose_model_name(mode))
@@ -168,13 +160,9 @@ class SpectrumPredictor(BasePredictor):
     Args:
         model_name: A registered model. Without it and ``config_path`` the packaged
             model of ``mode``, which was trained on synthetic images.
-        weights_name: File of the weights in the package of a registered model.
-        config_path: YAML of a model of your own.
-        checkpoint_path: Its weights (``.pdparams``, or ``.pth`` of the authors' code);
-            None takes ``Predict.checkpoint_path``.
-        device: ``"cpu"``, ``"gpu"``, ``"gpu:0"``; Paddle's own choice when None.
-        config_overrides: ``KEY=VALUE`` with a dotted key.
+        checkpoint_path: Weights (``.pdparams``, or ``.pth`` of the authors' code).
         mode: ``"haadf"`` or ``"bf"``: which packaged model; ``"haadf"`` when None.
+        weights_name, config_path, device, config_overrides: As ``BasePredictor``.
 
     Attributes:
         target_name: What the network was trained to give.
@@ -197,16 +185,11 @@ class SpectrumPredictor(BasePredictor):
         config_overrides: Sequence[str] | None = None,
         mode: str | None = None,
     ) -> None:
+        own = {"config_path": config_path, "checkpoint_path": checkpoint_path}
         super().__init__(
-            choose_model_name(
-                mode,
-                model_name,
-                config_path=config_path,
-                checkpoint_path=checkpoint_path,
-            ),
+            choose_model_name(mode, model_name, **own),
             weights_name,
-            config_path,
-            checkpoint_path,
+            **own,
             device=device,
             config_overrides=config_overrides,
         )
@@ -262,18 +245,12 @@ class SpectrumPredictor(BasePredictor):
         return enhance_image(x, self.tiles, options, dtype=dtype, on_tiles=on_tiles)
 
     def from_image(self, image: Any, **options: Any) -> Any:
-        """Enhance one image, or each of a list, as tensors.
+        """Return ``{target_name: [B, 1, H, W]}``, a tensor; a list for a list.
 
         Args:
             image: ``[H, W]``, ``[1, H, W]`` or ``[B, 1, H, W]``, array or tensor; or a
                 list of such, which may differ in size.
             **options: See :func:`enhance`.
-
-        Returns:
-            ``{target_name: [B, 1, H, W]}``, or a list of such.
-
-        Raises:
-            InputError: More than one channel, and see :func:`enhance`.
         """
         if isinstance(image, list):
             return [self.from_image(item, **options) for item in image]
@@ -293,17 +270,10 @@ class SpectrumPredictor(BasePredictor):
     def from_image_file(
         self, image_file_path: PathLike, save_path: PathLike | None = None
     ) -> list[dict[str, Any]]:
-        """Enhance an image file, or the image files of a folder.
+        """Enhance a file or a folder; returns ``{target_name: [B, 1, H, W]}`` of each.
 
-        All results are kept in memory; :meth:`from_files` does not keep them.
-
-        Args:
-            image_file_path: File or folder.
-            save_path: Folder for float32 TIFF files as :meth:`from_files` writes them;
-                older ones are replaced.
-
-        Returns:
-            ``{target_name: [B, 1, H, W]}`` of each file, B above 1 for a stack.
+        All results are kept in memory; :meth:`from_files` does not keep them. The
+        folder ``save_path`` gets float32 TIFF files, which replace older ones.
         """
         if save_path is None:
             files = tqdm(find_images(image_file_path), "enhancing", unit=" files")
@@ -312,13 +282,7 @@ class SpectrumPredictor(BasePredictor):
         return [self._as_tensors(row["result"].image) for row in rows]
 
     def from_files(self, inputs: Any, save_path: PathLike, **options: Any) -> list:
-        """Enhance files, folders and patterns; returns the rows of :meth:`iter_files`.
-
-        Args:
-            inputs: See :meth:`iter_files`.
-            save_path: Likewise.
-            **options: Likewise.
-        """
+        """Return the rows of :meth:`iter_files`, which has the same arguments."""
         return list(self.iter_files(inputs, save_path, **options))
 
     def iter_files(
@@ -357,13 +321,11 @@ class SpectrumPredictor(BasePredictor):
             there), ``result`` (an ``Enhancement``; None if skipped) and ``error``.
 
         Raises:
-            ConfigError: A folder that cannot be written to, or an output that would
-                replace an input.
             StoredRunError: Another file has the name of an output, or another process
                 writes to the folder.
             StaticProgramError: This version of Paddle compiles networks wrongly.
-            InputError: An option is not legal, a file is missing, or, with
-                ``on_error="raise"``, a file failed.
+            InputError: An option or the folder is not legal, an output would replace an
+                input, a file is missing, or failed with ``on_error="raise"``.
         """
         check_choice("on_error", on_error, ("raise", "flag"))
         options = self.defaults.updated(**options)
@@ -377,14 +339,9 @@ class SpectrumPredictor(BasePredictor):
         identity = {k: v for k, v in self.describe().items() if k != "package"}
         make_folder(save_path)
         with locked(save_path):
-            store = ImageStore(
-                save_path,
-                images,
-                format,
-                {**identity, **options.settings()},
-                overwrite=overwrite,
-                residual=residual,
-            )
+            settings = {**identity, **options.settings()}
+            flags = {"overwrite": overwrite, "residual": residual}
+            store = ImageStore(save_path, images, format, settings, **flags)
             done = sum(store.done)
             if done:
                 logger.message(f"{done} of {len(images)} outputs are there already")

@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """A network compiled for one tile size, kept on the disk for the next process.
 
 The folded network is exported once and run by Paddle's inference engine, on a CPU with
@@ -101,8 +100,7 @@ class StaticProgram:
 
     Args:
         model: The network; its weights are copied.
-        height: Pixels of a tile.
-        width: Pixels of a tile.
+        height, width: Pixels of a tile.
         threads: Of the CPU; see :func:`default_threads`.
         cache_dir: Folder of all programs; see :func:`default_cache_dir`.
 
@@ -140,7 +138,13 @@ class StaticProgram:
     @contextlib.contextmanager
     def _program(self, model: SFIN, top: Path) -> Iterator[Path]:
         """Give the folder of the program, which is compiled if it does not exist."""
-        settings = _settings(model, *self.shape[1:])
+        settings = {
+            "format": _FORMAT,
+            "weights": fingerprint(model),
+            "network": [model.in_channels, model.base_channels, model.num_blocks],
+            "size": list(self.shape[1:]),
+            "paddle": paddle.__version__,
+        }
         name = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:20]
         folder = top / name
         if _is_whole(folder):
@@ -166,16 +170,10 @@ class StaticProgram:
         yield folder
 
     def __call__(self, tiles: np.ndarray) -> np.ndarray:
-        """Return the enhanced tiles.
+        """Return the enhanced tiles, float32 of the same shape.
 
         Args:
-            tiles: float32 ``[B, in_channels, height, width]``, grey values 0 to 255.
-
-        Returns:
-            float32 of the same shape.
-
-        Raises:
-            InputError: Tiles of another shape.
+            tiles: ``[B, in_channels, height, width]``, grey values 0 to 255.
         """
         tiles = np.ascontiguousarray(tiles, dtype=np.float32)
         if tiles.ndim != 4 or tiles.shape[1:] != self.shape:
@@ -213,20 +211,6 @@ def _run(predictor: Any, tile: np.ndarray) -> np.ndarray:
     return predictor.get_output_handle(name).copy_to_cpu()
 
 
-# The cache ------------------------------------------------------------------------
-
-
-def _settings(model: SFIN, height: int, width: int) -> dict[str, Any]:
-    """Return the values that decide a program, as plain values."""
-    return {
-        "format": _FORMAT,
-        "weights": fingerprint(model),
-        "network": [model.in_channels, model.base_channels, model.num_blocks],
-        "size": [height, width],
-        "paddle": paddle.__version__,
-    }
-
-
 def _is_whole(folder: Path) -> bool:
     try:
         sums = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))["files"]
@@ -257,9 +241,6 @@ def _check_engine() -> None:
     The engine rewrites programs, which can change results silently. Version 3.3.1 does
     so for Fourier transforms as matrix products. This check refuses a version that
     does so for the exported network.
-
-    Raises:
-        StaticProgramError: Results differ.
     """
     state = paddle.get_rng_state()
     model = SFIN(base_channels=16, num_blocks=2)

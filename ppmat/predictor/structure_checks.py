@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """Check a user's structures before an energy is predicted: errors and flags.
 
 An error means that no energy can be predicted. A flag marks an unusual structure: it is
@@ -24,6 +23,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
 
@@ -59,19 +59,12 @@ _SURFACE_DEPTH = 2.0  # Å below the highest slab atom, as OC20 assigns tags
 
 
 class CheckedStructure(NamedTuple):
-    """A structure after the checks.
-
-    Attributes:
-        sid: Its id.
-        record: The model input; None if the structure cannot be used.
-        flags: Detail by name of the flag; see ``FLAGS``.
-        error: The reason why the structure cannot be used.
-    """
+    """A structure after the checks."""
 
     sid: str
-    record: OC20Record | None
-    flags: dict[str, str]
-    error: Exception | None = None
+    record: OC20Record | None  # the model input; None if it cannot be used
+    flags: dict[str, str]  # detail by name, see FLAGS
+    error: Exception | None = None  # the reason why it cannot be used
 
     def add_to_hash(self, digest: Any) -> None:
         """Add all that identifies this structure to a running hash."""
@@ -80,28 +73,17 @@ class CheckedStructure(NamedTuple):
             add_to_hash(digest, self.record)
 
 
-class StructureChecker:
+class StructureChecker(NamedTuple):
     """Converts a user's structures to records, with errors and flags.
 
-    Args:
-        cutoff: Atoms closer than this [Å] are neighbours.
-        readout_tags: Tags of the atoms the model reads; None if it needs no tags.
-        elements: Atomic numbers in the training data; None if unknown.
-        guess_tags: Guess missing tags, see :func:`guess_tags`. Tags above 2 (the layer
-            numbers of ASE's surface builders) then count as missing.
+    With ``guess_tags``, see :func:`guess_tags`, tags above 2 (the layer numbers of
+    ASE's surface builders) count as missing.
     """
 
-    def __init__(
-        self,
-        cutoff: float,
-        readout_tags: Collection[int] | None,
-        elements: Collection[int] | None,
-        guess_tags: bool,
-    ) -> None:
-        self.cutoff = cutoff
-        self.readout_tags = readout_tags
-        self.elements = elements
-        self.guess_tags = guess_tags
+    cutoff: float  # Å; closer atoms are neighbours
+    readout_tags: Collection[int] | None  # of atoms the model reads; None: any
+    elements: Collection[int] | None  # atomic numbers in training; None if unknown
+    guess_tags: bool
 
     def __call__(self, structure: Any, number: int) -> CheckedStructure:
         """Check structure ``number`` of the input."""
@@ -153,15 +135,9 @@ class StructureChecker:
             return
         adsorbate = tags == ADSORBATE
         if not adsorbate.any():
-            raise ValueError(
-                "no atom has tag 2, so there is no adsorbate whose energy could be "
-                f"predicted; {_TAG_HELP}"
-            )
+            raise ValueError(f"no atom has tag 2 (the adsorbate); {_TAG_HELP}")
         if adsorbate.all():
-            raise ValueError(
-                "all atoms have tag 2, so there is no slab that it adsorbs on; "
-                f"{_TAG_HELP}"
-            )
+            raise ValueError(f"all atoms have tag 2: there is no slab; {_TAG_HELP}")
         if not (tags == SURFACE).any():
             flags["no_surface_atoms"] = ""
         z = heights(record)
@@ -170,30 +146,25 @@ class StructureChecker:
 
 
 def _name_of(structure: Any) -> str:
-    info = getattr(structure, "info", None)
-    if isinstance(structure, Atoms) and isinstance(info, Mapping):
-        return str(info.get("sid", ""))
+    if isinstance(structure, Atoms):
+        return str(structure.info.get("sid", ""))
     return str(getattr(structure, "sid", ""))
 
 
-def _periodic(structure: Any) -> list[bool]:
+def _periodic(structure: Any) -> Sequence[bool]:
     if isinstance(structure, Atoms):
-        return structure.pbc.tolist()
-    if isinstance(structure, IStructure):
-        return list(structure.lattice.pbc)
-    return [True] * 3
+        return structure.pbc
+    return structure.lattice.pbc if isinstance(structure, IStructure) else [True] * 3
 
 
 def _check_vacuum(
-    record: OC20Record, periodic: list[bool], cutoff: float, flags: dict[str, str]
+    record: OC20Record, periodic: Sequence[bool], cutoff: float, flags: dict[str, str]
 ) -> None:
     made = [axis for axis in range(3) if not periodic[axis]]
-    if not made:
-        return
     thin = [axis for axis in made if _along(record, axis)[1] < cutoff]
-    flags["made_periodic"] = ",".join("abc"[axis] for axis in made)
-    if thin:
-        flags["thin_vacuum"] = ",".join("abc"[axis] for axis in thin)
+    for name, axes in (("made_periodic", made), ("thin_vacuum", thin)):
+        if axes:
+            flags[name] = ",".join("abc"[axis] for axis in axes)
 
 
 def _along(record: OC20Record, axis: int) -> tuple[np.ndarray, float]:
@@ -228,10 +199,6 @@ def guess_tags(record: OC20Record) -> np.ndarray:
     All H, C, N and O become the adsorbate (2). Other atoms less than 2 Å below the
     highest of them become the surface (1), the rest sub-surface (0). The third lattice
     direction must be the slab's normal, with the adsorbate on top.
-
-    Raises:
-        ValueError: All atoms or none are H, C, N, O, or some of these are deeper than
-            the surface.
     """
     adsorbate = np.isin(record.atomic_numbers, _ADSORBATE_ELEMENTS)
     if not adsorbate.any() or adsorbate.all():

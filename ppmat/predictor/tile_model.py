@@ -51,9 +51,6 @@ class EnhanceOptions:
         batch_size: Tiles given to the network at once. A compiled network runs them
             one after another, so more than 1 helps other networks only.
 
-    Raises:
-        InputError: A value is not legal; it is named.
-
     Example:
         >>> EnhanceOptions().updated(tile_size=128).overlap
         32
@@ -75,23 +72,15 @@ class EnhanceOptions:
                 f"batch_size is {self.batch_size!r}", wanted="a whole number above 0"
             )
 
-    def updated(
-        self,
-        *,
-        scaling: Scaling | None = None,
-        tile_size: int | None = None,
-        overlap: int | None = None,
-        **others: Any,
-    ) -> EnhanceOptions:
+    def updated(self, **options: Any) -> EnhanceOptions:
         """Return a copy with other values; None keeps the value.
 
         With a ``tile_size`` and without ``overlap``, tiles overlap by a quarter.
         """
-        if tile_size is not None and overlap is None:
-            overlap = tile_size // 4
-        given = {"scaling": scaling, "tile_size": tile_size, "overlap": overlap}
-        given = {name: value for name, value in given.items() if value is not None}
-        return dataclasses.replace(self, **given, **others)
+        given = {name: value for name, value in options.items() if value is not None}
+        if "tile_size" in given:
+            given.setdefault("overlap", given["tile_size"] // 4)
+        return dataclasses.replace(self, **given)
 
     def settings(self) -> dict[str, Any]:
         """Return the options that decide the result, as plain values."""
@@ -115,9 +104,6 @@ def _check_scaling(scaling: Any) -> Scaling:
 
 class TileFunction:
     """A function of tiles, float32 ``[B, 1, h, w]`` to the same shape.
-
-    Args:
-        function: The function.
 
     Attributes:
         defaults: The options that a caller does not give.
@@ -169,11 +155,7 @@ class TileModel(TileFunction):
         self._programs: dict[tuple[int, int], TileRunner] = {}
 
     def runner(self, height: int, width: int) -> TileRunner:
-        """Return the compiled network for tiles of this size.
-
-        Raises:
-            StaticProgramError: This version of Paddle compiles networks wrongly.
-        """
+        """Return the compiled network for tiles of this size."""
         from ppmat.models.sfin.sfin import SFIN
 
         if not isinstance(self.network, SFIN):

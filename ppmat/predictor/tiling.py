@@ -74,11 +74,7 @@ def is_whole_number(value: Any, smallest: int) -> bool:
 
 
 def check_tiles(tile: int, overlap: int) -> None:
-    """Check the side of tiles and their overlap, in pixels.
-
-    Raises:
-        InputError: No whole numbers, or an overlap of more than half a tile.
-    """
+    """Check the side of tiles and their overlap, in pixels."""
     if not is_whole_number(tile, 1):
         raise InputError(f"tile_size is {tile!r}", wanted="at least 1 pixel")
     if not is_whole_number(overlap, 0) or overlap > tile // 2:
@@ -88,13 +84,7 @@ def check_tiles(tile: int, overlap: int) -> None:
 
 
 def ramp(length: int) -> np.ndarray:
-    """Return the rising weights ``u_k`` of the module docstring.
-
-    Args:
-        length: Pixels of the ramp, 0 or more.
-
-    Returns:
-        float32 ``[length]``; ``u + u[::-1] == 1`` without rounding.
+    """Return the rising weights ``u_k``, float32; ``u + u[::-1] == 1`` exactly.
 
     Example:
         >>> ramp(3) + ramp(3)[::-1]
@@ -111,19 +101,12 @@ def ramp(length: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class AxisTiles:
-    """The tiles along one axis.
+    """The tiles along one axis."""
 
-    Attributes:
-        length: Pixels of the image.
-        tile: Pixels of a tile; more than ``length`` means reflection.
-        starts: First pixel of each tile.
-        weights: float32 ``[tiles, tile]``, see the module docstring.
-    """
-
-    length: int
-    tile: int
-    starts: tuple[int, ...]
-    weights: np.ndarray = field(repr=False, compare=False)
+    length: int  # pixels of the image
+    tile: int  # pixels of a tile; more than ``length`` means reflection
+    starts: tuple[int, ...]  # first pixel of each tile
+    weights: np.ndarray = field(repr=False, compare=False)  # float32 [tiles, tile]
 
     @property
     def kept(self) -> int:
@@ -132,15 +115,9 @@ class AxisTiles:
 
 
 def plan_axis(length: int, tile: int, overlap: int) -> AxisTiles:
-    """Place tiles along an axis.
+    """Place tiles along an axis of ``length`` pixels.
 
-    Args:
-        length: Pixels of the image.
-        tile: Pixels of a tile.
-        overlap: Smallest number of pixels that neighbours share, at most half a tile.
-
-    Raises:
-        InputError: Numbers that are not legal.
+    Neighbours share at least ``overlap`` pixels, at most half a tile.
 
     Example:
         >>> plan_axis(400, 256, 64).starts
@@ -168,15 +145,10 @@ def plan_axis(length: int, tile: int, overlap: int) -> AxisTiles:
 
 @dataclass(frozen=True)
 class TilePlan:
-    """How an image is cut into tiles and assembled from them.
+    """How an image is cut into tiles and assembled from them."""
 
-    Attributes:
-        rows: Tiles along the height.
-        columns: Tiles along the width.
-    """
-
-    rows: AxisTiles
-    columns: AxisTiles
+    rows: AxisTiles  # along the height
+    columns: AxisTiles  # along the width
 
     @property
     def tile(self) -> tuple[int, int]:
@@ -227,9 +199,6 @@ def run_tiles(
 
     Returns:
         float32 ``[H, W]``.
-
-    Raises:
-        InputError: ``image`` is not of the plan's size, or ``run`` changes the shape.
     """
     rows, columns = plan.rows, plan.columns
     if image.shape != (rows.length, columns.length):
@@ -268,8 +237,6 @@ def _batches(tiles: Iterator[np.ndarray], size: int) -> Iterator[np.ndarray]:
     while batch := list(itertools.islice(tiles, size)):
         yield np.stack(batch).astype(np.float32, copy=False)[:, None]
 
-
-# Flips ----------------------------------------------------------------------------
 
 # Flipped axes of [B, 1, h, w], and weight. The weights were tuned on a related network,
 # where they gained 0.5 dB. No transposes: scan noise has a direction.

@@ -21,8 +21,8 @@ import numpy as np
 import pytest
 
 from ppmat.commands.predict import main
+from ppmat.commands.predict import measure_factor
 from ppmat.predictor import PropertyPredictor
-from ppmat.predictor.error_scale import measure_factor
 from ppmat.utils.registry import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
