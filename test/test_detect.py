@@ -27,6 +27,7 @@ from ppmat.predictor.static_program import StaticProgramError
 from ppmat.stem.columns.column_table import ColumnTable
 from ppmat.stem.images.micrograph import write_micrograph
 from ppmat.stem.scenes.atom_columns import AtomColumns
+from ppmat.utils.files import locked
 
 
 def write_crystal(path, pixel_size=(0.0118, 0.0118), sign=1):
@@ -68,6 +69,17 @@ def test_one_image_with_all_it_can_give(run, capsys):
     text = capsys.readouterr().out
     assert "c.csv, c.csv.json" in text and "are there already" in text
     assert run(*command, "--overwrite") == 0
+
+
+@pytest.mark.parametrize("output", ["out", "c.csv"])
+def test_an_output_that_another_process_writes_to(run, capsys, output):
+    if output == "out":
+        Path(output).mkdir()
+    with locked(output):
+        assert run("in/a.tif", "-o", output, "--raw") == 2
+    assert "another process is writing there" in capsys.readouterr().out
+    assert sorted(p.name for p in Path().rglob("*.csv")) == []
+    assert run("in/a.tif", "-o", output, "--raw") == 0
 
 
 def test_several_images_without_pixel_size(run, capsys):

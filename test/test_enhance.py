@@ -80,7 +80,7 @@ def run(tmp_path, monkeypatch):
 
 
 def names_in(folder):
-    return sorted(set(os.listdir(folder)) - {".lock"})
+    return sorted(os.listdir(folder))
 
 
 def test_files_folders_and_patterns(run, capsys):

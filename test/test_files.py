@@ -22,6 +22,7 @@ import sys
 import numpy as np
 import pytest
 
+from ppmat.utils.errors import InputError
 from ppmat.utils.files import RunManifest
 from ppmat.utils.files import StoredRunError
 from ppmat.utils.files import locked
@@ -92,4 +93,25 @@ def test_a_lock_keeps_another_process_out_and_dies_with_it(tmp_path):
         with locked(tmp_path, on_wait=end_the_other):
             assert waited == [True]
     with locked(tmp_path), locked(tmp_path / "x.csv"):
-        assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "x.csv.lock"]
+        assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", ".x.csv.lock"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_its_holder_removed_is_taken_anew(tmp_path):
+    """The waiting process has opened the file that the holder removes at its end."""
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=root, **pipes) as other:
+        assert other.stdout.readline() == "held\n"
+        with locked(tmp_path, on_wait=other.stdin.close):
+            assert (tmp_path / ".lock").exists()
+            with pytest.raises(StoredRunError), locked(tmp_path):
+                pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_missing_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"no/x\.csv cannot be written to: No such"):
+        with locked(tmp_path / "no" / "x.csv"):
+            pass

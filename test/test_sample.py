@@ -108,7 +108,6 @@ def test_crystals_from_scratch(run, tmp_path):
     options = ["--mode=by_condition", "--num_atoms=1", *conditions]
     assert run(*options, **model) == 0
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
-        ".lock",
         "H1_1.cif",
         "Li1-Mn1-O2_1.cif",
         "Li1-Mn1-O2_2.cif",

@@ -146,7 +146,7 @@ def test_a_run_leaves_what_a_person_looks_at(tmp_path, capsys):
     assert call(tmp_path, "-c", "configs/toy.yaml") == 0
     out = tmp_path / "out"
     assert sorted(os.listdir(out)) == [
-        ".lock", "checkpoints", "loss_curve.png", "metrics.csv", "run.log", "toy.yaml",
+        "checkpoints", "loss_curve.png", "metrics.csv", "run.log", "toy.yaml",
     ]  # fmt: skip
     stages = [row["stage"] for row in read_rows(out)]
     assert stages.count("train(step)") == 6

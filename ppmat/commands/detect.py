@@ -60,6 +60,7 @@ from ppmat.stem.images.micrograph_base import convert_pixel_size
 from ppmat.stem.noise.noise_model import MODES
 from ppmat.utils import logger
 from ppmat.utils.download import hash_of_file
+from ppmat.utils.files import locked
 from ppmat.utils.files import replacing
 
 _EPILOG = """\
@@ -123,12 +124,24 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace, task_dir: str) -> int:
-    """Measure the images; returns the exit status."""
-    from tqdm import tqdm
-
+    """Measure the images, holding the lock of the output; returns the exit status."""
     size = _check_options(args)
     images = find_images(args.input)
     tables = _table_paths(args.output, images)
+    with locked(args.output):
+        return _measure_all(args, task_dir, size, images, tables)
+
+
+def _measure_all(
+    args: argparse.Namespace,
+    task_dir: str,
+    size: tuple[float, float] | None,
+    images: Sequence[ImageFile],
+    tables: Sequence[Path],
+) -> int:
+    """Write the tables, one for each image; returns the exit status."""
+    from tqdm import tqdm
+
     given = None if args.enhanced is None else find_images(args.enhanced)
     if given is not None:
         counts = f"{len(given)} images for {len(images)} inputs"

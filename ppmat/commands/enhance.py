@@ -188,7 +188,7 @@ def _numbers(result: Any) -> str:
         return f"{shape}, {VALUES_OF_MAP}"
     found = result.record["frames"][0]["residual"]
     if found is None or found["slow_axis"][0] is None:
-        return f"{shape}, the residual is constant"
+        return f"{shape}, nothing was removed: the residual is constant"
     lost = found["lost_contrast"]
     return (
         f"{shape}, residual std {found['std']:.4g}, correlation of lines "

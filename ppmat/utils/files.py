@@ -29,6 +29,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from pathlib import Path
+from typing import IO
 from typing import Any
 
 from ppmat.utils.errors import InputError
@@ -67,27 +68,47 @@ def locked(
     """Hold the lock of a file or folder; the system frees it when the process dies.
 
     Args:
-        path: What is written to; the lock is the file ``<path>.lock`` beside it, or
-            ``.lock`` inside an existing folder.
+        path: What is written to. The lock is the hidden file ``.<name>.lock`` beside a
+            file, or ``.lock`` inside an existing folder; it is removed at the end.
         on_wait: Called once before waiting for another process; None never waits.
 
     Raises:
         StoredRunError: Another process holds the lock, and ``on_wait`` is None.
+        InputError: The folder of the lock cannot be written to.
     """
     path = Path(path)
-    name = path / ".lock" if path.is_dir() else path.with_name(f"{path.name}.lock")
-    with open(name, "w") as handle:
+    name = path / ".lock" if path.is_dir() else path.with_name(f".{path.name}.lock")
+    with contextlib.ExitStack() as stack:
+        handle = None
+        while handle is None or not _is_file_of(handle, name):
+            try:
+                handle = stack.enter_context(open(name, "w"))
+            except OSError as error:
+                raise InputError(
+                    f"{path} cannot be written to: {error.strerror}"
+                ) from error
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if on_wait is None:
+                    raise StoredRunError(
+                        f"{path}: another process is writing there",
+                        hint="Wait until it has ended, or choose another place.",
+                    ) from None
+                on_wait()
+                fcntl.flock(handle, fcntl.LOCK_EX)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if on_wait is None:
-                raise StoredRunError(
-                    f"{path}: another process is writing there",
-                    hint="Wait until it has ended, or choose another place.",
-                ) from None
-            on_wait()
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+            yield
+        finally:
+            name.unlink(missing_ok=True)
+
+
+def _is_file_of(handle: IO, name: Path) -> bool:
+    """Return whether an open file still has its name: its last holder removed it."""
+    try:
+        return os.path.samestat(os.fstat(handle.fileno()), os.stat(name))
+    except FileNotFoundError:
+        return False
 
 
 class RunManifest:
