@@ -457,4 +457,4 @@ def test_noise_of_another_version_ends_with_its_name_and_status_2(tmp_path, caps
         ],
     )
     assert status == EXIT_BAD_INPUT
-    assert f"{noise} is of version 2" in capsys.readouterr().out
+    assert f"{noise}: found version 2, wanted version 1" in capsys.readouterr().out

@@ -168,7 +168,8 @@ def draw_slabs(results: Sequence[Mapping[str, Any]]) -> Figure:
             shown = [*coords, outline] if first == 0 else coords
             everything = np.concatenate(shown)[:, [across, up]]
             for i, axes in enumerate(row[first : first + 3]):
-                _draw_atoms(axes, arrays, coords[i], across, up, depth, sign)
+                view = {"across": across, "up": up, "depth": depth, "sign": sign}
+                _draw_atoms(axes, arrays, coords[i], **view)
                 if first == 0:
                     axes.plot(*outline[:, :2].T, color="black", linewidth=0.6)
                 axes.set_xlim(*_limits(everything[:, 0]))
@@ -189,7 +190,7 @@ def _limits(values: np.ndarray, margin: float = 1.8) -> tuple:
     return float(values.min()) - margin, float(values.max()) + margin
 
 
-def _draw_atoms(axes, arrays, coords, across, up, depth, sign) -> None:
+def _draw_atoms(axes, arrays, coords, *, across, up, depth, sign) -> None:
     order = np.argsort(sign * coords[:, depth], kind="stable")
     numbers = arrays["atom_types"][order]
     adsorbate = arrays["tags"][order] == _ADSORBATE
