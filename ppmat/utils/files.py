@@ -12,12 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Files that are written whole or not at all, and runs that can stop and go on.
-
-Three things every command that writes shares: :func:`replacing` writes one file,
-:class:`RunManifest` says what decides the results in a folder, :func:`locked` keeps a
-second process out of it.
-"""
+"""Files that are written whole or not at all, and runs that can stop and go on."""
 
 from __future__ import annotations
 

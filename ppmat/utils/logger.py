@@ -134,15 +134,10 @@ def scalar(
     wandb_writer: Any = None,
     tensorboard_writer: Any = None,
 ) -> None:
-    """Send scalars to viewers of training curves (rank 0 only).
+    """Send ``<tag>_<name>`` of a dict to viewers of training curves (rank 0 only).
 
-    Args:
-        tag: Prefix of each name, before an underscore.
-        metric_dict: Value by name.
-        step: Position on the horizontal axis.
-        visualdl_writer: ``visualdl.LogWriter`` or None.
-        wandb_writer: A WandB run or None.
-        tensorboard_writer: ``tensorboardX.SummaryWriter`` or None.
+    The writers are a ``visualdl.LogWriter``, a WandB run and a
+    ``tensorboardX.SummaryWriter``.
     """
     if _rank() != 0:
         return
