@@ -15,9 +15,6 @@
 """One adsorbate-on-slab structure: the record that files and users' structures become.
 
 :class:`OC20Record` is the only form in which the library handles a structure.
-:meth:`OC20Record.from_fields` makes one of a file's fields and checks them,
-:func:`structure_to_record` of ``ase.Atoms`` or a pymatgen ``Structure``,
-:func:`record_from_frames` of the frames of a relaxation.
 """
 
 from __future__ import annotations
@@ -144,9 +141,9 @@ class OC20Record:
         cell = np.reshape(self.cell, (1, 3, 3))
         values = {**vars(self), "cell": cell, "natoms": len(self.pos), "sid": sid}
         return {
-            name: values[name]
-            if dtype is None
-            else np.asarray(values[name]).astype(dtype, copy=False)
+            name: np.asarray(values[name]).astype(dtype, copy=False)
+            if dtype
+            else values[name]
             for name, dtype in _FILE_FIELDS.items()
             if values[name] is not None
         }
@@ -170,13 +167,10 @@ class _FieldReader:
         numbers = self.array("atomic_numbers", (natoms,), np.int64, required=True)
         if numbers.min() < 1 or numbers.max() > MAX_ATOMIC_NUMBER:
             bad = numbers[(numbers < 1) | (numbers > MAX_ATOMIC_NUMBER)][0]
-            self.fail(
-                f"atomic_numbers holds {bad}, which is no element "
-                f"(1..{MAX_ATOMIC_NUMBER})"
-            )
+            self.fail(f"atomic_numbers holds {bad}, which is no element (1 to 118)")
         tags = self.array("tags", (natoms,), np.int64)
         fixed = self.array("fixed", (natoms,), np.int64)
-        if fixed is not None and (fixed.min() < 0 or fixed.max() > 1):
+        if fixed is not None and not np.isin(fixed, (0, 1)).all():
             self.fail("fixed holds values other than 0 and 1")
         edge_index = self.array("edge_index", (2, -1), np.int64)
         edges = -1 if edge_index is None else edge_index.shape[1]
@@ -212,9 +206,9 @@ class _FieldReader:
             return None
         try:
             array = np.asarray(value)
-        except ValueError:
-            array = None
-        if array is None or array.dtype.kind not in "biuf":
+        except ValueError:  # a list of lists of different lengths
+            array = np.asarray(None)
+        if array.dtype.kind not in "biuf":
             self.fail(f"{name} is no array of numbers")
         return array
 
@@ -251,25 +245,23 @@ class _FieldReader:
 
     def number(self, *names: str) -> float | None:
         """Return the first of several fields that the record has."""
-        for name in names:
-            array = self.raw(name)
-            if array is not None:
-                if array.size != 1:
-                    self.fail(f"{name} has shape {array.shape}, expected one number")
-                value = float(array.reshape(()))
-                if not np.isfinite(value):
-                    self.fail(f"{name} is {value}")
-                return value
-        return None
+        name = next((n for n in names if self.fields.get(n) is not None), names[0])
+        array = self.raw(name)
+        if array is None:
+            return None
+        if array.size != 1:
+            self.fail(f"{name} has shape {array.shape}, expected one number")
+        value = float(array.reshape(()))
+        if not np.isfinite(value):
+            self.fail(f"{name} is {value}")
+        return value
 
     def sid(self, default: str) -> str:
         value = self.fields.get("sid")
         if isinstance(value, (list, tuple)) and len(value) == 1:
             value = value[0]
-        if value is None:
-            return default
-        if isinstance(value, str):
-            return value
+        if value is None or isinstance(value, str):
+            return default if value is None else value
         array = self.raw("sid")
         if array.size != 1:
             self.fail(f"sid has shape {array.shape}, expected one number or a string")
@@ -280,14 +272,10 @@ class _FieldReader:
 
 
 def check_record(record: OC20Record, closest: float = SMALLEST_DISTANCE) -> None:
-    """Check the tags and the distances of a record; its fields are checked already.
-
-    Args:
-        record: The record.
-        closest: Atoms closer than this [Å] are an error.
+    """Check the tags and distances of a record.
 
     Raises:
-        InputError: A tag is not 0, 1 or 2, or two atoms are too close.
+        InputError: A tag is not 0, 1 or 2, or two atoms are closer than ``closest`` Å.
     """
     from ppmat.datasets.graph_utils.periodic_graph import check_distances
     from ppmat.datasets.graph_utils.periodic_graph import neighbour_pairs
@@ -423,12 +411,8 @@ def _checked_record(fields: dict[str, Any], sid: str, warn: bool) -> OC20Record:
 def fixed_atoms(atoms: ase.Atoms, where: str) -> np.ndarray:
     """Return which atoms the ``FixAtoms`` constraints of ``ase.Atoms`` hold, bool [N].
 
-    Args:
-        atoms: The structure.
-        where: Its name, for the error.
-
     Raises:
-        OC20FormatError: There is a constraint of another kind.
+        OC20FormatError: There is a constraint of another kind; names ``where``.
     """
     fixed = np.zeros(len(atoms), dtype=bool)
     for constraint in atoms.constraints:
@@ -459,10 +443,8 @@ def record_from_frames(
             ``FixAtoms``, or an energy is missing.
     """
     first, last = frames[0], frames[-1]
-    if (first.numbers.tolist(), first.cell.tolist()) != (
-        last.numbers.tolist(),
-        last.cell.tolist(),
-    ):
+    kinds = [(atoms.numbers.tolist(), atoms.cell.tolist()) for atoms in (first, last)]
+    if kinds[0] != kinds[1]:
         raise OC20FormatError(f"{sid}: first and last frame differ in atoms or cell")
     energies = []
     for atoms in (first, last) if energy_key is not None else ():
