@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """Array types that decide how the collator batches a field of a sample."""
 
 import numpy as np

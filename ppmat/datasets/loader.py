@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """A loader with a reproducible order of random draws and workers that ignore signals.
 
 Checked against Paddle 3.3.
@@ -116,7 +115,7 @@ def batches_in_order(
         batch_size: Samples in a batch; the last may hold fewer.
         wanted: Numbers of the batches to load; all when None.
         collate_fn: ``DefaultCollator`` when None.
-        num_workers: Processes that prepare samples; 0 uses this one.
+        num_workers: Worker processes; 0 uses this one.
     """
     indices = range(len(dataset))
     batches = [list(indices[i:][:batch_size]) for i in indices[::batch_size]]
@@ -209,8 +208,7 @@ def _map(batch: Any, function: Callable) -> Any:
 class WorkerInit:
     """Seeds the global random generators of a worker: numpy, Python and Paddle.
 
-    Their states depend on seed, epoch, rank and worker, so all workers draw different
-    numbers. (``persistent_workers`` keep the epoch of their start.)
+    Their states depend on seed, epoch, rank and worker.
     """
 
     def __init__(self, sampler: DistributedBatchSampler, seed: int) -> None:

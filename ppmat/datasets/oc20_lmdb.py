@@ -53,9 +53,6 @@ _BATCH_BYTES = 64 << 20  # records written in one transaction
 _FIRST_MAP = 1 << 24  # bytes, first size of the map of a new file; it grows
 
 
-# Finding files -----------------------------------------------------------------------
-
-
 def lmdb_files(path: Path) -> list[Path]:
     """Return the LMDB files of a path: itself, or those in the folder, by name."""
     if not path.exists():
@@ -117,8 +114,6 @@ def splits_below(root: Path) -> list[Path]:
         if folder.is_dir() and lmdb_files(folder)
     )
 
-
-# Reading -----------------------------------------------------------------------------
 
 # LMDB refuses to open a file twice in a process, so objects share an environment; it
 # closes with its last user. A child process must not use those of its parent: it closes
@@ -283,9 +278,6 @@ class OC20LMDB:
                 "its records '0', '1', ..."
             )
         return count
-
-
-# Writing -----------------------------------------------------------------------------
 
 
 def write_lmdb(

@@ -268,9 +268,6 @@ class _FieldReader:
         return str(int(array.reshape(())))
 
 
-# Checks of what a sample needs -------------------------------------------------------
-
-
 def check_record(record: OC20Record, closest: float = SMALLEST_DISTANCE) -> None:
     """Check the tags and distances of a record.
 
@@ -293,9 +290,6 @@ def check_tags(record: OC20Record) -> None:
             "uses 0 (sub-surface), 1 (surface), 2 (adsorbate). The surface builders "
             "of ASE number layers instead: set the tags again"
         )
-
-
-# Structures of a user and relaxations ------------------------------------------------
 
 
 def structure_to_record(

@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """An exponential average of a model's weights over the training steps."""
 
 from __future__ import annotations

@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """Log of a group of processes: rank 0 logs all lines, the others only errors.
 
 Importing this module does not import Paddle.

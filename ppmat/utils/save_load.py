@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """Weights and checkpoints on disk.
 
 A checkpoint is a set of files with one stem in ``<output_dir>/checkpoints``:
@@ -63,9 +62,6 @@ class CheckpointError(InputError):
     """A checkpoint is incomplete, damaged, of another model, or cannot be written."""
 
 
-# Reading one file ------------------------------------------------------------------
-
-
 def _pair(budget: Budget, items: Any = ()) -> Any:
     # Paddle saves a tensor inside a nested container as tuple((name, array)).
     if type(items) is tuple and tuple(map(type, items)) == (str, np.ndarray):
@@ -99,9 +95,6 @@ def load_file(path: str) -> Any:
         raise CheckpointError(
             f"{path} is damaged, or is not a file of weights: {error}"
         ) from error
-
-
-# Writing a set ---------------------------------------------------------------------
 
 
 def _flush(path: Path) -> None:
@@ -230,9 +223,6 @@ def save_checkpoint(
     write_set(ckpt_dir, prefix, members)
     if print_log:
         logger.message(f"Saved checkpoint {os.path.join(ckpt_dir, prefix)}")
-
-
-# Reading a set ---------------------------------------------------------------------
 
 
 class _Set:
@@ -417,9 +407,6 @@ def load_checkpoint(
             ema_model.__init__(model, ema_model.decay, ema_model.warmup)
     logger.message(f"Loaded checkpoint {path}")
     return states
-
-
-# Pretrained weights ----------------------------------------------------------------
 
 
 def _choose(candidates: list[str], what: str, folder: str) -> str:

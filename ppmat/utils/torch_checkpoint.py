@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """Weights saved by ``torch.save``, as numpy arrays, without torch and Paddle.
 
 Both forms of :mod:`ppmat.utils.torch_container` are read. Nothing in a file is run:

@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """The two file formats of ``torch.save``: where the pickle and the storages are.
 
 The zip archive of PyTorch 1.6 and later holds ``<name>/data.pkl`` and one member
@@ -67,9 +66,6 @@ class ContainerError(Exception):
 
 def _damaged(reason: str) -> ContainerError:
     return ContainerError(f"{reason}. {DAMAGED}")
-
-
-# The object, with tensors that are built later -------------------------------------
 
 
 @dataclass(eq=False, slots=True)
@@ -182,8 +178,6 @@ class StorageIds:
             raise RestrictedPickleError("malformed view of a storage")
         return StoredElements(known, view[1], view[2])
 
-
-# The two containers ----------------------------------------------------------------
 
 Reader = Callable[[StoragePid], np.ndarray]
 

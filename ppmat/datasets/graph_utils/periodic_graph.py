@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """Neighbours and reciprocal vectors of a periodic structure, as plain arrays.
 
 Both branches of the spatial-frequency network read these: edges between atoms closer
