@@ -33,8 +33,7 @@ PathLike = str | os.PathLike
 class BuildImage:
     """Reads an image file, or a list of them, as [1, H, W] floats.
 
-    Grey values are those of the file, whatever its depth: 0..65535 of a 16-bit file
-    stay 0..65535, and fractions and negative values are kept.
+    Grey values are those of the file, whatever its depth.
 
     Args:
         format: ``image_file``: any file ``read_micrograph`` reads.

@@ -90,15 +90,12 @@ def build_dataloader(
 ) -> io.DataLoader | dict[str, io.DataLoader | None] | None:
     """Build the loader of one split.
 
-    The order of ``loader.batch_sampler`` is reproducible, and a pass can start in the
-    middle; see :class:`~ppmat.datasets.batch_sampler.DistributedBatchSampler`.
-
     Args:
         cfg: The block of a split; it is not changed.
         vocab: Passed to the data set as ``vocab`` if given.
         where: YAML path of ``cfg``, for errors.
-        seed: Seed of the sample order, of a random split and of the workers; the same
-            in all processes. ``seed`` in the sampler block has priority for the order.
+        seed: Seed of the sample order, of a random split and of the workers. ``seed``
+            in the sampler block has priority for the order.
         training: In several processes, True gives all the same number of batches;
             False uses every sample exactly once (for evaluation).
 
@@ -161,7 +158,7 @@ def set_build_sample(
     Args:
         sampler_cfg: The block; None means batch size 1 in file order.
         world_size: Number of processes.
-        dataset: The data set.
+        dataset: Anything with a length.
         where: YAML path of the block, for errors.
         seed: Seed of the order unless the block has one.
         even: See :class:`~ppmat.datasets.batch_sampler.DistributedBatchSampler`.

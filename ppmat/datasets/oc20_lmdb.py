@@ -76,7 +76,7 @@ def find_split(root: str | os.PathLike, split: str, subset: str = "all") -> Path
     Args:
         root: Root of the data.
         split: "train", "val_id", ... or any folder name.
-        subset: "10k", "100k" or "all", for a train split with subsets.
+        subset: "10k", "100k" or "all", of the train split.
 
     Raises:
         FileNotFoundError: There is no such split.

@@ -118,9 +118,8 @@ class OC20Record:
     ) -> OC20Record:
         """Make a record from the fields of a file, and check it.
 
-        Several writers are accepted: ``y`` and ``energy`` mean ``y_init``, ``forces``
-        means ``force`` (fairchem 1.x). Missing ``tags`` are 0, missing ``fixed`` is
-        False. ``pbc`` is ignored.
+        ``y`` and ``energy`` mean ``y_init``, ``forces`` means ``force`` (fairchem 1.x).
+        Missing ``tags`` are 0, missing ``fixed`` is False. ``pbc`` is ignored.
 
         Args:
             fields: As returned by :func:`ppmat.datasets.pyg_pickle.loads`.
@@ -425,8 +424,7 @@ def record_from_frames(
     """Make a record from the frames of one relaxation.
 
     Args:
-        frames: The first is the initial structure, the last the relaxed one. A single
-            frame gives a record without relaxed structure.
+        frames: The first is initial, the last relaxed; a single one only initial.
         sid: System id.
         energy_key: Key of ``atoms.info`` with the **adsorption** energy in eV, as OC20
             defines it (slab + adsorbate minus clean slab minus gas-phase reference).

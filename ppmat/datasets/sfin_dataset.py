@@ -373,8 +373,7 @@ def _check_flips(flips: Sequence[str] | None, split: str) -> tuple[str, ...]:
         if flip not in FLIPS:
             raise InputError(
                 f"flips: {flip!r} is not possible, only {', '.join(FLIPS)}. Scan noise "
-                "differs along rows and columns, so images must not be transposed or "
-                "rotated by 90 degrees"
+                "differs along rows and columns: images must not be rotated by 90°"
             )
     if flips and split != "train":
         raise InputError(f"flips are for training, not for the split '{split}'")

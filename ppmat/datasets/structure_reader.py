@@ -128,10 +128,7 @@ def read_inputs(inputs: Sequence[str]) -> tuple[JoinedSequences, list[str]]:
 
     Data sets (LMDB) are opened here and read row by row later. Other structures
     without ``info["sid"]`` receive the file name, with the frame number if the file has
-    several frames.
-
-    Args:
-        inputs: See :func:`find_inputs`.
+    several frames. Inputs are those of :func:`find_inputs`.
 
     Returns:
         The structures, and one line for each file or frame that was left out.
@@ -204,7 +201,8 @@ def _read_frames(item: str) -> Iterator[Atoms | Unreadable]:
     try:
         for atoms in iread(path, index=index, format=_reader(path)):
             if held is not None:
-                yield _named(held, f"{stem}_{number - 1}")
+                held.info.setdefault("sid", f"{stem}_{number - 1}")
+                yield held
             held = atoms
             number += 1
     except Exception as error:  # the readers of ASE raise errors of any class
@@ -217,7 +215,8 @@ def _read_frames(item: str) -> Iterator[Atoms | Unreadable]:
     else:
         fault = None if number else Unreadable(stem, f"{item}: holds no structure")
     if held is not None:
-        yield _named(held, f"{stem}_{number - 1}" if number > 1 else stem)
+        held.info.setdefault("sid", f"{stem}_{number - 1}" if number > 1 else stem)
+        yield held
     if fault is not None:
         yield fault
 
@@ -231,11 +230,6 @@ def _reason(error: Exception) -> str:
         f"the file is damaged or of another format ({os.path.basename(place.filename)}"
         f", line {place.lineno}: {place.line})"
     )
-
-
-def _named(atoms: Atoms, name: str) -> Atoms:
-    atoms.info.setdefault("sid", name)
-    return atoms
 
 
 def _is_database(item: str) -> bool:

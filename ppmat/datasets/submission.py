@@ -153,8 +153,7 @@ def merge_submissions(path: PathLike, parts: Sequence[PathLike]) -> None:
     """Join files of single splits into one submission.
 
     Raises:
-        SubmissionError: A part cannot be used, two parts hold the same split, or parts
-            belong to different tasks.
+        SubmissionError: A part cannot be used, or parts do not fit together.
     """
     arrays: dict[str, np.ndarray] = {}
     for part in parts:

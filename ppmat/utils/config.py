@@ -40,11 +40,7 @@ SECTIONS += ("Predict", "Sample")
 
 
 def find_config(path: PathLike, *folders: PathLike) -> str:
-    """Return the path of a file: as given, else below one of ``folders``.
-
-    Raises:
-        ConfigError: The file is in none of these places.
-    """
+    """Return the path of a file: as given, else below one of ``folders``."""
     for candidate in (Path(path), *(Path(folder) / path for folder in folders)):
         if candidate.is_file():
             return str(candidate)

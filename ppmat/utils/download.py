@@ -112,8 +112,7 @@ def get_path_from_url(
 ) -> str:
     """Download ``url`` into ``root_dir`` and unpack it if it is an archive.
 
-    Several processes may call this at once: one works, the others wait for it. The user
-    may delete an unpacked archive to save space.
+    The user may delete an unpacked archive to save space.
 
     Args:
         url: An http or https address whose path ends with the file name.

@@ -88,15 +88,13 @@ def locked(
 class RunManifest:
     """The JSON file that says what decides the results of a run, and how far it is.
 
-    A run that finds a manifest with its own settings goes on; other settings are an
-    error, so results of two kinds are never mixed.
+    A run that finds a manifest with its own settings goes on; others are an error.
 
     Args:
         path: The JSON file.
         settings: What decides the results, as plain values.
         hint: What the user can do when another run is there, a sentence.
-        replace: Accept a manifest with other settings; the next :meth:`write`
-            replaces it.
+        replace: Accept other settings; the next :meth:`write` replaces them.
 
     Attributes:
         settings: As the file has them, so that both can be compared.
@@ -124,19 +122,13 @@ class RunManifest:
             state = json.loads(self.path.read_text(encoding="utf-8"))
             then = dict(state.pop("settings"))
         except (AttributeError, KeyError, TypeError, ValueError):
-            raise StoredRunError(
-                "is damaged, or another program wrote it",
-                where=str(self.path),
-                hint=hint,
-            ) from None
+            found = "is damaged, or another program wrote it"
+            raise StoredRunError(found, where=str(self.path), hint=hint) from None
         names = sorted({*then, *self.settings})
         other = [n for n in names if then.get(n) != self.settings.get(n)]
         if other and not replace:
-            raise StoredRunError(
-                f"belongs to a run with other {', '.join(other)}",
-                where=str(self.path),
-                hint=hint,
-            )
+            found = f"belongs to a run with other {', '.join(other)}"
+            raise StoredRunError(found, where=str(self.path), hint=hint)
         return state
 
     def write(self, **state: Any) -> None:

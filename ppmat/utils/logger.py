@@ -61,12 +61,10 @@ def init_logger(
     log_file: str | None = None,
     log_level: int | str = logging.INFO,
 ) -> None:
-    """Start the log on standard output and, on rank 0, in a file.
+    """Start the log: lines with ``name`` on standard output.
 
-    Args:
-        name: Name in each line.
-        log_file: Rank 0 appends to this file; missing folders are made.
-        log_level: Threshold on rank 0; the other ranks show only errors.
+    Rank 0 also appends to ``log_file`` and makes its folder. ``log_level`` is for
+    rank 0; the other ranks show only errors.
     """
     global _logger
 

@@ -91,10 +91,11 @@ class Registry(UserDict):
         """Return the class ``name``, or raise an error with the legal names."""
         if isinstance(name, str) and name in self:
             return self[name]
-        raise ConfigError(
-            f"{where}.{CLASS_KEY}: unknown {self.kind} {name!r}. Legal names: "
-            f"{', '.join(sorted(self))}.{nearest(name, self)}"
-        )
+        found = f"{where}.{CLASS_KEY}: unknown {self.kind} {name!r}"
+        raise ConfigError(f"{found}. {self._legal()}{nearest(name, self)}")
+
+    def _legal(self) -> str:
+        return f"Legal names: {', '.join(sorted(self))}."
 
     def build(
         self, cfg: Mapping, where: str, extra_keys: Iterable[str] = (), **runtime: Any
@@ -148,10 +149,7 @@ class Registry(UserDict):
             )
         check_keys(cfg, (CLASS_KEY, PARAMS_KEY, *extra_keys), where)
         if CLASS_KEY not in cfg:
-            raise ConfigError(
-                f"{where}: {CLASS_KEY} is missing. Legal names: "
-                f"{', '.join(sorted(self))}."
-            )
+            raise ConfigError(f"{where}: {CLASS_KEY} is missing. {self._legal()}")
         cls = self.lookup(cfg[CLASS_KEY], where)
         params = cfg.get(PARAMS_KEY)
         params = {} if params is None else params
@@ -194,10 +192,8 @@ def check_call(
         name for name, p in named.items() if p.default is p.empty and name not in params
     ]
     if missing:
-        raise ConfigError(
-            f"{where}: {cls.__name__} needs {', '.join(missing)}, which "
-            f"{'is' if len(missing) == 1 else 'are'} missing"
-        )
+        names = ", ".join(missing)
+        raise ConfigError(f"{where}: {cls.__name__} needs {names}: not given")
     hints = _type_hints(cls)
     for name in params if from_yaml is None else from_yaml:
         if name not in named or name not in hints:

@@ -19,9 +19,8 @@ of plain lists and numbers. Each batch is one file of arrays, ``part_<batch>.npz
 with different settings (weights, data, seed, ...) have different folders, named by a
 hash of the settings; ``run.json`` lists them.
 
-:class:`RowFile` keeps one line for each structure in a CSV file that the user named.
-``<file>.run.json`` beside it lists the settings and how many rows are valid. Other
-settings or inputs are refused.
+:class:`RowFile` keeps one line for each structure in a CSV file that the user named;
+``<file>.run.json`` beside it lists settings and valid rows. Other settings are refused.
 """
 
 from __future__ import annotations

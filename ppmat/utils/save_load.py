@@ -109,10 +109,6 @@ def _folders(ckpt_dir: Path, prefix: str) -> tuple:
     return ckpt_dir / f".{prefix}.tmp", ckpt_dir / f".{prefix}.commit"
 
 
-def _names_of(prefix: str) -> list[str]:
-    return [prefix + ending for ending in (*_SUFFIXES, *_DERIVED)]
-
-
 def _publish(ckpt_dir: Path, prefix: str) -> None:
     """Move the files of a committed set to their names, the manifest last."""
     _, commit = _folders(ckpt_dir, prefix)
@@ -122,7 +118,7 @@ def _publish(ckpt_dir: Path, prefix: str) -> None:
         for name in members:
             if (commit / name).exists():
                 os.replace(commit / name, ckpt_dir / name)
-        for name in _names_of(prefix):
+        for name in (prefix + ending for ending in (*_SUFFIXES, *_DERIVED)):
             if name not in members:
                 (ckpt_dir / name).unlink(missing_ok=True)
         _flush(ckpt_dir)
@@ -375,8 +371,8 @@ def load_checkpoint(
         model: Receives the weights.
         optimizer: Receives its state and the position of its schedule.
         grad_scaler: Receives its state if the checkpoint has one.
-        ema_model: Receives the averaged weights. If the checkpoint has none, the
-            average starts from the weights, with a warning.
+        ema_model: Receives the averaged weights, or starts from the weights with a
+            warning if the checkpoint has none.
 
     Returns:
         The content of ``.pdstates``.

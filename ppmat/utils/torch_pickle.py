@@ -95,17 +95,9 @@ def rebuild_tensor(
     hooks: Any = None,
     metadata: Any = None,
 ) -> np.ndarray:
-    """Copy a tensor out of its storage.
+    """Copy a tensor out of its :class:`Storage`.
 
-    Args:
-        budget: Bytes that may still be built.
-        storage: The :class:`Storage`.
-        offset: First element.
-        size: Shape.
-        stride: Step of each dimension in elements; 0 is accepted.
-        requires_grad: Ignored.
-        hooks: Ignored.
-        metadata: Conjugate or negative views are refused.
+    Offset and stride count elements; ``metadata`` marks a conjugate or negative view.
 
     Returns:
         An owned, writable, contiguous array; float32 for bfloat16.

@@ -57,8 +57,7 @@ def mean_std_scaling(
         target: Name of the label, or a list of that one name.
 
     Raises:
-        ConfigError: Several targets; a record without a finite label; labels that are
-            all equal.
+        ConfigError: Several targets, a label that is missing or not finite, no spread.
     """
     name = single_target(target)
     rows = _read_all(train_loader.dataset, _read_label, name)
