@@ -402,8 +402,8 @@ def _check_reuse(build_graph: PeriodicGraphConverter | None) -> None:
     if build_graph.cutoff > STORED_CUTOFF or limit is None or limit > STORED_NEIGHBORS:
         raise InputError(
             f"reuse_edges: OC20 stores edges up to {STORED_CUTOFF} Å and "
-            f"{STORED_NEIGHBORS} neighbours; build_graph_cfg wants {build_graph.cutoff} "
-            f"Å and {limit or 'all'}. Set reuse_edges to false"
+            f"{STORED_NEIGHBORS} neighbours, build_graph_cfg wants "
+            f"{build_graph.cutoff} Å and {limit or 'all'}; set it to false"
         )
 
 
