@@ -363,7 +363,7 @@ def test_download_is_asked_for(split, tmp_path, monkeypatch):
         ({"build_structure_cfg": {"niggli": True}}, "niggli is on"),
         ({"build_structure_cfg": {"canonical": False}}, "Did you mean 'canocial'"),
         ({"build_graph_cfg": {"__class_name__": "Radius"}}, "'Radius'.*PeriodicGraphC"),
-        ({"build_graph_cfg": {**GRAPH, "x": 1}}, "build_graph_cfg: unknown key 'x'"),
+        ({"build_graph_cfg": {**GRAPH, "x": 1}}, "build_graph_cfg: key is 'x'"),
         (
             {
                 "build_graph_cfg": {
@@ -375,11 +375,11 @@ def test_download_is_asked_for(split, tmp_path, monkeypatch):
         ),
         (
             {"build_graph_cfg": {**GRAPH, "__init_params__": {"cutoff": -1}}},
-            "build_graph_cfg.__init_params__ of .*: cutoff is -1",
+            "build_graph_cfg.__init_params__: cutoff is -1",
         ),
         (
             {"build_graph_cfg": {**GRAPH, "__init_params__": {"cutoff": "5"}}},
-            "build_graph_cfg.__init_params__.cutoff: .* wants float, got str",
+            "build_graph_cfg.__init_params__: ",
         ),
     ],
 )

@@ -34,8 +34,10 @@ Challenges, ACS Catal. 11 (2021) 6059, and the fairchem documentation. CC BY 4.0
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
@@ -59,9 +61,6 @@ from ppmat.utils import logger
 from ppmat.utils.download import get_datasets_path_from_url
 from ppmat.utils.errors import InputError
 from ppmat.utils.errors import check_choice
-from ppmat.utils.registry import ConfigError
-from ppmat.utils.registry import Registry
-from ppmat.utils.registry import check_call
 
 LABELS = ("pos_relaxed", "y_relaxed")
 # Labels as a sample names them, and the field of a record each one comes from.
@@ -73,7 +72,6 @@ _LABEL_FIELDS = {
 STORED_CUTOFF = 6.0  # Å, of the edges in the official files
 STORED_NEIGHBORS = 50  # largest number of edges of an atom in the official files
 
-_GRAPH_CONVERTERS = Registry("graph converter", [PeriodicGraphConverter])
 _STRUCTURE_FORMATS = ("ase_atoms", "array")  # both keep the cell of a record
 _CELL_CHANGES = ("primitive", "niggli", "canocial")
 
@@ -93,8 +91,8 @@ class OC20IS2REDataset(io.Dataset):
         property_names: Labels every record must have, as a sample names them; a record
             without one is bad. None takes the labels of the first record.
         build_structure_cfg: Arguments of ``BuildStructure``; format ``ase_atoms``
-            (default) or ``array``, which give the same arrays. ``primitive``,
-            ``niggli`` and ``canocial`` are off, since the labels are Cartesian.
+            (default) or ``array``. ``primitive``, ``niggli`` and ``canocial`` are off,
+            since the labels are Cartesian.
         build_graph_cfg: Block of the graph converter; None leaves ``graph`` out.
         reuse_edges: Use the edges stored in the file (at most 6 Å and 50 neighbours)
             instead of searching neighbours.
@@ -275,9 +273,8 @@ class OC20IS2REDataset(io.Dataset):
         rows: list[int] = []
         path = self.records.path
         quiet = None if dist.get_rank() == 0 else True
-        for row in tqdm(
-            range(len(self.records)), desc=f"checking {path}", disable=quiet
-        ):
+        rows_of_file = range(len(self.records))
+        for row in tqdm(rows_of_file, desc=f"checking {path}", disable=quiet):
             try:
                 self._read(row, closest=SMALLEST_DISTANCE)
                 rows.append(row)
@@ -365,7 +362,8 @@ def _known_labels(record: OC20Record) -> tuple[str, ...]:
 
 def _structure_builder(cfg: Mapping | None) -> BuildStructure:
     cfg = {"format": "ase_atoms", "niggli": False, "canocial": False, **(cfg or {})}
-    _without_path(check_call, BuildStructure, cfg, "build_structure_cfg")
+    legal = inspect.signature(BuildStructure).parameters
+    _check_names(cfg, legal, "build_structure_cfg")
     check_choice("build_structure_cfg.format", cfg["format"], _STRUCTURE_FORMATS)
     builder = BuildStructure(**cfg)
     _check_cell_is_kept(builder)
@@ -384,15 +382,23 @@ def _check_cell_is_kept(builder: BuildStructure) -> None:
 def _graph_converter(cfg: Mapping | None) -> PeriodicGraphConverter | None:
     if cfg is None:
         return None
-    return _without_path(_GRAPH_CONVERTERS.build, cfg, "build_graph_cfg")
-
-
-def _without_path(check: Callable, *args: Any) -> Any:
-    """Call a check; to its error the registry adds the YAML path of the data set."""
+    where = "build_graph_cfg"
+    _check_names(cfg, ("__class_name__", "__init_params__"), where)
+    name = cfg.get("__class_name__")
+    check_choice(f"{where}.__class_name__", name, ("PeriodicGraphConverter",))
+    params, where = cfg.get("__init_params__") or {}, f"{where}.__init_params__"
+    _check_names(params, inspect.signature(PeriodicGraphConverter).parameters, where)
     try:
-        return check(*args)
-    except ConfigError as error:
-        raise InputError(str(error)) from error
+        return PeriodicGraphConverter(**params)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{where}: {error}") from error
+
+
+def _check_names(cfg: Any, legal: Iterable[str], where: str) -> None:
+    if not isinstance(cfg, Mapping):
+        raise InputError(f"{where}: expected a mapping, got {cfg!r}")
+    for key in cfg:
+        check_choice(f"{where}: key", key, legal)
 
 
 def _check_reuse(build_graph: PeriodicGraphConverter | None) -> None:

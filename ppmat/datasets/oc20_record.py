@@ -61,9 +61,7 @@ _FILE_FIELDS = {
 
 @dataclasses.dataclass(eq=False, repr=False)
 class OC20Record:
-    """One adsorbate-on-slab structure, initial and (when known) relaxed.
-
-    ``N`` is the number of atoms, ``E`` the number of edges.
+    """One adsorbate-on-slab structure of N atoms and E edges, initial and relaxed.
 
     Attributes:
         sid: System id.
@@ -315,9 +313,8 @@ def structure_to_record(
         warn: Report missing tags and fixed atoms in the log.
 
     Raises:
-        InputError: No cell, NaN, unknown elements, tags other than 0, 1 and 2, two
-            atoms at one place, a constraint other than ``FixAtoms``, partial
-            occupation.
+        InputError: No cell, NaN, unknown elements or tags, two atoms at one place, a
+            constraint other than ``FixAtoms``, partial occupation.
         TypeError: Another kind of object.
 
     Example:

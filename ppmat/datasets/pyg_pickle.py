@@ -68,8 +68,7 @@ def loads(data: bytes, where: str = "") -> dict[str, Any]:
 
     Returns:
         Field name to numpy array (owned, writable, contiguous), number, string, or
-        plain container of these. Fields that are None and names that start with an
-        underscore are left out.
+        plain container of these, without None and names that start with ``_``.
 
     Raises:
         OC20FormatError: The record is truncated, inconsistent or not a ``Data``.

@@ -423,10 +423,8 @@ def load_torch_weights(
 ) -> dict[str, np.ndarray]:
     """Read a PyTorch file with the names and layouts of a Paddle model.
 
-    Args:
-        model: Shows which weights belong to linear layers; it is not changed.
-        path: The file.
-        key: Entry of the file; see :func:`ppmat.utils.torch_checkpoint.load`.
+    ``model`` shows which weights belong to linear layers. For ``path`` and ``key`` see
+    :func:`ppmat.utils.torch_checkpoint.load`.
 
     Raises:
         CheckpointError: The file cannot be read or holds no weights.
