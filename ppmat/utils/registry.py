@@ -192,8 +192,8 @@ def check_call(
         name for name, p in named.items() if p.default is p.empty and name not in params
     ]
     if missing:
-        names = ", ".join(missing)
-        raise ConfigError(f"{where}: {cls.__name__} needs {names}: not given")
+        names = ", ".join(missing) + f", which {'are' if missing[1:] else 'is'}"
+        raise ConfigError(f"{where}: {cls.__name__} needs {names} missing")
     hints = _type_hints(cls)
     for name in params if from_yaml is None else from_yaml:
         if name not in named or name not in hints:
