@@ -68,7 +68,7 @@ class Toy(io.Dataset):
 
 @pytest.fixture(autouse=True)
 def toy_is_legal(monkeypatch):
-    monkeypatch.setitem(ppmat.datasets.DATASETS._table, "Toy", Toy)
+    monkeypatch.setitem(ppmat.datasets.DATASETS, "Toy", Toy)
 
 
 def block(sampler=True, loader=None, **params):

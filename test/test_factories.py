@@ -75,7 +75,7 @@ class TinyModel(paddle.nn.Layer):
 
 @pytest.fixture
 def tiny(monkeypatch):
-    monkeypatch.setattr(MODELS, "_table", dict(MODELS._table))
+    monkeypatch.setattr(MODELS, "data", dict(MODELS))
     MODELS.register(TinyModel)
 
 

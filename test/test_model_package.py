@@ -41,7 +41,7 @@ class TinyModel(paddle.nn.Layer):
 
 @pytest.fixture
 def registered(monkeypatch):
-    monkeypatch.setattr(models.MODELS, "_table", dict(models.MODELS._table))
+    monkeypatch.setattr(models.MODELS, "data", dict(models.MODELS))
     models.MODELS.register(TinyModel)
 
 

@@ -376,7 +376,7 @@ def test_wrong_arguments(root):
     for params, reason in [
         ({"split": "valid"}, "split is 'valid'; wanted one of train, val, test"),
         ({"target_subdir": "clean"}, "target_subdir is 'clean'; wanted one of gt_"),
-        ({"crop_size": 0}, "crop_size is 0; wanted a positive number"),
+        ({"crop_size": 0}, "crop_size is 0; wanted at least 1, or"),
         ({"crop_size": [4, 4, 4]}, "crop_size is .4, 4, 4.; wanted"),
         ({"split": "val", "flips": ["up_down"]}, "flips are for training"),
         ({"build_image_cfg": {"mode": "RGB"}}, "mode is 'RGB'; wanted one of L"),

@@ -411,7 +411,7 @@ def test_whole_list_metric_of_upstream_still_works(scored, monkeypatch):
         def __call__(self, results):
             return {"count": len(results)}
 
-    monkeypatch.setattr(METRICS, "_table", dict(METRICS._table))
+    monkeypatch.setattr(METRICS, "data", dict(METRICS))
     METRICS.register(CountMetric)
     sampler.sample_config["metrics"] = {"__class_name__": "CountMetric"}
     assert sampler.compute_metric() == {"count": 5.0}

@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """Data sets, readers of files, and the factory of loaders.
 
 Names are imported at first use, so that modules without Paddle (``oc20_lmdb``) do not

@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """Batch samplers whose order is a function of seed and epoch, in one or many processes.
 
 They replace Paddle's samplers of the same names in YAML files. Paddle's
@@ -36,11 +35,11 @@ from ppmat.utils.registry import ConfigError
 class DistributedBatchSampler(io.BatchSampler):
     """Distributes the batches of an epoch over the processes of a run.
 
-    The samples of an epoch are put in order and cut into global batches of
-    ``batch_size * num_replicas``. Each process gets its slice of ``batch_size``, so all
-    processes together see in step t what one process with the global batch size would
-    see. A last, incomplete global batch is distributed as evenly as possible: the sizes
-    differ by at most one sample. If it holds fewer samples than there are processes,
+    The samples of an epoch are cut into global batches of ``batch_size *
+    num_replicas``, of which each process gets its slice. All processes together see in
+    step t what one process with the global batch size would see. A last, incomplete
+    global batch is distributed as evenly as possible. If it holds fewer samples than
+    there are processes,
 
     - with ``even=True`` (training: all processes must take the same number of steps)
       the first samples of the epoch are repeated, at most ``num_replicas - 1`` of
@@ -48,8 +47,7 @@ class DistributedBatchSampler(io.BatchSampler):
     - with ``even=False`` (evaluation) some processes have one batch less, and each
       sample is used exactly once.
 
-    ``len()`` is the number of batches of this process in a whole epoch. Without
-    ``set_epoch`` every pass has the same order.
+    ``len()`` is the number of batches of this process in a whole epoch.
 
     Example:
         >>> sampler = DistributedBatchSampler(range(7), 2, num_replicas=1, rank=0)
@@ -146,9 +144,7 @@ class DistributedBatchSampler(io.BatchSampler):
 
     def _has_rest(self, rest: int) -> bool:
         """Return whether this process has samples of an incomplete global batch."""
-        if self.drop_last or rest == 0:
-            return False
-        return self.even or self.local_rank < rest
+        return not self.drop_last and rest > 0 and (self.even or self.local_rank < rest)
 
     def __len__(self) -> int:
         whole, rest = divmod(len(self.dataset), self.batch_size * self.nranks)
@@ -156,15 +152,7 @@ class DistributedBatchSampler(io.BatchSampler):
 
 
 class BatchSampler(DistributedBatchSampler):
-    """:class:`DistributedBatchSampler` of a single process, with Paddle's arguments.
-
-    Args:
-        dataset: Anything with a length.
-        shuffle: Use a new random order in every epoch.
-        batch_size: Samples per batch.
-        drop_last: Leave out the last batch if it is incomplete.
-        seed: Seed of the order.
-    """
+    """:class:`DistributedBatchSampler` of a single process, with Paddle's arguments."""
 
     def __init__(
         self,
@@ -174,12 +162,4 @@ class BatchSampler(DistributedBatchSampler):
         drop_last: bool = False,
         seed: int = 0,
     ) -> None:
-        super().__init__(
-            dataset,
-            batch_size,
-            num_replicas=1,
-            rank=0,
-            shuffle=shuffle,
-            drop_last=drop_last,
-            seed=seed,
-        )
+        super().__init__(dataset, batch_size, 1, 0, shuffle, drop_last, seed=seed)

@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """Microscope images from files, as one-channel arrays."""
 
 from __future__ import annotations
@@ -34,8 +33,7 @@ PathLike = str | os.PathLike
 class BuildImage:
     """Reads an image file, or a list of them, as [1, H, W] floats.
 
-    Grey values are those of the file, whatever its depth: 0..65535 of a 16-bit file
-    stay 0..65535, and fractions and negative values are kept.
+    Grey values are those of the file, whatever its depth.
 
     Args:
         format: ``image_file``: any file ``read_micrograph`` reads.
@@ -45,9 +43,6 @@ class BuildImage:
         dtype: ``float32`` or ``float64``. Integers up to 16 bits are exact in both.
         num_cpus: Threads for a list; None or 1 uses the current one. Decoding releases
             Python's global lock.
-
-    Raises:
-        InputError: An argument with another value.
     """
 
     def __init__(
@@ -78,8 +73,7 @@ class BuildImage:
             ImageFormatError: The file holds no image, a stack, or colours.
         """
         _check(format, mode, dtype)
-        image = image_from(read_micrograph(image_data))
-        return np.array(image[None], dtype=dtype)
+        return np.array(image_from(read_micrograph(image_data))[None], dtype=dtype)
 
     def __call__(
         self, images_data: PathLike | Sequence[PathLike]

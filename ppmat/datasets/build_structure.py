@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """Crystal structures from CIF text and files, arrays, dictionaries, ASE atoms, records.
 
 Every description of a structure becomes a pymatgen ``Structure`` here.
@@ -39,9 +38,10 @@ from ppmat.utils.registry import ConfigError
 
 
 def _from_array(data: Mapping) -> Structure:
+    found = ", ".join(map(str, data))
     for key in ("frac_coords", "atom_types"):
         if key not in data:
-            raise KeyError(f"'{key}' is missing; found {', '.join(map(str, data))}")
+            raise KeyError(f"'{key}' is missing; found {found}")
     if "lattice" in data:
         lattice = Lattice(np.asarray(data["lattice"], dtype=float).reshape(3, 3))
     elif "lengths" in data and "angles" in data:
@@ -49,10 +49,8 @@ def _from_array(data: Mapping) -> Structure:
         angles = np.asarray(data["angles"], dtype=float).reshape(3)
         lattice = Lattice.from_parameters(*lengths, *angles)
     else:
-        raise KeyError(
-            "the cell is missing: give 'lattice' or 'lengths' and 'angles'; found "
-            f"{', '.join(map(str, data))}"
-        )
+        need = "'lattice' or 'lengths' and 'angles'"
+        raise KeyError(f"the cell is missing: give {need}; found {found}")
     coords = np.asarray(data["frac_coords"], dtype=float)
     return Structure(lattice, list(data["atom_types"]), coords)
 
@@ -152,10 +150,8 @@ class BuildStructure:
     ) -> Structure:
         """Return the structure of one description; arguments as in the class."""
         _check_format(format)
-        if isinstance(crystal_data, OC20Record):
-            crystal = _from_record(crystal_data)
-        else:
-            crystal = _READERS[format](crystal_data)
+        known = isinstance(crystal_data, OC20Record)
+        crystal = (_from_record if known else _READERS[format])(crystal_data)
         if primitive:
             crystal = crystal.get_primitive_structure()
         if niggli:

@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """The collator: makes one batch of a list of samples."""
 
 from __future__ import annotations
@@ -49,7 +48,8 @@ class DefaultCollator:
     ========================================  =======================================
 
     :class:`CollateError` names the field and the samples if only some samples have a
-    field, if a field has two kinds, or if arrays do not fit. Nothing is dropped.
+    field, if a field has two kinds, or if arrays do not fit. Nothing is dropped. A
+    field of another type is a TypeError.
 
     Example:
         >>> samples = [{"x": ConcatData(np.ones(n)), "n": n} for n in (2, 3)]
@@ -59,12 +59,7 @@ class DefaultCollator:
     """
 
     def __call__(self, batch: list[Any]) -> Any:
-        """Return the batch of a list of samples.
-
-        Raises:
-            CollateError: The samples do not fit together.
-            TypeError: A field of a type that cannot be batched.
-        """
+        """Return the batch of a list of samples; errors as in the class."""
         return self._collate(batch, "", _sample_names(batch))
 
     def _collate(self, values: list[Any], path: str, names: list[str]) -> Any:
@@ -138,23 +133,21 @@ def _join(values: list, kind: type, path: str, names: list[str]) -> Any:
     """Stack arrays, or join them on axis 0."""
     arrays = [v.data for v in values] if kind is ConcatData else values
     joined = kind in (ConcatData, ConcatNumpyWarper)
+    hint = "wrap arrays of unequal length in ConcatData to join them"
+    if joined:
+        hint = "only the first axis of a ConcatData may differ"
     shapes = [tuple(a.shape) for a in arrays]
     for shape, name in zip(shapes, names):
         same = shape[1:] == shapes[0][1:] if joined else shape == shapes[0]
         if not same or (joined and not shape):
-            hint = (
-                "only the first axis of a ConcatData may differ"
-                if joined
-                else "wrap arrays of unequal length in ConcatData to join them"
-            )
             raise CollateError(
                 f"field '{path}' has shape {shapes[0]} in {names[0]} but {shape} in "
                 f"{name}; {hint}"
             )
     if kind is paddle.Tensor:
-        return paddle.stack(arrays, axis=0)
+        return paddle.stack(arrays)
     arrays = [np.asarray(a) for a in arrays]
-    return np.concatenate(arrays, axis=0) if joined else np.stack(arrays, axis=0)
+    return np.concatenate(arrays) if joined else np.stack(arrays)
 
 
 def _sample_names(batch: list[Any]) -> list[str]:

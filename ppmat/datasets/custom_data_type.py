@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """Array types that decide how the collator batches a field of a sample."""
 
 import numpy as np
@@ -27,11 +26,6 @@ class ConcatData:
 
     def __init__(self, data: np.ndarray) -> None:
         self.data = data
-
-    @staticmethod
-    def batch(data_list: list) -> np.ndarray:
-        """Return the wrapped arrays of a list of :class:`ConcatData` as one array."""
-        return np.concatenate([item.data for item in data_list], axis=0)
 
     def __repr__(self) -> str:
         return f"ConcatData({self.data!r})"

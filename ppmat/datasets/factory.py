@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """Builds the loader of a ``Dataset.<split>`` block of a configuration.
 
 .. code-block:: yaml
@@ -71,18 +70,8 @@ SAMPLERS = Registry("batch sampler", [BatchSampler, DistributedBatchSampler])
 
 _SPLITS = ("train", "val", "test")
 # Arguments that build_dataloader sets itself, or that a batch sampler replaces.
-_RESERVED = {
-    "self",
-    "dataset",
-    "feed_list",
-    "places",
-    "return_list",
-    "batch_sampler",
-    "batch_size",
-    "shuffle",
-    "drop_last",
-    "worker_init_fn",
-}
+_RESERVED = {"self", "dataset", "feed_list", "places", "return_list", "batch_sampler"}
+_RESERVED |= {"batch_size", "shuffle", "drop_last", "worker_init_fn"}
 _LOADER_DEFAULTS = {
     name: parameter.default
     for name, parameter in inspect.signature(io.DataLoader.__init__).parameters.items()
@@ -101,15 +90,12 @@ def build_dataloader(
 ) -> io.DataLoader | dict[str, io.DataLoader | None] | None:
     """Build the loader of one split.
 
-    The order of ``loader.batch_sampler`` is reproducible, and a pass can start in the
-    middle; see :class:`~ppmat.datasets.batch_sampler.DistributedBatchSampler`.
-
     Args:
         cfg: The block of a split; it is not changed.
         vocab: Passed to the data set as ``vocab`` if given.
         where: YAML path of ``cfg``, for errors.
-        seed: Seed of the sample order, of a random split and of the workers; the same
-            in all processes. ``seed`` in the sampler block has priority for the order.
+        seed: Seed of the sample order, of a random split and of the workers. ``seed``
+            in the sampler block has priority for the order.
         training: In several processes, True gives all the same number of batches;
             False uses every sample exactly once (for evaluation).
 
@@ -133,10 +119,21 @@ def build_dataloader(
     def loader(part: io.Dataset, key: str, even: bool) -> io.DataLoader | None:
         if len(part) == 0:
             return None
-        path = f"{where}.{key}"
-        return _build_loader(
-            part, options, cfg.get(key), where=path, seed=seed, even=even
+        sampler = set_build_sample(
+            cfg.get(key),
+            dist.get_world_size(),
+            part,
+            where=f"{where}.{key}",
+            seed=seed,
+            even=even,
         )
+        if len(sampler) == 0 and sampler.drop_last:
+            raise ConfigError(
+                f"{where}.{key}: drop_last leaves no batch: {len(part)} samples, "
+                f"batch_size {sampler.batch_size} in {sampler.nranks} processes"
+            )
+        start = WorkerInit(sampler, seed)
+        return Loader(part, batch_sampler=sampler, worker_init_fn=start, **options)
 
     if not ratios:
         return loader(dataset, "sampler", training)
@@ -161,13 +158,10 @@ def set_build_sample(
     Args:
         sampler_cfg: The block; None means batch size 1 in file order.
         world_size: Number of processes.
-        dataset: The data set.
+        dataset: Anything with a length.
         where: YAML path of the block, for errors.
         seed: Seed of the order unless the block has one.
         even: See :class:`~ppmat.datasets.batch_sampler.DistributedBatchSampler`.
-
-    Raises:
-        ConfigError: The block is wrong.
     """
     if sampler_cfg is None:
         sampler_cfg = {CLASS_KEY: "BatchSampler", PARAMS_KEY: {"batch_size": 1}}
@@ -175,10 +169,7 @@ def set_build_sample(
     cls, params = SAMPLERS.parse(sampler_cfg, where)
     params = {"seed": seed, **params}
     if cls is BatchSampler and world_size > 1:
-        logger.message(
-            f"{where}: DistributedBatchSampler replaces BatchSampler in {world_size} "
-            "processes"
-        )
+        logger.message(f"{where}: DistributedBatchSampler in {world_size} processes")
         cls = DistributedBatchSampler
     if cls is DistributedBatchSampler:
         params = {"even": even, **params}
@@ -209,11 +200,8 @@ def _loader_options(cfg: Any, where: str) -> dict[str, Any]:
     for name, value in options.items():
         wanted = type(_LOADER_DEFAULTS[name])
         if wanted in (bool, int) and not fits(value, wanted):
-            raise ConfigError(
-                f"{type(value).__name__} {value!r}",
-                where=f"{where}.{name}",
-                wanted=wanted.__name__,
-            )
+            found = f"{where}.{name}: {type(value).__name__} {value!r}"
+            raise ConfigError(found, wanted=wanted.__name__)
         lowest = {"prefetch_factor": 1, "reader_buffer_size": 1}.get(name, 0)
         if wanted is int and value < lowest:
             raise ConfigError(f"{where}.{name} is {value}", wanted=f"at least {lowest}")
@@ -228,32 +216,6 @@ def _loader_options(cfg: Any, where: str) -> dict[str, Any]:
         raise ConfigError(f"{where}.collate_params: expected a mapping, got {params!r}")
     check_call(COLLATORS[name], params, f"{where}.collate_params")
     return {**options, "collate_fn": COLLATORS[name](**params)}
-
-
-def _build_loader(
-    dataset: io.Dataset,
-    options: dict[str, Any],
-    sampler_cfg: Mapping | None,
-    *,
-    where: str,
-    seed: int,
-    even: bool,
-) -> io.DataLoader:
-    world_size = dist.get_world_size()
-    sampler = set_build_sample(
-        sampler_cfg, world_size, dataset, where=where, seed=seed, even=even
-    )
-    if len(sampler) == 0 and sampler.drop_last:
-        raise ConfigError(
-            f"{where}: drop_last leaves no batch: {len(dataset)} samples, batch_size "
-            f"{sampler.batch_size} in {sampler.nranks} processes"
-        )
-    return Loader(
-        dataset=dataset,
-        batch_sampler=sampler,
-        worker_init_fn=WorkerInit(sampler, seed),
-        **options,
-    )
 
 
 def _split(
@@ -272,10 +234,7 @@ def _split(
     sizes = [int(len(dataset) * ratio + 1e-6) for ratio in parts.values()]
     last = max(i for i, ratio in enumerate(parts.values()) if ratio > 0)
     sizes[last] += len(dataset) - sum(sizes)
-    order = np.random.RandomState(seed).permutation(len(dataset)).tolist()
+    order = np.random.RandomState(seed).permutation(len(dataset))
     logger.info(f"{where}: {', '.join(f'{n} {s}' for n, s in zip(_SPLITS, sizes))}")
-    ends = np.cumsum(sizes).tolist()
-    return {
-        name: io.Subset(dataset, order[end - size : end])
-        for name, size, end in zip(_SPLITS, sizes, ends)
-    }
+    pieces = np.split(order, np.cumsum(sizes)[:-1])
+    return {n: io.Subset(dataset, p.tolist()) for n, p in zip(_SPLITS, pieces)}

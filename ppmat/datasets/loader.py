@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """A loader with a reproducible order of random draws and workers that ignore signals.
 
 Checked against Paddle 3.3.
@@ -29,6 +28,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,7 @@ import paddle
 from paddle import io
 
 from ppmat.datasets.batch_sampler import DistributedBatchSampler
+from ppmat.datasets.collate_fn import DefaultCollator
 
 _SIGNALS = {signal.SIGINT, signal.SIGTERM}
 _PARENT_CHECK = 1.0  # seconds between two checks that the parent process runs
@@ -98,6 +99,32 @@ class Loader(io.DataLoader):
             if isinstance(batch, list) and isinstance(batch[0], _Failure):
                 batch[0].reraise()
             yield _map(batch, _from_empty)
+
+
+def batches_in_order(
+    dataset: io.Dataset,
+    batch_size: int,
+    wanted: Sequence[int] | None = None,
+    collate_fn: Callable | None = None,
+    num_workers: int = 0,
+) -> Loader:
+    """Return a loader of ``dataset`` in its own order.
+
+    Args:
+        dataset: The samples.
+        batch_size: Samples in a batch; the last may hold fewer.
+        wanted: Numbers of the batches to load; all when None.
+        collate_fn: ``DefaultCollator`` when None.
+        num_workers: Worker processes; 0 uses this one.
+    """
+    indices = range(len(dataset))
+    batches = [list(indices[i:][:batch_size]) for i in indices[::batch_size]]
+    return Loader(
+        dataset,
+        batch_sampler=batches if wanted is None else [batches[i] for i in wanted],
+        collate_fn=collate_fn or DefaultCollator(),
+        num_workers=num_workers,
+    )
 
 
 def _to_tensor(field: Any) -> Any:
@@ -181,8 +208,7 @@ def _map(batch: Any, function: Callable) -> Any:
 class WorkerInit:
     """Seeds the global random generators of a worker: numpy, Python and Paddle.
 
-    Their states depend on seed, epoch, rank and worker, so all workers draw different
-    numbers. (``persistent_workers`` keep the epoch of their start.)
+    Their states depend on seed, epoch, rank and worker.
     """
 
     def __init__(self, sampler: DistributedBatchSampler, seed: int) -> None:

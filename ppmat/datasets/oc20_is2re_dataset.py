@@ -37,7 +37,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable
-from collections.abc import Collection
+from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
@@ -72,7 +72,6 @@ _LABEL_FIELDS = {
 STORED_CUTOFF = 6.0  # Å, of the edges in the official files
 STORED_NEIGHBORS = 50  # largest number of edges of an atom in the official files
 
-_GRAPH_CONVERTERS = {"PeriodicGraphConverter": PeriodicGraphConverter}
 _STRUCTURE_FORMATS = ("ase_atoms", "array")  # both keep the cell of a record
 _CELL_CHANGES = ("primitive", "niggli", "canocial")
 
@@ -80,8 +79,7 @@ _CELL_CHANGES = ("primitive", "niggli", "canocial")
 class OC20IS2REDataset(io.Dataset):
     """One split of OC20 IS2RE as samples, read row by row from its LMDB file.
 
-    Nothing is cached. The loader's workers decode and check a row and make its graph
-    when the sample is requested, so memory does not grow with the number of rows.
+    Nothing is cached: the workers decode a row and make its graph when it is requested.
 
     Args:
         path: Root of the OC20 files, the folder of the split, or an LMDB file; see
@@ -93,24 +91,22 @@ class OC20IS2REDataset(io.Dataset):
         property_names: Labels every record must have, as a sample names them; a record
             without one is bad. None takes the labels of the first record.
         build_structure_cfg: Arguments of ``BuildStructure``; format ``ase_atoms``
-            (default) or ``array``, which give the same arrays. ``primitive``,
-            ``niggli`` and ``canocial`` are off, since the labels are Cartesian.
+            (default) or ``array``. ``primitive``, ``niggli`` and ``canocial`` are off,
+            since the labels are Cartesian.
         build_graph_cfg: Block of the graph converter; None leaves ``graph`` out.
         reuse_edges: Use the edges stored in the file (at most 6 Å and 50 neighbours)
             instead of searching neighbours.
         on_error: ``raise`` stops at a bad record when it is read. ``skip`` reads the
-            whole file once at the start (about 0.5 ms a record), leaves the bad
-            records out of the data set and lists them in the log, so that ``len`` and
-            the batches are exact.
+            whole file at the start (about 0.5 ms a record), leaves the bad records
+            out and lists them in the log, so that ``len`` is exact.
         max_samples: Use only the first (good) records.
         download: Fetch the official archive (8.1 GB, 97 GB unpacked) if ``path``
             does not exist.
         transforms: Applied to each sample; in YAML a list of blocks.
 
     Attributes:
-        labels: Fields of the record that become labels: those of ``pos_relaxed`` and
-            ``y_relaxed`` that the first (good) record has. A later record without one
-            is bad.
+        labels: Those of ``pos_relaxed`` and ``y_relaxed`` that the first (good) record
+            has. A later record without one is bad.
         skipped: One line for each record left out.
 
     Raises:
@@ -203,12 +199,10 @@ class OC20IS2REDataset(io.Dataset):
 
         Args:
             idx: Index of the sample.
-            name: As a sample names it: ``y_relaxed`` [1], ``cart_coords_relaxed`` or
-                ``displacement`` [N, 3].
+            name: ``y_relaxed`` [1], ``cart_coords_relaxed`` or ``displacement`` [N, 3].
 
         Raises:
             OC20FormatError: The record is bad or has no such label.
-            InputError: There is no label of that name.
         """
         check_choice("label", name, _LABEL_FIELDS)
         row = self._row(idx)
@@ -250,9 +244,7 @@ class OC20IS2REDataset(io.Dataset):
     def _read(self, row: int, closest: float | None = None) -> OC20Record:
         """Return a record that has all a sample needs, or raise ``OC20FormatError``.
 
-        Args:
-            row: Row of the file.
-            closest: Check also that no atoms are closer than this [Å].
+        With ``closest``, no atoms may be closer than this [Å].
         """
         record = self.records[row]
         try:
@@ -278,30 +270,26 @@ class OC20IS2REDataset(io.Dataset):
         return record
 
     def _good_rows(self, max_samples: int | None) -> np.ndarray:
-        rows = []
-        total = len(self.records)
-        for row in tqdm(
-            range(total),
-            desc=f"checking {self.records.path}",
-            disable=None if dist.get_rank() == 0 else True,
-        ):
+        rows: list[int] = []
+        path = self.records.path
+        quiet = None if dist.get_rank() == 0 else True
+        rows_of_file = range(len(self.records))
+        for row in tqdm(rows_of_file, desc=f"checking {path}", disable=quiet):
             try:
                 self._read(row, closest=SMALLEST_DISTANCE)
+                rows.append(row)
             except OC20FormatError as error:
                 self.skipped.append(str(error))
-            else:
-                rows.append(row)
-                if len(rows) == max_samples:
-                    break
+            if len(rows) == max_samples:
+                break
         if not rows:
             raise OC20FormatError(
-                f"{self.records.path}: none of its {total} records can be used; the "
+                f"{path}: none of its {len(self.records)} records can be used; the "
                 f"first: {self.skipped[0]}"
             )
         if self.skipped:
             logger.warning(
-                f"{self.records.path}: {len(self.skipped)} of {row + 1} records are "
-                "bad and left out:"
+                f"{path}: {len(self.skipped)} of {row + 1} records are bad, left out:"
             )
             for line in self.skipped:
                 logger.warning(f"  {line}")
@@ -326,8 +314,7 @@ def record_to_sample(
         reuse_edges: Make the graph of the record's own edges.
         labels: Which of ``pos_relaxed``, ``y_relaxed`` become labels; None takes those
             the record has.
-        closest: Atoms closer than this [Å] are an error. The search for the graph
-            finds them, so neighbours are searched once.
+        closest: Atoms closer than this [Å] are an error.
 
     Raises:
         InputError: ``build_structure`` would change the cell, or two atoms are closer
@@ -352,13 +339,12 @@ def record_to_sample(
         }
     }
     if build_graph is not None and not reuse_edges:
-        sample["graph"] = build_graph(structure, closest)
+        sample["graph"] = build_graph(structure, closest)  # one search does both
     elif closest > 0:
         check_record(record, closest)
     if reuse_edges:
-        sample["graph"] = build_graph.from_edges(
-            structure, record.edge_index, record.cell_offsets
-        )
+        edges = record.edge_index, record.cell_offsets
+        sample["graph"] = build_graph.from_edges(structure, *edges)
     if labels is None:
         labels = _known_labels(record)
     if "pos_relaxed" in labels:
@@ -376,9 +362,8 @@ def _known_labels(record: OC20Record) -> tuple[str, ...]:
 
 def _structure_builder(cfg: Mapping | None) -> BuildStructure:
     cfg = {"format": "ase_atoms", "niggli": False, "canocial": False, **(cfg or {})}
-    _check_names(
-        cfg, inspect.signature(BuildStructure).parameters, "build_structure_cfg"
-    )
+    legal = inspect.signature(BuildStructure).parameters
+    _check_names(cfg, legal, "build_structure_cfg")
     check_choice("build_structure_cfg.format", cfg["format"], _STRUCTURE_FORMATS)
     builder = BuildStructure(**cfg)
     _check_cell_is_kept(builder)
@@ -400,17 +385,16 @@ def _graph_converter(cfg: Mapping | None) -> PeriodicGraphConverter | None:
     where = "build_graph_cfg"
     _check_names(cfg, ("__class_name__", "__init_params__"), where)
     name = cfg.get("__class_name__")
-    check_choice(f"{where}.__class_name__", name, _GRAPH_CONVERTERS)
-    converter, where = _GRAPH_CONVERTERS[name], f"{where}.__init_params__"
-    params = cfg.get("__init_params__") or {}
-    _check_names(params, inspect.signature(converter).parameters, where)
+    check_choice(f"{where}.__class_name__", name, ("PeriodicGraphConverter",))
+    params, where = cfg.get("__init_params__") or {}, f"{where}.__init_params__"
+    _check_names(params, inspect.signature(PeriodicGraphConverter).parameters, where)
     try:
-        return converter(**params)
+        return PeriodicGraphConverter(**params)
     except (TypeError, ValueError) as error:
         raise InputError(f"{where}: {error}") from error
 
 
-def _check_names(cfg: Any, legal: Collection[str], where: str) -> None:
+def _check_names(cfg: Any, legal: Iterable[str], where: str) -> None:
     if not isinstance(cfg, Mapping):
         raise InputError(f"{where}: expected a mapping, got {cfg!r}")
     for key in cfg:
@@ -424,7 +408,27 @@ def _check_reuse(build_graph: PeriodicGraphConverter | None) -> None:
     if build_graph.cutoff > STORED_CUTOFF or limit is None or limit > STORED_NEIGHBORS:
         raise InputError(
             f"reuse_edges: OC20 stores edges up to {STORED_CUTOFF} Å and "
-            f"{STORED_NEIGHBORS} neighbours, but build_graph_cfg wants "
-            f"{build_graph.cutoff} Å and {limit or 'all'} neighbours; set reuse_edges "
-            "to false"
+            f"{STORED_NEIGHBORS} neighbours, build_graph_cfg wants "
+            f"{build_graph.cutoff} Å and {limit or 'all'}; set it to false"
         )
+
+
+class StructureDataset(io.Dataset):
+    """Records, read item by item, as samples without labels for a prediction.
+
+    Args:
+        records: A sequence of :class:`OC20Record`.
+        build_graph: Converter from a structure to the graph the model wants.
+    """
+
+    def __init__(self, records: Sequence, build_graph: Callable | None = None) -> None:
+        super().__init__()
+        self.records = records
+        self.build_graph = build_graph
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        record = self.records[index]
+        return record_to_sample(record, build_graph=self.build_graph, labels=())

@@ -14,11 +14,6 @@
 
 """OC20 IS2RE / IS2RS records in LMDB files: reading, checking, writing.
 
-::
-
-    rows = OC20LMDB("is2re/10k/train")
-    rows[0].pos.shape, rows[0].y_relaxed
-
 The format is that of the Open Catalyst Project (fairchem documentation,
 ``core/datasets/oc20.md``). Each split is one file without sub-folder. Its keys are "0",
 "1", ... as text, its values pickled PyTorch Geometric objects, which
@@ -58,11 +53,13 @@ _BATCH_BYTES = 64 << 20  # records written in one transaction
 _FIRST_MAP = 1 << 24  # bytes, first size of the map of a new file; it grows
 
 
-# Finding files -----------------------------------------------------------------------
-
-
 def lmdb_files(path: Path) -> list[Path]:
     """Return the LMDB files of a path: itself, or those in the folder, by name."""
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} does not exist; wanted the root of the OC20 files, the folder of "
+            "a split or an LMDB file"
+        )
     if path.is_file():
         return [path]
     files = [file for file in path.glob("*.lmdb") if file.is_file()]
@@ -73,26 +70,19 @@ def find_split(root: str | os.PathLike, split: str, subset: str = "all") -> Path
     """Return the folder or file that holds one split.
 
     A ``root`` that is a file or holds LMDB files is the split itself. Otherwise the
-    split is ``<split>``, ``<subset>/train`` or ``all/<split>`` below ``root`` or below
-    one of its folders ``is2re``, ``data/is2re`` and
-    ``is2res_train_val_test_lmdbs/data/is2re``. These are the layouts of the official
-    archive and of the official script.
+    split is ``<split>``, ``<subset>/train`` or ``all/<split>`` below ``root``, or below
+    its folder ``is2re`` of the official archive or script.
 
     Args:
         root: Root of the data.
         split: "train", "val_id", ... or any folder name.
-        subset: "10k", "100k" or "all", for a train split with subsets.
+        subset: "10k", "100k" or "all", of the train split.
 
     Raises:
         FileNotFoundError: There is no such split.
         OC20FormatError: ``root`` is itself a split, but another one.
     """
     root = Path(root)
-    if not root.exists():
-        raise FileNotFoundError(
-            f"{root} does not exist; expected the root of the OC20 files, a split "
-            "folder or an LMDB file"
-        )
     if lmdb_files(root):
         name = root.parent.name if root.is_file() else root.name
         if name in SPLITS and name != split:
@@ -125,8 +115,6 @@ def splits_below(root: Path) -> list[Path]:
     )
 
 
-# Reading -----------------------------------------------------------------------------
-
 # LMDB refuses to open a file twice in a process, so objects share an environment; it
 # closes with its last user. A child process must not use those of its parent: it closes
 # its copies and opens its own.
@@ -155,16 +143,10 @@ def _open(path: Path, readahead: bool) -> Any:
     with _LOCK:
         env = _ENVIRONMENTS.get(key)
         if env is None:
+            options = {"readahead": readahead, "meminit": False, "max_readers": 1}
+            options |= {"subdir": False, "readonly": True, "lock": False}
             try:
-                env = lmdb.open(
-                    str(path),
-                    subdir=False,
-                    readonly=True,
-                    lock=False,
-                    readahead=readahead,
-                    meminit=False,
-                    max_readers=1,
-                )
+                env = lmdb.open(str(path), **options)
             except lmdb.Error as err:
                 raise OC20FormatError(
                     f"{path}: cannot be opened as an LMDB file "
@@ -177,18 +159,17 @@ def _open(path: Path, readahead: bool) -> Any:
 class OC20LMDB:
     """The rows of one split, as a sequence of :class:`OC20Record` in index order.
 
-    Files are opened at first use in each process. So forked and spawned workers can use
-    an object, and any number of objects may read the same file. Opening reads no rows.
-    A row without ``sid`` gets its row number as id, or "<file>_<row>" in a folder of
-    several files.
+    Files are opened at first use in each process, so forked and spawned workers can use
+    an object. A row without ``sid`` gets its row number as id, or "<file>_<row>" in a
+    folder of several files.
 
     Args:
-        path: An LMDB file, a folder of them (rows follow in the order of the file
-            names), or with ``split`` the root of the data, see :func:`find_split`.
-        split: Name of the split below ``path``.
-        subset: "10k", "100k" or "all", see :func:`find_split`.
-        readahead: Let the system read ahead. This is good for one pass in order, bad
-            for random access to a file larger than memory.
+        path: An LMDB file, a folder of them (in the order of their names), or with
+            ``split`` the root of the data.
+        split: See :func:`find_split`.
+        subset: See :func:`find_split`.
+        readahead: Let the system read ahead: good for one pass in order, bad for
+            random access to a file larger than memory.
 
     Raises:
         FileNotFoundError: There is no such file or folder.
@@ -203,10 +184,6 @@ class OC20LMDB:
         readahead: bool = False,
     ) -> None:
         self.path = Path(path) if split is None else find_split(path, split, subset)
-        if not self.path.exists():
-            raise FileNotFoundError(
-                f"{self.path} does not exist; expected an LMDB file"
-            )
         self.files = lmdb_files(self.path)
         self.readahead = readahead
         if not self.files:
@@ -282,8 +259,7 @@ class OC20LMDB:
         path = self.files[number]
         count = entries = env.stat()["entries"]
         with env.begin() as txn:
-            stored = txn.get(b"length")
-            first = txn.get(b"0")
+            stored, first = txn.get(b"length"), txn.get(b"0")
         if stored is not None:
             try:
                 count = restricted_pickle.loads(stored, {})
@@ -304,18 +280,13 @@ class OC20LMDB:
         return count
 
 
-# Writing -----------------------------------------------------------------------------
-
-
 def write_lmdb(
     path: str | os.PathLike,
     records: Iterable[OC20Record],
     generation: str = "old",
     overwrite: bool = False,
 ) -> int:
-    """Write records to one LMDB file in the official format.
-
-    The file appears under its name only when it is complete.
+    """Write records to one LMDB file in the official format, complete or not at all.
 
     Args:
         path: The file; its folder is made if needed.
@@ -335,12 +306,11 @@ def write_lmdb(
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists; choose another name or overwrite it")
     path.parent.mkdir(parents=True, exist_ok=True)
+    options = {"subdir": False, "lock": False, "map_size": _FIRST_MAP}
     try:
         with replacing(path) as temporary:
             temporary.unlink(missing_ok=True)  # LMDB would add to an older file
-            with lmdb.open(
-                str(temporary), subdir=False, lock=False, map_size=_FIRST_MAP
-            ) as env:
+            with lmdb.open(str(temporary), **options) as env:
                 count = _write_batches(env, path, records, generation)
                 env.sync(True)
     except lmdb.Error as err:
@@ -350,21 +320,19 @@ def write_lmdb(
 
 def _write_batches(env: Any, path: Path, records: Iterable, generation: str) -> int:
     batch: dict[bytes, bytes] = {}
-    count = size = 0
-    for record in records:
+    size, count = 0, -1
+    for count, record in enumerate(records):
         fields = record.to_fields()
         OC20Record.from_fields(fields, f"{path} key '{count}' (sid {record.sid})")
-        data = pyg_pickle.dumps(fields, generation)
-        batch[str(count).encode("ascii")] = data
+        batch[b"%d" % count] = data = pyg_pickle.dumps(fields, generation)
         size += len(data)
-        count += 1
         if size >= _BATCH_BYTES:
             _put(env, batch, size)
             batch, size = {}, 0
     _put(env, batch, size)
-    if count == 0:
+    if count < 0:
         raise OC20FormatError(f"{path}: no records to write")
-    return count
+    return count + 1
 
 
 def _put(env: Any, batch: dict[bytes, bytes], size: int) -> None:

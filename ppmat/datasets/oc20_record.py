@@ -15,9 +15,6 @@
 """One adsorbate-on-slab structure: the record that files and users' structures become.
 
 :class:`OC20Record` is the only form in which the library handles a structure.
-:meth:`OC20Record.from_fields` makes one of a file's fields and checks them,
-:func:`structure_to_record` of ``ase.Atoms`` or a pymatgen ``Structure``,
-:func:`record_from_frames` of the frames of a relaxation.
 """
 
 from __future__ import annotations
@@ -64,9 +61,7 @@ _FILE_FIELDS = {
 
 @dataclasses.dataclass(eq=False, repr=False)
 class OC20Record:
-    """One adsorbate-on-slab structure, initial and (when known) relaxed.
-
-    ``N`` is the number of atoms, ``E`` the number of edges.
+    """One adsorbate-on-slab structure of N atoms and E edges, initial and relaxed.
 
     Attributes:
         sid: System id.
@@ -121,9 +116,8 @@ class OC20Record:
     ) -> OC20Record:
         """Make a record from the fields of a file, and check it.
 
-        Several writers are accepted: ``y`` and ``energy`` mean ``y_init``, ``forces``
-        means ``force`` (fairchem 1.x). Missing ``tags`` are 0, missing ``fixed`` is
-        False. ``pbc`` is ignored.
+        ``y`` and ``energy`` mean ``y_init``, ``forces`` means ``force`` (fairchem 1.x).
+        Missing ``tags`` are 0, missing ``fixed`` is False. ``pbc`` is ignored.
 
         Args:
             fields: As returned by :func:`ppmat.datasets.pyg_pickle.loads`.
@@ -144,9 +138,9 @@ class OC20Record:
         cell = np.reshape(self.cell, (1, 3, 3))
         values = {**vars(self), "cell": cell, "natoms": len(self.pos), "sid": sid}
         return {
-            name: values[name]
-            if dtype is None
-            else np.asarray(values[name]).astype(dtype, copy=False)
+            name: np.asarray(values[name]).astype(dtype, copy=False)
+            if dtype
+            else values[name]
             for name, dtype in _FILE_FIELDS.items()
             if values[name] is not None
         }
@@ -170,13 +164,10 @@ class _FieldReader:
         numbers = self.array("atomic_numbers", (natoms,), np.int64, required=True)
         if numbers.min() < 1 or numbers.max() > MAX_ATOMIC_NUMBER:
             bad = numbers[(numbers < 1) | (numbers > MAX_ATOMIC_NUMBER)][0]
-            self.fail(
-                f"atomic_numbers holds {bad}, which is no element "
-                f"(1..{MAX_ATOMIC_NUMBER})"
-            )
+            self.fail(f"atomic_numbers holds {bad}, which is no element (1 to 118)")
         tags = self.array("tags", (natoms,), np.int64)
         fixed = self.array("fixed", (natoms,), np.int64)
-        if fixed is not None and (fixed.min() < 0 or fixed.max() > 1):
+        if fixed is not None and not np.isin(fixed, (0, 1)).all():
             self.fail("fixed holds values other than 0 and 1")
         edge_index = self.array("edge_index", (2, -1), np.int64)
         edges = -1 if edge_index is None else edge_index.shape[1]
@@ -212,9 +203,9 @@ class _FieldReader:
             return None
         try:
             array = np.asarray(value)
-        except ValueError:
-            array = None
-        if array is None or array.dtype.kind not in "biuf":
+        except ValueError:  # a list of lists of different lengths
+            array = np.asarray(None)
+        if array.dtype.kind not in "biuf":
             self.fail(f"{name} is no array of numbers")
         return array
 
@@ -251,43 +242,34 @@ class _FieldReader:
 
     def number(self, *names: str) -> float | None:
         """Return the first of several fields that the record has."""
-        for name in names:
-            array = self.raw(name)
-            if array is not None:
-                if array.size != 1:
-                    self.fail(f"{name} has shape {array.shape}, expected one number")
-                value = float(array.reshape(()))
-                if not np.isfinite(value):
-                    self.fail(f"{name} is {value}")
-                return value
-        return None
+        name = next((n for n in names if self.fields.get(n) is not None), names[0])
+        array = self.raw(name)
+        if array is None:
+            return None
+        if array.size != 1:
+            self.fail(f"{name} has shape {array.shape}, expected one number")
+        value = float(array.reshape(()))
+        if not np.isfinite(value):
+            self.fail(f"{name} is {value}")
+        return value
 
     def sid(self, default: str) -> str:
         value = self.fields.get("sid")
         if isinstance(value, (list, tuple)) and len(value) == 1:
             value = value[0]
-        if value is None:
-            return default
-        if isinstance(value, str):
-            return value
+        if value is None or isinstance(value, str):
+            return default if value is None else value
         array = self.raw("sid")
         if array.size != 1:
             self.fail(f"sid has shape {array.shape}, expected one number or a string")
         return str(int(array.reshape(())))
 
 
-# Checks of what a sample needs -------------------------------------------------------
-
-
 def check_record(record: OC20Record, closest: float = SMALLEST_DISTANCE) -> None:
-    """Check the tags and the distances of a record; its fields are checked already.
-
-    Args:
-        record: The record.
-        closest: Atoms closer than this [Å] are an error.
+    """Check the tags and distances of a record.
 
     Raises:
-        InputError: A tag is not 0, 1 or 2, or two atoms are too close.
+        InputError: A tag is not 0, 1 or 2, or two atoms are closer than ``closest`` Å.
     """
     from ppmat.datasets.graph_utils.periodic_graph import check_distances
     from ppmat.datasets.graph_utils.periodic_graph import neighbour_pairs
@@ -305,9 +287,6 @@ def check_tags(record: OC20Record) -> None:
             "uses 0 (sub-surface), 1 (surface), 2 (adsorbate). The surface builders "
             "of ASE number layers instead: set the tags again"
         )
-
-
-# Structures of a user and relaxations ------------------------------------------------
 
 
 def structure_to_record(
@@ -334,9 +313,8 @@ def structure_to_record(
         warn: Report missing tags and fixed atoms in the log.
 
     Raises:
-        InputError: No cell, NaN, unknown elements, tags other than 0, 1 and 2, two
-            atoms at one place, a constraint other than ``FixAtoms``, partial
-            occupation.
+        InputError: No cell, NaN, unknown elements or tags, two atoms at one place, a
+            constraint other than ``FixAtoms``, partial occupation.
         TypeError: Another kind of object.
 
     Example:
@@ -423,12 +401,8 @@ def _checked_record(fields: dict[str, Any], sid: str, warn: bool) -> OC20Record:
 def fixed_atoms(atoms: ase.Atoms, where: str) -> np.ndarray:
     """Return which atoms the ``FixAtoms`` constraints of ``ase.Atoms`` hold, bool [N].
 
-    Args:
-        atoms: The structure.
-        where: Its name, for the error.
-
     Raises:
-        OC20FormatError: There is a constraint of another kind.
+        OC20FormatError: There is a constraint of another kind; names ``where``.
     """
     fixed = np.zeros(len(atoms), dtype=bool)
     for constraint in atoms.constraints:
@@ -447,8 +421,7 @@ def record_from_frames(
     """Make a record from the frames of one relaxation.
 
     Args:
-        frames: The first is the initial structure, the last the relaxed one. A single
-            frame gives a record without relaxed structure.
+        frames: The first is initial, the last relaxed; a single one only initial.
         sid: System id.
         energy_key: Key of ``atoms.info`` with the **adsorption** energy in eV, as OC20
             defines it (slab + adsorbate minus clean slab minus gas-phase reference).
@@ -459,10 +432,8 @@ def record_from_frames(
             ``FixAtoms``, or an energy is missing.
     """
     first, last = frames[0], frames[-1]
-    if (first.numbers.tolist(), first.cell.tolist()) != (
-        last.numbers.tolist(),
-        last.cell.tolist(),
-    ):
+    kinds = [(atoms.numbers.tolist(), atoms.cell.tolist()) for atoms in (first, last)]
+    if kinds[0] != kinds[1]:
         raise OC20FormatError(f"{sid}: first and last frame differ in atoms or cell")
     energies = []
     for atoms in (first, last) if energy_key is not None else ():

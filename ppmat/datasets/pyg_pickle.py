@@ -22,6 +22,7 @@ reading runs no code of a record. torch and PyG can read the records written her
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Mapping
 from typing import Any
@@ -40,20 +41,17 @@ from ppmat.utils.torch_pickle import STORAGE_CODES
 from ppmat.utils.torch_pickle import TORCH_TABLE
 
 GENERATIONS = ("old", "new")
-_DATA = "torch_geometric.data.data.Data"
+_MODULE = "torch_geometric.data.data"
+_DATA = f"{_MODULE}.Data"
 _STORAGE = "torch_geometric.data.storage.GlobalStorage"
 _MAX_NESTING = 8
 
 PYG_TABLE: dict[tuple[str, str], Any] = {
     **TORCH_TABLE,
-    ("torch_geometric.data.data", "Data"): Global(_DATA, inert=True),
+    (_MODULE, "Data"): Global(_DATA, inert=True),
     ("torch_geometric.data.storage", "GlobalStorage"): Global(_STORAGE, inert=True),
-    ("torch_geometric.data.data", "DataEdgeAttr"): Global(
-        "torch_geometric.data.data.DataEdgeAttr"
-    ),
-    ("torch_geometric.data.data", "DataTensorAttr"): Global(
-        "torch_geometric.data.data.DataTensorAttr"
-    ),
+    (_MODULE, "DataEdgeAttr"): Global(f"{_MODULE}.DataEdgeAttr"),
+    (_MODULE, "DataTensorAttr"): Global(f"{_MODULE}.DataTensorAttr"),
 }
 
 
@@ -70,8 +68,7 @@ def loads(data: bytes, where: str = "") -> dict[str, Any]:
 
     Returns:
         Field name to numpy array (owned, writable, contiguous), number, string, or
-        plain container of these. Fields that are None and names that start with an
-        underscore are left out.
+        plain container of these, without None and names that start with ``_``.
 
     Raises:
         OC20FormatError: The record is truncated, inconsistent or not a ``Data``.
@@ -127,8 +124,6 @@ def _check_plain(name: str, value: Any, budget: Budget, depth: int) -> None:
     )
 
 
-# Writing -----------------------------------------------------------------------------
-
 _TORCH_NAMES = {
     np.dtype(code).str.lstrip("<|"): name for name, code in STORAGE_CODES.items()
 }
@@ -157,7 +152,7 @@ def dumps(fields: Mapping[str, Any], generation: str = "old") -> bytes:
     """
     check_choice("generation", generation, GENERATIONS)
     body = {str(name): _value(name, value) for name, value in fields.items()}
-    data_class = _global("torch_geometric.data.data", "Data")
+    data_class = _global(_MODULE, "Data")
     if generation == "old":
         ordered = {name: body.pop(name, b"N") for name in _OLD_UNSET}
         state = _dict({**ordered, **body})
@@ -165,14 +160,12 @@ def dumps(fields: Mapping[str, Any], generation: str = "old") -> bytes:
     store = _global("torch_geometric.data.storage", "GlobalStorage") + b")\x81"
     # The Data object is memo entry 0, and the storage's parent refers to it.
     store += _dict({"_mapping": _dict(body), "_parent": b"h\x00"}) + b"b"
-    state = _dict(
-        {
-            "_edge_attr_cls": _global("torch_geometric.data.data", "DataEdgeAttr"),
-            "_tensor_attr_cls": _global("torch_geometric.data.data", "DataTensorAttr"),
-            "_store": store,
-        }
-    )
-    return b"\x80\x04" + data_class + b")\x81\x94" + state + b"b."
+    state = {
+        "_edge_attr_cls": _global(_MODULE, "DataEdgeAttr"),
+        "_tensor_attr_cls": _global(_MODULE, "DataTensorAttr"),
+        "_store": store,
+    }
+    return b"\x80\x04" + data_class + b")\x81\x94" + _dict(state) + b"b."
 
 
 def _text(text: str) -> bytes:
@@ -204,10 +197,8 @@ def _dict(items: Mapping[str, bytes]) -> bytes:
 def _value(name: str, value: Any) -> bytes:
     if isinstance(value, np.generic):
         value = value.item()
-    if value is None:
-        return b"N"
-    if isinstance(value, bool):
-        return b"\x88" if value else b"\x89"
+    if value is None or isinstance(value, bool):
+        return {None: b"N", True: b"\x88", False: b"\x89"}[value]
     if isinstance(value, int):
         return _integer(value)
     if isinstance(value, float):
@@ -231,23 +222,15 @@ def _tensor(name: str, array: np.ndarray) -> bytes:
         )
     raw = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
     stream = _storage_stream(_TORCH_NAMES[code], array.size, raw)
-    strides = [1] * array.ndim
-    for i in range(array.ndim - 1, 0, -1):
-        strides[i - 1] = strides[i] * max(array.shape[i], 1)
+    sizes = [max(size, 1) for size in array.shape]
+    strides = tuple(math.prod(sizes[i + 1 :]) for i in range(array.ndim))
     return b"".join(
         (
-            _global("torch._utils", "_rebuild_tensor_v2"),
-            b"(",
+            _global("torch._utils", "_rebuild_tensor_v2") + b"(",
             _global("torch.storage", "_load_from_bytes"),
-            b"B" + struct.pack("<I", len(stream)),
-            stream,
-            b"\x85R",
-            b"K\x00",
-            _integers(array.shape),
-            _integers(tuple(strides)),
-            b"\x89",
-            _global("collections", "OrderedDict") + b")R",
-            b"tR",
+            b"B" + struct.pack("<I", len(stream)) + stream + b"\x85R",
+            b"K\x00" + _integers(array.shape) + _integers(strides) + b"\x89",
+            _global("collections", "OrderedDict") + b")R" + b"tR",
         )
     )
 
@@ -257,12 +240,5 @@ def _storage_stream(storage_name: str, numel: int, raw: bytes) -> bytes:
     key = _text("0")
     pid = b"(" + _text("storage") + f"ctorch\n{storage_name}\n".encode() + key
     pid += _text("cpu") + _integer(numel) + b"NtQ"
-    return b"".join(
-        (
-            LEGACY_HEAD,
-            b"\x80\x02" + pid + b".",
-            b"\x80\x02](" + key + b"e.",
-            struct.pack("<q", numel),
-            raw,
-        )
-    )
+    pickles = b"\x80\x02" + pid + b"." + b"\x80\x02](" + key + b"e."
+    return LEGACY_HEAD + pickles + struct.pack("<q", numel) + raw

@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """Pairs of noisy and clean STEM images, the data of the SFIN paper.
 
 Folders::
@@ -71,11 +70,9 @@ class SFINDataset(io.Dataset):
 
     ``train`` and ``val`` share the folder ``train``: ``val`` is a fixed random part of
     it, and ``train`` is the rest. If the root has a folder ``val``, the split ``val``
-    is that folder, and ``train`` is the whole folder ``train``. ``test`` is the folder
-    ``test`` only. (PaddleMaterials 0.3.0 uses the test images as ``val`` too, so its
-    best epoch is chosen by the test score.)
-
-    The loader's workers decode an image when it is needed; nothing is cached.
+    is that folder, and ``train`` is the whole folder ``train``. (PaddleMaterials 0.3.0
+    uses the test images as ``val``, so its best epoch is chosen by the test score.)
+    Images are decoded when they are needed; nothing is cached.
 
     Args:
         path: The root folder.
@@ -157,7 +154,9 @@ class SFINDataset(io.Dataset):
         self.split = split
         self.target_subdir = target_subdir
         self.flips = _check_flips(flips, split)
-        self.crop_size = _check_crop(crop_size)
+        self.crop_size = (
+            None if crop_size is None else check_size("crop_size", crop_size, 1)
+        )
         self.seed = seed
         self.same_size = same_size
         self.transforms = transforms
@@ -201,9 +200,10 @@ class SFINDataset(io.Dataset):
             raise IndexError(f"sample {idx} of {len(self)}")
         images = self._read(idx)
         self._check_size(idx, images["noisy"].shape)
-        window = self._window(idx, images["noisy"].shape)
+        crop, flip = self._window(idx, images["noisy"].shape)
         sample: dict[str, Any] = {
-            kind: np.ascontiguousarray(image[window]) for kind, image in images.items()
+            kind: np.ascontiguousarray(image[crop][flip])
+            for kind, image in images.items()
         }
         sample["name"] = os.path.basename(self.samples[idx]["noisy"])
         sample["id"] = idx
@@ -221,10 +221,8 @@ class SFINDataset(io.Dataset):
         if os.path.isdir(path):
             return path
         name = os.path.basename(os.path.normpath(path))
-        known = {
-            "sfin_haadf": (self.url, self.md5),
-            "sfin_bf": (self.bf_url, self.bf_md5),
-        }
+        known = {"sfin_haadf": (self.url, self.md5)}
+        known["sfin_bf"] = (self.bf_url, self.bf_md5)
         if name not in known or not download:
             raise FileNotFoundError(
                 f"'{path}' is no folder; wanted the root of the images, with train/ "
@@ -252,11 +250,10 @@ class SFINDataset(io.Dataset):
         paths = self.samples[idx]
         images = {kind: self.build_image(path) for kind, path in paths.items()}
         for kind, image in images.items():
-            if not np.isfinite(image).all():
+            if bad := int((~np.isfinite(image)).sum()):
                 raise ImageFormatError(
-                    f"{paths[kind]}: {int((~np.isfinite(image)).sum())} of "
-                    f"{image.size} pixels are NaN or infinite; repair or remove the "
-                    "image"
+                    f"{paths[kind]}: {bad} of {image.size} pixels are NaN or infinite; "
+                    "repair or remove the image"
                 )
             if image.shape != images["noisy"].shape:
                 raise ImageFormatError(
@@ -281,72 +278,53 @@ class SFINDataset(io.Dataset):
                 f"{_size(self.crop_size)}; choose a smaller crop or remove the image"
             )
 
-    def _window(self, idx: int, shape: tuple[int, ...]) -> tuple[slice, ...]:
-        """Return the slices that crop and flip the images of a sample."""
-        if not self.flips and self.crop_size is None:
-            return (slice(None),) * 3
+    def _window(self, idx: int, shape: tuple[int, ...]) -> tuple[tuple, tuple]:
+        """Return the slices that crop, and then flip, the images of a sample."""
         height, width = self.crop_size or shape[1:]
         rest = (shape[1] - height, shape[2] - width)
-        if self.split != "train":
-            top, left = rest[0] // 2, rest[1] // 2
-            return slice(None), slice(top, top + height), slice(left, left + width)
-        rng = np.random.RandomState(self._entropy(idx))
-        top, left = (int(rng.randint(size + 1)) for size in rest)
-        up_down, left_right = rng.rand(2) < 0.5
-        return (
-            slice(None),
-            _span(top, height, up_down and "up_down" in self.flips),
-            _span(left, width, left_right and "left_right" in self.flips),
-        )
-
-    def _entropy(self, idx: int) -> np.ndarray:
-        if self.epoch is None:
-            return np.random.randint(0, 2**32, 4, dtype=np.uint32)
-        return np.random.SeedSequence([self.seed, self.epoch, idx]).generate_state(4)
-
-
-def _span(start: int, size: int, reverse: bool) -> slice:
-    """Return the slice of ``size`` elements from ``start``, forwards or backwards."""
-    if not reverse:
-        return slice(start, start + size)
-    return slice(start + size - 1, start - 1 if start else None, -1)
+        top, left = rest[0] // 2, rest[1] // 2
+        steps = [1, 1]
+        if self.split == "train" and (self.flips or self.crop_size):
+            if self.epoch is None:
+                state = np.random.randint(0, 2**32, 4, dtype=np.uint32)
+            else:
+                entropy = [self.seed, self.epoch, idx]
+                state = np.random.SeedSequence(entropy).generate_state(4)
+            rng = np.random.RandomState(state)
+            top, left = (int(rng.randint(size + 1)) for size in rest)
+            drawn = zip(("up_down", "left_right"), rng.rand(2) < 0.5)
+            steps = [-1 if flip and name in self.flips else 1 for name, flip in drawn]
+        crop = np.s_[:, top : top + height, left : left + width]
+        return crop, np.s_[:, :: steps[0], :: steps[1]]
 
 
 def _files(folder: str, mode: str) -> dict[Any, str]:
-    """Return the image files of a folder by the key that pairs them.
-
-    Raises:
-        FileNotFoundError: There is no such folder, or no image in it.
-        InputError: A name is no number, or two files have the same one.
-    """
+    """Return the image files of a folder by the key that pairs them."""
     if not os.path.isdir(folder):
         raise FileNotFoundError(
             f"'{folder}' does not exist; wanted root/<split>/noisy and beside it the "
             "targets gt_enhance, gt_detect"
         )
-    names = image_names(folder)
-    if not names:
-        raise FileNotFoundError(
-            f"'{folder}' holds no image ({', '.join(IMAGE_SUFFIXES)})"
-        )
     found: dict[Any, str] = {}
-    for name in names:
-        stem = os.path.splitext(name)[0]
-        key: int | str = stem
+    for name in image_names(folder):
+        path, key = os.path.join(folder, name), os.path.splitext(name)[0]
         if mode == "indexed":
-            if not (stem.isascii() and stem.isdigit()):
+            if not (key.isascii() and key.isdigit()):
                 raise InputError(
-                    f"'{os.path.join(folder, name)}': the name is no whole number like "
-                    "'12.png'; rename it, or pair by equal names with "
-                    "build_samples_cfg: {match_mode: matched}"
+                    f"'{path}': the name is no whole number like '12.png'; rename it, "
+                    "or pair by equal names with build_samples_cfg: "
+                    "{match_mode: matched}"
                 )
-            key = int(stem)
+            key = int(key)
         if key in found:
             raise InputError(
                 f"'{folder}' holds both '{os.path.basename(found[key])}' and '{name}', "
                 f"which are the same image ({key}); remove one"
             )
-        found[key] = os.path.join(folder, name)
+        found[key] = path
+    if not found:
+        legal = ", ".join(IMAGE_SUFFIXES)
+        raise FileNotFoundError(f"'{folder}' holds no image ({legal})")
     return found
 
 
@@ -354,11 +332,10 @@ def _check_pairs(noisy: dict, target: dict, mode: str) -> None:
     alone = [noisy[key] for key in sorted(noisy.keys() - target.keys())]
     alone += [target[key] for key in sorted(target.keys() - noisy.keys())]
     if alone:
-        more = len(alone) - _NAMES_IN_ERROR
         raise InputError(
             f"{len(alone)} images have no partner (match_mode {mode}): "
             + ", ".join(alone[:_NAMES_IN_ERROR])
-            + (f" and {more} more" if more > 0 else "")
+            + (", ..." if len(alone) > _NAMES_IN_ERROR else "")
         )
 
 
@@ -396,22 +373,19 @@ def _check_flips(flips: Sequence[str] | None, split: str) -> tuple[str, ...]:
         if flip not in FLIPS:
             raise InputError(
                 f"flips: {flip!r} is not possible, only {', '.join(FLIPS)}. Scan noise "
-                "differs along rows and columns, so images must not be transposed or "
-                "rotated by 90 degrees"
+                "differs along rows and columns: images must not be rotated by 90°"
             )
     if flips and split != "train":
         raise InputError(f"flips are for training, not for the split '{split}'")
     return flips
 
 
-def _check_crop(crop: int | Sequence[int] | None) -> tuple[int, int] | None:
-    if crop is None:
-        return None
-    sizes = (crop, crop) if isinstance(crop, int) else tuple(crop)
-    if len(sizes) != 2 or not all(isinstance(s, int) and s > 0 for s in sizes):
-        raise InputError(
-            f"crop_size is {crop!r}", wanted="a positive number or [height, width]"
-        )
+def check_size(name: str, size: int | Sequence[int], smallest: int) -> tuple[int, int]:
+    """Return height and width of an image, pixels, given as one number or as both."""
+    sizes = (size, size) if isinstance(size, int) else tuple(size)
+    if len(sizes) != 2 or not all(isinstance(s, int) and s >= smallest for s in sizes):
+        wanted = f"at least {smallest}, or [height, width]"
+        raise InputError(f"{name} is {size!r}", wanted=wanted)
     return sizes
 
 

@@ -36,6 +36,7 @@ from paddle import io
 
 from ppmat.datasets.sfin_dataset import SPLITS
 from ppmat.datasets.sfin_dataset import SFINDataset
+from ppmat.datasets.sfin_dataset import check_size
 from ppmat.stem.images.grey_scaling import robust_scaling
 from ppmat.stem.noise.counting_noise import random_noise
 from ppmat.stem.noise.noise_model import MODES
@@ -53,7 +54,6 @@ class SFINSyntheticDataset(io.Dataset):
     """Random images, each a function of (seed, split, epoch, number) only.
 
     So an image does not depend on the number of workers or processes, or on a resume.
-    The sampler gives each process different numbers, so no image occurs twice.
 
     Args:
         count: Images in an epoch.
@@ -119,7 +119,7 @@ class SFINSyntheticDataset(io.Dataset):
                 f"the split '{split}' could not be compared"
             )
         self.count = count
-        self.shape = _shape(size)
+        self.shape = check_size("size", size, 8)
         self.split = split
         self.mode = mode
         self.endless = endless
@@ -145,9 +145,9 @@ class SFINSyntheticDataset(io.Dataset):
         rng = np.random.default_rng(
             [self.seed, SPLITS.index(self.split), MODES.index(self.mode), epoch, idx]
         )
-        images = self._draw(rng)
         sample: dict[str, Any] = {
-            kind: image[None].astype(np.float32) for kind, image in images.items()
+            kind: image[None].astype(np.float32)
+            for kind, image in self._draw(rng).items()
         }
         sample["name"] = f"{self.split}_{epoch}_{idx}"
         sample["id"] = idx
@@ -178,32 +178,20 @@ def _read_noise_models(noise: str | Sequence[str], mode: str) -> list[NoiseModel
     if noise == _ANY:
         return []
     paths = [noise] if isinstance(noise, (str, Path)) else list(noise)
+    wanted = f"'{_ANY}' or files that spectrum_enhancement/calibrate.py wrote"
     if not paths:
-        raise ValueError(
-            f"noise is an empty list; wanted '{_ANY}' or files that calibrate.py wrote"
-        )
-    models = []
+        raise ValueError(f"noise is an empty list; wanted {wanted}")
     for path in paths:
         if not Path(path).is_file():
-            raise ValueError(
-                f"noise: '{path}' is no file; wanted '{_ANY}' or the path of a noise "
-                "model, which spectrum_enhancement/calibrate.py writes"
-            )
-        model = NoiseModel.load(path)
+            raise ValueError(f"noise: '{path}' is no file; wanted {wanted}")
+    models = [NoiseModel.load(path) for path in paths]
+    for path, model in zip(paths, models):
         if model.mode != mode:
             raise ValueError(
                 f"noise: '{path}' was calibrated on {model.mode} images, but mode is "
                 f"'{mode}'"
             )
-        models.append(model)
     return models
-
-
-def _shape(size: int | Sequence[int]) -> tuple[int, int]:
-    shape = (size, size) if isinstance(size, int) else tuple(size)
-    if len(shape) != 2 or not all(isinstance(s, int) and s >= 8 for s in shape):
-        raise ValueError(f"size is {size!r}, wanted at least 8, or [height, width]")
-    return shape
 
 
 def _pair(name: str, values: Sequence[float]) -> tuple[float, float]:

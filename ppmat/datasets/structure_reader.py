@@ -66,9 +66,6 @@ class StructuresWithRecords(list):
 class JoinedSequences(Sequence):
     """Several sequences as one; items are read on access.
 
-    Args:
-        pieces: The sequences.
-
     Example:
         >>> JoinedSequences(["ab", "c"])[2]
         'c'
@@ -96,8 +93,7 @@ def find_inputs(inputs: Sequence[str]) -> list[str]:
     all readable files in it are returned. A folder with ``*.lmdb`` is one data set.
 
     Raises:
-        ConfigError: The list is empty, a file is missing or of an unknown format, or a
-            folder or pattern has no readable file.
+        ConfigError: There is none, or one is missing or of an unknown format.
     """
     if not inputs:
         raise ConfigError("no input structure is given; wanted files or folders")
@@ -106,26 +102,24 @@ def find_inputs(inputs: Sequence[str]) -> list[str]:
         path = _split_index(item)[0]
         if os.path.isdir(path):
             names = sorted(os.listdir(path))
-            if any(name.endswith(".lmdb") for name in names):
-                found.append(path)
-                continue
             files = [os.path.join(path, name) for name in names if _reader(name)]
+            if any(name.endswith(".lmdb") for name in names):
+                files = [path]
             if not files:
                 raise ConfigError(
                     f"folder {path} holds no file that can be read ({_LEGAL})"
                 )
-            found.extend(files)
+            found += files
         elif os.path.isfile(path):
             if not _reader(path):
                 raise ConfigError(f"{path}: unknown format. Legal: {_LEGAL}")
             found.append(item)
-        elif glob.has_magic(path):
-            matches = sorted(glob.glob(path))
-            if not matches:
-                raise ConfigError(f"no file matches the pattern {path}")
-            found.extend(find_inputs(matches))
-        else:
+        elif not glob.has_magic(path):
             raise ConfigError(f"input file or folder not found: {path}")
+        elif matches := sorted(glob.glob(path)):
+            found += find_inputs(matches)
+        else:
+            raise ConfigError(f"no file matches the pattern {path}")
     return found
 
 
@@ -134,10 +128,7 @@ def read_inputs(inputs: Sequence[str]) -> tuple[JoinedSequences, list[str]]:
 
     Data sets (LMDB) are opened here and read row by row later. Other structures
     without ``info["sid"]`` receive the file name, with the frame number if the file has
-    several frames.
-
-    Args:
-        inputs: See :func:`find_inputs`.
+    several frames. Inputs are those of :func:`find_inputs`.
 
     Returns:
         The structures, and one line for each file or frame that was left out.
@@ -167,36 +158,19 @@ def read_inputs(inputs: Sequence[str]) -> tuple[JoinedSequences, list[str]]:
         pieces.append(good)
     structures = JoinedSequences(pieces)
     if not len(structures):
-        raise ConfigError(
-            "no input structure can be used"
-            + "".join(f"\n  {fault}" for fault in faults)
-        )
+        raise ConfigError("\n  ".join(["no input structure can be used", *faults]))
     return structures, faults
 
 
 class Unreadable(NamedTuple):
-    """Replaces a structure, or a whole file, that cannot be read.
-
-    Attributes:
-        sid: Its id if known: the name of the file, or its path and key.
-        reason: Description of the error, with the path.
-    """
+    """Replaces a structure or file that cannot be read: its id (or path), and why."""
 
     sid: str
     reason: str
 
 
-def iter_structures(
-    inputs: Sequence[str],
-) -> Iterator[Atoms | OC20Record | Unreadable]:
-    """Yield structures one by one; ids as in :func:`read_inputs`.
-
-    Args:
-        inputs: See :func:`find_inputs`.
-
-    Raises:
-        ConfigError: See :func:`find_inputs`.
-    """
+def iter_structures(inputs: Sequence[str]) -> Iterator[Atoms | OC20Record | Unreadable]:
+    """Yield structures one by one; inputs and ids as in :func:`read_inputs`."""
     for item in find_inputs(inputs):
         if not _is_database(item):
             yield from _read_frames(item)
@@ -221,17 +195,17 @@ def iter_rows(rows: Sequence) -> Iterator[OC20Record | Unreadable]:
 def _read_frames(item: str) -> Iterator[Atoms | Unreadable]:
     """Yield the frames of a file, one at a time."""
     path, index = _split_index(item)
-    stem = Path(path).stem if Path(path).suffix else Path(path).name
+    stem = Path(path).stem
     held: Atoms | None = None  # its name depends on whether another frame follows
     number = 0
     try:
         for atoms in iread(path, index=index, format=_reader(path)):
             if held is not None:
-                yield _named(held, f"{stem}_{number - 1}")
+                held.info.setdefault("sid", f"{stem}_{number - 1}")
+                yield held
             held = atoms
             number += 1
-    # The readers of ASE raise errors of any class.
-    except Exception as error:
+    except Exception as error:  # the readers of ASE raise errors of any class
         after = f" after {number} frames" if number else ""
         fault = Unreadable(
             stem,
@@ -241,7 +215,8 @@ def _read_frames(item: str) -> Iterator[Atoms | Unreadable]:
     else:
         fault = None if number else Unreadable(stem, f"{item}: holds no structure")
     if held is not None:
-        yield _named(held, f"{stem}_{number - 1}" if number > 1 else stem)
+        held.info.setdefault("sid", f"{stem}_{number - 1}" if number > 1 else stem)
+        yield held
     if fault is not None:
         yield fault
 
@@ -255,11 +230,6 @@ def _reason(error: Exception) -> str:
         f"the file is damaged or of another format ({os.path.basename(place.filename)}"
         f", line {place.lineno}: {place.line})"
     )
-
-
-def _named(atoms: Atoms, name: str) -> Atoms:
-    atoms.info.setdefault("sid", name)
-    return atoms
 
 
 def _is_database(item: str) -> bool:
@@ -284,13 +254,11 @@ def _reader(path: str) -> str | None:
 
 def to_records(structures: Sequence) -> Sequence:
     """Return structures as records; data sets are read on access."""
-    if isinstance(structures, OC20LMDB):
-        return structures
-    if isinstance(structures, StructuresWithRecords):
-        return structures.records
     if isinstance(structures, JoinedSequences):
         return JoinedSequences([to_records(piece) for piece in structures.pieces])
-    return as_records(structures)
+    if isinstance(structures, StructuresWithRecords):
+        return structures.records
+    return structures if isinstance(structures, OC20LMDB) else as_records(structures)
 
 
 def as_records(structures: Sequence) -> list[OC20Record]:
@@ -306,9 +274,7 @@ def as_records(structures: Sequence) -> list[OC20Record]:
             record = structure_to_record(structure)
         except (TypeError, ValueError) as error:
             raise type(error)(f"structure {i}: {error}") from error
-        records.append(
-            record if record.sid else dataclasses.replace(record, sid=str(i))
-        )
+        records.append(dataclasses.replace(record, sid=record.sid or str(i)))
     return records
 
 
@@ -317,10 +283,9 @@ def fingerprint_records(records: Sequence) -> Any:
     if isinstance(records, JoinedSequences):
         return [fingerprint_records(piece) for piece in records.pieces]
     if isinstance(records, OC20LMDB):
-        stats = [os.stat(file) for file in records.files]
         return [
-            [os.path.abspath(file), stat.st_size, stat.st_mtime_ns]
-            for file, stat in zip(records.files, stats, strict=True)
+            [os.path.abspath(file), (stat := os.stat(file)).st_size, stat.st_mtime_ns]
+            for file in records.files
         ]
     digest = hashlib.sha256()
     for record in records:

@@ -14,18 +14,14 @@
 
 """Write and check submission files of the Open Catalyst challenge: arrays in an npz.
 
-For each split (``id``, ``ood_ads``, ``ood_cat``, ``ood_both``) of IS2RE, the adsorption
-energies, two arrays:
+For each split (``id``, ``ood_ads``, ``ood_cat``, ``ood_both``):
 
 - ``<split>_ids``: sid of each structure, text [S];
-- ``<split>_energy``: energies, float [S], eV;
-
-and of IS2RS, the relaxed structures, three:
-
-- ``<split>_ids``: as above;
-- ``<split>_pos``: positions of all atoms, fixed ones included, one structure after
-  the other, float32 [N, 3], Å;
-- ``<split>_chunk_idx``: first row of each structure but the first, int64 [S - 1].
+- ``<split>_energy``, of IS2RE only: adsorption energies, float [S], eV;
+- ``<split>_pos``, of IS2RS only: relaxed positions of all atoms, fixed ones included,
+  one structure after the other, float32 [N, 3], Å;
+- ``<split>_chunk_idx``, of IS2RS only: first row of each structure but the first,
+  int64 [S - 1].
 
 On the command line::
 
@@ -122,8 +118,7 @@ def write_energy_submission(
         splits: For each split its structures as (sid, adsorption energy in eV).
 
     Raises:
-        SubmissionError: An unknown split, an id twice, an energy that is missing or no
-            finite number, or a split without structures.
+        SubmissionError: As :func:`write_submission`, for energies.
     """
     arrays: dict[str, np.ndarray] = {}
     for short, ids, energies in _by_short_name(splits, np.float64):
@@ -142,37 +137,30 @@ def _by_short_name(
         if short in seen:
             raise SubmissionError(f"split '{short}' is given twice")
         seen.add(short)
-        ids: list[str] = []
-        values: list[np.ndarray] = []
-        for sid, value in predictions:
+        pairs = [(str(sid), value) for sid, value in predictions]
+        if not pairs:
+            raise SubmissionError(f"{short}: no structures")
+        for sid, value in pairs:
             if value is None:
                 raise SubmissionError(
-                    f"{short}: sid {sid} has no energy; the challenge wants one for "
-                    "each structure"
+                    f"{short}: sid {sid} has no energy, but needs one"
                 )
-            ids.append(str(sid))
-            values.append(np.asarray(value, dtype))
-        if not ids:
-            raise SubmissionError(f"{short}: no structures")
-        yield short, ids, values
+        ids, values = zip(*pairs)
+        yield short, list(ids), [np.asarray(value, dtype) for value in values]
 
 
 def merge_submissions(path: PathLike, parts: Sequence[PathLike]) -> None:
     """Join files of single splits into one submission.
 
     Raises:
-        SubmissionError: A part cannot be used, two parts hold the same split, or parts
-            belong to different tasks.
+        SubmissionError: A part cannot be used, or parts do not fit together.
     """
     arrays: dict[str, np.ndarray] = {}
     for part in parts:
-        found = read_submission(part)
-        for name, split in found.items():
+        for name, split in read_submission(part).items():
             if f"{name}_ids" in arrays:
-                raise SubmissionError(
-                    f"{part}: split '{name}' is in an earlier file too"
-                )
-            arrays.update({f"{name}_{key}": value for key, value in split.items()})
+                raise SubmissionError(f"{part}: '{name}' is in an earlier file too")
+            arrays |= {f"{name}_{key}": value for key, value in split.items()}
     _save(path, arrays)
 
 
@@ -202,16 +190,15 @@ def check_submission(
 
     Args:
         path: The npz file.
-        data: For each split its records (``sid`` and ``pos``), for instance an
-            ``OC20LMDB``. Splits of the file that are not given are only checked
-            for their form.
+        data: For each split its records, for instance an ``OC20LMDB``. Splits of the
+            file that are not given are only checked for their form.
 
     Returns:
         Number of structures of each split in the file.
 
     Raises:
-        SubmissionError: See :func:`read_submission`; a split is missing; ids are
-            missing or unknown; a structure has another number of atoms.
+        SubmissionError: See :func:`read_submission`; a split or id is missing or
+            unknown; a structure has another number of atoms.
     """
     found = read_submission(path)
     for name, records in data.items():
@@ -242,35 +229,29 @@ def check_submission(
 
 def _check_arrays(arrays: Mapping[str, np.ndarray], where: str) -> str:
     """Check the arrays of a file; returns its task."""
-    legal = {
-        f"{s}_{part}" for s in SPLITS for parts in PARTS.values() for part in parts
-    }
+    legal = [f"{s}_{part}" for s in SPLITS for part in sum(PARTS.values(), ())]
     for name in arrays:
         if name not in legal:
-            raise SubmissionError(
-                f"{where}: unknown array '{name}'.{nearest(name, legal)}"
-            )
+            hint = nearest(name, legal)
+            raise SubmissionError(f"{where}: unknown array '{name}'.{hint}")
     splits = [s for s in SPLITS if any(name.startswith(f"{s}_") for name in arrays)]
     if not splits:
         raise SubmissionError(f"{where}: no arrays of a submission")
     task = "is2re" if any(name.endswith("_energy") for name in arrays) else "is2rs"
-    extra = set(arrays) - {f"{s}_{part}" for s in splits for part in PARTS[task]}
-    if extra:
+    wanted = [f"{split}_{part}" for split in splits for part in PARTS[task]]
+    if extra := set(arrays).difference(wanted):
         raise SubmissionError(
             f"{where}: '{min(extra)}' beside energies; IS2RE and IS2RS go in files of "
             "their own"
         )
-    for split in splits:
-        for part in PARTS[task]:
-            if f"{split}_{part}" not in arrays:
-                raise SubmissionError(f"{where}: array '{split}_{part}' is missing")
+    for name in wanted:
+        if name not in arrays:
+            raise SubmissionError(f"{where}: array '{name}' is missing")
+    check_values = _check_energies if task == "is2re" else _check_positions
     for split in splits:
         ids, *values = (arrays[f"{split}_{part}"] for part in PARTS[task])
         _check_ids(ids, split, where)
-        if task == "is2re":
-            _check_energies(ids, *values, split, where)
-        else:
-            _check_positions(ids, *values, split, where)
+        check_values(ids, *values, split, where)
     return task
 
 
@@ -366,13 +347,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _open_data(items: Sequence[str]) -> dict[str, Any]:
-    data = {}
     for item in items:
-        name, equals, path = item.partition("=")
-        if not equals:
+        if "=" not in item:
             raise SubmissionError(f"'{item}': wanted SPLIT=PATH")
-        data[name] = OC20LMDB(path)
-    return data
+    return {name: OC20LMDB(path) for name, path in (i.split("=", 1) for i in items)}
 
 
 if __name__ == "__main__":

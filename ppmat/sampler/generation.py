@@ -31,7 +31,7 @@ import paddle.distributed as dist
 from paddle import io
 from tqdm import tqdm
 
-from ppmat.datasets.structure_dataset import batches_in_order
+from ppmat.datasets.loader import batches_in_order
 from ppmat.utils import logger
 from ppmat.utils import misc
 from ppmat.utils.registry import ConfigError

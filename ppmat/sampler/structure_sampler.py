@@ -31,8 +31,8 @@ from tqdm import tqdm
 
 from ppmat.datasets import build_dataloader
 from ppmat.datasets.build_structure import BuildStructure
+from ppmat.datasets.oc20_is2re_dataset import StructureDataset
 from ppmat.datasets.oc20_record import OC20Record
-from ppmat.datasets.structure_dataset import StructureDataset
 from ppmat.datasets.structure_reader import fingerprint_records
 from ppmat.datasets.structure_reader import to_records
 from ppmat.datasets.transform import build_post_transforms

@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """Utilities that every other package may import.
 
 Names are loaded at first use, so that a light module such as ``ppmat.utils.registry``

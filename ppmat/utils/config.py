@@ -35,24 +35,12 @@ from ppmat.utils.registry import check_keys
 
 PathLike = str | os.PathLike[str]
 
-SECTIONS = (
-    "Global",
-    "Trainer",
-    "Model",
-    "Optimizer",
-    "Metric",
-    "Dataset",
-    "Predict",
-    "Sample",
-)
+SECTIONS = ("Global", "Trainer", "Model", "Optimizer", "Metric", "Dataset")
+SECTIONS += ("Predict", "Sample")
 
 
 def find_config(path: PathLike, *folders: PathLike) -> str:
-    """Return the path of a file: as given, else below one of ``folders``.
-
-    Raises:
-        ConfigError: The file is in none of these places.
-    """
+    """Return the path of a file: as given, else below one of ``folders``."""
     for candidate in (Path(path), *(Path(folder) / path for folder in folders)):
         if candidate.is_file():
             return str(candidate)
@@ -96,11 +84,8 @@ def resolve_config(
 
     Args:
         config: A dict or an OmegaConf object; it is not changed.
-        overrides: As in :func:`load_config`.
+        overrides: See :func:`load_config`, also for errors.
         source: Name of the configuration in errors.
-
-    Raises:
-        ConfigError: As :func:`load_config`.
 
     Example:
         >>> config = {"Global": {"seed": 1}, "Trainer": {"seed": "${Global.seed}"}}
@@ -119,9 +104,7 @@ def resolve_config(
     for item in overrides:
         key, equals, value = item.partition("=")
         if not equals or not key.strip():
-            raise ConfigError(
-                f"override '{item}': expected KEY=VALUE with a dotted KEY"
-            )
+            raise ConfigError(f"override '{item}': expected KEY=VALUE, dotted KEY")
         try:
             parsed = OmegaConf.from_dotlist([f"value={value}"])._get_node("value")
             OmegaConf.update(config, key.strip(), parsed, merge=True)

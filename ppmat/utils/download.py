@@ -42,22 +42,12 @@ import zipfile
 import zlib
 from pathlib import Path
 from pathlib import PurePosixPath
-from typing import BinaryIO
 
 from tqdm import tqdm
 
 from ppmat.utils import logger
 from ppmat.utils.errors import InputError
 from ppmat.utils.files import locked
-
-__all__ = [
-    "ArchiveError",
-    "DownloadError",
-    "get_datasets_path_from_url",
-    "get_path_from_url",
-    "get_weights_path_from_url",
-    "is_url",
-]
 
 _HOME = os.environ.get("PADDLEMAT_HOME") or os.path.expanduser("~/.paddlemat")
 WEIGHTS_HOME = os.path.join(_HOME, "weights")
@@ -66,10 +56,16 @@ DATASETS_HOME = os.path.join(_HOME, "datasets")
 DOWNLOAD_RETRY_LIMIT = 3  # failures in a row without a new byte
 _TIMEOUT = 60.0  # seconds without a byte
 _CHUNK = 1 << 20  # bytes read at once
-_ZIP_SUFFIXES = (".zip",)
-_TAR_SUFFIXES = (".tar.gz", ".tar.bz2", ".tar.xz", ".tgz", ".tar")
+_SUFFIXES = (".zip", ".tar.gz", ".tar.bz2", ".tar.xz", ".tgz", ".tar")
 _DONE = ".unpacked.json"  # inside an unpacked folder: which archive it came from
 _REFUSED = getattr(tarfile, "FilterError", ())  # raised by tarfile's filter "data"
+_CONNECTION_ERRORS = (
+    urllib.error.URLError,
+    http.client.HTTPException,
+    TimeoutError,
+    ConnectionError,
+    ssl.SSLError,
+)
 # Errors of the standard library for damaged or encrypted archives.
 _DAMAGED = (
     tarfile.TarError,
@@ -116,8 +112,7 @@ def get_path_from_url(
 ) -> str:
     """Download ``url`` into ``root_dir`` and unpack it if it is an archive.
 
-    Several processes may call this at once: one works, the others wait for it. The user
-    may delete an unpacked archive to save space.
+    The user may delete an unpacked archive to save space.
 
     Args:
         url: An http or https address whose path ends with the file name.
@@ -137,21 +132,20 @@ def get_path_from_url(
     """
     name = _file_name(url)
     file = Path(root_dir) / name
-    suffix = next((s for s in _ZIP_SUFFIXES + _TAR_SUFFIXES if name.endswith(s)), None)
-    unpack = decompress and suffix is not None
-    folder = file.with_name(name[: -len(suffix)]) if unpack else None
-    source = {"file": name, "md5": md5sum}
+    suffix = next((s for s in _SUFFIXES if decompress and name.endswith(s)), "")
+    folder = file.with_name(name.removesuffix(suffix)) if suffix else None
+    mark = json.dumps({"file": name, "md5": md5sum})
     file.parent.mkdir(parents=True, exist_ok=True)
     waiting = f"Waiting for another process that downloads {name}"
     with locked(file, on_wait=lambda: logger.info(waiting)):
-        if unpack and check_exist and _is_unpacked(folder, source):
-            return str(folder)
+        if folder and check_exist and (folder / _DONE).is_file():
+            if (folder / _DONE).read_bytes() == mark.encode():
+                return str(folder)
         if not (check_exist and file.is_file() and _md5_is(file, md5sum)):
             _download(url, file, md5sum)
-        if not unpack:
-            return str(file)
-        _unpack(file, folder, source)
-    return str(folder)
+        if folder:
+            _unpack(file, folder, mark)
+    return str(folder or file)
 
 
 def _file_name(url: str) -> str:
@@ -188,29 +182,24 @@ def _download(url: str, file: Path, md5sum: str | None) -> None:
         try:
             _fetch(url, part, tag, resume_unchecked=md5sum is not None)
         except urllib.error.HTTPError as error:
-            if error.code < 500 and error.code not in (408, 429):
-                raise DownloadError(
-                    f"{url}: the server answered {error.code} {error.reason}"
-                ) from error
             reason = f"the server answered {error.code} {error.reason}"
-        except (urllib.error.URLError, http.client.HTTPException) as error:
-            reason = str(getattr(error, "reason", error)) or type(error).__name__
-        except (TimeoutError, ConnectionError, ssl.SSLError) as error:
-            reason = str(error) or type(error).__name__
+            if error.code < 500 and error.code not in (408, 429):
+                raise DownloadError(f"{url}: {reason}") from error
+        except _CONNECTION_ERRORS as error:
+            cause = getattr(error, "reason", None) or error
+            reason = str(cause) or type(error).__name__
         except OSError as error:
             raise DownloadError(
                 f"cannot write {part}: {error}",
                 hint="The bytes so far are kept; free some space and call again.",
             ) from error
         else:
-            found = None if md5sum is None else hash_of_file(part, "md5")
-            if md5sum is None or found == md5sum.lower():
-                part.replace(file)
-                tag.unlink(missing_ok=True)
-                return
-            part.unlink()
             tag.unlink(missing_ok=True)
-            reason = f"md5 is {found}, expected {md5sum}"
+            if _md5_is(part, md5sum):
+                part.replace(file)
+                return
+            reason = f"md5 is {hash_of_file(part, 'md5')}, expected {md5sum}"
+            part.unlink()
             if before == 0:  # the complete file of one request is another file
                 raise DownloadError(f"{url}: {reason}; nothing was kept")
             before = 0
@@ -257,50 +246,32 @@ def _fetch(url: str, part: Path, tag: Path, resume_unchecked: bool) -> None:
             raise ConnectionError(f"asked for bytes from {start}, got '{span}'")
         length = response.headers.get("Content-Length")
         total = None if length is None else start + int(length)
-        validator = response.headers.get("ETag") or response.headers.get(
-            "Last-Modified"
-        )
+        head = response.headers
+        validator = head.get("ETag") or head.get("Last-Modified")
         if validator and not validator.startswith("W/"):
             tag.write_text(validator, "utf-8")
         else:
             tag.unlink(missing_ok=True)
-        with open(part, "ab" if start else "wb") as out:
-            _copy(response, out, part.stem, start, total)
+        bar = {"total": total, "initial": start, "desc": part.stem, "disable": None}
+        with (
+            tqdm.wrapattr(response, "read", **bar) as source,
+            open(part, "ab" if start else "wb") as out,
+        ):
+            shutil.copyfileobj(source, out, _CHUNK)
     got = part.stat().st_size
     if total is not None and got != total:
         raise ConnectionError(f"connection closed after {got} of {total} bytes")
 
 
-def _copy(
-    source: BinaryIO, out: BinaryIO, name: str, start: int, total: int | None
-) -> None:
-    with tqdm(
-        total=total, initial=start, unit="B", unit_scale=True, desc=name, disable=None
-    ) as bar:
-        while chunk := source.read(_CHUNK):
-            out.write(chunk)
-            bar.update(len(chunk))
-
-
-def _is_unpacked(folder: Path, source: dict) -> bool:
-    try:
-        return json.loads((folder / _DONE).read_text()) == source
-    except (OSError, ValueError):
-        return False
-
-
-def _unpack(file: Path, folder: Path, source: dict) -> None:
+def _unpack(file: Path, folder: Path, mark: str) -> None:
     """Unpack ``file`` and put the result at ``folder`` in one step."""
     logger.message(f"Unpacking {file}")
     work = folder.with_name(f".{folder.name}.unpacking")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
     try:
-        if file.name.endswith(_ZIP_SUFFIXES):
-            _unpack_zip(file, work)
-        else:
-            _unpack_tar(file, work)
-        (work / _DONE).write_text(json.dumps(source))
+        (_unpack_zip if file.suffix == ".zip" else _unpack_tar)(file, work)
+        (work / _DONE).write_text(mark)
         if (folder / _DONE).exists():
             shutil.rmtree(folder)
         elif folder.exists():

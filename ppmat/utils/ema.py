@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """An exponential average of a model's weights over the training steps."""
 
 from __future__ import annotations
@@ -31,8 +30,7 @@ class ExponentialMovingAverage:
         model: The model whose weights are averaged.
         decay: ``d``.
         warmup: Whether ``d`` grows from 0.1 as ``(1 + n) / (10 + n)`` with the number
-            of updates ``n``, so that the random initial weights do not dominate a
-            short run.
+            of updates ``n``: initial weights do not dominate a short run.
 
     Example:
         >>> model = nn.Linear(1, 1, bias_attr=False)

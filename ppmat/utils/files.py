@@ -12,12 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Files that are written whole or not at all, and runs that can stop and go on.
-
-Three things every command that writes shares: :func:`replacing` writes one file,
-:class:`RunManifest` says what decides the results in a folder, :func:`locked` keeps a
-second process out of it.
-"""
+"""Files that are written whole or not at all, and runs that can stop and go on."""
 
 from __future__ import annotations
 
@@ -114,15 +109,13 @@ def _is_file_of(handle: IO, name: Path) -> bool:
 class RunManifest:
     """The JSON file that says what decides the results of a run, and how far it is.
 
-    A run that finds a manifest with its own settings goes on; other settings are an
-    error, so results of two kinds are never mixed.
+    A run that finds a manifest with its own settings goes on; others are an error.
 
     Args:
         path: The JSON file.
         settings: What decides the results, as plain values.
         hint: What the user can do when another run is there, a sentence.
-        replace: Accept a manifest with other settings; the next :meth:`write`
-            replaces it.
+        replace: Accept other settings; the next :meth:`write` replaces them.
 
     Attributes:
         settings: As the file has them, so that both can be compared.
@@ -150,19 +143,13 @@ class RunManifest:
             state = json.loads(self.path.read_text(encoding="utf-8"))
             then = dict(state.pop("settings"))
         except (AttributeError, KeyError, TypeError, ValueError):
-            raise StoredRunError(
-                "is damaged, or another program wrote it",
-                where=str(self.path),
-                hint=hint,
-            ) from None
+            found = "is damaged, or another program wrote it"
+            raise StoredRunError(found, where=str(self.path), hint=hint) from None
         names = sorted({*then, *self.settings})
         other = [n for n in names if then.get(n) != self.settings.get(n)]
         if other and not replace:
-            raise StoredRunError(
-                f"belongs to a run with other {', '.join(other)}",
-                where=str(self.path),
-                hint=hint,
-            )
+            found = f"belongs to a run with other {', '.join(other)}"
+            raise StoredRunError(found, where=str(self.path), hint=hint)
         return state
 
     def write(self, **state: Any) -> None:

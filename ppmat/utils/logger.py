@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """Log of a group of processes: rank 0 logs all lines, the others only errors.
 
 Importing this module does not import Paddle.
@@ -62,12 +61,10 @@ def init_logger(
     log_file: str | None = None,
     log_level: int | str = logging.INFO,
 ) -> None:
-    """Start the log on standard output and, on rank 0, in a file.
+    """Start the log: lines with ``name`` on standard output.
 
-    Args:
-        name: Name in each line.
-        log_file: Rank 0 appends to this file; missing folders are made.
-        log_level: Threshold on rank 0; the other ranks show only errors.
+    Rank 0 also appends to ``log_file`` and makes its folder. ``log_level`` is for
+    rank 0; the other ranks show only errors.
     """
     global _logger
 
@@ -134,15 +131,10 @@ def scalar(
     wandb_writer: Any = None,
     tensorboard_writer: Any = None,
 ) -> None:
-    """Send scalars to viewers of training curves (rank 0 only).
+    """Send ``<tag>_<name>`` of a dict to viewers of training curves (rank 0 only).
 
-    Args:
-        tag: Prefix of each name, before an underscore.
-        metric_dict: Value by name.
-        step: Position on the horizontal axis.
-        visualdl_writer: ``visualdl.LogWriter`` or None.
-        wandb_writer: A WandB run or None.
-        tensorboard_writer: ``tensorboardX.SummaryWriter`` or None.
+    The writers are a ``visualdl.LogWriter``, a WandB run and a
+    ``tensorboardX.SummaryWriter``.
     """
     if _rank() != 0:
         return

@@ -24,20 +24,9 @@ import numpy as np
 import paddle
 import paddle.distributed as dist
 
-__all__ = [
-    "AverageMeter",
-    "all_gather",
-    "gather_objects",
-    "set_random_seed",
-    "sum_over_ranks",
-]
-
 
 class AverageMeter:
-    """A running weighted mean.
-
-    Tensors are summed on their device; only :attr:`avg`, :attr:`value` and :attr:`mean`
-    copy them to the CPU.
+    """A running weighted mean; only :attr:`avg` copies tensors to the CPU.
 
     Args:
         name: What is averaged.
@@ -109,33 +98,25 @@ def gather_objects(value: Any) -> list[Any]:
         >>> gather_objects("a")
         ['a']
     """
-    values: list[Any] = [value]
-    if dist.get_world_size() > 1:
-        values = []
-        dist.all_gather_object(values, value)
+    if dist.get_world_size() == 1:
+        return [value]
+    values: list[Any] = []
+    dist.all_gather_object(values, value)
     return values
 
 
 def all_gather(
     tensor: paddle.Tensor, concat: bool = True, axis: int = 0
 ) -> paddle.Tensor | list[paddle.Tensor]:
-    """Gather a tensor from all ranks; its length may differ between them.
-
-    Args:
-        tensor: At least one axis; all axes but ``axis`` have the same length on all
-            ranks.
-        concat: Join the parts in the order of the ranks.
-        axis: The axis along which parts are joined.
+    """Gather a tensor from all ranks; its length along ``axis`` may differ.
 
     Returns:
-        The joined tensor, or the list of parts.
+        The parts joined along ``axis``, or without ``concat`` their list.
     """
     if dist.get_world_size() == 1:
         return tensor if concat else [tensor]
     rows = tensor.moveaxis(axis, 0).contiguous()
-    lengths: list[paddle.Tensor] = []
-    dist.all_gather(lengths, paddle.to_tensor([rows.shape[0]], dtype="int64"))
-    lengths = [length.item() for length in lengths]
+    lengths = gather_objects(rows.shape[0])
     padding = max(lengths) - rows.shape[0]
     if padding:
         filler = paddle.zeros([padding, *rows.shape[1:]], dtype=rows.dtype)

@@ -46,26 +46,15 @@ def resolve_model_package_dir(model_name: str, extracted_path: str) -> str:
 
     Args:
         model_name: Registered name.
-        extracted_path: The unpacked archive.
+        extracted_path: The unpacked archive, or the folder above the package.
 
     Raises:
-        FileNotFoundError: No such YAML, neither here nor one folder ``model_name``
-            deeper.
-        ValueError: Both places have one.
+        FileNotFoundError: Neither of the two has such a YAML.
+        ValueError: Both have one.
     """
     root = Path(extracted_path)
     found = [d for d in (root, root / model_name) if _configs(d, model_name)]
-    if not found:
-        raise FileNotFoundError(
-            f"package of model '{model_name}': no '{model_name}.yaml' in {root} or "
-            f"{root / model_name}"
-        )
-    if len(found) > 1:
-        raise ValueError(
-            f"package of model '{model_name}' is ambiguous: both {found[0]} and "
-            f"{found[1]} hold its YAML; keep one"
-        )
-    return str(found[0])
+    return _only(found, model_name, f"{root} or {root / model_name}")
 
 
 def get_model_config_path(model_name: str, package_dir: str) -> str:
@@ -75,17 +64,20 @@ def get_model_config_path(model_name: str, package_dir: str) -> str:
         FileNotFoundError: The package has none.
         ValueError: It has one as ``.yaml`` and one as ``.yml``.
     """
-    files = _configs(Path(package_dir), model_name)
-    if not files:
+    return _only(_configs(Path(package_dir), model_name), model_name, package_dir)
+
+
+def _only(found: list[Path], name: str, places: str) -> str:
+    if not found:
         raise FileNotFoundError(
-            f"package of model '{model_name}': no '{model_name}.yaml' in {package_dir}"
+            f"package of model '{name}': no '{name}.yaml' in {places}"
         )
-    if len(files) > 1:
+    if len(found) > 1:
         raise ValueError(
-            f"package of model '{model_name}' is ambiguous: {files[0]} and {files[1]} "
-            "both exist; keep one"
+            f"package of model '{name}' is ambiguous: {found[0]} and {found[1]} both "
+            "have its YAML; keep one"
         )
-    return str(files[0])
+    return str(found[0])
 
 
 def find_packages(folder: str | os.PathLike) -> dict[str, str]:
@@ -102,9 +94,7 @@ def find_packages(folder: str | os.PathLike) -> dict[str, str]:
 def read_label(model_name: str, package_dir: str) -> dict[str, str]:
     """Return the label that accompanies every use of a package.
 
-    Returns:
-        ``name``, ``trained_on`` (from the package's ``results.yaml``) and ``results``
-        (the path of that file).
+    It has ``name``, ``trained_on`` (from ``results.yaml``) and ``results`` (its path).
 
     Raises:
         ConfigError: The file is missing, or has no text ``trained_on``.

@@ -25,9 +25,10 @@ from __future__ import annotations
 import inspect
 import types
 import typing
+from collections import UserDict
 from collections.abc import Iterable
-from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 from ppmat.utils.errors import InputError
@@ -52,7 +53,7 @@ def check_keys(cfg: Mapping, legal: Iterable[str], where: str) -> None:
             )
 
 
-class Registry(Mapping):
+class Registry(UserDict):
     """Classes by name, with the checks of a configuration block.
 
     Args:
@@ -66,17 +67,8 @@ class Registry(Mapping):
     """
 
     def __init__(self, kind: str, classes: Iterable[type] = ()) -> None:
+        super().__init__({cls.__name__: cls for cls in classes})
         self.kind = kind
-        self._table: dict[str, type] = {cls.__name__: cls for cls in classes}
-
-    def __getitem__(self, name: str) -> type:
-        return self._table[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._table)
-
-    def __len__(self) -> int:
-        return len(self._table)
 
     def register(self, cls: type, name: str | None = None) -> type:
         """Make ``cls`` legal in YAML, by its bare name and by its dotted path.
@@ -87,29 +79,26 @@ class Registry(Mapping):
             ConfigError: The name belongs to another class.
         """
         for key in (name or cls.__name__, f"{cls.__module__}.{cls.__qualname__}"):
-            if self._table.get(key, cls) is not cls:
+            if (known := self.get(key, cls)) is not cls:
                 raise ConfigError(
                     f"{self.kind} '{key}' is already registered as "
-                    f"{self._table[key].__module__}.{self._table[key].__qualname__}"
+                    f"{known.__module__}.{known.__qualname__}"
                 )
-            self._table[key] = cls
+            self[key] = cls
         return cls
 
     def lookup(self, name: Any, where: str) -> type:
         """Return the class ``name``, or raise an error with the legal names."""
-        if isinstance(name, str) and name in self._table:
-            return self._table[name]
-        raise ConfigError(
-            f"{where}.{CLASS_KEY}: unknown {self.kind} {name!r}. Legal names: "
-            f"{', '.join(sorted(self._table))}.{nearest(name, self._table)}"
-        )
+        if isinstance(name, str) and name in self:
+            return self[name]
+        found = f"{where}.{CLASS_KEY}: unknown {self.kind} {name!r}"
+        raise ConfigError(f"{found}. {self._legal()}{nearest(name, self)}")
+
+    def _legal(self) -> str:
+        return f"Legal names: {', '.join(sorted(self))}."
 
     def build(
-        self,
-        cfg: Mapping,
-        where: str,
-        extra_keys: Iterable[str] = (),
-        **runtime: Any,
+        self, cfg: Mapping, where: str, extra_keys: Iterable[str] = (), **runtime: Any
     ) -> Any:
         """Build the object that a block describes.
 
@@ -126,25 +115,18 @@ class Registry(Mapping):
         """
         cls, params = self.parse(cfg, where, extra_keys)
         params = {**params, **runtime}
-        check_call(
-            cls, params, f"{where}.{PARAMS_KEY}", from_yaml=set(params) - set(runtime)
-        )
+        where = f"{where}.{PARAMS_KEY}"
+        check_call(cls, params, where, from_yaml=set(params) - set(runtime))
         try:
             return cls(**params)
         except ValueError as error:
             # Errors of other classes (a record, an inner block) name their place.
             if type(error) not in (ValueError, InputError):
                 raise
-            raise ConfigError(
-                f"{where}.{PARAMS_KEY} of {cls.__name__}: {error}"
-            ) from error
+            raise ConfigError(f"{where} of {cls.__name__}: {error}") from error
 
     def build_all(self, cfg: Mapping | None, where: str) -> Any:
-        """Build one block, a mapping from name to block, or nothing.
-
-        Returns:
-            The object, a dict of objects with the keys of ``cfg``, or None for None.
-        """
+        """Build one block, a mapping of blocks to a dict, or None to None."""
         if cfg is None:
             return None
         if not isinstance(cfg, Mapping):
@@ -167,10 +149,7 @@ class Registry(Mapping):
             )
         check_keys(cfg, (CLASS_KEY, PARAMS_KEY, *extra_keys), where)
         if CLASS_KEY not in cfg:
-            raise ConfigError(
-                f"{where}: {CLASS_KEY} is missing. Legal names: "
-                f"{', '.join(sorted(self._table))}."
-            )
+            raise ConfigError(f"{where}: {CLASS_KEY} is missing. {self._legal()}")
         cls = self.lookup(cfg[CLASS_KEY], where)
         params = cfg.get(PARAMS_KEY)
         params = {} if params is None else params
@@ -213,19 +192,15 @@ def check_call(
         name for name, p in named.items() if p.default is p.empty and name not in params
     ]
     if missing:
-        raise ConfigError(
-            f"{where}: {cls.__name__} needs {', '.join(missing)}, which "
-            f"{'is' if len(missing) == 1 else 'are'} missing"
-        )
+        names = ", ".join(missing) + f", which {'are' if missing[1:] else 'is'}"
+        raise ConfigError(f"{where}: {cls.__name__} needs {names} missing")
     hints = _type_hints(cls)
     for name in params if from_yaml is None else from_yaml:
-        parameter = named.get(name)
-        if parameter is None or name not in hints:
+        if name not in named or name not in hints:
             continue
         value = params[name]
-        if value is None and parameter.default is None:
-            continue
-        if not fits(value, hints[name]):
+        optional = value is None and named[name].default is None
+        if not optional and not fits(value, hints[name]):
             raise ConfigError(
                 f"{where}.{name}: {cls.__name__} wants {_type_name(hints[name])}, "
                 f"got {type(value).__name__} {value!r}"
@@ -263,24 +238,15 @@ def fits(value: Any, hint: Any) -> bool:
     if origin is typing.Literal:
         return value in args
     plain = origin or hint
-    if plain is type(None):
-        return value is None
-    if plain is bool:
-        return isinstance(value, bool)
     if plain in (int, float):
-        numbers = (int,) if plain is int else (int, float)
-        return isinstance(value, numbers) and not isinstance(value, bool)
-    if plain is str:
-        return isinstance(value, str)
+        return isinstance(value, (int, plain)) and not isinstance(value, bool)
+    if plain in (type(None), bool, str):
+        return isinstance(value, plain)
     if isinstance(plain, type) and issubclass(plain, Mapping):
         return isinstance(value, Mapping)
-    if plain in (list, tuple) or plain in (
-        typing.get_origin(typing.Sequence),
-        typing.get_origin(typing.Iterable),
-    ):
+    if plain in (list, tuple, Sequence, Iterable):
         if isinstance(value, str) or not isinstance(value, Iterable):
             return False
         if plain is list and args:
             return all(fits(item, args[0]) for item in value)
-        return True
     return True

@@ -56,9 +56,6 @@ class Budget:
     """The bytes that a stream may still copy, and the items it may still visit.
 
     It counts all work that a few opcodes could repeat on one large memoised object.
-
-    Args:
-        limit: Bytes allowed in total.
     """
 
     __slots__ = ("left", "limit")
@@ -263,9 +260,6 @@ def load_one(
 
     Returns:
         The object and the position after its STOP opcode.
-
-    Raises:
-        RestrictedPickleError: The stream is malformed or needs something refused.
 
     Example:
         >>> import pickle

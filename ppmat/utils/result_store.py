@@ -19,16 +19,14 @@ of plain lists and numbers. Each batch is one file of arrays, ``part_<batch>.npz
 with different settings (weights, data, seed, ...) have different folders, named by a
 hash of the settings; ``run.json`` lists them.
 
-:class:`RowFile` keeps one line for each structure in a CSV file that the user named.
-``<file>.run.json`` beside it lists the settings and how many rows are valid. Other
-settings or inputs are refused.
+:class:`RowFile` keeps one line for each structure in a CSV file that the user named;
+``<file>.run.json`` beside it lists settings and valid rows. Other settings are refused.
 """
 
 from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import json
 import math
 import os
@@ -40,6 +38,7 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from typing import NamedTuple
 
@@ -86,8 +85,7 @@ class ResultStore(Sequence):
         text = json.dumps(settings, sort_keys=True, default=lambda a: a.tolist())
         self.folder = Path(folder) / hashlib.sha256(text.encode()).hexdigest()[:12]
         self.num_parts = num_parts
-        self._part_size = part_size
-        self._num_results = num_results
+        self._part_size, self._num_results = part_size, num_results
         self._kept: dict[int, list[dict[str, np.ndarray]]] = {}
         self._kept_bytes = 0
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -107,8 +105,7 @@ class ResultStore(Sequence):
         """Store the results of one batch, completely or not at all.
 
         Raises:
-            TypeError: A result holds something else than numbers, text, and nested
-                lists of these.
+            TypeError: A result holds more than numbers, text and nested lists.
         """
         arrays = _pack(results)
         with replacing(self._path(part)) as temporary, open(temporary, "wb") as file:
@@ -131,9 +128,7 @@ class ResultStore(Sequence):
             with np.load(path) as file:
                 return self._keep(part, dict(file))
         except (EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error):
-            raise StoredRunError(
-                f"{path} is damaged; delete it and run again"
-            ) from None
+            raise StoredRunError(f"{path} is damaged; delete it, run again") from None
 
     def __len__(self) -> int:
         return self._num_results
@@ -238,15 +233,11 @@ class Column(NamedTuple):
 
 def csv_lines(rows: Iterable[Mapping[str, Any]], columns: Sequence) -> Iterator[str]:
     """Yield the head of a CSV file, then its lines."""
-    yield _csv_line([column.title for column in columns])
+    # A csv.writer returns what the method write of its file returns.
+    write = csv.writer(SimpleNamespace(write=str), lineterminator="\n").writerow
+    yield write([column.title for column in columns])
     for row in rows:
-        yield _csv_line([column.to_text(row[column.name]) for column in columns])
-
-
-def _csv_line(cells: Sequence) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(cells)
-    return text.getvalue()
+        yield write([column.to_text(row[column.name]) for column in columns])
 
 
 class RowFile(Sequence):
@@ -268,10 +259,7 @@ class RowFile(Sequence):
     """
 
     def __init__(
-        self,
-        path: str | os.PathLike,
-        columns: Sequence,
-        settings: Mapping[str, Any],
+        self, path: str | os.PathLike, columns: Sequence, settings: Mapping[str, Any]
     ) -> None:
         self.path = Path(path)
         self.columns = tuple(columns)
@@ -279,13 +267,12 @@ class RowFile(Sequence):
         self._digest = hashlib.sha256()
         self._starts = array("q")  # byte of each line, the head first
         self._size = 0
-        name = f"{self.path.name}.run.json"
+        manifest = self.path.with_name(f"{self.path.name}.run.json")
         self._hint = (
-            f"Choose another name, or remove {self.path.name} (and {name}, if it "
-            "exists) to start again."
+            f"Choose another name, or remove {self.path.name} (and {manifest.name}, if "
+            "it exists) to start again."
         )
         settings = {**settings, "columns": [c.title for c in self.columns]}
-        manifest = self.path.with_name(name)
         self._manifest = RunManifest(manifest, settings, self._hint)
         if manifest.exists():
             self._resume(self._manifest.state)
@@ -313,12 +300,7 @@ class RowFile(Sequence):
         self._digest.update(line)
 
     def append(self, rows: Iterable[Mapping[str, Any]], inputs: str) -> None:
-        """Add rows.
-
-        Args:
-            rows: Dicts with the keys of the columns.
-            inputs: New value of :attr:`inputs`.
-        """
+        """Add rows, dicts with the keys of the columns, and set :attr:`inputs`."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         lines = csv_lines(rows, self.columns)
         if self._size:

@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """Weights and checkpoints on disk.
 
 A checkpoint is a set of files with one stem in ``<output_dir>/checkpoints``:
@@ -63,17 +62,9 @@ class CheckpointError(InputError):
     """A checkpoint is incomplete, damaged, of another model, or cannot be written."""
 
 
-# Reading one file ------------------------------------------------------------------
-
-
 def _pair(budget: Budget, items: Any = ()) -> Any:
     # Paddle saves a tensor inside a nested container as tuple((name, array)).
-    if (
-        type(items) is tuple
-        and len(items) == 2
-        and type(items[0]) is str
-        and isinstance(items[1], np.ndarray)
-    ):
+    if type(items) is tuple and tuple(map(type, items)) == (str, np.ndarray):
         return items[1]
     return tuple(items)
 
@@ -106,9 +97,6 @@ def load_file(path: str) -> Any:
         ) from error
 
 
-# Writing a set ---------------------------------------------------------------------
-
-
 def _flush(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -121,10 +109,6 @@ def _folders(ckpt_dir: Path, prefix: str) -> tuple:
     return ckpt_dir / f".{prefix}.tmp", ckpt_dir / f".{prefix}.commit"
 
 
-def _names_of(prefix: str) -> list[str]:
-    return [prefix + ending for ending in (*_SUFFIXES, *_DERIVED)]
-
-
 def _publish(ckpt_dir: Path, prefix: str) -> None:
     """Move the files of a committed set to their names, the manifest last."""
     _, commit = _folders(ckpt_dir, prefix)
@@ -134,7 +118,7 @@ def _publish(ckpt_dir: Path, prefix: str) -> None:
         for name in members:
             if (commit / name).exists():
                 os.replace(commit / name, ckpt_dir / name)
-        for name in _names_of(prefix):
+        for name in (prefix + ending for ending in (*_SUFFIXES, *_DERIVED)):
             if name not in members:
                 (ckpt_dir / name).unlink(missing_ok=True)
         _flush(ckpt_dir)
@@ -152,7 +136,7 @@ def write_set(ckpt_dir: str, prefix: str, members: Mapping[str, Any]) -> None:
         members: Object for ``paddle.save`` by file name.
 
     Raises:
-        CheckpointError: The set could not be written; the old set is unchanged.
+        CheckpointError: It was not written; the old set is unchanged.
     """
     folder = Path(ckpt_dir)
     tmp, commit = _folders(folder, prefix)
@@ -176,9 +160,8 @@ def write_set(ckpt_dir: str, prefix: str, members: Mapping[str, Any]) -> None:
     except (OSError, RuntimeError) as error:
         shutil.rmtree(tmp, ignore_errors=True)
         raise CheckpointError(
-            f"checkpoint '{prefix}' was not written to {folder}: {error}. The previous "
-            f"'{prefix}' there, if any, is intact. Free space (or fix the folder) and "
-            "resume from it."
+            f"checkpoint '{prefix}' was not written to {folder}: {error}. A previous "
+            "one there is intact. Free space (or fix the folder) and resume from it."
         ) from error
     _publish(folder, prefix)
 
@@ -217,28 +200,25 @@ def save_checkpoint(
     if dist.get_rank() != 0:
         return
     members: dict[str, Any] = {}
+    weights = model.state_dict()
     if params_from_ema:
-        members[f"{prefix}_online.pdparams"] = model.state_dict()
+        members[f"{prefix}_online.pdparams"] = weights
         ema_model.apply_shadow()
-        averaged = {k: v.clone() for k, v in model.state_dict().items()}
+        weights = {k: v.clone() for k, v in model.state_dict().items()}
         ema_model.restore()
-        members[f"{prefix}.pdparams"] = averaged
-    else:
-        members[f"{prefix}.pdparams"] = model.state_dict()
-    if ema_model is not None:
-        members[f"{prefix}_ema.pdparams"] = ema_model.state_dict()
-    if optimizer is not None:
-        members[f"{prefix}.pdopt"] = optimizer.state_dict()
-    if grad_scaler is not None:
-        members[f"{prefix}.pdscaler"] = grad_scaler.state_dict()
+    members[f"{prefix}.pdparams"] = weights
+    for ending, part in (
+        ("_ema.pdparams", ema_model),
+        (".pdopt", optimizer),
+        (".pdscaler", grad_scaler),
+    ):
+        if part is not None:
+            members[prefix + ending] = part.state_dict()
     members[f"{prefix}.pdstates"] = metric
     ckpt_dir = os.path.join(output_dir, "checkpoints")
     write_set(ckpt_dir, prefix, members)
     if print_log:
         logger.message(f"Saved checkpoint {os.path.join(ckpt_dir, prefix)}")
-
-
-# Reading a set ---------------------------------------------------------------------
 
 
 class _Set:
@@ -262,26 +242,23 @@ class _Set:
 
     def find(self, name: str) -> str | None:
         """Return the path of a checked member; None if the set does not have it."""
-        if self.files is not None and name not in self.files:
+        paths = [f / name for f in self.folders if (f / name).exists()]
+        if self.files is None:
+            return str(paths[0]) if paths else None
+        if name not in self.files:
             return None
-        for folder in self.folders:
-            if (folder / name).exists():
-                path = folder / name
-                break
-        else:
-            if self.files is None:
-                return None
+        if not paths:
             raise CheckpointError(
                 f"checkpoint {self.stem} is incomplete: {name} is missing. Use another "
                 "checkpoint of the run."
             )
-        if self.files is not None and download.hash_of_file(path) != self.files[name]:
+        if download.hash_of_file(paths[0]) != self.files[name]:
             raise CheckpointError(
-                f"checkpoint {self.stem} is mixed or damaged: {path} is not the file "
-                f"its manifest lists. Use another checkpoint of the run; if the file "
-                f"was replaced on purpose, delete {self.prefix}.manifest.json."
+                f"checkpoint {self.stem} is mixed or damaged: {paths[0]} is not the "
+                "file its manifest lists. Use another checkpoint of the run; if the "
+                f"file was replaced on purpose, delete {self.prefix}.manifest.json."
             )
-        return str(path)
+        return str(paths[0])
 
     def load(self, ending: str, optional: bool = False) -> Any:
         """Read a member; None if an optional one is missing."""
@@ -304,12 +281,7 @@ def _set_of(file: str) -> _Set:
 
 
 def apply_weights(model: paddle.nn.Layer, weights: Any, source: str) -> None:
-    """Load weights into a model after checking names and shapes.
-
-    Args:
-        model: Receives the weights.
-        weights: Arrays by name.
-        source: Their file, for errors.
+    """Load ``weights``, arrays by name, of the file ``source`` into a model.
 
     Raises:
         CheckpointError: Names or shapes differ; the first few are listed.
@@ -322,18 +294,12 @@ def apply_weights(model: paddle.nn.Layer, weights: Any, source: str) -> None:
     wanted = model.state_dict()
     faults = [f"missing {k}" for k in wanted if k not in weights]
     faults += [f"unexpected {k}" for k in weights if k not in wanted]
-    shared = [k for k in wanted if k in weights]
-    arrays = [k for k in shared if isinstance(weights[k], np.ndarray)]
-    faults += [
-        f"{k}: shape {list(weights[k].shape)}, the model has {list(wanted[k].shape)}"
-        for k in arrays
-        if list(weights[k].shape) != list(wanted[k].shape)
-    ]
-    faults += [
-        f"{k}: {type(weights[k]).__name__} instead of an array"
-        for k in shared
-        if k not in arrays
-    ]
+    for name in [k for k in wanted if k in weights]:
+        value, shape = weights[name], list(wanted[name].shape)
+        if not isinstance(value, np.ndarray):
+            faults.append(f"{name}: {type(value).__name__} instead of an array")
+        elif list(value.shape) != shape:
+            faults.append(f"{name}: shape {list(value.shape)}, the model has {shape}")
     if faults:
         more = f" (and {len(faults) - 6} more)" if len(faults) > 6 else ""
         raise CheckpointError(
@@ -353,13 +319,11 @@ def _apply_optimizer(
 ) -> None:
     """Load an optimizer's state, although Paddle's parameter names may differ now.
 
-    Paddle stores moments under automatic names (``linear_0.w_0``). These depend on all
-    layers that the process has built before. ``table`` holds the automatic name of each
-    parameter of the model when it was saved.
+    Paddle stores moments under automatic names (``linear_0.w_0``), which depend on all
+    layers that the process has built before. ``table`` holds them when they were saved.
     """
     now = {name: tensor.name for name, tensor in model.state_dict().items()}
     renamed = {old: now[name] for name, old in table.items() if name in now}
-    saved = {k: v for k, v in saved.items() if k != _NAME_TABLE}
     result: dict[str, Any] = {}
     unknown = []
     by_length = sorted(renamed, key=len, reverse=True)
@@ -372,13 +336,11 @@ def _apply_optimizer(
         return key
 
     for key, value in saved.items():
-        if key == "LR_Scheduler":
-            result[key] = value
-        elif key == "master_weights":
+        if key == "master_weights":
             result[key] = {rename(k): paddle.to_tensor(v) for k, v in value.items()}
         elif isinstance(value, np.ndarray):
             result[rename(key)] = paddle.to_tensor(value)
-        else:
+        elif key != _NAME_TABLE:
             result[key] = value
     if table and unknown:
         raise CheckpointError(
@@ -409,8 +371,8 @@ def load_checkpoint(
         model: Receives the weights.
         optimizer: Receives its state and the position of its schedule.
         grad_scaler: Receives its state if the checkpoint has one.
-        ema_model: Receives the averaged weights. If the checkpoint has none, the
-            average starts from the weights, with a warning.
+        ema_model: Receives the averaged weights, or starts from the weights with a
+            warning if the checkpoint has none.
 
     Returns:
         The content of ``.pdstates``.
@@ -429,23 +391,18 @@ def load_checkpoint(
     table = weights.get(_NAME_TABLE, {})
     _apply_optimizer(optimizer, saved_optimizer, table, model, f"{path}.pdopt")
     if grad_scaler is not None:
-        scale = files.load(".pdscaler", optional=True)
-        if scale is not None:
+        if (scale := files.load(".pdscaler", optional=True)) is not None:
             grad_scaler.load_state_dict(scale)
         else:
             logger.warning(f"{path} has no .pdscaler: the loss scale starts again")
     if ema_model is not None:
-        average = files.load("_ema.pdparams", optional=True)
-        if average is not None:
+        if (average := files.load("_ema.pdparams", optional=True)) is not None:
             ema_model.set_state_dict(average)
         else:
             logger.warning(f"{path} has no averaged weights: the average starts again")
             ema_model.__init__(model, ema_model.decay, ema_model.warmup)
     logger.message(f"Loaded checkpoint {path}")
     return states
-
-
-# Pretrained weights ----------------------------------------------------------------
 
 
 def _choose(candidates: list[str], what: str, folder: str) -> str:
@@ -466,10 +423,8 @@ def load_torch_weights(
 ) -> dict[str, np.ndarray]:
     """Read a PyTorch file with the names and layouts of a Paddle model.
 
-    Args:
-        model: Shows which weights belong to linear layers; it is not changed.
-        path: The file.
-        key: Entry of the file; see :func:`ppmat.utils.torch_checkpoint.load`.
+    ``model`` shows which weights belong to linear layers. For ``path`` and ``key`` see
+    :func:`ppmat.utils.torch_checkpoint.load`.
 
     Raises:
         CheckpointError: The file cannot be read or holds no weights.
@@ -508,22 +463,21 @@ def find_weights(folder: str, weights_name: str | None = None) -> str:
                 f"{', '.join(sorted(found)) or 'none'}"
             )
         return _choose(found[weights_name], f"files named {weights_name}", folder)
-    foreign = [path for n in found if _is_torch(n) for path in found[n]]
     plain = [n for n in found if not n.endswith(_DERIVED) and not _is_torch(n)]
     epochs = [n for n in plain if re.fullmatch(r"epoch_\d+\.pdparams", n)]
     epochs.sort(key=lambda n: -int(re.findall(r"\d+", n)[0]))
     for name in ("best.pdparams", "latest.pdparams", *epochs):
         if name in found:
             return _choose(found[name], f"files named {name}", folder)
-    others = [path for name in plain for path in found[name]]
-    if not others and foreign:
+    if others := [path for name in plain for path in found[name]]:
+        what = "weight files, none called best, latest or epoch_N"
+        return _choose(others, what, folder)
+    if foreign := [path for n in found if _is_torch(n) for path in found[n]]:
         return _choose(foreign, "PyTorch files and no .pdparams", folder)
-    if not others:
-        raise CheckpointError(
-            f"no weight file (*.pdparams, or *{', *'.join(torch_checkpoint.SUFFIXES)} "
-            f"of PyTorch) below {folder}"
-        )
-    return _choose(others, "weight files, none called best, latest or epoch_N", folder)
+    raise CheckpointError(
+        f"no weight file (*.pdparams, or *{', *'.join(torch_checkpoint.SUFFIXES)} "
+        f"of PyTorch) below {folder}"
+    )
 
 
 def load_pretrain(
@@ -545,41 +499,37 @@ def load_pretrain(
         CheckpointError: The file is missing or damaged, the folder is ambiguous, or
             the weights belong to another model.
     """
-    if download.is_url(path):
-        if _is_torch(path):  # .pth.tar is no archive
-            home = download.WEIGHTS_HOME
-            path = download.get_path_from_url(path, home, decompress=False)
-        else:
-            path = download.get_weights_path_from_url(path)
+    if download.is_url(path) and _is_torch(path):  # .pth.tar is no archive
+        home = download.WEIGHTS_HOME
+        path = download.get_path_from_url(path, home, decompress=False)
+    elif download.is_url(path):
+        path = download.get_weights_path_from_url(path)
     path = os.fspath(path)
     if os.path.isdir(path):
         path = find_weights(path, weights_name)
     if _is_torch(path):
-        apply_weights(model, load_torch_weights(model, path), path)
-        logger.message(f"Loaded weights {path}")
-        return
-    if not path.endswith(".pdparams"):
-        path += ".pdparams"
-    files = _set_of(path)
-    file = files.find(os.path.basename(path))
-    if file is None:
-        raise _absent(path)
-    apply_weights(model, load_file(file), path)
+        weights = load_torch_weights(model, path)
+    else:
+        path = f"{path.removesuffix('.pdparams')}.pdparams"
+        file = _set_of(path).find(os.path.basename(path))
+        if file is None:
+            raise _absent(path)
+        weights = load_file(file)
+    apply_weights(model, weights, path)
     logger.message(f"Loaded weights {path}")
 
 
 def _absent(path: str) -> CheckpointError:
     """Return the error for a missing weight file; it lists the existing ones."""
     folder = os.path.dirname(path) or "."
+    what = (
+        f"there is no folder {folder}. A training writes its weights to "
+        "checkpoints/best.pdparams below its Trainer.output_dir"
+    )
     if os.path.isdir(folder):
         legal = (".pdparams", *torch_checkpoint.SUFFIXES)
         names = sorted(name for name in os.listdir(folder) if name.endswith(legal))
         what = f"weight files in {folder}: {', '.join(names) or 'none'}"
-    else:
-        what = (
-            f"there is no folder {folder}. A training writes its weights to "
-            "checkpoints/best.pdparams below its Trainer.output_dir"
-        )
     return CheckpointError(f"weights {path} do not exist; {what}")
 
 

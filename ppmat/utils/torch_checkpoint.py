@@ -12,15 +12,13 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """Weights saved by ``torch.save``, as numpy arrays, without torch and Paddle.
 
-Both forms are read: the zip archive of PyTorch 1.6 and later (``<name>/data.pkl``,
-``<name>/data/<key>``, ...), and the older stream (five pickles, then the raw storages).
-Nothing in a file is run: :mod:`ppmat.utils.restricted_pickle` decodes the pickle with a
-closed list of globals. Only the tensors of the weights are built, one storage at a
-time. Reading therefore needs little more memory than the weights; an optimizer's state
-in the same file needs none.
+Both forms of :mod:`ppmat.utils.torch_container` are read. Nothing in a file is run:
+:mod:`ppmat.utils.restricted_pickle` decodes the pickle with a closed list of globals.
+Only the tensors of the weights are built, one storage at a time. Reading therefore
+needs little more memory than the weights; an optimizer's state in the same file needs
+none.
 
 The command ``python -m ppmat.commands.convert_checkpoint`` writes them for Paddle.
 """
@@ -46,8 +44,6 @@ from ppmat.utils.torch_container import LazyTensor
 from ppmat.utils.torch_container import Reader
 from ppmat.utils.torch_container import open_checkpoint
 
-__all__ = ["SUFFIXES", "TorchCheckpointError", "load", "to_paddle", "write_pdparams"]
-
 SUFFIXES = (".pth", ".pt", ".pth.tar", ".bin")
 WRAPPERS = ("model_state_dict", "state_dict", "model")  # usual keys of the weights
 
@@ -56,17 +52,12 @@ _NAME_TABLE = "StructuredToParameterName@@"
 
 
 class TorchCheckpointError(InputError):
-    """A file that is no readable PyTorch checkpoint, or holds no weights.
-
-    The text names the file, what was found and what to do.
-    """
+    """A file that is no readable PyTorch checkpoint, or holds no weights."""
 
 
 def _is_weights(value: Any) -> bool:
-    return (
-        type(value) is dict
-        and len(value) > 0
-        and any(type(item) in (LazyTensor, np.ndarray) for item in value.values())
+    return type(value) is dict and any(
+        type(item) in (LazyTensor, np.ndarray) for item in value.values()
     )
 
 
@@ -93,10 +84,10 @@ def _choose(value: Any, key: str | None) -> dict[Any, Any]:
     known = [k for k in WRAPPERS if k in inner]
     if len(known) == 1:
         return value[known[0]]
-    if inner:
+    if keys := known or inner:
         raise ContainerError(
-            f"several keys may hold the weights: {shortened_list(known or inner)}. "
-            f"Choose one: load(path, key={(known or inner)[0]!r}), --key of the command"
+            f"several keys may hold the weights: {shortened_list(keys)}. Choose one: "
+            f"load(path, key={keys[0]!r}), --key of the command"
         )
     if _is_weights(value):
         return value
@@ -151,7 +142,7 @@ def load(path: str, key: str | None = None) -> dict[str, np.ndarray]:
     ``DataParallel`` is removed when all names have it.
 
     Args:
-        path: The file, in either form.
+        path: The file.
         key: Key of the weights, if it is another one or several fit.
 
     Returns:
@@ -169,15 +160,13 @@ def load(path: str, key: str | None = None) -> dict[str, np.ndarray]:
             weights = _check_names(_choose(value, key))
             return _build(weights, read, os.fstat(file.fileno()).st_size)
     except ContainerError as error:
-        raise TorchCheckpointError(f"{path}: {error}") from error
+        text, cause = str(error), error
     except RestrictedPickleError as error:
-        raise TorchCheckpointError(
-            f"{path}: {error}. If the file may be incomplete, fetch it again. {RESAVE}"
-        ) from error
+        text = f"{error}. If the file may be incomplete, fetch it again. {RESAVE}"
+        cause = error
     except OSError as error:
-        raise TorchCheckpointError(
-            f"{path}: cannot be read: {error.strerror or error}"
-        ) from error
+        text, cause = f"cannot be read: {error.strerror or error}", error
+    raise TorchCheckpointError(f"{path}: {text}") from cause
 
 
 def to_paddle(
@@ -226,7 +215,7 @@ def write_pdparams(
 
     Args:
         path: The file, ``<name>.pdparams``, in an existing folder.
-        weights: Paddle's name to array.
+        weights: Array by Paddle's name.
         force: Replace an existing file.
 
     Raises:

@@ -12,16 +12,12 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """The two file formats of ``torch.save``: where the pickle and the storages are.
 
 The zip archive of PyTorch 1.6 and later holds ``<name>/data.pkl`` and one member
 ``<name>/data/<key>`` for each storage. The older stream is five pickles (magic number,
 protocol, system, object, keys of the storages). For each key follow the number of
 elements and the elements.
-
-:func:`open_checkpoint` returns the object with a :class:`LazyTensor` for each tensor,
-and a function that reads a storage.
 """
 
 from __future__ import annotations
@@ -68,7 +64,8 @@ class ContainerError(Exception):
     """What is wrong with a file and what to do; the caller adds the file's name."""
 
 
-# The object, with tensors that are built later -------------------------------------
+def _damaged(reason: str) -> ContainerError:
+    return ContainerError(f"{reason}. {DAMAGED}")
 
 
 @dataclass(eq=False, slots=True)
@@ -131,9 +128,9 @@ def _make_table() -> dict[tuple[str, str], Any]:
         table["torch", name] = Global(f"torch.{name}")
     table["torch.serialization", "_get_layout"] = Global("torch.layout", _forget)
     table["collections", "Counter"] = Global("collections.Counter", _counter)
+    losses = "torch.nn.modules.loss"
     for name in ("L1Loss", "MSELoss", "SmoothL1Loss", "HuberLoss"):
-        full = f"torch.nn.modules.loss.{name}"
-        table["torch.nn.modules.loss", name] = Global(full, inert=True)
+        table[losses, name] = Global(f"{losses}.{name}", inert=True)
     table["argparse", "Namespace"] = Global("argparse.Namespace", inert=True)
     for name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath"):
         for module in ("pathlib", "pathlib._local"):
@@ -150,8 +147,7 @@ _TABLE = _make_table()
 class StorageIds:
     """Turns the persistent ids of a pickle into storages, and collects the storages.
 
-    Args:
-        views: Whether an id may name a part of a storage, or a class with its source.
+    With ``views`` an id may name a part of a storage, or a class with its source.
     """
 
     def __init__(self, views: bool) -> None:
@@ -160,12 +156,12 @@ class StorageIds:
 
     def __call__(self, pid: Any) -> Any:
         view = None
-        if self.views and type(pid) is tuple and len(pid) == 4 and pid[0] == "module":
-            if type(pid[1]) is Global:  # a class with its source code
-                return pid[1]
-        if self.views and type(pid) is tuple and len(pid) == 6:
-            view = pid[5]
-            pid = pid[:5]
+        if self.views and type(pid) is tuple:
+            if len(pid) == 4 and pid[0] == "module" and type(pid[1]) is Global:
+                return pid[1]  # a class with its source code
+            if len(pid) == 6:
+                *pid, view = pid
+                pid = tuple(pid)
         found = storage_pid(pid)
         known = self.by_key.setdefault(found.key, found)
         if known.kind is not found.kind or known.numel != found.numel:
@@ -183,8 +179,6 @@ class StorageIds:
         return StoredElements(known, view[1], view[2])
 
 
-# The two containers ----------------------------------------------------------------
-
 Reader = Callable[[StoragePid], np.ndarray]
 
 
@@ -196,9 +190,7 @@ def _fill(file: BinaryIO, num_bytes: int) -> np.ndarray:
     while done < num_bytes:
         count = file.readinto(view[done : done + _CHUNK])
         if not count:
-            raise ContainerError(
-                f"{num_bytes - done} bytes of a storage are missing. {DAMAGED}"
-            )
+            raise _damaged(f"{num_bytes - done} bytes of a storage are missing")
         done += count
     return raw
 
@@ -216,19 +208,14 @@ def _members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
         shown = repr(info.filename[:80])
         top, slash, name = info.filename.partition("/")
         folder = top if folder is None else folder
-        parts = name.split("/")
-        if (
-            not top
-            or not slash
-            or top != folder
-            or not set(parts).isdisjoint(("", ".", ".."))
-        ):
+        odd = {"", ".", ".."}.intersection(name.split("/"))
+        if not top or not slash or top != folder or odd:
             raise ContainerError(
                 f"the archive member {shown} is not inside the one folder of a PyTorch "
                 "checkpoint. If the archive contains a checkpoint, unpack it"
             )
         if name in members:
-            raise ContainerError(f"the archive has two members {shown}. {DAMAGED}")
+            raise _damaged(f"the archive has two members {shown}")
         if info.flag_bits & 0x41:
             raise ContainerError(f"the archive member {shown} is encrypted. {RESAVE}")
         total += info.file_size
@@ -238,19 +225,23 @@ def _members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
                 f"does. {RESAVE}"
             )
         if info.file_size != info.compress_size or total > size:
-            raise ContainerError(
+            raise _damaged(
                 f"the archive member {shown} says it has {info.file_size} bytes, which "
-                f"cannot be in a file of {size}. {DAMAGED}"
+                f"cannot be in a file of {size}"
             )
         members[name] = info
     if "data.pkl" not in members:
         raise ContainerError(
-            "a zip archive without data.pkl, so not a PyTorch checkpoint. If it "
-            "contains one, unpack it"
+            "a zip archive without data.pkl, no PyTorch checkpoint. If it contains "
+            "one, unpack it"
         )
     if "constants.pkl" in members:
         raise ContainerError(f"a TorchScript archive (torch.jit.save). {RESAVE}")
     return members
+
+
+_ZIP_ERRORS = (zipfile.BadZipFile, RuntimeError, EOFError, ValueError)
+_ZIP_ERRORS += (OverflowError, struct.error)
 
 
 @contextlib.contextmanager
@@ -258,17 +249,9 @@ def _zip_errors() -> Iterator[None]:
     """Turn the errors of ``zipfile`` for damaged archives into one."""
     try:
         yield
-    except (
-        zipfile.BadZipFile,
-        NotImplementedError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        OverflowError,
-        struct.error,
-    ) as error:
+    except _ZIP_ERRORS as error:
         reason = str(error) or type(error).__name__
-        raise ContainerError(f"a damaged zip archive: {reason}. {DAMAGED}") from error
+        raise _damaged(f"a damaged zip archive: {reason}") from error
 
 
 class _Zip:
@@ -277,9 +260,8 @@ class _Zip:
     def __init__(self, file: BinaryIO, size: int) -> None:
         with _zip_errors():
             if not zipfile.is_zipfile(file):
-                raise ContainerError(
-                    "truncated: the archive has no directory at its end "
-                    f"({size} bytes). {DAMAGED}"
+                raise _damaged(
+                    f"truncated: the archive has no directory at its end ({size} bytes)"
                 )
             self.archive = zipfile.ZipFile(file)
         self.members = _members(self.archive, size)
@@ -287,9 +269,7 @@ class _Zip:
     def read(self, name: str) -> np.ndarray:
         """Return the bytes of a member, after comparing its checksum."""
         if name not in self.members:
-            raise ContainerError(
-                f"the archive member {name[:80]!r} is missing. {DAMAGED}"
-            )
+            raise _damaged(f"the archive member {name[:80]!r} is missing")
         with _zip_errors(), self.archive.open(self.members[name]) as member:
             raw = _fill(member, self.members[name].file_size)
             member.read(1)  # the checksum is compared at the end
@@ -299,9 +279,9 @@ class _Zip:
         """Return the elements of a storage."""
         raw = self.read(f"data/{pid.key}")
         if raw.size != pid.numel * pid.kind.dtype.itemsize:
-            raise ContainerError(
+            raise _damaged(
                 f"storage {pid.key[:32]!r} has {raw.size} bytes instead of "
-                f"{pid.numel} x {pid.kind.dtype.itemsize}. {DAMAGED}"
+                f"{pid.numel} x {pid.kind.dtype.itemsize}"
             )
         return raw.view(pid.kind.dtype)
 
@@ -314,14 +294,13 @@ def _open_zip(file: BinaryIO, size: int) -> tuple[Any, Reader]:
         raise ContainerError(
             f"format version {version!r}; wanted 1 to {_MAX_VERSION}. {RESAVE}"
         )
-    order = b"little"  # of older files, which do not have the member
-    if "byteorder" in archive.members:
+    if "byteorder" in archive.members:  # older files do not have it
         order = archive.read("byteorder").tobytes()[:32]
-    if order != b"little":
-        raise ContainerError(
-            f"byte order {order!r}; only little-endian files are read. {RESAVE}, on a "
-            "little-endian machine"
-        )
+        if order != b"little":
+            raise ContainerError(
+                f"byte order {order!r}; only little-endian files are read. {RESAVE}, "
+                "on a little-endian machine"
+            )
     value = loads(archive.read("data.pkl").tobytes(), _TABLE, StorageIds(views=False))
     return value, archive.read_storage
 
@@ -334,34 +313,27 @@ def _open_legacy(file: BinaryIO, size: int) -> tuple[Any, Reader]:
         pos = read_legacy_head(data, budget)
         value, pos = load_one(data, _TABLE, pos, ids, budget)
         keys, pos = load_one(data, {}, pos, budget=budget)
-    if type(keys) is not list or len(keys) != len(ids.by_key):
-        raise ContainerError(
-            f"the list of storages does not fit the tensors. {DAMAGED}"
-        )
+    texts = type(keys) is list and all(type(key) is str for key in keys)
+    if not texts or sorted(keys) != sorted(ids.by_key):
+        raise _damaged("the list of storages does not fit the tensors")
     places: dict[str, int] = {}
     for key in keys:
-        pid = ids.by_key.get(key) if type(key) is str else None
-        if pid is None or key in places:
-            raise ContainerError(
-                f"the list of storages does not fit the tensors. {DAMAGED}"
-            )
+        pid = ids.by_key[key]
         file.seek(pos)
         prefix = file.read(8)
         pos += 8
         num_bytes = pid.numel * pid.kind.dtype.itemsize
         if len(prefix) < 8 or num_bytes > size - pos:
-            raise ContainerError(
+            raise _damaged(
                 f"truncated: storage {key[:32]!r} of {num_bytes} bytes, "
-                f"{max(0, size - pos)} left. {DAMAGED}"
+                f"{max(0, size - pos)} left"
             )
         if struct.unpack("<q", prefix)[0] != pid.numel:
-            raise ContainerError(
-                f"storage {key[:32]!r} contradicts its length. {DAMAGED}"
-            )
+            raise _damaged(f"storage {key[:32]!r} contradicts its length")
         places[key] = pos
         pos += num_bytes
     if pos != size:
-        raise ContainerError(f"{size - pos} bytes follow the last storage. {DAMAGED}")
+        raise _damaged(f"{size - pos} bytes follow the last storage")
 
     def read_storage(pid: StoragePid) -> np.ndarray:
         file.seek(places[pid.key])
@@ -394,12 +366,9 @@ def _guess(head: bytes) -> str:
 def open_checkpoint(file: BinaryIO) -> tuple[Any, Reader]:
     """Read the object of a file written by ``torch.save``, without its tensors.
 
-    Args:
-        file: The open file, which must stay open while storages are read.
-
     Returns:
         The object, with :class:`LazyTensor` for tensors, and a function from a storage
-        to its elements.
+        to its elements; the file must stay open for it.
 
     Raises:
         ContainerError: Another kind of file, or a damaged one.

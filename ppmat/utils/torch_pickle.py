@@ -16,9 +16,7 @@
 
 The file holds replacements of the functions of ``torch._utils`` for
 :mod:`ppmat.utils.restricted_pickle`, and the reader of the legacy ``torch.save`` stream
-with which a plain pickle stores a tensor. A reader of ``torch.save`` files calls
-``restricted_pickle.loads`` with :data:`TORCH_TABLE` and its own ``persistent_load``,
-which returns :class:`Storage`; :func:`storage_pid` checks the identifier.
+with which a plain pickle stores a tensor.
 """
 
 from __future__ import annotations
@@ -40,13 +38,7 @@ from ppmat.utils.restricted_pickle import load_one
 
 @dataclass(eq=False, slots=True)
 class StorageType:
-    """A torch storage class.
-
-    Attributes:
-        name: Class name in the file.
-        dtype: Little-endian dtype of its elements.
-        widen: Whether the elements are bfloat16, read as u2 and widened later.
-    """
+    """A torch storage class; ``widen`` marks bfloat16, read as u2 and widened later."""
 
     name: str
     dtype: np.dtype
@@ -86,9 +78,7 @@ STORAGE_CODES = {
 STORAGE_TYPES = {
     name: StorageType(name, np.dtype(code)) for name, code in STORAGE_CODES.items()
 }
-STORAGE_TYPES["BFloat16Storage"] = StorageType(
-    "BFloat16Storage", np.dtype("<u2"), widen=True
-)
+STORAGE_TYPES["BFloat16Storage"] = StorageType("BFloat16Storage", np.dtype("<u2"), True)
 STORAGE_TABLE: dict[tuple[str, str], Any] = {
     **{("torch", name): kind for name, kind in STORAGE_TYPES.items()},
     ("torch.storage", "UntypedStorage"): StorageType("UntypedStorage", np.dtype("|u1")),
@@ -105,17 +95,9 @@ def rebuild_tensor(
     hooks: Any = None,
     metadata: Any = None,
 ) -> np.ndarray:
-    """Copy a tensor out of its storage.
+    """Copy a tensor out of its :class:`Storage`.
 
-    Args:
-        budget: Bytes that may still be built.
-        storage: The :class:`Storage`.
-        offset: First element.
-        size: Shape; every view that torch writes (stride 0 included) is accepted.
-        stride: Step of each dimension in elements.
-        requires_grad: Ignored.
-        hooks: Ignored.
-        metadata: Conjugate or negative views are refused.
+    Offset and stride count elements; ``metadata`` marks a conjugate or negative view.
 
     Returns:
         An owned, writable, contiguous array; float32 for bfloat16.
@@ -232,10 +214,10 @@ _USUAL_PICKLES = re.compile(
 def read_legacy_head(raw: Any, budget: Budget) -> int:
     """Check magic number, protocol and system of a legacy stream; return their end."""
     magic, pos = load_one(raw, {}, 0, budget=budget)
-    if type(magic) is not int or magic != _MAGIC:
+    if magic != _MAGIC:
         raise RestrictedPickleError("a stream does not start with torch's magic number")
     version, pos = load_one(raw, {}, pos, budget=budget)
-    if type(version) is not int or version != _PROTOCOL:
+    if version != _PROTOCOL:
         raise RestrictedPickleError("a stream is not of torch.save protocol 1001")
     system, pos = load_one(raw, {}, pos, budget=budget)
     if type(system) is not dict or system.get("little_endian") is not True:
@@ -244,22 +226,12 @@ def read_legacy_head(raw: Any, budget: Budget) -> int:
 
 
 def load_legacy_storage(budget: Budget, raw: Any) -> Storage:
-    """Read one storage from the legacy ``torch.save`` stream.
-
-    Args:
-        budget: Bytes that may still be built; the stream itself counts.
-        raw: The stream that a plain pickle of a tensor contains.
-
-    Returns:
-        The storage, a view of ``raw``.
-    """
+    """Return the storage of the legacy ``torch.save`` stream ``raw``, a view of it."""
     if type(raw) is not bytes:
         raise RestrictedPickleError("a storage is not made of bytes")
     budget.take(len(raw), "a storage")
-    if raw.startswith(LEGACY_HEAD):
-        pos = len(LEGACY_HEAD)
-    else:
-        pos = read_legacy_head(raw, budget)
+    usual = raw.startswith(LEGACY_HEAD)
+    pos = len(LEGACY_HEAD) if usual else read_legacy_head(raw, budget)
     match = _USUAL_PICKLES(raw, pos)
     key = match["key"] if match else b""
     if match and match["key_again"] == key and key[1] == len(key) - 5:
@@ -287,22 +259,16 @@ def load_legacy_storage(budget: Budget, raw: Any) -> Storage:
     return Storage(np.frombuffer(raw, kind.dtype, pid.numel, pos + 8), kind.widen)
 
 
+_PID_TYPES = (str, StorageType, str, str, int)
+
+
 def storage_pid(pid: Any) -> StoragePid:
     """Check ``("storage", class, key, location, numel[, view])``."""
-    if type(pid) is not tuple or len(pid) not in (5, 6) or type(pid[0]) is not str:
-        raise RestrictedPickleError("malformed persistent id of a storage")
-    kind, key, location, numel = pid[1:5]
-    if (
-        pid[0] != "storage"
-        or type(kind) is not StorageType
-        or type(key) is not str
-        or type(location) is not str
-        or type(numel) is not int
-        or not 0 <= numel < 1 << 48
-        or pid[5:] not in ((), (None,))
-    ):
-        raise RestrictedPickleError("malformed persistent id of a storage")
-    return StoragePid(kind, key, numel)
+    if type(pid) is tuple and tuple(map(type, pid[:5])) == _PID_TYPES:
+        name, kind, key, _, numel = pid[:5]
+        if name == "storage" and 0 <= numel < 1 << 48 and pid[5:] in ((), (None,)):
+            return StoragePid(kind, key, numel)
+    raise RestrictedPickleError("malformed persistent id of a storage")
 
 
 TORCH_TABLE: dict[tuple[str, str], Any] = {

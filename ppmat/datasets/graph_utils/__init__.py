@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """Graphs of periodic structures."""
 
 from ppmat.datasets.graph_utils.periodic_graph import PeriodicGraphConverter

@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """Neighbours and reciprocal vectors of a periodic structure, as plain arrays.
 
 Both branches of the spatial-frequency network read these: edges between atoms closer
@@ -77,8 +76,7 @@ def neighbour_pairs(
         (6, 2.0)
     """
     points = np.ascontiguousarray(points, dtype=np.float64)
-    if centres is None:
-        centres = points
+    centres = points if centres is None else centres
     centre, neighbour, image, distance = find_points_in_spheres(
         points,
         np.ascontiguousarray(centres, dtype=np.float64),
@@ -93,13 +91,7 @@ def neighbour_pairs(
 
 
 def check_distances(pairs: Pairs, closest: float, prefix: str = "") -> None:
-    """Raise ``InputError`` if two atoms are closer than ``closest`` [Å].
-
-    Args:
-        pairs: All pairs up to that distance, or more.
-        closest: Smallest legal distance, Å.
-        prefix: Put in front of the message.
-    """
+    """Raise ``InputError`` (``prefix`` first) for atoms closer than ``closest`` Å."""
     if pairs.distance.min(initial=math.inf) < closest:
         p = pairs.distance.argmin()
         raise InputError(
@@ -174,8 +166,7 @@ class PeriodicGraphConverter:
     ) -> dict[str, ConcatData]:
         """Return the graph made of stored OC20 edges instead of a search.
 
-        The cut-off and the neighbour limit are applied to them. Edges that were not
-        stored (OC20 files: beyond 6 Å or the 50 nearest) cannot be recovered.
+        The cut-off and the neighbour limit are applied to them.
 
         Args:
             structure: The structure the edges belong to.
@@ -233,13 +224,7 @@ def reciprocal_indices(cell: np.ndarray, k_cut: float) -> np.ndarray:
 
 
 def _within_limit(centre, distance, limit):
-    """Return a mask of the edges that a limit keeps.
-
-    Args:
-        centre: int64 [E], sorted.
-        distance: float64 [E], sorted within each centre.
-        limit: Largest number of neighbours of a centre.
-    """
+    """Return a mask of the edges a limit keeps; sorted by centre, then distance."""
     _, first, count = np.unique(centre, return_index=True, return_counts=True)
     last_kept = distance[first + np.minimum(count, limit) - 1]
     return distance <= np.repeat(last_kept + TIE_TOLERANCE, count)

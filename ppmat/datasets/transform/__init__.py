@@ -48,17 +48,12 @@ SCALINGS = Registry(
     "scaling", [no_scaling, mean_std_scaling, composition_scaling, custom_scaling]
 )
 
-__all__ = [*TRANSFORMS, *SCALINGS, "Compose", "build_post_transforms"]
+__all__ = [*TRANSFORMS, *SCALINGS, "Compose", "build_post_transforms", "single_target"]
 __all__ += ["build_transforms", "check_scaling", "run_dataset_transform"]
-__all__ += ["single_target"]
 
 
 class Compose:
-    """Apply transforms one after the other.
-
-    Args:
-        transforms: Callables from the data to the changed data.
-    """
+    """Apply transforms, callables from data to changed data, one after the other."""
 
     def __init__(self, transforms: list[Callable]) -> None:
         self.transforms = list(transforms)
@@ -73,14 +68,11 @@ class Compose:
 def build_transforms(
     cfg: Sequence[Mapping] | None, where: str = "transforms"
 ) -> Compose | None:
-    """Build the transforms of each sample of a data set.
+    """Build the transforms of each sample of a data set, as one callable.
 
     Args:
-        cfg: A list of blocks, applied in this order.
+        cfg: A list of blocks, applied in this order; None or empty gives None.
         where: YAML path of ``cfg``, for errors.
-
-    Returns:
-        The transforms as one callable; None for None or an empty list.
 
     Raises:
         ConfigError: Unknown class, key or wrong type, with the YAML path.
@@ -102,11 +94,7 @@ def build_post_transforms(
 
 
 def check_scaling(cfg: Mapping, where: str = "Dataset.transform") -> None:
-    """Check a scaling block without reading data.
-
-    Args:
-        cfg: The block, e.g. ``{__class_name__: mean_std_scaling}``.
-        where: Its YAML path.
+    """Check a scaling block, ``{__class_name__: mean_std_scaling}``, without data.
 
     Raises:
         ConfigError: Unknown scaling, unknown key or wrong type.
@@ -130,9 +118,6 @@ def run_dataset_transform(
         train_loader: Loader of the training data.
         target: Name of the label, or a list of that one name.
         **params: Further arguments of the scaling.
-
-    Raises:
-        ConfigError: See :func:`mean_std_scaling`.
     """
     block = {CLASS_KEY: trans_func, PARAMS_KEY: params}
     return SCALINGS.build(

@@ -49,21 +49,19 @@ def mean_std_scaling(
 ) -> tuple[float, float]:
     """Return mean and standard deviation (``n - 1``) over the training data.
 
-    Each record counts once, whatever the sampler does with it. Of a data set with a
-    method ``read_label(index, name)`` only labels are read, of another one whole
-    records. Each of several processes reads its share; all return the numbers of a
-    single process.
+    Each record counts once, whatever the sampler does with it. Each of several
+    processes reads its share; all return the numbers of a single process.
 
     Args:
         train_loader: Loader of the training data; only its data set is read.
         target: Name of the label, or a list of that one name.
 
     Raises:
-        ConfigError: Several targets; a record without a finite label; labels that are
-            all equal.
+        ConfigError: Several targets, a label that is missing or not finite, no spread.
     """
     name = single_target(target)
-    labels = read_labels(train_loader.dataset, name)
+    rows = _read_all(train_loader.dataset, _read_label, name)
+    labels = np.concatenate(rows)
     if len(labels) < 2 or not (std := labels.std(ddof=1)) > 0:
         raise ConfigError(
             f"mean_std_scaling: the {len(labels)} training labels '{name}' have no "
@@ -84,8 +82,7 @@ def composition_scaling(
     element, fitted by ridge regression.
 
     Args:
-        train_loader: Loader of the training data; only its data set is read, without
-            making graphs if it has a method ``read_atoms(index)``.
+        train_loader: Loader of the training data; only its data set is read.
         target: Name of the label, or a list of that one name.
         tags: Tags of the atoms that are counted; those that the model sums over.
         ridge: Penalty on the square of an energy, in records.
@@ -145,42 +142,27 @@ def custom_scaling(
 
 
 def single_target(target: Target) -> str:
-    """Return the only name of a target.
-
-    Raises:
-        ConfigError: There are several names, or none.
-    """
+    """Return the only name of a target; ``ConfigError`` for several or none."""
     names = [target] if isinstance(target, str) else list(target)
     if len(names) != 1:
-        raise ConfigError(
-            f"statistics need exactly one target, got {len(names)}: {names}"
-        )
+        found = f"{len(names)}: {names}"
+        raise ConfigError(f"statistics need exactly one target, got {found}")
     return names[0]
 
 
-def read_labels(dataset: io.Dataset, name: str) -> np.ndarray:
-    """Return the label of all records as float64, flat, in the order of the data set.
-
-    Raises:
-        ConfigError: A record has no finite label; raised on all processes.
-        Exception: What the data set raises for a record that it cannot read.
-    """
-    return np.concatenate(_read_all(dataset, _read_label, name))
-
-
 def _read_all(dataset: io.Dataset, read: Callable, *args: Any) -> list[Any]:
-    """Return ``read(dataset, index, *args)`` of all records, in their order."""
+    """Return ``read(dataset, index, *args)`` of all records, in their order.
+
+    An error of one process is raised in all of them.
+    """
     rank, world_size = dist.get_rank(), dist.get_world_size()
     total = len(dataset)
     share = range(total * rank // world_size, total * (rank + 1) // world_size)
     found: list[Any] = []
     failure: Exception | None = None
+    quiet = None if rank == 0 else True
     try:
-        for index in tqdm(
-            share,
-            desc="reading the training labels",
-            disable=None if rank == 0 else True,
-        ):
+        for index in tqdm(share, desc="reading the training labels", disable=quiet):
             source, row = dataset, index
             while isinstance(source, io.Subset):
                 source, row = source.dataset, source.indices[row]

@@ -34,11 +34,8 @@ class KeyTransform:
     """
 
     def __init__(self, apply_keys: Keys = None) -> None:
-        self.apply_keys: list | None = (
-            [apply_keys]
-            if isinstance(apply_keys, str)
-            else apply_keys and list(apply_keys)
-        )
+        single = isinstance(apply_keys, str)
+        self.apply_keys = [apply_keys] if single else apply_keys and list(apply_keys)
 
     def change(self, value: np.ndarray) -> np.ndarray:
         """Return the new value of one entry."""
@@ -122,11 +119,8 @@ class PowerData(KeyTransform):
 
     Args:
         base: The base, when the value is the exponent (10 undoes a log10).
-        exp: The exponent, when the value is the base.
+        exp: The exponent, when the value is the base. Give one of the two.
         apply_keys: See :class:`KeyTransform`.
-
-    Raises:
-        ValueError: Not exactly one of ``base`` and ``exp`` is given.
     """
 
     def __init__(
@@ -137,11 +131,8 @@ class PowerData(KeyTransform):
     ) -> None:
         super().__init__(apply_keys)
         if (base is None) == (exp is None):
-            raise ValueError(
-                f"PowerData: give either base or exp, got base={base} and exp={exp}"
-            )
-        self.base = base
-        self.exp = exp
+            raise ValueError(f"PowerData: give either base or exp, got {base}, {exp}")
+        self.base, self.exp = base, exp
 
     def change(self, value: np.ndarray) -> np.ndarray:
         if self.base is not None:
