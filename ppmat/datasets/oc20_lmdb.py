@@ -346,3 +346,7 @@ def _put(env: Any, batch: dict[bytes, bytes], size: int) -> None:
             return
         except lmdb.MapFullError:
             env.set_mapsize(2 * env.info()["map_size"] + 2 * size)
+
+
+if __name__ == "__main__":
+    raise SystemExit("this command has moved: python -m ppmat.commands.oc20")

@@ -285,7 +285,7 @@ def check_tags(record: OC20Record) -> None:
         raise InputError(
             f"sid {record.sid}: tags hold {np.unique(record.tags).tolist()}; OC20 "
             "uses 0 (sub-surface), 1 (surface), 2 (adsorbate). The surface builders "
-            "of ASE number layers instead: set the tags again"
+            "of ASE number layers instead: set new tags"
         )
 
 

@@ -60,7 +60,16 @@ def nearest(word: str, legal: Iterable[str]) -> str:
 
 
 def check_choice(what: str, found: object, legal: Iterable) -> None:
-    """Raise ``InputError`` unless ``found``, the value of ``what``, is legal."""
+    """Check that a value is one of the legal ones.
+
+    Args:
+        what: Name of the option or key.
+        found: Its value.
+        legal: The legal values, in the order of the message.
+
+    Raises:
+        InputError: It is not.
+    """
     if found not in legal:
         names = ", ".join(map(str, legal))
         hint = nearest(found, map(str, legal)).strip()

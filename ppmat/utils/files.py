@@ -12,7 +12,12 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Files that are written whole or not at all, and runs that can stop and go on."""
+"""Files that are written whole or not at all, and runs that can stop and go on.
+
+Every command that writes shares three things: :func:`replacing` writes one file,
+:class:`RunManifest` says what decides the results of a run, :func:`locked` keeps a
+second process out of its output.
+"""
 
 from __future__ import annotations
 

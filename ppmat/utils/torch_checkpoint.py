@@ -238,3 +238,9 @@ def write_pdparams(
         raise TorchCheckpointError(
             f"{path} was not written: {error.strerror or error}"
         ) from error
+
+
+if __name__ == "__main__":
+    raise SystemExit(
+        "this command has moved: python -m ppmat.commands.convert_checkpoint"
+    )
