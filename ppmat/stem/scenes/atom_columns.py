@@ -63,16 +63,13 @@ class AtomColumns:
         level: float = 0.0,
         tail: tuple[float, float] = (0.0, 1.0),
     ) -> np.ndarray:
-        """Return the sum of the columns over a flat background.
+        """Return the sum of the columns over a flat background, image units [H, W].
 
         Args:
-            shape: ``(H, W)`` of the image.
+            shape: ``(H, W)``.
             level: Background, image units.
             tail: Fraction of each peak in a wider Gaussian (the tails of the probe),
                 and the ratio of its width to ``sigma``.
-
-        Returns:
-            Image units [H, W].
         """
         share, ratio = tail
         image = np.full(shape, float(level))
@@ -114,10 +111,8 @@ class AtomColumns:
 
     def select(self, which: np.ndarray) -> AtomColumns:
         """Return the columns of a mask or of indices, in that order."""
-        rest = (None if v is None else v[which] for v in (self.element, self.occupancy))
-        return AtomColumns(
-            self.y[which], self.x[which], self.height[which], self.sigma[which], *rest
-        )
+        fields = vars(self).values()
+        return AtomColumns(*(None if v is None else v[which] for v in fields))
 
 
 def on_image(positions: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -151,17 +146,14 @@ class Scene:
         """Return one row for each column whose centre lies on a pixel.
 
         The keys are ``y``, ``x`` (pixels), ``y_angstrom``, ``x_angstrom``,
-        ``element``, ``occupancy`` (these four if known), ``height`` and ``sigma``.
+        ``element``, ``occupancy`` (these four if known), ``height``, ``sigma``.
         """
         columns = self.columns.select(self.columns.inside(self.gt_enhance.shape))
         table = {"y": columns.y, "x": columns.x}
         if self.pixel_size is not None:
-            table["y_angstrom"] = columns.y * self.pixel_size
-            table["x_angstrom"] = columns.x * self.pixel_size
-        if columns.element is not None:
-            table["element"] = np.asarray(columns.element, dtype=str)
-        if columns.occupancy is not None:
-            table["occupancy"] = columns.occupancy
-        table |= {"height": columns.height, "sigma": columns.sigma}
-        values = (np.asarray(column).tolist() for column in table.values())
-        return [dict(zip(table, row)) for row in zip(*values)]
+            table |= {f"{k}_angstrom": v * self.pixel_size for k, v in table.items()}
+        for name in ("element", "occupancy", "height", "sigma"):
+            if (values := getattr(columns, name)) is not None:
+                table[name] = values
+        rows = zip(*(values.tolist() for values in table.values()))
+        return [dict(zip(table, row)) for row in rows]
