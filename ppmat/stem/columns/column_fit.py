@@ -39,8 +39,6 @@ from ppmat.stem.columns.normal_equations import WIDTH
 from ppmat.stem.columns.normal_equations import Background
 from ppmat.stem.columns.normal_equations import ColumnWindows
 from ppmat.stem.columns.normal_equations import NormalEquations
-from ppmat.stem.columns.normal_equations import X
-from ppmat.stem.columns.normal_equations import Y
 from ppmat.stem.columns.standard_errors import FittedColumns
 from ppmat.stem.columns.standard_errors import MarginalCovariances
 from ppmat.stem.columns.standard_errors import noise_variance
@@ -97,21 +95,16 @@ class ColumnFit:
         separation: float,
         width_spread: float = WIDTH_SPREAD,
     ) -> None:
-        self.shape = image.shape
-        self.starts = starts
-        self.image, self.valid = image, valid
-        self.sigma = sigma
-        self._center = np.log(sigma)
-        self.width_spread = width_spread
-        self.limit = _MAX_SHIFT * sigma
+        self.image, self.valid, self.shape = image, valid, image.shape
+        self.starts, self.limit = starts, _MAX_SHIFT * sigma
+        self.sigma, self._center, self.width_spread = sigma, np.log(sigma), width_spread
         self.half = int(np.ceil(_WINDOW_REACH * sigma))
         n, pad = len(starts), 2 * self.half
-        self._padded = np.zeros([size + 2 * pad for size in self.shape])
+        self._padded = np.pad(np.zeros(self.shape), pad)
         self.residual = self._padded[pad:-pad, pad:-pad]
         self._missing = np.nonzero(~valid)
         self._padded_valid = np.pad(valid, pad) if len(self._missing[0]) else None
-        self.frozen = np.zeros(n, dtype=bool)
-        self._moving = np.zeros(n, dtype=bool)
+        self.frozen, self._moving = np.zeros((2, n), dtype=bool)
         self._waiting = np.ones(n, dtype=bool)  # to be fitted by the next iterate()
         self._height_error = np.full(n, np.inf)
         self._fresh = True
@@ -240,12 +233,10 @@ class ColumnFit:
     # --- iteration ----------------------------------------------------------------
 
     def iterate(self, steps: int, tolerance: float = 0.05) -> bool:
-        """Do Gauss-Newton steps with damping; return whether all columns settled.
+        """Do damped Gauss-Newton steps; return whether all columns settled.
 
-        Args:
-            steps: Largest number of steps.
-            tolerance: A column has settled if its last step is below this, in standard
-                errors.
+        A column has settled if its last step is below ``tolerance``, in standard
+        errors. The damping is that of Levenberg and Marquardt.
         """
         n = len(self.values)
         self._find_pairs()
@@ -287,7 +278,7 @@ class ColumnFit:
             spread = self._rough_errors(equations, view)
             relative = np.abs(moved) / spread
             relative[self.frozen[which]] *= np.arange(4) == HEIGHT
-            far = relative[:, [Y, X, WIDTH]].max(axis=1) >= tolerance
+            far = np.delete(relative, HEIGHT, axis=1).max(axis=1) >= tolerance
             self._moving[which] = far & ~self.frozen[which]
             self._height_error[which] = spread[:, HEIGHT]
             drift += self.background.at(*self._pixels(), nodes)
@@ -311,8 +302,7 @@ class ColumnFit:
         i, j = self._pairs
         touched = marked.copy()
         touched[j[marked[i]]] = touched[i[marked[j]]] = True
-        if touched.sum() > _MAX_MOVING_SHARE * len(touched):
-            touched[:] = True
+        touched |= touched.sum() > _MAX_MOVING_SHARE * len(touched)
         return np.nonzero(touched)[0]
 
     def _costs(self, view: _View, noise: np.ndarray) -> tuple[float, np.ndarray]:

@@ -191,9 +191,7 @@ class ColumnTable:
     def to_atomap(self, path: PathLike) -> None:
         """Write positions as Atomap takes them: ``(x, y)`` in pixels [n, 2].
 
-        Args:
-            path: ``.npy`` for ``numpy.load``, anything else for text with a line of
-                names.
+        A ``.npy`` file is for ``numpy.load``. All others are text with a line of names.
         """
         positions = self.positions[:, ::-1]
         if os.fspath(path).endswith(".npy"):
@@ -321,11 +319,9 @@ _LENGTHS = ("y [nm]", "x [nm]", "y_error [nm]", "x_error [nm]")
 
 
 def pixel_size_in_nm(pixel_size: Any, units: str | None) -> tuple[float, float] | None:
-    """Return a pixel size as ``(y, x)`` in nm.
+    """Return a pixel size, a number or ``(y, x)`` or None, as ``(y, x)`` in nm.
 
-    Args:
-        pixel_size: A number, a pair ``(y, x)``, or None.
-        units: ``pm``, ``Å``, ``nm`` or ``µm``, or another spelling of these.
+    The units are ``pm``, ``Å``, ``nm`` or ``µm``, or another spelling of these.
 
     Raises:
         InputError: Sizes that are not positive, or other units.
@@ -361,16 +357,10 @@ def table_warnings(
 ) -> list[str]:
     """Return warnings on an image and its table: bad pixels, clipping, failed fits.
 
-    Args:
-        values: Grey values of the used pixels, of any shape.
-        bright: Whether columns are bright. Clipping matters at their end of the grey
-            values only: the largest for bright columns, the smallest for dark ones.
-        fitted: Whether the fit of each column succeeded [n].
-        hot_pixels: Number of hot pixels that were left out.
+    ``values`` are those of the used pixels, of any shape. Clipping matters at one end
+    only: at the largest values for ``bright`` columns, else at the smallest.
     """
-    texts = []
-    if hot_pixels:
-        texts.append(hot_pixel_warning(hot_pixels))
+    texts = [hot_pixel_warning(hot_pixels)] if hot_pixels else []
     limit = clipping_limits(values)[bright]
     if limit is not None:
         share = np.mean(values == limit)

@@ -243,23 +243,17 @@ class _Selection:
     correlation: np.ndarray  # see noise_correlation [4]
 
 
+@dataclass
 class _Search:
-    """The search for columns in one image, with the widths known so far.
+    """The search for columns in one image, with the widths known so far."""
 
-    Hot pixels are missing in ``raw``, for the fit, and replaced in ``searched``, for
-    seeds. ``seed_image`` is an enhanced image or a map, or None.
-    """
+    raw: ScaledImage  # for the fit; hot pixels are missing
+    searched: ScaledImage  # for seeds; hot pixels are replaced
+    seed_image: ScaledImage | None  # an enhanced image or a map
+    options: DetectionOptions
 
-    def __init__(
-        self,
-        raw: ScaledImage,
-        searched: ScaledImage,
-        seed_image: ScaledImage | None,
-        options: DetectionOptions,
-    ) -> None:
-        self.raw, self.searched, self.seed_image = raw, searched, seed_image
-        self.options = options
-        self.area = float(raw.valid.sum())
+    def __post_init__(self) -> None:
+        self.area = float(self.raw.valid.sum())
 
     def run(self) -> _Selection | None:
         """Return the columns, or None if there are none."""
@@ -368,7 +362,8 @@ class _Search:
                 fit.recentre(width)
                 fit.keep(keep)
         columns = found, fit.background, snr, score, contrast
-        return _Selection(*columns, self.sigma, self.apart, correlation)
+        lengths = {"sigma": self.sigma, "separation": self.apart}
+        return _Selection(*columns, **lengths, correlation=correlation)
 
     def find_missed(self, found: _Selection) -> np.ndarray:
         """Return peaks of the residual, pixels [n, 2].
@@ -444,7 +439,7 @@ def _at_edge(position: np.ndarray, valid: np.ndarray, reach: float) -> np.ndarra
 def _pixels(image: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the values of an image, and the mask of those that can be used [H, W]."""
     data = image_array(image)
-    if data.dtype.kind not in "iuf" or data.dtype.fields is not None:
+    if data.dtype.kind not in "iuf":
         raise TypeError(
             f"{name} has type {data.dtype}; wanted real numbers. Complex images: give "
             "the amplitude or one part"
@@ -476,10 +471,9 @@ def _scaled(values: np.ndarray, valid: np.ndarray, name: str, sign: int) -> Scal
 
 def _signal_pixel_size(signal: Any) -> tuple[float, float] | None:
     """Return the pixel size (y, x) of a HyperSpy signal, nm; None if unknown."""
-    axes = signal.axes_manager.signal_axes  # (x, y)
-    scales = [float(axis.scale) for axis in axes][::-1]
+    axes = signal.axes_manager.signal_axes[::-1]  # from (x, y)
     units = {str(axis.units) for axis in axes}
     try:
-        return pixel_size_in_nm(scales, *units)
+        return pixel_size_in_nm([float(axis.scale) for axis in axes], *units)
     except (TypeError, ValueError):
         return None

@@ -29,10 +29,7 @@ _MARKERS = {"o": "fitted", "s": "fitted, at the edge", "x": "not fitted"}
 
 
 def draw_columns(
-    image: np.ndarray,
-    table: ColumnTable,
-    path: str | os.PathLike,
-    title: str = "",
+    image: np.ndarray, table: ColumnTable, path: str | os.PathLike, title: str = ""
 ) -> None:
     """Write a PNG file of the raw image with a marker on each column.
 

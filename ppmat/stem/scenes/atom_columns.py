@@ -31,27 +31,18 @@ _TARGET_SIGMA = 1.5  # pixels; standard deviation of the spots in gt_detect
 class AtomColumns:
     """Atomic columns in and around an image.
 
-    Args:
-        y: Rows, pixels [n]; the centre of the first pixel is 0.
-        x: Columns of the image, pixels [n].
-        height: Peak above the background, image units [n]; negative if dark.
-        sigma: Standard deviation of the Gaussian spot, pixels [n].
-        element: Elements of each column, such as ``Sr`` or ``Ti+O`` [n]; None if
-            unknown.
-        occupancy: Fraction of the column's atoms that are present [n]; None if
-            unknown.
-
     Example:
         >>> one = AtomColumns(*np.array([[4.0], [3.0], [100.0], [1.5]]))
         >>> one.render((9, 7), level=20.0)[4, 3].item()
         120.0
     """
 
-    y: np.ndarray
-    x: np.ndarray
-    height: np.ndarray
-    sigma: np.ndarray
-    element: np.ndarray | None = None
+    y: np.ndarray  # rows, pixels [n]; the centre of the first pixel is 0
+    x: np.ndarray  # columns of the image, pixels [n]
+    height: np.ndarray  # peak above the background, image units [n]; negative if dark
+    sigma: np.ndarray  # standard deviation of the Gaussian spot, pixels [n]
+    element: np.ndarray | None = None  # such as "Sr" or "Ti+O" [n]; None if unknown
+    # Fraction of the column's atoms that are present [n]; None if unknown.
     occupancy: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -128,19 +119,12 @@ def _profiles(size: int, centre: np.ndarray, sigma: np.ndarray) -> np.ndarray:
 
 @dataclass
 class Scene:
-    """A clean image with its targets.
+    """A clean image with its targets."""
 
-    Args:
-        gt_enhance: Image without noise, image units [H, W].
-        gt_detect: Equal narrow spots on black, one a column, grey levels [H, W].
-        columns: The columns, also those beyond the image whose spots reach into it.
-        pixel_size: Å; None if unknown.
-    """
-
-    gt_enhance: np.ndarray
-    gt_detect: np.ndarray
-    columns: AtomColumns
-    pixel_size: float | None = None
+    gt_enhance: np.ndarray  # image without noise, image units [H, W]
+    gt_detect: np.ndarray  # equal narrow spots on black, grey levels [H, W]
+    columns: AtomColumns  # also those beyond the image whose spots reach into it
+    pixel_size: float | None = None  # Å; None if unknown
 
     def column_rows(self) -> list[dict]:
         """Return one row for each column whose centre lies on a pixel.

@@ -57,24 +57,17 @@ _FREQUENCIES = np.linspace(0.0, 8.0, 401)  # 1/Å; of the scattering factor
 class BrightField:
     """Microscope of a bright-field image.
 
-    Args:
-        energy: Of the electrons, keV.
-        semiangle: Convergence semiangle of the probe, mrad.
-        detector: Semiangle of the detector, mrad; 0 is a point on the axis.
-        defocus: Depth of the probe's focus below the first atoms, Å.
-        source: Standard deviation of the image of the source, Å.
-        rings: Rings of directions that sample the detector, with 6, 12, 18 .. points.
-            The calculation time grows with the number of points.
-
     Raises:
         CrystalError: A value outside the range that the error names.
     """
 
-    energy: float = 200.0
-    semiangle: float = 22.0
-    detector: float = 11.0
-    defocus: float = 0.0
-    source: float = 0.0
+    energy: float = 200.0  # of the electrons, keV
+    semiangle: float = 22.0  # convergence semiangle of the probe, mrad
+    detector: float = 11.0  # semiangle of the detector, mrad; 0: a point on the axis
+    defocus: float = 0.0  # depth of the probe's focus below the first atoms, Å
+    source: float = 0.0  # standard deviation of the image of the source, Å
+    # Rings of directions that sample the detector, with 6, 12, 18 .. points. The
+    # calculation time grows with the number of points.
     rings: int = 2
 
     def __post_init__(self) -> None:
@@ -234,21 +227,16 @@ def _phase(
 
 @functools.lru_cache(maxsize=512)
 def scattering_factor(symbol: str, energy: float, thermal: float) -> np.ndarray:
-    """Return the Fourier transform of the phase that an atom adds to a wave.
+    """Return the Fourier transform of the phase that an atom adds to a wave, Å^2 [401].
+
+    The frequencies are 0, 0.02 .. 8 1/Å. The energy is in keV. ``thermal`` is the root
+    mean square displacement along one direction, Å.
 
     The phase is ``-i log <exp(i v)>``, with the mean over thermal positions of ``v``,
     the phase of the atom at rest. The imaginary part is the loss by thermal motion.
 
     Source: scattering factors of Doyle and Turner, Acta Cryst. A24, 390 (1968), and
     Smith and Burge, Acta Cryst. 15, 182 (1962), as tabulated by pymatgen.
-
-    Args:
-        symbol: Of the element.
-        energy: keV.
-        thermal: Root mean square displacement along one direction, Å.
-
-    Returns:
-        Å^2 at the frequencies 0, 0.02 .. 8 1/Å [401].
 
     Raises:
         CrystalError: pymatgen has no scattering factors of the element.

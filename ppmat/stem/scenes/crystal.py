@@ -31,7 +31,6 @@ from typing import Any
 
 import numpy as np
 
-from ppmat.stem.noise.noise_model import MODES
 from ppmat.stem.scenes.atom_columns import AtomColumns
 from ppmat.stem.scenes.atom_columns import Scene
 from ppmat.stem.scenes.bright_field import BrightField
@@ -63,20 +62,13 @@ class Haadf:
     ``1 - (1 - g) (1 - exp(-thickness / depth))``, where
     ``g = s**power / (s**power + limit**power)``. The parameters were chosen on
     multislice simulations, see docs/stem/synthesis.md.
-
-    Args:
-        exponent: Of the atomic number.
-        limit: Strength per Å of a column that keeps half in a thick specimen.
-        power: Sharpness of the transition from light to heavy columns.
-        depth: Thickness over which light columns lose intensity, Å.
-        light: Additional factor on the intensity of light columns; 1 is the fit.
     """
 
-    exponent: float = 1.6
-    limit: float = 9.0
-    power: float = 3.0
-    depth: float = 30.0
-    light: float = 1.0
+    exponent: float = 1.6  # of the atomic number
+    limit: float = 9.0  # strength per Å of a column that keeps half in a thick specimen
+    power: float = 3.0  # sharpness of the transition from light to heavy columns
+    depth: float = 30.0  # thickness over which light columns lose intensity, Å
+    light: float = 1.0  # additional factor on light columns; 1 is the fit
 
     def heights(self, projection: Projection) -> np.ndarray:
         """Return the peak heights in arbitrary units [n]."""
@@ -287,8 +279,8 @@ def _columns(
 
 
 def _contrast(mode: str, contrast: Haadf | BrightField | None) -> Haadf | BrightField:
-    if mode not in MODES:
-        raise CrystalError(f"mode is {mode!r}", wanted=f"one of {', '.join(MODES)}")
+    if mode not in CONTRASTS:
+        raise CrystalError(f"mode is {mode!r}", wanted=f"one of {', '.join(CONTRASTS)}")
     kind = CONTRASTS[mode]
     if not isinstance(contrast, kind | None):
         found = f"mode {mode} with the contrast {type(contrast).__name__}"
@@ -306,7 +298,6 @@ def displacements(
     """
     if not isinstance(thermal, Mapping):
         return np.full(len(elements), float(thermal))
-    missing = sorted(set(elements) - set(thermal))
-    if missing:
+    if missing := sorted(set(elements) - set(thermal)):
         raise CrystalError(f"thermal has no displacement for {', '.join(missing)}")
     return np.array([float(thermal[symbol]) for symbol in elements])

@@ -16,6 +16,9 @@
 
 Each function takes a :class:`~ppmat.stem.scenes.projection.Projection` and returns a
 new one with one more entry in ``records``. All random numbers come from ``rng``.
+
+Illegal values, and elements that the specimen does not have, are a ``CrystalError``. So
+are defects that leave no atoms in view or move columns by more than the margin.
 """
 
 from __future__ import annotations
@@ -49,10 +52,6 @@ def vacancies(
         share: 0 to 1.
         element: None for all elements.
         whole: Remove whole columns instead of single atoms.
-
-    Raises:
-        CrystalError: A share outside 0 to 1, an element that the specimen does not
-            have, or no atoms left in view.
     """
     which = _element_indices(projection, share, element)
     counts = projection.counts.copy()
@@ -85,12 +84,7 @@ def substitution(
     element: str,
     by: str,
 ) -> Projection:
-    """Replace a share (0 to 1) of the atoms of one element by another one.
-
-    Raises:
-        CrystalError: A share outside 0 to 1, an element that the specimen does not
-            have, or a symbol of no element.
-    """
+    """Replace a share (0 to 1) of the atoms of one element by another one."""
     which = _element_indices(projection, share, element)
     projection = _with_element(projection, by)
     counts = projection.counts.copy()
@@ -118,10 +112,6 @@ def adatoms(
         element: Symbol.
         distance: Smallest distance between two adatoms, Å.
         tolerance: An adatom within this distance of a column becomes part of it, Å.
-
-    Raises:
-        CrystalError: A negative density, one that leaves no room, or a symbol of no
-            element.
     """
     if not 0 <= density < math.inf:
         raise CrystalError(f"density is {density}", wanted="atoms per nm², at least 0")
@@ -164,9 +154,6 @@ def strain(projection: Projection, tensor: Sequence[Sequence[float]]) -> Project
 
     Args:
         tensor: Gradient of the displacement ``(y, x)`` [2, 2].
-
-    Raises:
-        CrystalError: Columns would move by more than the margin.
     """
     tensor = np.asarray(tensor, dtype=float)
     if tensor.shape != (2, 2) or not np.isfinite(tensor).all():
@@ -177,20 +164,13 @@ def strain(projection: Projection, tensor: Sequence[Sequence[float]]) -> Project
 
 
 def local_strain(
-    projection: Projection,
-    rng: np.random.Generator,
-    size: float,
-    length: float = 15.0,
+    projection: Projection, rng: np.random.Generator, size: float, length: float = 15.0
 ) -> Projection:
     """Displace the columns by a smooth random field.
 
     Args:
         size: Root mean square displacement along one direction, Å.
         length: Correlation length of the field, Å.
-
-    Raises:
-        CrystalError: Columns would move by more than the margin, a negative size, or a
-            length that is not positive.
     """
     if not (0 <= size < math.inf and 0 < length < math.inf):
         raise CrystalError(
@@ -230,9 +210,6 @@ def grain_boundary(
         through: Point ``(y, x)`` on the line, as fractions of height and width.
         distance: Columns of the second specimen nearer to one of the first are left
             out, Å.
-
-    Raises:
-        CrystalError: Fields of view that differ, or no atoms in view.
     """
     if (first.shape, first.pixel_size) != (second.shape, second.pixel_size):
         raise CrystalError(

@@ -428,8 +428,7 @@ def _fill(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Repeat the columns of one cell over the rectangle from ``low`` to ``high``.
 
-    Returns:
-        Positions (x, y) in the rectangle [n, 2], and the column of the cell [n].
+    Return positions (x, y) in the rectangle [n, 2], and the column of the cell [n].
     """
     moves = np.zeros((1, 2))
     if len(repeats):

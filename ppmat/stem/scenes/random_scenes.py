@@ -49,30 +49,23 @@ _MIN_SIGMA = 0.8  # pixels; smallest standard deviation of a drawn column
 class SceneRecipe:
     """Ranges that :func:`make_scene` draws from.
 
-    Args:
-        mode: ``haadf``: bright columns; ``bf``: a bright background with dark columns,
-            or, as in thick specimens, some dark and some bright.
-        low: Image value of the background in HAADF, of the darkest columns in BF.
-        high: Image value of the brightest columns in HAADF, of the background in BF.
-        spacing: Length of the first lattice vector, pixels.
-        width: Standard deviation of a column, as a fraction of the smallest distance.
-        random_share: Fraction of the scenes without a lattice.
-        wave_share: Fraction of the BF scenes calculated by wave optics, with a random
-            microscope. The others are spots on a bright background.
-        thick_share: Fraction of the BF scenes of spots that have bright columns too.
-
     Raises:
         ValueError: A value outside the range that the error names.
     """
 
+    # haadf: bright columns; bf: a bright background with dark columns, or, as in thick
+    # specimens, some dark and some bright.
     mode: str = "haadf"
-    low: float = 30.0
-    high: float = 180.0
-    spacing: tuple[float, float] = (9.0, 36.0)
+    low: float = 30.0  # value of the background in HAADF, of the darkest columns in BF
+    high: float = 180.0  # of the brightest columns in HAADF, of the background in BF
+    spacing: tuple[float, float] = (9.0, 36.0)  # length of a lattice vector, pixels
+    # Standard deviation of a column, as a fraction of the smallest distance.
     width: tuple[float, float] = (0.1, 0.36)
-    random_share: float = 0.25
+    random_share: float = 0.25  # of the scenes: without a lattice
+    # Of the BF scenes: by wave optics, with a random microscope. The others are spots
+    # on a bright background.
     wave_share: float = 0.6
-    thick_share: float = 0.4
+    thick_share: float = 0.4  # of the BF scenes of spots: with bright columns too
 
     def __post_init__(self) -> None:
         check_choice("mode", self.mode, MODES)

@@ -189,15 +189,8 @@ class SynthesisFolder:
     ) -> int:
         """Write the files of an image, each whole or not at all.
 
-        Args:
-            split: Name of the split.
-            number: Of the image.
-            noisy: Grey levels [H, W].
-            scene: Of the same size.
-            record: Drawn parameters of this image, as JSON values.
-
-        Returns:
-            Number of clipped pixels in the noisy image (0 for ``tif``).
+        ``noisy`` are grey levels [H, W], ``record`` the drawn parameters (JSON values).
+        Returns the number of clipped pixels in the noisy image (0 for ``tif``).
         """
         clipped = {}
         with contextlib.ExitStack() as stack:

@@ -78,8 +78,7 @@ def structure_to_arrays(structure: Any) -> StructureArrays:
     positions = np.asarray(positions, dtype=float).reshape(-1, 3)
     if not len(numbers):
         raise CrystalError("the structure has no atoms")
-    wrong = int((~np.isfinite(positions).all(axis=1)).sum())
-    if wrong:
+    if wrong := int((~np.isfinite(positions).all(axis=1)).sum()):
         raise CrystalError(
             f"{wrong} of {len(numbers)} atoms have positions that are NaN or infinite"
         )
