@@ -18,11 +18,11 @@
 import numpy as np
 from scipy.ndimage import maximum_filter
 
+from ppmat.metrics.column_matching import match_columns
 from ppmat.stem.columns import detection
 from ppmat.stem.columns.column_fit import ColumnFit
 from ppmat.stem.columns.column_scores import misfit_variance
 from ppmat.stem.columns.detection import detect_columns
-from ppmat.stem.columns.matching import match_columns
 from ppmat.stem.columns.normal_equations import Background
 from ppmat.stem.columns.normal_equations import ColumnWindows
 from ppmat.stem.columns.peak_finding import _maxima

@@ -18,6 +18,7 @@
 import numpy as np
 import pytest
 
+from ppmat.metrics.column_matching import match_columns
 from ppmat.stem.columns.column_table import COLUMNS
 from ppmat.stem.columns.column_table import ColumnTable
 from ppmat.stem.columns.column_table import ColumnTableError
@@ -26,7 +27,6 @@ from ppmat.stem.columns.detection import detect_columns
 from ppmat.stem.columns.lattice_fit import LatticeError
 from ppmat.stem.columns.lattice_fit import guess_lattice
 from ppmat.stem.columns.lattice_fit import intensity_groups
-from ppmat.stem.columns.matching import match_columns
 from ppmat.stem.images.bad_pixels import clipping_limits
 from ppmat.stem.images.bad_pixels import hot_pixels
 from ppmat.stem.scenes.atom_columns import AtomColumns

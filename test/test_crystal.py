@@ -256,6 +256,7 @@ def test_atoms_off_the_line_make_a_wider_column():
         (STO, {"zone_axis": (0, 0, 0)}, "not all 0"),
         (STO, {"zone_axis": (0.5, 0, 1)}, "whole numbers"),
         (STO, {"direction": (0.1, 0.2, 1)}, "does not repeat along the beam"),
+        (MOS2, {"direction": (1, 1, 0)}, "does not repeat along the beam"),
         (STO, {"direction": (0, 0, 0)}, "wanted three numbers"),
         (STO, {"zone_axis": (40, 31, 23)}, "smaller indices"),
         (STO, {"thickness": -3}, "thickness is -3"),

@@ -21,10 +21,10 @@ import types
 import numpy as np
 import pytest
 
+from ppmat.metrics.column_matching import match_columns
 from ppmat.stem.columns.column_fit import ColumnFit
 from ppmat.stem.columns.column_scores import scores
 from ppmat.stem.columns.detection import detect_columns
-from ppmat.stem.columns.matching import match_columns
 from ppmat.stem.scenes.atom_columns import AtomColumns
 
 SIZE = (88, 84)

@@ -41,8 +41,8 @@ from benchmarks.stem.calibration import PAPER
 from benchmarks.stem.calibration import STRONG
 from benchmarks.stem.calibration import errors
 from benchmarks.stem.example_sample import sample_scene
+from ppmat.metrics.column_matching import match_columns
 from ppmat.stem.columns import detection
-from ppmat.stem.columns.matching import match_columns
 from ppmat.stem.columns.peak_finding import column_width as around
 from ppmat.stem.noise import calibration
 from ppmat.stem.noise.clean_image import column_width_across_lines as across

@@ -74,8 +74,8 @@ def draw(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 def measure(folder: Path) -> dict:
     """Detect the columns of the image in a folder; return a row of the result."""
+    from ppmat.metrics.column_matching import match_columns
     from ppmat.stem.columns.detection import detect_columns
-    from ppmat.stem.columns.matching import match_columns
 
     image = np.load(folder / "image.npy")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -268,7 +268,7 @@ def compare(
         missing, and of the found columns that do not exist; and the distance of each
         wanted pair by the index of the true column, pm.
     """
-    from ppmat.stem.columns.matching import match_columns
+    from ppmat.metrics.column_matching import match_columns
 
     radius = RADIUS * neighbour_distance(exposure.columns)
     match = match_columns(found, exposure.columns, radius, exposure.noisy.shape, BORDER)

@@ -31,7 +31,6 @@ import numpy as np
 from ppmat.stem.noise.noise_model import NoiseModel
 from ppmat.stem.scenes.atom_columns import AtomColumns
 from ppmat.stem.scenes.atom_columns import Scene
-from ppmat.stem.scenes.random_scenes import place_basis
 from ppmat.stem.scenes.random_scenes import random_lattice
 from ppmat.stem.scenes.random_scenes import random_positions
 from ppmat.stem.scenes.scene_folder import write_grey_png
@@ -54,7 +53,9 @@ def lattice_positions(
     sites = [rng.uniform(size=2)]
     if rng.random() < 0.6:
         sites.append(sites[0] + rng.uniform(0.4, 0.6, size=2))
-    positions, kinds = place_basis(cell, corners, sites, np.array(shape) / 2)
+    middle = np.array(shape) / 2
+    positions = np.concatenate([corners + site @ cell for site in sites]) + middle
+    kinds = np.repeat(np.arange(len(sites)), len(corners))
     inside = np.all((positions > -4) & (positions < np.array(shape) + 3), axis=1)
     return positions[inside], kinds[inside]
 

@@ -39,8 +39,6 @@ from ppmat.stem.columns.normal_equations import WIDTH
 from ppmat.stem.columns.normal_equations import Background
 from ppmat.stem.columns.normal_equations import ColumnWindows
 from ppmat.stem.columns.normal_equations import NormalEquations
-from ppmat.stem.columns.normal_equations import X
-from ppmat.stem.columns.normal_equations import Y
 from ppmat.stem.columns.standard_errors import FittedColumns
 from ppmat.stem.columns.standard_errors import MarginalCovariances
 from ppmat.stem.columns.standard_errors import noise_variance
@@ -58,15 +56,8 @@ _WAIT_FRACTION = 0.3
 _MAX_MOVING_SHARE = 0.7  # if a step needs more of the columns, it takes all of them
 _MAX_CAUTION = 1e4  # largest damping of one column, times the common damping
 _SAME_WIDTH = 2e-3  # |log| change of the common width that needs no new fit
-_PER_COLUMN = (  # attributes of a fit with one value for each column
-    "starts",
-    "values",
-    "frozen",
-    "_ids",
-    "_moving",
-    "_waiting",
-    "_height_error",
-)
+# Attributes of a fit with one value for each column.
+_PER_COLUMN = "starts values frozen _ids _moving _waiting _height_error".split()
 
 
 @dataclass
@@ -104,21 +95,16 @@ class ColumnFit:
         separation: float,
         width_spread: float = WIDTH_SPREAD,
     ) -> None:
-        self.shape = image.shape
-        self.starts = starts
-        self.image, self.valid = image, valid
-        self.sigma = sigma
-        self._center = np.log(sigma)
-        self.width_spread = width_spread
-        self.limit = _MAX_SHIFT * sigma
+        self.image, self.valid, self.shape = image, valid, image.shape
+        self.starts, self.limit = starts, _MAX_SHIFT * sigma
+        self.sigma, self._center, self.width_spread = sigma, np.log(sigma), width_spread
         self.half = int(np.ceil(_WINDOW_REACH * sigma))
         n, pad = len(starts), 2 * self.half
-        self._padded = np.zeros([size + 2 * pad for size in self.shape])
+        self._padded = np.pad(np.zeros(self.shape), pad)
         self.residual = self._padded[pad:-pad, pad:-pad]
         self._missing = np.nonzero(~valid)
         self._padded_valid = np.pad(valid, pad) if len(self._missing[0]) else None
-        self.frozen = np.zeros(n, dtype=bool)
-        self._moving = np.zeros(n, dtype=bool)
+        self.frozen, self._moving = np.zeros((2, n), dtype=bool)
         self._waiting = np.ones(n, dtype=bool)  # to be fitted by the next iterate()
         self._height_error = np.full(n, np.inf)
         self._fresh = True
@@ -138,11 +124,11 @@ class ColumnFit:
 
     # --- residual -----------------------------------------------------------------
 
-    def _restart(self) -> None:
-        """Compute the residual from the image, without accumulated rounding errors."""
+    def _restart(self, first: int | None = None) -> None:
+        """Compute the residual of the first columns, or of all, from the image."""
         self.residual[:] = self.image
         self.background.subtract_from(self.residual)
-        self._render(self._windows_of(np.arange(len(self.values))), -1)
+        self._render(self._windows_of(np.arange(len(self.values))[:first]), -1)
 
     def _windows_of(self, which: np.ndarray) -> ColumnWindows:
         return ColumnWindows(which, self.values[which], self.half, self.shape)
@@ -195,11 +181,8 @@ class ColumnFit:
 
     def _pixels(self) -> tuple[np.ndarray, np.ndarray]:
         """Return row and column of the pixel under each column's centre, each [n]."""
-        y, x = (
-            np.clip(np.rint(self.values[:, k]).astype(int), 0, size - 1)
-            for k, size in zip((Y, X), self.shape)
-        )
-        return y, x
+        pixels = np.rint(self.values[:, :2]).astype(int)
+        return tuple(np.clip(pixels, 0, np.array(self.shape) - 1).T)
 
     def _noise(self, view: _View) -> np.ndarray:
         """Return the variance of the noise in each window [m].
@@ -220,19 +203,15 @@ class ColumnFit:
     def _equations(self, view: _View) -> NormalEquations:
         """Return the equations for a step of the columns in view."""
         windows = view.windows
-        everyone = len(windows.which) == len(self.values)
-        if everyone:
-            i, j = self._pairs
-        else:
-            place = np.full(len(self.values), -1)
-            place[windows.which] = np.arange(len(windows.which))
-            i, j = place[self._pairs]
-            i, j = np.stack([i, j])[:, (i >= 0) & (j >= 0)]
+        place = np.full(len(self.values), -1)
+        place[windows.which] = np.arange(len(windows.which))
+        pairs = place[self._pairs]
+        i, j = pairs[:, (pairs >= 0).all(axis=0)]
         gradient = view.gradient.copy()
         off = self._center - windows.values[:, WIDTH]
         gradient[:, WIDTH] += self._noise(view) * off / self.width_spread**2
         mixed, nodes = windows.background_products(self.background)
-        free = np.full(self.background.nodes.shape, everyone)
+        free = np.full(self.background.nodes.shape, (place >= 0).all())
         free[tuple(nodes[:, np.abs(mixed).max(axis=1) > 0])] = True
         return NormalEquations(
             own=self._own_products(view),
@@ -254,25 +233,18 @@ class ColumnFit:
     # --- iteration ----------------------------------------------------------------
 
     def iterate(self, steps: int, tolerance: float = 0.05) -> bool:
-        """Do Gauss-Newton steps with damping (Levenberg-Marquardt).
+        """Do damped Gauss-Newton steps; return whether all columns settled.
 
-        Args:
-            steps: Largest number of steps.
-            tolerance: A column has settled if its last step is below this, in standard
-                errors.
-
-        Returns:
-            Whether all columns settled.
+        A column has settled if its last step is below ``tolerance``, in standard
+        errors. The damping is that of Levenberg and Marquardt.
         """
         n = len(self.values)
         self._find_pairs()
         if self._fresh:
             self._restart()
             view = self._view(self._windows_of(np.arange(n)))
-            step, nodes = self._step(
-                self._equations(view), view, np.zeros(n), only_heights=True
-            )
-            self._move(view, step, nodes)
+            equations = self._equations(view)
+            self._move(view, *self._step(equations, view, np.zeros(n), True))
             self._fresh = False
         busy = self._with_neighbours(np.nonzero(self._waiting)[0])
         self._waiting[:], self._moving[:] = False, False
@@ -306,7 +278,7 @@ class ColumnFit:
             spread = self._rough_errors(equations, view)
             relative = np.abs(moved) / spread
             relative[self.frozen[which]] *= np.arange(4) == HEIGHT
-            far = relative[:, [Y, X, WIDTH]].max(axis=1) >= tolerance
+            far = np.delete(relative, HEIGHT, axis=1).max(axis=1) >= tolerance
             self._moving[which] = far & ~self.frozen[which]
             self._height_error[which] = spread[:, HEIGHT]
             drift += self.background.at(*self._pixels(), nodes)
@@ -330,8 +302,7 @@ class ColumnFit:
         i, j = self._pairs
         touched = marked.copy()
         touched[j[marked[i]]] = touched[i[marked[j]]] = True
-        if touched.sum() > _MAX_MOVING_SHARE * len(touched):
-            touched[:] = True
+        touched |= touched.sum() > _MAX_MOVING_SHARE * len(touched)
         return np.nonzero(touched)[0]
 
     def _costs(self, view: _View, noise: np.ndarray) -> tuple[float, np.ndarray]:
@@ -436,23 +407,18 @@ class ColumnFit:
         self.sigma, self._center = sigma, np.log(sigma)
 
     def resume(self, values: np.ndarray, background: Background) -> None:
-        """Start from the result of an earlier fit.
+        """Start from the background and ``values`` [m, 4] of an earlier fit.
 
-        Args:
-            values: y, x, height, log(sigma) of the first columns [m, 4]. The other
-                columns start with the height of the remaining residual.
-            background: Background of the earlier fit.
+        ``values`` are those of the first columns. The others start with the height of
+        the remaining residual.
         """
-        first = np.arange(len(values))
-        self.values[first] = values
+        first = len(values)
+        self.values[:first] = values
         self.background.nodes = background.at(*self.background.grid())
-        self.residual[:] = self.image
-        self.background.subtract_from(self.residual)
-        self._render(self._windows_of(first), -1)
-        others = np.arange(len(values), len(self.values))
-        above = self.residual[self._pixels()][others]
-        self.values[others, HEIGHT] = np.maximum(above, 0.5 * np.std(self.residual))
-        self._render(self._windows_of(others), -1)
+        self._restart(first)
+        above = self.residual[self._pixels()][first:]
+        self.values[first:, HEIGHT] = np.maximum(above, 0.5 * np.std(self.residual))
+        self._render(self._windows_of(np.arange(first, len(self.values))), -1)
         self._fresh = False
 
     # --- result -------------------------------------------------------------------
@@ -460,8 +426,7 @@ class ColumnFit:
     def result(self, quick: bool = False) -> FittedColumns:
         """Return the columns with their covariances.
 
-        Args:
-            quick: As if neighbours and background were known; errors are too small.
+        ``quick`` takes neighbours and background as known, so errors are too small.
         """
         self._find_pairs()
         view = self._view(self._windows_of(np.arange(len(self.values))))
@@ -479,13 +444,13 @@ class ColumnFit:
         overlap = np.zeros(len(self.values))
         square = np.sum((self.values[i, :2] - self.values[j, :2]) ** 2, axis=1)
         share = np.exp(-square / (4 * self.sigma**2))
-        np.maximum.at(overlap, i, share)
-        np.maximum.at(overlap, j, share)
+        for k in (i, j):
+            np.maximum.at(overlap, k, share)
+        ratios = self._noise_ratios(view.windows, noise)
         return FittedColumns(
             values=self.values.copy(),
             covariance=covariance,
-            variance=self._noise_ratios(view.windows, noise)
-            * self._noise(view)[:, None],
+            variance=ratios * self._noise(view)[:, None],
             background=self.background.at(*self._pixels()),
             frozen=self.frozen.copy(),
             overlap=overlap,
@@ -499,9 +464,7 @@ class ColumnFit:
         That is the mean of ``noise`` weighted by squared derivatives, divided by its
         mean over the window.
         """
-        padded = np.zeros(self._padded.shape)
-        pad = 2 * self.half
-        padded[pad:-pad, pad:-pad] = np.where(self.valid, noise, 0.0)
+        padded = np.pad(np.where(self.valid, noise, 0.0), 2 * self.half)
         weighted, mean = np.empty((len(windows.which), 4)), np.empty(len(windows.which))
         for part, pixels in self._cut(padded, windows):
             weighted[part] = windows.squares(part, pixels)

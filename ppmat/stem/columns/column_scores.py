@@ -130,15 +130,12 @@ def merged_columns(fit: FittedColumns, snr: np.ndarray, sigma: float) -> np.ndar
 def noise_correlation(
     fit: FittedColumns, valid: np.ndarray, sigma: float
 ) -> np.ndarray:
-    """Return the factors of the variances of y, x, height, width by correlated noise.
+    """Return factors of the variances of y, x, height, width by correlated noise [4].
 
     ``rho(d)`` is the autocorrelation of the residual at lag ``d`` along one axis, and
     ``q(d)`` that of the parameter's derivative. The variance is that of white noise
     times ``1 + 2 sum rho(d) q(d)``. Only the excess of one axis over the other counts:
     a wrong profile or a missed column gives correlation along both axes.
-
-    Returns:
-        Factors [4], 1 for white noise.
     """
     relative = np.where(valid, fit.residual / np.sqrt(fit.noise), 0.0)
     power = float(np.sum(relative**2))
@@ -148,25 +145,19 @@ def noise_correlation(
     longest = max(1, min(int(4 * sigma), min(valid.shape) // 2 - 1))
     least = 3 / np.sqrt(valid.sum())  # three standard errors of a correlation
     sums = np.zeros((2, 2))  # for each axis: derivatives without and with a slope
-    counts = [True, True]
+    counts = np.ones(2, dtype=bool)
     for lag in range(1, longest + 1):
-        rho = [
-            float(np.einsum("ij,ij", a[lag:], a[:-lag])) / power
-            for a in (relative, relative.T)
-        ]
+        both = (relative, relative.T)
+        rho = np.array([np.einsum("ij,ij", a[lag:], a[:-lag]) for a in both]) / power
         q = np.exp(-(lag**2) / (4 * sigma**2))
-        for axis in (0, 1):
-            excess = rho[axis] - max(rho[1 - axis], 0.0)
-            counts[axis] &= excess > least
-            if counts[axis]:
-                sums[axis] += excess * q * np.array([1, 1 - lag**2 / (2 * sigma**2)])
-        if not any(counts):
+        excess = rho - np.maximum(rho[::-1], 0.0)
+        counts &= excess > least
+        if not counts.any():
             break
-    for axis in (0, 1):
-        flat, along = 1 + 2 * sums[axis]
-        each = np.full(4, flat)
-        each[axis] = max(along, 0.1)
-        factors *= each
+        weights = np.array([1, 1 - lag**2 / (2 * sigma**2)])
+        sums[counts] += (excess[counts] * q)[:, None] * weights
+    for axis, (flat, along) in enumerate(1 + 2 * sums):
+        factors *= np.where(np.arange(4) == axis, max(along, 0.1), flat)
     return factors
 
 

@@ -69,29 +69,6 @@ class ColumnTable:
     Errors are standard errors (one sigma), and NaN where the fit failed. *Image units*
     are those of the raw image.
 
-    Attributes:
-        y: Row of the centre, pixels; the centre of the first pixel is 0.
-        x: Position of the centre along the row, pixels.
-        y_error: Error of ``y``, pixels.
-        x_error: Error of ``x``, pixels.
-        height: Peak above the background, image units; negative for dark columns.
-        height_error: Error of ``height``, image units.
-        sigma: Width of the Gaussian ``exp(-r^2 / 2 sigma^2)``, pixels.
-        sigma_error: Error of ``sigma``, pixels.
-        intensity: Integral of the Gaussian, ``2 pi height sigma^2``, image units times
-            pixels squared.
-        intensity_error: Error of ``intensity``, in the same units.
-        background: Background under the column, image units.
-        snr: Height divided by its error, 0 or more.
-        score: Probability that there is a column, 0 to 1, see
-            :func:`ppmat.stem.columns.detection.detect_columns`.
-        edge: Whether the border or a missing pixel is nearer than two sigma.
-        overlapping: Whether a neighbour is nearer than three sigma. The errors then
-            hold only if the profiles are Gaussians.
-        fitted: False if the fit failed; the position is then the starting one.
-        pixel_size: Size of a pixel ``(y, x)``, nm; None if unknown.
-        info: How the table was made, plain values; not in the CSV file.
-
     Example:
         >>> import numpy as np
         >>> values = {name: np.zeros(2) for name in COLUMNS}
@@ -101,23 +78,29 @@ class ColumnTable:
         [[0.0, 0.4]]
     """
 
-    y: np.ndarray = _column("px")
-    x: np.ndarray = _column("px")
+    y: np.ndarray = _column("px")  # row of the centre; that of the first pixel is 0
+    x: np.ndarray = _column("px")  # position of the centre along the row
     y_error: np.ndarray = _column("px")
     x_error: np.ndarray = _column("px")
+    # Peak above the background; negative for dark columns.
     height: np.ndarray = _column("image units")
     height_error: np.ndarray = _column("image units")
-    sigma: np.ndarray = _column("px")
+    sigma: np.ndarray = _column("px")  # width of the Gaussian exp(-r^2 / 2 sigma^2)
     sigma_error: np.ndarray = _column("px")
+    # Integral of the Gaussian, 2 pi height sigma^2.
     intensity: np.ndarray = _column("image units px^2")
     intensity_error: np.ndarray = _column("image units px^2")
-    background: np.ndarray = _column("image units")
-    snr: np.ndarray = _column("1")
-    score: np.ndarray = _column("1")
+    background: np.ndarray = _column("image units")  # under the column
+    snr: np.ndarray = _column("1")  # height divided by its error, 0 or more
+    score: np.ndarray = _column("1")  # probability that there is a column, 0 to 1
+    # The border or a missing pixel is nearer than two sigma.
     edge: np.ndarray = _column("0/1", boolean=True)
+    # A neighbour is nearer than three sigma; errors hold only for Gaussian profiles.
     overlapping: np.ndarray = _column("0/1", boolean=True)
+    # False if the fit failed; the position is then the starting one.
     fitted: np.ndarray = _column("0/1", boolean=True)
-    pixel_size: tuple[float, float] | None = None
+    pixel_size: tuple[float, float] | None = None  # (y, x), nm; None if unknown
+    # How the table was made, plain values; not in the CSV file.
     info: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -146,8 +129,8 @@ class ColumnTable:
     def _known_pixel_size(self) -> np.ndarray:
         if self.pixel_size is None:
             raise ColumnTableError(
-                "the pixel size is not known, so there are no lengths; give pixel_size "
-                "to detect_columns, or set table.pixel_size = (y, x) in nm"
+                "the pixel size is not known; give pixel_size to detect_columns, or "
+                "set table.pixel_size = (y, x) in nm"
             )
         return np.asarray(self.pixel_size)
 
@@ -159,23 +142,17 @@ class ColumnTable:
     def to_csv(self, path: PathLike) -> None:
         """Write a CSV file with a first line of names and units, such as ``y [px]``.
 
-        With a pixel size, ``y [nm]``, ``x [nm]`` and their errors follow.
-
-        Args:
-            path: The file; replaced if it exists.
+        With a pixel size, ``y [nm]``, ``x [nm]`` and their errors follow. A file that
+        exists is replaced.
         """
-        named = {f"{n} [{u}]": getattr(self, n) for n, (u, _) in COLUMNS.items()}
+        named = {title: getattr(self, name) for title, name in _TITLES.items()}
         if self.pixel_size is not None:
-            lengths = np.concatenate([self.positions_nm, self.errors_nm], axis=1)
-            named.update(zip(_LENGTHS, lengths.T))
+            named.update(zip(_LENGTHS, (*self.positions_nm.T, *self.errors_nm.T)))
+        columns = (v.astype(int) if v.dtype == bool else v for v in named.values())
         with open(path, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(named)
-            columns = [
-                v.astype(int).tolist() if v.dtype == bool else v.tolist()
-                for v in named.values()
-            ]
-            writer.writerows(zip(*columns))
+            writer.writerows(zip(*(column.tolist() for column in columns)))
 
     @classmethod
     def from_csv(cls, path: PathLike) -> ColumnTable:
@@ -193,31 +170,28 @@ class ColumnTable:
                 "is empty", where=str(path), wanted="a line of names"
             )
         names, rows = rows[0], [row for row in rows[1:] if row]
-        wanted = {f"{n} [{u}]": n for n, (u, _) in COLUMNS.items()}
-        missing = [name for name in wanted if name not in names]
+        missing = [title for title in _TITLES if title not in names]
         if missing:
             raise ColumnTableError(
                 f"has no column {', '.join(map(repr, missing[:4]))}",
                 where=str(path),
                 wanted="a table that detect.py or ColumnTable.to_csv wrote",
             )
-        numbers = _numbers(rows, names, path)
-        values = {}
-        for title, name in wanted.items():
-            column = numbers[:, names.index(title)]
-            values[name] = column != 0 if COLUMNS[name][1] else column
-        table = cls(**values)
+        numbers = dict(zip(names, _numbers(rows, names, path).T))
+        values = {name: numbers[title] for title, name in _TITLES.items()}
+        table = cls(**{n: v != 0 if COLUMNS[n][1] else v for n, v in values.items()})
         if all(name in names for name in _LENGTHS[:2]) and len(table):
-            lengths = numbers[:, [names.index(name) for name in _LENGTHS[:2]]]
-            table.pixel_size = _ratio(lengths, table.positions)
+            farthest = np.abs(table.positions).argmax(axis=0)
+            pixels = table.positions[farthest, [0, 1]]
+            if pixels.all():
+                lengths = (numbers[n][k] for n, k in zip(_LENGTHS, farthest))
+                table.pixel_size = tuple(float(a / b) for a, b in zip(lengths, pixels))
         return table
 
     def to_atomap(self, path: PathLike) -> None:
         """Write positions as Atomap takes them: ``(x, y)`` in pixels [n, 2].
 
-        Args:
-            path: ``.npy`` for ``numpy.load``, anything else for text with a line of
-                names.
+        A ``.npy`` file is for ``numpy.load``. All others are text with a line of names.
         """
         positions = self.positions[:, ::-1]
         if os.fspath(path).endswith(".npy"):
@@ -271,12 +245,13 @@ class ColumnTable:
                 raise
             lattice = None
         by_intensity = lattice is not None and lattice.by_intensity
+        origin = "sites" if by_intensity else "intensity" if whole else "nothing"
+        info = {"groups_from": origin}
         cell = np.diag([0.0, 0.0, thickness])
         if whole:
             position = position - position.min(axis=0) + _MARGIN
             cell[[0, 1], [0, 1]] = position.max(axis=0) + _MARGIN
             arrays = {"intensity": self.intensity, "score": self.score}
-            info = {"groups_from": "sites" if by_intensity else "intensity"}
             if by_intensity:
                 of_sites, of_groups = _site_groups(lattice, groups)
                 on_site = lattice.site >= 0
@@ -288,15 +263,14 @@ class ColumnTable:
                 "intensity": np.array([self.intensity[m].mean() for m in members]),
                 "columns": np.array([m.sum() for m in members]),
             }
-            info = {
-                "groups_from": "sites" if by_intensity else "nothing",
+            info |= {
                 "lattice_rms_angstrom": lattice.rms,
                 "lattice_vector_errors_angstrom": lattice.vector_errors.tolist(),
                 "columns_on_sites": float(np.mean(lattice.site >= 0)),
             }
-            groups, _ = _site_groups(lattice, groups)
+            groups, _ = _site_groups(lattice, groups if by_intensity else 0 * groups)
         atoms = Atoms(
-            _symbols(groups, arrays["intensity"], info["groups_from"], elements),
+            _symbols(groups, arrays["intensity"], origin, elements),
             np.insert(position, 2, thickness / 2, axis=1),
             cell=cell,
             pbc=[not whole, not whole, False],
@@ -322,16 +296,14 @@ class ColumnTable:
         from pymatgen.core import Structure
 
         atoms = self.to_atoms(elements, whole=whole, thickness=thickness)
-        symbols = atoms.get_chemical_symbols()
-        own = set(atoms.arrays) - {"numbers", "positions"}
+        arrays = {name: values.tolist() for name, values in atoms.arrays.items()}
+        del arrays["numbers"], arrays["positions"]
         return Structure(
             atoms.cell[:],
-            [DummySpecies(s) if s == _UNKNOWN else s for s in symbols],
+            [DummySpecies(s) if s == _UNKNOWN else s for s in atoms.symbols],
             atoms.positions,
             coords_are_cartesian=True,
-            site_properties={
-                k: v.tolist() for k, v in atoms.arrays.items() if k in own
-            },
+            site_properties=arrays,
             properties=atoms.info,
         )
 
@@ -342,15 +314,14 @@ COLUMNS = {
     for f in fields(ColumnTable)
     if f.metadata
 }
+_TITLES = {f"{name} [{units}]": name for name, (units, _) in COLUMNS.items()}
 _LENGTHS = ("y [nm]", "x [nm]", "y_error [nm]", "x_error [nm]")
 
 
 def pixel_size_in_nm(pixel_size: Any, units: str | None) -> tuple[float, float] | None:
-    """Return a pixel size as ``(y, x)`` in nm.
+    """Return a pixel size, a number or ``(y, x)`` or None, as ``(y, x)`` in nm.
 
-    Args:
-        pixel_size: A number, a pair ``(y, x)``, or None.
-        units: ``pm``, ``Å``, ``nm`` or ``µm``, or another spelling of these.
+    The units are ``pm``, ``Å``, ``nm`` or ``µm``, or another spelling of these.
 
     Raises:
         InputError: Sizes that are not positive, or other units.
@@ -364,14 +335,14 @@ def pixel_size_in_nm(pixel_size: Any, units: str | None) -> tuple[float, float] 
     spelling = clean_units(units)
     check_choice("unit of the pixel size", spelling or units, UNITS)
     try:
-        size = np.broadcast_to(np.asarray(pixel_size, dtype=np.float64), (2,))
+        size = np.broadcast_to(np.asarray(pixel_size, dtype=np.float64), 2)
     except (TypeError, ValueError) as error:
         raise InputError(
             f"pixel_size is {pixel_size!r}", wanted="a number or a pair (y, x)"
         ) from error
     if not (np.isfinite(size).all() and (size > 0).all()):
         raise InputError(f"pixel_size is {pixel_size!r}", wanted="numbers above 0")
-    return float(size[0] * UNITS[spelling]), float(size[1] * UNITS[spelling])
+    return tuple((size * UNITS[spelling]).tolist())
 
 
 def unknown_elements(symbols: Sequence[str]) -> list[str]:
@@ -386,16 +357,10 @@ def table_warnings(
 ) -> list[str]:
     """Return warnings on an image and its table: bad pixels, clipping, failed fits.
 
-    Args:
-        values: Grey values of the used pixels, of any shape.
-        bright: Whether columns are bright. Clipping matters at their end of the grey
-            values only: the largest for bright columns, the smallest for dark ones.
-        fitted: Whether the fit of each column succeeded [n].
-        hot_pixels: Number of hot pixels that were left out.
+    ``values`` are those of the used pixels, of any shape. Clipping matters at one end
+    only: at the largest values for ``bright`` columns, else at the smallest.
     """
-    texts = []
-    if hot_pixels:
-        texts.append(hot_pixel_warning(hot_pixels))
+    texts = [hot_pixel_warning(hot_pixels)] if hot_pixels else []
     limit = clipping_limits(values)[bright]
     if limit is not None:
         share = np.mean(values == limit)
@@ -420,28 +385,18 @@ def _numbers(rows: list, names: list, path: PathLike) -> np.ndarray:
     out = np.full((len(rows), len(names)), np.nan)
     with_units = [k for k, name in enumerate(names) if "[" in name]
     for i, row in enumerate(rows):
+        where = f"{path}: line {i + 2}"
         if len(row) != len(names):
             raise ColumnTableError(
-                f"{path}: line {i + 2} has {len(row)} values, the first line "
-                f"{len(names)} names"
+                f"{where} has {len(row)} values, the first line {len(names)} names"
             )
         for k in with_units:
             try:
                 out[i, k] = float(row[k])
             except ValueError as error:
-                raise ColumnTableError(
-                    f"{path}: line {i + 2}, {names[k]}: {row[k]!r} is no number"
-                ) from error
+                found = f"{where}, {names[k]}: {row[k]!r} is no number"
+                raise ColumnTableError(found) from error
     return out
-
-
-def _ratio(lengths: np.ndarray, pixels: np.ndarray) -> tuple[float, float] | None:
-    """Return the pixel size (y, x), from the columns farthest from 0."""
-    farthest = np.abs(pixels).argmax(axis=0)
-    over, under = (a[farthest, [0, 1]] for a in (lengths, pixels))
-    if not (under != 0).all():
-        return None
-    return float(over[0] / under[0]), float(over[1] / under[1])
 
 
 def _average_cell(lattice: PlaneLattice) -> tuple[np.ndarray, np.ndarray]:
@@ -462,16 +417,11 @@ def _site_groups(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the group of each site [m], and for each intensity group the nearest group
     of sites [k]."""
-    count = groups.max() + 1
-    if not lattice.by_intensity:
-        return np.zeros(len(lattice.sites), dtype=int), np.zeros(count, dtype=int)
-    usual = [
-        np.bincount(groups[lattice.site == k]).argmax()
-        for k in range(len(lattice.sites))
-    ]
+    members = (groups[lattice.site == k] for k in range(len(lattice.sites)))
+    usual = [np.bincount(group).argmax() for group in members]
     kinds, of_sites = np.unique(usual, return_inverse=True)
     # Groups are in the order of their intensities.
-    away = abs(kinds[:, None] - np.arange(count))
+    away = abs(kinds[:, None] - np.arange(groups.max() + 1))
     return of_sites, away.argmin(axis=0)
 
 
@@ -496,11 +446,10 @@ def _symbols(
             f"{np.sum(groups == k)} of {np.mean(intensity[groups == k]):.3g}"
             for k in range(count)
         )
-        noun = "group" if count == 1 else "groups"
         why = "; intensities do not repeat in the lattice, so all its sites are one"
         raise ColumnTableError(
-            f"{len(elements)} elements ({', '.join(elements)}) for {count} {noun} of "
-            f"intensity; wanted one each, the strongest first ({', '.join(kinds)})"
-            + (why if groups_from == "nothing" else "")
+            f"{len(elements)} elements ({', '.join(elements)}) for {count} "
+            f"{'group' if count == 1 else 'groups'} of intensity; wanted one each, the "
+            f"strongest first ({', '.join(kinds)}){why * (groups_from == 'nothing')}"
         )
     return [elements[group] for group in groups]

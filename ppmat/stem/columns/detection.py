@@ -22,6 +22,7 @@ errors and scores are computed is in docs/stem/detection.md.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,11 +93,7 @@ class ScaledImage:
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionOptions:
-    """Options of :func:`detect_columns`, which describes them.
-
-    Raises:
-        InputError: A value is not legal.
-    """
+    """Options of :func:`detect_columns`, which describes them."""
 
     mode: str
     polarity: str | None
@@ -113,9 +110,8 @@ class DetectionOptions:
         for name in ("sigma", "separation"):
             length = getattr(self, name)
             if length is not None and not _MIN_LENGTH <= length < np.inf:
-                raise InputError(
-                    f"{name} is {length!r}", wanted="at least half a pixel"
-                )
+                found = f"{name} is {length!r}"
+                raise InputError(found, wanted="at least half a pixel")
         if not 0 <= self.min_score < 1:
             raise InputError(f"min_score is {self.min_score!r}", wanted="0 to below 1")
 
@@ -191,47 +187,42 @@ def detect_columns(
     values, valid = _pixels(image, "image")
     mended, hot = without_hot_pixels(np.where(valid, values, np.nan))
     # Hot pixels count as missing in the fit. Seeds are searched there too.
-    searched = raw = _scaled(mended, valid, "image", sign)
-    if hot.any():
-        valid = valid & ~hot
-        filled = np.where(hot, 0.0, raw.values)
-        raw = ScaledImage(filled, valid, raw.offset, raw.scale)
-    seed_image = None
+    searched = _scaled(mended, valid, "image", sign)
+    valid, filled = valid & ~hot, np.where(hot, 0.0, searched.values)
+    raw = dataclasses.replace(searched, values=filled, valid=valid)
+    shape, seed_image = list(values.shape), None
     if enhanced is not None:
         seed_sign = 1 if seeds_from == "map" else sign
         seed_image = _scaled(*_pixels(enhanced, "enhanced"), "enhanced", seed_sign)
-        if seed_image.values.shape != raw.values.shape:
+        other = list(seed_image.values.shape)
+        if other != shape:
             raise InputError(
-                f"enhanced has shape {list(seed_image.values.shape)}, the image "
-                f"{list(raw.values.shape)}",
+                f"enhanced has shape {other}, the image {shape}",
                 wanted="the same image",
             )
     info: dict[str, Any] = {
-        "shape": list(raw.values.shape),
+        "shape": shape,
         "mode": mode,
         "polarity": "bright" if sign > 0 else "dark",
         "seeds_from": "raw" if seed_image is None else seeds_from,
         "min_score": min_score,
         "hot_pixels": int(hot.sum()),
+        "sigma": None,
     }
     found = _Search(raw, searched, seed_image, options).run()
     if found is None:
         empty = {n: np.empty(0, bool if b else float) for n, (_, b) in COLUMNS.items()}
         table = ColumnTable(**empty)
-        info["sigma"] = None
     else:
         table = _table(found, raw, sign)
-        info["sigma"] = found.sigma
-        info["separation"] = found.separation
-        info["noise_correlation"] = found.correlation.tolist()
-    info["warnings"] = table_warnings(
-        values[valid],
-        bright=sign > 0,
-        fitted=table.fitted,
-        hot_pixels=info["hot_pixels"],
-    )
-    table.pixel_size = size
-    table.info = info
+        info |= {
+            "sigma": found.sigma,
+            "separation": found.separation,
+            "noise_correlation": found.correlation.tolist(),
+        }
+    warnings = {"fitted": table.fitted, "hot_pixels": info["hot_pixels"]}
+    info["warnings"] = table_warnings(values[valid], bright=sign > 0, **warnings)
+    table.pixel_size, table.info = size, info
     return table.select(np.lexsort((table.x, table.y)))
 
 
@@ -252,23 +243,17 @@ class _Selection:
     correlation: np.ndarray  # see noise_correlation [4]
 
 
+@dataclass
 class _Search:
-    """The search for columns in one image, with the widths known so far.
+    """The search for columns in one image, with the widths known so far."""
 
-    Hot pixels are missing in ``raw``, for the fit, and replaced in ``searched``, for
-    seeds. ``seed_image`` is an enhanced image or a map, or None.
-    """
+    raw: ScaledImage  # for the fit; hot pixels are missing
+    searched: ScaledImage  # for seeds; hot pixels are replaced
+    seed_image: ScaledImage | None  # an enhanced image or a map
+    options: DetectionOptions
 
-    def __init__(
-        self,
-        raw: ScaledImage,
-        searched: ScaledImage,
-        seed_image: ScaledImage | None,
-        options: DetectionOptions,
-    ) -> None:
-        self.raw, self.searched, self.seed_image = raw, searched, seed_image
-        self.options = options
-        self.area = float(raw.valid.sum())
+    def __post_init__(self) -> None:
+        self.area = float(self.raw.valid.sum())
 
     def run(self) -> _Selection | None:
         """Return the columns, or None if there are none."""
@@ -309,39 +294,25 @@ class _Search:
 
     def find_seeds(self) -> tuple[np.ndarray, np.ndarray]:
         """Return starting positions, pixels [n, 2], and contrasts [n]."""
+        options = {"apart": self.apart, "min_contrast": _MIN_SEED_CONTRAST}
         image = self.seed_image
-        if image is None:
-            image, width = self.searched, self.sigma
-            # Noise under the filter: the norm of its kernel is 1 / sqrt(2 pi) / width.
-            noise = noise_level(image.values, image.valid)
-            least = _MIN_SEED_SNR * noise / (np.sqrt(2 * np.pi) * width)
-        else:
-            width, least = _SEED_FILTER * self.seed_width, 0.0
-        starts, contrast = find_peaks(
-            image.values,
-            image.valid,
-            width=width,
-            apart=self.apart,
-            min_height=least,
-            min_contrast=_MIN_SEED_CONTRAST,
-        )
-        return starts, np.zeros(len(starts)) if self.seed_image is None else contrast
+        if image is not None:
+            width = _SEED_FILTER * self.seed_width
+            return find_peaks(image.values, image.valid, width=width, **options)
+        image, width = self.searched, self.sigma
+        # Noise under the filter: the norm of its kernel is 1 / sqrt(2 pi) / width.
+        noise = noise_level(image.values, image.valid)
+        options["min_height"] = _MIN_SEED_SNR * noise / (np.sqrt(2 * np.pi) * width)
+        starts, _ = find_peaks(image.values, image.valid, width=width, **options)
+        return starts, np.zeros(len(starts))
 
     def start_fit(self, starts: np.ndarray, spread: float = WIDTH_SPREAD) -> ColumnFit:
         """Return a fit at starting positions [n, 2], with the spread of widths."""
         largest = float(max(self.raw.values.shape))
-        spacing = largest
-        if len(starts) > 1:
-            nearest = cKDTree(starts).query(starts, k=2)[0][:, 1]
-            spacing = float(np.clip(np.median(nearest), 3 * self.sigma, largest))
-        return ColumnFit(
-            self.raw.values,
-            self.raw.valid,
-            starts,
-            sigma=self.sigma,
-            separation=spacing,
-            width_spread=spread,
-        )
+        nearest = cKDTree(starts).query(starts, k=2)[0][:, 1]  # infinite for one column
+        spacing = float(np.clip(np.median(nearest), 3 * self.sigma, largest))
+        image = self.raw.values, self.raw.valid
+        return ColumnFit(*image, starts, self.sigma, spacing, spread)
 
     def measure(
         self, fit: ColumnFit, quick: bool = False
@@ -374,10 +345,9 @@ class _Search:
             sigma = self.sigma
             misfit = misfit_variance(found, self.raw.valid, sigma)
             reduced = snr * noise_share(found, misfit)
-            score = np.maximum(
-                scores(reduced / share, self.area, sigma, self.apart),
-                network_scores(reduced, contrast, self.area, sigma, self.apart),
-            )
+            scale = self.area, sigma, self.apart
+            score = scores(reduced / share, *scale)
+            score = np.maximum(score, network_scores(reduced, contrast, *scale))
             keep = score >= self.options.min_score
             keep &= ~merged_columns(found, snr, sigma)
             if not keep.any():
@@ -391,16 +361,9 @@ class _Search:
             if number < len(_ROUNDS):
                 fit.recentre(width)
                 fit.keep(keep)
-        return _Selection(
-            fit=found,
-            background=fit.background,
-            snr=snr,
-            score=score,
-            contrast=contrast,
-            sigma=self.sigma,
-            separation=self.apart,
-            correlation=correlation,
-        )
+        columns = found, fit.background, snr, score, contrast
+        lengths = {"sigma": self.sigma, "separation": self.apart}
+        return _Selection(*columns, **lengths, correlation=correlation)
 
     def find_missed(self, found: _Selection) -> np.ndarray:
         """Return peaks of the residual, pixels [n, 2].
@@ -417,8 +380,6 @@ class _Search:
             min_height=_MIN_RESIDUAL_HEIGHT * usual / 2,
             min_snr=_MIN_RESIDUAL_SNR,
         )
-        if not len(starts):
-            return starts
         distance, _ = cKDTree(found.fit.values[:, :2]).query(starts)
         return starts[distance > _MIN_RESIDUAL_DISTANCE * found.separation]
 
@@ -428,10 +389,10 @@ class _Search:
 
 def _table(found: _Selection, raw: ScaledImage, sign: int) -> ColumnTable:
     """Return the table of columns, in image units."""
-    fit, sigma = found.fit, found.sigma
+    fit, sigma, scale = found.fit, found.sigma, sign * raw.scale
     y, x, height, log_sigma = fit.values.T
-    errors = fit.errors
-    width = np.exp(log_sigma)
+    y_error, x_error, height_error, width_error = fit.errors.T
+    width, fitted = np.exp(log_sigma), ~fit.frozen
     volume = 2 * np.pi * width**2
     root = np.sqrt(fit.variance)
     mixed = fit.covariance[:, HEIGHT, WIDTH] * root[:, HEIGHT] * root[:, WIDTH]
@@ -440,21 +401,18 @@ def _table(found: _Selection, raw: ScaledImage, sign: int) -> ColumnTable:
     )
     # Of height * sigma^2, by propagation of errors.
     spread = of_height + 4 * height * mixed + 4 * height**2 * of_width
-    scale = sign * raw.scale
-    fitted = ~fit.frozen
+    spread = np.where(fitted, np.sqrt(np.maximum(spread, 0)), np.nan)
     return ColumnTable(
         y=y,
         x=x,
-        y_error=errors[:, 0],
-        x_error=errors[:, 1],
+        y_error=y_error,
+        x_error=x_error,
         height=scale * height,
-        height_error=raw.scale * errors[:, HEIGHT],
+        height_error=raw.scale * height_error,
         sigma=width,
-        sigma_error=width * errors[:, WIDTH],
+        sigma_error=width * width_error,
         intensity=scale * height * volume,
-        intensity_error=raw.scale
-        * volume
-        * np.where(fitted, np.sqrt(np.maximum(spread, 0)), np.nan),
+        intensity_error=raw.scale * volume * spread,
         background=raw.offset + scale * fit.background,
         snr=found.snr,
         score=found.score,
@@ -481,7 +439,7 @@ def _at_edge(position: np.ndarray, valid: np.ndarray, reach: float) -> np.ndarra
 def _pixels(image: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the values of an image, and the mask of those that can be used [H, W]."""
     data = image_array(image)
-    if data.dtype.kind not in "iuf" or data.dtype.fields is not None:
+    if data.dtype.kind not in "iuf":
         raise TypeError(
             f"{name} has type {data.dtype}; wanted real numbers. Complex images: give "
             "the amplitude or one part"
@@ -495,8 +453,7 @@ def _pixels(image: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
     valid = np.isfinite(values) & ~np.ma.getmaskarray(data)
     if valid.sum() < _MIN_SIDE**2:
         raise InputError(
-            f"{int(valid.sum())} pixels can be used, the others are NaN, infinite or "
-            "masked",
+            f"{valid.sum()} pixels can be used, the others are NaN, infinite or masked",
             where=name,
             wanted=f"at least {_MIN_SIDE**2}",
         )
@@ -505,8 +462,7 @@ def _pixels(image: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _scaled(values: np.ndarray, valid: np.ndarray, name: str, sign: int) -> ScaledImage:
     """Scale an image to median 0 and standard deviation 1, bright columns."""
-    offset = float(np.median(values[valid]))
-    scale = float(np.std(values[valid]))
+    offset, scale = (float(f(values[valid])) for f in (np.median, np.std))
     if scale <= 1e-12 * abs(offset):
         raise InputError(f"all pixels are equal ({offset:g})", where=name)
     values = np.where(valid, sign * (values - offset) / scale, 0.0)
@@ -515,10 +471,9 @@ def _scaled(values: np.ndarray, valid: np.ndarray, name: str, sign: int) -> Scal
 
 def _signal_pixel_size(signal: Any) -> tuple[float, float] | None:
     """Return the pixel size (y, x) of a HyperSpy signal, nm; None if unknown."""
-    axes = signal.axes_manager.signal_axes  # (x, y)
-    scales = [float(axis.scale) for axis in axes][::-1]
+    axes = signal.axes_manager.signal_axes[::-1]  # from (x, y)
     units = {str(axis.units) for axis in axes}
     try:
-        return pixel_size_in_nm(scales, *units)
+        return pixel_size_in_nm([float(axis.scale) for axis in axes], *units)
     except (TypeError, ValueError):
         return None

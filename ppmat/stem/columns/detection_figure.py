@@ -29,49 +29,36 @@ _MARKERS = {"o": "fitted", "s": "fitted, at the edge", "x": "not fitted"}
 
 
 def draw_columns(
-    image: np.ndarray,
-    table: ColumnTable,
-    path: str | os.PathLike,
-    title: str = "",
+    image: np.ndarray, table: ColumnTable, path: str | os.PathLike, title: str = ""
 ) -> None:
     """Write a PNG file of the raw image with a marker on each column.
 
     The colour is the score. Crosses are columns whose fit failed, squares are at the
-    edge; a legend explains them. An image of more than 400 pixels a side gets a second
-    panel with its middle.
-
-    Args:
-        image: Raw image [H, W].
-        table: The columns of the image.
-        path: The PNG file.
-        title: Text above the image.
+    edge; a legend explains them. An image [H, W] of more than 400 pixels a side gets a
+    second panel with its middle.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
     image = np.ma.filled(np.ma.asanyarray(image).astype(np.float64), np.nan)
-    views = [[(0, size) for size in image.shape]]
-    if max(image.shape) > _ENLARGED_SIDE:
-        starts = [max(0, (size - _ENLARGED_SIDE) // 2) for size in image.shape]
-        ends = (min(size, s + _ENLARGED_SIDE) for size, s in zip(image.shape, starts))
-        views.append(list(zip(starts, ends)))
+    shape = np.array(image.shape)
+    views = [(0 * shape, shape)]  # first and last + 1 row and column
+    if shape.max() > _ENLARGED_SIDE:
+        start = np.maximum(0, (shape - _ENLARGED_SIDE) // 2)
+        views.append((start, np.minimum(shape, start + _ENLARGED_SIDE)))
     size = (_PANEL_INCHES * len(views) + 1, _PANEL_INCHES)
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(1, len(views), squeeze=False)[0]
     low, high = np.percentile(image[np.isfinite(image)], _GREY_LIMITS)
-    kinds = {
-        "o": table.fitted & ~table.edge,
-        "s": table.fitted & table.edge,
-        "x": ~table.fitted,
-    }
-    kinds = {m: which for m, which in kinds.items() if which.any()}
-    for axis, (rows, columns) in zip(axes, views):
+    fitted, edge = table.fitted, table.edge
+    kinds = {"o": fitted & ~edge, "s": fitted & edge, "x": ~fitted}
+    kinds = {marker: which for marker, which in kinds.items() if which.any()}
+    for axis, (start, end) in zip(axes, views):
         axis.imshow(image, "gray", vmin=low, vmax=high, interpolation="nearest")
         for marker, which in kinds.items():
             # Sigma in points, so that markers have the size of the columns.
-            side = max(rows[1] - rows[0], columns[1] - columns[0])
-            points = _PANEL_INCHES * 72 / side * np.median(table.sigma)
+            points = _PANEL_INCHES * 72 / max(end - start) * np.median(table.sigma)
             drawn = axis.scatter(
                 table.x[which],
                 table.y[which],
@@ -84,17 +71,14 @@ def draw_columns(
                 linewidths=0.8,
                 alpha=None if marker == "x" else 0.7,
             )
-        axis.set_xlim(columns[0] - 0.5, columns[1] - 0.5)
-        axis.set_ylim(rows[1] - 0.5, rows[0] - 0.5)
-        axis.set_xlabel("x [px]")
-        axis.set_ylabel("y [px]")
+        (top, left), (bottom, right) = start - 0.5, end - 0.5
+        axis.set(xlim=(left, right), ylim=(bottom, top))
+        axis.set(xlabel="x [px]", ylabel="y [px]")
     if kinds:
         figure.colorbar(drawn, ax=axes, shrink=0.8, label="score")
     if set(kinds) - {"o"}:
-        handles = [
-            Line2D([], [], linestyle="", color="0.4", marker=m, label=_MARKERS[m])
-            for m in kinds
-        ]
+        grey = {"linestyle": "", "color": "0.4"}
+        handles = [Line2D([], [], marker=m, label=_MARKERS[m], **grey) for m in kinds]
         place = {"loc": "outside lower center", "ncols": len(handles)}
         figure.legend(handles=handles, fontsize=8, frameon=False, **place)
     number = "1 column" if len(table) == 1 else f"{len(table)} columns"

@@ -40,23 +40,15 @@ class LatticeError(InputError):
 
 @dataclass(frozen=True)
 class PlaneLattice:
-    """A lattice in the plane of the image.
+    """A lattice in the plane of the image."""
 
-    Attributes:
-        vectors: Lattice vectors ``(y, x)`` as rows, pixels [2, 2], the shortest first.
-        sites: Positions ``(y, x)`` of the sites of one cell, pixels [m, 2].
-        site: Site of each column, -1 for none [n].
-        rms: Root mean square distance of columns to their sites, pixels.
-        vector_errors: Standard errors of ``vectors``, pixels [2, 2].
-        by_intensity: Whether lattice vectors join columns of the same intensity group.
-            If False, no vectors do, and the groups were ignored.
-    """
-
-    vectors: np.ndarray
-    sites: np.ndarray
-    site: np.ndarray
-    rms: float
-    vector_errors: np.ndarray
+    vectors: np.ndarray  # lattice vectors (y, x) as rows, pixels [2, 2], shortest first
+    sites: np.ndarray  # positions (y, x) of the sites of one cell, pixels [m, 2]
+    site: np.ndarray  # site of each column, -1 for none [n]
+    rms: float  # root mean square distance of columns to their sites, pixels
+    vector_errors: np.ndarray  # standard errors of ``vectors``, pixels [2, 2]
+    # Whether lattice vectors join columns of the same intensity group. If False, no
+    # vectors do, and the groups were ignored.
     by_intensity: bool
 
 
@@ -66,10 +58,7 @@ def intensity_groups(intensity: np.ndarray) -> np.ndarray:
     The logarithms are fitted by a mixture of Gaussians with one width, since the
     scatter of equal columns is a fraction of their intensity. The Bayesian information
     criterion gives the number of groups, at most 4. A group is no element: its columns
-    only look alike.
-
-    Args:
-        intensity: Intensities of the columns, in any units; the sign is ignored.
+    only look alike. Units and sign of the intensities do not matter.
 
     Example:
         >>> import numpy as np
@@ -107,8 +96,7 @@ def _mixture(values: np.ndarray, count: int) -> tuple[float, np.ndarray]:
         square = np.sum(part * (values[:, None] - centre) ** 2)
         width = max(np.sqrt(square / len(values)), 1e-6 * np.ptp(values))
     total = np.sum(np.log(likelihood) + top[:, 0]) - len(values) * np.log(width)
-    groups = part.argmax(axis=1)
-    groups = np.unique(groups, return_inverse=True)[1]
+    groups = np.unique(part.argmax(axis=1), return_inverse=True)[1]
     return -2 * total + 2 * count * np.log(len(values)), groups
 
 
@@ -172,7 +160,7 @@ def _translations(
     steps = (positions[partner] - positions[origin])[alike]
     low, high = positions.min(axis=0), positions.max(axis=0)
     candidates = _clusters(steps, tolerance)
-    found: list = []
+    first = None
     for step in candidates[np.argsort(np.hypot(*candidates.T))]:
         target = positions + step
         inside = np.all((target >= low) & (target <= high), axis=1)
@@ -182,13 +170,14 @@ def _translations(
         same = groups[where] == groups[inside]
         if np.mean((distance < tolerance) & same) < _MIN_TRANSLATED:
             continue
-        if not found:
-            found.append(step)
-            continue
-        sine = abs(step[0] * found[0][1] - step[1] * found[0][0])
-        if sine > 0.3 * np.hypot(*step) * np.hypot(*found[0]):
-            return np.array([found[0], step])
-    what = "translations along one line only lead" if found else "no translation leads"
+        if first is None:
+            first = step
+        sine = abs(step[0] * first[1] - step[1] * first[0])
+        if sine > 0.3 * np.hypot(*step) * np.hypot(*first):
+            return np.array([first, step])
+    what = "no translation leads"
+    if first is not None:
+        what = "translations along one line only lead"
     raise LatticeError(
         f"{what} from {_MIN_TRANSLATED:.0%} of the {len(positions)} columns to others, "
         "of whatever intensity, so they form no lattice",
@@ -200,8 +189,6 @@ def _clusters(steps: np.ndarray, tolerance: float) -> np.ndarray:
     """Return the centres of clusters of vectors, one of each pair +-v [m, 2]."""
     up = (steps[:, 0] > 0) | ((steps[:, 0] == 0) & (steps[:, 1] > 0))
     steps = np.concatenate([steps[up], -steps[~up]])
-    if not len(steps):
-        return np.empty((0, 2))
     left = np.ones(len(steps), dtype=bool)
     tree = cKDTree(steps)
     number = tree.query_ball_point(steps, tolerance, return_length=True)
@@ -229,8 +216,7 @@ def _sites(
     site = np.full(len(positions), -1)
     sites: list = []
     index = np.zeros((len(positions), 2), dtype=int)
-    order = np.argsort(np.hypot(*(positions - middle).T))
-    for start in order:
+    for start in np.argsort(np.hypot(*(positions - middle).T)):
         if site[start] >= 0:
             continue
         centre = fraction[start] - np.floor(fraction[start])

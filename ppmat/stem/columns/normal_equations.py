@@ -70,24 +70,17 @@ class Background:
         self.spacings = tuple((size - 1) / p for size, p in zip(shape, pieces))
         self.nodes = np.full([p + 1 for p in pieces], level)
         self._axes = [self._between(np.arange(size), k) for k, size in enumerate(shape)]
-        hats = [
-            sparse.csr_matrix(
-                (
-                    np.concatenate([1 - share, share]),
-                    (np.concatenate([left, left + 1]), np.tile(np.arange(size), 2)),
-                ),
-                shape=(p + 1, size),
-            )
-            for (left, share), size, p in zip(self._axes, shape, pieces)
-        ]
+        hats = []
+        for (left, share), size, p in zip(self._axes, shape, pieces):
+            places = np.append(left, left + 1), np.tile(np.arange(size), 2)
+            values = np.append(1 - share, share)
+            hats.append(sparse.csr_matrix((values, places), shape=(p + 1, size)))
         self.masses = [sparse.csr_matrix(hat @ hat.T) for hat in hats]
         self.mass = sparse.csr_matrix(sparse.kron(*self.masses))
         # First and last pixel of each hat; along y also its values.
-        self._ends = [[_ends(hat[k]) for k in range(hat.shape[0])] for hat in hats]
-        self._rows = [
-            hats[0][k, slice(*ends)].toarray()[0]
-            for k, ends in enumerate(self._ends[0])
-        ]
+        used = [[h.indices[h.data > 0] for h in hat] for hat in hats]
+        self._ends = [[(int(u.min()), int(u.max()) + 1) for u in each] for each in used]
+        self._rows = [h.toarray()[0, slice(*e)] for h, e in zip(hats[0], self._ends[0])]
 
     def _between(self, places: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the node before each place, and the distance to it in spacings."""
@@ -97,11 +90,8 @@ class Background:
 
     def grid(self) -> list[np.ndarray]:
         """Return the positions (y, x) of the nodes, pixels, two arrays [P, Q]."""
-        places = (
-            np.arange(count) * spacing
-            for count, spacing in zip(self.nodes.shape, self.spacings)
-        )
-        return np.meshgrid(*places, indexing="ij")
+        sizes = zip(self.nodes.shape, self.spacings)
+        return np.meshgrid(*(np.arange(n) * step for n, step in sizes), indexing="ij")
 
     def at(
         self, y: np.ndarray, x: np.ndarray, nodes: np.ndarray | None = None
@@ -131,9 +121,7 @@ class Background:
     def project(self, residual: np.ndarray, nodes: np.ndarray) -> np.ndarray:
         """Return the sum over pixels of an image times each node's hats [P, Q].
 
-        Args:
-            residual: The image [H, W].
-            nodes: Mask of the wanted nodes [P, Q]; the others get 0.
+        ``nodes`` is the mask of the wanted nodes [P, Q]; the others get 0.
         """
         out = np.zeros(self.nodes.shape)
         for a, part in self._strips(nodes):
@@ -144,8 +132,7 @@ class Background:
         return np.where(nodes, out, 0.0)
 
     def _strips(self, nodes: np.ndarray) -> Iterator[tuple[int, slice]]:
-        """Yield each row of nodes with a node of the mask, and the pixels along x that
-        these nodes reach."""
+        """Yield each row with nodes of the mask, and the pixels along x they reach."""
         for a in np.nonzero(nodes.any(axis=1))[0].tolist():
             used = np.nonzero(nodes[a])[0]
             yield a, slice(self._ends[1][used[0]][0], self._ends[1][used[-1]][1])
@@ -153,16 +140,10 @@ class Background:
     def profile_sums(
         self, profiles: np.ndarray, start: np.ndarray, axis: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the sums over pixels of profiles times hats along one axis.
+        """Return the sums over pixels of profiles times hats along one axis [n, 3, k].
 
-        Args:
-            profiles: Values on the pixels from ``start`` [n, 3, w].
-            start: First pixel [n].
-            axis: 0 for y, 1 for x.
-
-        Returns:
-            The sums [n, 3, k], and the indices of the hats' nodes [n, k]; some may lie
-            outside the image.
+        The profiles are values on the pixels from ``start`` [n, 3, w]. The indices of
+        the hats' nodes follow [n, k]; some may lie outside the image.
         """
         width, spacing = profiles.shape[2], self.spacings[axis]
         first = np.floor(start / spacing).astype(int)
@@ -172,23 +153,13 @@ class Background:
         return profiles @ np.maximum(value, 0).transpose(0, 2, 1), node
 
 
-def _ends(hat: sparse.csr_matrix) -> tuple[int, int]:
-    """Return the range of pixels where a hat [1, size] is not 0."""
-    used = hat.indices[hat.data > 0]
-    return int(used.min()), int(used.max()) + 1
-
-
 def profiles(
     centre: np.ndarray, log_sigma: np.ndarray, start: np.ndarray, half: int, size: int
 ) -> np.ndarray:
     """Return the profiles BELL, SLOPE, SPREAD of columns along one axis [n, 3, w].
 
-    Args:
-        centre: Positions along the axis, pixels [n].
-        log_sigma: Logarithms of the widths [n].
-        start: First pixel of each window [n].
-        half: Windows have ``w = 2 half + 1`` pixels.
-        size: Pixels of the image along the axis; outside it profiles are 0.
+    Windows of ``w = 2 half + 1`` pixels begin at ``start`` [n]. Profiles are 0 outside
+    the image, which has ``size`` pixels along the axis.
     """
     grid = start[:, None] + np.arange(2 * half + 1)
     sigma = np.exp(log_sigma)[:, None]
@@ -250,9 +221,7 @@ class ColumnWindows:
     ) -> np.ndarray:
         """Return sums of squared derivatives, as if heights were 1 [m, 4].
 
-        Args:
-            part: Slice of the columns.
-            window: Weights of the pixels [m, w, w]; None for 1.
+        ``window`` are weights of the pixels [m, w, w]; None for 1.
         """
         fy, fx = (
             np.concatenate([f[part] ** 2, f[part, :1] * f[part, 2:]], axis=1)
@@ -262,20 +231,15 @@ class ColumnWindows:
             sums = fy.sum(axis=2)[:, :, None] * fx.sum(axis=2)[:, None]
         else:
             sums = fy @ window @ fx.transpose(0, 2, 1)
-        out = np.empty((len(sums), 4))
-        out[:, Y], out[:, X] = sums[:, SLOPE, BELL], sums[:, BELL, SLOPE]
-        out[:, HEIGHT] = sums[:, BELL, BELL]
-        out[:, WIDTH] = sums[:, SPREAD, BELL] + sums[:, BELL, SPREAD]
-        out[:, WIDTH] += 2 * sums[:, 3, 3]
-        return out
+        y, x, height = sums[:, [SLOPE, BELL, BELL], [BELL, SLOPE, BELL]].T
+        width = sums[:, SPREAD, BELL] + sums[:, BELL, SPREAD] + 2 * sums[:, 3, 3]
+        return np.stack([y, x, height, width], axis=1)
 
     def pair_products(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
         """Return sums of products of the derivatives of two columns [k, 4, 4].
 
-        Args:
-            i: First column of each pair, index into ``which`` [k]; the sums are over
-                its window.
-            j: Second column of each pair [k].
+        ``i`` and ``j`` are the columns of each pair, indices into ``which`` [k]. The
+        sums are over the windows of ``i``.
         """
         out, scales = np.empty((len(i), 4, 4)), self.scales
         for first in range(0, len(i), 2 * _CHUNK):
@@ -293,18 +257,15 @@ class ColumnWindows:
     def background_products(
         self, background: Background
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return sums of products of derivatives with the hats of a background.
+        """Return sums of products of derivatives with hats of a background [m, 4, k].
 
-        Returns:
-            The sums [m, 4, k], and row and column of the nodes in the grid [2, m, k].
-            Nodes outside the grid are -1, with sums of 0.
+        Row and column of the nodes in the grid follow [2, m, k]. Nodes outside the grid
+        are -1, with sums of 0.
         """
-        parts = []
+        parts, chunks = [], list(self.chunks())
         for axis, (f, start) in enumerate(zip(self.profiles, self.corners)):
-            pieces = [
-                background.profile_sums(f[c], start[c], axis) for c in self.chunks()
-            ]
-            parts.append([np.concatenate(p) for p in zip(*pieces)])
+            sums = [background.profile_sums(f[c], start[c], axis) for c in chunks]
+            parts.append([np.concatenate(p) for p in zip(*sums)])
         (sums_y, ny), (sums_x, nx) = parts
         block = np.zeros((len(ny), 4, ny.shape[1], nx.shape[1]))
         for k, terms in TERMS.items():
@@ -348,20 +309,14 @@ class NormalEquations:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the steps of the columns [m, 4] and of the nodes [P, Q].
 
-        Args:
-            background: Background of the image.
-            free: 1 for parameters that may change, 0 for the others [m, 4].
-            damping: Added to each column's diagonal, as a fraction of it [m].
+        ``free`` is 1 for parameters that may change, 0 for the others [m, 4].
+        ``damping`` is added to each column's diagonal, as a fraction of it [m].
         """
         m, grid = len(self.own), self.free_nodes.shape
         size = 4 * m
-        diagonal = np.concatenate(
-            [
-                np.diagonal(self.own, axis1=1, axis2=2).ravel(),
-                background.mass.diagonal(),
-            ]
-        )
-        mask = np.concatenate([free.ravel(), self.free_nodes.ravel()])
+        own = np.diagonal(self.own, axis1=1, axis2=2)
+        diagonal = np.append(own, background.mass.diagonal())
+        mask = np.append(free, self.free_nodes)
         scale = 1 / np.sqrt(np.maximum(diagonal, 1e-12 * diagonal.max()))
         inner = mask * scale
         extra = DAMPING + 1 - mask
@@ -379,15 +334,14 @@ class NormalEquations:
         def multiply(v: np.ndarray) -> np.ndarray:
             scaled = inner * v
             columns, nodes = scaled[:size], scaled[size:]
-            out = np.concatenate(
-                [of_columns @ columns + mixed @ nodes, turned @ columns + mass @ nodes]
-            )
-            return inner * out + extra * v
+            top = of_columns @ columns + mixed @ nodes
+            low = turned @ columns + mass @ nodes
+            return inner * np.append(top, low) + extra * v
 
         def precondition(v: np.ndarray) -> np.ndarray:
-            return np.concatenate([inverse @ v[:size], v[size:]])
+            return np.append(inverse @ v[:size], v[size:])
 
-        right = np.concatenate([self.gradient.ravel(), self.node_gradient.ravel()])
+        right = np.append(self.gradient, self.node_gradient)
         step = inner * _conjugate_gradients(multiply, precondition, inner * right)
         return step[:size].reshape(m, 4), step[size:].reshape(grid)
 
@@ -407,14 +361,9 @@ class NormalEquations:
         m, each = len(self.own), self.mixed.shape[2]
         row, column = np.maximum(self.mixed_nodes, 0)
         node = row * self.free_nodes.shape[1] + column
-        return sparse.csr_matrix(
-            (
-                self.mixed.ravel(),
-                np.repeat(node, 4, axis=0).ravel(),
-                np.arange(0, 4 * m * each + 1, each),
-            ),
-            shape=(4 * m, self.free_nodes.size),
-        )
+        nodes, ends = np.repeat(node, 4, axis=0), np.arange(0, 4 * m * each + 1, each)
+        parts = self.mixed.ravel(), nodes.ravel(), ends
+        return sparse.csr_matrix(parts, shape=(4 * m, self.free_nodes.size))
 
 
 def _conjugate_gradients(
@@ -426,16 +375,13 @@ def _conjugate_gradients(
     """
     found, left = np.zeros_like(right), right.copy()
     enough = _TOLERANCE * np.linalg.norm(right)
-    direction, before = None, 1.0
+    direction, before = 0.0, 1.0
     for _ in range(_MAX_ITERATIONS):
         if np.linalg.norm(left) <= enough:
             break
         prepared = precondition(left)
         product = float(left @ prepared)
-        if direction is None:
-            direction = prepared
-        else:
-            direction = prepared + product / before * direction
+        direction = prepared + product / before * direction
         before = product
         applied = multiply(direction)
         share = product / float(direction @ applied)

@@ -35,16 +35,12 @@ def column_width(image: np.ndarray, valid: np.ndarray) -> float | None:
     are left out: there noise is correlated with itself, by pixel or by scan line. A
     ramp or a wedge of the image makes the estimate too large.
 
+    It is None if the autocorrelation of columns is not above that of noise. The image
+    [H, W] is 0 at missing pixels, where ``valid`` is False.
+
     Calibration knows the fast axis and uses
     :func:`ppmat.stem.noise.clean_image.column_width_across_lines`. Each estimate fails
     where the other works (docs/results/column_width.yaml).
-
-    Args:
-        image: [H, W], 0 at missing pixels.
-        valid: False at missing pixels [H, W].
-
-    Returns:
-        None if the autocorrelation of columns is not above that of noise.
     """
     radius, profile, sure = _radial_autocorrelation(image, valid)
     if not sure:

@@ -64,9 +64,7 @@ class FittedColumns:
         """
         own = np.diagonal(self.covariance, axis1=1, axis2=2)
         errors = np.sqrt(np.where(own > 0, own * self.variance, np.nan))
-        errors[self.frozen] = np.where(
-            np.arange(4) == HEIGHT, errors[self.frozen], np.nan
-        )
+        errors[self.frozen[:, None] & (np.arange(4) != HEIGHT)] = np.nan
         return errors
 
     def select(self, which: np.ndarray) -> FittedColumns:
@@ -84,34 +82,7 @@ def noise_variance(
     """Return the variance of the noise of each pixel [H, W].
 
     The variance is a straight line in the model's value, as for counted electrons.
-
-    Args:
-        image: [H, W].
-        residual: Image minus model [H, W].
-        valid: False at missing pixels [H, W].
-    """
-    number, means, square = _squares_by_value(image, residual, valid)
-    mean = max(square, 1e-300)
-    low, high = means[0][[0, -1]]
-    slope, intercept = 0.0, mean
-    if len(number) >= 3 and high > low:
-        # The variances of all bins have the same relative error.
-        weights = np.sqrt(number) / np.maximum(means[1], _MIN_NOISE * mean)
-        slope, intercept = np.polyfit(*means, 1, w=weights)
-    noise = np.clip(image - residual, low, high)
-    noise *= slope
-    noise += intercept
-    return np.maximum(noise, _MIN_NOISE * mean, out=noise)
-
-
-def _squares_by_value(
-    image: np.ndarray, residual: np.ndarray, valid: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """Return means over bins of the model's value, for :func:`noise_variance`.
-
-    Returns:
-        Pixels in each bin [k], mean model and mean squared residual of each bin [2, k],
-        and the mean of all squared residuals.
+    ``residual`` is image minus model; ``valid`` is False at missing pixels.
     """
 
     def parts() -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -133,10 +104,20 @@ def _squares_by_value(
     # A fine bin belongs to the bin of its middle pixel.
     middle = (np.cumsum(sums[0]) - 0.5 * sums[0]) / total
     coarse = np.minimum((_BINS * middle).astype(int), _BINS - 1)
-    number, *both = (np.bincount(coarse, s, _BINS) for s in sums)
-    used = number > 0
-    means = np.stack([b[used] / number[used] for b in both])
-    return number[used], means, float(sums[2].sum() / total)
+    binned = np.stack([np.bincount(coarse, s, _BINS) for s in sums])
+    number, *both = binned[:, binned[0] > 0]
+    values, squares = both / number  # means over each bin
+    mean = max(float(sums[2].sum() / total), 1e-300)
+    low, high = values[[0, -1]]
+    slope, intercept = 0.0, mean
+    if len(number) >= 3 and high > low:
+        # The variances of all bins have the same relative error.
+        weights = np.sqrt(number) / np.maximum(squares, _MIN_NOISE * mean)
+        slope, intercept = np.polyfit(values, squares, 1, w=weights)
+    noise = np.clip(image - residual, low, high)
+    noise *= slope
+    noise += intercept
+    return np.maximum(noise, _MIN_NOISE * mean, out=noise)
 
 
 # Covariance -----------------------------------------------------------------------
@@ -174,16 +155,13 @@ class MarginalCovariances:
     ) -> np.ndarray:
         """Return each column's block [n, 4, 4].
 
-        Args:
-            ids: A number for each column, the same in all calls [n].
-            values: y, x, height, log(sigma) [n, 4].
-            equations_of: Returns the equations of the columns with given indices.
+        ``ids`` are numbers of the columns, the same in all calls [n]. ``values`` are y,
+        x, height, log(sigma) [n, 4]. ``equations_of`` gets indices of columns.
         """
         position = values[:, :2]
-        tiles, tile = np.unique(
-            np.floor(position / self._side), axis=0, return_inverse=True
-        )
-        tile = tile.ravel()
+        places = np.floor(position / self._side)
+        tiles, tile = np.unique(places, axis=0, return_inverse=True)
+        tile, names = tile.ravel(), list(map(tuple, tiles.tolist()))
         middle = (tiles + 0.5) * self._side
         near = cKDTree(position).query_ball_point(
             middle, self._side / 2 + self._rim, p=np.inf, return_sorted=True
@@ -192,7 +170,7 @@ class MarginalCovariances:
         inside = [n[tile[n] == k] for k, n in enumerate(near)]
         out = np.empty((len(values), 4, 4))
         kept, stale = {}, []
-        for k, name in enumerate(map(tuple, tiles.tolist())):
+        for k, name in enumerate(names):
             before = self._kept.get(name)
             if before is None or self._differ(ids[near[k]], values[near[k]], before):
                 stale.append(k)
@@ -206,8 +184,7 @@ class MarginalCovariances:
             found = self._invert(middle[stale], new_near, new_mine, equations_of(which))
             for k in stale:
                 out[inside[k]] = found[np.searchsorted(which, inside[k])]
-                name = tuple(tiles[k].tolist())
-                kept[name] = ids[near[k]], values[near[k]], out[inside[k]]
+                kept[names[k]] = ids[near[k]], values[near[k]], out[inside[k]]
         self._kept = kept
         return out
 
@@ -242,12 +219,8 @@ class MarginalCovariances:
         masses = [mass.toarray() for mass in background.masses]
         out = np.empty((len(equations.own), 4, 4))
         for batch in _batches(sizes):
-            tiles = _TileMatrices(
-                [near[k] for k in batch],
-                [mine[k] for k in batch],
-                low[batch],
-                high[batch],
-            )
+            parts = ([each[k] for k in batch] for each in (near, mine))
+            tiles = _TileMatrices(*parts, low[batch], high[batch])
             tiles.add_columns(columns)
             tiles.add_background(equations.mixed, equations.mixed_nodes, masses)
             out[tiles.column[tiles.mine]] = tiles.inverse()
@@ -287,10 +260,10 @@ class _TileMatrices:
         self.nodes = 4 * (1 + max(int(p.max()) for p in places))
         size = self.nodes + int(np.prod(high - low, axis=1).max())
         self.matrix = np.zeros((len(near), size, size))
-        # Of each entry: its tile, its index, whether it is inside, its number there.
+        # Of each entry: its tile, its index, whether it is inside, its rows there.
         self.tile = np.repeat(np.arange(len(near)), [len(n) for n in near])
         self.column, self.mine = np.concatenate(near), np.concatenate(mine)
-        self.place = np.concatenate(places)
+        self.rows = 4 * np.concatenate(places)[:, None] + np.arange(4)
         self.low, self.high = low, high
 
     def add_columns(self, columns: sparse.bsr_matrix) -> None:
@@ -305,9 +278,7 @@ class _TileMatrices:
         found = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
         there = keys[found] == wanted
         entry, found, which = entry[there], found[there], which[there]
-        rows, others = (
-            4 * self.place[e][:, None] + np.arange(4) for e in (entry, found)
-        )
+        rows, others = self.rows[entry], self.rows[found]
         at = self.tile[entry][:, None, None], rows[:, :, None], others[:, None]
         self.matrix[at] = columns.data[which]
 
@@ -322,8 +293,7 @@ class _TileMatrices:
         height, width = (self.high - self.low)[self.tile].T[:, :, None]
         entry, k = np.nonzero((ny >= 0) & (nx >= 0) & (ny < height) & (nx < width))
         node = self.nodes + (ny * width + nx)[entry, k]
-        rows = 4 * self.place[entry][:, None] + np.arange(4)
-        tile, node = self.tile[entry][:, None], node[:, None]
+        rows, tile, node = self.rows[entry], self.tile[entry][:, None], node[:, None]
         values = mixed[self.column[entry], :, k]
         self.matrix[tile, rows, node] = values
         self.matrix[tile, node, rows] = values
@@ -344,12 +314,10 @@ class _TileMatrices:
         # Schur complement of the rim and the nodes.
         inside, outside = slice(self.inside), slice(self.inside, None)
         mixed = self.matrix[:, inside, outside]
-        others = np.linalg.solve(
-            self.matrix[:, outside, outside], mixed.transpose(0, 2, 1)
-        )
+        around = self.matrix[:, outside, outside]
+        others = np.linalg.solve(around, mixed.transpose(0, 2, 1))
         inverse = np.linalg.inv(self.matrix[:, inside, inside] - mixed @ others)
-        tile = self.tile[self.mine][:, None]
-        rows = 4 * self.place[self.mine][:, None] + np.arange(4)
+        tile, rows = self.tile[self.mine][:, None], self.rows[self.mine]
         scale = scale[tile, rows]
         blocks = inverse[tile[:, :, None], rows[:, :, None], rows[:, None]]
         return blocks * scale[:, :, None] * scale[:, None]

@@ -31,27 +31,18 @@ _TARGET_SIGMA = 1.5  # pixels; standard deviation of the spots in gt_detect
 class AtomColumns:
     """Atomic columns in and around an image.
 
-    Args:
-        y: Rows, pixels [n]; the centre of the first pixel is 0.
-        x: Columns of the image, pixels [n].
-        height: Peak above the background, image units [n]; negative if dark.
-        sigma: Standard deviation of the Gaussian spot, pixels [n].
-        element: Elements of each column, such as ``Sr`` or ``Ti+O`` [n]; None if
-            unknown.
-        occupancy: Fraction of the column's atoms that are present [n]; None if
-            unknown.
-
     Example:
         >>> one = AtomColumns(*np.array([[4.0], [3.0], [100.0], [1.5]]))
         >>> one.render((9, 7), level=20.0)[4, 3].item()
         120.0
     """
 
-    y: np.ndarray
-    x: np.ndarray
-    height: np.ndarray
-    sigma: np.ndarray
-    element: np.ndarray | None = None
+    y: np.ndarray  # rows, pixels [n]; the centre of the first pixel is 0
+    x: np.ndarray  # columns of the image, pixels [n]
+    height: np.ndarray  # peak above the background, image units [n]; negative if dark
+    sigma: np.ndarray  # standard deviation of the Gaussian spot, pixels [n]
+    element: np.ndarray | None = None  # such as "Sr" or "Ti+O" [n]; None if unknown
+    # Fraction of the column's atoms that are present [n]; None if unknown.
     occupancy: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -63,16 +54,13 @@ class AtomColumns:
         level: float = 0.0,
         tail: tuple[float, float] = (0.0, 1.0),
     ) -> np.ndarray:
-        """Return the sum of the columns over a flat background.
+        """Return the sum of the columns over a flat background, image units [H, W].
 
         Args:
-            shape: ``(H, W)`` of the image.
+            shape: ``(H, W)``.
             level: Background, image units.
             tail: Fraction of each peak in a wider Gaussian (the tails of the probe),
                 and the ratio of its width to ``sigma``.
-
-        Returns:
-            Image units [H, W].
         """
         share, ratio = tail
         image = np.full(shape, float(level))
@@ -114,10 +102,8 @@ class AtomColumns:
 
     def select(self, which: np.ndarray) -> AtomColumns:
         """Return the columns of a mask or of indices, in that order."""
-        rest = (None if v is None else v[which] for v in (self.element, self.occupancy))
-        return AtomColumns(
-            self.y[which], self.x[which], self.height[which], self.sigma[which], *rest
-        )
+        fields = vars(self).values()
+        return AtomColumns(*(None if v is None else v[which] for v in fields))
 
 
 def on_image(positions: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -133,35 +119,25 @@ def _profiles(size: int, centre: np.ndarray, sigma: np.ndarray) -> np.ndarray:
 
 @dataclass
 class Scene:
-    """A clean image with its targets.
+    """A clean image with its targets."""
 
-    Args:
-        gt_enhance: Image without noise, image units [H, W].
-        gt_detect: Equal narrow spots on black, one a column, grey levels [H, W].
-        columns: The columns, also those beyond the image whose spots reach into it.
-        pixel_size: Å; None if unknown.
-    """
-
-    gt_enhance: np.ndarray
-    gt_detect: np.ndarray
-    columns: AtomColumns
-    pixel_size: float | None = None
+    gt_enhance: np.ndarray  # image without noise, image units [H, W]
+    gt_detect: np.ndarray  # equal narrow spots on black, grey levels [H, W]
+    columns: AtomColumns  # also those beyond the image whose spots reach into it
+    pixel_size: float | None = None  # Å; None if unknown
 
     def column_rows(self) -> list[dict]:
         """Return one row for each column whose centre lies on a pixel.
 
         The keys are ``y``, ``x`` (pixels), ``y_angstrom``, ``x_angstrom``,
-        ``element``, ``occupancy`` (these four if known), ``height`` and ``sigma``.
+        ``element``, ``occupancy`` (these four if known), ``height``, ``sigma``.
         """
         columns = self.columns.select(self.columns.inside(self.gt_enhance.shape))
         table = {"y": columns.y, "x": columns.x}
         if self.pixel_size is not None:
-            table["y_angstrom"] = columns.y * self.pixel_size
-            table["x_angstrom"] = columns.x * self.pixel_size
-        if columns.element is not None:
-            table["element"] = np.asarray(columns.element, dtype=str)
-        if columns.occupancy is not None:
-            table["occupancy"] = columns.occupancy
-        table |= {"height": columns.height, "sigma": columns.sigma}
-        values = (np.asarray(column).tolist() for column in table.values())
-        return [dict(zip(table, row)) for row in zip(*values)]
+            table |= {f"{k}_angstrom": v * self.pixel_size for k, v in table.items()}
+        for name in ("element", "occupancy", "height", "sigma"):
+            if (values := getattr(columns, name)) is not None:
+                table[name] = values
+        rows = zip(*(values.tolist() for values in table.values()))
+        return [dict(zip(table, row)) for row in rows]

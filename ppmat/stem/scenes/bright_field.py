@@ -30,6 +30,7 @@ compared with abTEM in docs/stem/bright_field.md:
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import math
 from collections.abc import Iterator
@@ -56,24 +57,17 @@ _FREQUENCIES = np.linspace(0.0, 8.0, 401)  # 1/Å; of the scattering factor
 class BrightField:
     """Microscope of a bright-field image.
 
-    Args:
-        energy: Of the electrons, keV.
-        semiangle: Convergence semiangle of the probe, mrad.
-        detector: Semiangle of the detector, mrad; 0 is a point on the axis.
-        defocus: Depth of the probe's focus below the first atoms, Å.
-        source: Standard deviation of the image of the source, Å.
-        rings: Rings of directions that sample the detector, with 6, 12, 18 .. points.
-            The calculation time grows with the number of points.
-
     Raises:
         CrystalError: A value outside the range that the error names.
     """
 
-    energy: float = 200.0
-    semiangle: float = 22.0
-    detector: float = 11.0
-    defocus: float = 0.0
-    source: float = 0.0
+    energy: float = 200.0  # of the electrons, keV
+    semiangle: float = 22.0  # convergence semiangle of the probe, mrad
+    detector: float = 11.0  # semiangle of the detector, mrad; 0: a point on the axis
+    defocus: float = 0.0  # depth of the probe's focus below the first atoms, Å
+    source: float = 0.0  # standard deviation of the image of the source, Å
+    # Rings of directions that sample the detector, with 6, 12, 18 .. points. The
+    # calculation time grows with the number of points.
     rings: int = 2
 
     def __post_init__(self) -> None:
@@ -81,8 +75,7 @@ class BrightField:
             raise CrystalError(f"energy is {self.energy} keV", wanted="20 to 2000")
         if not 0 < self.semiangle <= 100 or not 0 <= self.detector <= self.semiangle:
             raise CrystalError(
-                f"semiangle {self.semiangle} mrad with a detector of {self.detector} "
-                "mrad",
+                f"semiangle {self.semiangle} mrad, detector {self.detector} mrad",
                 wanted="0 to 100, and a detector inside the undisturbed probe",
             )
         if not math.isfinite(self.defocus) or not 0 <= self.source < math.inf:
@@ -118,17 +111,14 @@ def bright_field(
     """
     thermal = np.broadcast_to(thermal, len(projection.elements))
     image = np.empty(projection.shape)
-    rows, columns = (_tiles(n, projection.pixel_size) for n in projection.shape)
-    for row in rows:
-        for column in columns:
-            image[row, column] = _tile(projection, microscope, thermal, row, column)
+    tiles = []  # along each axis
+    for size in projection.shape:
+        count = max(1, math.ceil(size * projection.pixel_size / _TILE))
+        ends = np.linspace(0, size, count + 1).astype(int).tolist()
+        tiles.append(map(slice, ends, ends[1:]))
+    for tile in itertools.product(*tiles):
+        image[tile] = _tile(projection, microscope, thermal, *tile)
     return image
-
-
-def _tiles(size: int, pixel_size: float) -> list[slice]:
-    count = max(1, math.ceil(size * pixel_size / _TILE))
-    ends = np.linspace(0, size, count + 1).astype(int).tolist()
-    return [slice(first, last) for first, last in zip(ends, ends[1:])]
 
 
 def _tile(
@@ -217,7 +207,7 @@ def _phase(
     """Return the sum of the complex phases of all atoms, radians [points_y, points_x].
 
     The grid begins at ``origin`` (y, x) and has a ``size``, both Å [2]. ``factors`` are
-    the scattering factors of the elements; frequencies outside ``band`` are removed.
+    those of the elements; frequencies outside ``band`` are removed.
     """
     q_y, q_x = frequencies
     y, x = projection.y - origin[0], projection.x - origin[1]
@@ -237,22 +227,16 @@ def _phase(
 
 @functools.lru_cache(maxsize=512)
 def scattering_factor(symbol: str, energy: float, thermal: float) -> np.ndarray:
-    """Return the Fourier transform of the phase that an atom adds to a wave.
+    """Return the Fourier transform of the phase that an atom adds to a wave, Å^2 [401].
 
-    The phase is ``-i log <exp(i v)>``. Here ``v`` is the phase of the atom at rest, and
-    the mean is over its thermal positions. The imaginary part describes the loss by
-    thermal motion.
+    The frequencies are 0, 0.02 .. 8 1/Å. The energy is in keV. ``thermal`` is the root
+    mean square displacement along one direction, Å.
+
+    The phase is ``-i log <exp(i v)>``, with the mean over thermal positions of ``v``,
+    the phase of the atom at rest. The imaginary part is the loss by thermal motion.
 
     Source: scattering factors of Doyle and Turner, Acta Cryst. A24, 390 (1968), and
     Smith and Burge, Acta Cryst. 15, 182 (1962), as tabulated by pymatgen.
-
-    Args:
-        symbol: Of the element.
-        energy: keV.
-        thermal: Root mean square displacement along one direction, Å.
-
-    Returns:
-        Å^2 at the frequencies 0, 0.02 .. 8 1/Å [401].
 
     Raises:
         CrystalError: pymatgen has no scattering factors of the element.
@@ -280,12 +264,12 @@ def _product(matrix: np.ndarray, values: np.ndarray) -> np.ndarray:
     return real[:, 0] + 1j * real[:, 1]
 
 
-@functools.lru_cache(maxsize=1)
+@functools.cache
 def _bessel() -> np.ndarray:
     return j0(2 * np.pi * np.outer(_FREQUENCIES, _RADII))
 
 
-@functools.lru_cache(maxsize=1)
+@functools.cache
 def _tables() -> dict[str, list[list[float]]]:
     """Return amplitude (Å) and width (Å^2) of each element's Gaussians [4, 2]."""
     file = resources.files("pymatgen.analysis.diffraction")

@@ -31,7 +31,6 @@ from typing import Any
 
 import numpy as np
 
-from ppmat.stem.noise.noise_model import MODES
 from ppmat.stem.scenes.atom_columns import AtomColumns
 from ppmat.stem.scenes.atom_columns import Scene
 from ppmat.stem.scenes.bright_field import BrightField
@@ -63,20 +62,13 @@ class Haadf:
     ``1 - (1 - g) (1 - exp(-thickness / depth))``, where
     ``g = s**power / (s**power + limit**power)``. The parameters were chosen on
     multislice simulations, see docs/stem/synthesis.md.
-
-    Args:
-        exponent: Of the atomic number.
-        limit: Strength per Å of a column that keeps half in a thick specimen.
-        power: Sharpness of the transition from light to heavy columns.
-        depth: Thickness over which light columns lose intensity, Å.
-        light: Additional factor on the intensity of light columns; 1 is the fit.
     """
 
-    exponent: float = 1.6
-    limit: float = 9.0
-    power: float = 3.0
-    depth: float = 30.0
-    light: float = 1.0
+    exponent: float = 1.6  # of the atomic number
+    limit: float = 9.0  # strength per Å of a column that keeps half in a thick specimen
+    power: float = 3.0  # sharpness of the transition from light to heavy columns
+    depth: float = 30.0  # thickness over which light columns lose intensity, Å
+    light: float = 1.0  # additional factor on light columns; 1 is the fit
 
     def heights(self, projection: Projection) -> np.ndarray:
         """Return the peak heights in arbitrary units [n]."""
@@ -113,17 +105,11 @@ def crystal_scene(
     """Return the clean image of a structure seen along a zone axis.
 
     Args:
-        structure: pymatgen ``Structure`` or ``ase.Atoms``; see
-            :func:`ppmat.stem.scenes.projection.project`, also for the other arguments.
-        shape: ``(H, W)``, pixels.
-        pixel_size: Å.
-        zone_axis: Indices [uvw] of the direct lattice.
+        structure: Like the arguments that are not listed, see
+            :func:`ppmat.stem.scenes.projection.project`.
         mode: ``haadf`` or ``bf``.
-        direction: Cartesian direction of the beam instead of a zone axis.
-        thickness: Of a crystal, Å; None: 50 Å.
         rotation: Degrees. None: drawn with ``rng``, else 0.
         offset: Å ``(y, x)``. None: drawn within 10 Å with ``rng``, else (0, 0).
-        tolerance: Of atoms in one column, Å.
         rng: Random numbers for rotation, offset and, unless ``contrast`` is given,
             :func:`draw_contrast`.
         **optics: See :func:`render_projection`.
@@ -143,7 +129,7 @@ def crystal_scene(
         offset = tuple(20 * m - 10 for m in move) if offset is None else offset
         optics.setdefault("contrast", draw_contrast(rng, mode))
     view = view_along(structure, zone_axis, direction)
-    contrast = _contrast(mode, optics.pop("contrast", None))
+    optics["contrast"] = contrast = _contrast(mode, optics.get("contrast"))
     found = project(
         view,
         shape,
@@ -154,7 +140,7 @@ def crystal_scene(
         tolerance=tolerance,
         margin=contrast.reach(specimen_layers(view, thickness)[1]),
     )
-    return render_projection(found, mode, contrast=contrast, **optics)
+    return render_projection(found, mode, **optics)
 
 
 def draw_contrast(rng: np.random.Generator, mode: str) -> Haadf | BrightField:
@@ -190,16 +176,15 @@ def render_projection(
         projection: See :func:`ppmat.stem.scenes.projection.project`; its columns
             should be known ``contrast.reach(thickness)`` beyond the image.
         mode: ``haadf`` or ``bf``.
-        contrast: None: the default of the mode.
+        contrast: None for the default of the mode.
         probe: Standard deviation of the probe with the image of the source, Å; HAADF
             only, where None is 0.4 Å.
         tail: Fraction of each peak in the tails of the probe, and their standard
             deviation, Å; HAADF only, where None is 0.1 and 1.0 Å.
         thermal: Root mean square displacement of atoms along one direction, Å: one
             value, or one for each element. HAADF takes the largest in a column.
-        low: Value of the image's first percentile.
-        high: Value of its 99th percentile. In an image with few columns, smallest and
-            largest value take the place of the percentiles.
+        low: Value of the image's first percentile; of its minimum if columns are few.
+        high: Value of its 99th percentile, or of its maximum.
 
     Raises:
         CrystalError: No column is in view, columns are narrower than half a pixel, or
@@ -211,19 +196,21 @@ def render_projection(
     if not projection.in_view.any():
         raise CrystalError("no column of the projection is in view")
     motion = displacements(projection.elements, thermal)
-    if isinstance(contrast, BrightField):
-        if probe is not None or tail is not None:
-            raise CrystalError(
-                "probe and tail describe the spots of HAADF",
-                hint="For BF, give contrast=BrightField(semiangle=, defocus=, source=)"
-                ".",
-            )
-        columns, image = _waves(projection, contrast, motion)
-    else:
+    if mode == "haadf":
         probe = _PROBE if probe is None else probe
         tail = _TAIL if tail is None else tail
         columns, image = _spots(projection, contrast, probe, tail, motion)
-    first, last = _value_range(image)
+    elif probe is not None or tail is not None:
+        raise CrystalError(
+            "probe and tail describe the spots of HAADF",
+            hint="For BF, give contrast=BrightField(semiangle=, defocus=, source=).",
+        )
+    else:
+        columns, image = _waves(projection, contrast, motion)
+    first, last = (float(v) for v in np.percentile(image, (1, 99)))
+    least, most = float(image.min()), float(image.max())
+    if last - first < _FILLED_RANGE * (most - least):
+        first, last = least, most
     scale = (high - low) / (last - first)
     columns.height = columns.height * scale
     return Scene(
@@ -246,8 +233,7 @@ def _spots(
     if not 0 < probe < math.inf or not 0 <= share < 1 or not wide > 0:
         raise CrystalError(
             f"probe {probe}, tail {tail}",
-            wanted="a width above 0 Å, and a fraction from 0 to below 1 with a width "
-            "above 0 Å",
+            wanted="widths above 0 Å, and a fraction from 0 to below 1",
         )
     motion = np.where(projection.counts > 0, thermal, 0.0).max(axis=1)
     width = np.sqrt(probe**2 + motion**2 + projection.spread**2)
@@ -275,12 +261,12 @@ def _columns(
     projection: Projection, height: np.ndarray, width: np.ndarray
 ) -> AtomColumns:
     """Return columns in pixels; ``width`` is in Å [n]."""
-    pixel = projection.pixel_size
-    if width.min() < _MIN_SIGMA * pixel:
+    pixel, least = projection.pixel_size, width.min()
+    if least < _MIN_SIGMA * pixel:
         raise CrystalError(
             f"a pixel of {pixel:g} Å is too large for columns with a standard deviation"
-            f" of {width.min():.3f} Å",
-            wanted=f"at most {math.floor(1e3 * width.min() / _MIN_SIGMA) / 1e3:.3f} Å",
+            f" of {least:.3f} Å",
+            wanted=f"at most {math.floor(1e3 * least / _MIN_SIGMA) / 1e3:.3f} Å",
         )
     return AtomColumns(
         projection.y / pixel,
@@ -293,17 +279,13 @@ def _columns(
 
 
 def _contrast(mode: str, contrast: Haadf | BrightField | None) -> Haadf | BrightField:
-    if mode not in MODES:
-        raise CrystalError(f"mode is {mode!r}", wanted=f"one of {', '.join(MODES)}")
+    if mode not in CONTRASTS:
+        raise CrystalError(f"mode is {mode!r}", wanted=f"one of {', '.join(CONTRASTS)}")
     kind = CONTRASTS[mode]
-    if contrast is None:
-        return kind()
-    if not isinstance(contrast, kind):
-        raise CrystalError(
-            f"mode {mode} with the contrast {type(contrast).__name__}",
-            wanted=kind.__name__,
-        )
-    return contrast
+    if not isinstance(contrast, kind | None):
+        found = f"mode {mode} with the contrast {type(contrast).__name__}"
+        raise CrystalError(found, wanted=kind.__name__)
+    return kind() if contrast is None else contrast
 
 
 def displacements(
@@ -316,16 +298,6 @@ def displacements(
     """
     if not isinstance(thermal, Mapping):
         return np.full(len(elements), float(thermal))
-    missing = sorted(set(elements) - set(thermal))
-    if missing:
+    if missing := sorted(set(elements) - set(thermal)):
         raise CrystalError(f"thermal has no displacement for {', '.join(missing)}")
     return np.array([float(thermal[symbol]) for symbol in elements])
-
-
-def _value_range(image: np.ndarray) -> tuple[float, float]:
-    """Return the values of an image that count as dark and bright."""
-    first, last = (float(v) for v in np.percentile(image, (1, 99)))
-    least, most = float(image.min()), float(image.max())
-    if last - first < _FILLED_RANGE * (most - least):
-        return least, most
-    return first, last

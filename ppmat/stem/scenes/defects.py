@@ -15,8 +15,10 @@
 """Defects of a specimen, added to its atomic columns.
 
 Each function takes a :class:`~ppmat.stem.scenes.projection.Projection` and returns a
-new one with one more entry in ``records``. All random numbers come from the generator
-that the caller passes.
+new one with one more entry in ``records``. All random numbers come from ``rng``.
+
+Illegal values, and elements that the specimen does not have, are a ``CrystalError``. So
+are defects that leave no atoms in view or move columns by more than the margin.
 """
 
 from __future__ import annotations
@@ -44,18 +46,12 @@ def vacancies(
     element: str | None = None,
     whole: bool = False,
 ) -> Projection:
-    """Remove atoms at random.
+    """Remove a share of the atoms of one element, or of all, at random.
 
     Args:
-        projection: The columns.
-        rng: Random numbers.
-        share: Fraction of the atoms to remove, 0 to 1.
-        element: Remove atoms of this element only; None: of all elements.
+        share: 0 to 1.
+        element: None for all elements.
         whole: Remove whole columns instead of single atoms.
-
-    Raises:
-        CrystalError: A share outside 0 to 1, an element that the specimen does not
-            have, or no atoms left in view.
     """
     which = _element_indices(projection, share, element)
     counts = projection.counts.copy()
@@ -76,8 +72,7 @@ def vacancies(
         share=share,
         element=element,
         whole=whole,
-        atoms=float(lost.sum()),
-        columns_changed=int(np.count_nonzero(lost.sum(axis=1))),
+        **_changes(lost),
         columns_gone=int(np.count_nonzero(~kept)),
     )
 
@@ -89,32 +84,16 @@ def substitution(
     element: str,
     by: str,
 ) -> Projection:
-    """Replace atoms of one element by another one.
-
-    Args:
-        projection: The columns.
-        rng: Random numbers.
-        share: Fraction of the atoms of ``element`` to replace, 0 to 1.
-        element: Symbol of the replaced element.
-        by: Symbol of the new element.
-
-    Raises:
-        CrystalError: A share outside 0 to 1, an element that the specimen does not
-            have, or a symbol of no element.
-    """
+    """Replace a share (0 to 1) of the atoms of one element by another one."""
     which = _element_indices(projection, share, element)
     projection = _with_element(projection, by)
     counts = projection.counts.copy()
     replaced = _draw_atoms(rng, counts[:, which], share)
     counts[:, which] -= replaced
     counts[:, projection.elements.index(by)] += replaced.sum(axis=1)
+    record = {"share": share, "element": element, "by": by, **_changes(replaced)}
     return dataclasses.replace(projection, counts=counts).with_record(
-        defect="substitution",
-        share=share,
-        element=element,
-        by=by,
-        atoms=float(replaced.sum()),
-        columns_changed=int(np.count_nonzero(replaced.sum(axis=1))),
+        defect="substitution", **record
     )
 
 
@@ -128,19 +107,11 @@ def adatoms(
 ) -> Projection:
     """Put single atoms at random places on the specimen.
 
-    An adatom within the tolerance of a column becomes part of that column.
-
     Args:
-        projection: The columns.
-        rng: Random numbers.
         density: Expected adatoms per nm².
         element: Symbol.
         distance: Smallest distance between two adatoms, Å.
-        tolerance: Å.
-
-    Raises:
-        CrystalError: A negative density, one that leaves no room, or a symbol of no
-            element.
+        tolerance: An adatom within this distance of a column becomes part of it, Å.
     """
     if not 0 <= density < math.inf:
         raise CrystalError(f"density is {density}", wanted="atoms per nm², at least 0")
@@ -161,28 +132,20 @@ def adatoms(
                 f"there is no room for {number} adatoms at least {distance} Å apart",
                 hint="Choose a lower density or a shorter distance.",
             )
-    kind = projection.elements.index(element)
+    place = np.reshape(places, (-1, 2))
+    apart, nearest = cKDTree(projection.positions).query(place)
+    alone = apart > tolerance
     counts = projection.counts.copy()
-    alone = []
-    tree = cKDTree(projection.positions)
-    for place in places:
-        apart, nearest = tree.query(place)
-        if apart <= tolerance:
-            counts[nearest, kind] += 1
-        else:
-            alone.append(place)
-    added = np.zeros((len(alone), len(projection.elements)))
-    added[:, kind] = 1
-    y, x = np.reshape(alone, (-1, 2)).T
+    kind = np.eye(counts.shape[1])[projection.elements.index(element)]
+    np.add.at(counts, nearest[~alone], kind)
+    y, x = place[alone].T
+    one = np.ones(len(y))
     projection = dataclasses.replace(projection, counts=counts).append(
-        y=y, x=x, counts=added, full=np.ones(len(alone)), spread=np.zeros(len(alone))
+        y=y, x=x, counts=one[:, None] * kind, full=one, spread=0 * one
     )
+    record = {"atoms": number, "on_columns": number - len(y)}
     return projection.with_record(
-        defect="adatoms",
-        density=density,
-        element=element,
-        atoms=number,
-        on_columns=number - len(alone),
+        defect="adatoms", density=density, element=element, **record
     )
 
 
@@ -190,38 +153,24 @@ def strain(projection: Projection, tensor: Sequence[Sequence[float]]) -> Project
     """Stretch, shear or rotate the specimen about the middle of the image.
 
     Args:
-        projection: The columns.
         tensor: Gradient of the displacement ``(y, x)`` [2, 2].
-
-    Raises:
-        CrystalError: Columns would move by more than the margin.
     """
     tensor = np.asarray(tensor, dtype=float)
     if tensor.shape != (2, 2) or not np.isfinite(tensor).all():
         raise CrystalError(f"strain {tensor.tolist()}: wanted two rows of two numbers")
     middle = (np.array(projection.shape) - 1) / 2 * projection.pixel_size
-    return _displace(
-        projection, (projection.positions - middle) @ tensor.T
-    ).with_record(defect="strain", tensor=tensor.tolist())
+    moves = (projection.positions - middle) @ tensor.T
+    return _displace(projection, moves, defect="strain", tensor=tensor.tolist())
 
 
 def local_strain(
-    projection: Projection,
-    rng: np.random.Generator,
-    size: float,
-    length: float = 15.0,
+    projection: Projection, rng: np.random.Generator, size: float, length: float = 15.0
 ) -> Projection:
     """Displace the columns by a smooth random field.
 
     Args:
-        projection: The columns.
-        rng: Random numbers.
         size: Root mean square displacement along one direction, Å.
         length: Correlation length of the field, Å.
-
-    Raises:
-        CrystalError: Columns would move by more than the margin, a negative size, or a
-            length that is not positive.
     """
     if not (0 <= size < math.inf and 0 < length < math.inf):
         raise CrystalError(
@@ -239,12 +188,9 @@ def local_strain(
         # white noise.
         field *= size * 2 * math.sqrt(math.pi) * _NODES_PER_LENGTH
         moves[:, axis] = map_coordinates(field, points, order=3)
-    return _displace(projection, moves).with_record(
-        defect="local strain",
-        size=size,
-        length=length,
-        largest=float(np.linalg.norm(moves, axis=1).max(initial=0.0)),
-    )
+    largest = float(np.linalg.norm(moves, axis=1).max(initial=0.0))
+    record = {"size": size, "length": length, "largest": largest}
+    return _displace(projection, moves, defect="local strain", **record)
 
 
 def grain_boundary(
@@ -256,18 +202,14 @@ def grain_boundary(
 ) -> Projection:
     """Join two specimens along a straight line.
 
-    Columns of the second specimen too close to one of the first are left out.
-
     Args:
         first: Specimen on one side.
         second: Specimen on the other side, of the same field of view: the same crystal
             with another ``rotation``, or another crystal.
         angle: Of the line, degrees, from x to y.
         through: Point ``(y, x)`` on the line, as fractions of height and width.
-        distance: Smallest distance of columns of the two specimens, Å.
-
-    Raises:
-        CrystalError: Fields of view that differ, or no atoms in view.
+        distance: Columns of the second specimen nearer to one of the first are left
+            out, Å.
     """
     if (first.shape, first.pixel_size) != (second.shape, second.pixel_size):
         raise CrystalError(
@@ -280,9 +222,7 @@ def grain_boundary(
     for symbol in first.elements:
         second = _with_element(second, symbol)
     order = [second.elements.index(symbol) for symbol in first.elements]
-    height, width = first.shape
-    point = np.array([through[0] * (height - 1), through[1] * (width - 1)])
-    point = point * first.pixel_size
+    point = np.array(through) * (np.array(first.shape) - 1) * first.pixel_size
     turn = math.radians(angle)
     normal = np.array([math.cos(turn), -math.sin(turn)])  # (y, x)
     here = first.select((first.positions - point) @ normal < 0)
@@ -291,15 +231,8 @@ def grain_boundary(
     if len(here) and len(there):
         close = cKDTree(here.positions).query(there.positions)[0] < distance
     there = there.select(~close)
-    joined = here.append(
-        y=there.y,
-        x=there.x,
-        counts=there.counts[:, order],
-        full=there.full,
-        spread=there.spread,
-    )
     joined = dataclasses.replace(
-        joined,
+        here.append(**vars(there) | {"counts": there.counts[:, order]}),
         margin=min(first.margin, second.margin),
         records=(*first.records, *second.records),
     )
@@ -319,14 +252,12 @@ def _element_indices(
     """Return the indices of an element, or of all, along the last axis of counts."""
     if not 0 <= share <= 1:
         raise CrystalError(f"share is {share}", wanted="0 to 1")
-    if element is None:
-        return list(range(len(projection.elements)))
-    if element not in projection.elements:
+    if element not in (None, *projection.elements):
         raise CrystalError(
             f"there is no {element} in the specimen, which has "
             f"{', '.join(projection.elements)}"
         )
-    return [projection.elements.index(element)]
+    return [k for k, e in enumerate(projection.elements) if element in (None, e)]
 
 
 def _draw_atoms(
@@ -335,6 +266,12 @@ def _draw_atoms(
     """Return how many atoms are chosen at random; the mean for fractions of atoms."""
     whole = np.floor(counts + 1e-9)
     return rng.binomial(whole.astype(np.int64), share) + share * (counts - whole)
+
+
+def _changes(atoms: np.ndarray) -> dict:
+    """Return the record of the atoms that were changed in each column [n, k]."""
+    columns = int(np.count_nonzero(atoms.sum(axis=1)))
+    return {"atoms": float(atoms.sum()), "columns_changed": columns}
 
 
 def _with_element(projection: Projection, symbol: str) -> Projection:
@@ -354,12 +291,11 @@ def _with_element(projection: Projection, symbol: str) -> Projection:
     )
 
 
-def _displace(projection: Projection, moves: np.ndarray) -> Projection:
-    """Return the columns moved by ``(y, x)``, Å [n, 2], with a smaller margin.
+def _displace(projection: Projection, moves: np.ndarray, **record) -> Projection:
+    """Return the columns moved by ``(y, x)``, Å [n, 2], with a record.
 
-    Raises:
-        CrystalError: A column would move by more than the margin, so that columns from
-            outside the known area would be missing in the image.
+    The margin becomes smaller by the largest move. A larger move than the margin is
+    refused: columns from outside the known area would be missing in the image.
     """
     furthest = float(np.linalg.norm(moves, axis=1).max(initial=0.0))
     if furthest > projection.margin:
@@ -374,4 +310,4 @@ def _displace(projection: Projection, moves: np.ndarray) -> Projection:
         y=projection.y + moves[:, 0],
         x=projection.x + moves[:, 1],
         margin=projection.margin - furthest,
-    )
+    ).with_record(**record)

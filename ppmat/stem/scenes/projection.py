@@ -36,6 +36,7 @@ from ppmat.stem.scenes.structure_arrays import structure_to_arrays
 
 _MAX_SINE = 1e-3  # sine of the angle between directions that count as parallel
 _MAX_INDEX = 6  # of the lattice vectors tried for a Cartesian direction
+_MAX_STEPS = 50  # of the search for the shortest basis; parallel vectors have none
 _DEFAULT_THICKNESS = 50.0  # Å; of a crystal that repeats along the beam
 _BRIGHTNESS_EXPONENT = 1.6  # HAADF intensity of an atom is about Z to this power
 _COLUMN_FIELDS = ("y", "x", "counts", "full", "spread")  # one value or row a column
@@ -43,56 +44,35 @@ _COLUMN_FIELDS = ("y", "x", "counts", "full", "spread")  # one value or row a co
 
 @dataclass(frozen=True)
 class View:
-    """Atoms with the beam along z.
+    """Atoms with the beam along z."""
 
-    Args:
-        numbers: Atomic numbers [N].
-        occupancies: Site occupancies, 0 to 1 [N].
-        positions: x, y, z, Å [N, 3].
-        repeats: Lattice vectors across the beam, Å [m, 3] with m from 0 to 2; they may
-            have a component along the beam.
-        along: Length of the repeat along the beam, Å; None if the structure ends.
-    """
-
-    numbers: np.ndarray
-    occupancies: np.ndarray
-    positions: np.ndarray
+    numbers: np.ndarray  # atomic numbers [N]
+    occupancies: np.ndarray  # of the sites, 0 to 1 [N]
+    positions: np.ndarray  # x, y, z, Å [N, 3]
+    # Lattice vectors across the beam, Å [m, 3] with m from 0 to 2; they may have a
+    # component along the beam.
     repeats: np.ndarray
-    along: float | None
+    along: float | None  # length of the repeat along the beam, Å; None if it ends
 
 
 @dataclass(frozen=True)
 class Projection:
-    """Atomic columns in and around the field of view.
+    """Atomic columns in and around the field of view."""
 
-    Args:
-        y: Å below the centre of the first pixel [n].
-        x: Å to the right of it [n].
-        counts: Atoms of each element in each column [n, E].
-        full: Atoms of each column in the perfect structure [n].
-        spread: Root mean square distance of the column's atoms from its line, along
-            one direction, Å [n].
-        elements: Symbols [E].
-        numbers: Atomic numbers [E].
-        shape: ``(H, W)`` of the image, pixels.
-        pixel_size: Å.
-        margin: Width of the strip around the image where columns are known, Å.
-        thickness: Of the specimen along the beam, Å.
-        records: Defects that were added, for the metadata of an image.
-    """
-
-    y: np.ndarray
-    x: np.ndarray
-    counts: np.ndarray
-    full: np.ndarray
+    y: np.ndarray  # Å below the centre of the first pixel [n]
+    x: np.ndarray  # Å to the right of it [n]
+    counts: np.ndarray  # atoms of each element in each column [n, E]
+    full: np.ndarray  # atoms of each column in the perfect structure [n]
+    # Root mean square distance of the column's atoms from its line, along one
+    # direction, Å [n].
     spread: np.ndarray
-    elements: tuple[str, ...]
-    numbers: np.ndarray
-    shape: tuple[int, int]
-    pixel_size: float
-    margin: float
-    thickness: float
-    records: tuple[dict, ...] = ()
+    elements: tuple[str, ...]  # symbols [E]
+    numbers: np.ndarray  # atomic numbers [E]
+    shape: tuple[int, int]  # (H, W) of the image, pixels
+    pixel_size: float  # Å
+    margin: float  # width of the strip around the image where columns are known, Å
+    thickness: float  # of the specimen along the beam, Å
+    records: tuple[dict, ...] = ()  # defects that were added
 
     def __len__(self) -> int:
         return len(self.y)
@@ -109,10 +89,7 @@ class Projection:
 
     def append(self, **columns: np.ndarray) -> Projection:
         """Return the projection with more columns: ``y, x, counts, full, spread``."""
-        both = {
-            name: np.concatenate([getattr(self, name), columns[name]])
-            for name in _COLUMN_FIELDS
-        }
+        both = {n: np.append(getattr(self, n), columns[n], 0) for n in _COLUMN_FIELDS}
         return dataclasses.replace(self, **both)
 
     def with_record(self, **record: Any) -> Projection:
@@ -132,14 +109,13 @@ class Projection:
         names = np.array(self.elements, dtype=object)[order]
         kinds, which = np.unique(present, axis=0, return_inverse=True)
         texts = np.array(["+".join(names[kind]) for kind in kinds], dtype=object)
-        return texts[which.reshape(-1)] if len(kinds) else np.zeros(0, dtype=object)
+        return texts[which.reshape(-1)]
 
     @property
     def spacing(self) -> float:
         """Distance of the nearest two columns, Å; infinite for fewer than two."""
-        if len(self) < 2:
-            return math.inf
-        return float(cKDTree(self.positions).query(self.positions, k=2)[0][:, 1].min())
+        apart, _ = cKDTree(self.positions).query(self.positions, k=2)
+        return float(apart[:, 1].min(initial=math.inf))
 
     @property
     def in_view(self) -> np.ndarray:
@@ -159,14 +135,13 @@ def view_along(
 ) -> View:
     """Turn a structure so that the beam runs along z.
 
-    A cell vector that crosses more than 7 Å of vacuum does not count as periodic, so
-    a slab of a periodic calculation is one slab. The shortest repeat across the beam
-    points along x. Without one, x is the first Cartesian axis made perpendicular to
-    the beam.
+    A cell vector that crosses more than 7 Å of vacuum does not count as periodic. The
+    shortest repeat across the beam points along x. Without one, x is the first
+    Cartesian axis made perpendicular to the beam.
 
     Args:
         structure: See :func:`ppmat.stem.scenes.structure_arrays.structure_to_arrays`;
-            a :class:`View` is returned unchanged.
+            a :class:`View` is returned unchanged, whatever the beam.
         zone_axis: Indices [uvw] of the direct lattice: the beam runs along
             ``u a + v b + w c``. Cartesian for a structure without lattice.
         direction: Cartesian direction of the beam instead. If the structure repeats in
@@ -185,23 +160,32 @@ def view_along(
         return structure
     atoms = end_at_vacuum(structure_to_arrays(structure))
     lattice = atoms.cell[atoms.periodic]
+    indices = along = None
     if direction is None:
-        indices = _indices(zone_axis)
-        beam = indices @ atoms.cell
-        inside = not indices[~atoms.periodic].any()
-        indices = indices[atoms.periodic] if inside and len(lattice) else None
+        axis = np.asarray(zone_axis)
+        whole = np.issubdtype(axis.dtype, np.integer)
+        if axis.shape != (3,) or not whole or not axis.any():
+            raise CrystalError(
+                f"zone axis {zone_axis!r}", wanted="three whole numbers, not all 0"
+            )
+        axis = axis // np.gcd.reduce(axis)
+        beam = axis @ atoms.cell
+        if len(lattice) and not axis[~atoms.periodic].any():
+            indices = axis[atoms.periodic]
     else:
         beam = np.asarray(direction, dtype=float)
         if beam.shape != (3,) or not np.isfinite(beam).all() or not beam.any():
             raise CrystalError(f"direction {direction!r}: wanted three numbers, not 0")
-        indices = _lattice_indices(beam, lattice)
     beam = beam / np.linalg.norm(beam)
-    along = None
+    if direction is not None and len(lattice):
+        indices = _lattice_indices(beam, lattice)
     if indices is not None:
         lattice, repeat = _split_basis(lattice, indices)
         along = float(np.linalg.norm(repeat))
     lattice = _shortest_basis(lattice, beam)
-    if len(lattice) == 3 or _repeats_coincide(lattice, beam):
+    sines = _across(lattice, beam) / np.linalg.norm(lattice, axis=1, keepdims=True)
+    parallel = np.linalg.svd(sines, compute_uv=False).min(initial=1.0) < _MAX_SINE
+    if len(lattice) == 3 or parallel:
         raise CrystalError(
             f"the structure does not repeat along the beam {np.round(beam, 4).tolist()}"
             f" (no lattice vector with indices up to {_MAX_INDEX})",
@@ -217,16 +201,6 @@ def view_along(
     return View(atoms.numbers, atoms.occupancies, positions, lattice, along)
 
 
-def _indices(zone_axis: Sequence[int]) -> np.ndarray:
-    indices = np.asarray(zone_axis)
-    whole = np.issubdtype(indices.dtype, np.integer)
-    if indices.shape != (3,) or not whole or not indices.any():
-        raise CrystalError(
-            f"zone axis {zone_axis!r}", wanted="three whole numbers [uvw], not all 0"
-        )
-    return indices // np.gcd.reduce(indices)
-
-
 def index_grid(*axes: np.ndarray) -> np.ndarray:
     """Return all combinations of one value from each axis, last axis fastest [n, m]."""
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(axes))
@@ -234,12 +208,9 @@ def index_grid(*axes: np.ndarray) -> np.ndarray:
 
 def _lattice_indices(beam: np.ndarray, lattice: np.ndarray) -> np.ndarray | None:
     """Return the indices of the shortest lattice vector along the beam, if any."""
-    if not len(lattice):
-        return None
     grid = index_grid(*[np.arange(-_MAX_INDEX, _MAX_INDEX + 1)] * len(lattice))
     vectors = grid @ lattice
     lengths = np.linalg.norm(vectors, axis=1)
-    beam = beam / np.linalg.norm(beam)
     off = np.linalg.norm(vectors - lengths[:, None] * beam, axis=1)
     good = np.flatnonzero((lengths > 0) & (off < _MAX_SINE * lengths))
     return grid[good[lengths[good].argmin()]] if len(good) else None
@@ -275,23 +246,15 @@ def _shortest_basis(lattice: np.ndarray, beam: np.ndarray) -> np.ndarray:
     if len(lattice) != 2:
         return lattice
     first, second = lattice
-    while True:
+    for _ in range(_MAX_STEPS):
         if np.linalg.norm(_across(first, beam)) > np.linalg.norm(_across(second, beam)):
             first, second = second, first
         flat = _across(first, beam)
         times = np.rint(flat @ second / max(flat @ flat, 1e-12))
         if times == 0 or flat @ flat < 1e-12:
-            return np.stack([first, second])
+            break
         second = second - times * first
-
-
-def _repeats_coincide(lattice: np.ndarray, beam: np.ndarray) -> bool:
-    """Return whether the projected repeats are parallel, or one of them is zero."""
-    if not len(lattice):
-        return False
-    flat = _across(lattice, beam)
-    lengths = np.linalg.norm(lattice, axis=1, keepdims=True)
-    return np.linalg.svd(flat / lengths, compute_uv=False).min() < _MAX_SINE
+    return np.stack([first, second])
 
 
 def _image_frame(lattice: np.ndarray, beam: np.ndarray) -> np.ndarray:
@@ -322,12 +285,9 @@ def project(
     """Return the atomic columns in and around a field of view.
 
     Args:
-        structure: See :func:`view_along`; for a :class:`View`, zone axis and direction
-            are ignored.
+        structure: With zone axis and direction, see :func:`view_along`.
         shape: ``(H, W)``, pixels.
         pixel_size: Å.
-        zone_axis: See :func:`view_along`.
-        direction: See :func:`view_along`.
         thickness: Of a crystal along the beam, Å, rounded to whole repeats, at least
             one. None means 50 Å. A structure that ends along the beam has its own.
         rotation: Of the structure in the image, degrees, from x to y (clockwise).
@@ -348,26 +308,31 @@ def project(
         >>> set(columns.labels), columns.counts.max().item()
         ({'Cu'}, 14.0)
     """
-    _check_frame(shape, pixel_size, margin, tolerance)
+    from ase.data import chemical_symbols
+
+    if len(shape) != 2 or min(shape) < 2:
+        raise CrystalError(f"shape {tuple(shape)}: wanted (height, width) above 1")
+    for name, value in (("pixel_size", pixel_size), ("tolerance", tolerance)):
+        if not 0 < value < math.inf:
+            raise CrystalError(f"{name} is {value}", wanted="a positive length in Å")
+    if not 0 <= margin < math.inf:
+        raise CrystalError(f"margin is {margin}", wanted="a length in Å")
     view = view_along(structure, zone_axis, direction)
     layers, thickness = specimen_layers(view, thickness)
     repeats = view.repeats[:, :2]
-    if len(repeats) and np.linalg.norm(repeats, axis=1).min() < 2 * tolerance:
+    apart = np.linalg.norm(repeats, axis=1).min(initial=math.inf)
+    if apart < 2 * tolerance:
         raise CrystalError(
-            f"along this axis columns are {np.linalg.norm(repeats, axis=1).min():.2f} Å"
-            " apart, too close to be resolved",
+            f"columns along this axis are only {apart:.2f} Å apart: not resolved",
             hint="Choose an axis of smaller indices.",
         )
-    members = _group_atoms(view, repeats, tolerance)
-    centres, spread, counts, kinds = _cell_columns(view, repeats, members)
+    centres, spread, counts, kinds = _cell_columns(view, repeats, tolerance)
     turn = rotation_matrix(rotation)
     middle = (np.array(shape) - 1) / 2 * pixel_size + np.asarray(offset, dtype=float)
     placed = centres @ turn + middle[::-1]
     low = np.full(2, -0.5 * pixel_size - margin)
     high = (np.array(shape[::-1]) - 0.5) * pixel_size + margin
     positions, which = _fill(placed, repeats @ turn, low, high)
-    from ase.data import chemical_symbols
-
     projection = Projection(
         y=positions[:, 1],
         x=positions[:, 0],
@@ -383,13 +348,10 @@ def project(
     )
     if not projection.in_view.any():
         height, width = (np.array(shape) * pixel_size).round(2)
-        extent = np.ptp(view.positions[:, :2], axis=0)[::-1].round(2)
         raise CrystalError(
             f"no atoms in view: the image shows {height} x {width} Å (y, x), moved by "
-            f"{tuple(np.round(offset, 2).tolist())} Å from the middle of the structure,"
-            f" whose cell covers {extent[0]} x {extent[1]} Å",
-            hint="Choose an offset nearer to (0, 0), more pixels or a larger pixel "
-            "size.",
+            f"{tuple(np.round(offset, 2).tolist())} Å from the middle of the structure",
+            hint="Choose an offset nearer to (0, 0), or a larger image.",
         )
     return projection
 
@@ -400,18 +362,6 @@ def rotation_matrix(rotation: float) -> np.ndarray:
     return np.array(
         [[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]]
     )
-
-
-def _check_frame(
-    shape: tuple[int, int], pixel_size: float, margin: float, tolerance: float
-) -> None:
-    if len(shape) != 2 or min(shape) < 2:
-        raise CrystalError(f"shape {tuple(shape)}: wanted (height, width) above 1")
-    for name, value in (("pixel_size", pixel_size), ("tolerance", tolerance)):
-        if not 0 < value < math.inf:
-            raise CrystalError(f"{name} is {value}", wanted="a positive length in Å")
-    if not 0 <= margin < math.inf:
-        raise CrystalError(f"margin is {margin}", wanted="a length in Å")
 
 
 def specimen_layers(view: View, thickness: float | None) -> tuple[int, float]:
@@ -432,57 +382,45 @@ def specimen_layers(view: View, thickness: float | None) -> tuple[int, float]:
     return layers, layers * view.along
 
 
-def _group_atoms(view: View, repeats: np.ndarray, tolerance: float) -> list[np.ndarray]:
-    """Return the atoms of each column of the cell, heaviest first.
-
-    Each column is gathered around the heaviest atom that is left, so no column is
-    wider than twice the tolerance.
-    """
-    left = np.ones(len(view.numbers), dtype=bool)
-    flat = view.positions[:, :2]
-    # A stable order, so that the same structure always gives the same columns.
-    order = np.lexsort((np.arange(len(left)), -view.numbers))
-    members = []
-    for leader in order:
-        if not left[leader]:
-            continue
-        apart = _minimum_image(flat - flat[leader], repeats)
-        near = left & (np.hypot(apart[:, 0], apart[:, 1]) <= tolerance)
-        near[leader] = False
-        members.append(np.concatenate([[leader], np.flatnonzero(near)]))
-        left[members[-1]] = False
-    return members
-
-
 def _minimum_image(vectors: np.ndarray, repeats: np.ndarray) -> np.ndarray:
     """Return vectors [n, 2] minus the nearest repeats.
 
     This is the shortest image for vectors well below half a repeat.
     """
-    if not len(repeats):
-        return vectors
     return vectors - np.rint(vectors @ np.linalg.pinv(repeats)) @ repeats
 
 
 def _cell_columns(
-    view: View, repeats: np.ndarray, members: list[np.ndarray]
+    view: View, repeats: np.ndarray, tolerance: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return centres (x, y) [q, 2], spreads [q], counts [q, E], atomic numbers [E]."""
+    """Return centres (x, y) [q, 2], spreads [q], counts [q, E], atomic numbers [E].
+
+    Each column is gathered around the heaviest atom that is left, so no column is
+    wider than twice the tolerance.
+    """
     kinds, kind = np.unique(view.numbers, return_inverse=True)
     flat = view.positions[:, :2]
     # Heavy atoms make most of the intensity, and so of the visible centre.
     weights = view.occupancies * view.numbers**_BRIGHTNESS_EXPONENT
-    centres, spread = np.zeros((len(members), 2)), np.zeros(len(members))
-    counts = np.zeros((len(members), len(kinds)))
-    for i, atoms in enumerate(members):
-        apart = _minimum_image(flat[atoms] - flat[atoms[0]], repeats)
+    left = np.ones(len(flat), dtype=bool)
+    centres, spreads, counts = [], [], []
+    # A stable order, so that the same structure always gives the same columns.
+    for leader in np.argsort(-view.numbers, kind="stable"):
+        if not left[leader]:
+            continue
+        apart = _minimum_image(flat - flat[leader], repeats)
+        near = left & (np.hypot(*apart.T) <= tolerance)
+        near[leader] = False
+        atoms = np.append(leader, np.flatnonzero(near))
+        left[atoms] = False
+        apart = _minimum_image(flat[atoms] - flat[leader], repeats)
         weight = weights[atoms] / max(weights[atoms].sum(), 1e-12)
         centre = weight @ apart
-        centres[i] = flat[atoms[0]] + centre
-        spread[i] = np.sqrt(weight @ ((apart - centre) ** 2).mean(axis=1))
-        np.add.at(counts[i], kind[atoms], view.occupancies[atoms])
-    present = counts.sum(axis=1) > 0
-    return centres[present], spread[present], counts[present], kinds
+        centres.append(flat[leader] + centre)
+        spreads.append(np.sqrt(weight @ ((apart - centre) ** 2).mean(axis=1)))
+        counts.append(np.bincount(kind[atoms], view.occupancies[atoms], len(kinds)))
+    present = np.sum(counts, axis=1) > 0
+    return *(np.array(v)[present] for v in (centres, spreads, counts)), kinds
 
 
 def _fill(
@@ -490,8 +428,7 @@ def _fill(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Repeat the columns of one cell over the rectangle from ``low`` to ``high``.
 
-    Returns:
-        Positions (x, y) in the rectangle [n, 2], and the column of the cell [n].
+    Return positions (x, y) in the rectangle [n, 2], and the column of the cell [n].
     """
     moves = np.zeros((1, 2))
     if len(repeats):
@@ -500,10 +437,6 @@ def _fill(
         reach = reach @ np.linalg.pinv(repeats)
         ends = zip(np.floor(reach.min(axis=0)), np.ceil(reach.max(axis=0)))
         moves = index_grid(*(np.arange(a, b + 1) for a, b in ends)) @ repeats
-    positions, which = [], []
-    for number, start in enumerate(cell_positions):
-        found = start + moves
-        found = found[np.all((found >= low) & (found < high), axis=1)]
-        positions.append(found)
-        which.append(np.full(len(found), number))
-    return np.concatenate(positions), np.concatenate(which)
+    found = cell_positions[:, None] + moves
+    inside = np.all((found >= low) & (found < high), axis=2)
+    return found[inside], np.nonzero(inside)[0]

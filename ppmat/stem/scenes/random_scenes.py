@@ -39,7 +39,9 @@ from ppmat.utils.errors import check_choice
 _TRIES_PER_SQUARE = 8  # random positions per squared spacing: nearly a full packing
 _MARGIN = 32.0  # pixels around the image where columns still reach into it
 # Sites of common crystals seen along an axis: cubic, perovskite, honeycomb.
-_SPECIAL_SITES = ((0.5, 0.5), (0.5, 0.0), (0.0, 0.5), (1 / 3, 1 / 3), (2 / 3, 2 / 3))
+_SPECIAL_SITES = np.array(
+    [(0.5, 0.5), (0.5, 0.0), (0.0, 0.5), (1 / 3, 1 / 3), (2 / 3, 2 / 3)]
+)
 _MIN_SIGMA = 0.8  # pixels; smallest standard deviation of a drawn column
 
 
@@ -47,30 +49,23 @@ _MIN_SIGMA = 0.8  # pixels; smallest standard deviation of a drawn column
 class SceneRecipe:
     """Ranges that :func:`make_scene` draws from.
 
-    Args:
-        mode: ``haadf``: bright columns; ``bf``: a bright background with dark columns,
-            or, as in thick specimens, some dark and some bright.
-        low: Image value of the background in HAADF, of the darkest columns in BF.
-        high: Image value of the brightest columns in HAADF, of the background in BF.
-        spacing: Length of the first lattice vector, pixels.
-        width: Standard deviation of a column, as a fraction of the smallest distance.
-        random_share: Fraction of the scenes without a lattice.
-        wave_share: Fraction of the BF scenes calculated by wave optics, with a random
-            microscope. The others are spots on a bright background.
-        thick_share: Fraction of the BF scenes of spots that have bright columns too.
-
     Raises:
         ValueError: A value outside the range that the error names.
     """
 
+    # haadf: bright columns; bf: a bright background with dark columns, or, as in thick
+    # specimens, some dark and some bright.
     mode: str = "haadf"
-    low: float = 30.0
-    high: float = 180.0
-    spacing: tuple[float, float] = (9.0, 36.0)
+    low: float = 30.0  # value of the background in HAADF, of the darkest columns in BF
+    high: float = 180.0  # of the brightest columns in HAADF, of the background in BF
+    spacing: tuple[float, float] = (9.0, 36.0)  # length of a lattice vector, pixels
+    # Standard deviation of a column, as a fraction of the smallest distance.
     width: tuple[float, float] = (0.1, 0.36)
-    random_share: float = 0.25
+    random_share: float = 0.25  # of the scenes: without a lattice
+    # Of the BF scenes: by wave optics, with a random microscope. The others are spots
+    # on a bright background.
     wave_share: float = 0.6
-    thick_share: float = 0.4
+    thick_share: float = 0.4  # of the BF scenes of spots: with bright columns too
 
     def __post_init__(self) -> None:
         check_choice("mode", self.mode, MODES)
@@ -95,12 +90,7 @@ def make_scene(
     shape: tuple[int, int],
     recipe: SceneRecipe = SceneRecipe(),
 ) -> Scene:
-    """Return a random scene.
-
-    Args:
-        rng: Random numbers.
-        shape: ``(H, W)``.
-        recipe: Ranges.
+    """Return a random scene, an image ``(H, W)`` with its targets.
 
     Example:
         >>> scene = make_scene(np.random.default_rng(0), (32, 48))
@@ -114,7 +104,11 @@ def make_scene(
         kinds = rng.integers(0, 3, len(positions))
     else:
         positions, kinds = _crystal(rng, shape, spacing)
-    distance = _smallest_distance(positions, spacing)
+    # The first decile of the distances to the nearest neighbour, pixels.
+    distance = spacing
+    if len(positions) > 1:
+        nearest = cKDTree(positions).query(positions, k=2)[0][:, 1]
+        distance = float(np.quantile(nearest, 0.1))
     if recipe.mode == "bf" and rng.random() < recipe.wave_share:
         return _wave_scene(rng, shape, recipe, positions, kinds, distance)
     sigma = max(rng.uniform(*recipe.width) * distance, _MIN_SIGMA)
@@ -125,14 +119,13 @@ def make_scene(
     thick = recipe.mode == "bf" and rng.random() < recipe.thick_share
     tail = (rng.choice([0.0, rng.uniform(0.0, 0.4)]), rng.uniform(1.6, 3.0))
     contrast = rng.uniform(0.7, 1.0) * (recipe.high - recipe.low)
-    if recipe.mode == "haadf":
-        level, sign = recipe.low, np.ones(3)
-    else:
-        level, sign = recipe.high, -np.ones(3)
-        if thick:
-            sign[rng.integers(3)] = rng.uniform(0.1, 1.0)
-            contrast *= 0.5  # keeps bright columns within the range of the image
-            level -= contrast
+    level, sign = recipe.low, np.ones(3)
+    if recipe.mode == "bf":
+        level, sign = recipe.high, -sign
+    if thick:
+        sign[rng.integers(3)] = rng.uniform(0.1, 1.0)
+        contrast *= 0.5  # keeps bright columns within the range of the image
+        level -= contrast
     columns.height = contrast * sign[kinds] * strength
     return Scene(columns.render(shape, level, tail), columns.spots(shape), columns)
 
@@ -202,20 +195,28 @@ def _crystal(
     positions, kinds = lattice_sites(rng, shape, spacing)
     fault = rng.choice(["none", "boundary", "edge"], p=[0.7, 0.15, 0.15])
     if fault != "none":
-        beyond = _beyond_a_line(rng, positions, shape)
+        angle = rng.uniform(0, 2 * np.pi)
+        through = np.array(shape) * rng.uniform(0.25, 0.75, 2)
+        beyond = (positions - through) @ np.array([np.sin(angle), np.cos(angle)]) > 0
+        beyond &= not beyond.all()
         removed = positions[beyond]
         positions, kinds = positions[~beyond], kinds[~beyond]
         if fault == "boundary":
             others, other_kinds = lattice_sites(rng, shape, spacing)
-            # Columns of the second grain that would touch the first are left out.
-            free = cKDTree(positions).query(others)[0] > 0.5 * spacing
-            inside = free & _same_side(others, removed, positions)
+            # Columns of the second grain are nearer to removed columns than to those
+            # of the first, and do not touch these.
+            apart = cKDTree(positions).query(others)[0]
+            inside = apart > 0.5 * spacing
+            inside &= cKDTree(removed).query(others)[0] < apart
             positions = np.concatenate([positions, others[inside]])
             kinds = np.concatenate([kinds, other_kinds[inside]])
-    positions = positions + _strain(rng, positions, shape, spacing)
-    positions = positions + rng.normal(
-        0, rng.uniform(0, 0.03) * spacing, positions.shape
-    )
+    if rng.random() >= 0.5:  # strain
+        wave = rng.normal(0, 1.0, (2, 2)) * 2 * np.pi / max(shape)
+        phase = rng.uniform(0, 2 * np.pi, 2)
+        size = rng.uniform(0, 0.15) * spacing
+        positions = positions + size * np.sin(positions @ wave.T + phase)
+    scatter = rng.uniform(0, 0.03) * spacing
+    positions = positions + rng.normal(0, scatter, positions.shape)
     present = rng.random(len(positions)) > rng.choice([0.0, 0.03, 0.1])
     if present.any():
         positions, kinds = positions[present], kinds[present]
@@ -232,9 +233,8 @@ def random_lattice(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return a random two-dimensional cell and the origins of its repeats.
 
-    Returns:
-        Lattice vectors ``(y, x)`` as rows, pixels [2, 2], and the origins of the cells
-        that cover image and margin, relative to its middle, pixels [n, 2].
+    These are lattice vectors ``(y, x)`` as rows, pixels [2, 2], and the origins of the
+    cells that cover image and margin, relative to its middle, pixels [n, 2].
     """
     angle = rng.uniform(0, 2 * np.pi)
     opening = np.deg2rad(rng.choice([60.0, 90.0, rng.uniform(60, 120)]))
@@ -252,44 +252,24 @@ def lattice_sites(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the sites of a random two-dimensional crystal that covers the image.
 
-    Args:
-        rng: Random numbers.
-        shape: ``(H, W)``.
-        spacing: Length of the first lattice vector, pixels.
-
-    Returns:
-        Positions ``(y, x)``, pixels [n, 2], and the site in the cell, 0 to 2 [n].
+    These are positions ``(y, x)``, pixels [n, 2], and the site in the cell, 0 to 2 [n].
+    ``spacing`` is the length of the first lattice vector, pixels.
     """
     cell, corners = random_lattice(rng, shape, spacing, _MARGIN)
     basis = [np.zeros(2)]
     for _ in range(rng.choice([0, 1, 2, 3], p=[0.25, 0.4, 0.2, 0.15])):
         special = rng.random() < 0.7
-        site = (
-            np.array(_SPECIAL_SITES[rng.integers(5)])
-            if special
-            else rng.uniform(size=2)
-        )
-        site = np.array(site)
+        site = _SPECIAL_SITES[rng.integers(5)] if special else rng.uniform(size=2)
         offsets = site - np.array(basis)
         offsets = (offsets - np.rint(offsets)) @ cell
         if np.linalg.norm(offsets, axis=1).min() > 0.33 * spacing:
             basis.append(site)
     origin = np.array(shape) / 2 + rng.uniform(size=2) @ cell
-    positions, kinds = place_basis(cell, corners, basis, origin)
+    positions = np.concatenate([corners + site @ cell for site in basis]) + origin
+    kinds = np.repeat(np.arange(len(basis)), len(corners))
     high = np.array(shape) + _MARGIN
     inside = np.all((positions > -_MARGIN) & (positions < high), axis=1)
     return positions[inside], np.minimum(kinds, 2)[inside]
-
-
-def place_basis(
-    cell: np.ndarray, corners: np.ndarray, basis: list[np.ndarray], origin: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the sites of a basis in all cells [sites * n, 2], and each one's index.
-
-    Lengths are in pixels; the basis is in fractions of the cell.
-    """
-    positions = np.concatenate([corners + site @ cell for site in basis]) + origin
-    return positions, np.repeat(np.arange(len(basis)), len(corners))
 
 
 def random_positions(
@@ -298,10 +278,7 @@ def random_positions(
     spacing: float,
     margin: float = 4.0,
 ) -> np.ndarray:
-    """Return random positions in image and margin [n, 2], none closer than ``spacing``.
-
-    All lengths are in pixels.
-    """
+    """Return positions in image and margin, none closer than ``spacing``, px [n, 2]."""
     low, high = np.full(2, -margin), np.array(shape) + margin - 1.0
     count = int(_TRIES_PER_SQUARE * np.prod((high - low) / spacing))
     tries = rng.uniform(low, high, size=(count, 2))
@@ -326,42 +303,3 @@ def _variation(
         place = positions / np.array(shape) - 0.5
         share *= np.clip(1 + place @ slope, 0.5, 1.5)
     return share
-
-
-def _strain(
-    rng: np.random.Generator,
-    positions: np.ndarray,
-    shape: tuple[int, int],
-    spacing: float,
-) -> np.ndarray:
-    """Return a smooth displacement, pixels [n, 2]; zero in half of the scenes."""
-    if rng.random() < 0.5:
-        return np.zeros_like(positions)
-    wave = rng.normal(0, 1.0, (2, 2)) * 2 * np.pi / max(shape)
-    phase = rng.uniform(0, 2 * np.pi, 2)
-    size = rng.uniform(0, 0.15) * spacing
-    return size * np.sin(positions @ wave.T + phase)
-
-
-def _beyond_a_line(
-    rng: np.random.Generator, positions: np.ndarray, shape: tuple[int, int]
-) -> np.ndarray:
-    """Return a mask of the positions beyond a random line; not of all of them [n]."""
-    angle = rng.uniform(0, 2 * np.pi)
-    through = np.array(shape) * rng.uniform(0.25, 0.75, 2)
-    beyond = (positions - through) @ np.array([np.sin(angle), np.cos(angle)]) > 0
-    return beyond if not beyond.all() else np.zeros_like(beyond)
-
-
-def _same_side(points: np.ndarray, here: np.ndarray, there: np.ndarray) -> np.ndarray:
-    """Return a mask of the points closer to ``here`` than to ``there`` [n]."""
-    if not len(here):
-        return np.zeros(len(points), dtype=bool)
-    return cKDTree(here).query(points)[0] < cKDTree(there).query(points)[0]
-
-
-def _smallest_distance(positions: np.ndarray, spacing: float) -> float:
-    """Return the first decile of the distances to the nearest neighbour, pixels."""
-    if len(positions) < 2:
-        return spacing
-    return float(np.quantile(cKDTree(positions).query(positions, k=2)[0][:, 1], 0.1))

@@ -54,12 +54,7 @@ _UNFINISHED_NAME = re.compile(r"\.\d+\.(\d+\.)?(png|tif|csv|json)(\.part)?")
 
 
 def write_grey_png(path: str | Path, image: np.ndarray) -> int:
-    """Write an image as 8-bit PNG; return the number of clipped pixels.
-
-    Args:
-        path: The file, with any suffix.
-        image: Grey levels [H, W]; rounded, and clipped to 0 to 255.
-    """
+    """Write grey levels [H, W] as 8-bit PNG; return the number of clipped pixels."""
     rounded = np.rint(image)
     grey = np.clip(rounded, 0, WHITE)
     Image.fromarray(grey.astype(np.uint8)).save(path, format="PNG", optimize=True)
@@ -71,9 +66,6 @@ def noise_in_grey_levels(noise: NoiseModel) -> tuple[NoiseModel, float, float]:
 
     The model is unchanged if the range of its images, with three standard deviations
     of noise at both ends, lies within 0 to 255, and if its contrast is at least 60.
-
-    Args:
-        noise: In the units of its images.
 
     Returns:
         The model in grey levels, and ``factor`` and ``offset`` of
@@ -137,30 +129,24 @@ class SynthesisFolder:
             hint="Choose another folder, or replace the data set with --overwrite.",
             replace=overwrite,
         )
-        if not self._manifest.path.exists():
-            for split in self.counts:
-                if (self.path / split).exists():
-                    raise StoredRunError(
-                        f"{self.path / split} exists and was not written by this "
-                        "program",
-                        hint="Choose another folder.",
-                    )
-        elif overwrite:
+        taken = [split for split in self.counts if (self.path / split).exists()]
+        if taken and not self._manifest.path.exists():
+            raise StoredRunError(
+                f"{self.path / taken[0]} exists and was not written by this program",
+                hint="Choose another folder.",
+            )
+        if overwrite:
             self._remove(_OWN_NAME)
         with _writable(self.path):
-            for split in (name for name, count in self.counts.items() if count):
-                for kind in (*IMAGE_FOLDERS, _COLUMNS):
-                    (self.path / split / kind).mkdir(parents=True, exist_ok=True)
+            for folder in self._folders():
+                if self.counts[folder.parent.name]:
+                    folder.mkdir(parents=True, exist_ok=True)
             self.finish({})
 
     @classmethod
     @contextlib.contextmanager
     def opened(cls, path: str | Path, **options: Any) -> Iterator[SynthesisFolder]:
-        """Give the folder of the class's arguments, locked against other processes.
-
-        Raises:
-            StoredRunError: See the class; or another process has opened the folder.
-        """
+        """Give the folder of the class's arguments, locked against other processes."""
         with contextlib.ExitStack() as stack:
             with _writable(path):
                 Path(path).mkdir(parents=True, exist_ok=True)
@@ -171,19 +157,20 @@ class SynthesisFolder:
 
     def _remove(self, name: re.Pattern) -> None:
         """Remove the data set's files whose whole name matches, and nothing else."""
-        for split in self.counts:
-            for kind in (*IMAGE_FOLDERS, _COLUMNS):
-                for file in (self.path / split / kind).glob("*"):
-                    if name.fullmatch(file.name):
-                        file.unlink()
+        for folder in self._folders():
+            for file in folder.glob("*"):
+                if name.fullmatch(file.name):
+                    file.unlink()
+
+    def _folders(self) -> list[Path]:
+        kinds = (*IMAGE_FOLDERS, _COLUMNS)
+        return [self.path / split / kind for split in self.counts for kind in kinds]
 
     def _files(self, split: str, number: int) -> dict[str, Path]:
         """Return the files of an image, the noisy one first."""
         folder = self.path / split
         files = {k: folder / k / f"{number}.{self.format}" for k in IMAGE_FOLDERS}
-        for suffix in ("json", "csv"):
-            files[suffix] = folder / _COLUMNS / f"{number}.{suffix}"
-        return files
+        return files | {s: folder / _COLUMNS / f"{number}.{s}" for s in ("json", "csv")}
 
     def missing(self) -> Iterator[tuple[str, int]]:
         """Yield split and number of the images that are still to be written."""
@@ -202,15 +189,8 @@ class SynthesisFolder:
     ) -> int:
         """Write the files of an image, each whole or not at all.
 
-        Args:
-            split: Name of the split.
-            number: Of the image.
-            noisy: Grey levels [H, W].
-            scene: Of the same size.
-            record: Drawn parameters of this image, as JSON values.
-
-        Returns:
-            Number of clipped pixels in the noisy image (0 for ``tif``).
+        ``noisy`` are grey levels [H, W], ``record`` the drawn parameters (JSON values).
+        Returns the number of clipped pixels in the noisy image (0 for ``tif``).
         """
         clipped = {}
         with contextlib.ExitStack() as stack:
@@ -234,13 +214,12 @@ class SynthesisFolder:
 
     def clipped(self) -> int:
         """Return the number of clipped pixels in all noisy images."""
-        files = (
-            self._files(split, number)["json"]
-            for split, count in self.counts.items()
-            for number in range(count)
-        )
-        records = (json.loads(file.read_text(encoding="utf-8")) for file in files)
-        return sum(record["clipped_pixels"] for record in records)
+        clipped = 0
+        for split, count in self.counts.items():
+            for number in range(count):
+                text = self._files(split, number)["json"].read_text(encoding="utf-8")
+                clipped += json.loads(text)["clipped_pixels"]
+        return clipped
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write ``synthesis.json`` with a summary, such as the clipped share."""
@@ -264,6 +243,5 @@ def columns_csv(scene: Scene) -> str:
     rows = scene.column_rows()
     lines = [list(rows[0]) if rows else ["y", "x"]]
     for row in rows:
-        values = row.values()
-        lines.append([f"{v:.6g}" if isinstance(v, float) else v for v in values])
+        lines.append([v if isinstance(v, str) else f"{v:.6g}" for v in row.values()])
     return "".join(",".join(line) + "\n" for line in lines)

@@ -34,21 +34,13 @@ class CrystalError(InputError):
 
 @dataclass(frozen=True)
 class StructureArrays:
-    """The part of a structure that an image needs.
+    """The part of a structure that an image needs."""
 
-    Args:
-        numbers: Atomic numbers [N].
-        occupancies: Site occupancies, 0 to 1 [N].
-        positions: Å [N, 3].
-        cell: Lattice vectors as rows, Å [3, 3].
-        periodic: Whether the structure repeats along each vector [3].
-    """
-
-    numbers: np.ndarray
-    occupancies: np.ndarray
-    positions: np.ndarray
-    cell: np.ndarray
-    periodic: np.ndarray
+    numbers: np.ndarray  # atomic numbers [N]
+    occupancies: np.ndarray  # of the sites, 0 to 1 [N]
+    positions: np.ndarray  # Å [N, 3]
+    cell: np.ndarray  # lattice vectors as rows, Å [3, 3]
+    periodic: np.ndarray  # whether the structure repeats along each vector [3]
 
 
 def structure_to_arrays(structure: Any) -> StructureArrays:
@@ -86,10 +78,9 @@ def structure_to_arrays(structure: Any) -> StructureArrays:
     positions = np.asarray(positions, dtype=float).reshape(-1, 3)
     if not len(numbers):
         raise CrystalError("the structure has no atoms")
-    if not np.isfinite(positions).all():
+    if wrong := int((~np.isfinite(positions).all(axis=1)).sum()):
         raise CrystalError(
-            f"{int((~np.isfinite(positions).all(axis=1)).sum())} of {len(numbers)} "
-            "atoms have positions that are NaN or infinite"
+            f"{wrong} of {len(numbers)} atoms have positions that are NaN or infinite"
         )
     if numbers.min() < 1:
         raise CrystalError(
@@ -97,13 +88,10 @@ def structure_to_arrays(structure: Any) -> StructureArrays:
             hint="An image needs the element of every atom (ASE's X is no element).",
         )
     cell = np.asarray(cell, dtype=float).reshape(3, 3)
-    return StructureArrays(
-        numbers,
-        np.asarray(occupancies, dtype=float),
-        positions,
-        cell=_complete_cell(cell),
-        periodic=np.broadcast_to(np.asarray(periodic, bool), 3) & cell.any(axis=1),
-    )
+    occupancies = np.asarray(occupancies, dtype=float)
+    periodic = np.broadcast_to(np.asarray(periodic, bool), 3) & cell.any(axis=1)
+    cell = _complete_cell(cell)
+    return StructureArrays(numbers, occupancies, positions, cell, periodic)
 
 
 def _from_ase(atoms: Any) -> tuple:
@@ -138,11 +126,7 @@ def _from_pymatgen(structure: Any) -> tuple:
 
 
 def _complete_cell(cell: np.ndarray) -> np.ndarray:
-    """Replace zero rows of a cell by unit vectors perpendicular to the other rows.
-
-    Raises:
-        CrystalError: The other rows are linearly dependent.
-    """
+    """Replace zero rows of a cell by unit vectors perpendicular to the other rows."""
     given = cell.any(axis=1)
     if not given.any():
         return np.eye(3)

@@ -27,21 +27,13 @@ from ppmat.utils.errors import InputError
 
 @dataclass(frozen=True)
 class Match:
-    """Pairs of found and true columns.
+    """Pairs of found and true columns."""
 
-    Attributes:
-        found: Index of the found column of each pair [n].
-        true: Index of the true column of each pair [n].
-        offset: Found minus true position ``(y, x)`` of each pair, pixels [n, 2].
-        missed: Indices of true columns without a pair, outside the border.
-        extra: Indices of found columns without a pair, outside the border.
-    """
-
-    found: np.ndarray
-    true: np.ndarray
-    offset: np.ndarray
-    missed: np.ndarray
-    extra: np.ndarray
+    found: np.ndarray  # index of the found column of each pair [n]
+    true: np.ndarray  # index of the true column of each pair [n]
+    offset: np.ndarray  # found minus true position (y, x) of each pair, pixels [n, 2]
+    missed: np.ndarray  # indices of true columns without a pair, outside the border
+    extra: np.ndarray  # indices of found columns without a pair, outside the border
 
     @property
     def precision(self) -> float:
@@ -64,13 +56,13 @@ class Match:
     def rms(self) -> float:
         """Root mean square distance of the pairs, pixels; NaN without pairs."""
         squares = np.sum(self.offset**2, axis=1)
-        return float(np.sqrt(np.mean(squares))) if len(squares) else float("nan")
+        return float(np.sqrt(np.mean(squares))) if len(squares) else np.nan
 
     @property
     def median(self) -> float:
         """Median distance of the pairs, pixels; NaN without pairs."""
         distance = np.hypot(*self.offset.T)
-        return float(np.median(distance)) if len(distance) else float("nan")
+        return float(np.median(distance)) if len(distance) else np.nan
 
 
 def match_columns(
@@ -106,9 +98,8 @@ def match_columns(
         raise InputError(f"radius is {radius!r}", wanted="pixels above 0")
     if border and shape is None:
         raise InputError("border needs the shape (H, W) of the image")
-    near = cKDTree(found).sparse_distance_matrix(
-        cKDTree(true), radius, output_type="ndarray"
-    )
+    trees = cKDTree(found), cKDTree(true)
+    near = trees[0].sparse_distance_matrix(trees[1], radius, output_type="ndarray")
     near = near[np.lexsort((near["j"], near["i"], near["v"]))]
     of_found, of_true = np.full(len(found), -1), np.full(len(true), -1)
     for i, j in zip(near["i"].tolist(), near["j"].tolist()):

@@ -17,7 +17,7 @@
 import numpy as np
 import pytest
 
-from ppmat.stem.columns.matching import match_columns
+from ppmat.metrics.column_matching import match_columns
 
 
 def test_matching():
