@@ -17,7 +17,7 @@
 ``across``: autocorrelation across the scan lines, fitted by a Gaussian
 (``ppmat.stem.noise.clean_image``). ``around``: autocorrelation averaged over all
 directions but the axes, radius at half height (``ppmat.stem.columns.peak_finding``).
-``python -m benchmarks.stem.column_width --cases FILE``: half an hour on one core; FILE
+``python -m benchmarks.stem.column_width --cases FILE``: ten minutes on one core; FILE
 has ``scenes()``: name, clean image, columns [n, 3], noise SD, shifts of the lines.
 """
 
