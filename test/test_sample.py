@@ -76,6 +76,12 @@ def test_some_bad_inputs_give_exit_status_1(run, tmp_path, capsys):
     assert "left out: bad.cif" in capsys.readouterr().out
 
 
+def test_refused_input_leaves_no_folder(run, tmp_path):
+    (tmp_path / "bad.cif").write_text("rubbish")
+    assert run("--mode=by_structures", "--input", "bad.cif") == 2
+    assert not (tmp_path / "out").exists()
+
+
 def test_splits_are_scored_and_submitted(run, tmp_path, capsys):
     splits = ["--split", "val_id", "val_ood_ads"]
     submit = "--submission=sub.npz"

@@ -102,19 +102,27 @@ def status_of(left_out: int, total: int, noun: str, verb: str = "left out") -> i
 def lock_output(path: str | None) -> Iterator[None]:
     """Hold the lock of an output folder, or of a ``.csv`` file, and make its folder.
 
-    Of several ranks only rank 0 holds it; the others wait until it has it.
+    Of several ranks only rank 0 holds it; the others wait until it has it. A folder
+    that is new and receives nothing is removed again.
     """
     import paddle.distributed as dist
 
     if path is None:
         yield
         return
-    folder = os.path.dirname(path) if path.endswith(".csv") else path
-    os.makedirs(folder or ".", exist_ok=True)
-    with locked(path) if dist.get_rank() == 0 else contextlib.nullcontext():
-        if dist.get_world_size() > 1:
-            dist.barrier()
-        yield
+    folder = (os.path.dirname(path) if path.endswith(".csv") else path) or "."
+    is_first = dist.get_rank() == 0
+    is_new = is_first and not os.path.isdir(folder)
+    os.makedirs(folder, exist_ok=True)
+    try:
+        with locked(path) if is_first else contextlib.nullcontext():
+            if dist.get_world_size() > 1:
+                dist.barrier()
+            yield
+    finally:
+        if is_new:
+            with contextlib.suppress(OSError):  # it holds results
+                os.rmdir(folder)
 
 
 def set_threads() -> None:
