@@ -118,7 +118,7 @@ class SFINDataset(io.Dataset):
         "https://paddle-org.bj.bcebos.com/paddlematerials/datasets/SFIN/sfin_bf.zip"
     )
     bf_md5 = "74ec1c1959e162669cc8cbbc8713bda0"
-    label_subdirs = ("gt_enhance", "gt_detect")
+    label_subdirs = ("gt_enhance", "gt_detect", "gt_superresolution")
 
     def __init__(
         self,
