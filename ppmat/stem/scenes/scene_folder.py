@@ -24,6 +24,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,6 +33,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ppmat.stem.images.grey_scaling import robust_scaling
 from ppmat.stem.noise.noise_model import NoiseModel
 from ppmat.stem.scenes.atom_columns import Scene
 from ppmat.utils.errors import InputError
@@ -46,8 +48,7 @@ FORMATS = ("png", "tif")
 MANIFEST = "synthesis.json"
 WHITE = 255.0  # largest grey level of an 8-bit image
 _COLUMNS = "columns"  # folder of the tables and drawn parameters
-_NOISE_SIGMAS = 3.0  # standard deviations of noise that grey levels leave room for
-_MIN_CONTRAST = 60.0  # grey levels; images of lower contrast are stretched
+_EXAMPLES = 8  # noisy images whose percentiles set the grey levels of a data set
 _OWN_NAME = re.compile(r"\d+\.(png|tif|csv|json)")
 # A temporary file of a killed run, also of earlier versions.
 _UNFINISHED_NAME = re.compile(r"\.\d+\.(\d+\.)?(png|tif|csv|json)(\.part)?")
@@ -61,11 +62,19 @@ def write_grey_png(path: str | Path, image: np.ndarray) -> int:
     return int(np.count_nonzero(grey != rounded))
 
 
-def noise_in_grey_levels(noise: NoiseModel) -> tuple[NoiseModel, float, float]:
-    """Scale a noise model to grey levels, so that few noisy pixels are clipped.
+def noise_in_grey_levels(
+    noise: NoiseModel, draw: Callable[[NoiseModel, int], np.ndarray]
+) -> tuple[NoiseModel, float, float]:
+    """Scale a noise model to the grey levels that prediction gives to its images.
 
-    The model is unchanged if the range of its images, with three standard deviations
-    of noise at both ends, lies within 0 to 255, and if its contrast is at least 60.
+    One transform serves the whole data set, so that its intensities stay comparable.
+    It is that of :func:`ppmat.stem.images.grey_scaling.robust_scaling` for the pixels
+    of eight noisy images together.
+
+    Args:
+        noise: The model in the units of its images.
+        draw: Returns the noisy image [H, W] of a model and a number from 0 to 7. It
+            must follow the units of the model, so that only the scale changes.
 
     Returns:
         The model in grey levels, and ``factor`` and ``offset`` of
@@ -74,22 +83,15 @@ def noise_in_grey_levels(noise: NoiseModel) -> tuple[NoiseModel, float, float]:
     Raises:
         InputError: The images of the model have no contrast.
     """
-    contrast = noise.high - noise.low
-    if not contrast > 0:
+    if not noise.high > noise.low:
         raise InputError(
             f"the noise model was measured on images from {noise.low:g} to "
             f"{noise.high:g}, so the strength of the signal is unknown",
             hint="Calibrate it on frames with atoms.",
         )
-    ends = np.array([noise.low, noise.high])
-    # The steepest gradient of a column about ten pixels wide.
-    scan_sd = noise.scan_sd(contrast / 6)
-    sd = np.sqrt(noise.background_sd**2 + scan_sd**2 + noise.pointwise_sd(ends) ** 2)
-    low, high = ends[0] - _NOISE_SIGMAS * sd[0], ends[1] + _NOISE_SIGMAS * sd[1]
-    if low >= 0 and high <= WHITE and contrast >= _MIN_CONTRAST:
-        return noise, 1.0, 0.0
-    factor = float(WHITE / (high - low))
-    offset = float(-factor * low)
+    examples = np.stack([draw(noise, number) for number in range(_EXAMPLES)])
+    start, scale, _ = robust_scaling(examples)
+    factor, offset = 1 / scale, -start / scale
     return noise.scaled(factor, offset), factor, offset
 
 
