@@ -38,6 +38,7 @@ from paddle import io
 from ppmat.datasets.sfin_dataset import SPLITS
 from ppmat.datasets.sfin_dataset import SFINDataset
 from ppmat.datasets.sfin_dataset import check_size
+from ppmat.stem.images.background import slow_variation
 from ppmat.stem.images.grey_scaling import robust_scaling
 from ppmat.stem.noise.counting_noise import random_noise
 from ppmat.stem.noise.noise_model import MODES
@@ -72,6 +73,13 @@ class SFINSyntheticDataset(io.Dataset):
         random_share: Fraction of the scenes without a lattice.
         pair_share: Fraction of the scenes of spots whose columns are close pairs, 2 to
             3.5 standard deviations apart.
+        uneven_share: Fraction of the scenes with uneven thickness, an edge, a support
+            or vacuum (:mod:`ppmat.stem.scenes.uneven_specimen`).
+        background: ``remove``: the smooth background of the noise model is noise, as in
+            the paper. ``keep``: it belongs to the clean image.
+        flat_share: Fraction of the images from which the slow variation is subtracted,
+            as prediction does (:func:`ppmat.stem.images.background.slow_variation`).
+            Needs ``scaling: robust``.
         scaling: ``robust`` scales the noisy image by its percentiles, as prediction
             does, and the clean image with the same factor and offset.
             ``gt_superresolution``, whose background is zero, gets the factor alone.
@@ -105,6 +113,9 @@ class SFINSyntheticDataset(io.Dataset):
         width: Sequence[float] = (0.1, 0.36),
         random_share: float = 0.25,
         pair_share: float = 0.0,
+        uneven_share: float = 0.0,
+        background: str = "remove",
+        flat_share: float = 0.0,
         scaling: str = "robust",
         seed: int = 0,
         target_subdir: str | None = "gt_enhance",
@@ -119,6 +130,13 @@ class SFINSyntheticDataset(io.Dataset):
             raise ValueError(
                 "target_subdir is gt_superresolution, but mode is 'bf': in bright field "
                 "a column has no intensity of its own; wanted mode 'haadf'"
+            )
+        check_choice("background", background, ("remove", "keep"))
+        if not 0 <= flat_share <= 1 or (flat_share and scaling == "grey"):
+            raise ValueError(
+                f"flat_share is {flat_share} with scaling '{scaling}', wanted 0 to 1, "
+                "and 0 with 'grey': without its slow variation an image has no grey "
+                "levels"
             )
         if count < 1:
             raise ValueError(f"count is {count}, wanted at least 1")
@@ -135,6 +153,8 @@ class SFINSyntheticDataset(io.Dataset):
         self.mode = mode
         self.endless = endless
         self.scaling = scaling
+        self.background = background
+        self.flat_share = flat_share
         self.seed = seed
         self.transforms = transforms
         self.epoch = 0
@@ -145,6 +165,7 @@ class SFINSyntheticDataset(io.Dataset):
             width=_pair("width", width),
             random_share=random_share,
             pair_share=pair_share,
+            uneven_share=uneven_share,
         )
 
     def __len__(self) -> int:
@@ -178,7 +199,14 @@ class SFINSyntheticDataset(io.Dataset):
             noise = random_noise(rng, self.mode, low, high)
         recipe = dataclasses.replace(self.recipe, low=low, high=high)
         scene = make_scene(rng, self.shape, recipe)
-        clean, noisy = scene.gt_enhance, noise.apply(scene.gt_enhance, rng)
+        clean = scene.gt_enhance
+        if self.background == "keep" and isinstance(noise, NoiseModel):
+            clean = clean + noise.background(rng, clean.shape)
+            noise = dataclasses.replace(noise, background_sd=0.0)
+        noisy = noise.apply(clean, rng)
+        if self.flat_share and rng.random() < self.flat_share:
+            slow = slow_variation(noisy)
+            clean, noisy = clean - slow, noisy - slow
         offset, scale = 0.0, 1.0
         if self.scaling == "robust" and noisy.min() < noisy.max():
             offset, scale, _ = robust_scaling(noisy)

@@ -132,11 +132,7 @@ class NoiseModel:
         """
         check_clean(clean)
         background, scan, pointwise = rng.spawn(3)
-        # A length beyond the image changes the rounding only.
-        length = min(self.background_length, max(clean.shape))
-        smooth = gaussian_filter(background.standard_normal(clean.shape), length)
-        smooth -= smooth.mean()
-        noise = self.background_sd * (smooth / smooth.std())
+        noise = self.background(background, clean.shape)
         noise += self.scan_sd(np.hypot(*np.gradient(clean))) * _streaks(
             scan, clean.shape, self.scan_length, self.fast_axis
         )
@@ -145,6 +141,16 @@ class NoiseModel:
         shape = boxcox(u, self.pointwise_lambda) - boxcox(1 - u, self.pointwise_lambda)
         shape /= np.sqrt(tukeylambda.var(self.pointwise_lambda))
         return clean + noise + self.pointwise_sd(clean) * shape
+
+    def background(
+        self, rng: np.random.Generator, shape: tuple[int, int]
+    ) -> np.ndarray:
+        """Return one draw of the smooth background, image units [H, W]."""
+        # A length beyond the image changes the rounding only.
+        length = min(self.background_length, max(shape))
+        smooth = gaussian_filter(rng.standard_normal(shape), length)
+        smooth -= smooth.mean()
+        return self.background_sd * (smooth / smooth.std())
 
     def scaled(self, factor: float, offset: float) -> NoiseModel:
         """Return the noise of the same images after ``factor * image + offset``.

@@ -34,6 +34,7 @@ from ppmat.stem.scenes.bright_field import BrightField
 from ppmat.stem.scenes.bright_field import bright_field
 from ppmat.stem.scenes.bright_field import electron_wavelength
 from ppmat.stem.scenes.projection import Projection
+from ppmat.stem.scenes.uneven_specimen import uneven_scene
 from ppmat.utils.errors import check_choice
 
 _TRIES_PER_SQUARE = 8  # random positions per squared spacing: nearly a full packing
@@ -42,9 +43,10 @@ _MARGIN = 32.0  # pixels around the image where columns still reach into it
 _SPECIAL_SITES = np.array(
     [(0.5, 0.5), (0.5, 0.0), (0.0, 0.5), (1 / 3, 1 / 3), (2 / 3, 2 / 3)]
 )
-_MIN_SIGMA = 0.8  # pixels; smallest standard deviation of a drawn column
 _PAIR_DISTANCE = (2.0, 3.5)  # of the columns of a close pair, in their sigma
 _PAIR_SPACING = 6.5  # sigma; smallest distance of pairs, so that 3 are left between them
+_MIN_SIGMA = 0.5  # pixels; smallest standard deviation of a drawn column
+_MIN_RANDOM_SPACING = 8.0  # pixels; of arrangements without a lattice
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class SceneRecipe:
     wave_share: float = 0.6
     thick_share: float = 0.4  # of the BF scenes of spots: with bright columns too
     pair_share: float = 0.0  # of the scenes of spots: each column is a close pair
+    uneven_share: float = 0.0  # of the scenes: thickness, edge, support or vacuum
 
     def __post_init__(self) -> None:
         check_choice("mode", self.mode, MODES)
@@ -78,10 +81,11 @@ class SceneRecipe:
             first, last = getattr(self, name)
             if not 0 < first <= last:
                 raise ValueError(f"{name} is {(first, last)}, wanted 0 < first <= last")
-        for name in ("random_share", "wave_share", "thick_share", "pair_share"):
+        shares = ("random_share", "wave_share", "thick_share", "uneven_share")
+        for name in (*shares, "pair_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, wanted 0 to 1")
-        if self.spacing[0] * self.width[0] < 0.5:
+        if self.spacing[0] * self.width[1] < _MIN_SIGMA:
             raise ValueError(
                 f"spacing {self.spacing} and width {self.width} make columns narrower "
                 "than half a pixel; take larger ones"
@@ -100,9 +104,19 @@ def make_scene(
         >>> scene.gt_enhance.shape, bool(scene.gt_enhance.max() > 30)
         ((32, 48), True)
     """
+    scene = _flat_scene(rng, shape, recipe)
+    if recipe.uneven_share and rng.random() < recipe.uneven_share:
+        return uneven_scene(rng, scene, recipe.mode, recipe.low, recipe.high)
+    return scene
+
+
+def _flat_scene(
+    rng: np.random.Generator, shape: tuple[int, int], recipe: SceneRecipe
+) -> Scene:
     # Uniform in the logarithm: all magnifications of a crystal are equally likely.
     spacing = np.exp(rng.uniform(*np.log(recipe.spacing)))
     if rng.random() < recipe.random_share:
+        spacing = max(spacing, _MIN_RANDOM_SPACING)
         positions = random_positions(rng, shape, 0.7 * spacing, _MARGIN)
         kinds = rng.integers(0, 3, len(positions))
     else:
