@@ -89,7 +89,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="height and width (default: 256)")  # fmt: skip
     add("--mode", choices=MODES, help="default: the mode of the noise model")
     add("--format", choices=FORMATS, default="png",
-        help="png: 8 bits; tif: float32, not rounded or clipped")  # fmt: skip
+        help="png: 8 bits, but gt_superresolution is always tif; tif: float32, not "
+        "rounded or clipped")  # fmt: skip
     add("--seed", type=int, default=0)
     add("--overwrite", action="store_true", help="replace an existing data set")
     group = parser.add_argument_group("crystals (with --structure)")
@@ -233,6 +234,7 @@ def run(words: Sequence[str]) -> int:
     with SynthesisFolder.opened(
         args.output,
         counts=counts,
+        mode=noise.mode,
         settings=settings,
         about=about,
         format=args.format,

@@ -128,8 +128,8 @@ class SFINSyntheticDataset(io.Dataset):
         check_choice("target_subdir", target_subdir, (*SFINDataset.label_subdirs, None))
         if mode == "bf" and target_subdir == "gt_superresolution":
             raise ValueError(
-                "target_subdir is gt_superresolution, but mode is 'bf': in bright field "
-                "a column has no intensity of its own; wanted mode 'haadf'"
+                "target_subdir is gt_superresolution, but mode is 'bf', where a column "
+                "has no intensity of its own; wanted mode 'haadf'"
             )
         check_choice("background", background, ("remove", "keep"))
         if not 0 <= flat_share <= 1 or (flat_share and scaling == "grey"):

@@ -44,7 +44,7 @@ _SPECIAL_SITES = np.array(
     [(0.5, 0.5), (0.5, 0.0), (0.0, 0.5), (1 / 3, 1 / 3), (2 / 3, 2 / 3)]
 )
 _PAIR_DISTANCE = (2.0, 3.5)  # of the columns of a close pair, in their sigma
-_PAIR_SPACING = 6.5  # sigma; smallest distance of pairs, so that 3 are left between them
+_PAIR_SPACING = 6.5  # sigma; smallest distance of pairs, of which 3 stay between them
 _MIN_SIGMA = 0.5  # pixels; smallest standard deviation of a drawn column
 _MIN_RANDOM_SPACING = 8.0  # pixels; of arrangements without a lattice
 

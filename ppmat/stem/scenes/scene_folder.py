@@ -14,8 +14,9 @@
 
 """A synthetic data set in the folder layout of the SFIN paper, written image by image.
 
-``train/`` and ``test/`` hold ``noisy``, ``gt_enhance`` and ``gt_detect`` with files of
-the same names. ``columns`` holds a table of atomic columns (CSV) and the drawn
+``train/`` and ``test/`` hold ``noisy``, ``gt_enhance``, ``gt_detect`` and, in HAADF,
+``gt_superresolution`` with files of the same numbers. The last is float32 TIFF in every
+data set, since narrow spots are higher than 8 bits hold. ``columns`` holds a table of atomic columns (CSV) and the drawn
 parameters (JSON) of each image. ``synthesis.json`` is the manifest of the run.
 """
 
@@ -43,7 +44,11 @@ from ppmat.utils.files import StoredRunError
 from ppmat.utils.files import locked
 from ppmat.utils.files import replacing
 
-IMAGE_FOLDERS = ("noisy", "gt_enhance", "gt_detect")
+# Folders of images, by the mode of the noise model.
+IMAGE_FOLDERS = {
+    "haadf": ("noisy", "gt_enhance", "gt_detect", "gt_superresolution"),
+    "bf": ("noisy", "gt_enhance", "gt_detect"),
+}
 FORMATS = ("png", "tif")
 MANIFEST = "synthesis.json"
 WHITE = 255.0  # largest grey level of an 8-bit image
@@ -103,6 +108,7 @@ class SynthesisFolder:
     Args:
         path: Created if missing.
         counts: Number of images of each split, by name.
+        mode: ``haadf`` or ``bf``.
         settings: What determines the images, as JSON values.
         about: Further contents of ``synthesis.json``, such as versions.
         format: ``png`` (8 bits) or ``tif`` (float32).
@@ -117,12 +123,14 @@ class SynthesisFolder:
         self,
         path: str | Path,
         counts: Mapping[str, int],
+        mode: str,
         settings: Mapping[str, Any],
         about: Mapping[str, Any],
         format: str = "png",
         overwrite: bool = False,
     ) -> None:
         check_choice("format", format, FORMATS)
+        self._kinds = IMAGE_FOLDERS[mode]
         self.path, self.counts, self.format = Path(path), dict(counts), format
         self._about = dict(about)
         self._manifest = RunManifest(
@@ -165,13 +173,16 @@ class SynthesisFolder:
                     file.unlink()
 
     def _folders(self) -> list[Path]:
-        kinds = (*IMAGE_FOLDERS, _COLUMNS)
+        kinds = (*self._kinds, _COLUMNS)
         return [self.path / split / kind for split in self.counts for kind in kinds]
+
+    def _format_of(self, kind: str) -> str:
+        return "tif" if kind == "gt_superresolution" else self.format
 
     def _files(self, split: str, number: int) -> dict[str, Path]:
         """Return the files of an image, the noisy one first."""
         folder = self.path / split
-        files = {k: folder / k / f"{number}.{self.format}" for k in IMAGE_FOLDERS}
+        files = {k: folder / k / f"{number}.{self._format_of(k)}" for k in self._kinds}
         return files | {s: folder / _COLUMNS / f"{number}.{s}" for s in ("json", "csv")}
 
     def missing(self) -> Iterator[tuple[str, int]]:
@@ -201,9 +212,9 @@ class SynthesisFolder:
                 name: stack.enter_context(replacing(path))
                 for name, path in self._files(split, number).items()
             }
-            for kind in IMAGE_FOLDERS:
+            for kind in self._kinds:
                 image = noisy if kind == "noisy" else getattr(scene, kind)
-                if self.format == "png":
+                if self._format_of(kind) == "png":
                     clipped[kind] = write_grey_png(parts[kind], image)
                 else:
                     tif = Image.fromarray(image.astype(np.float32))
