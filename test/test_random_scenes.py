@@ -170,7 +170,7 @@ def test_table_tells_positions_in_angstrom():
         ({"low": 200.0}, "must be below high"),
         ({"spacing": (30, 9)}, "spacing"),
         ({"random_share": 1.5}, "random_share is 1.5"),
-        ({"spacing": (2, 3)}, "narrower than half a pixel"),
+        ({"spacing": (1, 1.2)}, "narrower than half a pixel"),
     ],
 )
 def test_recipes_that_cannot_be_meant(wrong, message):

@@ -20,6 +20,7 @@ import pytest
 
 from ppmat.datasets import SFINSyntheticDataset
 from ppmat.datasets import build_dataloader
+from ppmat.stem.images.background import slow_variation
 from ppmat.stem.images.grey_scaling import GREY
 from ppmat.stem.images.grey_scaling import PERCENTILES
 from ppmat.stem.noise.noise_model import NoiseFormatError
@@ -93,6 +94,30 @@ def test_noise_models_of_files_are_used_with_their_own_range(tmp_path):
     assert min(brightest) < 1.5 and max(brightest) > 3
 
 
+def test_the_background_of_a_noise_model_stays_in_the_clean_image_if_kept(tmp_path):
+    path = tmp_path / "noise.json"
+    # A strong background and nearly no other noise.
+    NoiseModel(40.0, 12, 0, 0, 4, 0, 0.01, low=30.0, high=180.0).save(path)
+    for background, most in (("keep", 1.0), ("remove", np.inf)):
+        data = dataset(noise=str(path), size=64, scaling="grey", background=background)
+        difference = data[0]["noisy"] - data[0]["gt_enhance"]
+        assert difference.std() < most
+    assert difference.std() == pytest.approx(40.0, rel=0.05)
+
+
+def test_the_slow_variation_is_subtracted_from_both_images_of_a_pair():
+    options = {"size": 96, "uneven_share": 1.0, "background": "keep"}
+    for i in range(4):
+        sample = dataset(flat_share=1.0, **options)[i]
+        noisy, clean = sample["noisy"][0], sample["gt_enhance"][0]
+        spread = np.std(slow_variation(noisy)) / np.std(noisy)
+        assert spread < 0.12
+        assert np.std(slow_variation(noisy - clean)) < 0.2 * np.std(noisy - clean)
+    # The broken twin keeps it in some images.
+    kept = [dataset(**options)[i]["noisy"][0] for i in range(4)]
+    assert max(np.std(slow_variation(x)) / np.std(x) for x in kept) > 0.3
+
+
 def test_workers_and_batches_change_nothing():
     def images(workers):
         block = {
@@ -128,6 +153,10 @@ def test_workers_and_batches_change_nothing():
         ({"endless": True, "split": "val"}, "could not be compared"),
         ({"spacing": [9]}, "spacing is"),
         ({"spacing": [20, 10]}, "spacing is"),
+        ({"background": "drop"}, "background is 'drop'"),
+        ({"flat_share": 2}, "flat_share is 2"),
+        ({"flat_share": 0.5, "scaling": "grey"}, "no grey levels"),
+        ({"uneven_share": -0.1}, "uneven_share is -0.1"),
     ],
 )
 def test_arguments_that_cannot_be_meant(wrong, message):

@@ -54,7 +54,8 @@ def uneven_scene(
         >>> import numpy as np
         >>> from ppmat.stem.scenes.random_scenes import make_scene
         >>> rng = np.random.default_rng(0)
-        >>> uneven_scene(rng, make_scene(rng, (32, 48)), "haadf", 30, 180).gt_enhance.shape
+        >>> flat = make_scene(rng, (32, 48))
+        >>> uneven_scene(rng, flat, "haadf", 30.0, 180.0).gt_enhance.shape
         (32, 48)
     """
     shape, contrast = flat.gt_enhance.shape, high - low
@@ -79,7 +80,10 @@ def uneven_scene(
 def smooth_field(
     rng: np.random.Generator, shape: tuple[int, int], length: float
 ) -> np.ndarray:
-    """Return a random field of mean 0 and variance 1 that changes over ``length`` px."""
+    """Return a random field of mean 0 and variance 1 [H, W].
+
+    It is white noise under a Gaussian of ``length`` pixels.
+    """
     field = gaussian_filter(rng.standard_normal(shape), length, truncate=3.0)
     field -= field.mean()
     return field / field.std()
