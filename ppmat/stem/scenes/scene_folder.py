@@ -53,7 +53,7 @@ FORMATS = ("png", "tif")
 MANIFEST = "synthesis.json"
 WHITE = 255.0  # largest grey level of an 8-bit image
 _COLUMNS = "columns"  # folder of the tables and drawn parameters
-_EXAMPLES = 8  # noisy images whose percentiles set the grey levels of a data set
+_EXAMPLES = 8  # noisy images that set the grey levels of a data set
 _OWN_NAME = re.compile(r"\d+\.(png|tif|csv|json)")
 # A temporary file of a killed run, also of earlier versions.
 _UNFINISHED_NAME = re.compile(r"\.\d+\.(\d+\.)?(png|tif|csv|json)(\.part)?")
@@ -73,8 +73,9 @@ def noise_in_grey_levels(
     """Scale a noise model to the grey levels that prediction gives to its images.
 
     One transform serves the whole data set, so that its intensities stay comparable.
-    It is that of :func:`ppmat.stem.images.grey_scaling.robust_scaling` for the pixels
-    of eight noisy images together.
+    Its offset and scale are the medians of those that
+    :func:`ppmat.stem.images.grey_scaling.robust_scaling` finds in eight noisy images.
+    (Percentiles of all their pixels would be those of the few brightest images.)
 
     Args:
         noise: The model in the units of its images.
@@ -94,8 +95,8 @@ def noise_in_grey_levels(
             f"{noise.high:g}, so the strength of the signal is unknown",
             hint="Calibrate it on frames with atoms.",
         )
-    examples = np.stack([draw(noise, number) for number in range(_EXAMPLES)])
-    start, scale, _ = robust_scaling(examples)
+    found = [robust_scaling(draw(noise, number))[:2] for number in range(_EXAMPLES)]
+    start, scale = (float(value) for value in np.median(found, axis=0))
     factor, offset = 1 / scale, -start / scale
     return noise.scaled(factor, offset), factor, offset
 
