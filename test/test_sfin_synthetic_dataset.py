@@ -85,14 +85,18 @@ def test_the_clean_image_is_scaled_like_the_noisy_one(tmp_path):
 
 
 def test_super_resolution_has_the_scale_of_the_image_and_no_offset():
+    slopes = []
     for i in range(3):
         options = {"size": 64, "count": 3, "pair_share": 1.0}
         grey = dataset(scaling="grey", **options)[i]
         robust = dataset(scaling="robust", **options)[i]
         slope, _ = np.polyfit(grey["noisy"].ravel(), robust["noisy"].ravel(), 1)
         wanted = slope * grey["gt_superresolution"]
-        np.testing.assert_allclose(robust["gt_superresolution"], wanted, rtol=1e-4)
-        assert abs(slope - 1) > 0.01  # else the test says nothing
+        np.testing.assert_allclose(
+            robust["gt_superresolution"], wanted, rtol=1e-4, atol=1e-4
+        )
+        slopes.append(slope)
+    assert max(slopes) > 1.1 * min(slopes)  # else the test says nothing
 
 
 def test_bright_field_has_no_super_resolution():
