@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.spatial import cKDTree
 from scipy.spatial.distance import pdist
 
 from benchmarks.stem import example_sample as sample
@@ -28,6 +29,7 @@ from benchmarks.stem.example_sample import lattice_positions
 from ppmat.stem.scenes.atom_columns import AtomColumns
 from ppmat.stem.scenes.atom_columns import Scene
 from ppmat.stem.scenes.random_scenes import SceneRecipe
+from ppmat.stem.scenes.random_scenes import close_pairs
 from ppmat.stem.scenes.random_scenes import lattice_sites
 from ppmat.stem.scenes.random_scenes import make_scene
 from ppmat.stem.scenes.random_scenes import random_positions
@@ -203,3 +205,45 @@ def test_sample_does_not_write_over_another(tmp_path, capsys):
     with pytest.raises(SystemExit):
         sample.main([str(tmp_path)])
     assert "new folder" in capsys.readouterr().err
+
+
+def test_narrow_spots_keep_the_intensity_of_their_columns():
+    rng = np.random.default_rng(4)
+    y, x = 24.0 * np.mgrid[1:4, 1:4].reshape(2, -1) + rng.uniform(-1, 1, (2, 9))
+    height, sigma = rng.uniform(-20.0, 90.0, 9), rng.uniform(1.5, 3.0, 9)
+    columns = AtomColumns(y, x, height, sigma)
+    wide, narrow = columns.render((96, 96), 40.0), columns.narrow((96, 96))
+    rows, lines = np.mgrid[:96, :96]
+    for one in range(9):
+        near = np.hypot(rows - y[one], lines - x[one]) < 11.5
+        volume = (wide - 40.0)[near].sum()
+        assert narrow[near].sum() == pytest.approx(volume, rel=2e-3)
+        assert columns.volume[one] == pytest.approx(volume, rel=2e-3)
+        # The second moment is that of a spot of one pixel.
+        square = (rows - y[one]) ** 2 * narrow
+        assert square[near].sum() / narrow[near].sum() == pytest.approx(1, abs=2e-3)
+    # The background is gone, and spots do not see its level.
+    far = np.min(np.hypot(rows[..., None] - y, lines[..., None] - x), axis=-1) > 6.5
+    assert np.abs(narrow[far]).max() < 1e-5
+
+
+def test_close_pairs_are_as_far_apart_as_drawn():
+    positions = 40.0 * np.mgrid[:4, :4].reshape(2, -1).T
+    kinds, apart = np.zeros(16, int), []
+    for seed in range(20):
+        pairs, both = close_pairs(np.random.default_rng(seed), positions, kinds, 3.0)
+        assert len(pairs) == len(both) == 32
+        steps = pairs[16:] - pairs[:16]
+        np.testing.assert_allclose(steps - steps[0], 0, atol=1e-9)
+        np.testing.assert_allclose((pairs[16:] + pairs[:16]) / 2, positions, atol=1e-9)
+        apart.append(np.hypot(*steps[0]) / 3.0)
+    assert 2.0 <= min(apart) < 2.3 and 3.2 < max(apart) <= 3.5
+
+
+def test_scenes_of_pairs_leave_room_between_pairs():
+    recipe = SceneRecipe(pair_share=1.0, random_share=0.0)
+    for seed in range(5):
+        columns = make_scene(np.random.default_rng(seed), (96, 96), recipe).columns
+        places = np.stack([columns.y, columns.x], axis=-1)
+        nearest = cKDTree(places).query(places, k=2)[0][:, 1] / columns.sigma
+        assert 1.9 < np.median(nearest) < 3.6

@@ -22,6 +22,7 @@ import pytest
 from PIL import Image
 
 from ppmat.datasets.sfin_dataset import SFINDataset
+from ppmat.stem.images.grey_scaling import robust_scaling
 from ppmat.stem.noise.noise_model import NoiseModel
 from ppmat.stem.scenes import scene_folder as folder_module
 from ppmat.stem.scenes.atom_columns import AtomColumns
@@ -51,7 +52,7 @@ def fill(folder):
 
 def build(path, settings=None, **options):
     return SynthesisFolder(
-        path, COUNTS, settings or {"seed": 0}, {"by": "me"}, **options
+        path, COUNTS, "haadf", settings or {"seed": 0}, {"by": "me"}, **options
     )
 
 
@@ -67,6 +68,9 @@ def test_the_data_set_reads_what_was_written(tmp_path, format):
     error = np.abs(sample["gt_enhance"][0] - one.gt_enhance).max()
     assert error < (0.51 if format == "png" else 1e-4)
     assert sample["gt_detect"].max() == pytest.approx(one.gt_detect.max(), abs=0.51)
+    narrow = one.gt_superresolution
+    assert narrow.max() > 255  # above 8 bits
+    np.testing.assert_allclose(sample["gt_superresolution"][0], narrow, atol=1e-4)
     assert not list((tmp_path / "set").rglob(".*"))
     # Only columns on a pixel are in the table.
     lines = (tmp_path / "set/test/columns/0.csv").read_text().splitlines()
@@ -151,6 +155,18 @@ def test_clipped_pixels_are_counted(tmp_path):
     assert record["clipped"] == 5 and record["by"] == "me"
 
 
+def noisy_image(noise, number):
+    """Return a lattice with the contrast of a noise model, and its noise."""
+    rng = np.random.default_rng(number)
+    spots = AtomColumns(
+        *np.mgrid[8:128:12, 8:128:12].reshape(2, -1).astype(float),
+        np.ones(100),
+        np.full(100, 2.5),
+    )
+    clean = noise.low + (noise.high - noise.low) * spots.render((128, 128))
+    return noise.apply(clean, rng)
+
+
 @pytest.mark.parametrize(
     "noise",
     [
@@ -158,10 +174,11 @@ def test_clipped_pixels_are_counted(tmp_path):
         NoiseModel().scaled(1e-4, 0.01),
         NoiseModel().scaled(300.0, -2000.0),
         NoiseModel(pointwise_intercept=80.0, pointwise_slope=0.1),
+        NoiseModel(pointwise_intercept=3.0, scan_intercept=1.0, scan_slope=0.02),
     ],
 )
-def test_grey_levels_hold_the_noise(noise):
-    grey, factor, offset = noise_in_grey_levels(noise)
+def test_a_data_set_has_the_grey_levels_of_prediction(noise):
+    grey, factor, offset = noise_in_grey_levels(noise, noisy_image)
     assert factor * noise.low + offset == pytest.approx(grey.low)
     assert grey.scan_slope == noise.scan_slope
     # As strong beside the signal as before.
@@ -170,20 +187,21 @@ def test_grey_levels_hold_the_noise(noise):
         assert noise.pointwise_sd(value) / contrast == pytest.approx(
             grey.pointwise_sd(factor * value + offset) / (grey.high - grey.low)
         )
-    rng = np.random.default_rng(0)
-    clean = grey.low + (grey.high - grey.low) * (
-        AtomColumns(
-            *np.mgrid[8:128:12, 8:128:12].reshape(2, -1).astype(float),
-            np.ones(100),
-            np.full(100, 2.5),
-        ).render((128, 128))
-    )
-    noisy = grey.apply(clean, rng)
+    # Prediction leaves another image of the data set nearly as it is.
+    noisy = noisy_image(grey, 77)
+    start, scale, _ = robust_scaling(noisy)
+    assert scale == pytest.approx(1.0, abs=0.03)
+    assert start == pytest.approx(0.0, abs=4.0)
     assert np.mean((noisy < 0) | (noisy > 255)) < 0.01
 
 
-def test_noise_that_fits_is_left_alone_and_odd_noise_is_refused():
-    quiet = NoiseModel(pointwise_intercept=3.0, scan_intercept=1.0, scan_slope=0.02)
-    assert noise_in_grey_levels(quiet) == (quiet, 1.0, 0.0)
+def test_grey_levels_do_not_depend_on_the_units_of_the_noise_model():
+    wanted, *_ = noise_in_grey_levels(NoiseModel(), noisy_image)
+    other, *_ = noise_in_grey_levels(NoiseModel().scaled(1e-3, 7.0), noisy_image)
+    assert (other.low, other.high) == pytest.approx((wanted.low, wanted.high))
+    assert other.pointwise_sd(100.0) == pytest.approx(wanted.pointwise_sd(100.0))
+
+
+def test_a_noise_model_without_contrast_is_refused():
     with pytest.raises(ValueError, match="Calibrate it on frames with atoms"):
-        noise_in_grey_levels(NoiseModel(low=5.0, high=5.0))
+        noise_in_grey_levels(NoiseModel(low=5.0, high=5.0), noisy_image)

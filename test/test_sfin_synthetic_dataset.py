@@ -26,7 +26,7 @@ from ppmat.stem.images.grey_scaling import PERCENTILES
 from ppmat.stem.noise.noise_model import NoiseFormatError
 from ppmat.stem.noise.noise_model import NoiseModel
 
-KINDS = ("noisy", "gt_enhance", "gt_detect")
+KINDS = ("noisy", "gt_enhance", "gt_detect", "gt_superresolution")
 
 
 def dataset(**options):
@@ -82,6 +82,27 @@ def test_the_clean_image_is_scaled_like_the_noisy_one(tmp_path):
         sample = dataset(noise=str(path), size=64)[i]
         slope, _ = np.polyfit(sample["gt_enhance"].ravel(), sample["noisy"].ravel(), 1)
         assert slope == pytest.approx(1, abs=0.01)
+
+
+def test_super_resolution_has_the_scale_of_the_image_and_no_offset():
+    slopes = []
+    for i in range(3):
+        options = {"size": 64, "count": 3, "pair_share": 1.0}
+        grey = dataset(scaling="grey", **options)[i]
+        robust = dataset(scaling="robust", **options)[i]
+        slope, _ = np.polyfit(grey["noisy"].ravel(), robust["noisy"].ravel(), 1)
+        wanted = slope * grey["gt_superresolution"]
+        np.testing.assert_allclose(
+            robust["gt_superresolution"], wanted, rtol=1e-4, atol=1e-4
+        )
+        slopes.append(slope)
+    assert max(slopes) > 1.1 * min(slopes)  # else the test says nothing
+
+
+def test_bright_field_has_no_super_resolution():
+    assert "gt_superresolution" not in dataset(mode="bf", count=1)[0]
+    with pytest.raises(ValueError, match="wanted mode 'haadf'"):
+        dataset(mode="bf", target_subdir="gt_superresolution")
 
 
 def test_noise_models_of_files_are_used_with_their_own_range(tmp_path):

@@ -37,7 +37,9 @@ from ppmat.predictor import enhance
 from ppmat.predictor import spectrum_predictor
 from ppmat.predictor import static_program
 from ppmat.predictor.image_store import output_names
+from ppmat.predictor.packaged_models import MODELS_OF_TASK
 from ppmat.predictor.packaged_models import PACKAGED_MODELS
+from ppmat.predictor.packaged_models import choose_model_name
 from ppmat.predictor.tile_model import EnhanceOptions
 from ppmat.predictor.tile_model import TileModel
 from ppmat.stem.images.image_inputs import ImageFile
@@ -214,6 +216,40 @@ def test_a_map_of_columns_stays_in_grey_levels(arguments, tmp_path, monkeypatch)
     np.testing.assert_array_equal(
         read_micrograph(row["output"]).data, predictor.enhance(picture())
     )
+
+
+def test_super_resolution_has_the_units_of_the_image_and_no_offset(
+    arguments, monkeypatch
+):
+    """The same network as an enhancer differs by the offset alone."""
+    x = 1e-3 * picture() - 7.0
+    clean = SpectrumPredictor(**arguments).enhance_image(x)
+    monkeypatch.setattr(ToyImage, "target_name", "gt_superresolution")
+    predictor = SpectrumPredictor(**arguments)
+    result = predictor.enhance_image(x)
+    frame = result.record["frames"][0]
+    assert "spots on zero" in result.record["output_values"]
+    offset = clean.image.astype("f8") - result.image
+    assert offset == pytest.approx(frame["offset"], abs=1e-5)
+    # Equivariance: f(a x + b) = a f(x).
+    again = predictor.enhance(50 * x.astype("f8") + 3)
+    np.testing.assert_allclose(again, 50 * result.image, rtol=1e-3, atol=1e-4)
+    assert result.whiteness is None
+    with pytest.raises(ValueError, match="has no residual"):
+        _ = result.residual
+    assert not predictor.enhance(np.full((20, 20), 5.0)).any()
+
+
+def test_a_task_chooses_a_packaged_model(arguments):
+    assert choose_model_name(task="enhance") == PACKAGED_MODELS["haadf"]
+    name = choose_model_name(task="superresolution")
+    assert name == MODELS_OF_TASK["superresolution"]["haadf"]
+    with pytest.raises(ConfigError, match="'draw'; wanted 'enhance' or 'superres"):
+        choose_model_name(task="draw")
+    with pytest.raises(ConfigError, match="no BF model for superresolution.*Train one"):
+        choose_model_name("bf", task="superresolution")
+    with pytest.raises(ConfigError, match="task=enhance .*does not go with config_pa"):
+        SpectrumPredictor(**arguments, task="enhance")
 
 
 # A real network -------------------------------------------------------------------

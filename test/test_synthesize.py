@@ -96,6 +96,7 @@ def test_the_same_command_goes_on_and_another_one_is_refused(here, capsys):
     assert run("-n", "4") == 0
     first = pictures(here / "set")
     assert len(first) == 12
+    assert len(list((here / "set").glob("*/gt_superresolution/*.tif"))) == 4
     for number in (0, 2):
         (here / f"set/train/noisy/{number}.png").unlink()
     assert run("-n", "4") == 0
@@ -114,6 +115,7 @@ def test_random_scenes_and_bf(here):
         assert run("-n", "2", structure=structure, output=output) == 0
         clean = np.asarray(Image.open(here / output / "train/gt_enhance/0.png"))
         assert clean.shape == (32, 40)
+        assert not (here / output / "train/gt_superresolution").exists()
         record = json.loads((here / output / "synthesis.json").read_text())
         assert "mode" in record["settings"]["noise"]
     drawn = json.loads((here / "mos2/train/columns/0.json").read_text())

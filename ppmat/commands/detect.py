@@ -31,6 +31,7 @@ import numpy as np
 
 from ppmat.commands.image_options import add_image_model
 from ppmat.commands.image_options import add_images
+from ppmat.commands.image_options import add_task
 from ppmat.commands.image_options import check_parent
 from ppmat.commands.image_options import first_names
 from ppmat.commands.image_options import load_predictor
@@ -101,6 +102,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--polarity", choices=POLARITIES,
         help="of the columns, if it is not that of the mode")  # fmt: skip
     add_image_model(parser)
+    add_task(parser)
     add("--enhanced", nargs="+", metavar="IMAGE", help="enhanced images, as many as "
         "inputs and in their order: no model is needed")  # fmt: skip
     add("--map", action="store_true",
@@ -207,6 +209,8 @@ def _check_options(args: argparse.Namespace) -> tuple[float, float] | None:
         f"{' and '.join([*ways, *model])} exclude each other: columns are searched in "
         "the raw image, in given enhanced images, or in those of a model",
     )
+    task_help = f"--task chooses a network, which {' and '.join(ways)} does not use"
+    refuse_if(ways and args.task, task_help)
     map_help = "--map goes with --enhanced; a detection model is known by its target"
     refuse_if(args.map and not args.enhanced, map_help)
     score, size = args.min_score, args.pixel_size
@@ -264,7 +268,7 @@ def _seed_finder(
 
         return read
     own = args.model_name or args.config_path or args.checkpoint_path
-    predictor = load_predictor(args, task_dir, None if own else args.mode)
+    predictor = load_predictor(args, task_dir, None if own else args.mode, args.task)
     kind = "map" if predictor.gives_map else "enhanced"
     # A wrong version of Paddle ends the run; it is no fault of an image.
     predictor.tiles.runner(*[predictor.defaults.tile_size] * 2)

@@ -33,6 +33,7 @@ import numpy as np
 from ppmat.commands.image_options import add_image_model
 from ppmat.commands.image_options import add_images
 from ppmat.commands.image_options import add_mode
+from ppmat.commands.image_options import add_task
 from ppmat.commands.image_options import add_tiles
 from ppmat.commands.image_options import load_predictor
 from ppmat.commands.image_options import own_model_options
@@ -62,6 +63,7 @@ examples:
   predict.py          (the example images, into output/enhanced)
   predict.py --input image.tif --save_path=enhanced
   predict.py --mode=bf --input image.tif --save_path=enhanced
+  predict.py --task=superresolution --input image.tif --save_path=narrow
   predict.py --config_path=configs/sfin/sfin_haadf_enhance.yaml
              --checkpoint_path=best.pdparams --input monday/*.dm4 --save_path=enhanced
   predict.py --model_name=sfin_haadf_enhance --input image.tif --save_path=enhanced
@@ -76,6 +78,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = new_parser("Enhance microscope images with a trained network.", _EPILOG)
     add_image_model(parser)
     add_mode(parser)
+    add_task(parser)
     add_images(parser, "--input", "--input_path", default=[], action="extend")
     add_tiles(parser)
     add = parser.add_argument
@@ -103,7 +106,7 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
         make_folder(args.save_path)
     if args.split is not None:  # only a split reads data that variables name
         args.config_path = announce_task_config(args.config_path, task_dir)
-    predictor = load_predictor(args, task_dir, args.mode)
+    predictor = load_predictor(args, task_dir, args.mode, args.task)
     names = ("tile_size", "overlap", "ensemble", "batch_size")
     options = {name: getattr(args, name) for name in names}
     if args.split is not None:
@@ -144,7 +147,7 @@ def _check_options(args: argparse.Namespace, task_dir: str) -> None:
     missing = "--input is missing: wanted images, and --save_path for the outputs"
     other_mode = args.mode not in (None, DEFAULT_MODE)
     refuse_if(
-        other_mode or args.overrides or own_model_options(args),
+        other_mode or args.task or args.overrides or own_model_options(args),
         f"{missing}. Without it, the {DEFAULT_MODE.upper()} example images ({example}) "
         "are enhanced by the packaged model only",
     )
@@ -181,11 +184,11 @@ def _print_rows(rows: Iterable[Mapping[str, Any]]) -> int:
 
 def _numbers(result: Any) -> str:
     """Return size and residual, of a stack the first frame's."""
-    from ppmat.predictor.enhancement import VALUES_OF_MAP
+    from ppmat.predictor.enhancement import VALUES_LIKE_INPUT
 
     shape = " x ".join(map(str, result.record["input"]["shape"]))
-    if result.record["output_values"] == VALUES_OF_MAP:
-        return f"{shape}, {VALUES_OF_MAP}"
+    if (meaning := result.record["output_values"]) != VALUES_LIKE_INPUT:
+        return f"{shape}, {meaning}"
     found = result.record["frames"][0]["residual"]
     if found is None or found["slow_axis"][0] is None:
         return f"{shape}, nothing was removed: the residual is constant"

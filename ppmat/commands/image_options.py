@@ -29,6 +29,8 @@ from typing import Any
 from ppmat.commands.options import add_model_options
 from ppmat.commands.options import find_task_config
 from ppmat.predictor.packaged_models import DEFAULT_MODE
+from ppmat.predictor.packaged_models import DEFAULT_TASK
+from ppmat.predictor.packaged_models import MODELS_OF_TASK
 from ppmat.predictor.packaged_models import PACKAGED_MODELS
 from ppmat.stem.images.micrograph import IMAGE_SUFFIXES
 from ppmat.utils.files import StoredRunError
@@ -72,6 +74,17 @@ def add_mode(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_task(parser: argparse.ArgumentParser) -> None:
+    """Add ``--task``, which only chooses a packaged model."""
+    parser.add_argument(
+        "--task",
+        choices=tuple(MODELS_OF_TASK),
+        help="what a packaged model draws when no other is given: a clean image, or "
+        "columns as spots of one pixel with their intensity, on zero (default: "
+        f"{DEFAULT_TASK})",
+    )
+
+
 def add_tiles(parser: argparse.ArgumentParser) -> None:
     """Add ``--tile_size`` and ``--overlap``."""
     add = parser.add_argument
@@ -86,10 +99,15 @@ def own_model_options(args: argparse.Namespace) -> list[str]:
     return [f"--{name}" for name in names if getattr(args, name) is not None]
 
 
-def load_predictor(args: argparse.Namespace, task_dir: str, mode: str | None) -> Any:
+def load_predictor(
+    args: argparse.Namespace,
+    task_dir: str,
+    mode: str | None,
+    task: str | None = None,
+) -> Any:
     """Return the ``SpectrumPredictor`` of the options of a command.
 
-    ``mode`` chooses the packaged model, if the options name no other.
+    ``mode`` and ``task`` choose the packaged model, if the options name no other.
     """
     from ppmat.predictor.spectrum_predictor import SpectrumPredictor
 
@@ -102,6 +120,7 @@ def load_predictor(args: argparse.Namespace, task_dir: str, mode: str | None) ->
         device=args.device,
         config_overrides=args.overrides,
         mode=mode,
+        task=task,
     )
 
 

@@ -17,11 +17,13 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import platform
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
@@ -40,6 +42,7 @@ from ppmat.commands.synthesize_scenes import RandomScenes
 from ppmat.commands.synthesize_scenes import read_specimens
 from ppmat.stem.noise.noise_model import MODES
 from ppmat.stem.noise.noise_model import NoiseModel
+from ppmat.stem.scenes.atom_columns import Scene
 from ppmat.stem.scenes.scene_folder import FORMATS
 from ppmat.stem.scenes.scene_folder import SynthesisFolder
 from ppmat.stem.scenes.scene_folder import noise_in_grey_levels
@@ -86,7 +89,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="height and width (default: 256)")  # fmt: skip
     add("--mode", choices=MODES, help="default: the mode of the noise model")
     add("--format", choices=FORMATS, default="png",
-        help="png: 8 bits; tif: float32, not rounded or clipped")  # fmt: skip
+        help="png: 8 bits, but gt_superresolution is always tif; tif: float32, not "
+        "rounded or clipped")  # fmt: skip
     add("--seed", type=int, default=0)
     add("--overwrite", action="store_true", help="replace an existing data set")
     group = parser.add_argument_group("crystals (with --structure)")
@@ -167,6 +171,15 @@ def _read_noise(args: argparse.Namespace) -> NoiseModel:
     return noise
 
 
+def _draw(
+    scenes: Any, noise: NoiseModel, shape: tuple[int, int], seeds: Sequence[int]
+) -> tuple[np.ndarray, Scene, dict]:
+    """Return noisy image, scene and drawn parameters, a function of the arguments."""
+    of_scene, of_noise = np.random.default_rng(seeds).spawn(2)
+    scene, record = scenes.draw(of_scene, shape)
+    return noise.apply(scene.gt_enhance, of_noise), scene, record
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -179,23 +192,30 @@ def run(words: Sequence[str]) -> int:
 
     args = parse_args(words)
     _check(args)
-    noise, factor, offset = noise_in_grey_levels(_read_noise(args))
-    if (factor, offset) != (1.0, 0.0):
-        logger.info(
-            f"grey level = {factor:.4g} x value of the noise model's images "
-            f"{offset:+.4g}, so that three standard deviations of noise fit into 0..255"
-        )
+    given = _read_noise(args)
     counts = split_counts(args.number, args.test_share)
     shape = (args.size[0], args.size[-1])
     left_out = 0
-    scenes: Any = RandomScenes(noise)
+    scenes_of: Callable[[NoiseModel], Any] = RandomScenes
     if args.structure:
-        crystal = CrystalOptions.from_args(args, noise.mode)
+        crystal = CrystalOptions.from_args(args, given.mode)
         specimens, left_out = read_specimens(
             args.structure, args.zone_axis, args.direction
         )
-        scenes = CrystalScenes(crystal, specimens, noise)
-        scenes.check(shape)
+        scenes_of = functools.partial(CrystalScenes, crystal, specimens)
+        scenes_of(given).check(shape)
+    # Scenes that cannot be drawn are reported before anything is written or removed.
+    noise, factor, offset = noise_in_grey_levels(
+        given,
+        lambda noise, number: _draw(
+            scenes_of(noise), noise, shape, [args.seed, 0, number]
+        )[0],
+    )
+    scenes = scenes_of(noise)
+    logger.info(
+        f"grey level = {factor:.4g} x value of the noise model's images {offset:+.4g}, "
+        "so that the data set has the grey levels of prediction"
+    )
     settings = {
         "seed": args.seed,
         "size": list(shape),
@@ -211,19 +231,10 @@ def run(words: Sequence[str]) -> int:
             **{name: version(name) for name in ("numpy", "scipy", "ase")},
         },
     }
-
-    def draw(split: str, number: int) -> tuple:
-        """Return image, scene and parameters: a function of seed, split and number."""
-        rng = np.random.default_rng([args.seed, list(counts).index(split), number])
-        of_scene, of_noise = rng.spawn(2)
-        scene, record = scenes.draw(of_scene, shape)
-        return noise.apply(scene.gt_enhance, of_noise), scene, record
-
-    # Scenes that cannot be drawn are reported before anything is written or removed.
-    draw(next(split for split, count in counts.items() if count), 0)
     with SynthesisFolder.opened(
         args.output,
         counts=counts,
+        mode=noise.mode,
         settings=settings,
         about=about,
         format=args.format,
@@ -233,8 +244,11 @@ def run(words: Sequence[str]) -> int:
         if len(missing) < total:
             logger.info(f"{total - len(missing)} of {total} images exist already")
         start = time.perf_counter()
-        for image in tqdm(missing, unit="image", disable=not sys.stderr.isatty()):
-            folder.write(*image, *draw(*image))
+        for split, number in tqdm(
+            missing, unit="image", disable=not sys.stderr.isatty()
+        ):
+            seeds = [args.seed, list(counts).index(split), number]
+            folder.write(split, number, *_draw(scenes, noise, shape, seeds))
         rate = len(missing) / (time.perf_counter() - start)
         clipped = folder.clipped() / (total * math.prod(shape))
         folder.finish({"clipped_share_of_noisy_pixels": clipped})

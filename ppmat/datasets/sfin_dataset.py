@@ -20,9 +20,12 @@ Folders::
     root/train/gt_enhance/0.png ...   root/test/gt_enhance/0.png ...   clean images
     root/train/gt_detect/0.png ...    root/test/gt_detect/0.png ...    maps of columns
 
-A sample: ``noisy``, ``gt_enhance``, ``gt_detect`` [1, H, W] float32 with the grey
-values of the files (the network and its metrics are made for 0..255), ``name`` (file
-name of the noisy image), ``id`` (number of the sample in its split).
+and, in folders that ``synthesize.py`` wrote, ``gt_superresolution/0.tif``: columns as
+spots of one pixel with their intensity, on zero.
+
+A sample: ``noisy`` and the targets that exist [1, H, W] float32 with the grey values of
+the files (the network and its metrics are made for 0..255), ``name`` (file name of the
+noisy image), ``id`` (number of the sample in its split).
 
 Source: Li et al., "Noise Calibration and Spatial-Frequency Interactive Network for STEM
 Image Enhancement", CVPR 2025, arXiv:2504.02555; the archives are those of
@@ -77,9 +80,9 @@ class SFINDataset(io.Dataset):
     Args:
         path: The root folder.
         split: ``train``, ``val`` or ``test``.
-        target_subdir: The target of the network, ``gt_enhance`` or ``gt_detect``. This
-            folder must exist; the other one is loaded if it exists. None loads noisy
-            images only.
+        target_subdir: The target of the network, ``gt_enhance``, ``gt_detect`` or
+            ``gt_superresolution``. This folder must exist; the others are loaded if
+            they exist. None loads noisy images only.
         data_count: Use only the first samples of the split.
         build_samples_cfg: ``match_mode``: ``indexed`` (default) pairs files whose names
             are the same whole number (``7.png``, ``007.tif``), ``matched`` those whose
@@ -118,7 +121,7 @@ class SFINDataset(io.Dataset):
         "https://paddle-org.bj.bcebos.com/paddlematerials/datasets/SFIN/sfin_bf.zip"
     )
     bf_md5 = "74ec1c1959e162669cc8cbbc8713bda0"
-    label_subdirs = ("gt_enhance", "gt_detect")
+    label_subdirs = ("gt_enhance", "gt_detect", "gt_superresolution")
 
     def __init__(
         self,
@@ -303,7 +306,7 @@ def _files(folder: str, mode: str) -> dict[Any, str]:
     if not os.path.isdir(folder):
         raise FileNotFoundError(
             f"'{folder}' does not exist; wanted root/<split>/noisy and beside it the "
-            "targets gt_enhance, gt_detect"
+            "targets gt_enhance, gt_detect or gt_superresolution"
         )
     found: dict[Any, str] = {}
     for name in image_names(folder):

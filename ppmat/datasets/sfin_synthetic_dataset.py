@@ -15,8 +15,9 @@
 """Synthetic pairs of noisy and clean STEM images, drawn when they are read.
 
 A sample has the form of :class:`~ppmat.datasets.sfin_dataset.SFINDataset`: ``noisy``,
-``gt_enhance``, ``gt_detect`` [1, H, W] float32, ``name``, ``id``. Nothing is downloaded
-or stored; the loader's workers draw scene and noise.
+``gt_enhance``, ``gt_detect``, in HAADF ``gt_superresolution`` [1, H, W] float32,
+``name``, ``id``. Nothing is downloaded or stored; the loader's workers draw scene and
+noise.
 
 Source: the idea of Li et al., CVPR 2025, arXiv:2504.02555, Sec. 3. The paper does not
 publish its recipe; docs/stem/synthetic_training.md describes the one used here.
@@ -70,6 +71,8 @@ class SFINSyntheticDataset(io.Dataset):
         width: Smallest and largest standard deviation of a column, as a fraction of
             the smallest distance between two.
         random_share: Fraction of the scenes without a lattice.
+        pair_share: Fraction of the scenes of spots whose columns are close pairs, 2 to
+            3.5 standard deviations apart.
         uneven_share: Fraction of the scenes with uneven thickness, an edge, a support
             or vacuum (:mod:`ppmat.stem.scenes.uneven_specimen`).
         background: ``remove``: the smooth background of the noise model is noise, as in
@@ -78,11 +81,13 @@ class SFINSyntheticDataset(io.Dataset):
             as prediction does (:func:`ppmat.stem.images.background.slow_variation`).
             Needs ``scaling: robust``.
         scaling: ``robust`` scales the noisy image by its percentiles, as prediction
-            does, and the clean image with the same factor and offset. ``grey`` keeps
-            the values of the noise model, for data with the grey levels 0 to 255.
+            does, and the clean image with the same factor and offset.
+            ``gt_superresolution``, whose background is zero, gets the factor alone.
+            ``grey`` keeps the values of the noise model, for data with the grey levels
+            0 to 255.
         seed: Of all random numbers.
         target_subdir: Accepted for configurations of ``SFINDataset``, without effect:
-            a sample has both targets.
+            a sample has all targets of its mode.
         transforms: Applied to each sample.
 
     Raises:
@@ -107,6 +112,7 @@ class SFINSyntheticDataset(io.Dataset):
         spacing: Sequence[float] = (9.0, 36.0),
         width: Sequence[float] = (0.1, 0.36),
         random_share: float = 0.25,
+        pair_share: float = 0.0,
         uneven_share: float = 0.0,
         background: str = "remove",
         flat_share: float = 0.0,
@@ -120,6 +126,11 @@ class SFINSyntheticDataset(io.Dataset):
         check_choice("mode", mode, MODES)
         check_choice("scaling", scaling, ("robust", "grey"))
         check_choice("target_subdir", target_subdir, (*SFINDataset.label_subdirs, None))
+        if mode == "bf" and target_subdir == "gt_superresolution":
+            raise ValueError(
+                "target_subdir is gt_superresolution, but mode is 'bf', where a column "
+                "has no intensity of its own; wanted mode 'haadf'"
+            )
         check_choice("background", background, ("remove", "keep"))
         if not 0 <= flat_share <= 1 or (flat_share and scaling == "grey"):
             raise ValueError(
@@ -153,6 +164,7 @@ class SFINSyntheticDataset(io.Dataset):
             spacing=_pair("spacing", spacing),
             width=_pair("width", width),
             random_share=random_share,
+            pair_share=pair_share,
             uneven_share=uneven_share,
         )
 
@@ -195,10 +207,17 @@ class SFINSyntheticDataset(io.Dataset):
         if self.flat_share and rng.random() < self.flat_share:
             slow = slow_variation(noisy)
             clean, noisy = clean - slow, noisy - slow
+        offset, scale = 0.0, 1.0
         if self.scaling == "robust" and noisy.min() < noisy.max():
             offset, scale, _ = robust_scaling(noisy)
-            clean, noisy = (clean - offset) / scale, (noisy - offset) / scale
-        return {"noisy": noisy, "gt_enhance": clean, "gt_detect": scene.gt_detect}
+        images = {
+            "noisy": (noisy - offset) / scale,
+            "gt_enhance": (clean - offset) / scale,
+            "gt_detect": scene.gt_detect,
+        }
+        if self.mode == "haadf":
+            images["gt_superresolution"] = scene.gt_superresolution / scale
+        return images
 
 
 def _read_noise_models(noise: str | Sequence[str], mode: str) -> list[NoiseModel]:

@@ -21,7 +21,8 @@ For ``a < 0`` the network sees the negative of the image, on which it was not tr
 docs/stem/enhancement.md gives the reasons.
 
 A map of atomic columns (a model with the target ``gt_detect``) has no units to return
-to and stays in grey levels.
+to and stays in grey levels. Super-resolution (``gt_superresolution``) draws columns on
+zero, so its result is ``network(grey) * scale``, and ``f(a * x + b) = a * f(x)``.
 """
 
 from __future__ import annotations
@@ -74,6 +75,7 @@ FLAGS = {
 # Meaning of the values of a result, for the record.
 VALUES_LIKE_INPUT = "units of the input"
 VALUES_OF_MAP = "map of columns, grey levels 0 to 255"
+VALUES_OF_SUPERRESOLUTION = "columns as narrow spots on zero, units of the input"
 
 
 @dataclass(frozen=True)
@@ -194,7 +196,7 @@ def enhance_image(
         "scaling": list(scaling) if isinstance(scaling, tuple) else scaling,
         "input": {"shape": list(data.shape), "dtype": str(kind), "stack": bool(lead)},
         "output_dtype": str(final),
-        "output_values": VALUES_OF_MAP if tiles.gives_map else VALUES_LIKE_INPUT,
+        "output_values": _meaning(tiles),
         "frames": frames,
         "versions": _versions(),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat("T", "seconds"),
@@ -202,6 +204,13 @@ def enhance_image(
     if _is_signal(x):
         image = _signal_like(x, image, record)
     return Enhancement(image, x, record)
+
+
+def _meaning(tiles: TileFunction) -> str:
+    """Return the meaning of the values of a result."""
+    if not tiles.gives_map:
+        return VALUES_LIKE_INPUT
+    return VALUES_OF_SUPERRESOLUTION if tiles.map_has_units else VALUES_OF_MAP
 
 
 # One frame ------------------------------------------------------------------------
@@ -250,7 +259,8 @@ def _enhance_frame(
         raise InputError("the network returned NaN or infinite values", where=where)
     del grey
     if tiles.gives_map:
-        result = clean.astype(working, copy=False)
+        factor = scale if tiles.map_has_units else 1.0
+        result = _affine(clean, factor, 0.0, working)
     else:
         result = _affine(clean, scale, offset, working)
         found["residual"] = residual_statistics(frame, result, missing)

@@ -12,46 +12,75 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The packaged models: which one enhances an image if none is named. No Paddle."""
+"""The packaged models: which one is used for a task if none is named. No Paddle."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from ppmat.utils.registry import ConfigError
 
 DEFAULT_MODE = "haadf"
+DEFAULT_TASK = "enhance"
 # Kind of image -> registered name of a model in ppmat/models/packages.
 PACKAGED_MODELS = {
     "haadf": "sfin_haadf_enhance_synthetic_small",
     "bf": "sfin_bf_enhance_synthetic_small",
 }
+MODELS_OF_TASK = {
+    DEFAULT_TASK: PACKAGED_MODELS,
+    "superresolution": {"haadf": "sfin_haadf_superresolution_synthetic_small"},
+}
+# How to train a model of a task for which none comes with ppmat.
+_HOW_TO_TRAIN = {
+    "superresolution": "Train one with spectrum_enhancement/train.py -c "
+    "configs/sfin/sfin_haadf_superresolution_synthetic.yaml, and give --config_path "
+    "and --checkpoint_path.",
+}
 
 
 def choose_model_name(
-    mode: str | None = None, model_name: str | None = None, **own_model: Any
+    mode: str | None = None,
+    model_name: str | None = None,
+    task: str | None = None,
+    **own_model: Any,
 ) -> str | None:
     """Return the name of the model to load; None for a model of the caller's own.
 
     ``own_model`` is what describes a model of the caller's own, None if not given. A
-    ``mode`` goes with no other model.
+    ``mode`` or ``task`` goes with no other model.
 
     Example:
         >>> choose_model_name("bf")
         'sfin_bf_enhance_synthetic_small'
+        >>> choose_model_name(task="superresolution")
+        'sfin_haadf_superresolution_synthetic_small'
         >>> choose_model_name(model_name="sfin_haadf_detect")
         'sfin_haadf_detect'
     """
     options = {"model_name": model_name, **own_model}
     given = [name for name, value in options.items() if value is not None]
-    if mode is None:
-        return model_name if given else PACKAGED_MODELS[DEFAULT_MODE]
-    if given:
+    if mode is None and task is None and given:
+        return model_name
+    for name, value in (("mode", mode), ("task", task)):
+        if value is not None and given:
+            raise ConfigError(
+                f"{name}={value} chooses a packaged model and does not go with "
+                f"{' and '.join(given)}; leave one of them out"
+            )
+    task = _legal("task", task or DEFAULT_TASK, MODELS_OF_TASK)
+    mode = _legal("mode", mode or DEFAULT_MODE, PACKAGED_MODELS)
+    if mode not in MODELS_OF_TASK[task]:
         raise ConfigError(
-            f"mode={mode} chooses a packaged model and does not go with "
-            f"{' and '.join(given)}; leave one of them out"
+            f"no {mode.upper()} model for {task} comes with ppmat",
+            hint=_HOW_TO_TRAIN[task],
         )
-    if mode not in PACKAGED_MODELS:
-        legal = " or ".join(map(repr, PACKAGED_MODELS))
-        raise ConfigError(f"mode is {mode!r}; wanted {legal}")
-    return PACKAGED_MODELS[mode]
+    return MODELS_OF_TASK[task][mode]
+
+
+def _legal(name: str, value: str, choices: Iterable[str]) -> str:
+    if value not in choices:
+        legal = " or ".join(map(repr, choices))
+        raise ConfigError(f"{name} is {value!r}; wanted {legal}")
+    return value

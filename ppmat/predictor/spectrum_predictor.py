@@ -151,7 +151,8 @@ class SpectrumPredictor(BasePredictor):
                                 checkpoint_path="best.pdparams")
 
     A model whose target is ``gt_detect`` gives a map of atomic columns, in grey levels
-    0 to 255 whatever the units of the image.
+    0 to 255 whatever the units of the image. One with ``gt_superresolution`` gives the
+    columns as spots of one pixel on zero, in units of the image.
 
     The section ``Predict`` of the YAML may have ``tile_size`` (256), ``overlap`` (64)
     and ``scaling`` (``robust``), see
@@ -159,9 +160,10 @@ class SpectrumPredictor(BasePredictor):
 
     Args:
         model_name: A registered model. Without it and ``config_path`` the packaged
-            model of ``mode``, which was trained on synthetic images.
+            model of ``mode`` and ``task``, which was trained on synthetic images.
         checkpoint_path: Weights (``.pdparams``, or ``.pth`` of the authors' code).
         mode: ``"haadf"`` or ``"bf"``: which packaged model; ``"haadf"`` when None.
+        task: ``"enhance"`` or ``"superresolution"``: which packaged model.
         weights_name, config_path, device, config_overrides: As ``BasePredictor``.
 
     Attributes:
@@ -184,10 +186,11 @@ class SpectrumPredictor(BasePredictor):
         device: str | None = None,
         config_overrides: Sequence[str] | None = None,
         mode: str | None = None,
+        task: str | None = None,
     ) -> None:
         own = {"config_path": config_path, "checkpoint_path": checkpoint_path}
         super().__init__(
-            choose_model_name(mode, model_name, **own),
+            choose_model_name(mode, model_name, task, **own),
             weights_name,
             **own,
             device=device,

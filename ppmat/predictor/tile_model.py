@@ -32,8 +32,10 @@ from ppmat.utils.errors import InputError
 
 Scaling = str | tuple[float, float]
 
-# Target of a network that marks atomic columns instead of cleaning the image.
+# Targets of networks that draw atomic columns on zero instead of cleaning the image:
+# equal spots in grey levels, or spots with the intensity of their column.
 MAP_TARGET = "gt_detect"
+SUPERRESOLUTION_TARGET = "gt_superresolution"
 
 
 @dataclass(frozen=True)
@@ -107,12 +109,15 @@ class TileFunction:
 
     Attributes:
         defaults: The options that a caller does not give.
-        gives_map: Whether the result is a map of columns in grey levels, which are not
-            converted back to the units of the image.
+        gives_map: Whether the result is a map of columns, spots on zero, which is no
+            clean image and has no residual.
+        map_has_units: Whether the spots of a map are multiplied by the scale of the
+            image, without its offset. Else they stay in grey levels.
     """
 
     defaults = EnhanceOptions()
     gives_map = False
+    map_has_units = False
 
     def __init__(self, function: TileRunner) -> None:
         self._function = function
@@ -149,7 +154,9 @@ class TileModel(TileFunction):
 
         self.network = network
         self.defaults = defaults
-        self.gives_map = getattr(network, "target_name", None) == MAP_TARGET
+        target = getattr(network, "target_name", None)
+        self.gives_map = target in (MAP_TARGET, SUPERRESOLUTION_TARGET)
+        self.map_has_units = target == SUPERRESOLUTION_TARGET
         self._description = description or {"model": type(network).__name__}
         self._description["weights"] = fingerprint(network)
         self._programs: dict[tuple[int, int], TileRunner] = {}

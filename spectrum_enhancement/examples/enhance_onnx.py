@@ -48,7 +48,7 @@ def enhance(image, session):
     (height, width), overlap = about["tile"], about["overlap"]
     if image.ndim != 2 or not np.isfinite(image).all():
         raise SystemExit(f"wanted one image without NaN, not {image.shape}")
-    is_map = about["target"] == "gt_detect"
+    is_map = about["target"] in ("gt_detect", "gt_superresolution")
     if image.min() == image.max():
         return image.astype(np.float32) * (not is_map)
     offset, scale = 0.0, 1.0
@@ -71,7 +71,9 @@ def enhance(image, session):
             (tile,) = session.run(None, {"tile": grey[place][None, None]})
             out[place] += tile[0, 0] * weight[:, None] * other
     out = out[: image.shape[0], : image.shape[1]]
-    return out if is_map else out * scale + offset
+    if about["target"] == "gt_detect":
+        return out
+    return out * scale if is_map else out * scale + offset
 
 
 def main(model, source, target):

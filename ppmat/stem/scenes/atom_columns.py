@@ -25,6 +25,9 @@ _TILE = 256  # pixels; one tile of the image is one small matrix product
 _REACH = 6.0  # standard deviations; a Gaussian has 2e-8 of its peak there
 _TARGET_HEIGHT = 255.0  # grey value of the spots in gt_detect
 _TARGET_SIGMA = 1.5  # pixels; standard deviation of the spots in gt_detect
+# Pixels; standard deviation of the spots in gt_superresolution. The narrowest Gaussian
+# that pixels sample well: 0.7 % of its spectrum's peak is left at the Nyquist limit.
+NARROW_SIGMA = 1.0
 
 
 @dataclass
@@ -88,6 +91,27 @@ class AtomColumns:
         equal = AtomColumns(self.y, self.x, _TARGET_HEIGHT * ones, _TARGET_SIGMA * ones)
         return np.clip(equal.render(shape), 0, 255)
 
+    def narrow(self, shape: tuple[int, int]) -> np.ndarray:
+        """Return ``gt_superresolution``: narrow spots on zero, image units [H, W].
+
+        Each spot has a standard deviation of one pixel and the integral of its column,
+        ``2 pi height sigma^2``. Tails of the probe count as background.
+
+        Example:
+            >>> wide = AtomColumns(*np.array([[15.0], [15.0], [10.0], [2.0]]))
+            >>> image = wide.narrow((31, 31))
+            >>> round(image[15, 15].item(), 6), round(image.sum() / wide.volume[0], 6)
+            (40.0, 1.0)
+        """
+        sigma = np.full(len(self), NARROW_SIGMA)
+        height = self.volume / (2 * np.pi * NARROW_SIGMA**2)
+        return AtomColumns(self.y, self.x, height, sigma).render(shape)
+
+    @property
+    def volume(self) -> np.ndarray:
+        """Integral of each column, image units times squared pixels [n]."""
+        return 2 * np.pi * self.height * self.sigma**2
+
     def values(self, image: np.ndarray) -> np.ndarray:
         """Return an image's values at the columns [n], by linear interpolation.
 
@@ -125,6 +149,11 @@ class Scene:
     gt_detect: np.ndarray  # equal narrow spots on black, grey levels [H, W]
     columns: AtomColumns  # also those beyond the image whose spots reach into it
     pixel_size: float | None = None  # Å; None if unknown
+
+    @property
+    def gt_superresolution(self) -> np.ndarray:
+        """Columns as narrow spots on zero, see ``AtomColumns.narrow``; [H, W]."""
+        return self.columns.narrow(self.gt_enhance.shape)
 
     def column_rows(self) -> list[dict]:
         """Return one row for each column whose centre lies on a pixel.

@@ -43,6 +43,8 @@ _MARGIN = 32.0  # pixels around the image where columns still reach into it
 _SPECIAL_SITES = np.array(
     [(0.5, 0.5), (0.5, 0.0), (0.0, 0.5), (1 / 3, 1 / 3), (2 / 3, 2 / 3)]
 )
+_PAIR_DISTANCE = (2.0, 3.5)  # of the columns of a close pair, in their sigma
+_PAIR_SPACING = 6.5  # sigma; smallest distance of pairs, of which 3 stay between them
 _MIN_SIGMA = 0.5  # pixels; smallest standard deviation of a drawn column
 _MIN_RANDOM_SPACING = 8.0  # pixels; of arrangements without a lattice
 
@@ -68,6 +70,7 @@ class SceneRecipe:
     # on a bright background.
     wave_share: float = 0.6
     thick_share: float = 0.4  # of the BF scenes of spots: with bright columns too
+    pair_share: float = 0.0  # of the scenes of spots: each column is a close pair
     uneven_share: float = 0.0  # of the scenes: thickness, edge, support or vacuum
 
     def __post_init__(self) -> None:
@@ -78,7 +81,8 @@ class SceneRecipe:
             first, last = getattr(self, name)
             if not 0 < first <= last:
                 raise ValueError(f"{name} is {(first, last)}, wanted 0 < first <= last")
-        for name in ("random_share", "wave_share", "thick_share", "uneven_share"):
+        shares = ("random_share", "wave_share", "thick_share", "uneven_share")
+        for name in (*shares, "pair_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, wanted 0 to 1")
         if self.spacing[0] * self.width[1] < _MIN_SIGMA:
@@ -125,6 +129,9 @@ def _flat_scene(
     if recipe.mode == "bf" and rng.random() < recipe.wave_share:
         return _wave_scene(rng, shape, recipe, positions, kinds, distance)
     sigma = max(rng.uniform(*recipe.width) * distance, _MIN_SIGMA)
+    if recipe.pair_share and rng.random() < recipe.pair_share:
+        sigma = max(min(sigma, distance / _PAIR_SPACING), _MIN_SIGMA)
+        positions, kinds = close_pairs(rng, positions, kinds, sigma)
     # Light columns can be more than ten times weaker than heavy ones.
     kind = np.array([1.0, *np.exp(rng.uniform(np.log(0.04), 0.0, 2))])
     strength = kind[kinds] * _variation(rng, positions, shape)
@@ -300,6 +307,22 @@ def random_positions(
         if keep[first]:
             keep[second] = False
     return tries[keep]
+
+
+def close_pairs(
+    rng: np.random.Generator, positions: np.ndarray, kinds: np.ndarray, sigma: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return each column as a pair, as in diamond and zinc blende seen along [110].
+
+    All pairs of a scene have one direction and one distance, 2 to 3.5 sigma. Their
+    second columns are of one kind, or of the kinds of the first. Positions [n, 2] and
+    sigma are in pixels; the result has twice as many columns.
+    """
+    angle, apart = rng.uniform(0, np.pi), rng.uniform(*_PAIR_DISTANCE) * sigma
+    half = apart / 2 * np.array([np.sin(angle), np.cos(angle)])
+    other = kinds if rng.random() < 0.5 else np.full(len(kinds), rng.integers(3))
+    pairs = np.concatenate([positions - half, positions + half])
+    return pairs, np.concatenate([kinds, other])
 
 
 def _variation(

@@ -14,8 +14,9 @@
 
 """A synthetic data set in the folder layout of the SFIN paper, written image by image.
 
-``train/`` and ``test/`` hold ``noisy``, ``gt_enhance`` and ``gt_detect`` with files of
-the same names. ``columns`` holds a table of atomic columns (CSV) and the drawn
+``train/`` and ``test/`` hold ``noisy``, ``gt_enhance``, ``gt_detect`` and, in HAADF,
+``gt_superresolution`` with files of the same numbers. The last is float32 TIFF in every
+data set, since narrow spots are higher than 8 bits hold. ``columns`` holds a table of atomic columns (CSV) and the drawn
 parameters (JSON) of each image. ``synthesis.json`` is the manifest of the run.
 """
 
@@ -24,6 +25,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,6 +34,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ppmat.stem.images.grey_scaling import robust_scaling
 from ppmat.stem.noise.noise_model import NoiseModel
 from ppmat.stem.scenes.atom_columns import Scene
 from ppmat.utils.errors import InputError
@@ -41,13 +44,16 @@ from ppmat.utils.files import StoredRunError
 from ppmat.utils.files import locked
 from ppmat.utils.files import replacing
 
-IMAGE_FOLDERS = ("noisy", "gt_enhance", "gt_detect")
+# Folders of images, by the mode of the noise model.
+IMAGE_FOLDERS = {
+    "haadf": ("noisy", "gt_enhance", "gt_detect", "gt_superresolution"),
+    "bf": ("noisy", "gt_enhance", "gt_detect"),
+}
 FORMATS = ("png", "tif")
 MANIFEST = "synthesis.json"
 WHITE = 255.0  # largest grey level of an 8-bit image
 _COLUMNS = "columns"  # folder of the tables and drawn parameters
-_NOISE_SIGMAS = 3.0  # standard deviations of noise that grey levels leave room for
-_MIN_CONTRAST = 60.0  # grey levels; images of lower contrast are stretched
+_EXAMPLES = 8  # noisy images that set the grey levels of a data set
 _OWN_NAME = re.compile(r"\d+\.(png|tif|csv|json)")
 # A temporary file of a killed run, also of earlier versions.
 _UNFINISHED_NAME = re.compile(r"\.\d+\.(\d+\.)?(png|tif|csv|json)(\.part)?")
@@ -61,11 +67,20 @@ def write_grey_png(path: str | Path, image: np.ndarray) -> int:
     return int(np.count_nonzero(grey != rounded))
 
 
-def noise_in_grey_levels(noise: NoiseModel) -> tuple[NoiseModel, float, float]:
-    """Scale a noise model to grey levels, so that few noisy pixels are clipped.
+def noise_in_grey_levels(
+    noise: NoiseModel, draw: Callable[[NoiseModel, int], np.ndarray]
+) -> tuple[NoiseModel, float, float]:
+    """Scale a noise model to the grey levels that prediction gives to its images.
 
-    The model is unchanged if the range of its images, with three standard deviations
-    of noise at both ends, lies within 0 to 255, and if its contrast is at least 60.
+    One transform serves the whole data set, so that its intensities stay comparable.
+    Its offset and scale are the medians of those that
+    :func:`ppmat.stem.images.grey_scaling.robust_scaling` finds in eight noisy images.
+    (Percentiles of all their pixels would be those of the few brightest images.)
+
+    Args:
+        noise: The model in the units of its images.
+        draw: Returns the noisy image [H, W] of a model and a number from 0 to 7. It
+            must follow the units of the model, so that only the scale changes.
 
     Returns:
         The model in grey levels, and ``factor`` and ``offset`` of
@@ -74,22 +89,15 @@ def noise_in_grey_levels(noise: NoiseModel) -> tuple[NoiseModel, float, float]:
     Raises:
         InputError: The images of the model have no contrast.
     """
-    contrast = noise.high - noise.low
-    if not contrast > 0:
+    if not noise.high > noise.low:
         raise InputError(
             f"the noise model was measured on images from {noise.low:g} to "
             f"{noise.high:g}, so the strength of the signal is unknown",
             hint="Calibrate it on frames with atoms.",
         )
-    ends = np.array([noise.low, noise.high])
-    # The steepest gradient of a column about ten pixels wide.
-    scan_sd = noise.scan_sd(contrast / 6)
-    sd = np.sqrt(noise.background_sd**2 + scan_sd**2 + noise.pointwise_sd(ends) ** 2)
-    low, high = ends[0] - _NOISE_SIGMAS * sd[0], ends[1] + _NOISE_SIGMAS * sd[1]
-    if low >= 0 and high <= WHITE and contrast >= _MIN_CONTRAST:
-        return noise, 1.0, 0.0
-    factor = float(WHITE / (high - low))
-    offset = float(-factor * low)
+    found = [robust_scaling(draw(noise, number))[:2] for number in range(_EXAMPLES)]
+    start, scale = (float(value) for value in np.median(found, axis=0))
+    factor, offset = 1 / scale, -start / scale
     return noise.scaled(factor, offset), factor, offset
 
 
@@ -101,6 +109,7 @@ class SynthesisFolder:
     Args:
         path: Created if missing.
         counts: Number of images of each split, by name.
+        mode: ``haadf`` or ``bf``.
         settings: What determines the images, as JSON values.
         about: Further contents of ``synthesis.json``, such as versions.
         format: ``png`` (8 bits) or ``tif`` (float32).
@@ -115,12 +124,14 @@ class SynthesisFolder:
         self,
         path: str | Path,
         counts: Mapping[str, int],
+        mode: str,
         settings: Mapping[str, Any],
         about: Mapping[str, Any],
         format: str = "png",
         overwrite: bool = False,
     ) -> None:
         check_choice("format", format, FORMATS)
+        self._kinds = IMAGE_FOLDERS[mode]
         self.path, self.counts, self.format = Path(path), dict(counts), format
         self._about = dict(about)
         self._manifest = RunManifest(
@@ -163,13 +174,16 @@ class SynthesisFolder:
                     file.unlink()
 
     def _folders(self) -> list[Path]:
-        kinds = (*IMAGE_FOLDERS, _COLUMNS)
+        kinds = (*self._kinds, _COLUMNS)
         return [self.path / split / kind for split in self.counts for kind in kinds]
+
+    def _format_of(self, kind: str) -> str:
+        return "tif" if kind == "gt_superresolution" else self.format
 
     def _files(self, split: str, number: int) -> dict[str, Path]:
         """Return the files of an image, the noisy one first."""
         folder = self.path / split
-        files = {k: folder / k / f"{number}.{self.format}" for k in IMAGE_FOLDERS}
+        files = {k: folder / k / f"{number}.{self._format_of(k)}" for k in self._kinds}
         return files | {s: folder / _COLUMNS / f"{number}.{s}" for s in ("json", "csv")}
 
     def missing(self) -> Iterator[tuple[str, int]]:
@@ -199,9 +213,9 @@ class SynthesisFolder:
                 name: stack.enter_context(replacing(path))
                 for name, path in self._files(split, number).items()
             }
-            for kind in IMAGE_FOLDERS:
+            for kind in self._kinds:
                 image = noisy if kind == "noisy" else getattr(scene, kind)
-                if self.format == "png":
+                if self._format_of(kind) == "png":
                     clipped[kind] = write_grey_png(parts[kind], image)
                 else:
                     tif = Image.fromarray(image.astype(np.float32))
