@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from ppmat.predictor import enhance
 from ppmat.predictor import enhancement
 from ppmat.predictor.enhancement import FLAGS
-from ppmat.predictor.enhancement import fill_missing
+from ppmat.predictor.frame_enhancement import fill_missing
 from ppmat.predictor.tile_model import TileFunction
 from ppmat.stem.images.grey_scaling import GREY
 from ppmat.stem.images.grey_scaling import PERCENTILES
@@ -93,9 +93,13 @@ def test_one_hot_pixel_changes_only_its_neighbourhood():
     x = picture()
     hot = x.copy()
     hot[20, 30] = 30.0
-    a, b = enhance(x, net, **SIZE), enhance(hot, net, **SIZE)
-    changed = abs(a - b) > 0.02 * span(a)
-    assert 0 < changed.sum() <= 9
+    a = enhance(x, net, **SIZE)
+    result = enhance_image(hot, net, **SIZE)
+    assert result.flags["hot_pixels"] == "1"
+    changed = abs(a - result.image) > 0.02 * span(a)
+    assert changed.sum() <= 9
+    assert result.raw[20, 30] == 30.0 and result.image[20, 30] < 2.0
+    assert result.whiteness["pixels"] == x.size - 1
     # Broken twin: the whole picture sinks to a few levels.
     assert span(min_max_twin(hot)[:15]) < 0.1 * span(min_max_twin(x)[:15])
 

@@ -62,7 +62,7 @@ def lattice_spacing(
         >>> round(lattice_spacing(np.cos(y / 7.5) + np.cos(x / 7.5)), 1)
         7.5
     """
-    power, first = _mean_power(image, missing)
+    power, first = mean_power(image, missing)
     peaks = _find_peaks(power, first)
     if not len(peaks):
         return None
@@ -77,7 +77,7 @@ def lattice_spacing(
     return _shortest_vector(*cell)
 
 
-def _mean_power(
+def mean_power(
     image: np.ndarray, missing: np.ndarray | None
 ) -> tuple[np.ndarray, float]:
     """Return the mean power of blocks [n, n], zero in the middle, and the least radius.
