@@ -27,9 +27,10 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from ppmat.predictor.image_checks import image_flags
+from ppmat.predictor.image_checks import image_checks
 from ppmat.predictor.resampling import resample
 from ppmat.predictor.resampling import trained_shape
+from ppmat.predictor.resampling import with_white_noise
 from ppmat.predictor.residual import residual_statistics
 from ppmat.predictor.slow_background import give_back_structure
 from ppmat.predictor.slow_background import separate_background
@@ -110,7 +111,8 @@ def enhance_frame(
     small, gone = seen, missing
     if shape != seen.shape:
         found["resampled"] = list(shape)
-        small = resample(seen, shape)
+        finer = shape[0] > seen.shape[0]
+        small = (with_white_noise if finer else resample)(seen, shape)
         gone = None if missing is None else _resampled_mask(missing, shape)
     result, slow, steps = _through_network(small, gone, tiles, options, where, on_tiles)
     flags.update(steps.pop("flags"))
@@ -120,12 +122,15 @@ def enhance_frame(
         slow = None if slow is None else resample(slow, seen.shape)
     if not tiles.gives_map:
         unseen = missing if hot is None else hot if missing is None else hot | missing
-        raw = frame
-        if slow is not None and options.background == "remove":
-            raw = seen - slow
+        removed = slow is not None and not found["background"]["added_again"]
+        raw = seen - slow if removed else frame
         found["residual"] = residual_statistics(raw, result, unseen, options.tile_size)
         flags.update(found["residual"].pop("flags"))
-        flags.update(image_flags(seen, result, slow, found))
+        signal = result if slow is None or removed else result - slow
+        residual = seen - slow - result if removed else seen - result
+        more, checks = image_checks(residual, signal, missing, spacing)
+        found["residual"].update(more)
+        flags.update(checks)
     if missing is not None:
         result[missing] = frame[missing]
     return result, found

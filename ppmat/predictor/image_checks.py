@@ -38,12 +38,36 @@ IMAGE_FLAGS = {
 }
 
 
-def image_flags(
-    raw: np.ndarray, enhanced: np.ndarray, slow: np.ndarray | None, found: dict
-) -> dict[str, str]:
-    """Return the flags of an image, see :data:`IMAGE_FLAGS`."""
+def image_checks(
+    residual: np.ndarray,
+    signal: np.ndarray,
+    missing: np.ndarray | None,
+    spacing: float | None,
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Return numbers for the record, and flags of an image, see :data:`IMAGE_FLAGS`.
+
+    Args:
+        residual: [H, W], raw - enhanced.
+        signal: [H, W], enhanced without a separated slow variation.
+        missing: bool [H, W], pixels to leave out; None for none.
+        spacing: Of the lattice, pixels; None if there is none.
+
+    Returns:
+        ``signal``: standard deviation of the signal in that of the residual;
+        ``high_frequencies``: see :func:`noise_whiteness`.
+    """
+    known = ... if missing is None else ~missing
+    noise = float(np.std(residual[known], dtype=np.float64))
+    contrast = float(np.std(signal[known], dtype=np.float64))
+    found = {"high_frequencies": noise_whiteness(residual, missing)}
+    found["signal"] = contrast / noise if noise > 0 else None
     flags: dict[str, str] = {}
-    return flags
+    if spacing is None and noise > 0:
+        hardly = found["signal"] < LEAST_SIGNAL
+        flags["hardly_any_signal" if hardly else "amorphous"] = f"{found['signal']:.2f}"
+    if noise > 0 and found["high_frequencies"] < LEAST_WHITE:
+        flags["already_filtered"] = f"{found['high_frequencies']:.2f}"
+    return found, flags
 
 
 def noise_whiteness(residual: np.ndarray, missing: np.ndarray | None = None) -> float:

@@ -24,6 +24,12 @@ from __future__ import annotations
 import numpy as np
 from scipy import fft
 
+_MEDIAN_OF_SQUARE = 0.455  # of a normally distributed number with variance 1
+# Spacing that a fine lattice gets, in units of the finest of the training. RMS errors at
+# 4, 5 and 6 pixels (training from 9): 4.6, 4.6, 4.4 at 1; 4.3, 3.9, 3.7 at 4/3; 4.2,
+# 3.8, 3.5 at 16/9, for 1.8 times the work.
+_INSIDE = 4 / 3
+
 
 def resample(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Return an image of another shape, of the same outline and mean.
@@ -48,6 +54,28 @@ def resample(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return image
 
 
+def with_white_noise(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Return an image on a finer grid whose noise is white again.
+
+    A finer grid has short waves that the image does not have. Without noise there, the
+    noise of neighbouring pixels is correlated, as in no training image. So they get
+    noise of the image's own power, which is the median of its waves. The random numbers
+    are the same for each image, and :func:`resample` back takes this noise away.
+
+    Args:
+        image: Finite numbers [H, W], float32 or float64.
+        shape: Height and width of the result, at least those of the image.
+    """
+    waves = fft.dctn(image, norm="ortho")
+    power = np.median(np.square(waves, dtype=np.float64)) / _MEDIAN_OF_SQUARE
+    # Equal pixels must not differ between machines: the legacy generator is stable.
+    random = np.random.RandomState(0).standard_normal(shape).astype(image.dtype)
+    random *= image.dtype.type(np.sqrt(power))
+    random[: image.shape[0], : image.shape[1]] = waves
+    random *= image.dtype.type(np.sqrt(random.size / image.size))
+    return fft.idctn(random, norm="ortho", overwrite_x=True)
+
+
 def _resample_axis(image: np.ndarray, size: int, axis: int) -> np.ndarray:
     old = image.shape[axis]
     waves = fft.dct(image, axis=axis, norm="ortho")
@@ -68,15 +96,17 @@ def trained_shape(
         trained: Shortest and longest spacing of the training; None if not known.
 
     Returns:
-        ``shape`` itself if the spacing is inside. Otherwise the spacing becomes the
-        geometric mean of the training's, where most training images are near.
+        ``shape`` itself if the spacing is inside. A coarser lattice becomes the
+        coarsest of the training, which keeps most details. A finer one becomes
+        4/3 of the finest: nearer to the limit the network does worse, and with more
+        pixels the work grows.
 
     Example:
         >>> trained_shape((300, 400), 72.0, (9.0, 36.0))
-        (75, 100)
+        (150, 200)
     """
     if spacing is None or trained is None or trained[0] <= spacing <= trained[1]:
         return shape
-    factor = np.sqrt(trained[0] * trained[1]) / spacing
-    height, width = (max(2, round(size * factor)) for size in shape)
+    wanted = trained[1] if spacing > trained[1] else _INSIDE * trained[0]
+    height, width = (max(2, round(size * wanted / spacing)) for size in shape)
     return height, width

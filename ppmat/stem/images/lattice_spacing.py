@@ -34,9 +34,9 @@ _LEAST_PERIODS = 3.0
 # exponentially distributed: one of 10^6 values reaches 14, one of 500 million 20.
 _MIN_RING_RATIO = 20.0
 # Power of a peak in units of its neighbours along its own direction. A mean over few
-# values of noise reaches a third of its expectation, so a streak stays below.
+# values of noise reaches a fourth of its expectation, so a streak stays below.
 _MIN_STREAK_RATIO = 8.0
-_STREAK = (3.0, 4.0, 5.0)  # bins from the peak to these neighbours
+_STREAK = (2.5, 3.0, 3.5)  # bins from the peak to these neighbours
 # Share of the strongest peak's power. Weaker ones belong to other things than the
 # columns: an amplitude of a seventh.
 _MIN_SHARE = 0.02
@@ -140,6 +140,8 @@ def _find_peaks(power: np.ndarray, first: float) -> np.ndarray:
     top = power == ndimage.maximum_filter(power, size=5, mode="wrap")
     half = (y[:, None] > 0) | ((y[:, None] == 0) & (x > 0))
     inside = (radius >= first) & (radius < middle - 1)
+    # Smoothed noise has next to no power at short waves, where anything stands out.
+    inside &= power > noise[ring].mean()
     rows, columns = np.nonzero(top & half & inside & (relative > _MIN_RING_RATIO))
     if not len(rows):
         return np.zeros((0, 2))
@@ -162,15 +164,13 @@ def _along(power: np.ndarray, place: np.ndarray) -> np.ndarray:
     """
     middle = len(power) // 2
     radius = np.hypot(*place.T)
-    sides = []
-    for sign in (-1, 1):
-        steps = []
-        for step in _STREAK:
-            to = np.maximum(radius + sign * step, 1.0)
-            spots = place.T * (to / radius) + middle
-            steps.append(ndimage.map_coordinates(power, spots, order=1, mode="nearest"))
-        sides.append(np.mean(steps, axis=0))
-    return np.sqrt(sides[0] * sides[1])
+    logarithms = []
+    for step in (*_STREAK, *(-step for step in _STREAK)):
+        to = np.maximum(radius + step, 1.0)
+        spots = place.T * (to / radius) + middle
+        beside = ndimage.map_coordinates(power, spots, order=1, mode="nearest")
+        logarithms.append(np.log(np.maximum(beside, np.finfo(np.float64).tiny)))
+    return np.exp(np.mean(logarithms, axis=0))
 
 
 def _centre(power: np.ndarray, spot: np.ndarray) -> np.ndarray:
