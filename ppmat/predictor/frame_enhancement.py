@@ -122,18 +122,36 @@ def enhance_frame(
         slow = None if slow is None else resample(slow, seen.shape)
     if not tiles.gives_map:
         unseen = missing if hot is None else hot if missing is None else hot | missing
-        removed = slow is not None and not found["background"]["added_again"]
-        raw = seen - slow if removed else frame
-        found["residual"] = residual_statistics(raw, result, unseen, options.tile_size)
-        flags.update(found["residual"].pop("flags"))
-        signal = result if slow is None or removed else result - slow
-        residual = seen - slow - result if removed else seen - result
-        more, checks = image_checks(residual, signal, missing, spacing)
-        found["residual"].update(more)
-        flags.update(checks)
+        found["residual"], more = _checks(frame, result, slow, unseen, found, options)
+        flags.update(more)
     if missing is not None:
         result[missing] = frame[missing]
     return result, found
+
+
+def _checks(
+    frame: np.ndarray,
+    result: np.ndarray,
+    slow: np.ndarray | None,
+    unseen: np.ndarray | None,
+    found: dict[str, Any],
+    options: EnhanceOptions,
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the statistics of the residual, and flags.
+
+    A slow variation that was separated counts neither as residual nor as signal.
+    """
+    raw, signal = frame, result
+    if slow is not None:
+        with np.errstate(invalid="ignore"):
+            raw = frame - slow
+        signal = result - slow if found["background"]["added_again"] else result
+    statistics = residual_statistics(raw, signal, unseen, options.tile_size)
+    flags = statistics.pop("flags")
+    with np.errstate(invalid="ignore"):
+        residual = raw - signal
+    numbers, more = image_checks(residual, signal, unseen, found["spacing"])
+    return statistics | numbers, flags | more
 
 
 def _pixels(data: Any, where: str) -> tuple[np.ndarray, np.ndarray | None]:

@@ -25,8 +25,8 @@ import numpy as np
 from scipy import fft
 
 _MEDIAN_OF_SQUARE = 0.455  # of a normally distributed number with variance 1
-# Spacing that a fine lattice gets, in units of the finest of the training. RMS errors at
-# 4, 5 and 6 pixels (training from 9): 4.6, 4.6, 4.4 at 1; 4.3, 3.9, 3.7 at 4/3; 4.2,
+# Spacing that a fine lattice gets, in units of the finest of the training. RMS errors
+# at 4, 5 and 6 pixels (training from 9): 4.6, 4.6, 4.4 at 1; 4.3, 3.9, 3.7 at 4/3; 4.2,
 # 3.8, 3.5 at 16/9, for 1.8 times the work.
 _INSIDE = 4 / 3
 
