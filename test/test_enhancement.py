@@ -494,9 +494,11 @@ def waves(size, spacing):
     return np.cos(y) + np.cos(x) + np.random.default_rng(6).normal(0, 0.1, x.shape)
 
 
-@pytest.mark.parametrize(("spacing", "shape"), [(4.5, 256), (40.0, 48), (12.0, 96)])
-def test_other_spacings_are_resampled_and_back(spacing, shape):
-    x = waves(96, spacing)
+@pytest.mark.parametrize(
+    ("spacing", "size", "shape"), [(4.5, 96, 256), (40.0, 192, 96), (12.0, 96, 96)]
+)
+def test_other_spacings_are_resampled_and_back(spacing, size, shape):
+    x = waves(size, spacing)
     tiles = Coarse(lambda t: t)
     options = tiles.defaults.updated(**SIZE)
     result = enhancement.enhance_image(x, tiles, options)
@@ -509,7 +511,7 @@ def test_other_spacings_are_resampled_and_back(spacing, shape):
     else:
         assert frame["resampled"] == pytest.approx([shape, shape], rel=0.03)
     assert result.image.shape == x.shape
-    y, z = np.mgrid[:96, :96] * (2 * np.pi / spacing)
+    y, z = np.mgrid[:size, :size] * (2 * np.pi / spacing)
     assert np.std(result.image - np.cos(y) - np.cos(z)) < 0.12
     off = options.updated(resample="off")
     off = enhancement.enhance_image(x, tiles, off)
@@ -527,7 +529,7 @@ def test_progress_counts_the_tiles_of_resampled_frames():
     calls = []
     tiles = Coarse(lambda t: t)
     enhancement.enhance_image(
-        np.stack([waves(96, 40.0), waves(96, 12.0)]),
+        np.stack([waves(96, 4.5), waves(96, 12.0)]),
         tiles,
         tiles.defaults.updated(**SIZE),
         on_tiles=lambda *n: calls.append(n),
@@ -555,7 +557,12 @@ def test_flags_of_images():
     assert "amorphous" in flags(columns + 0.3 * noise, smooth)
     for filtered in (ndimage.gaussian_filter(lattice, 1.0), zoomed(lattice)):
         assert "already_filtered" in flags(filtered, smooth)
-    for raw in (lattice, columns + 0.3 * noise, noise, rng.poisson(lattice + 3.0)):
+    for raw in (
+        lattice,
+        columns + 0.3 * noise,
+        noise,
+        rng.poisson(waves(128, 9.0) + 3),
+    ):
         assert "already_filtered" not in flags(raw, smooth)
 
 

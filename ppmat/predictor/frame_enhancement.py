@@ -211,7 +211,12 @@ def _shape_of_run(
 def _resampled_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray | None:
     """Return the mask on another grid; None if nothing of it is left."""
     finer = [new / old for new, old in zip(shape, mask.shape, strict=True)]
-    new = ndimage.zoom(mask.astype(np.uint8), finer, order=0, grid_mode=True) > 0
+    new = (
+        ndimage.zoom(
+            mask.astype(np.uint8), finer, order=0, mode="nearest", grid_mode=True
+        )
+        > 0
+    )
     return new if new.any() and not new.all() else None
 
 

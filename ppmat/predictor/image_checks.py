@@ -26,6 +26,7 @@ LEAST_SIGNAL = 0.15
 # half of it.
 LEAST_WHITE = 0.5
 _NEAR_NYQUIST = (0.42, 0.5)  # periods per pixel
+_LEAST_SIDE = 16  # pixels; the spectrum of smaller images has too few waves
 _HALF_OF_IT = (0.18, 0.3)  # periods per pixel
 
 IMAGE_FLAGS = {
@@ -73,8 +74,11 @@ def image_checks(
 def noise_whiteness(residual: np.ndarray, missing: np.ndarray | None = None) -> float:
     """Return the residual's power near the Nyquist frequency over that at half of it.
 
-    Both are medians, which do not see the peaks of a lattice.
+    Both are medians, which do not see the peaks of a lattice. 1 for white noise, and
+    for images that are too small.
     """
+    if min(residual.shape) < _LEAST_SIDE:
+        return 1.0
     power, _ = mean_power(residual, missing)
     size = len(power)
     step = (np.arange(size) - size // 2) / size

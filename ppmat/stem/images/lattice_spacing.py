@@ -33,9 +33,9 @@ _LEAST_PERIODS = 3.0
 # Power of a peak in units of the mean of its ring. In white noise the power is
 # exponentially distributed: one of 10^6 values reaches 14, one of 500 million 20.
 _MIN_RING_RATIO = 20.0
-# Power of a peak in units of its neighbours along its own direction. A mean over few
-# values of noise reaches a fourth of its expectation, so a streak stays below.
-_MIN_STREAK_RATIO = 8.0
+# Power of a peak in units of the geometric mean of its neighbours along its own
+# direction. Along a streak of noise the largest of some hundred values reaches 27.
+_MIN_STREAK_RATIO = 30.0
 _STREAK = (2.5, 3.0, 3.5)  # bins from the peak to these neighbours
 # Share of the strongest peak's power. Weaker ones belong to other things than the
 # columns: an amplitude of a seventh.
@@ -133,8 +133,7 @@ def _find_peaks(power: np.ndarray, first: float) -> np.ndarray:
     y, x = (np.arange(size) - middle for _ in range(2))
     radius = np.hypot(y[:, None], x)
     ring = np.rint(radius).astype(int)
-    # The median of a ring does not see the peaks on it.
-    noise = ndimage.median(power, ring, np.arange(ring.max() + 1)) / np.log(2)
+    noise = _noise_of_rings(power, ring)
     smallest = np.finfo(np.float64).eps ** 2 * power.max()  # images without noise
     relative = power / np.maximum(noise, smallest)[ring]
     top = power == ndimage.maximum_filter(power, size=5, mode="wrap")
@@ -156,11 +155,24 @@ def _find_peaks(power: np.ndarray, first: float) -> np.ndarray:
     return place[np.argsort(np.hypot(*place.T))] / size
 
 
+def _noise_of_rings(power: np.ndarray, ring: np.ndarray) -> np.ndarray:
+    """Return the mean power of noise on each ring, from its lower quarter.
+
+    Peaks and their rims can be more than half of a small ring. A quarter of the values
+    of an exponential distribution is below ``-log(3/4)`` of its mean.
+    """
+    half = np.s_[: len(power) // 2 + 1]
+    rings, values = ring[half].ravel(), power[half].ravel()
+    order = np.lexsort((values, rings))
+    counts = np.bincount(rings)
+    quarter = np.cumsum(counts) - counts + counts // 4
+    return values[order][np.minimum(quarter, len(values) - 1)] / -np.log(0.75)
+
+
 def _along(power: np.ndarray, place: np.ndarray) -> np.ndarray:
     """Return the power expected at each place [n] from its direction.
 
-    This is the geometric mean of the power nearer to and farther from the middle, which
-    is exact for a streak that falls as a power of the radius.
+    This is the geometric mean of the power nearer to and farther from the middle.
     """
     middle = len(power) // 2
     radius = np.hypot(*place.T)
