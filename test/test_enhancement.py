@@ -23,12 +23,14 @@ import pytest
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from ppmat.predictor import enhance
 from ppmat.predictor import enhancement
 from ppmat.predictor.enhancement import FLAGS
-from ppmat.predictor.enhancement import fill_missing
+from ppmat.predictor.frame_enhancement import fill_missing
 from ppmat.predictor.tile_model import TileFunction
+from ppmat.predictor.tile_model import TrainedRange
 from ppmat.stem.images.grey_scaling import GREY
 from ppmat.stem.images.grey_scaling import PERCENTILES
 
@@ -93,9 +95,13 @@ def test_one_hot_pixel_changes_only_its_neighbourhood():
     x = picture()
     hot = x.copy()
     hot[20, 30] = 30.0
-    a, b = enhance(x, net, **SIZE), enhance(hot, net, **SIZE)
-    changed = abs(a - b) > 0.02 * span(a)
-    assert 0 < changed.sum() <= 9
+    a = enhance(x, net, **SIZE)
+    result = enhance_image(hot, net, **SIZE)
+    assert result.flags["hot_pixels"] == "1"
+    changed = abs(a - result.image) > 0.02 * span(a)
+    assert changed.sum() <= 9
+    assert result.raw[20, 30] == 30.0 and result.image[20, 30] < 2.0
+    assert result.whiteness["pixels"] == x.size - 1
     # Broken twin: the whole picture sinks to a few levels.
     assert span(min_max_twin(hot)[:15]) < 0.1 * span(min_max_twin(x)[:15])
 
@@ -400,6 +406,168 @@ def test_a_mean_over_few_pixels_keeps_noise():
     # (-2/9 + 6/81) / (1 - 2/9 + 1/9), see docs/stem/enhancement.md
     assert found.whiteness["slow_axis"][0] == pytest.approx(-1 / 6, abs=0.02)
     assert "noise_kept" in found.flags
+
+
+def fade(tiles):
+    """A network that knows flat backgrounds only: tiles lose their mean over 16."""
+    means = tiles.reshape(len(tiles), 1, 2, 16, 2, 16).mean((3, 5), keepdims=True)
+    return tiles - np.broadcast_to(means, (*means.shape[:3], 16, 2, 16)).reshape(
+        tiles.shape
+    )
+
+
+def slope(height=128, width=150):
+    y, x = np.mgrid[:height, :width]
+    return 0.05 * x + 0.5 * np.exp(-((y - 60) ** 2 + (x - 80) ** 2) / 2 / 40**2)
+
+
+def test_a_slow_background_is_kept_from_the_network_and_added_again():
+    flat, slow = picture(128, 150), slope()
+    tilted = flat + slow
+    result = enhance_image(tilted, lambda t: t, **SIZE)
+    background = result.record["frames"][0]["background"]
+    assert background["separated"] and background["added_again"]
+    assert background["ratio"] > 2 > background["limit"] == 0.5
+    np.testing.assert_allclose(result.image, tilted, atol=1e-5)
+    plain = enhance_image(flat, net, **SIZE)
+    assert not plain.record["frames"][0]["background"]["separated"]
+    error = enhance_image(tilted, fade, **SIZE).image - tilted
+    # Broken twin: the network sees the background as well, and says so.
+    twin = enhance_image(tilted, fade, scaling=(0.0, 1.0), background="keep", **SIZE)
+    assert twin.record["frames"][0]["background"]["separated"]
+    grey = enhance_image(50 * tilted, fade, scaling="grey", **SIZE)
+    assert "background_outside_training" in grey.flags
+    assert "smooth_residual" in grey.flags
+    assert np.std(grey.image / 50 - tilted) > 5 * np.std(error)
+
+
+def test_a_background_is_removed_on_request():
+    flat, slow = picture(128, 150), slope()
+    result = enhance_image(flat + slow, lambda t: t, background="remove", **SIZE)
+    background = result.record["frames"][0]["background"]
+    assert background["separated"] and not background["added_again"]
+    left = result.image[20:-20, 20:-20] - flat[20:-20, 20:-20]
+    assert np.std(left) < 0.06 * np.std(slow[20:-20, 20:-20])
+    assert np.median(result.image) == pytest.approx(np.median(flat + slow), abs=0.1)
+    kept = enhance_image(flat, net, background="keep", **SIZE)
+    assert kept.record["frames"][0]["background"]["added_again"]
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.floats(-4, 4), st.floats(-5, 5), st.sampled_from(["auto", "remove"]))
+def test_backgrounds_follow_gain_and_dark_level(log_gain, shift, background):
+    gain = 10.0**log_gain
+    x = np.stack([picture(64, 80) + slope(64, 80), picture(64, 80, seed=4)])
+    options = dict(SIZE, background=background)
+    wanted = enhance(x, net, **options)
+    found = enhance(Signal(gain * (x + shift)), net, **options).data
+    assert abs(found / gain - shift - wanted).max() < 1e-4 * span(x)
+
+
+def test_holes_do_not_shape_the_background():
+    x = picture(96, 96) + slope(96, 96)
+    holes = np.zeros(x.shape, dtype=bool)
+    holes[30:60, 40:70] = True
+    masked = [np.ma.MaskedArray(np.where(holes, v, x), holes) for v in (1e6, -3.0)]
+    a, b = (enhance(m, net, **SIZE) for m in masked)
+    np.testing.assert_array_equal(a[~holes], b[~holes])
+    nan = enhance(np.where(holes, np.nan, x), net, **SIZE)
+    np.testing.assert_array_equal(nan[~holes], a.data[~holes])
+    assert np.isnan(nan[holes]).all()
+
+
+def test_a_ramp_and_nothing_else_comes_back():
+    x = np.mgrid[:64, :64][1] * 0.5
+    result = enhance_image(x, net, **SIZE)
+    assert "constant" in result.flags
+    np.testing.assert_allclose(result.image, x, atol=1e-9)
+
+
+class Coarse(TileFunction):
+    """A function made for lattices of 9 to 20 pixels."""
+
+    trained = TrainedRange((9.0, 20.0))
+
+
+def waves(size, spacing):
+    y, x = np.mgrid[:size, :size] * (2 * np.pi / spacing)
+    return np.cos(y) + np.cos(x) + np.random.default_rng(6).normal(0, 0.1, x.shape)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "size", "shape"), [(4.5, 96, 256), (40.0, 192, 96), (12.0, 96, 96)]
+)
+def test_other_spacings_are_resampled_and_back(spacing, size, shape):
+    x = waves(size, spacing)
+    tiles = Coarse(lambda t: t)
+    options = tiles.defaults.updated(**SIZE)
+    result = enhancement.enhance_image(x, tiles, options)
+    frame = result.record["frames"][0]
+    assert frame["spacing"] == pytest.approx(spacing, rel=0.03)
+    inside = spacing == 12.0
+    assert ("spacing_outside_training" in result.flags) != inside
+    if inside:
+        assert frame["resampled"] is None
+    else:
+        assert frame["resampled"] == pytest.approx([shape, shape], rel=0.03)
+    assert result.image.shape == x.shape
+    y, z = np.mgrid[:size, :size] * (2 * np.pi / spacing)
+    assert np.std(result.image - np.cos(y) - np.cos(z)) < 0.12
+    off = options.updated(resample="off")
+    off = enhancement.enhance_image(x, tiles, off)
+    assert off.record["frames"][0]["resampled"] is None
+    assert ("spacing_outside_training" in off.flags) != inside
+    # Gain and dark level, and a hole.
+    hole = np.where(abs(y - z) < 0.3, np.nan, x) if spacing > 30 else x
+    one = enhancement.enhance_image(hole, tiles, options).image
+    two = enhancement.enhance_image(7 * hole - 3, tiles, options).image
+    np.testing.assert_allclose(two, 7 * one - 3, atol=1e-4)
+    np.testing.assert_array_equal(np.isnan(one), np.isnan(hole))
+
+
+def test_progress_counts_the_tiles_of_resampled_frames():
+    calls = []
+    tiles = Coarse(lambda t: t)
+    enhancement.enhance_image(
+        np.stack([waves(96, 4.5), waves(96, 12.0)]),
+        tiles,
+        tiles.defaults.updated(**SIZE),
+        on_tiles=lambda *n: calls.append(n),
+    )
+    assert calls[-1][0] == calls[-1][1] == len(calls)
+
+
+def test_flags_of_images():
+    rng = np.random.default_rng(8)
+    size = {"tile_size": 64}
+    lattice = waves(128, 9.0) + rng.normal(0, 1, (128, 128))
+
+    def flags(x, function):
+        return enhance_image(x, function, **size).flags
+
+    def smooth(tiles):
+        return ndimage.gaussian_filter(tiles, (0, 0, 2, 2))
+
+    assert "amorphous" not in flags(lattice, smooth)
+    noise = rng.normal(size=(128, 128))
+    assert "hardly_any_signal" in flags(noise, lambda t: 0.01 * t + 100)
+    columns = np.zeros((128, 128))
+    columns[tuple(rng.integers(0, 128, (2, 150)))] = 60
+    columns = ndimage.gaussian_filter(columns, 2.5)
+    assert "amorphous" in flags(columns + 0.3 * noise, smooth)
+    for filtered in (ndimage.gaussian_filter(lattice, 1.0), zoomed(lattice)):
+        assert "already_filtered" in flags(filtered, smooth)
+    for raw in (
+        lattice,
+        columns + 0.3 * noise,
+        noise,
+        rng.poisson(waves(128, 9.0) + 3),
+    ):
+        assert "already_filtered" not in flags(raw, smooth)
+
+
+def zoomed(x):
+    return ndimage.zoom(x[:64, :64], 2, order=1)
 
 
 def test_missing_pixels_do_not_count_in_the_statistics():

@@ -47,6 +47,8 @@ from ppmat.commands.options import task_command
 from ppmat.predictor.image_store import FORMATS
 from ppmat.predictor.image_store import make_folder
 from ppmat.predictor.packaged_models import DEFAULT_MODE
+from ppmat.predictor.tile_model import BACKGROUNDS
+from ppmat.predictor.tile_model import RESAMPLINGS
 from ppmat.stem.images.image_inputs import find_images
 from ppmat.utils import logger
 from ppmat.utils.config import save_config
@@ -88,6 +90,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--ensemble", action="store_true", help="average of four flips: 4 x the work")
     add("--scaling", choices=("robust", "grey"), help="robust: any intensities, by "
         "percentiles; grey: grey levels 0 to 255 as in training")  # fmt: skip
+    add("--background", choices=BACKGROUNDS, help="slow variation of the image, such "
+        "as thickness; auto: kept from the network where it is larger than in "
+        "training, and added again; keep: always; remove: always, not added again "
+        "(default: Predict.background, or auto)")  # fmt: skip
+    add("--resample", choices=RESAMPLINGS, help="auto: a lattice finer or coarser than "
+        "in training is resampled for the network; off: never (default: "
+        "Predict.resample, or auto)")  # fmt: skip
     add("--batch_size", type=int, default=1, help="tiles given to the network at once")
     add("--overwrite", action="store_true", help="replace existing outputs")
     add("--split", choices=("train", "val", "test"), help="score the network on a "
@@ -107,7 +116,7 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
     if args.split is not None:  # only a split reads data that variables name
         args.config_path = announce_task_config(args.config_path, task_dir)
     predictor = load_predictor(args, task_dir, args.mode, args.task)
-    names = ("tile_size", "overlap", "ensemble", "batch_size")
+    names = ("tile_size", "overlap", "ensemble", "batch_size", "background")
     options = {name: getattr(args, name) for name in names}
     if args.split is not None:
         return _score_split(predictor, args.split, args.save_path, options)
@@ -120,6 +129,7 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
         on_error="flag",
         progress=sys.stderr.isatty(),
         scaling=args.scaling,
+        resample=args.resample,
         **options,
     )
     return _print_rows(rows)
@@ -135,7 +145,7 @@ def _check_options(args: argparse.Namespace, task_dir: str) -> None:
     """Refuse options that do not go together; without any, take the example images."""
     if args.split is not None:
         refuse_if(args.input, "give --input or --split; not both")
-        for name in ("residual", "overwrite", "scaling"):
+        for name in ("residual", "overwrite", "scaling", "resample"):
             text = f"--{name} goes with --input; --split scores grey values only"
             refuse_if(getattr(args, name), text)
         return

@@ -34,43 +34,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
 import ppmat
+from ppmat.predictor.frame_enhancement import FRAME_FLAGS
+from ppmat.predictor.frame_enhancement import enhance_frame
+from ppmat.predictor.image_checks import IMAGE_FLAGS
 from ppmat.predictor.residual import FLAGS as RESIDUAL_FLAGS
-from ppmat.predictor.residual import residual_statistics
 from ppmat.predictor.tile_model import EnhanceOptions
-from ppmat.predictor.tile_model import Scaling
 from ppmat.predictor.tile_model import TileFunction
 from ppmat.predictor.tiling import FLIPS
 from ppmat.predictor.tiling import WINDOW
-from ppmat.predictor.tiling import TilePlan
 from ppmat.predictor.tiling import plan_tiles
-from ppmat.predictor.tiling import run_tiles
-from ppmat.predictor.tiling import with_flips
-from ppmat.stem.images.grey_scaling import PERCENTILES
-from ppmat.stem.images.grey_scaling import robust_scaling
 from ppmat.utils import logger
 from ppmat.utils.errors import InputError
 
-# Percentiles of an image in grey levels lie between these: 0 to 255 and a quarter of
-# that range more on both sides for noise. Unit: grey levels.
-_GREY_LIMITS = (-64.0, 320.0)
-# An image in grey levels has at least this range, a tenth of 0 to 255.
-_SMALLEST_GREY_RANGE = 25.0
-_FILL_PASSES = 8  # depth to which holes are filled from their rim, pixels
-_ROWS = 256  # rows converted at once, which bounds the memory for float64 copies
-
-FLAGS = {
-    **RESIDUAL_FLAGS,
-    "constant": "all pixels are equal: returned unchanged, or as an empty map",
-    "sparse": "nearly all pixels are equal: scaled by smallest and largest value",
-    "filled": "this many pixels were missing (NaN, infinite or masked): filled for the "
-    "network, put back in the result",
-    "reflected": "smaller than a tile: reflected at its end for the network",
-    "not_grey": "values do not look like grey levels 0 to 255, although "
-    "scaling='grey' was given",
-}
+FLAGS = {**RESIDUAL_FLAGS, **FRAME_FLAGS, **IMAGE_FLAGS}
 
 # Meaning of the values of a result, for the record.
 VALUES_LIKE_INPUT = "units of the input"
@@ -163,19 +141,20 @@ def enhance_image(
     masked = isinstance(data, np.ma.MaskedArray)
     out = np.empty(data.shape, dtype=final)
     lead = data.shape[:-2]
-    total = len(plan) * int(np.prod(lead, dtype=int))
-    done = 0
+    tiles_of = [len(plan)] * int(np.prod(lead, dtype=int))
     frames: list[dict[str, Any]] = []
+    done = 0
 
-    def count(number: int) -> None:
+    def count(number: int, of: int) -> None:
         nonlocal done
         done += number
+        tiles_of[len(frames)] = of  # a resampled frame has another number
         if on_tiles is not None:
-            on_tiles(done, total)
+            on_tiles(done, sum(tiles_of))
 
     for index in np.ndindex(*lead):
         where = f"frame {list(index)}" if lead else ""
-        result, found = _enhance_frame(data[index], tiles, plan, options, where, count)
+        result, found = enhance_frame(data[index], tiles, options, where, count)
         out[index] = _cast(result, final)
         frames.append({"index": list(index), **found})
     _warn(frames)
@@ -194,6 +173,8 @@ def enhance_image(
         "tiles": len(plan),
         "flips": flips if options.ensemble else None,
         "scaling": list(scaling) if isinstance(scaling, tuple) else scaling,
+        "background": options.background,
+        "resample": options.resample,
         "input": {"shape": list(data.shape), "dtype": str(kind), "stack": bool(lead)},
         "output_dtype": str(final),
         "output_values": _meaning(tiles),
@@ -213,110 +194,6 @@ def _meaning(tiles: TileFunction) -> str:
     return VALUES_OF_SUPERRESOLUTION if tiles.map_has_units else VALUES_OF_MAP
 
 
-# One frame ------------------------------------------------------------------------
-
-
-def _enhance_frame(
-    data: Any,
-    tiles: TileFunction,
-    plan: TilePlan,
-    options: EnhanceOptions,
-    where: str,
-    on_tiles: Callable[[int], None],
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """Return the result ``[H, W]`` and its part of the record."""
-    frame = np.asarray(data.data if isinstance(data, np.ma.MaskedArray) else data)
-    working = _working_type(frame.dtype.newbyteorder("="))
-    missing = ~np.isfinite(frame) | np.ma.getmaskarray(data)
-    number = int(missing.sum())
-    if number == frame.size:
-        raise InputError(
-            "no pixel can be used: all are NaN, infinite or masked", where=where
-        )
-    if frame.dtype == np.float16:
-        frame = frame.astype(np.float32)
-    flags = {"filled": str(number)} if number else {}
-    values = frame[~missing] if number else frame
-    offset, scale, flag = _find_scaling(values, options.scaling)
-    if flag:
-        flags[flag] = ""
-    found = {"offset": offset, "scale": scale, "flags": flags, "residual": None}
-    if scale == 0.0:
-        on_tiles(len(plan))
-        result = frame.astype(working, copy=True)
-        if tiles.gives_map:
-            result[~missing] = 0.0
-        return result, found
-    if plan.rows.length < plan.rows.tile or plan.columns.length < plan.columns.tile:
-        flags["reflected"] = ""
-    grey = _affine(frame, 1.0 / scale, -offset / scale, np.float32)
-    if number:
-        fill_missing(grey, missing)
-    run = tiles.runner(*plan.tile)
-    run = with_flips(run) if options.ensemble else run
-    clean = run_tiles(grey, run, plan, options.batch_size, on_tiles)
-    if not np.isfinite(clean).all():
-        raise InputError("the network returned NaN or infinite values", where=where)
-    del grey
-    if tiles.gives_map:
-        factor = scale if tiles.map_has_units else 1.0
-        result = _affine(clean, factor, 0.0, working)
-    else:
-        result = _affine(clean, scale, offset, working)
-        found["residual"] = residual_statistics(frame, result, missing)
-        flags.update(found["residual"].pop("flags"))
-    if number:
-        result[missing] = frame[missing]
-    return result, found
-
-
-def _affine(image: np.ndarray, factor: float, shift: float, kind: Any) -> np.ndarray:
-    """Return ``image * factor + shift`` as ``kind``, computed in float64 by rows."""
-    out = np.empty(image.shape, dtype=kind)
-    with np.errstate(invalid="ignore", over="ignore"):
-        for top in range(0, len(image), _ROWS):
-            rows = slice(top, top + _ROWS)
-            out[rows] = image[rows].astype(np.float64) * factor + shift
-    return out
-
-
-def _find_scaling(values: np.ndarray, scaling: Scaling) -> tuple[float, float, str]:
-    """Return offset, scale (0 for a constant image) and a flag (or an empty text)."""
-    if values.min() == values.max():
-        return 0.0, 0.0, "constant"
-    if isinstance(scaling, tuple):
-        return (*scaling, "")
-    if scaling == "grey":
-        low, high = (float(v) for v in np.percentile(values, PERCENTILES))
-        inside = _GREY_LIMITS[0] <= low and high <= _GREY_LIMITS[1]
-        wide = high - low >= _SMALLEST_GREY_RANGE
-        return 0.0, 1.0, "" if inside and wide else "not_grey"
-    offset, scale, sparse = robust_scaling(values)
-    return offset, scale, "sparse" if sparse else ""
-
-
-def fill_missing(image: np.ndarray, missing: np.ndarray) -> None:
-    """Replace missing pixels of ``[H, W]``, in place, by the mean of their neighbours.
-
-    A hole is filled from its rim inwards, 8 pixels deep. Deeper pixels get the median
-    of the image.
-    """
-    empty = missing.copy()
-    known = np.pad(np.where(empty, np.nan, image), 1, constant_values=np.nan)
-    inner = known[1:-1, 1:-1]
-    steps = [(r, c) for r in (0, 1, 2) for c in (0, 1, 2) if (r, c) != (1, 1)]
-    for _ in range(_FILL_PASSES):
-        rim = ndimage.binary_dilation(~empty, np.ones((3, 3))) & empty
-        rows, columns = np.nonzero(rim)
-        if not len(rows):
-            break
-        neighbours = np.stack([known[rows + r, columns + c] for r, c in steps])
-        inner[rim] = np.nanmean(neighbours.astype(np.float64), axis=0)
-        empty[rim] = False
-    inner[empty] = np.median(image[~missing])
-    image[missing] = inner[missing]
-
-
 def _cast(values: np.ndarray, kind: np.dtype) -> np.ndarray:
     """Return values as ``kind``; integers are rounded and limited to their range."""
     if kind.kind not in "iu":
@@ -326,12 +203,6 @@ def _cast(values: np.ndarray, kind: np.dtype) -> np.ndarray:
     if high > limits.max:  # 2**63 is not an int64
         high = float(np.nextafter(high, 0.0))
     return np.clip(np.rint(values), float(limits.min), high).astype(kind)
-
-
-def _working_type(kind: np.dtype) -> type:
-    """Return the type that holds the values of an input exactly."""
-    wide_integer = kind.kind in "iu" and kind.itemsize > 2
-    return np.float64 if kind == np.float64 or wide_integer else np.float32
 
 
 def _data_of(x: Any) -> Any:

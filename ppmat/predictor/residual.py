@@ -28,11 +28,19 @@ from typing import Any
 
 import numpy as np
 
+from ppmat.predictor.tiling import TILE_SIZE
+
 LAGS = 3  # largest distance of correlated pixels, pixels
 # A flag needs both: a size that matters to a user, and more than chance explains.
 CORRELATED = 0.1  # autocorrelation from line to line, as a fraction of the variance
 LOST_CONTRAST = 0.05  # slope of the residual on the image, without unit
+# Noise power that an average over ten pixels keeps; more is ``noise_kept``.
+AVERAGED = 0.1
+# Standard deviation of what is smooth in the residual, in that of the residual. Twice
+# the largest of the shipped samples, where the network removes slow noise.
+SMOOTH = 0.2
 SIGNIFICANT = 5.0  # standard deviations of a white residual
+_LEAST_SQUARES = 4  # means whose variance says something
 _ROWS = 256  # rows converted to float64 at once, which bounds the memory
 
 FLAGS = {
@@ -40,8 +48,11 @@ FLAGS = {
     "of it is structure, not noise",
     "noise_kept": "the residual alternates from line to line: the output still follows "
     "the noise over several pixels",
-    "lost_contrast": "the residual is correlated with the enhanced image: contrast was "
-    "lost (or exaggerated, if negative), intensities are not linear",
+    "lost_contrast": "the residual is correlated with the enhanced image, more than "
+    "noise explains: contrast was lost (or exaggerated, if negative); measure "
+    "intensities in the raw image",
+    "smooth_residual": "the residual varies from tile to tile: part of the background "
+    "is lost or in steps; take background='keep'",
 }
 
 
@@ -77,7 +88,10 @@ def _blocks(
 
 
 def residual_statistics(
-    raw: np.ndarray, enhanced: np.ndarray, missing: np.ndarray | None = None
+    raw: np.ndarray,
+    enhanced: np.ndarray,
+    missing: np.ndarray | None = None,
+    tile: int = TILE_SIZE,
 ) -> dict[str, Any]:
     """Return statistics of the residual of one frame.
 
@@ -85,6 +99,7 @@ def residual_statistics(
         raw: ``[H, W]``.
         enhanced: ``[H, W]``, same units.
         missing: bool ``[H, W]``, pixels to leave out; None for none.
+        tile: Side of the network's tiles, pixels.
 
     Returns:
         Plain numbers; None where a residual or an image without variation has none.
@@ -98,6 +113,11 @@ def residual_statistics(
           deviations; the noise level may differ from pixel to pixel.
         - ``structure``: correlation with the enhanced image; ``lost_contrast``: slope
           on it; ``structure_sigmas``: both in standard deviations.
+        - ``shrinkage``: the slope that noise explains. Of all multiples of an average
+          over ten pixels, the one of least error has this slope.
+        - ``smooth``: standard deviation of the means over squares of a quarter tile,
+          minus the part that white noise has, units of the image;
+          ``smooth_sigmas``: their variance minus that part, in standard deviations.
         - ``flags``: see :data:`FLAGS`.
 
     Example:
@@ -156,8 +176,45 @@ def residual_statistics(
         sigmas = cross * count / np.sqrt(cross_noise)
         found["structure_sigmas"] = _plain(sigmas, defined)
         found["lost_contrast"] = _plain(np.float64(cross) / signal, defined)
+        # Noise that y does not explain, and truth that is y and what y explains of r.
+        unexplained = max(power - cross**2 / signal, 0.0) if signal > 0 else 0.0
+        truth = (signal + cross) ** 2 / signal if signal > 0 else 0.0
+        shrinkage = np.float64(AVERAGED * unexplained) / truth
+        found["shrinkage"] = _plain(shrinkage, defined)
+    found |= _smooth_part(raw, enhanced, missing, max(1, tile // 4))
     found["flags"] = _flags(found)
     return found
+
+
+def _smooth_part(
+    raw: np.ndarray, enhanced: np.ndarray, missing: np.ndarray | None, side: int
+) -> dict[str, float | None]:
+    """Return what the means over squares vary more than white noise would let them."""
+    height, width = (size // side for size in raw.shape)
+    means, errors = [], []
+    for top in range(height):
+        place = np.s_[top * side : (top + 1) * side, : width * side]
+        with np.errstate(invalid="ignore"):
+            strip = raw[place].astype(np.float64) - enhanced[place]
+        valid = np.ones(strip.shape) if missing is None else ~missing[place] * 1.0
+        strip[valid == 0] = 0.0
+        number, total, squares = (
+            part.reshape(side, width, side).sum(axis=(0, 2))
+            for part in (valid, strip, strip**2)
+        )
+        full = number > side**2 / 2
+        number, total, squares = number[full], total[full], squares[full]
+        means.append(total / number)
+        errors.append((squares / number - (total / number) ** 2) / number)
+    mean, error = (np.concatenate(part or [[]]) for part in (means, errors))
+    if len(mean) < _LEAST_SQUARES or not error.mean() > 0:
+        return {"smooth": None, "smooth_sigmas": None}
+    more = mean.var(ddof=1) - error.mean()
+    sigma = error.mean() * np.sqrt(2 / (len(mean) - 1))
+    return {
+        "smooth": float(np.sqrt(max(more, 0.0))),
+        "smooth_sigmas": float(more / sigma),
+    }
 
 
 def _plain(values: np.ndarray, defined: np.ndarray) -> Any:
@@ -172,6 +229,11 @@ def _flags(found: dict[str, Any]) -> dict[str, str]:
         flags["structure_in_residual" if slow > 0 else "noise_kept"] = f"{slow:.2f}"
     slope, sigma = found["lost_contrast"], found["structure_sigmas"]
     if slope is not None and sigma is not None:
-        if abs(slope) > LOST_CONTRAST and abs(sigma) > SIGNIFICANT:
+        limit = LOST_CONTRAST + (found["shrinkage"] if slope > 0 else 0.0)
+        if abs(slope) > limit and abs(sigma) > SIGNIFICANT:
             flags["lost_contrast"] = f"{slope:.2f}"
+    smooth, sigmas = found["smooth"], found["smooth_sigmas"]
+    if smooth is not None and sigmas > SIGNIFICANT:
+        if smooth > SMOOTH * found["std"]:
+            flags["smooth_residual"] = f"{smooth:.3g}"
     return flags

@@ -36,9 +36,11 @@ from ppmat.predictor.enhancement import enhance_image
 from ppmat.predictor.image_store import ImageStore
 from ppmat.predictor.image_store import make_folder
 from ppmat.predictor.packaged_models import choose_model_name
+from ppmat.predictor.slow_background import BACKGROUND_LIMIT
 from ppmat.predictor.tile_model import EnhanceOptions
 from ppmat.predictor.tile_model import TileFunction
 from ppmat.predictor.tile_model import TileModel
+from ppmat.predictor.tile_model import TrainedRange
 from ppmat.predictor.tiling import OVERLAP
 from ppmat.predictor.tiling import TILE_SIZE
 from ppmat.predictor.tiling import check_tiles
@@ -154,9 +156,11 @@ class SpectrumPredictor(BasePredictor):
     0 to 255 whatever the units of the image. One with ``gt_superresolution`` gives the
     columns as spots of one pixel on zero, in units of the image.
 
-    The section ``Predict`` of the YAML may have ``tile_size`` (256), ``overlap`` (64)
-    and ``scaling`` (``robust``), see
-    :class:`ppmat.predictor.tile_model.EnhanceOptions`.
+    The section ``Predict`` of the YAML may have ``tile_size`` (256), ``overlap`` (64),
+    ``scaling`` (``robust``), ``background`` and ``resample`` (``auto``), see
+    :class:`ppmat.predictor.tile_model.EnhanceOptions`; and the training's
+    ``background_limit`` and ``spacing`` (default: ``Global.spacing``), see
+    :class:`ppmat.predictor.tile_model.TrainedRange`.
 
     Args:
         model_name: A registered model. Without it and ``config_path`` the packaged
@@ -213,7 +217,19 @@ class SpectrumPredictor(BasePredictor):
             check_tiles(tile_size, 0)
             overlap = self.predict_config.get("overlap", min(OVERLAP, tile_size // 4))
             scaling = self.predict_config.get("scaling", "robust")
-            self.defaults = EnhanceOptions(scaling, tile_size, overlap)
+            self.defaults = EnhanceOptions(
+                scaling,
+                tile_size,
+                overlap,
+                background=self.predict_config.get("background", "auto"),
+                resample=self.predict_config.get("resample", "auto"),
+            )
+            # Models that are trained here say in Global which spacings they saw.
+            trained = TrainedRange(
+                self.predict_config.get("spacing")
+                or (self.config.get("Global") or {}).get("spacing"),
+                self.predict_config.get("background_limit", BACKGROUND_LIMIT),
+            )
         except InputError as error:
             raise ConfigError(f"Predict: {error}") from error
         description = {"model": self.config.get("Model", kind)}
@@ -224,7 +240,7 @@ class SpectrumPredictor(BasePredictor):
                 f"Packaged model '{label['name']}', trained on {label['trained_on']}. "
                 f"Its measured results: {label['results']}"
             )
-        self.tiles = TileModel(self.model, description, self.defaults)
+        self.tiles = TileModel(self.model, description, self.defaults, trained)
         self.gives_map = self.tiles.gives_map
 
     def describe(self) -> dict[str, Any]:

@@ -23,13 +23,17 @@ from typing import Any
 
 import numpy as np
 
+from ppmat.predictor.slow_background import BACKGROUND_LIMIT
 from ppmat.predictor.tiling import OVERLAP
 from ppmat.predictor.tiling import TILE_SIZE
 from ppmat.predictor.tiling import TileRunner
 from ppmat.predictor.tiling import check_tiles
 from ppmat.predictor.tiling import is_whole_number
 from ppmat.utils.errors import InputError
+from ppmat.utils.errors import check_choice
 
+BACKGROUNDS = ("auto", "keep", "remove")
+RESAMPLINGS = ("auto", "off")
 Scaling = str | tuple[float, float]
 
 # Targets of networks that draw atomic columns on zero instead of cleaning the image:
@@ -52,12 +56,20 @@ class EnhanceOptions:
         ensemble: Average over the flips of each tile: four times the work.
         batch_size: Tiles given to the network at once. A compiled network runs them
             one after another, so more than 1 helps other networks only.
+        background: What happens to the slow variation of the image. ``"auto"``: it is
+            separated from what the network sees, and added again, where it is larger
+            than in training; not with ``scaling="grey"``. ``"keep"``: always.
+            ``"remove"``: always, and only its median is added again.
+        resample: ``"auto"``: an image whose lattice has another spacing than in
+            training is resampled for the network; not with ``scaling="grey"``.
+            ``"off"``: never.
 
     Example:
         >>> EnhanceOptions().updated(tile_size=128).overlap
         32
         >>> EnhanceOptions(scaling="grey").settings()
-        {'scaling': 'grey', 'tile_size': 256, 'overlap': 64, 'ensemble': False}
+        {'scaling': 'grey', 'tile_size': 256, 'overlap': 64, 'ensemble': False, \
+'background': 'auto', 'resample': 'auto'}
     """
 
     scaling: Scaling = "robust"
@@ -65,6 +77,8 @@ class EnhanceOptions:
     overlap: int = OVERLAP
     ensemble: bool = False
     batch_size: int = 1
+    background: str = "auto"
+    resample: str = "auto"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scaling", _check_scaling(self.scaling))
@@ -73,6 +87,8 @@ class EnhanceOptions:
             raise InputError(
                 f"batch_size is {self.batch_size!r}", wanted="a whole number above 0"
             )
+        check_choice("background", self.background, BACKGROUNDS)
+        check_choice("resample", self.resample, RESAMPLINGS)
 
     def updated(self, **options: Any) -> EnhanceOptions:
         """Return a copy with other values; None keeps the value.
@@ -86,7 +102,8 @@ class EnhanceOptions:
 
     def settings(self) -> dict[str, Any]:
         """Return the options that decide the result, as plain values."""
-        names = ("scaling", "tile_size", "overlap", "ensemble")
+        fields = dataclasses.fields(self)
+        names = [field.name for field in fields if field.name != "batch_size"]
         return {name: getattr(self, name) for name in names}
 
 
@@ -104,6 +121,43 @@ def _check_scaling(scaling: Any) -> Scaling:
     )
 
 
+@dataclass(frozen=True)
+class TrainedRange:
+    """Which images a network was trained on, as far as it can be measured.
+
+    Attributes:
+        spacing: Shortest and longest lattice vector, pixels; None if not known.
+        background: Range of the slow variation over the range of the rest, see
+            :mod:`ppmat.predictor.slow_background`.
+
+    Example:
+        >>> TrainedRange([9, 36]).describe()
+        {'spacing': [9.0, 36.0], 'background': 0.5}
+    """
+
+    spacing: tuple[float, float] | None = None
+    background: float = BACKGROUND_LIMIT
+
+    def __post_init__(self) -> None:
+        if self.spacing is not None:
+            spacing = tuple(map(float, self.spacing))
+            if len(spacing) != 2 or not 0 < spacing[0] <= spacing[1]:
+                raise InputError(
+                    f"spacing is {self.spacing!r}",
+                    wanted="shortest and longest lattice vector, pixels",
+                )
+            object.__setattr__(self, "spacing", spacing)
+        if not self.background > 0:
+            raise InputError(
+                f"background_limit is {self.background!r}", wanted="above 0"
+            )
+
+    def describe(self) -> dict[str, Any]:
+        """Return plain values for the record."""
+        spacing = None if self.spacing is None else list(self.spacing)
+        return {"spacing": spacing, "background": self.background}
+
+
 class TileFunction:
     """A function of tiles, float32 ``[B, 1, h, w]`` to the same shape.
 
@@ -113,11 +167,13 @@ class TileFunction:
             clean image and has no residual.
         map_has_units: Whether the spots of a map are multiplied by the scale of the
             image, without its offset. Else they stay in grey levels.
+        trained: Which images the function is made for.
     """
 
     defaults = EnhanceOptions()
     gives_map = False
     map_has_units = False
+    trained = TrainedRange()
 
     def __init__(self, function: TileRunner) -> None:
         self._function = function
@@ -129,7 +185,8 @@ class TileFunction:
     def describe(self) -> dict[str, Any]:
         """Return plain values for the record: model and fingerprint of its weights."""
         name = getattr(self._function, "__qualname__", type(self._function).__name__)
-        return {"model": name, "weights": None}
+        trained = self.trained.describe()
+        return {"model": name, "weights": None, "trained": trained}
 
 
 class TileModel(TileFunction):
@@ -142,6 +199,7 @@ class TileModel(TileFunction):
         network: The network in evaluation mode.
         description: Model and package for the record; the class name when None.
         defaults: The options that a caller does not give.
+        trained: Which images the network was trained on.
     """
 
     def __init__(
@@ -149,16 +207,19 @@ class TileModel(TileFunction):
         network: Any,
         description: dict[str, Any] | None = None,
         defaults: EnhanceOptions = TileFunction.defaults,
+        trained: TrainedRange = TileFunction.trained,
     ) -> None:
         from ppmat.utils.save_load import fingerprint
 
         self.network = network
         self.defaults = defaults
+        self.trained = trained
         target = getattr(network, "target_name", None)
         self.gives_map = target in (MAP_TARGET, SUPERRESOLUTION_TARGET)
         self.map_has_units = target == SUPERRESOLUTION_TARGET
         self._description = description or {"model": type(network).__name__}
         self._description["weights"] = fingerprint(network)
+        self._description["trained"] = trained.describe()
         self._programs: dict[tuple[int, int], TileRunner] = {}
 
     def runner(self, height: int, width: int) -> TileRunner:
