@@ -41,6 +41,8 @@ MIN_GAIN = 16.0
 # Largest length of a field, in sides of the image. There the correlation of opposite
 # borders, exp(-d^2 / 4 L^2), is e^-4; a longer field is no different from a ramp.
 _MAX_LENGTH = 0.25
+# Least and largest length in the fit, pixels. Misfits of columns end at the least one.
+_SHORTEST, _LONGEST = 4.0, 400.0
 _MAX_SCATTER = 3.0  # standard errors of the mean of u - log(u) - 1
 _SCATTER_MEAN, _SCATTER_SD = 1.270, 1.713  # of u - log(u) - 1, see above
 _MIN_WAVES = 5  # above the floor, to judge their scatter
@@ -62,8 +64,10 @@ class Background(NamedTuple):
 
     def is_stationary(self, side: int) -> bool:
         """Return whether this can be a stationary field in an image of that side."""
+        smooth = self.length > 1.01 * _SHORTEST
         short = self.length <= _MAX_LENGTH * side
-        return self.gain <= MIN_GAIN or (short and self.scatter <= _MAX_SCATTER)
+        even = self.scatter <= _MAX_SCATTER
+        return self.gain <= MIN_GAIN or (smooth and short and even)
 
 
 class Waves(NamedTuple):
@@ -161,7 +165,7 @@ def fit_background(spectra: Sequence[Waves], used: Sequence[np.ndarray]) -> Back
         return _misfit(power, np.exp(p[0]) * floor + smooth)
 
     # Columns that are not Gaussian leave power, which may add to the floor.
-    limits = [(-0.2, 0.7), (-60.0, 30.0), (np.log(4.0), np.log(400.0))]
+    limits = [(-0.2, 0.7), (-60.0, 30.0), (np.log(_SHORTEST), np.log(_LONGEST))]
     without = _minimized(loss, [0.0], bounds=limits[:1])
     first = np.log(max(power[wave <= np.quantile(wave, 0.1)].mean(), 1e-20))
     starts = ([0.0, first, np.log(length)] for length in (8.0, 20.0, 50.0))

@@ -73,8 +73,8 @@ _NO_BACKGROUND = (
     "Give frames of one area with series (--series), or of a flat area"
 )
 _SOME_SPECIMEN = (
-    "slow variation of standard deviation {sd} counts as specimen (a ramp, or frames "
-    "with edges and particles), not as background noise"
+    "slow variation of standard deviation {sd} counts as specimen (a ramp or wedge, or "
+    "some of the frames), not as background noise"
 )
 _STRONG_BACKGROUND = (
     "background of standard deviation {sd} is stronger than the noise of a pixel: a "
