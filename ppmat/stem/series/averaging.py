@@ -122,8 +122,8 @@ def average_frames(
     Example:
         >>> import numpy as np
         >>> rng = np.random.default_rng(0)
-        >>> large = 10 * rng.normal(size=(72, 72))
-        >>> frames = [large[i : i + 64, :64] + rng.normal(size=(64, 64)) for i in (0, 3)]
+        >>> area = 10 * rng.normal(size=(72, 72))
+        >>> frames = [area[i : i + 64] + rng.normal(size=(64, 72)) for i in (0, 3)]
         >>> found = average_frames(frames)
         >>> bool(np.allclose(found.drift.shifts[1], [-3, 0], atol=0.1))
         True
