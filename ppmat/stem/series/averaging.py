@@ -267,6 +267,14 @@ def _follow(series: _Series, reach: float) -> np.ndarray:
                 where=series.names[number],
                 hint=hint,
             )
+        if min(np.array(series.shape) - abs(found.shift)) < MIN_SIDE:
+            y, x = found.shift
+            raise InputError(
+                f"is shifted by {y:+.0f} px in y and {x:+.0f} px in x against "
+                f"{series.names[number - 1]}, nearly the whole frame",
+                where=series.names[number],
+                wanted=f"{MIN_SIDE} pixels of the frame before in view",
+            )
         steps.append(found.shift)
         shifts.append(shifts[-1] + found.shift)
         before = frame
@@ -279,16 +287,15 @@ def _refine(
     """Return shifts against the mean of the other frames, correlations, and jitter."""
     window = series.common(shifts)
     mean, square, count = _moments(series, shifts, window)
-    variance = float(np.sum(square) / max(np.sum(np.maximum(count - 1, 0)), 1))
-    total, level = mean * count, float(np.mean(mean))
+    freedom = max(np.sum(np.maximum(count - 1, 0)), 1)
+    variance = float(np.sum(square, dtype=float) / freedom)
+    total, level = mean * count.astype(np.float32), float(np.mean(mean))
     moved, correlation, jitter = [], [], []
     for number, shift in enumerate(shifts):
         image, has = series.aligned(number, shift, window)
         others = count - has
-        mean = np.where(
-            others > 0, (total - image * has) / np.maximum(others, 1), level
-        )
-        mean = mean.astype(np.float32)
+        mean = (total - image * has) / np.maximum(others, 1).astype(np.float32)
+        mean[others == 0] = level
         found = refine_shift(mean, np.where(has, image, mean), np.zeros(2))
         moved.append(shift + found.shift)
         correlation.append(found.correlation)
@@ -309,13 +316,14 @@ def _moments(
     B. P. Welford, Technometrics 4, 419 (1962).
     """
     size = [high - low for low, high in window]
-    mean, square, count = np.zeros(size), np.zeros(size), np.zeros(size, np.int32)
+    mean, square = np.zeros(size, np.float32), np.zeros(size, np.float32)
+    count = np.zeros(size, np.int32)
     for number, shift in enumerate(shifts):
         image, has = series.aligned(number, shift, window)
         count += has
-        step = np.where(has, image - mean, 0.0)
-        mean += step / np.maximum(count, 1)
-        square += step * np.where(has, image - mean, 0.0)
+        step = (image - mean) * has
+        mean += step / np.maximum(count, 1).astype(np.float32)
+        square += step * (image - mean)
     return mean, square, count
 
 
