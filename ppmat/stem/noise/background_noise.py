@@ -22,7 +22,7 @@ apart. For normal amplitudes ``u - log(u) - 1`` has the mean 1.270 and the stand
 deviation 1.713 (``u`` is chi-squared with one degree of freedom).
 
 A specimen whose slow variation is itself such a field passes this test. Only frames of
-one area tell it from noise (:mod:`ppmat.stem.series.noise_check`).
+one area tell it from noise (:mod:`ppmat.stem.series.frame_differences`).
 """
 
 from __future__ import annotations

@@ -29,12 +29,14 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections.abc import Callable
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
+from scipy import fft
 
 from ppmat.stem.noise import background_noise
 from ppmat.stem.noise import moments
@@ -80,6 +82,13 @@ _STRONG_BACKGROUND = (
     "background of standard deviation {sd} is stronger than the noise of a pixel: a "
     "support or thickness is likelier. Give frames of one area with series (--series)"
 )
+_CHANGING = (
+    "the slow variation of the frame differences is no stationary field: the specimen "
+    "or the beam changed, and background noise was not measured"
+)
+# A curve contradicts the differences of a series if a bin is off by more than this
+# share of the curve's largest value, and by more than this many standard errors.
+_MAX_DISAGREEMENT, _SURE_DISAGREEMENT = 0.1, 4.0
 _NO_SCAN_NOISE = np.array([0, 0, NoiseModel.scan_length])  # slope, intercept, length
 
 
@@ -112,6 +121,20 @@ class Curve:
 
 
 @dataclass
+class SeriesCheck:
+    """The noise in differences of frames of one area, without a fit of columns.
+
+    Args:
+        pointwise_by_grey: Standard deviation of pointwise noise, in the bins of
+            :class:`Calibration`.
+        scan_by_gradient: The same of scan noise.
+    """
+
+    pointwise_by_grey: Curve
+    scan_by_gradient: Curve
+
+
+@dataclass
 class Calibration:
     """The measured noise, all in the units of the images.
 
@@ -126,6 +149,7 @@ class Calibration:
         pointwise_draws: The same for pointwise noise.
         specimen_sd: Standard deviation of the slow variation that counts as specimen,
             mean of the frames.
+        series: The check by frame differences; None without a series.
         warnings: Reasons why the result may be wrong.
         columns: Number of fitted atomic columns.
         images: Number of images.
@@ -141,6 +165,7 @@ class Calibration:
     scan_draws: np.ndarray
     pointwise_draws: np.ndarray
     specimen_sd: float
+    series: SeriesCheck | None
     warnings: list[str]
     columns: int
     images: int
@@ -166,6 +191,7 @@ def calibrate(
     mode: str = "haadf",
     names: Sequence[str] | None = None,
     seed: int = 0,
+    series: bool = False,
 ) -> Calibration:
     """Measure the noise of one or several images of atomic columns.
 
@@ -181,6 +207,8 @@ def calibrate(
         names: Names of the images in error messages.
         seed: Of the bootstrap, which gives the standard errors, and of the simulated
             noise, which shows how much noise the fit of the columns removes.
+        series: The images are frames of one area, in the order in which they were
+            taken. Then their differences check the curves, and give the background.
 
     Raises:
         CalibrationError: The noise cannot be measured on these images.
@@ -199,7 +227,7 @@ def calibrate(
     """
     if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
         raise CalibrationError(f"seed is {seed!r}, wanted a whole number of at least 0")
-    given = prepare_frames(images, fast_axis, mode, names)
+    given = prepare_frames(images, fast_axis, mode, names, series)
     rng = np.random.default_rng(seed)
     rough = _rough_noise(given.frames)
     fits = _fit_columns(given.frames, mode, rough)
@@ -221,7 +249,9 @@ def calibrate(
         raise CalibrationError(
             f"this noise is not linear in grey value and gradient: {error}"
         ) from None
-    return _in_units(found, model, given.scale, given.offset)
+    found = _in_units(found, model, given.scale, given.offset)
+    found.warnings.extend(_disagreements(found))
+    return found
 
 
 def _rough_noise(frames: list[Frame]) -> RoughNoise:
@@ -285,7 +315,43 @@ def _in_units(
         scan_draws=found.scan_draws * [1.0, scale],
         pointwise_draws=np.stack([slope, intercept], axis=1),
         specimen_sd=found.specimen_sd * scale,
+        series=found.series
+        and SeriesCheck(
+            found.series.pointwise_by_grey.scaled(scale, offset, scale),
+            found.series.scan_by_gradient.scaled(scale, 0.0, scale),
+        ),
     )
+
+
+def _disagreements(found: Calibration) -> list[str]:
+    """Return where the differences of a series contradict the curves, a text each."""
+    if found.series is None:
+        return []
+    texts = []
+    for noun, variable, own, other in (
+        (
+            "pointwise",
+            "grey value",
+            found.pointwise_by_grey,
+            found.series.pointwise_by_grey,
+        ),
+        ("scan", "gradient", found.scan_by_gradient, found.series.scan_by_gradient),
+    ):
+        scale = np.max(own.value[own.used], initial=0.0)
+        away = abs(other.value - own.value)
+        odd = own.used & other.used & (away > _MAX_DISAGREEMENT * scale)
+        odd &= away > _SURE_DISAGREEMENT * np.hypot(own.error, other.error)
+        if odd.any():
+            low, high = own.variable[odd].min(), own.variable[odd].max()
+            means = [np.mean(curve.value[odd]) for curve in (other, own)]
+            texts.append(
+                f"{noun} noise in the differences of frames is {means[0]:.3g}, by the "
+                f"fit of columns {means[1]:.3g}, at {variable} {low:.3g} to "
+                f"{high:.3g} ({np.count_nonzero(odd)} of "
+                f"{np.count_nonzero(own.used)} bins). Line jitter and a changing "
+                "specimen add to the differences; columns of another shape to the fit"
+            )
+    return texts
 
 
 class _Estimate(NamedTuple):
@@ -336,6 +402,7 @@ class _Measurement:
             )
             for frame, fit in zip(frames, fits)
         ]
+        self.pairs = [i for i, f in enumerate(frames) if f.difference is not None]
         self.pixels = int(sum(r.usable.sum() for r in self.residuals))
         self._check_clipped(self.pixels >= MIN_PIXELS)
         self.false_waves: list[np.ndarray] = []
@@ -521,6 +588,63 @@ class _Measurement:
         background = found if found.gain > background_noise.MIN_GAIN else None
         return background, _SOME_SPECIMEN if self.specimen_sd else None
 
+    def _background_of_series(
+        self, scan: np.ndarray, pointwise: np.ndarray
+    ) -> tuple[background_noise.Background | None, str | None]:
+        """Return the background in frame differences, and what was wrong."""
+        spectra, side = [], self._side
+        for i in self.pairs:
+            difference = self.frames[i].difference
+            known = np.isfinite(difference)
+            cut = np.ix_(known.any(axis=1), known.any(axis=0))
+            image = np.where(known, difference, 0.0)[cut]
+            smooth = fft.dctn(image, norm="ortho")
+            wave, floor = background_noise.noise_floor(
+                image.shape,
+                image.shape,
+                np.mean((pointwise[1] + pointwise[0] * self.residuals[i].clean) ** 2),
+                np.mean((scan[1] + scan[0] * self.residuals[i].gradient) ** 2),
+                scan[2],
+            )
+            inside = wave <= self.fits[i].cutoff
+            inside[0, 0] = False
+            power = (smooth**2 / image.size)[inside]
+            waves = background_noise.Waves(power, wave[inside], floor[inside])
+            spectra.append(waves)
+            side = min(side, *image.shape)
+        used = [np.ones(len(waves.power), bool) for waves in spectra]
+        found = background_noise.fit_background(spectra, used)
+        if not found.is_stationary(side):
+            return None, _CHANGING
+        return (found if found.gain > background_noise.MIN_GAIN else None), None
+
+    def _check_of_series(self, scan: np.ndarray) -> SeriesCheck:
+        """Return the curves of the frame differences, which need no fit of columns."""
+        residuals = []
+        for i in self.pairs:
+            difference = self.frames[i].difference
+            known = np.isfinite(difference)
+            residual = dataclasses.replace(
+                self.residuals[i],
+                values=np.where(known, difference, 0.0),
+                usable=self.residuals[i].usable & known,
+            )
+            residuals.append(residual)
+        lines, squares = self._lines(residuals), self._squares(residuals, scan)
+
+        def curve(sums: Sums, variance: Callable[[Sums], np.ndarray]) -> Curve:
+            blocks = len(sums.count)
+            drawn = self.rng.integers(blocks, size=(_DRAWS, blocks))
+            weights = (np.bincount(d, minlength=blocks).astype(float) for d in drawn)
+            error = np.std([variance(sums.means(w)) for w in weights], axis=0)
+            means = sums.means()
+            return _curve(means, variance(means), error)
+
+        return SeriesCheck(
+            curve(squares, lambda m: noise_fits.pointwise_variance(m, self.rounding)),
+            curve(lines, lambda m: noise_fits.scan_variance(m, scan[2])),
+        )
+
     def _conclude(
         self, lines: Sums, squares: Sums, scan: np.ndarray, pointwise: np.ndarray
     ) -> Calibration:
@@ -565,7 +689,8 @@ class _Measurement:
         found = estimate(np.ones(blocks))
         scan_errors = errors.scan if has_scan else ()
         model_errors = _parameters(scan_errors, errors.pointwise, errors.shape)
-        background, problem = self._background(scan, pointwise)
+        measure = self._background_of_series if self.pairs else self._background
+        background, problem = measure(scan, pointwise)
         sd, length = 0.0, NoiseModel.background_length
         if background is not None:
             sd, length = background.sd, background.length
@@ -603,6 +728,7 @@ class _Measurement:
             scan_draws=np.array([draw.scan[:2] for draw in draws]),
             pointwise_draws=np.array([draw.pointwise for draw in draws]),
             specimen_sd=self.specimen_sd,
+            series=self._check_of_series(scan) if self.pairs else None,
             warnings=[problem] if problem else [],
             columns=sum(len(fit.columns) for fit in self.fits),
             images=len({frame.name for frame in self.frames}),

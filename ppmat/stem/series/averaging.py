@@ -128,9 +128,9 @@ def average_frames(
         >>> bool(np.allclose(found.drift.shifts[1], [-3, 0], atol=0.1))
         True
     """
-    series = _Series(frames, names)
+    series = FrameSeries(frames, names)
     reach = min(series.shape) / 4 if reach is None else reach
-    shifts = _follow(series, reach)
+    shifts = follow_drift(series, reach)
     for _ in range(_REFINEMENTS):
         shifts, correlation, jitter = _refine(series, shifts, fast_axis)
     drift = Drift(shifts, correlation, jitter)
@@ -152,8 +152,8 @@ def average_frames(
     )
 
 
-class _Series:
-    """Frames that are checked when they are read for the first time."""
+class FrameSeries:
+    """Frames of one size that are checked when they are read for the first time."""
 
     def __init__(
         self, frames: Sequence[np.ndarray], names: Sequence[str] | None
@@ -247,7 +247,7 @@ class _Series:
         return image, has
 
 
-def _follow(series: _Series, reach: float) -> np.ndarray:
+def follow_drift(series: FrameSeries, reach: float) -> np.ndarray:
     """Return the shifts, each frame aligned to the one before it [n, 2]."""
     before, _ = series.read(0)
     shifts, steps = [np.zeros(2)], []
@@ -282,7 +282,7 @@ def _follow(series: _Series, reach: float) -> np.ndarray:
 
 
 def _refine(
-    series: _Series, shifts: np.ndarray, fast_axis: int
+    series: FrameSeries, shifts: np.ndarray, fast_axis: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return shifts against the mean of the other frames, correlations, and jitter."""
     window = series.common(shifts)
@@ -309,7 +309,7 @@ def _refine(
 
 
 def _moments(
-    series: _Series, shifts: np.ndarray, window: tuple
+    series: FrameSeries, shifts: np.ndarray, window: tuple
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return mean, sum of squared deviations and number of frames of each pixel.
 
