@@ -514,10 +514,13 @@ class _Measurement:
 
         So pointwise noise is measured against the grey value that the beam has seen.
         """
-        places, spectra, axes = self._slow_waves(scan, pointwise)
-        judged = background_noise.separate(spectra, axes, self._side)
-        for i, part in zip(places, judged):
-            self.parts[i] = part
+        if self.pairs:  # the background is in the differences; the rest repeats
+            self.parts = [background_noise.EVERYTHING] * len(self.fits)
+        else:
+            places, spectra, axes = self._slow_waves(scan, pointwise)
+            judged = background_noise.separate(spectra, axes, self._side)
+            for i, part in zip(places, judged):
+                self.parts[i] = part
         specimen = [_specimen(fit, part) for fit, part in zip(self.fits, self.parts)]
         self.specimen_sd = float(np.mean([part.std() for part in specimen]))
         if not self.specimen_sd:
@@ -696,6 +699,8 @@ class _Measurement:
             sd, length = background.sd, background.length
             model_errors["background_sd"] = background.sd_error
             model_errors["background_length"] = background.length_error
+            if self.pairs:  # the slow waves of the frames hold both
+                self.specimen_sd = np.sqrt(max(self.specimen_sd**2 - sd**2, 0.0))
         low, high = np.quantile(
             np.stack([r.clean for r in self.residuals]), [0.01, 0.99]
         )
