@@ -45,29 +45,14 @@ _MAX_LENGTH = 0.25
 _SHORTEST, _LONGEST = 4.0, 400.0
 _MAX_SCATTER = 3.0  # standard errors of the mean of u - log(u) - 1
 _SCATTER_MEAN, _SCATTER_SD = 1.270, 1.713  # of u - log(u) - 1, see above
+# Of waves along the axes: how many of the longest are always judged, and by how many
+# standard deviations their mean power may exceed that of the other waves.
+_FIRST, _MAX_RATIO = 4, 4.0
 _MIN_WAVES = 5  # above the floor, to judge their scatter
 _NO_RISE = np.zeros(3)
 
 # What of the slow variation is put aside as specimen.
 NOTHING, ALONG_AXES, EVERYTHING = "nothing", "along the axes", "everything"
-
-
-class Background(NamedTuple):
-    """A smooth field in an image."""
-
-    sd: float  # standard deviation, image units
-    length: float  # pixels
-    sd_error: float  # standard errors
-    length_error: float
-    gain: float  # twice the increase of the log likelihood by the field
-    scatter: float  # mean of u - log(u) - 1 beyond that of a field, standard errors
-
-    def is_stationary(self, side: int) -> bool:
-        """Return whether this can be a stationary field in an image of that side."""
-        smooth = self.length > 1.01 * _SHORTEST
-        short = self.length <= _MAX_LENGTH * side
-        even = self.scatter <= _MAX_SCATTER
-        return self.gain <= MIN_GAIN or (smooth and short and even)
 
 
 class Waves(NamedTuple):
@@ -79,6 +64,31 @@ class Waves(NamedTuple):
     power: np.ndarray  # squared amplitudes
     wave: np.ndarray  # wave numbers, angular, 1 / pixel
     floor: np.ndarray  # variance of the amplitudes by other noise
+
+
+class Background(NamedTuple):
+    """A smooth field in an image."""
+
+    sd: float  # standard deviation, image units
+    length: float  # pixels
+    sd_error: float  # standard errors
+    length_error: float
+    gain: float  # twice the increase of the log likelihood by the field
+    scatter: float  # mean of u - log(u) - 1 beyond that of a field, standard errors
+    peak: float  # variance b of the longest waves, squared image units
+    rise: float  # factor of the floor
+
+    def variances(self, waves: Waves) -> tuple[np.ndarray, np.ndarray]:
+        """Return the variance of waves by the field, and by other noise [waves]."""
+        smooth = self.peak * np.exp(-((self.length * waves.wave) ** 2))
+        return smooth, self.rise * waves.floor
+
+    def is_stationary(self, side: int) -> bool:
+        """Return whether this can be a stationary field in an image of that side."""
+        smooth = self.length > 1.01 * _SHORTEST
+        short = self.length <= _MAX_LENGTH * side
+        even = self.scatter <= _MAX_SCATTER
+        return self.gain <= MIN_GAIN or (smooth and short and even)
 
 
 def separate(spectra: list[Waves], axes: list[np.ndarray], side: int) -> list[str]:
@@ -98,11 +108,13 @@ def separate(spectra: list[Waves], axes: list[np.ndarray], side: int) -> list[st
     """
     parts = []
     for waves, along in zip(spectra, axes):
-        for part in (NOTHING, ALONG_AXES, EVERYTHING):
-            found = fit_chosen([waves], [along], [part])
-            if found is None or found.is_stationary(side):
-                parts.append(part)
-                break
+        rest, every = (
+            fit_chosen([waves], [along], [part]) for part in (ALONG_AXES, NOTHING)
+        )
+        if every.is_stationary(side) and not _has_ramp(rest, waves, along):
+            parts.append(NOTHING)
+        else:
+            parts.append(ALONG_AXES if rest.is_stationary(side) else EVERYTHING)
     found = fit_chosen(spectra, axes, parts)
     if found is None or found.is_stationary(side):
         return parts
@@ -187,7 +199,19 @@ def fit_background(spectra: Sequence[Waves], used: Sequence[np.ndarray]) -> Back
         float(_errors(loss, best.x)[2] * length),
         float(2 * (without.fun - best.fun)),
         _scatter(power / (smooth + rest), smooth > rest),
+        float(np.exp(best.x[1])),
+        float(np.exp(best.x[0])),
     )
+
+
+def _has_ramp(rest: Background, waves: Waves, along: np.ndarray) -> bool:
+    """Return whether waves along the axes are stronger than the field of the others."""
+    smooth, noise = rest.variances(waves)
+    first = waves.wave <= np.sort(waves.wave[along])[_FIRST - 1]
+    judged = along & ((smooth > noise) | first)
+    # The mean of n ratios of a field is 1, its standard deviation sqrt(2 / n).
+    ratio = np.mean(waves.power[judged] / (smooth + noise)[judged])
+    return bool(ratio > 1 + _MAX_RATIO * np.sqrt(2 / np.count_nonzero(judged)))
 
 
 def _scatter(u: np.ndarray, above: np.ndarray) -> float:

@@ -76,7 +76,8 @@ _NO_BACKGROUND = (
 )
 _SOME_SPECIMEN = (
     "slow variation of standard deviation {sd} counts as specimen (a ramp or wedge, or "
-    "some of the frames), not as background noise"
+    "some of the frames). The rest counts as background noise, but may be specimen "
+    "too: give frames of one area with series (--series)"
 )
 _STRONG_BACKGROUND = (
     "background of standard deviation {sd} is stronger than the noise of a pixel: a "
