@@ -16,8 +16,9 @@
 
 ``python -m benchmarks.stem.series`` writes docs/results/stem_series.yaml and
 stem_background.yaml in about two minutes of one core. Each series has 8 frames of 256 x
-256 of a lattice of 14 px with columns of 2.8 px; it drifts by 1.5 px a frame, unevenly. The specimens differ in
-thickness; no scene has background noise unless its name says so.
+256 of a lattice of 14 px with columns of 2.8 px; it drifts by 1.5 px a frame, unevenly.
+The specimens differ in thickness; no scene has background noise unless its row says
+so.
 """
 
 from __future__ import annotations

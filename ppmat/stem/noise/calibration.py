@@ -241,7 +241,8 @@ def calibrate(
     found.warnings[:] = given.warnings + texts
     model = found.model.scaled(given.scale, given.offset)
     strength = model.background_sd
-    if strength > model.pointwise_sd(0.5 * (model.low + model.high)):
+    pointwise = model.pointwise_sd(0.5 * (model.low + model.high))
+    if strength > pointwise and not series:
         found.warnings.append(_STRONG_BACKGROUND.format(sd=f"{strength:.3g}"))
     model = dataclasses.replace(model, fast_axis=fast_axis, mode=mode)
     try:
