@@ -15,6 +15,8 @@
 
 """The command calibrate.py."""
 
+import json
+
 import numpy as np
 import pytest
 import tifffile
@@ -72,3 +74,30 @@ def test_bad_input_ends_with_2_and_writes_nothing(
     arguments = [a.format(frames=frames) for a in arguments]
     assert main([*arguments, "-o", str(tmp_path / name)]) == 2
     assert not list(tmp_path.iterdir())
+
+
+def test_a_series_tells_the_specimen_from_noise(tmp_path) -> None:
+    rng = np.random.default_rng(1)
+    y, x = (g.ravel() for g in np.mgrid[-30:160:15.0, -30:160:15.0])
+    noise, frames = NoiseModel(background_sd=0.0), []
+    for i in range(2):
+        ones = np.ones(len(y))
+        columns = AtomColumns(y + 1.2 * i, x - 0.6 * i, 100 * ones, 2.8 * ones)
+        grid = np.arange(SIDE) + 0.6 * i
+        edge = 150 / (1 + np.exp((grid + 0.5 * np.arange(SIDE)[:, None] - 90) / 8))
+        clean = columns.render((SIDE, SIDE), 90.0) + edge
+        frames.append(noise.apply(clean, rng))
+    tifffile.imwrite(tmp_path / "series.tif", np.float32(frames))
+    output, figure = tmp_path / "noise.json", tmp_path / "noise.png"
+    command = [str(tmp_path / "series.tif"), "--series", "-o", str(output)]
+    assert main([*command, "--figure", str(figure)]) == 0
+    model = NoiseModel.load(output)
+    assert model.background_sd < 2
+    record = json.loads(output.read_text())["calibration"]
+    assert record["background_from"] == "differences of a series"
+    assert record["specimen_sd"] > 20
+    curve = record["frame_differences"]["pointwise_by_grey"]
+    expected = noise.pointwise_sd(np.array(curve["variable"]))
+    away = (curve["value"] - expected) / np.maximum(curve["error"], 0.02 * expected)
+    assert np.sqrt(np.mean(away**2)) < 2
+    assert figure.read_bytes().startswith(b"\x89PNG")

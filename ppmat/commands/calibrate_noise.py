@@ -20,6 +20,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +41,9 @@ from ppmat.utils.files import replacing
 
 _EPILOG = """\
 Frames are raw images of atomic columns, of one microscope, mode, dwell time and
-magnification. They may show the same place or different ones. They must not be
+magnification. They may show the same place or different ones. With --series
+they show one area, in the order in which they were taken: then the differences of
+frames check the curves, and tell background noise from the specimen. They must not be
 filtered, aligned by interpolation, or saved as JPEG. Each frame of a stack is an image.
 Exit status: 0 done, 2 bad input.
 
@@ -76,6 +79,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "rows)")  # fmt: skip
     add("--mode", choices=MODES, default="haadf", help="default: haadf")
     add("--figure", metavar="PNG", help="also draw the measurement")
+    add("--series", action="store_true", help="the frames show one area, in the order "
+        "of time: also measure the noise in their differences")  # fmt: skip
     add("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
     add("--overwrite", action="store_true", help="replace existing files")
     return parser.parse_args(argv)
@@ -100,12 +105,14 @@ def run(args: argparse.Namespace) -> int:
     frames, names = read_frames(args.input)
     height, width = frames[0].shape
     logger.info(f"{_number(len(frames), 'frame')} of {height} x {width}")
-    result = calibrate(frames, args.fast_axis, args.mode, names, args.seed)
+    result = calibrate(
+        frames, args.fast_axis, args.mode, names, args.seed, series=args.series
+    )
     print(parameter_table(result))
     for text in result.warnings:
         logger.warning(text)
     with replacing(outputs[0]) as temporary:
-        result.model.save(temporary)
+        result.model.save(temporary, calibration_record(result))
     for figure in outputs[1:]:
         with replacing(figure) as temporary:
             calibration_figure(result, temporary)
@@ -172,5 +179,34 @@ def parameter_table(result: Calibration) -> str:
         if error is not None:
             value, shown = f"{getattr(model, name):.4g}", f"{error:.2g}"
         lines.append(f"{name:<22}{value:>12}{shown:>12}  {unit}".rstrip())
+    if result.specimen_sd:
+        lines.append(f"slow variation of the specimen {result.specimen_sd:.4g} (SD)")
+    if "background_sd" in model.standard_errors and result.series is None:
+        lines.append(
+            "the background may be a support or thickness; frames of one area "
+            "(--series) tell both apart"
+        )
     lines.append(f"images from {model.low:.4g} to {model.high:.4g} (1 % to 99 %)")
     return "\n".join(lines)
+
+
+def calibration_record(result: Calibration) -> dict[str, Any]:
+    """Return what the noise model was measured on, as plain values for its file."""
+    source = "frames" if result.series is None else "differences of a series"
+    record: dict[str, Any] = {
+        "images": result.images,
+        "columns": result.columns,
+        "pixels": result.pixels,
+        "background_from": source,
+        "specimen_sd": result.specimen_sd,
+        "warnings": result.warnings,
+    }
+    if result.series is not None:
+        record["frame_differences"] = {
+            name: {
+                key: getattr(curve, key)[curve.used].tolist()
+                for key in ("variable", "value", "error")
+            }
+            for name, curve in vars(result.series).items()
+        }
+    return record

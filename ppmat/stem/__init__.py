@@ -16,6 +16,7 @@
 
 - ``images`` reads and writes micrographs and finds bad pixels.
 - ``noise`` describes the noise of a microscope, draws it, and calibrates it.
+- ``series`` aligns and averages frames of one area.
 - ``scenes`` makes synthetic images.
 - ``columns`` finds and fits atomic columns.
 """

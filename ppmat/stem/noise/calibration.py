@@ -20,7 +20,7 @@ measured where the others are absent:
 
 - pointwise noise behind a high pass along the scan lines,
 - scan noise from products of pixels of a line, behind a high pass across the lines,
-- the background in the longest waves.
+- the background in the longest waves, where they are no specimen.
 
 docs/stem/noise.md has the derivation.
 """
@@ -29,13 +29,16 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections.abc import Callable
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
+from scipy import fft
 
+from ppmat.stem.noise import background_noise
 from ppmat.stem.noise import moments
 from ppmat.stem.noise import noise_fits
 from ppmat.stem.noise.clean_image import CleanImage
@@ -59,13 +62,34 @@ MIN_PIXELS = 4000  # usable ones, of all images
 SIGNIFICANT = 4.0  # least covariance of scan noise, in its standard errors
 _DRAWS = 60  # of the bootstrap
 _ROUNDS = 2  # of estimating how much noise the fit of the columns removes
-# Least increase of twice the log likelihood at which a background is reported.
-_MIN_BACKGROUND_GAIN = 16.0
 _SHORT_LAGS = moments.LAGS[: moments.STREAK_LAGS.stop]
 # Correlation of neighbours across the lines above which images count as filtered.
 _MAX_NEIGHBOUR_CORRELATION = 0.06
 # Least share of usable pixels in an image whose background is measured.
 _MIN_USABLE_SHARE = 0.8
+_MIN_SLOW_WAVES = 20  # of all images, to measure their background
+# Warnings; {sd} is the standard deviation of the slow variation of the specimen.
+_NO_BACKGROUND = (
+    "the slow variation, of standard deviation {sd}, is no stationary field: it counts "
+    "as specimen (thickness, edges, particles), and background noise was not measured. "
+    "Give frames of one area with series (--series), or of a flat area"
+)
+_SOME_SPECIMEN = (
+    "slow variation of standard deviation {sd} counts as specimen (a ramp or wedge, or "
+    "some of the frames). The rest counts as background noise, but may be specimen "
+    "too: give frames of one area with series (--series)"
+)
+_STRONG_BACKGROUND = (
+    "background of standard deviation {sd} is stronger than the noise of a pixel: a "
+    "support or thickness is likelier. Give frames of one area with series (--series)"
+)
+_CHANGING = (
+    "the slow variation of the frame differences is no stationary field: the specimen "
+    "or the beam changed, and background noise was not measured"
+)
+# A curve contradicts the differences of a series if a bin is off by more than this
+# share of the curve's largest value, and by more than this many standard errors.
+_MAX_DISAGREEMENT, _SURE_DISAGREEMENT = 0.1, 4.0
 _NO_SCAN_NOISE = np.array([0, 0, NoiseModel.scan_length])  # slope, intercept, length
 
 
@@ -98,6 +122,20 @@ class Curve:
 
 
 @dataclass
+class SeriesCheck:
+    """The noise in differences of frames of one area, without a fit of columns.
+
+    Args:
+        pointwise_by_grey: Standard deviation of pointwise noise, in the bins of
+            :class:`Calibration`.
+        scan_by_gradient: The same of scan noise.
+    """
+
+    pointwise_by_grey: Curve
+    scan_by_gradient: Curve
+
+
+@dataclass
 class Calibration:
     """The measured noise, all in the units of the images.
 
@@ -110,6 +148,9 @@ class Calibration:
         shape_by_grey: Its Tukey-lambda parameter.
         scan_draws: Slope and intercept in each draw of the bootstrap [draws, 2].
         pointwise_draws: The same for pointwise noise.
+        specimen_sd: Standard deviation of the slow variation that counts as specimen,
+            mean of the frames.
+        series: The check by frame differences; None without a series.
         warnings: Reasons why the result may be wrong.
         columns: Number of fitted atomic columns.
         images: Number of images.
@@ -124,6 +165,8 @@ class Calibration:
     shape_by_grey: Curve
     scan_draws: np.ndarray
     pointwise_draws: np.ndarray
+    specimen_sd: float
+    series: SeriesCheck | None
     warnings: list[str]
     columns: int
     images: int
@@ -149,6 +192,7 @@ def calibrate(
     mode: str = "haadf",
     names: Sequence[str] | None = None,
     seed: int = 0,
+    series: bool = False,
 ) -> Calibration:
     """Measure the noise of one or several images of atomic columns.
 
@@ -164,6 +208,8 @@ def calibrate(
         names: Names of the images in error messages.
         seed: Of the bootstrap, which gives the standard errors, and of the simulated
             noise, which shows how much noise the fit of the columns removes.
+        series: The images are frames of one area, in the order in which they were
+            taken. Then their differences check the curves, and give the background.
 
     Raises:
         CalibrationError: The noise cannot be measured on these images.
@@ -182,14 +228,22 @@ def calibrate(
     """
     if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
         raise CalibrationError(f"seed is {seed!r}, wanted a whole number of at least 0")
-    given = prepare_frames(images, fast_axis, mode, names)
+    given = prepare_frames(images, fast_axis, mode, names, series)
     rng = np.random.default_rng(seed)
     rough = _rough_noise(given.frames)
     fits = _fit_columns(given.frames, mode, rough)
     rounding = given.step**2 / 12
     found = _Measurement(given.frames, fits, rough, rounding, fast_axis, rng).run()
-    found.warnings[:0] = given.warnings
+    texts = [
+        text.format(sd=f"{given.scale * found.specimen_sd:.3g}")
+        for text in found.warnings
+    ]
+    found.warnings[:] = given.warnings + texts
     model = found.model.scaled(given.scale, given.offset)
+    strength = model.background_sd
+    pointwise = model.pointwise_sd(0.5 * (model.low + model.high))
+    if strength > pointwise and not series:
+        found.warnings.append(_STRONG_BACKGROUND.format(sd=f"{strength:.3g}"))
     model = dataclasses.replace(model, fast_axis=fast_axis, mode=mode)
     try:
         model.check_range()
@@ -197,7 +251,9 @@ def calibrate(
         raise CalibrationError(
             f"this noise is not linear in grey value and gradient: {error}"
         ) from None
-    return _in_units(found, model, given.scale, given.offset)
+    found = _in_units(found, model, given.scale, given.offset)
+    found.warnings.extend(_disagreements(found))
+    return found
 
 
 def _rough_noise(frames: list[Frame]) -> RoughNoise:
@@ -260,7 +316,44 @@ def _in_units(
         shape_by_grey=found.shape_by_grey.scaled(scale, offset, 1.0),
         scan_draws=found.scan_draws * [1.0, scale],
         pointwise_draws=np.stack([slope, intercept], axis=1),
+        specimen_sd=found.specimen_sd * scale,
+        series=found.series
+        and SeriesCheck(
+            found.series.pointwise_by_grey.scaled(scale, offset, scale),
+            found.series.scan_by_gradient.scaled(scale, 0.0, scale),
+        ),
     )
+
+
+def _disagreements(found: Calibration) -> list[str]:
+    """Return where the differences of a series contradict the curves, a text each."""
+    if found.series is None:
+        return []
+    texts = []
+    for noun, variable, own, other in (
+        (
+            "pointwise",
+            "grey value",
+            found.pointwise_by_grey,
+            found.series.pointwise_by_grey,
+        ),
+        ("scan", "gradient", found.scan_by_gradient, found.series.scan_by_gradient),
+    ):
+        scale = np.max(own.value[own.used], initial=0.0)
+        away = abs(other.value - own.value)
+        odd = own.used & other.used & (away > _MAX_DISAGREEMENT * scale)
+        odd &= away > _SURE_DISAGREEMENT * np.hypot(own.error, other.error)
+        if odd.any():
+            low, high = own.variable[odd].min(), own.variable[odd].max()
+            means = [np.mean(curve.value[odd]) for curve in (other, own)]
+            texts.append(
+                f"{noun} noise in the differences of frames is {means[0]:.3g}, by the "
+                f"fit of columns {means[1]:.3g}, at {variable} {low:.3g} to "
+                f"{high:.3g} ({np.count_nonzero(odd)} of "
+                f"{np.count_nonzero(own.used)} bins). Line jitter and a changing "
+                "specimen add to the differences; columns of another shape to the fit"
+            )
+    return texts
 
 
 class _Estimate(NamedTuple):
@@ -311,9 +404,16 @@ class _Measurement:
             )
             for frame, fit in zip(frames, fits)
         ]
+        self.pairs = [i for i, f in enumerate(frames) if f.difference is not None]
         self.pixels = int(sum(r.usable.sum() for r in self.residuals))
         self._check_clipped(self.pixels >= MIN_PIXELS)
         self.false_waves: list[np.ndarray] = []
+        self.parts = [background_noise.NOTHING] * len(fits)
+        self.specimen_sd = 0.0
+        self._set_bins()
+
+    def _set_bins(self) -> None:
+        """Set the edges of the bins by gradient and by grey value."""
         gradient = np.concatenate([r.gradient[r.usable] for r in self.residuals])
         grey = np.concatenate([r.clean[r.usable] for r in self.residuals])
         self.gradient_edges = np.linspace(0, np.quantile(gradient, 0.998), BINS + 1)
@@ -340,6 +440,8 @@ class _Measurement:
             pointwise = noise_fits.fit_pointwise(squares.means(), self.rounding)
             if turn < _ROUNDS:
                 noise, left = self._simulate(scan, pointwise)
+                if turn == 0 and self._put_specimen_aside(scan, pointwise):
+                    noise, left = self._simulate(scan, pointwise)
                 lines_left = self._lines(left).less(self._lines(noise))
                 across_left = self._across(left).less(self._across(noise))
                 squares_left = self._squares(left, scan)
@@ -380,8 +482,9 @@ class _Measurement:
             raise CalibrationError(
                 f"{self.frames[0].name}: noise of neighbouring pixels across the scan "
                 f"lines has the correlation {other.neighbour:+.2f}, wanted 0: the "
-                "images were filtered, resampled, sharpened or compressed. Export raw "
-                "frames"
+                "images were filtered, resampled, sharpened or compressed (export raw "
+                "frames), or hold structure that is no column, such as an amorphous "
+                "support (choose another area)"
             )
 
     def _check_clipped(self, enough: bool) -> None:
@@ -408,34 +511,144 @@ class _Measurement:
             left.append(dataclasses.replace(residual, values=rest))
         return noise, left
 
-    def _background(
+    def _put_specimen_aside(self, scan: np.ndarray, pointwise: np.ndarray) -> bool:
+        """Add slow waves that are no noise to the clean images; returns if there are.
+
+        So pointwise noise is measured against the grey value that the beam has seen.
+        """
+        if self.pairs:  # the background is in the differences; the rest repeats
+            self.parts = [background_noise.EVERYTHING] * len(self.fits)
+        else:
+            places, spectra, axes = self._slow_waves(scan, pointwise)
+            judged = background_noise.separate(spectra, axes, self._side)
+            for i, part in zip(places, judged):
+                self.parts[i] = part
+        specimen = [_specimen(fit, part) for fit, part in zip(self.fits, self.parts)]
+        self.specimen_sd = float(np.mean([part.std() for part in specimen]))
+        if not self.specimen_sd:
+            return False
+        for i, (residual, slow) in enumerate(zip(self.residuals, specimen)):
+            clean = residual.clean + slow
+            gradient = np.hypot(*np.gradient(clean))
+            changed = dataclasses.replace(residual, clean=clean, gradient=gradient)
+            self.residuals[i] = changed
+        self._set_bins()
+        return True
+
+    @property
+    def _side(self) -> int:
+        return min(self.fits[0].image.shape)
+
+    def _slow_waves(
         self, scan: np.ndarray, pointwise: np.ndarray
-    ) -> noise_fits.Background | None:
-        """Return the background of the images that are not clipped."""
-        spectra, false = [], []
+    ) -> tuple[list[int], list[background_noise.Waves], list[np.ndarray]]:
+        """Return which frames are hardly clipped, their waves, and which are on axes.
+
+        Nothing is returned if the waves are too few to measure a background.
+        """
+        places, spectra, false, axes = [], [], [], []
         for i, (fit, residual) in enumerate(zip(self.fits, self.residuals)):
             if residual.usable.mean() < _MIN_USABLE_SHARE:
                 continue
-            wave, floor = noise_fits.noise_floor(
+            wave, floor = background_noise.noise_floor(
                 fit.image.shape,
                 fit.smooth.shape,
-                np.mean((pointwise[1] + pointwise[0] * fit.image) ** 2),
+                np.mean((pointwise[1] + pointwise[0] * residual.clean) ** 2),
                 np.mean((scan[1] + scan[0] * residual.gradient) ** 2),
                 scan[2],
             )
             inside = wave <= fit.cutoff
             inside[0, 0] = False
+            along = np.zeros(inside.shape, bool)
+            along[0] = along[:, 0] = True
             first, *others = (
-                noise_fits.Waves(
+                background_noise.Waves(
                     (amplitude**2 / fit.image.size)[inside], wave[inside], floor[inside]
                 )
                 for amplitude in (fit.smooth, *self.false_waves[i :: len(self.fits)])
             )
+            places.append(i)
             spectra.append(first)
+            axes.append(along[inside])
             false += others
-        if sum(len(waves.power) for waves in spectra) < 20:
-            return None
-        return noise_fits.fit_background(spectra, false)
+        if sum(len(waves.power) for waves in spectra) < _MIN_SLOW_WAVES:
+            return [], [], []
+        return places, background_noise.raised(spectra, false), axes
+
+    def _background(
+        self, scan: np.ndarray, pointwise: np.ndarray
+    ) -> tuple[background_noise.Background | None, str | None]:
+        """Return the background noise if it is significant, and what was wrong."""
+        places, spectra, axes = self._slow_waves(scan, pointwise)
+        if not places:
+            return None, (
+                "the background was not measured: too much of each image is clipped, "
+                "or the images are too small for slow changes beside the columns"
+            )
+        parts = [self.parts[i] for i in places]
+        found = background_noise.fit_chosen(spectra, axes, parts)
+        measured = found is not None and found.is_stationary(self._side)
+        if not measured:
+            return None, _NO_BACKGROUND
+        background = found if found.gain > background_noise.MIN_GAIN else None
+        return background, _SOME_SPECIMEN if self.specimen_sd else None
+
+    def _background_of_series(
+        self, scan: np.ndarray, pointwise: np.ndarray
+    ) -> tuple[background_noise.Background | None, str | None]:
+        """Return the background in frame differences, and what was wrong."""
+        spectra, side = [], self._side
+        for i in self.pairs:
+            difference = self.frames[i].difference
+            known = np.isfinite(difference)
+            cut = np.ix_(known.any(axis=1), known.any(axis=0))
+            image = np.where(known, difference, 0.0)[cut]
+            smooth = fft.dctn(image, norm="ortho")
+            wave, floor = background_noise.noise_floor(
+                image.shape,
+                image.shape,
+                np.mean((pointwise[1] + pointwise[0] * self.residuals[i].clean) ** 2),
+                np.mean((scan[1] + scan[0] * self.residuals[i].gradient) ** 2),
+                scan[2],
+            )
+            inside = wave <= self.fits[i].cutoff
+            inside[0, 0] = False
+            power = (smooth**2 / image.size)[inside]
+            waves = background_noise.Waves(power, wave[inside], floor[inside])
+            spectra.append(waves)
+            side = min(side, *image.shape)
+        used = [np.ones(len(waves.power), bool) for waves in spectra]
+        found = background_noise.fit_background(spectra, used)
+        if not found.is_stationary(side):
+            return None, _CHANGING
+        return (found if found.gain > background_noise.MIN_GAIN else None), None
+
+    def _check_of_series(self, scan: np.ndarray) -> SeriesCheck:
+        """Return the curves of the frame differences, which need no fit of columns."""
+        residuals = []
+        for i in self.pairs:
+            difference = self.frames[i].difference
+            known = np.isfinite(difference)
+            residual = dataclasses.replace(
+                self.residuals[i],
+                values=np.where(known, difference, 0.0),
+                usable=self.residuals[i].usable & known,
+            )
+            residuals.append(residual)
+        lines, squares = self._lines(residuals), self._squares(residuals, scan)
+
+        def curve(sums: Sums, variance: Callable[[Sums], np.ndarray]) -> Curve:
+            blocks = len(sums.count)
+            drawn = self.rng.integers(blocks, size=(_DRAWS, blocks))
+            weights = (np.bincount(d, minlength=blocks).astype(float) for d in drawn)
+            error = np.std([variance(sums.means(w)) for w in weights], axis=0)
+            means = sums.means()
+            return _curve(means, variance(means), error)
+
+        return SeriesCheck(
+            curve(squares, lambda m: noise_fits.pointwise_variance(m, self.rounding)),
+            curve(lines, lambda m: noise_fits.scan_variance(m, scan[2])),
+        )
 
     def _conclude(
         self, lines: Sums, squares: Sums, scan: np.ndarray, pointwise: np.ndarray
@@ -481,17 +694,15 @@ class _Measurement:
         found = estimate(np.ones(blocks))
         scan_errors = errors.scan if has_scan else ()
         model_errors = _parameters(scan_errors, errors.pointwise, errors.shape)
-        background, problems = self._background(scan, pointwise), []
+        measure = self._background_of_series if self.pairs else self._background
+        background, problem = measure(scan, pointwise)
         sd, length = 0.0, NoiseModel.background_length
-        if background is None:
-            problems.append(
-                "the background was not measured: too much of each image is clipped, "
-                "or the images are too small for slow changes beside the columns"
-            )
-        elif background.gain > _MIN_BACKGROUND_GAIN:
+        if background is not None:
             sd, length = background.sd, background.length
             model_errors["background_sd"] = background.sd_error
             model_errors["background_length"] = background.length_error
+            if self.pairs:  # the slow waves of the frames hold both
+                self.specimen_sd = np.sqrt(max(self.specimen_sd**2 - sd**2, 0.0))
         low, high = np.quantile(
             np.stack([r.clean for r in self.residuals]), [0.01, 0.99]
         )
@@ -523,11 +734,22 @@ class _Measurement:
             ),
             scan_draws=np.array([draw.scan[:2] for draw in draws]),
             pointwise_draws=np.array([draw.pointwise for draw in draws]),
-            warnings=problems,
+            specimen_sd=self.specimen_sd,
+            series=self._check_of_series(scan) if self.pairs else None,
+            warnings=[problem] if problem else [],
             columns=sum(len(fit.columns) for fit in self.fits),
             images=len({frame.name for frame in self.frames}),
             pixels=self.pixels,
         )
+
+
+def _specimen(fit: CleanImage, part: str) -> np.ndarray:
+    """Return the slow waves of an image that count as specimen [H, W]."""
+    if part == background_noise.EVERYTHING:
+        return fit.background
+    if part == background_noise.ALONG_AXES:
+        return fit.background_along_axes
+    return np.zeros(fit.image.shape)
 
 
 def _parameters(

@@ -35,7 +35,8 @@ def calibration_figure(calibration: Calibration, path: str | os.PathLike) -> Non
     Scan noise is drawn against the gradient and against the grey value, where it should
     follow the mean gradient. Pointwise noise and its shape are drawn against the grey
     value. Bars are standard errors, bands two standard errors of the fits. Hollow marks
-    are bins with too few pixels for a fit.
+    are bins with too few pixels for a fit. Crosses are from the
+    differences of a series.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -67,6 +68,9 @@ def calibration_figure(calibration: Calibration, path: str | os.PathLike) -> Non
 
     curve, draws = found.pointwise_by_grey, found.pointwise_draws
     _draw(point, curve, _POINTWISE)
+    if found.series is not None:
+        _draw_check(scan, found.series.scan_by_gradient)
+        _draw_check(point, found.series.pointwise_by_grey)
     _line(point, curve, draws, model.pointwise_sd, _POINTWISE)
     title = f"{pm('pointwise_intercept')} + {pm('pointwise_slope')} x grey value"
     point.set(title=f"pointwise noise: {title}", xlabel=_GREY, ylabel=_SD)
@@ -108,6 +112,21 @@ def _draw(axis: Any, curve: Curve, color: str, label: str = "measured") -> None:
         top = (curve.value + 3 * curve.error)[used].max()
         low = min(0.0, (curve.value - 3 * curve.error)[used].min())
         axis.set_ylim(low, 1.1 * top + 1e-12)
+
+
+def _draw_check(axis: Any, curve: Curve) -> None:
+    """Draw what the differences of a series give."""
+    used = curve.used & np.isfinite(curve.value)
+    axis.errorbar(
+        curve.variable[used],
+        curve.value[used],
+        curve.error[used],
+        fmt="x",
+        color=_OTHER,
+        lw=1,
+        label="frame differences",
+    )
+    axis.legend(fontsize=8)
 
 
 def _line(axis: Any, curve: Curve, draws: np.ndarray, sd: Any, color: str) -> None:

@@ -86,6 +86,14 @@ class CleanImage:
         smooth[0, 0] = 0.0
         return _waves(smooth, self.image.shape)
 
+    @property
+    def background_along_axes(self) -> np.ndarray:
+        """The waves that run along an axis of the image: ramps, wedges [H, W]."""
+        smooth = self.smooth.copy()
+        smooth[0, 0] = 0.0
+        smooth[1:, 1:] = 0.0
+        return _waves(smooth, self.image.shape)
+
 
 def column_width_across_lines(image: np.ndarray) -> float:
     """Return the standard deviation of a typical column, pixels.

@@ -19,20 +19,16 @@
   residuals behind a high pass along the lines. A filtered residual is a sum of several
   draws, so it is closer to normal than each of them. Its density is computed from the
   product of their characteristic functions, so the parameter has no bias.
-- The background is fitted to cosine waves. There the model is a set of independent
-  amplitudes of variance ``b exp(-L^2 k^2)`` over a floor of other noise.
+
+:mod:`ppmat.stem.noise.background_noise` has the fit of the background.
 """
 
 from __future__ import annotations
 
 import functools
-import itertools
-from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import least_squares
-from scipy.optimize import minimize
 from scipy.special import boxcox
 
 from ppmat.stem.noise.moments import LAGS
@@ -217,117 +213,3 @@ def best_lambda(counts: np.ndarray, logs: np.ndarray) -> float:
     shift = 0.5 * (left - right) / bend if bend < 0 else 0.0
     step = LAMBDAS[1] - LAMBDAS[0]
     return float(LAMBDAS[best] + step * np.clip(shift, -1, 1))
-
-
-class Background(NamedTuple):
-    """A smooth field in an image."""
-
-    sd: float  # standard deviation, image units
-    length: float  # pixels
-    sd_error: float  # standard errors
-    length_error: float
-    gain: float  # twice the increase of the log likelihood by the field
-
-
-class Waves(NamedTuple):
-    """Amplitudes of cosine waves, without the level, each array [waves].
-
-    The waves are orthonormal over the root of the number of pixels.
-    """
-
-    power: np.ndarray  # squared amplitudes
-    wave: np.ndarray  # wave numbers, angular, 1 / pixel
-    floor: np.ndarray  # variance of the amplitudes by other noise
-
-
-def fit_background(spectra: list[Waves], false: list[Waves]) -> Background:
-    """Return the background, by maximum likelihood.
-
-    Args:
-        spectra: Waves of each frame.
-        false: Waves that the fit of the columns found in noise alone. They have more
-            power than the noise has at their wave numbers, above all the short ones.
-    """
-    power, wave, floor = (np.concatenate(part) for part in zip(*false))
-    top = wave.max()
-
-    def raised(p: np.ndarray, wave: np.ndarray, floor: np.ndarray) -> np.ndarray:
-        x = (wave / top) ** 2
-        return floor * np.exp(p[0] + p[1] * x + p[2] * x**2)
-
-    def misfit(expected: np.ndarray) -> float:
-        return 0.5 * float(np.sum(np.log(expected) + power / expected))
-
-    minimized = functools.partial(minimize, method="L-BFGS-B")
-    rise = minimized(
-        lambda p: misfit(raised(p, wave, floor)), np.zeros(3), bounds=[(-3, 6)] * 3
-    ).x
-    power, wave, floor = (np.concatenate(part) for part in zip(*spectra))
-    floor = raised(rise, wave, floor)
-
-    def field(p: np.ndarray) -> np.ndarray:
-        return np.exp(p[1] - np.exp(2 * p[2]) * wave**2)
-
-    def loss(p: np.ndarray) -> float:
-        return misfit(np.exp(p[0]) * floor + (field(p) if len(p) > 1 else 0.0))
-
-    # Columns that are not Gaussian leave power, which may add to the floor.
-    limits = [(-0.2, 0.7), (-60.0, 30.0), (np.log(4.0), np.log(400.0))]
-    without = minimized(loss, [0.0], bounds=limits[:1])
-    first = np.log(max(power[wave < np.quantile(wave, 0.1)].mean(), 1e-20))
-    starts = ([0.0, first, np.log(length)] for length in (8.0, 20.0, 50.0))
-    fits = [minimized(loss, start, bounds=limits) for start in starts]
-    best = min(fits, key=lambda fit: fit.fun)
-    length = float(np.exp(best.x[2]))
-    rest = np.exp(best.x[0]) * floor
-    # Variance of the field in these frames: mean and variance of each amplitude, given
-    # the measured one (Wiener filter).
-    share = field(best.x) / (field(best.x) + rest)
-    variance = np.sum(share**2 * power + share * rest) / len(spectra)
-    spread = np.sum(2 * share**2 * rest * (rest + 2 * field(best.x)))
-    sd = float(np.sqrt(variance))
-    return Background(
-        sd,
-        length,
-        float(np.sqrt(spread) / len(spectra) / (2 * sd)),
-        float(_errors(loss, best.x)[2] * length),
-        float(2 * (without.fun - best.fun)),
-    )
-
-
-def _errors(loss: Callable, best: np.ndarray) -> np.ndarray:
-    """Return standard errors from the curvature of the loss."""
-    step, signs = 1e-2, list(itertools.product((1, -1), repeat=2))
-    unit = step * np.eye(len(best))
-    hessian = [
-        [
-            sum(s * t * loss(best + s * u + t * v) for s, t in signs) / (4 * step**2)
-            for v in unit
-        ]
-        for u in unit
-    ]
-    with np.errstate(invalid="ignore"):
-        return np.sqrt(np.maximum(np.diag(np.linalg.pinv(hessian)), 0))
-
-
-def noise_floor(
-    shape: tuple[int, int],
-    size: tuple[int, int],
-    pointwise: float,
-    scan: float,
-    length: float,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return wave numbers, and variances of noise in cosine waves, each [P, Q].
-
-    Args:
-        shape: ``(H, W)`` of the image.
-        size: ``(P, Q)``, number of waves.
-        pointwise: Mean variance of pointwise noise.
-        scan: The same of scan noise.
-        length: Of scan noise along axis 1, pixels.
-    """
-    rows, columns = (np.pi * np.arange(p) / n for p, n in zip(size, shape))
-    wave = np.hypot(rows[:, None], columns[None, :])
-    streak = 2 * np.sqrt(np.pi) * length * np.exp(-((length * columns) ** 2))
-    floor = (pointwise + scan * streak[None, :] + 0.0 * rows[:, None]) / np.prod(shape)
-    return wave, floor

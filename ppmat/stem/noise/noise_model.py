@@ -30,6 +30,7 @@ from dataclasses import field
 from numbers import Integral
 from numbers import Real
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -174,12 +175,19 @@ class NoiseModel:
             },
         )
 
-    def to_json(self) -> str:
-        """Return the parameters as JSON text."""
+    def to_json(self, calibration: Mapping[str, Any] | None = None) -> str:
+        """Return the parameters as JSON text.
+
+        ``calibration`` says what they were measured on, as plain values; it is for the
+        reader of the file and is not read again.
+        """
         fields = dataclasses.asdict(self)
         record = {"format": FORMAT, "version": VERSION}
         record["standard_errors"] = dict(fields.pop("standard_errors"))
-        return json.dumps({**record, "parameters": fields}, indent=1)
+        record["parameters"] = fields
+        if calibration is not None:
+            record["calibration"] = dict(calibration)
+        return json.dumps(record, indent=1)
 
     @classmethod
     def from_json(cls, text: str, where: str = "noise model") -> NoiseModel:
@@ -246,9 +254,12 @@ class NoiseModel:
                 "high; wanted 0 or more"
             )
 
-    def save(self, path: str | Path) -> None:
+    def save(
+        self, path: str | Path, calibration: Mapping[str, Any] | None = None
+    ) -> None:
         """Write :meth:`to_json` to a file."""
-        Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
+        text = self.to_json(calibration) + "\n"
+        Path(path).write_text(text, encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> NoiseModel:

@@ -31,6 +31,7 @@ from ppmat.stem.images.bad_pixels import without_hot_pixels
 from ppmat.stem.images.image_array import image_array
 from ppmat.stem.images.image_array import is_signal
 from ppmat.stem.noise.noise_model import MODES
+from ppmat.stem.series.frame_differences import frame_differences
 from ppmat.utils.errors import InputError
 
 MIN_SIDE = 64  # pixels
@@ -56,6 +57,8 @@ class Frame(NamedTuple):
     floor: float | None  # value that darker pixels are clipped to
     ceiling: float | None  # value that brighter pixels are clipped to
     hot: np.ndarray  # mask of pixels replaced by the median of their neighbours [H, W]
+    # Of this frame and the next of a series, over the root of 2; NaN outside [H, W].
+    difference: np.ndarray | None = None
 
 
 class RawFrames(NamedTuple):
@@ -81,10 +84,12 @@ def prepare_frames(
     fast_axis: int,
     mode: str,
     names: Sequence[str] | None,
+    series: bool = False,
 ) -> RawFrames:
     """Return the images of a calibration on one scale.
 
-    For arguments and errors see :func:`ppmat.stem.noise.calibration.calibrate`.
+    With ``series`` they are frames of one area and get their differences. For arguments
+    and errors see :func:`ppmat.stem.noise.calibration.calibrate`.
     """
     if mode not in MODES:
         raise CalibrationError(f"mode is {mode!r}, wanted one of {', '.join(MODES)}")
@@ -120,14 +125,23 @@ def prepare_frames(
     offset = low - 30.0 * scale
     step /= scale
     frames = []
-    for array, mask, ends, name in zip(arrays, hot, limits, names):
+    differences = frame_differences(arrays, names) if series else [None] * len(arrays)
+    for array, mask, ends, name, difference in zip(
+        arrays, hot, limits, names, differences
+    ):
         ends = [v if v is None else (v - offset) / scale for v in ends]
         array = (array - offset) / scale
         if fast_axis == 0:
             array, mask = array.T, mask.T
         _check_filtered(array, name, step)
-        tiles = zip(_tiles(array), _tiles(mask))
-        frames += [Frame(tile, name, *ends, taken) for tile, taken in tiles]
+        tiles, masks = _tiles(array), _tiles(mask)
+        parts = [None] * len(tiles)
+        if difference is not None:
+            parts = _tiles((difference if fast_axis else difference.T) / scale)
+        frames += [
+            Frame(tile, name, *ends, taken, part)
+            for tile, taken, part in zip(tiles, masks, parts)
+        ]
     most = max(1, MAX_PIXELS // frames[0].image.size)
     if len(frames) > most:
         frames = [frames[i] for i in np.linspace(0, len(frames) - 1, most).astype(int)]
