@@ -24,6 +24,7 @@ file is overwritten.
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
@@ -79,6 +80,7 @@ def _candidate_names(image: ImageFile) -> list[str]:
     """Return names from short to long: file, with suffix, with its folders."""
     path = Path(image.path).absolute()
     index = "" if image.index is None else f"_{image.index}"
+    index = re.sub(r"[^\w.+-]+", "_", index)  # titles have spaces and slashes
     names = [path.stem + index, path.stem + path.suffix.replace(".", "_") + index]
     for folder in reversed(path.parts[1:-1]):
         names.append(f"{folder}_{names[-1]}")
@@ -169,16 +171,18 @@ class ImageStore:
         state = RunManifest(sidecar, self._settings, "").state
         try:
             source, output = state["input"], state["output"]
-            found = source["sha256"], source["index"]
+            found = source["sha256"], source["index"], source.get("selection")
             output_hash = output["sha256"]
         except (KeyError, TypeError):
             raise StoredRunError(
                 f"{sidecar}: is damaged, or another program wrote it"
             ) from None
         image = self.images[number]
-        if found != (self.input_hash(number), image.index):
+        record = image.record(self.input_hash(number))
+        if found != (record["sha256"], image.index, record.get("selection")):
             raise StoredRunError(
-                f"{path} was made from another input than {image} is now"
+                f"{path} was made from another input, region or mask than {image} "
+                "is now"
             )
         if not path.exists():
             return False
