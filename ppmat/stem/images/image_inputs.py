@@ -36,6 +36,9 @@ from ppmat.utils.errors import nearest
 
 PathLike = str | os.PathLike[str]
 
+# Endings of the pictures that the commands write beside their results.
+PICTURE_ENDINGS = (".picture.png", ".residual.png", ".overlay.png")
+
 
 class ImageFile(NamedTuple):
     """An input image.
@@ -127,11 +130,16 @@ def find_images(
 
 
 def image_names(folder: str) -> list[str]:
-    """Return the sorted names of the files in a folder that have an image suffix."""
+    """Return the sorted names of the files in a folder that have an image suffix.
+
+    Hidden files and the pictures of results (:data:`PICTURE_ENDINGS`) are left out.
+    """
     return [
         name
         for name in sorted(os.listdir(folder))
-        if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+        if name.lower().endswith(IMAGE_SUFFIXES)
+        and not name.startswith(".")
+        and not name.lower().endswith(PICTURE_ENDINGS)
     ]
 
 
