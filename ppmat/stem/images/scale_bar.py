@@ -120,7 +120,7 @@ def burn_scale_bar(picture: np.ndarray, bar: ScaleBar) -> np.ndarray:
         bar: Of :func:`scale_bar` for this width.
     """
     height, width = picture.shape
-    letters = max(_MIN_LABEL, round(min(height, width) / 28))
+    letters = max(_MIN_LABEL, round(min(height, width) / 36))
     font = ImageFont.load_default(letters)
     canvas = Image.fromarray(picture)
     draw = ImageDraw.Draw(canvas)
