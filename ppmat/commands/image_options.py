@@ -56,8 +56,8 @@ def add_images(
     )
 
 
-def add_selection(parser: argparse.ArgumentParser) -> None:
-    """Add ``--region`` and ``--mask``."""
+def add_selection(parser: argparse.ArgumentParser, mask: bool = True) -> None:
+    """Add ``--region`` and, with ``mask``, ``--mask``; see :func:`selected_images`."""
     parser.add_argument(
         "--region",
         type=int,
@@ -65,12 +65,14 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
         metavar=("TOP", "LEFT", "HEIGHT", "WIDTH"),
         help="use this rectangle of each image, pixels",
     )
-    parser.add_argument(
-        "--mask",
-        metavar="FILE",
-        help="use the pixels that are not zero in this image, of the size of the "
-        "inputs; the others become NaN",
-    )
+    parser.set_defaults(mask=None)
+    if mask:
+        parser.add_argument(
+            "--mask",
+            metavar="FILE",
+            help="use the pixels that are not zero in this image, of the size of the "
+            "inputs; the others become NaN",
+        )
 
 
 def selected_images(args: argparse.Namespace, inputs: Sequence[Any]) -> list[ImageFile]:
