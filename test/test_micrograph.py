@@ -571,7 +571,7 @@ def plugin(monkeypatch):
     module = types.SimpleNamespace(
         __name__="rsciio.digitalmicrograph", found=[], file_reader=None
     )
-    module.file_reader = lambda path: module.found
+    module.file_reader = lambda path, **options: module.found
     monkeypatch.setattr(
         micrograph_readers, "rosettasciio_plugin", lambda kind, path: module
     )
@@ -710,7 +710,7 @@ def test_spectra_and_damaged_files(tmp_path, plugin):
     with pytest.raises(ImageFormatError, match="no image .spectra only"):
         read_micrograph(tmp_path / "a.dm4")
 
-    def fail(path):
+    def fail(path, **options):
         raise struct.error("unpack requires 4 bytes")
 
     plugin.file_reader = fail

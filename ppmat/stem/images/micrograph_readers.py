@@ -62,6 +62,8 @@ _MRC_HEADER = (
 ).split()
 _MIN_MAPPED_BYTES = 1 << 26  # larger .npy files are mapped instead of read
 
+# Spectra are not read; those of Velox can be large, and need more packages.
+_READER_OPTIONS = {"emd": {"select_type": "images"}}
 # Readers of RosettaSciIO, by the names of ``ppmat.stem.images.micrograph``.
 _PLUGINS = {"dm": "digitalmicrograph", "emd": "emd", "hspy": "hspy", "ser": "tia"}
 
@@ -80,6 +82,8 @@ _HINTS = {
     "decompression bomb": "Images as large as this are read from TIFF or npy",
 }
 
+# nm. Pixels of images are smaller; those of diffraction patterns seem to be 1e14 nm.
+_MAX_SER_PIXEL = 1e6
 _MOST_LISTED = 20  # images of a file named in an error
 
 Scale = tuple[tuple[float, float] | None, str | None]
@@ -236,8 +240,8 @@ def rosettasciio_plugin(kind: str, path: str) -> Any:
 def kind_of_hdf5(path: str) -> str:
     """Return ``hspy`` or ``emd`` by the groups in an HDF5 file, whatever its name.
 
-    HyperSpy keeps its signals in ``Experiments``. Velox has ``Data/Image``. Groups of
-    Berkeley EMD have the attribute ``emd_group_type``.
+    HyperSpy keeps its signals in ``Experiments``. Velox has ``Data`` and ``Version``.
+    Groups of Berkeley EMD have the attribute ``emd_group_type``.
 
     Raises:
         ImageFormatError: It is the file of another program, or damaged.
@@ -251,7 +255,7 @@ def kind_of_hdf5(path: str) -> str:
     with _reading(path, "HDF5"), h5py.File(path, "r") as file:
         if "Experiments" in file:
             return "hspy"
-        if "Data/Image" in file or file.visititems(marked):
+        if {"Data", "Version"} <= set(file) or file.visititems(marked):
             return "emd"
         groups = ", ".join(list(file)[:_MOST_LISTED])
     raise ImageFormatError(
@@ -269,7 +273,7 @@ def read_rosettasciio(kind: str, path: str, index: Index) -> Micrograph:
     plugin = rosettasciio_plugin(kind, path)
     name = plugin.__name__.rpartition(".")[2]
     with _reading(path, f"{name} by RosettaSciIO"):
-        signals = plugin.file_reader(path)
+        signals = plugin.file_reader(path, **_READER_OPTIONS.get(kind, {}))
     images = [signal for signal in signals if len(_axes(signal)[1]) >= 2]
     if signals and not images:
         raise ImageFormatError(
@@ -283,9 +287,11 @@ def read_rosettasciio(kind: str, path: str, index: Index) -> Micrograph:
     if data.dtype.names and set("RGB") <= set(data.dtype.names):
         colours = np.stack([data[name] for name in "RGB"], axis=-1)
         data = grey_from_colour(colours, 0, path)
-    scale = checked_pixel_size(
-        *([axis.get(key) for axis in axes[-2:]] for key in ("scale", "units"))
-    )
+    sizes, units = ([axis.get(key) for axis in axes[-2:]] for key in ("scale", "units"))
+    if kind == "ser" and units == ["nm", "nm"] and min(sizes) > _MAX_SER_PIXEL:
+        # RosettaSciIO takes the 1/m of diffraction patterns for m.
+        sizes, units = [size * 1e-18 for size in sizes], ["1/nm", "1/nm"]
+    scale = checked_pixel_size(sizes, units)
     metadata = {
         "format": name,
         "axes": axes,
