@@ -85,21 +85,24 @@ def read(path):
     import tifffile
 
     with tifffile.TiffFile(path) as file:
-        tags, text = file.pages[0].tags, file.ome_metadata or ""
+        tags = {tag.code: (tag.dtype, tag.value) for tag in file.pages[0].tags}
+        ome_text = file.ome_metadata or ""
         image, imagej = file.asarray(), file.imagej_metadata or {}
     keep = {}
-    if "XResolution" in tags:
-        keep["resolution"] = tags["XResolution"].value, tags["YResolution"].value
-        keep["resolutionunit"] = tags["ResolutionUnit"].value
+    if {282, 283} <= tags.keys():  # resolution along x and y
+        keep["resolution"] = tags[282][1], tags[283][1]
+    if 296 in tags:
+        keep["resolutionunit"] = tags[296][1]
     if "unit" in imagej:
         unit = str(imagej["unit"]).encode("ascii", "backslashreplace").decode()
         keep |= {"imagej": True, "metadata": {"unit": unit}}
-    keep["extratags"] = [  # of DigitalMicrograph: sizes and units
-        (code, tags[code].dtype, 0, tags[code].value, True)
-        for code in (65003, 65004, 65009, 65010)
-        if code in tags
-    ]
-    ome = dict(re.findall(r'PhysicalSize(X|Y|XUnit|YUnit)="([^"]*)"', text))
+    keep["extratags"] = []
+    for code in {65003, 65004, 65009, 65010} & tags.keys():  # of DigitalMicrograph
+        kind, value = tags[code]
+        text = isinstance(value, str)
+        value = value.encode("latin-1", "replace") if text else value
+        keep["extratags"].append((code, kind, 0 if text else 1, value))
+    ome = dict(re.findall(r'PhysicalSize(X|Y|XUnit|YUnit)="([^"]*)"', ome_text))
     if {"X", "Y"} <= ome.keys() and ome.get("XUnit") == ome.get("YUnit"):
         unit = ome.get("XUnit", "µm").replace("µm", "micron").replace("Å", "angstrom")
         keep["resolution"] = 1 / float(ome["X"]), 1 / float(ome["Y"])

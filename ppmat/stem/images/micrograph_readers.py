@@ -217,7 +217,8 @@ def read_mrc(path: str, index: Index) -> Micrograph:
     check_mrc_size(path)
     with _reading(path, "MRC"), mrcfile.open(path, permissive=False) as file:
         data = np.array(file.data)
-        sizes = (float(file.voxel_size.y), float(file.voxel_size.x))
+        with np.errstate(divide="ignore", invalid="ignore"):  # HyperSpy writes 0 cells
+            sizes = (float(file.voxel_size.y), float(file.voxel_size.x))
         header = {name: file.header[name].tolist() for name in _MRC_HEADER}
         labels = file.get_labels()
     metadata = {"format": "MRC", "header": header, "labels": labels}
