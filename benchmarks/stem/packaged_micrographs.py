@@ -66,8 +66,6 @@ _TEMUL = ("temul-toolkit==0.1.9", True, "temul/example_data/experimental/example
 _ATOMAP = ("atomap==0.4.2", True, "atomap/tests/datasets/test_")
 _MRCFILE = ("mrcfile==1.5.4", True, "tests/test_data/")
 FILES = (
-    Shipped(*_TEMUL[:2], f"{_TEMUL[2]}Au_nanoparticle.emd", "gold particles in vacuum"),
-    Shipped(*_TEMUL[:2], f"{_TEMUL[2]}Se_implanted_MoS2.dm3", "MoS2, Se implanted"),
     Shipped(*_ATOMAP[:2], f"{_ATOMAP[2]}ADF_cropped.hdf5", "perovskite, ADF"),
     Shipped(*_ATOMAP[:2], f"{_ATOMAP[2]}ABF_cropped.hdf5", "perovskite, ABF", "bf"),
     Shipped(
@@ -88,6 +86,8 @@ FILES = (
         "TEM without lattice",
         region=(1024, 1024, 512, 512),
     ),
+    Shipped(*_TEMUL[:2], f"{_TEMUL[2]}Se_implanted_MoS2.dm3", "MoS2, Se implanted"),
+    Shipped(*_TEMUL[:2], f"{_TEMUL[2]}Au_nanoparticle.emd", "gold particles in vacuum"),
 )
 
 
