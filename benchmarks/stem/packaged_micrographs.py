@@ -29,6 +29,7 @@ import contextlib
 import datetime
 import io
 import json
+import re
 import subprocess
 import sys
 import tarfile
@@ -126,6 +127,7 @@ def run(command: Any, *options: Any) -> tuple[int, list[str], float]:
     lines = text.getvalue().splitlines()
     told = [line for line in lines if "WARNING:" in line or "ERROR:" in line]
     told = [line.split("WARNING: ")[-1].split("ERROR: ")[-1] for line in told]
+    told = [re.sub(r"[^ ]*/(?=[^/ ]*\.)", "", line) for line in told]  # folders
     return status, told, round(seconds, 1)
 
 
