@@ -666,8 +666,12 @@ def test_content_of_hdf5_counts_and_not_the_name(tmp_path, monkeypatch):
     kind = micrograph_readers.kind_of_hdf5
     path = hdf5(tmp_path / "a.emd", lambda f: f.create_group("Experiments/x"))
     assert kind(path) == "hspy"
-    path = hdf5(tmp_path / "b.hspy", lambda f: f.create_group("Data/Image/0"))
-    assert kind(path) == "emd"
+
+    def velox(file):
+        file.create_group("Data/Image/0")
+        file["Version"] = "{}"
+
+    assert kind(hdf5(tmp_path / "b.hspy", velox)) == "emd"
 
     def berkeley(file):
         file.create_group("data/image").attrs["emd_group_type"] = 1
