@@ -90,8 +90,9 @@ setup(
         "dev": ["ruff==0.17.5", "pre-commit>=4"],
         "generator": ["fairchem-data-oc==0.0.1"],
         # GPL (RosettaSciIO: dm3, dm4, emd, ser, hspy), so never a core dependency;
-        # imagecodecs for compressed TIFF.
-        "stem": ["rosettasciio[hdf5]>=0.9", "imagecodecs>=2024.12.30"],
+        # h5py (a part of its [hdf5]) tells its HDF5 files apart; imagecodecs for
+        # compressed TIFF.
+        "stem": ["rosettasciio[hdf5]>=0.9", "h5py>=3.8", "imagecodecs>=2024.12.30"],
         # GPL as well: multislice simulation, which needs Python 3.11 and numpy 2.
         "abtem": ["abtem>=1.0.11; python_version>='3.11'"],
     },

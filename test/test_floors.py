@@ -53,7 +53,7 @@ THIRD_PARTIES = {
     "paddle",
 }
 OPTIONAL = {"visualdl", "tensorboardX", "wandb", "fairchem", "pandas", "rsciio"}
-OPTIONAL |= {"onnx", "onnxruntime", "abtem"}
+OPTIONAL |= {"onnx", "onnxruntime", "abtem", "h5py"}
 
 
 def package_of(module: str) -> str:

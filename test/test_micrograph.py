@@ -212,7 +212,9 @@ def test_several_images_in_one_file_are_asked_for(tmp_path):
     with pytest.raises(ImageFormatError, match=r"holds 2 images \(0:.*1:.*index"):
         read_micrograph(tmp_path / "a.tif")
     assert np.array_equal(read_micrograph(tmp_path / "a.tif", 1).data, second)
-    with pytest.raises(ImageFormatError, match="has no image 2; it holds 2"):
+    with pytest.raises(
+        ImageFormatError, match="has no image 2, counted from 0; it holds 2"
+    ):
         read_micrograph(tmp_path / "a.tif", 2)
 
 
@@ -480,7 +482,6 @@ def test_files_that_are_no_image(tmp_path):
         "picture.png": (buffer.getvalue(), "JPEG picture, whose compression"),
         "z.npy": ((tmp_path / "z.npz").read_bytes(), "zip archive"),
         "text.tif": (b"not an image at all", "none of PNG, TIFF.*begins with b'not"),
-        "a.h5": (b"\x89HDF\r\n\x1a\n" + b"0" * 300, "read as .emd or .hspy only"),
         "short.tif": (b"II*\0", "damaged or truncated"),
     }
     for name, (content, reason) in contents.items():
@@ -570,7 +571,7 @@ def plugin(monkeypatch):
     module = types.SimpleNamespace(
         __name__="rsciio.digitalmicrograph", found=[], file_reader=None
     )
-    module.file_reader = lambda path: module.found
+    module.file_reader = lambda path, **options: module.found
     monkeypatch.setattr(
         micrograph_readers, "rosettasciio_plugin", lambda kind, path: module
     )
@@ -612,6 +613,89 @@ def test_several_detectors_in_one_file(tmp_path, plugin):
     assert image.pixel_size is None
 
 
+def test_a_title_names_an_image(tmp_path, plugin):
+    (tmp_path / "a.dm4").write_bytes(DM4)
+    axes = [axis(5, 0), axis(6, 1)]
+    titles = ("HAADF", "BF", "DF2", "DF4", "DF4")
+    plugin.found = [
+        signal(grey((5, 6), seed=seed), axes, title)
+        for seed, title in enumerate(titles)
+    ]
+    for wanted, seed in {"haadf": 0, "BF": 1, "df2": 2, "AAD": 0}.items():
+        image = read_micrograph(tmp_path / "a.dm4", wanted)
+        assert np.array_equal(image.data, grey((5, 6), seed=seed)), wanted
+    for wanted, what in {"DF4": "2", "DF": "3", "ABF": "no"}.items():
+        # "DF" is also a part of "HAADF"; that is one more.
+        what = "4" if wanted == "DF" else what
+        with pytest.raises(
+            ImageFormatError, match=f"has {what} images with '{wanted}'"
+        ):
+            read_micrograph(tmp_path / "a.dm4", wanted)
+    with pytest.raises(ImageFormatError, match=r"such as .*a.dm4@HAADF \(in Python"):
+        read_micrograph(tmp_path / "a.dm4")
+
+
+@pytest.mark.parametrize(
+    "units, what", [("1/nm", "diffraction pattern or"), ("mrad", "diffraction pattern")]
+)
+def test_a_diffraction_pattern_is_said_to_be_one(tmp_path, plugin, caplog, units, what):
+    (tmp_path / "a.dm4").write_bytes(DM4)
+    axes = [axis(5, i, scale=0.03, units=units) for i in range(2)]
+    plugin.found = [signal(grey((5, 5)), axes)]
+    image = read_micrograph(tmp_path / "a.dm4")
+    assert image.units == units
+    assert convert_pixel_size(image.pixel_size, image.units, "nm") is None
+    assert what in caplog.text and "a.dm4" in caplog.text
+    caplog.clear()
+    plugin.found = [
+        signal(grey((5, 5)), [axis(5, i, scale=0.03, units="nm") for i in range(2)])
+    ]
+    read_micrograph(tmp_path / "a.dm4")
+    assert not caplog.text
+
+
+def hdf5(path, fill):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(path, "w") as file:
+        fill(file)
+    return str(path)
+
+
+def test_content_of_hdf5_counts_and_not_the_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(micrograph_readers, "rosettasciio_plugin", lambda *a: None)
+    kind = micrograph_readers.kind_of_hdf5
+    path = hdf5(tmp_path / "a.emd", lambda f: f.create_group("Experiments/x"))
+    assert kind(path) == "hspy"
+
+    def velox(file):
+        file.create_group("Data/Image/0")
+        file["Version"] = "{}"
+
+    assert kind(hdf5(tmp_path / "b.hspy", velox)) == "emd"
+
+    def berkeley(file):
+        file.create_group("data/image").attrs["emd_group_type"] = 1
+
+    assert kind(hdf5(tmp_path / "c.h5", berkeley)) == "emd"
+    path = hdf5(tmp_path / "d.hdf5", lambda f: f.create_group("other"))
+    with pytest.raises(ImageFormatError, match="neither HyperSpy's.*holds other"):
+        kind(path)
+    (tmp_path / "e.hdf5").write_bytes(b"\x89HDF\r\n\x1a\n" + b"0" * 300)
+    with pytest.raises(ImageFormatError, match="e.hdf5: cannot be read as HDF5"):
+        kind(str(tmp_path / "e.hdf5"))
+
+
+@pytest.mark.parametrize("suffix", ["hdf5", "hspy", "emd"])
+def test_a_file_of_hyperspy_by_any_name(tmp_path, suffix):
+    pytest.importorskip("rsciio.hspy")
+    write_micrograph(tmp_path / "a.hspy", grey((6, 5), "f4"), (0.2, 0.3), "nm")
+    path = tmp_path / f"b.{suffix}"
+    (tmp_path / "a.hspy").rename(path)
+    image = read_micrograph(path)
+    assert np.array_equal(image.data, grey((6, 5), "f4"))
+    assert (image.pixel_size, image.units) == ((0.2, 0.3), "nm")
+
+
 def test_colours_through_rosettasciio(tmp_path, plugin):
     (tmp_path / "a.dm4").write_bytes(DM4)
     data = np.zeros((5, 6), [(name, "u1") for name in "RGBA"])
@@ -630,7 +714,7 @@ def test_spectra_and_damaged_files(tmp_path, plugin):
     with pytest.raises(ImageFormatError, match="no image .spectra only"):
         read_micrograph(tmp_path / "a.dm4")
 
-    def fail(path):
+    def fail(path, **options):
         raise struct.error("unpack requires 4 bytes")
 
     plugin.file_reader = fail
@@ -639,7 +723,9 @@ def test_spectra_and_damaged_files(tmp_path, plugin):
 
 
 def test_without_rosettasciio_the_extra_is_named(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "rsciio", None)
+    plugins = [f"rsciio.{x}" for x in micrograph_readers._PLUGINS.values()]
+    for name in ("rsciio", *plugins):
+        monkeypatch.setitem(sys.modules, name, None)
     files = {"a.dm4": DM4, "a.ser": b"II\x97\x01", "a.emd": b"\x89HDF\r\n\x1a\n"}
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
@@ -826,7 +912,23 @@ def test_units_have_one_spelling():
         assert clean_units(text) == "µm", text
     for text in ("Å", "Å", "A", "angstrom", "\\u00C5"):
         assert clean_units(text) == "Å", text
-    assert clean_units("1 / nm") == "1/nm"
+    for text, units in {
+        "[n_m]": "nm",
+        "n_m": "nm",
+        "p_m": "pm",
+        "[u_m]": "µm",
+        "1 / nm": "1/nm",
+        "[1/n_m]": "1/nm",
+        "[n_m^-1]": "1/nm",
+        "nm^-1": "1/nm",
+        "nm⁻¹": "1/nm",
+        "1/A": "1/Å",
+        "Å^-1": "1/Å",
+        "mrad": "mrad",
+        "1/s": "1/s",
+        "eV": "eV",
+    }.items():
+        assert clean_units(text) == units, text
     for text in (None, "", "pixel", "<undefined>", "[]", 3):
         assert clean_units(text) is None
     assert clean_units("1/nm") == "1/nm"

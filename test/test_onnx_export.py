@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
+import tifffile
 from helpers_folded import difference
 from helpers_folded import eager
 from helpers_folded import grey
@@ -41,6 +42,8 @@ from ppmat.predictor.onnx_export import export_onnx
 from ppmat.predictor.packaged_models import PACKAGED_MODELS
 from ppmat.stem.images.grey_scaling import GREY
 from ppmat.stem.images.grey_scaling import PERCENTILES
+from ppmat.stem.images.micrograph import read_micrograph
+from ppmat.stem.images.micrograph import write_micrograph
 from ppmat.utils.config import save_config
 
 onnx = pytest.importorskip("onnx")
@@ -305,3 +308,43 @@ def test_the_example_needs_neither_paddle_nor_this_package(model, tmp_path):
     assert done.returncode == 0, done.stderr
     out = tifffile.imread(tmp_path / "out.tif")
     assert out.shape == (40, 33) and out.dtype == np.float32
+
+
+@pytest.mark.parametrize("kind", ["imagej", "micrograph", "ome", "dm", "npy"])
+def test_the_example_keeps_the_pixel_size(example, model, tmp_path, kind):
+    export_onnx(model, tmp_path / "x.onnx", (32, 32), 8)
+    image = grey(40, 36).astype(np.float32)
+    source, target = tmp_path / "in.tif", tmp_path / "out.tif"
+    size, units = (0.013, 0.012), "nm"
+    resolution = (1 / size[1], 1 / size[0])
+    if kind == "imagej":
+        options = {"imagej": True, "metadata": {"unit": "nm"}}
+        tifffile.imwrite(source, image, resolution=resolution, **options)
+    elif kind == "micrograph":
+        units = "Å"
+        write_micrograph(source, image, size, units)
+    elif kind == "ome":
+        about = {f"PhysicalSize{a}": v for a, v in zip("YX", size)}
+        about |= {"PhysicalSizeXUnit": "nm", "PhysicalSizeYUnit": "nm", "axes": "YX"}
+        tifffile.imwrite(source, image, ome=True, metadata=about)
+    elif kind == "dm":
+        tags = [(65003, "s", 0, "nm", True), (65004, "s", 0, "nm", True)]
+        tags += [(65009, "d", 1, size[1], True), (65010, "d", 1, size[0], True)]
+        tifffile.imwrite(source, image, extratags=tags)
+    else:
+        source, target = tmp_path / "in.npy", tmp_path / "out.npy"
+        np.save(source, image)
+    example.main(str(tmp_path / "x.onnx"), str(source), str(target))
+    found = read_micrograph(target)
+    expected = enhance(image, model, tile_size=32, overlap=8)
+    assert found.data.dtype == np.float32
+    assert difference(found.data, expected) < 1e-5
+    if kind != "npy":
+        assert found.pixel_size == pytest.approx(size, rel=1e-6)
+        assert found.units == units
+
+
+def test_the_example_refuses_a_png(example, tmp_path):
+    with pytest.raises(SystemExit, match="out.png: the result is float32, which only"):
+        example.main("x.onnx", "in.tif", str(tmp_path / "out.png"))
+    assert not list(tmp_path.iterdir())

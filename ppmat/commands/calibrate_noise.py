@@ -25,9 +25,12 @@ from typing import Any
 import numpy as np
 
 from ppmat.commands.image_options import add_images
+from ppmat.commands.image_options import add_selection
 from ppmat.commands.image_options import check_parent
 from ppmat.commands.image_options import refuse_present
+from ppmat.commands.image_options import selected_images
 from ppmat.commands.options import exit_status
+from ppmat.stem.images.image_inputs import ImageFile
 from ppmat.stem.images.image_inputs import find_images
 from ppmat.stem.images.image_inputs import read_images
 from ppmat.stem.images.micrograph_base import convert_pixel_size
@@ -72,6 +75,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_images(parser, "input", metavar="FRAME")
+    add_selection(parser, mask=False)
     add = parser.add_argument
     add("-o", "--output", required=True, metavar="JSON", help="the noise model")
     add("--fast_axis", type=int, choices=(0, 1), default=1,
@@ -102,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
     outputs = [Path(path) for path in (args.output, args.figure) if path is not None]
     _check_names(outputs)
     refuse_present(outputs, args.overwrite)
-    frames, names = read_frames(args.input)
+    frames, names = read_frames(selected_images(args, args.input))
     height, width = frames[0].shape
     logger.info(f"{_number(len(frames), 'frame')} of {height} x {width}")
     result = calibrate(
@@ -129,7 +133,9 @@ def _check_names(outputs: Sequence[Path]) -> None:
         check_parent(path)
 
 
-def read_frames(inputs: Sequence[str]) -> tuple[list[np.ndarray], list[str]]:
+def read_frames(
+    inputs: Sequence[str | ImageFile],
+) -> tuple[list[np.ndarray], list[str]]:
     """Return all frames [H, W] of files, folders and patterns, and their names.
 
     Raises:

@@ -31,12 +31,14 @@ import numpy as np
 
 from ppmat.commands.image_options import add_image_model
 from ppmat.commands.image_options import add_images
+from ppmat.commands.image_options import add_selection
 from ppmat.commands.image_options import add_task
 from ppmat.commands.image_options import check_parent
 from ppmat.commands.image_options import first_names
 from ppmat.commands.image_options import load_predictor
 from ppmat.commands.image_options import own_model_options
 from ppmat.commands.image_options import refuse_present
+from ppmat.commands.image_options import selected_images
 from ppmat.commands.options import EXIT_BAD_INPUT
 from ppmat.commands.options import EXIT_SOME_LEFT_OUT
 from ppmat.commands.options import counted
@@ -55,7 +57,6 @@ from ppmat.stem.columns.detection import POLARITIES
 from ppmat.stem.columns.detection import detect_columns
 from ppmat.stem.images.bad_pixels import without_hot_pixels
 from ppmat.stem.images.image_inputs import ImageFile
-from ppmat.stem.images.image_inputs import find_images
 from ppmat.stem.images.micrograph import image_from
 from ppmat.stem.images.micrograph_base import convert_pixel_size
 from ppmat.stem.noise.noise_model import MODES
@@ -94,6 +95,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     changes = "; KEY=VALUE changes the YAML"
     add_images(parser, "input", metavar="IMAGE", also=changes)
     parser.set_defaults(overrides=[])
+    add_selection(parser)
     add = parser.add_argument
     add("-o", "--output", required=True, metavar="CSV|FOLDER",
         help="the table of one image, or a folder for those of several")  # fmt: skip
@@ -128,7 +130,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def run(args: argparse.Namespace, task_dir: str) -> int:
     """Measure the images, holding the lock of the output; returns the exit status."""
     size = _check_options(args)
-    images = find_images(args.input)
+    images = selected_images(args, args.input)
     tables = _table_paths(args.output, images)
     with locked(args.output):
         return _measure_all(args, task_dir, size, images, tables)
@@ -144,8 +146,9 @@ def _measure_all(
     """Write the tables, one for each image; returns the exit status."""
     from tqdm import tqdm
 
-    given = None if args.enhanced is None else find_images(args.enhanced)
+    given = args.enhanced
     if given is not None:
+        given = selected_images(args, given)
         counts = f"{len(given)} images for {len(images)} inputs"
         refuse_if(len(given) != len(images), f"--enhanced: {counts}; wanted one each")
     outputs = (path for table in tables for path in _outputs(args, table).values())
@@ -302,13 +305,15 @@ def _measure_file(
     names = ("mode", "polarity", "sigma", "separation", "min_score")
     search = {name: getattr(args, name) for name in names}
     table = detect_columns(raw, pixel_size=size, units="nm", **search, **seeds)
-    with replacing(paths["table"]) as temporary:
-        table.to_csv(temporary)
     if args.overlay:
         from ppmat.stem.columns.detection_figure import draw_columns
 
         with replacing(paths["overlay"]) as temporary:
             draw_columns(raw, table, temporary, str(image))
+    table.y += source.offset[0]  # positions of a region are those of the whole image
+    table.x += source.offset[1]
+    with replacing(paths["table"]) as temporary:
+        table.to_csv(temporary)
     left_out = {}
     for name in args.export:
         try:

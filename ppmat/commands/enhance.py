@@ -33,10 +33,12 @@ import numpy as np
 from ppmat.commands.image_options import add_image_model
 from ppmat.commands.image_options import add_images
 from ppmat.commands.image_options import add_mode
+from ppmat.commands.image_options import add_selection
 from ppmat.commands.image_options import add_task
 from ppmat.commands.image_options import add_tiles
 from ppmat.commands.image_options import load_predictor
 from ppmat.commands.image_options import own_model_options
+from ppmat.commands.image_options import selected_images
 from ppmat.commands.options import announce_task_config
 from ppmat.commands.options import new_parser
 from ppmat.commands.options import parse_with_overrides
@@ -49,7 +51,6 @@ from ppmat.predictor.image_store import make_folder
 from ppmat.predictor.packaged_models import DEFAULT_MODE
 from ppmat.predictor.tile_model import BACKGROUNDS
 from ppmat.predictor.tile_model import RESAMPLINGS
-from ppmat.stem.images.image_inputs import find_images
 from ppmat.utils import logger
 from ppmat.utils.config import save_config
 from ppmat.utils.result_store import Column
@@ -83,10 +84,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_task(parser)
     add_images(parser, "--input", "--input_path", default=[], action="extend")
     add_tiles(parser)
+    add_selection(parser)
     add = parser.add_argument
     add("--save_path", "--output_path", metavar="FOLDER", help="for the outputs")
     add("--format", choices=FORMATS, default="tif", help="of the outputs")
     add("--residual", action="store_true", help="also draw the residual as PNG")
+    add("--picture", action="store_true", help="also write a PNG for the eye: 8 bits, "
+        "full size, with a scale bar")  # fmt: skip
     add("--ensemble", action="store_true", help="average of four flips: 4 x the work")
     add("--scaling", choices=("robust", "grey"), help="robust: any intensities, by "
         "percentiles; grey: grey levels 0 to 255 as in training")  # fmt: skip
@@ -110,7 +114,7 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
     _check_options(args, task_dir)
     # Wrong names and folders are reported before the model is loaded.
     if args.input:
-        find_images(args.input)
+        selected_images(args, args.input)
     if args.save_path is not None:
         make_folder(args.save_path)
     if args.split is not None:  # only a split reads data that variables name
@@ -121,10 +125,11 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
     if args.split is not None:
         return _score_split(predictor, args.split, args.save_path, options)
     rows = predictor.iter_files(
-        args.input,
+        selected_images(args, args.input),
         args.save_path,
         format=args.format,
         residual=args.residual,
+        picture=args.picture,
         overwrite=args.overwrite,
         on_error="flag",
         progress=sys.stderr.isatty(),
@@ -145,7 +150,8 @@ def _check_options(args: argparse.Namespace, task_dir: str) -> None:
     """Refuse options that do not go together; without any, take the example images."""
     if args.split is not None:
         refuse_if(args.input, "give --input or --split; not both")
-        for name in ("residual", "overwrite", "scaling", "resample"):
+        names = ("residual", "picture", "overwrite", "scaling", "resample", "region")
+        for name in (*names, "mask"):
             text = f"--{name} goes with --input; --split scores grey values only"
             refuse_if(getattr(args, name), text)
         return

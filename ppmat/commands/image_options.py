@@ -32,7 +32,10 @@ from ppmat.predictor.packaged_models import DEFAULT_MODE
 from ppmat.predictor.packaged_models import DEFAULT_TASK
 from ppmat.predictor.packaged_models import MODELS_OF_TASK
 from ppmat.predictor.packaged_models import PACKAGED_MODELS
+from ppmat.stem.images.image_inputs import ImageFile
+from ppmat.stem.images.image_inputs import find_images
 from ppmat.stem.images.micrograph import IMAGE_SUFFIXES
+from ppmat.stem.images.selection import Selection
 from ppmat.utils.files import StoredRunError
 from ppmat.utils.registry import ConfigError
 
@@ -50,9 +53,38 @@ def add_images(
         *names,
         nargs="+",
         help=f"images ({', '.join(IMAGE_SUFFIXES)}), folders, patterns; FILE@INDEX "
-        f"is one image of several{also}",
+        f"or FILE@TITLE is one image of several{also}",
         **options,
     )
+
+
+def add_selection(parser: argparse.ArgumentParser, mask: bool = True) -> None:
+    """Add ``--region`` and, with ``mask``, ``--mask``; see :func:`selected_images`."""
+    parser.add_argument(
+        "--region",
+        type=int,
+        nargs=4,
+        metavar=("TOP", "LEFT", "HEIGHT", "WIDTH"),
+        help="use this rectangle of each image, pixels",
+    )
+    parser.set_defaults(mask=None)
+    if mask:
+        parser.add_argument(
+            "--mask",
+            metavar="FILE",
+            help="use the pixels that are not zero in this image, of the size of the "
+            "inputs; the others become NaN",
+        )
+
+
+def selected_images(args: argparse.Namespace, inputs: Sequence[Any]) -> list[ImageFile]:
+    """Return the images of ``inputs``, each with the region and mask of the options."""
+    if args.region is None and args.mask is None:
+        return find_images(inputs)
+    if args.mask is not None and not os.path.isfile(args.mask):
+        raise ConfigError(f"--mask={args.mask}: file not found")
+    region = None if args.region is None else tuple(args.region)
+    return find_images(inputs, Selection(region, args.mask))
 
 
 def add_image_model(parser: argparse.ArgumentParser, device: bool = True) -> None:

@@ -24,6 +24,7 @@ file is overwritten.
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
@@ -35,6 +36,7 @@ from ppmat.stem.images.image_inputs import ImageFile
 from ppmat.stem.images.micrograph import Micrograph
 from ppmat.stem.images.micrograph import write_micrograph
 from ppmat.stem.images.micrograph_base import jsonable
+from ppmat.stem.images.scale_bar import write_picture
 from ppmat.utils.download import hash_of_file
 from ppmat.utils.errors import check_choice
 from ppmat.utils.files import RunManifest
@@ -79,6 +81,7 @@ def _candidate_names(image: ImageFile) -> list[str]:
     """Return names from short to long: file, with suffix, with its folders."""
     path = Path(image.path).absolute()
     index = "" if image.index is None else f"_{image.index}"
+    index = re.sub(r"[^\w.+-]+", "_", index)  # titles have spaces and slashes
     names = [path.stem + index, path.stem + path.suffix.replace(".", "_") + index]
     for folder in reversed(path.parts[1:-1]):
         names.append(f"{folder}_{names[-1]}")
@@ -107,6 +110,7 @@ class ImageStore:
         settings: What decides an output besides its input, as plain values.
         overwrite: Enhance and replace existing outputs (never an input).
         residual: Each output also has a figure of the residual.
+        picture: Each output also has an 8-bit picture with a scale bar.
 
     Attributes:
         paths: Path of each output.
@@ -122,12 +126,13 @@ class ImageStore:
         *,
         overwrite: bool = False,
         residual: bool = False,
+        picture: bool = False,
     ) -> None:
         check_choice("format", format, FORMATS)
         self.images = list(images)
         self.paths = [Path(folder) / f"{n}.{format}" for n in output_names(images)]
         self._settings = dict(settings)
-        self.residual = residual
+        self._residual, self._picture = residual, picture
         self._input_hashes: dict[tuple, str] = {}
         inputs = {os.path.realpath(image.path) for image in self.images}
         for path, image in zip(self.paths, self.images, strict=True):
@@ -159,6 +164,10 @@ class ImageStore:
         """Return the path of the figure of the residual of an output."""
         return self.paths[number].with_name(f"{self.paths[number].name}.residual.png")
 
+    def picture(self, number: int) -> Path:
+        """Return the path of the picture of an output."""
+        return self.paths[number].with_name(f"{self.paths[number].name}.picture.png")
+
     def _is_done(self, number: int) -> bool:
         """Return whether an output exists; raise if another file has its name."""
         path, sidecar = self.paths[number], self.sidecar(number)
@@ -169,22 +178,26 @@ class ImageStore:
         state = RunManifest(sidecar, self._settings, "").state
         try:
             source, output = state["input"], state["output"]
-            found = source["sha256"], source["index"]
+            found = source["sha256"], source["index"], source.get("selection")
             output_hash = output["sha256"]
         except (KeyError, TypeError):
             raise StoredRunError(
                 f"{sidecar}: is damaged, or another program wrote it"
             ) from None
         image = self.images[number]
-        if found != (self.input_hash(number), image.index):
+        record = image.record(self.input_hash(number))
+        if found != (record["sha256"], image.index, record.get("selection")):
             raise StoredRunError(
-                f"{path} was made from another input than {image} is now"
+                f"{path} was made from another input, region or mask than {image} "
+                "is now"
             )
         if not path.exists():
             return False
         if hash_of_file(path) != output_hash:
             raise StoredRunError(f"{path} was changed since it was written")
-        return not self.residual or self.figure(number).exists()
+        wanted = [self.figure(number)] if self._residual else []
+        wanted += [self.picture(number)] if self._picture else []
+        return all(path.exists() for path in wanted)
 
     def input_hash(self, number: int) -> str:
         """Return the SHA-256 sum of an input; an unchanged file is read only once."""
@@ -198,11 +211,24 @@ class ImageStore:
     def write(
         self, number: int, result: Any, source: Micrograph, input_hash: str
     ) -> None:
-        """Write an output, an ``Enhancement``, and its description.
+        """Write an output, an ``Enhancement``, its pictures and its description.
 
         ``input_hash`` is that of the file from before it was read.
         """
         path, image = self.paths[number], self.images[number]
+        if self._residual:
+            from ppmat.predictor.residual_figure import draw_residual
+
+            with replacing(self.figure(number)) as temporary:
+                draw_residual(result, temporary, str(image), source)
+        picture = None
+        if self._picture:
+            frame = result.image.reshape(-1, *result.image.shape[-2:])[0]
+            with replacing(self.picture(number)) as temporary:
+                picture = write_picture(
+                    temporary, frame, source.pixel_size, source.units
+                )
+            picture["file"] = self.picture(number).name
         with replacing(path) as temporary:
             write_micrograph(
                 temporary,
@@ -218,8 +244,10 @@ class ImageStore:
                     **image.record(input_hash),
                     "pixel_size": source.pixel_size,
                     "units": source.units,
+                    "offset": source.offset,
                     "metadata": jsonable(source.metadata),
                 },
                 record=result.record,
                 output=output,
+                picture=picture,
             )

@@ -49,7 +49,6 @@ from ppmat.utils import logger
 from ppmat.utils.errors import InputError
 from ppmat.utils.errors import check_choice
 from ppmat.utils.files import locked
-from ppmat.utils.files import replacing
 from ppmat.utils.registry import ConfigError
 
 OnError = Literal["raise", "flag"]
@@ -311,6 +310,7 @@ class SpectrumPredictor(BasePredictor):
         *,
         format: str = "tif",
         residual: bool = False,
+        picture: bool = False,
         overwrite: bool = False,
         on_error: OnError = "raise",
         progress: bool = True,
@@ -322,13 +322,15 @@ class SpectrumPredictor(BasePredictor):
         were already made from the same files with the same settings.
 
         Args:
-            inputs: PNG, TIFF, npy, MRC and, with ``ppmat[stem]``, DM3, DM4, EMD, SER
-                and HSPY files; ``FILE@INDEX`` is one image of several. A folder means
-                all images in it.
+            inputs: PNG, TIFF, npy, MRC and, with ``ppmat[stem]``, DM3, DM4, EMD, SER,
+                HSPY and HDF5 files; ``FILE@INDEX`` or ``FILE@TITLE`` is one image of
+                several. A folder means all images in it. The results of
+                ``find_images`` may have a region and a mask.
             save_path: Folder. ``x.tif`` has a description ``x.tif.json`` beside it.
             format: ``tif`` (float32, with pixel size and metadata), ``npy``, ``hspy``
                 or ``mrc``.
             residual: Also write ``x.tif.residual.png``.
+            picture: Also write ``x.tif.picture.png``, 8 bits with a scale bar.
             overwrite: Enhance all files again, and replace existing outputs.
             on_error: For a file that cannot be read or enhanced: ``raise``, or
                 ``flag`` for a row with a text in ``error``.
@@ -359,7 +361,7 @@ class SpectrumPredictor(BasePredictor):
         make_folder(save_path)
         with locked(save_path):
             settings = {**identity, **options.settings()}
-            flags = {"overwrite": overwrite, "residual": residual}
+            flags = {"overwrite": overwrite, "residual": residual, "picture": picture}
             store = ImageStore(save_path, images, format, settings, **flags)
             done = sum(store.done)
             if done:
@@ -397,10 +399,5 @@ class SpectrumPredictor(BasePredictor):
             bar.set_postfix_str(f"tile {done} of {total}" if done < total else "")
 
         result = enhance_image(source.data, self.tiles, options, on_tiles=show)
-        if store.residual:
-            from ppmat.predictor.residual_figure import draw_residual
-
-            with replacing(store.figure(number)) as path:
-                draw_residual(result, path, str(image))
         store.write(number, result, source, input_hash)
         return result

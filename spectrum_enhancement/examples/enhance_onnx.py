@@ -13,13 +13,17 @@
 # limitations under the License.
 
 
-"""Enhance a TIFF or .npy image with a file of export.py: numpy and onnxruntime only.
+"""Enhance a TIFF or .npy image with a file of export.py.
+
+Needs numpy, onnxruntime and, for TIFF, tifffile. The result is float32, as TIFF with
+the pixel size of a TIFF input, or as .npy.
 
 python enhance_onnx.py haadf.onnx image.tif enhanced.tif
 """
 
 import json
 import math
+import re
 import sys
 
 import numpy as np
@@ -76,14 +80,56 @@ def enhance(image, session):
     return out * scale if is_map else out * scale + offset
 
 
+def read(path):
+    """Return the image, and arguments for tifffile.imwrite that keep its pixel size."""
+    if path.lower().endswith(".npy"):
+        return np.load(path), {}
+    import tifffile
+
+    with tifffile.TiffFile(path) as file:
+        tags = {tag.code: (tag.dtype, tag.value) for tag in file.pages[0].tags}
+        ome_text = file.ome_metadata or ""
+        image, imagej = file.asarray(), file.imagej_metadata or {}
+    keep = {}
+    if {282, 283} <= tags.keys():  # resolution along x and y
+        keep["resolution"] = tags[282][1], tags[283][1]
+    if 296 in tags:
+        keep["resolutionunit"] = tags[296][1]
+    if "unit" in imagej:
+        unit = str(imagej["unit"]).encode("ascii", "backslashreplace").decode()
+        keep |= {"imagej": True, "metadata": {"unit": unit}}
+    keep["extratags"] = []
+    for code in {65003, 65004, 65009, 65010} & tags.keys():  # of DigitalMicrograph
+        kind, value = tags[code]
+        text = isinstance(value, str)
+        value = value.encode("latin-1", "replace") if text else value
+        keep["extratags"].append((code, kind, 0 if text else 1, value))
+    ome = dict(re.findall(r'PhysicalSize(X|Y|XUnit|YUnit)="([^"]*)"', ome_text))
+    if {"X", "Y"} <= ome.keys() and ome.get("XUnit") == ome.get("YUnit"):
+        unit = ome.get("XUnit", "µm").replace("µm", "micron").replace("Å", "angstrom")
+        keep["resolution"] = 1 / float(ome["X"]), 1 / float(ome["Y"])
+        keep |= {"imagej": True, "metadata": {"unit": unit}}
+    return image, keep
+
+
 def main(model, source, target):
     """Read, enhance, write."""
     import onnxruntime
-    import tifffile
 
-    image = np.load(source) if source.endswith(".npy") else tifffile.imread(source)
+    if not target.lower().endswith((".tif", ".tiff", ".npy")):
+        raise SystemExit(
+            f"{target}: the result is float32, which only .tif, .tiff and .npy can "
+            "keep here; a PNG would lose values"
+        )
+    image, keep = read(source)
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    tifffile.imwrite(target, enhance(image.astype(np.float64), session))
+    result = enhance(image.astype(np.float64), session)
+    if target.lower().endswith(".npy"):
+        np.save(target, result)
+    else:
+        import tifffile
+
+        tifffile.imwrite(target, result, **keep)
 
 
 if __name__ == "__main__":

@@ -29,31 +29,43 @@ from typing import NamedTuple
 from ppmat.stem.images.micrograph import IMAGE_SUFFIXES
 from ppmat.stem.images.micrograph import Micrograph
 from ppmat.stem.images.micrograph import read_micrograph
+from ppmat.stem.images.micrograph_readers import Index
+from ppmat.stem.images.selection import Selection
 from ppmat.utils.errors import InputError
 from ppmat.utils.errors import nearest
 
 PathLike = str | os.PathLike[str]
+
+# Endings of the pictures that the commands write beside their results.
+PICTURE_ENDINGS = (".picture.png", ".residual.png", ".overlay.png")
 
 
 class ImageFile(NamedTuple):
     """An input image.
 
     Example:
-        >>> str(ImageFile("velox.emd", 1))
-        'velox.emd@1'
+        >>> str(ImageFile("velox.emd", 1)), str(ImageFile("velox.emd", "HAADF"))
+        ('velox.emd@1', 'velox.emd@HAADF')
     """
 
     path: str
-    index: int | None = None  # number of the image in a file that holds several
+    index: Index = None  # number or title of the image in a file that holds several
+    selection: Selection | None = None  # the part that is used
 
     def read(self) -> Micrograph:
-        """Return the image as :func:`~ppmat.stem.images.micrograph.read_micrograph`."""
-        return read_micrograph(self.path, self.index)
+        """Return the image as :func:`~ppmat.stem.images.micrograph.read_micrograph`.
+
+        Only the selected part is returned.
+        """
+        image = read_micrograph(self.path, self.index)
+        return image if self.selection is None else self.selection.apply(image)
 
     def record(self, sha256: str) -> dict[str, Any]:
-        """Return path, index and hash of the file for the description of an output."""
+        """Return path, index, selection and hash of the file, to describe an output."""
         path = os.path.abspath(self.path)
-        return {"path": path, "index": self.index, "sha256": sha256}
+        selection = None if self.selection is None else self.selection.record()
+        found = {"path": path, "index": self.index, "sha256": sha256}
+        return found if selection is None else {**found, "selection": selection}
 
     def error_text(self, error: Exception) -> str:
         """Return the text of an error, with the file in front if it is not named."""
@@ -84,11 +96,19 @@ def read_images(
             yield image, micrograph
 
 
-def find_images(inputs: PathLike | Sequence[PathLike]) -> list[ImageFile]:
+def find_images(
+    inputs: PathLike | Sequence[PathLike | ImageFile],
+    selection: Selection | None = None,
+) -> list[ImageFile]:
     """Return the images of files, folders and patterns, in a stable order.
 
-    ``name@index`` is one image of a file that holds several. A folder means all image
-    files in it. A file that is named twice is returned once.
+    ``FILE@INDEX`` or ``FILE@TITLE`` is one image of a file that holds several. A folder
+    means all image files in it. A file that is named twice is returned once. Images
+    that were found before stay as they are.
+
+    Args:
+        inputs: Paths, patterns or images.
+        selection: The part of the images of paths and patterns that is used.
 
     Raises:
         InputError: Nothing is given, a file is missing, a folder or a pattern holds no
@@ -98,19 +118,28 @@ def find_images(inputs: PathLike | Sequence[PathLike]) -> list[ImageFile]:
         inputs = [inputs]
     found: dict[Any, ImageFile] = {}
     for item in inputs:
-        for image in _expand(os.fspath(item)):
-            found.setdefault((os.path.realpath(image.path), image.index), image)
+        known = isinstance(item, ImageFile)
+        for image in [item] if known else _expand(os.fspath(item)):
+            if selection is not None and not known:
+                image = image._replace(selection=selection)
+            key = (os.path.realpath(image.path), image.index, image.selection)
+            found.setdefault(key, image)
     if not found:
         raise InputError("no input image is given", wanted="files or folders")
     return list(found.values())
 
 
 def image_names(folder: str) -> list[str]:
-    """Return the sorted names of the files in a folder that have an image suffix."""
+    """Return the sorted names of the files in a folder that have an image suffix.
+
+    Hidden files and the pictures of results (:data:`PICTURE_ENDINGS`) are left out.
+    """
     return [
         name
         for name in sorted(os.listdir(folder))
-        if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+        if name.lower().endswith(IMAGE_SUFFIXES)
+        and not name.startswith(".")
+        and not name.lower().endswith(PICTURE_ENDINGS)
     ]
 
 
@@ -124,9 +153,10 @@ def _expand(item: str) -> list[ImageFile]:
         return [ImageFile(os.path.join(item, name)) for name in names]
     if os.path.isfile(item):
         return [ImageFile(item)]
-    match = re.fullmatch(r"(.+)@(\d+)", item)
+    match = re.fullmatch(r"(.+)@([^@]+)", item)
     if match and os.path.isfile(match[1]):
-        return [ImageFile(match[1], int(match[2]))]
+        index = int(match[2]) if match[2].isdecimal() else match[2]
+        return [ImageFile(match[1], index)]
     if glob.has_magic(item):
         matches = sorted(path for path in glob.glob(item) if os.path.isfile(path))
         if not matches:

@@ -15,7 +15,8 @@
 """Microscope images in files, with pixel size, units and metadata.
 
 Read: PNG, TIFF, npy, MRC, and through RosettaSciIO (``pip install 'ppmat[stem]'``)
-DigitalMicrograph 3 and 4, EMD (Velox, Berkeley), TIA ``.ser`` and HyperSpy ``.hspy``.
+DigitalMicrograph 3 and 4, EMD (Velox, Berkeley), TIA ``.ser``, and HyperSpy's ``.hspy``
+and ``.hdf5``.
 The first bytes of a file decide its format, not its name.
 
 Written: TIFF in the form of ImageJ, npy, MRC, and ``.hspy`` through RosettaSciIO.
@@ -26,6 +27,7 @@ Values stay as they are stored: they are not scaled, clipped or converted to 8 b
 from __future__ import annotations
 
 import functools
+import logging
 import os
 from collections.abc import Callable
 
@@ -35,6 +37,8 @@ from ppmat.stem.images import micrograph_readers
 from ppmat.stem.images.micrograph_base import ImageFormatError
 from ppmat.stem.images.micrograph_base import Micrograph
 from ppmat.stem.images.micrograph_base import check_array
+from ppmat.stem.images.micrograph_base import not_real_space
+from ppmat.stem.images.micrograph_readers import Index
 from ppmat.stem.images.micrograph_writers import check_writable
 from ppmat.stem.images.micrograph_writers import write_micrograph
 
@@ -48,10 +52,13 @@ __all__ = [
     "write_micrograph",
 ]
 
+_LOG = logging.getLogger("ppmat")
 # Suffixes of image files in a folder, lower case.
-IMAGE_SUFFIXES = tuple(".png .tif .tiff .npy .mrc .dm3 .dm4 .emd .ser .hspy".split())
+IMAGE_SUFFIXES = tuple(
+    ".png .tif .tiff .npy .mrc .dm3 .dm4 .emd .ser .hspy .hdf5".split()
+)
 
-_READERS: dict[str, Callable[[str, int | None], Micrograph]] = {
+_READERS: dict[str, Callable[[str, Index], Micrograph]] = {
     "png": micrograph_readers.read_png,
     "tiff": micrograph_readers.read_tiff,
     "npy": micrograph_readers.read_npy,
@@ -77,13 +84,13 @@ _REFUSED = {
 _HEAD_BYTES = 212  # MRC files have their name at byte 208
 
 
-def read_micrograph(path: str | os.PathLike, index: int | None = None) -> Micrograph:
+def read_micrograph(path: str | os.PathLike, index: Index = None) -> Micrograph:
     """Read an image or a stack of images, in the type of the file.
 
     Args:
         path: The file.
-        index: Number of the image, from 0, in a file that holds several, such as a
-            Velox EMD file with HAADF and BF.
+        index: Number of the image, from 0, or its title, in a file that holds
+            several, such as a Velox EMD file with HAADF and BF.
 
     Raises:
         ImageFormatError: The file cannot be read completely, or does not hold one grey
@@ -93,6 +100,12 @@ def read_micrograph(path: str | os.PathLike, index: int | None = None) -> Microg
     path = os.fspath(path)
     image = _READERS[_kind(path)](path, index)
     image.data = check_array(image.data, path)
+    other = not_real_space(image.units)
+    if other is not None:
+        _LOG.warning(
+            f"{path}: its axes are in {image.units}, so it is {other}, and no image of "
+            "columns; its pixels have no size in nm"
+        )
     return image
 
 
@@ -125,16 +138,10 @@ def _kind(path: str) -> str:
         return "mrc"
     found = [kind for start, kind in _BEGINNINGS.items() if head.startswith(start)]
     if found == ["hdf5"]:
-        suffix = os.path.splitext(path)[1].lower()
-        if suffix in (".emd", ".hspy"):
-            return suffix[1:]
-        raise ImageFormatError(
-            f"{path}: is an HDF5 file, and these are read as .emd or .hspy only; give "
-            "it the name it had"
-        )
+        return micrograph_readers.kind_of_hdf5(path)
     if not found:
         raise ImageFormatError(
-            f"{path}: is none of PNG, TIFF, npy, MRC, DM3, DM4, EMD, SER, HSPY "
+            f"{path}: is none of PNG, TIFF, npy, MRC, DM3, DM4, EMD, SER, HSPY, HDF5 "
             f"(it begins with {head[:8]!r})"
         )
     return found[0]

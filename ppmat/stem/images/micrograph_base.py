@@ -21,6 +21,7 @@ import enum
 import math
 import numbers
 import os
+import re
 from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,7 +42,11 @@ _SPELLINGS = {
     **dict.fromkeys(("nanometer", "nanometers", "nanometre"), "nm"),
     **dict.fromkeys(("um", "micron", "microns", "micrometer", "micrometre"), "µm"),
 }
-_NO_UNITS = {"", "[]", "px", "pixel", "pixels", "none", "undefined", "<undefined>"}
+# Berkeley EMD writes prefix and unit with "_", units in brackets: "[n_m]".
+_EMD_LENGTH = re.compile(r"([pnuµmc])_m")
+_RECIPROCAL = re.compile(r"1/(.+)|(.+?)\^?(?:-1|⁻¹)")
+_ANGLES = {"rad", "mrad", "µrad", "deg", "°"}
+_NO_UNITS = {"", "px", "pixel", "pixels", "none", "undefined", "<undefined>"}
 # Metres. Larger pixels have a wrong unit, such as diffraction patterns in "m".
 _MAX_PIXEL_SIZE = 1e-3
 _MAX_ELEMENTS = 1000  # of a list or array in the metadata
@@ -63,6 +68,8 @@ class Micrograph:
         units: ``pm``, ``Å``, ``nm``, ``µm`` or another unit; None if unknown.
         metadata: The other information of the file, as values that JSON can store.
         path: The file.
+        offset: Row and column of the first pixel in the image of the file, if
+            ``data`` is a region of it.
     """
 
     data: np.ndarray
@@ -70,14 +77,15 @@ class Micrograph:
     units: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     path: str | None = None
+    offset: tuple[int, int] = (0, 0)
 
 
 def clean_units(text: Any) -> str | None:
     """Return units in one spelling; None for pixels.
 
     Example:
-        >>> clean_units("micron"), clean_units("pixels")
-        ('µm', None)
+        >>> clean_units("micron"), clean_units("[n_m]"), clean_units("nm^-1")
+        ('µm', 'nm', '1/nm')
     """
     if isinstance(text, bytes):
         text = text.decode("latin-1")
@@ -85,10 +93,38 @@ def clean_units(text: Any) -> str | None:
         return None
     # ImageJ escapes non-ASCII letters. Unicode has two characters each for µ and Å.
     text = text.strip("\0 ").replace("\\u00B5", "µ").replace("\\u00C5", "Å")
-    text = text.replace("μ", "µ").replace("Å", "Å").replace(" / ", "/")
+    text = text.replace("μ", "µ").replace("\u212b", "Å").replace(" / ", "/")
+    if text.startswith("[") and text.endswith("]"):
+        text = text[1:-1].strip()
+    text = _EMD_LENGTH.sub(r"\1m", text)
     if text.lower() in _NO_UNITS:
         return None
+    reciprocal = _RECIPROCAL.fullmatch(text)
+    if reciprocal:
+        base = clean_units(reciprocal[1] or reciprocal[2])
+        return f"1/{base}" if base in _METRES else text
     return text if text in _METRES else _SPELLINGS.get(text.lower(), text)
+
+
+def not_real_space(units: str | None) -> str | None:
+    """Return what axes with these units show, if it is no place on the specimen.
+
+    Args:
+        units: As in :class:`Micrograph`.
+
+    Returns:
+        A text for a message; None for lengths, and for unknown units.
+
+    Example:
+        >>> not_real_space("1/nm"), not_real_space("nm")
+        ('a diffraction pattern or Fourier transform', None)
+    """
+    units = clean_units(units)
+    if units is None or units in _METRES:
+        return None
+    if units.startswith("1/") and clean_units(units[2:]) in _METRES:
+        return "a diffraction pattern or Fourier transform"
+    return "a diffraction pattern" if units in _ANGLES else f"an image along {units!r}"
 
 
 def convert_pixel_size(

@@ -35,13 +35,19 @@ import importlib
 import json
 import logging
 import math
+import re
 import threading
 import xml.etree.ElementTree
 from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from ppmat.stem.images.declared_size import check_decoded_bytes
+from ppmat.stem.images.declared_size import check_mrc_size
+from ppmat.stem.images.declared_size import check_png_frames
+from ppmat.stem.images.declared_size import check_tiff_chain
 from ppmat.stem.images.micrograph_base import ImageFormatError
 from ppmat.stem.images.micrograph_base import Micrograph
 from ppmat.stem.images.micrograph_base import checked_pixel_size
@@ -56,6 +62,8 @@ _MRC_HEADER = (
 ).split()
 _MIN_MAPPED_BYTES = 1 << 26  # larger .npy files are mapped instead of read
 
+# Spectra are not read; those of Velox can be large, and need more packages.
+_READER_OPTIONS = {"emd": {"select_type": "images"}}
 # Readers of RosettaSciIO, by the names of ``ppmat.stem.images.micrograph``.
 _PLUGINS = {"dm": "digitalmicrograph", "emd": "emd", "hspy": "hspy", "ser": "tia"}
 
@@ -74,7 +82,13 @@ _HINTS = {
     "decompression bomb": "Images as large as this are read from TIFF or npy",
 }
 
+# nm. Pixels of images are smaller; those of diffraction patterns seem to be 1e14 nm.
+_MAX_SER_PIXEL = 1e6
+_MOST_LISTED = 20  # images of a file named in an error
+
 Scale = tuple[tuple[float, float] | None, str | None]
+# Number from 0, or title, of an image in a file that holds several.
+Index = int | str | None
 
 
 @contextlib.contextmanager
@@ -97,31 +111,60 @@ def _reading(path: str, kind: str) -> Iterator[None]:
         raise ImageFormatError(f"{path}: {text}") from error
 
 
-def choose(path: str, names: list[str], index: int | None) -> int:
+def choose(
+    path: str, titles: list[str], index: Index, shapes: Sequence[Any] | None = None
+) -> int:
     """Return the number of the image to read from a file that holds these images.
 
+    Args:
+        path: The file.
+        titles: Of the images; they may be equal or empty.
+        index: What the user wants. A title counts without regard to case; a part of
+            one is enough if no other title has it.
+        shapes: Of the images, for the message.
+
     Raises:
-        ImageFormatError: There is no image ``index``, or it is None and there are
-            several.
+        ImageFormatError: There is no such image, there are several, or ``index`` is
+            None and there are several.
     """
-    if not names:
+    if not titles:
         raise ImageFormatError(f"{path}: holds no image")
-    if index is None:
-        if len(names) == 1:
+    if isinstance(index, str):
+        wanted = index.casefold()
+        names = [title.casefold() for title in titles]
+        found = [i for i, name in enumerate(names) if name == wanted]
+        found = found or [i for i, name in enumerate(names) if wanted in name]
+        if len(found) == 1:
+            return found[0]
+        what = f"has {len(found) or 'no'} images with {index!r} in the title; it "
+    elif index is None:
+        if len(titles) == 1:
             return 0
-        listing = "; ".join(f"{i}: {name}" for i, name in enumerate(names))
-        raise ImageFormatError(
-            f"{path}: holds {len(names)} images ({listing}); choose one with index, or "
-            "save it in its own file"
-        )
-    if not 0 <= index < len(names):
-        raise ImageFormatError(
-            f"{path}: has no image {index}; it holds {len(names)}, counted from 0"
-        )
-    return index
+        what = ""
+    elif 0 <= index < len(titles):
+        return index
+    else:
+        what = f"has no image {index}, counted from 0; it "
+    listing = [
+        f"{i}: {title!r}" + ("" if shapes is None else f" {tuple(shapes[i])}")
+        for i, title in enumerate(titles[:_MOST_LISTED])
+    ]
+    if len(titles) > _MOST_LISTED:
+        listing.append(f"and {len(titles) - _MOST_LISTED} more")
+    raise ImageFormatError(
+        f"{path}: {what}holds {len(titles)} images ({'; '.join(listing)}); name one, "
+        f"such as {path}@{_example(titles)} (in Python: index={_example(titles)!r})"
+    )
 
 
-def read_png(path: str, index: int | None) -> Micrograph:
+def _example(titles: list[str]) -> int | str:
+    """Return the first title if it names one image and is no number, else 0."""
+    title = titles[0]
+    clear = title and not title.isdecimal() and titles.count(title) == 1
+    return title if clear and not re.search(r"\s", title) else 0
+
+
+def read_png(path: str, index: Index) -> Micrograph:
     """Read grey PNG of 1 to 16 bits, and colour PNG whose channels are equal.
 
     Depths below 8 bits become 0..255, with black 0 and white 255 (PNG standard).
@@ -140,8 +183,8 @@ def read_png(path: str, index: int | None) -> Micrograph:
         )
     with _reading(path, "PNG"), Image.open(path, formats=["PNG"]) as image:
         frames = getattr(image, "n_frames", 1)
-        choose(path, [f"frame {i}" for i in range(frames)], index)
-        image.seek(index or 0)
+        check_png_frames(path, frames)
+        image.seek(choose(path, [f"frame {i}" for i in range(frames)], index))
         image.load()
         info = {"format": "PNG", "mode": image.mode, **image.info}
         if image.mode == "P" or "transparency" in image.info:
@@ -156,7 +199,7 @@ def read_png(path: str, index: int | None) -> Micrograph:
     return Micrograph(data, metadata=jsonable(info), path=path)
 
 
-def read_npy(path: str, index: int | None) -> Micrograph:
+def read_npy(path: str, index: Index) -> Micrograph:
     """Read an array; arrays of pickled objects are refused."""
     choose(path, ["array"], index)
     with _reading(path, "npy array of numbers (not of Python objects)"):
@@ -166,14 +209,16 @@ def read_npy(path: str, index: int | None) -> Micrograph:
     return Micrograph(data, metadata={"format": "NPY"}, path=path)
 
 
-def read_mrc(path: str, index: int | None) -> Micrograph:
+def read_mrc(path: str, index: Index) -> Micrograph:
     """Read MRC; the voxel size of its header is in Å. Rows stay in stored order."""
     import mrcfile
 
     choose(path, ["array"], index)
+    check_mrc_size(path)
     with _reading(path, "MRC"), mrcfile.open(path, permissive=False) as file:
         data = np.array(file.data)
-        sizes = (float(file.voxel_size.y), float(file.voxel_size.x))
+        with np.errstate(divide="ignore", invalid="ignore"):  # HyperSpy writes 0 cells
+            sizes = (float(file.voxel_size.y), float(file.voxel_size.x))
         header = {name: file.header[name].tolist() for name in _MRC_HEADER}
         labels = file.get_labels()
     metadata = {"format": "MRC", "header": header, "labels": labels}
@@ -193,7 +238,34 @@ def rosettasciio_plugin(kind: str, path: str) -> Any:
         ) from error
 
 
-def read_rosettasciio(kind: str, path: str, index: int | None) -> Micrograph:
+def kind_of_hdf5(path: str) -> str:
+    """Return ``hspy`` or ``emd`` by the groups in an HDF5 file, whatever its name.
+
+    HyperSpy keeps its signals in ``Experiments``. Velox has ``Data`` and ``Version``.
+    Groups of Berkeley EMD have the attribute ``emd_group_type``.
+
+    Raises:
+        ImageFormatError: It is the file of another program, or damaged.
+    """
+    rosettasciio_plugin("hspy", path)  # which also brings h5py
+    import h5py
+
+    def marked(name: str, item: Any) -> bool | None:
+        return True if "emd_group_type" in item.attrs else None  # True ends the visit
+
+    with _reading(path, "HDF5"), h5py.File(path, "r") as file:
+        if "Experiments" in file:
+            return "hspy"
+        if {"Data", "Version"} <= set(file) or file.visititems(marked):
+            return "emd"
+        groups = ", ".join(list(file)[:_MOST_LISTED])
+    raise ImageFormatError(
+        f"{path}: is an HDF5 file, but neither HyperSpy's nor EMD of Velox or "
+        f"Berkeley (it holds {groups or 'nothing'}); save the image as TIFF or npy"
+    )
+
+
+def read_rosettasciio(kind: str, path: str, index: Index) -> Micrograph:
     """Read one image or stack of a file through RosettaSciIO.
 
     Spectra and maps in the same file are ignored. The axes are put in the order
@@ -202,23 +274,25 @@ def read_rosettasciio(kind: str, path: str, index: int | None) -> Micrograph:
     plugin = rosettasciio_plugin(kind, path)
     name = plugin.__name__.rpartition(".")[2]
     with _reading(path, f"{name} by RosettaSciIO"):
-        signals = plugin.file_reader(path)
+        signals = plugin.file_reader(path, **_READER_OPTIONS.get(kind, {}))
     images = [signal for signal in signals if len(_axes(signal)[1]) >= 2]
     if signals and not images:
         raise ImageFormatError(
             f"{path}: holds {len(signals)} data sets but no image (spectra only)"
         )
-    names = [f"{_title(signal)!r} {np.shape(signal['data'])}" for signal in images]
-    signal = images[choose(path, names, index)]
+    shapes = [np.shape(signal["data"]) for signal in images]
+    signal = images[choose(path, [_title(s) for s in images], index, shapes)]
     axes = sum(_axes(signal), [])
     data = np.asarray(signal["data"])
     data = data.transpose([axis["index_in_array"] for axis in axes])
     if data.dtype.names and set("RGB") <= set(data.dtype.names):
         colours = np.stack([data[name] for name in "RGB"], axis=-1)
         data = grey_from_colour(colours, 0, path)
-    scale = checked_pixel_size(
-        *([axis.get(key) for axis in axes[-2:]] for key in ("scale", "units"))
-    )
+    sizes, units = ([axis.get(key) for axis in axes[-2:]] for key in ("scale", "units"))
+    if kind == "ser" and units == ["nm", "nm"] and min(sizes) > _MAX_SER_PIXEL:
+        # RosettaSciIO takes the 1/m of diffraction patterns for m.
+        sizes, units = [size * 1e-18 for size in sizes], ["1/nm", "1/nm"]
+    scale = checked_pixel_size(sizes, units)
     metadata = {
         "format": name,
         "axes": axes,
@@ -240,7 +314,7 @@ def _title(signal: dict[str, Any]) -> str:
     return str(signal.get("metadata", {}).get("General", {}).get("title", ""))
 
 
-def read_tiff(path: str, index: int | None) -> Micrograph:
+def read_tiff(path: str, index: Index) -> Micrograph:
     """Read one image or stack of a TIFF file completely.
 
     Raises:
@@ -250,6 +324,7 @@ def read_tiff(path: str, index: int | None) -> Micrograph:
     """
     import tifffile
 
+    check_tiff_chain(path)
     with (
         _reading(path, "TIFF"),
         _logged_errors() as logged,
@@ -258,8 +333,9 @@ def read_tiff(path: str, index: int | None) -> Micrograph:
         # Thumbnails are ignored.
         found = [s for s in file.series if not s.keyframe.is_reduced]
         found = found or list(file.series)
-        names = [f"{series.name!r} {series.shape}" for series in found]
-        series = found[choose(path, names, index)]
+        names = [str(series.name) for series in found]
+        series = found[choose(path, names, index, [s.shape for s in found])]
+        check_decoded_bytes(path, series.nbytes)
         page = series.keyframe
         data = _pixels(series, path)
         data = _grey(data, series.axes, page, bool(file.is_imagej), path)
