@@ -137,7 +137,7 @@ def _lattice(
     vectors = _translations(positions, groups, tree, tolerance)
     for _ in range(_ROUNDS):
         sites, site, index = _sites(positions, vectors, tolerance)
-        vectors, sites, rms, errors = _least_squares(positions, site, index)
+        vectors, sites, rms, errors = fit_sites(positions, site, index)
     explained = np.mean(site >= 0)
     if explained < _MIN_ON_SITES:
         raise LatticeError(
@@ -236,10 +236,23 @@ def _sites(
     return np.array(sites)[real], site, index
 
 
-def _least_squares(
+def fit_sites(
     positions: np.ndarray, site: np.ndarray, index: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, float, np.ndarray]:
-    """Return vectors, sites, RMS distance and errors of the vectors."""
+    """Return the least-squares lattice of columns with known sites and cells.
+
+    Args:
+        positions: ``(y, x)``, pixels [n, 2].
+        site: Site of each column, -1 leaves it out [n].
+        index: Cell of each column [n, 2].
+
+    Returns:
+        Lattice vectors [2, 2], sites in cell (0, 0) [m, 2], root mean square distance
+        of columns to their sites, standard errors of the vectors [2, 2].
+
+    Raises:
+        LatticeError: The columns lie in one row.
+    """
     use = site >= 0
     count = site.max() + 1
     design = np.zeros((use.sum(), 2 + count))
