@@ -62,7 +62,7 @@ def reference_lattices(
             references.append(None)
             reason = error
     if not any(references):
-        where = "" if region is None else "region " + " ".join(map("{:g}".format, region))
+        where = f"reference region {region}" if region is not None else "all columns"
         raise LatticeError(f"no reference lattice: {reason}", where=where)
     return references
 

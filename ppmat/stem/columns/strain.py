@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from dataclasses import fields
 
 import numpy as np
 
@@ -61,21 +62,16 @@ def column_strain(table: ColumnTable, references: list[Crystal | None]) -> Strai
         table: The columns; those not fitted are left out.
         references: See :func:`~ppmat.stem.columns.displacement.reference_lattices`.
     """
-    names = ("e_yy", "e_xx", "e_xy", "rotation")
-    values = {n + end: np.full(len(table), np.nan) for n in names for end in ("", "_error")}
+    values = {f.name: np.full(len(table), np.nan) for f in fields(Strain)}
     size = np.ones(2) if table.pixel_size is None else np.asarray(table.pixel_size)
     place = table.positions * size
     variance = (np.stack([table.y_error, table.x_error], axis=1) * size) ** 2
     for crystal in filter(None, references):
-        gradient, spread = _gradients(
-            crystal,
-            place[crystal.columns],
-            variance[crystal.columns],
-            table.fitted[crystal.columns],
-            size,
-        )
-        for name, value in _parts(gradient, spread).items():
-            values[name][crystal.columns] = value
+        columns = crystal.columns
+        ok = table.fitted[columns]
+        found = _gradients(crystal, place[columns], variance[columns], ok, size)
+        for name, value in _parts(*found).items():
+            values[name][columns] = value
     return Strain(**values)
 
 
@@ -86,13 +82,52 @@ def _gradients(
     fitted: np.ndarray,
     size: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return dy/dy, dy/dx, dx/dy, dx/dx of the map, and their variances [n, 2, 2]."""
+    """Return the gradients of (y, x) by (y, x) and their variances [n, 2, 2]."""
     grid = np.arange(-1, 2)
     steps = np.stack(np.meshgrid(grid, grid, indexing="ij"), -1).reshape(-1, 2)
-    near = np.stack(
-        [
-            crystal.neighbours(steps, np.full(len(steps), k))[members]
-            for k, members in _by_label(crystal)
-        ]
+    near = crystal.neighbours(steps, crystal.label[:, None])
+    use = (near >= 0) & fitted[near] & fitted[:, None]
+    reference = steps @ (crystal.vectors * size)
+    # Least squares of position = origin + gradient @ reference, for each column.
+    design = np.insert(reference, 0, 1.0, axis=1)
+    matrix = np.einsum("nk,ki,kj->nij", use, design, design)
+    number = use.sum(axis=1)
+    good = number >= _MIN_POINTS
+    # Spread about the mean, in units of that of a complete neighbourhood.
+    mean = matrix[good, 0, 1:] / number[good, None]
+    spread = matrix[good, 1:, 1:] / number[good, None, None]
+    spread -= mean[:, :, None] * mean[:, None]
+    complete = np.linalg.inv(reference.T @ reference / len(reference))
+    good[good] = np.linalg.eigvals(spread @ complete).real.min(axis=1) > _MIN_SPREAD
+    weight = np.einsum(
+        "nij,kj,nk->nik", np.linalg.inv(matrix[good])[:, 1:], design, use[good]
     )
-    return near
+    gradient, errors = np.full((2, len(place), 2, 2), np.nan)
+    gradient[good] = np.einsum("nik,nkj->nji", weight, place[near[good]])
+    known = np.where(use[good, :, None], variance[near[good]], 0.0)
+    errors[good] = np.einsum("nik,nkj->nji", weight**2, known)
+    return gradient, errors
+
+
+def _parts(gradient: np.ndarray, variance: np.ndarray) -> dict[str, np.ndarray]:
+    """Return strains, rotation and their errors; errors to first order in the strain.
+
+    Errors of y and of x are taken as independent.
+    """
+    angle = np.arctan2(
+        gradient[:, 1, 0] - gradient[:, 0, 1], gradient[:, 0, 0] + gradient[:, 1, 1]
+    )
+    cos, sin = np.cos(angle), np.sin(angle)
+    back = np.stack([np.stack([cos, sin], -1), np.stack([-sin, cos], -1)], axis=1)
+    strain = back @ gradient - np.eye(2)
+    mixed = np.sqrt(variance[:, 0, 1] + variance[:, 1, 0]) / 2
+    return {
+        "e_yy": strain[:, 0, 0],
+        "e_xx": strain[:, 1, 1],
+        "e_xy": strain[:, 0, 1],
+        "rotation": np.degrees(angle),
+        "e_yy_error": np.sqrt(variance[:, 0, 0]),
+        "e_xx_error": np.sqrt(variance[:, 1, 1]),
+        "e_xy_error": mixed,
+        "rotation_error": np.degrees(mixed),
+    }

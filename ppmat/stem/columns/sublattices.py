@@ -37,7 +37,7 @@ from ppmat.stem.columns.lattice_fit import intensity_groups
 _PART_COLUMNS = (150, 1000)
 _PARTS = 16  # places where such parts are tried
 _SHARE_MARGIN = 0.1  # a part may explain this share of columns less than the best one
-_TOLERANCE = 0.25  # of the distance of nearest sites; a column farther away is not on it
+_TOLERANCE = 0.25  # of the distance of nearest sites; columns farther away are off
 _BONDS = 8  # neighbouring sites, at least, from which a column gets its site
 _SAME_LENGTH = 1.1  # ratio of lengths up to which bonds count as equally long
 _MIN_VOTES = 2  # neighbours that must agree on a site
@@ -71,7 +71,7 @@ class Crystal:
 
         Args:
             steps: Cells between a column and its neighbours [k, 2].
-            labels: Sublattices of these neighbours [k].
+            labels: Sublattices of these neighbours, [k] or [n, k] or [n, 1].
 
         Returns:
             Numbers from 0 to n - 1, or -1 where the site is empty [n, k].
@@ -191,7 +191,8 @@ def _largest_part(positions: np.ndarray, intensity: np.ndarray) -> Crystal:
         raise LatticeError("neighbouring columns do not agree on one lattice")
     label, cell = label[columns], cell[columns]
     kinds, label = np.unique(label, return_inverse=True)
-    strength = [np.median(abs(intensity[columns[label == k]])) for k in range(len(kinds))]
+    values = [abs(intensity[columns[label == k]]) for k in range(len(kinds))]
+    strength = [np.median(value) for value in values]
     label = np.argsort(np.argsort(strength)[::-1])[label]
     vectors, sites, rms, errors = fit_sites(positions[columns], label, cell)
     return Crystal(columns, label, cell, vectors, errors, sites, rms)
@@ -222,8 +223,8 @@ def _regular_part(
             except LatticeError as reason:
                 error = reason
         if found:
-            share = np.array([np.mean(lattice.site >= 0) for _, lattice in found])
-            rms = np.array([lattice.rms / _nearest_sites(lattice) for _, lattice in found])
+            share = np.array([np.mean(fit.site >= 0) for _, fit in found])
+            rms = np.array([fit.rms / _nearest_sites(fit) for _, fit in found])
             rms[share < share.max() - _SHARE_MARGIN] = np.inf
             return found[rms.argmin()]
     raise error
@@ -268,7 +269,8 @@ def _grow(
     bonds = _bonds(lattice.vectors, lattice.sites)
     label = np.full(len(positions), -1)
     cell = np.zeros((len(positions), 2), dtype=np.int64)
-    span = np.rint((positions - positions[start[0][0]]) @ np.linalg.inv(lattice.vectors))
+    away = positions - positions[start[0][0]]
+    span = np.rint(away @ np.linalg.inv(lattice.vectors))
     margin = 3 + (_GRID_MARGIN * np.ptp(span, axis=0)).astype(int)
     low = start[2][0] + span.min(axis=0).astype(int) - margin
     shape = (*(np.ptp(span, axis=0).astype(int) + 2 * margin + 1), len(bonds))
@@ -279,11 +281,12 @@ def _grow(
     taken[np.ravel_multi_index((*(cell[front] - low).T, label[front]), shape)] = True
     votes = np.empty((2, 0), dtype=np.int64)  # columns, and places in ``taken``
     while len(front):
-        column, *where = _proposals(tree, front, label, cell, bonds, tolerance)
-        where[:2] -= low[:, None]
-        inside = np.all([(w >= 0) & (w < size) for w, size in zip(where, shape)], axis=0)
-        place = np.ravel_multi_index([w[inside] for w in where], shape)
-        votes = np.append(votes, [column[inside], place], axis=1)
+        proposed = _proposals(tree, front, label, cell, bonds, tolerance)
+        proposed[1:3] -= low[:, None]
+        inside = (proposed[1:3] >= 0) & (proposed[1:3].T < shape[:2]).T
+        column, *where = proposed[:, inside.all(axis=0)]
+        place = np.ravel_multi_index(where, shape)
+        votes = np.append(votes, [column, place], axis=1)
         votes = votes[:, (label[votes[0]] < 0) & ~taken[votes[1]]]
         front, place = _elected(votes)
         *index, label[front] = np.unravel_index(place, shape)
@@ -339,8 +342,11 @@ def _supported(
     """
     while True:
         front = np.flatnonzero(label >= 0)
-        column, *place = _proposals(tree, front, label, cell, bonds, tolerance)
-        right = (label[column] == place[2]) & (cell[column] == np.stack(place[:2], 1)).all(1)
+        column, row, place, site = _proposals(
+            tree, front, label, cell, bonds, tolerance
+        )
+        right = (label[column] == site) & (cell[column, 0] == row)
+        right &= cell[column, 1] == place
         agree = np.bincount(column[right], minlength=len(label))
         reach = np.array([np.hypot(*bond.vectors.T).max() for bond in bonds])
         around = np.ones(len(label), dtype=int)  # with the column itself
