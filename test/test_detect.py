@@ -104,13 +104,13 @@ def test_a_failed_export_does_not_take_the_table_along(run, capsys):
     )
     text = capsys.readouterr().out
     assert "in/b.tif: not exported to ase: the pixel size is unknown, so" in text
-    assert "some exports were left out: 1 of 2 files; their tables were" in text
+    assert "some results were left out: 1 of 2 files; their tables were" in text
     assert "failed" not in text
     names = {path.name for path in Path("out").iterdir()}
     b = {"b.csv", "b.csv.json", "b.overlay.png", "b.atomap.npy"}
     assert names == {name.replace("b.", "a.", 1) for name in b} | b | {"a.extxyz"}
     record = json.loads(Path("out/b.csv.json").read_text())
-    assert list(record["not_exported"]) == ["ase"]
+    assert list(record["left_out"]) == ["not exported to ase"]
     # Nothing but the export fails, and it is the only image.
     assert run("in/a.tif", "-o", "c.csv", "--raw", "--export=ase", "--elements=Sr") == 1
     assert "1 elements (Sr) for 2 groups" in capsys.readouterr().out
@@ -155,7 +155,8 @@ def test_bad_files_are_left_out_and_listed(run, capsys):
     assert run("in", "-o", "out", "--raw") == 1
     text = capsys.readouterr().out
     assert "in/flat.npy: image: all pixels are equal" in text
-    assert "in/stack.npy: is a stack" in text and "failed: 2 of 4 files" in text
+    assert "in/stack.npy: no frame could be measured: frame 0: image: all" in text
+    assert "failed: 2 of 4 files" in text
     assert "no columns found: no signal is above the noise" in text
     assert len(ColumnTable.from_csv("out/noise.csv")) == 0
     assert not Path("out/flat.csv").exists()

@@ -206,6 +206,8 @@ def _regular_part(
     Of the parts whose lattice explains about as many columns as the best one, it is
     the one with the smallest deviations.
     """
+    if not len(positions):
+        raise LatticeError("there are no columns")
     tree = cKDTree(positions)
     low, high = positions.min(axis=0), positions.max(axis=0)
     side = int(np.sqrt(_PARTS))
