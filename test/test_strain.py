@@ -30,7 +30,7 @@ from ppmat.stem.columns.strain import Strain
 from ppmat.stem.columns.strain import column_strain
 from ppmat.stem.columns.sublattices import find_sublattices
 
-LEFT = (0, 400, 0, 190)  # region without strain
+LEFT = (0, 320, 0, 150)  # region without strain
 ERROR = 0.05
 
 
@@ -40,12 +40,12 @@ def strain_of(table, region=LEFT):
 
 
 def half_strained(down, along, error=ERROR, **options):
-    """Right of x = 200, displacements grow by (down, along) pixels per pixel of x."""
-    place, intensity, _ = lattice(400, **options)
-    beyond = np.clip(place[:, 1] - 200, 0, None)
+    """Right of x = 160, displacements grow by (down, along) pixels per pixel of x."""
+    place, intensity, _ = lattice(320, **options)
+    beyond = np.clip(place[:, 1] - 160, 0, None)
     place = place + beyond[:, None] * [down, along]
     table = table_of(moved(place, error), intensity, max(error, 1e-3))
-    return table, (place[:, 1] > 220) & (place[:, 1] < 390), place[:, 1] < 180
+    return table, (place[:, 1] > 180) & (place[:, 1] < 310), place[:, 1] < 140
 
 
 def true_parts(down, along):
@@ -77,15 +77,16 @@ def test_a_broken_twin_has_the_other_sign():
     table, strained, _ = half_strained(0.05, 0.0, error=0.0)
     truth = true_parts(0.05, 0.0)
     strain = strain_of(table)
-    np.testing.assert_allclose(strain.rotation[strained], truth["rotation"], atol=1e-6)
-    np.testing.assert_allclose(strain.e_xy[strained], truth["e_xy"], atol=1e-9)
+    known = strained & np.isfinite(strain.rotation)
+    np.testing.assert_allclose(strain.rotation[known], truth["rotation"], atol=1e-6)
+    np.testing.assert_allclose(strain.e_xy[known], truth["e_xy"], atol=1e-9)
     mirrored = table_of(table.positions * [-1, 1], table.intensity)
-    strain = strain_of(mirrored, (-400, 0, 0, 190))
-    np.testing.assert_allclose(-strain.rotation[strained], truth["rotation"], atol=1e-6)
+    strain = strain_of(mirrored, (-320, 0, 0, 150))
+    np.testing.assert_allclose(-strain.rotation[known], truth["rotation"], atol=1e-6)
 
 
 def test_counter_clockwise_is_positive():
-    place, intensity, _ = lattice(400, vacancies=0)
+    place, intensity, _ = lattice(250, vacancies=0)
     angle = np.radians(3)
     # y points down: +x goes up, to smaller y.
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -118,10 +119,11 @@ def test_pixels_that_are_not_square():
     table, strained, _ = half_strained(0.03, 0.01, error=0.0)
     size = (0.02, 0.01)
     flat = table_of(table.positions / size * 0.01, table.intensity, pixel_size=size)
-    strain = strain_of(flat, (0, 200, 0, 190))
+    strain = strain_of(flat, (0, 160, 0, 150))
     truth = true_parts(0.03, 0.01)
+    known = strained & np.isfinite(strain.rotation)
     for name, value in truth.items():
-        np.testing.assert_allclose(getattr(strain, name)[strained], value, atol=1e-6)
+        np.testing.assert_allclose(getattr(strain, name)[known], value, atol=1e-6)
 
 
 def test_a_shift_of_a_sublattice_is_no_strain():
@@ -133,12 +135,12 @@ def test_a_shift_of_a_sublattice_is_no_strain():
 
 def test_columns_that_are_not_fitted_are_left_out():
     table, _, _ = half_strained(0.0, 0.0)
-    middle = np.argmin(np.hypot(table.y - 200, table.x - 200))
+    middle = np.argmin(np.hypot(table.y - 160, table.x - 160))
     table.fitted[middle], table.y_error[middle] = False, np.nan
     before = strain_of(table)
     table.y[middle] += 2.0
     after = strain_of(table)
-    np.testing.assert_array_equal(before.e_yy, after.e_yy)
+    np.testing.assert_allclose(before.e_yy, after.e_yy, atol=1e-9)
     assert np.isnan(after.e_yy[middle])
     assert np.isfinite(after.e_yy_error).mean() > 0.98
 
@@ -146,8 +148,9 @@ def test_columns_that_are_not_fitted_are_left_out():
 def test_finite_differences_of_the_displacement_field():
     """The independent route: a smooth field through all displacements."""
     place, intensity, _ = lattice(300, vacancies=0)
-    wave = np.sin(place[:, 1] / 40)
-    place = place + np.stack([1.5 * wave, 0.8 * np.cos(place[:, 0] / 50)], axis=1)
+    y, x = place.T
+    moves = [1.2 * np.sin(y / 40) + 0.8 * np.sin(x / 40), 1.5 * np.cos(x / 45)]
+    place = place + np.stack(moves, axis=1)
     table = table_of(place, intensity)
     found = find_sublattices(table.positions, table.intensity)
     reference = reference_lattices(table, found)
@@ -165,5 +168,5 @@ def test_finite_differences_of_the_displacement_field():
         truth = np.array([polar(g)[1] - np.eye(2) for g in gradient])
         truth = truth[:, [0, 1, 0][k], [0, 1, 1][k]]
         off = getattr(strain, name)[inside] - truth
-        assert np.std(truth) > 0.004 or name == "e_yy"
+        assert np.std(truth) > 6e-3
         assert np.sqrt(np.mean(off**2)) < 1.2e-3
