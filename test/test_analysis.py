@@ -39,7 +39,7 @@ def analysed(pixel_size=(0.02, 0.025)):
 @pytest.mark.parametrize("pixel_size", [(0.02, 0.025), None])
 def test_csv_round_trip(tmp_path, pixel_size):
     table, plain, kind = analysed(pixel_size)
-    assert plain.extra == {} and len(table.extra) == (22 if pixel_size else 16) + 1
+    assert plain.extra == {} and len(table.extra) == (25 if pixel_size else 19)
     np.testing.assert_array_equal(table.extra["sublattice [1]"], kind)
     table.to_csv(tmp_path / "a.csv")
     plain.to_csv(tmp_path / "plain.csv")

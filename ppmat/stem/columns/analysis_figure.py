@@ -20,7 +20,6 @@ import os
 from typing import Any
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from ppmat.stem.columns.column_table import ColumnTable
 from ppmat.stem.columns.detection_figure import View
@@ -28,6 +27,7 @@ from ppmat.stem.columns.detection_figure import new_figure
 from ppmat.stem.columns.detection_figure import plain_image
 from ppmat.stem.columns.detection_figure import save_png
 from ppmat.stem.columns.detection_figure import show_view
+from ppmat.stem.columns.detection_figure import spacing_of
 from ppmat.stem.columns.detection_figure import views_of
 
 _LIMIT = 98  # percentile of absolute values at the ends of a colour scale
@@ -62,7 +62,7 @@ def draw_strain(
         limit = np.percentile(abs(values[known]), _LIMIT) if known.any() else 1.0
         y, x = (table.positions[known] * size).T
         inches = axis.get_position().width * figure.get_figwidth()
-        dot = _spacing(table) * inches * 72 / max(whole.end)
+        dot = spacing_of(table) * inches * 72 / max(whole.end)
         drawn = axis.scatter(
             x,
             y,
@@ -110,7 +110,7 @@ def _draw_arrows(axis: Any, table: ColumnTable, away: np.ndarray) -> tuple[Any, 
     length = np.hypot(*(away * size).T)
     largest = np.percentile(length, _LIMIT) if len(length) else 0.0
     factor = 1.0 if table.pixel_size is None else 1e3  # pm of one nm
-    times = _ARROW * _spacing(table) * size.mean() / largest if largest else 1.0
+    times = _ARROW * spacing_of(table) * size.mean() / largest if largest else 1.0
     drawn = axis.quiver(
         x,
         y,
@@ -124,12 +124,3 @@ def _draw_arrows(axis: Any, table: ColumnTable, away: np.ndarray) -> tuple[Any, 
         width=0.0025,
     )
     return drawn, times
-
-
-def _spacing(table: ColumnTable) -> float:
-    """Return the typical distance of nearest columns, pixels."""
-    if len(table) < 2:
-        return 1.0
-    return float(
-        np.median(cKDTree(table.positions).query(table.positions, k=2)[0][:, 1])
-    )

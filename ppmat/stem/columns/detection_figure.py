@@ -21,6 +21,7 @@ from typing import Any
 from typing import NamedTuple
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from ppmat.stem.columns.column_table import ColumnTable
 
@@ -28,7 +29,9 @@ _ENLARGED_SIDE = 400  # pixels; side of the part in the second panel
 _GREY_LIMITS = (0.5, 99.7)  # percentiles of the image that are black and white
 _PANEL_INCHES = 6.5
 _MARKERS = {"o": "fitted", "s": "fitted, at the edge", "x": "not fitted"}
-_MARKER_SIGMAS = 3.0  # diameter of a marker; the middle of the column stays free
+# Diameter of a marker in sigma; the middle of the column stays free. In dense lattices
+# it is less, a share of the distance of nearest columns.
+_MARKER_SIGMAS, _MARKER_SHARE = 3.0, 0.7
 _SMALLEST_MARKER, _LARGEST_MARKER = 1.5, 30  # points
 _LIMITS = (1, 99)  # percentiles of the values at the ends of a colour scale
 _NO_VALUE = "0.6"  # grey
@@ -131,13 +134,12 @@ def draw_columns(
     fitted, edge = table.fitted, table.edge
     kinds = {"o": fitted & ~edge, "s": fitted & edge, "x": ~fitted}
     kinds = {marker: which for marker, which in kinds.items() if which.any()}
+    diameter = _marker_diameter(table)
     for axis, view in zip(axes[0], views):
         size = show_view(axis, image, view, table.pixel_size)
         y, x = (table.positions * size).T
         for marker, which in kinds.items():
-            # Sigma in points, so that markers have the size of the columns.
-            points = _PANEL_INCHES * 72 / max(view.end - view.start)
-            points *= _MARKER_SIGMAS * np.median(table.sigma)
+            points = _PANEL_INCHES * 72 / max(view.end - view.start) * diameter
             points = np.clip(points, _SMALLEST_MARKER, _LARGEST_MARKER)
             colors = edgecolors[which]
             paint = {"c": colors}
@@ -155,6 +157,22 @@ def draw_columns(
     number = "1 column" if len(table) == 1 else f"{len(table)} columns"
     figure.suptitle(f"{title}\n{number}".strip(), fontsize=10)
     save_png(figure, path)
+
+
+def spacing_of(table: ColumnTable) -> float:
+    """Return the typical distance of nearest columns, pixels; infinite for one."""
+    if len(table) < 2:
+        return np.inf
+    nearest = cKDTree(table.positions).query(table.positions, k=2)[0][:, 1]
+    return float(np.median(nearest))
+
+
+def _marker_diameter(table: ColumnTable) -> float:
+    """Return the diameter of markers, pixels."""
+    if not len(table):
+        return 1.0
+    wide = _MARKER_SIGMAS * np.median(table.sigma)
+    return min(wide, _MARKER_SHARE * spacing_of(table))
 
 
 def _add_legend(figure: Any, markers: Any) -> None:
