@@ -182,7 +182,7 @@ def test_analyses_and_their_figures(run, capsys):
     np.save("noise.npy", np.random.default_rng(0).normal(size=(40, 40)))
     assert run("noise.npy", "-o", "n.csv", "--raw", *analysis, *overlay) == 1
     text = capsys.readouterr().out
-    assert "noise.npy: no strain: there are no columns" in text
+    assert "noise.npy: no displacement, strain: there are no columns" in text
     assert "no overlay figure: there is no sublattice [1] for its colours" in text
     assert len(ColumnTable.from_csv("n.csv")) == 0
     assert not list(Path().glob("n.*.png"))

@@ -448,7 +448,7 @@ def _analyse(
             image = without_hot_pixels(raw)[0]
             table = analyse(table, names, image=image, region=region)
         except LatticeError as error:
-            left_out |= {f"no {name}": str(error) for name in names}
+            left_out[f"no {', '.join(names)}"] = str(error)
     return table, left_out
 
 
