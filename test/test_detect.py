@@ -141,10 +141,14 @@ def test_a_stack_is_one_table(run, capsys):
     assert run("one.npy", "-o", "one.csv", "--raw") == 0
     one = ColumnTable.from_csv("one.csv")
     np.testing.assert_array_equal(table.select(frame == 1).positions, one.positions)
-    np.testing.assert_array_equal(np.load("s_001.atomap.npy"), one.positions[:, ::-1])
+    np.testing.assert_array_equal(
+        np.load("s.frame_001.atomap.npy"), one.positions[:, ::-1]
+    )
     names = {path.name for path in Path().glob("s*")}
     of_frames = {
-        f"s_00{k}{end}" for k in range(3) for end in (".overlay.png", ".atomap.npy")
+        f"s.frame_00{k}{end}"
+        for k in range(3)
+        for end in (".overlay.png", ".atomap.npy")
     }
     assert names == {"s.npy", "s.csv", "s.csv.json"} | of_frames
     record = json.loads(Path("s.csv.json").read_text())
@@ -153,7 +157,7 @@ def test_a_stack_is_one_table(run, capsys):
     Path("s.csv").unlink(), Path("s.csv.json").unlink()
     assert run("s.npy", "-o", "s.csv", *options) == 2
     text = capsys.readouterr().out
-    assert "s_000.atomap.npy" in text and "are there already" in text
+    assert "s.frame_000.atomap.npy" in text and "are there already" in text
     assert not Path("s.csv").exists()
     assert run("s.npy", "-o", "s.csv", "--enhanced", "one.npy") == 1
     assert "frame 1: one.npy has 1 frame; wanted as many" in capsys.readouterr().out
@@ -226,7 +230,7 @@ def test_bad_files_are_left_out_and_listed(run, capsys):
     assert run("in", "-o", "out", "--raw") == 1
     text = capsys.readouterr().out
     assert "in/flat.npy: image: all pixels are equal" in text
-    assert "in/stack.npy: no frame could be measured: frame 0: image: all" in text
+    assert "in/stack.npy: no frame could be measured, frame 0: image: all" in text
     assert "failed: 2 of 4 files" in text
     assert "no columns found: no signal is above the noise" in text
     assert len(ColumnTable.from_csv("out/noise.csv")) == 0

@@ -369,38 +369,29 @@ def _measure_file(
     raws = _frames(source)
     if size is None and source.pixel_size is not None:
         size = convert_pixel_size(source.pixel_size, source.units, "nm")
-    digits = max(_FRAME_DIGITS, len(str(len(raws) - 1)))
-    ends = [f"_{k:0{digits}}" if len(raws) > 1 else "" for k in range(len(raws))]
-    files = [_drawn_and_exported(args, paths["table"], end) for end in ends]
-    if len(raws) > 1:  # their number was not known before
-        outputs = (path for of_frame in files for path in of_frame.values())
-        refuse_present(outputs, args.overwrite)
     tables, details, left_out = [], [], {}
-    for frame, raw in enumerate(raws):
-        of_frame = f"frame {frame}" if len(raws) > 1 else ""
+    files = _files_of_frames(args, paths["table"], len(raws))
+    for frame, (end, of_frame) in enumerate(files.items()):
         try:
-            seeds, seed_record = find_seeds(frame, raw)
-            table = _detect(args, size, raw, seeds)
+            seeds, seed_record = find_seeds(frame, raws[frame])
+            table = _detect(args, size, raws[frame], seeds)
         except (ValueError, TypeError) as error:
-            if not of_frame:
+            if not end:
                 raise
-            left_out[of_frame] = str(error)
+            left_out[f"frame {frame}"] = str(error)
             continue
-        table, failed = _analyse(args, table, raw)
-        title = f"{image} {of_frame}".strip()
-        failed |= _write_results(args, table, raw, files[frame], title)
-        for name, reason in failed.items():
-            left_out[f"{of_frame}: {name}" if of_frame else name] = reason
-        if of_frame:
+        table, failed = _analyse(args, table, raws[frame])
+        failed |= _write_results(args, table, raws[frame], of_frame, f"{image}{end}")
+        detail = {"detection": table.info, "enhanced": seed_record}
+        if end:
+            failed = {f"frame {frame}: {name}": text for name, text in failed.items()}
             table.extra = {_FRAME: np.full(len(table), frame), **table.extra}
-            details.append({"frame": frame, "columns": len(table)})
-        else:
-            details.append({})
-        details[-1] |= {"detection": table.info, "enhanced": seed_record}
+            detail = {"frame": frame, "columns": len(table), **detail}
+        left_out |= failed
         tables.append(table)
+        details.append(detail)
     if not tables:
-        reasons = "; ".join(f"{name}: {text}" for name, text in left_out.items())
-        raise InputError(f"no frame could be measured: {reasons}")
+        raise InputError(f"no frame could be measured, frame 0: {left_out['frame 0']}")
     table = tables[0] if len(raws) == 1 else _joined(tables)
     with replacing(paths["table"]) as temporary:
         table.to_csv(temporary)
@@ -414,6 +405,24 @@ def _measure_file(
     with replacing(paths["record"]) as temporary:
         temporary.write_text(json.dumps(description, indent=1), encoding="utf-8")
     return table, left_out
+
+
+def _files_of_frames(
+    args: argparse.Namespace, table: Path, number: int
+) -> dict[str, dict[str, Path]]:
+    """Return figures and exports of each frame, by the end of their name.
+
+    The end is empty for a single image, and ``.frame_000`` for the first of a stack,
+    whose files are checked here, since the number of frames was not known before.
+    """
+    if number == 1:
+        return {"": _drawn_and_exported(args, table)}
+    digits = max(_FRAME_DIGITS, len(str(number - 1)))
+    ends = [f".frame_{k:0{digits}}" for k in range(number)]
+    files = {end: _drawn_and_exported(args, table, end) for end in ends}
+    outputs = (path for of_frame in files.values() for path in of_frame.values())
+    refuse_present(outputs, args.overwrite)
+    return files
 
 
 def _joined(tables: Sequence[ColumnTable]) -> ColumnTable:
