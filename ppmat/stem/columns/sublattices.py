@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -169,10 +170,15 @@ def refit(crystal: Crystal, positions: np.ndarray, which: np.ndarray) -> Crystal
             wanted="a region with columns of each sublattice",
         )
     where, cell = positions[crystal.columns[which]], crystal.cell[which]
-    vectors, sites, rms, errors = fit_sites(where, label, cell)
-    return dataclasses.replace(
-        crystal, vectors=vectors, sites=sites, rms=rms, vector_errors=errors
-    )
+    return dataclasses.replace(crystal, **_fitted(where, label, cell))
+
+
+def _fitted(
+    positions: np.ndarray, label: np.ndarray, cell: np.ndarray
+) -> dict[str, Any]:
+    """Return the fields of a crystal that the fit of its lattice gives."""
+    vectors, sites, rms, errors = fit_sites(positions, label, cell)
+    return {"vectors": vectors, "sites": sites, "rms": rms, "vector_errors": errors}
 
 
 def _largest_part(positions: np.ndarray, intensity: np.ndarray) -> Crystal:
@@ -194,8 +200,8 @@ def _largest_part(positions: np.ndarray, intensity: np.ndarray) -> Crystal:
     values = [abs(intensity[columns[label == k]]) for k in range(len(kinds))]
     strength = [np.median(value) for value in values]
     label = np.argsort(np.argsort(strength)[::-1])[label]
-    vectors, sites, rms, errors = fit_sites(positions[columns], label, cell)
-    return Crystal(columns, label, cell, vectors, errors, sites, rms)
+    lattice = _fitted(positions[columns], label, cell)
+    return Crystal(columns=columns, label=label, cell=cell, **lattice)
 
 
 def _regular_part(
