@@ -104,17 +104,92 @@ def test_a_failed_export_does_not_take_the_table_along(run, capsys):
     )
     text = capsys.readouterr().out
     assert "in/b.tif: not exported to ase: the pixel size is unknown, so" in text
-    assert "some exports were left out: 1 of 2 files; their tables were" in text
+    assert "some results were left out: 1 of 2 files; their tables were" in text
     assert "failed" not in text
     names = {path.name for path in Path("out").iterdir()}
     b = {"b.csv", "b.csv.json", "b.overlay.png", "b.atomap.npy"}
     assert names == {name.replace("b.", "a.", 1) for name in b} | b | {"a.extxyz"}
     record = json.loads(Path("out/b.csv.json").read_text())
-    assert list(record["not_exported"]) == ["ase"]
+    assert list(record["left_out"]) == ["not exported to ase"]
     # Nothing but the export fails, and it is the only image.
     assert run("in/a.tif", "-o", "c.csv", "--raw", "--export=ase", "--elements=Sr") == 1
     assert "1 elements (Sr) for 2 groups" in capsys.readouterr().out
     assert Path("c.csv").exists() and not Path("c.extxyz").exists()
+
+
+def write_stack(path, frames):
+    images = []
+    for k in range(frames):
+        write_crystal("in/frame.npy", None)
+        images.append(np.load("in/frame.npy") + k)
+    Path("in/frame.npy").unlink()
+    np.save(path, np.stack(images))
+
+
+def test_a_stack_is_one_table(run, capsys):
+    write_stack("s.npy", 3)
+    images = np.load("s.npy")
+    np.save("s.npy", np.append(images, np.zeros((1, 70, 66), "f4"), axis=0))
+    options = ["--raw", "--overlay", "--export", "atomap"]
+    assert run("s.npy", "-o", "s.csv", *options) == 1
+    text = capsys.readouterr().out
+    assert "s.npy: frame 3: image: all pixels are equal" in text
+    table = ColumnTable.from_csv("s.csv")
+    frame = table.extra["frame [1]"]
+    assert frame.dtype == int and np.unique(frame).tolist() == [0, 1, 2]
+    np.save("one.npy", images[1])
+    assert run("one.npy", "-o", "one.csv", "--raw") == 0
+    one = ColumnTable.from_csv("one.csv")
+    np.testing.assert_array_equal(table.select(frame == 1).positions, one.positions)
+    np.testing.assert_array_equal(
+        np.load("s.frame_001.atomap.npy"), one.positions[:, ::-1]
+    )
+    names = {path.name for path in Path().glob("s*")}
+    of_frames = {
+        f"s.frame_00{k}{end}"
+        for k in range(3)
+        for end in (".overlay.png", ".atomap.npy")
+    }
+    assert names == {"s.npy", "s.csv", "s.csv.json"} | of_frames
+    record = json.loads(Path("s.csv.json").read_text())
+    assert [f["frame"] for f in record["frames"]] == [0, 1, 2]
+    assert list(record["left_out"]) == ["frame 3"]
+    Path("s.csv").unlink(), Path("s.csv.json").unlink()
+    assert run("s.npy", "-o", "s.csv", *options) == 2
+    text = capsys.readouterr().out
+    assert "s.frame_000.atomap.npy" in text and "are there already" in text
+    assert not Path("s.csv").exists()
+    assert run("s.npy", "-o", "s.csv", "--enhanced", "one.npy") == 1
+    assert "frame 1: one.npy has 1 frame; wanted as many" in capsys.readouterr().out
+
+
+def test_analyses_and_their_figures(run, capsys):
+    analysis = ["--analysis", "displacement", "strain", "voronoi", "--maps"]
+    overlay = ["--overlay", "--overlay_color", "sublattice"]
+    assert run("in/a.tif", "-o", "a.csv", "--raw", *analysis, *overlay) == 0
+    table = ColumnTable.from_csv("a.csv")
+    label = table.extra["sublattice [1]"]
+    assert (label >= 0).all() and (table.intensity[label == 0] > 800).mean() > 0.9
+    assert {"displacement_y [nm]", "e_xy [1]", "voronoi_area [px^2]"} < set(table.extra)
+    assert np.nanmedian(abs(table.extra["e_yy [1]"])) < 0.02
+    assert np.nanmedian(table.extra["voronoi_area [px^2]"]) == pytest.approx(98, abs=5)
+    for name in ("overlay", "displacement", "strain"):
+        assert Path(f"a.{name}.png").read_bytes().startswith(b"\x89PNG")
+    record = json.loads(Path("a.csv.json").read_text())
+    (lattice,) = record["detection"]["lattices"]
+    assert lattice["columns"] == (label >= 0).sum()
+    # A region: only what is computed from the lattice changes.
+    region = ["--reference_region", "0", "40", "0", "66"]
+    assert run("in/a.tif", "-o", "b.csv", "--raw", "--analysis=strain", *region) == 0
+    other = ColumnTable.from_csv("b.csv").extra["e_yy [1]"]
+    assert np.nanmax(abs(other - table.extra["e_yy [1]"])) > 1e-5
+    np.save("noise.npy", np.random.default_rng(0).normal(size=(40, 40)))
+    assert run("noise.npy", "-o", "n.csv", "--raw", *analysis, *overlay) == 1
+    text = capsys.readouterr().out
+    assert "noise.npy: no displacement, strain: there are no columns" in text
+    assert "no overlay figure: there is no sublattice [1] for its colours" in text
+    assert len(ColumnTable.from_csv("n.csv")) == 0
+    assert not list(Path().glob("n.*.png"))
 
 
 def test_warnings_are_printed(run, capsys):
@@ -155,7 +230,8 @@ def test_bad_files_are_left_out_and_listed(run, capsys):
     assert run("in", "-o", "out", "--raw") == 1
     text = capsys.readouterr().out
     assert "in/flat.npy: image: all pixels are equal" in text
-    assert "in/stack.npy: is a stack" in text and "failed: 2 of 4 files" in text
+    assert "in/stack.npy: no frame could be measured, frame 0: image: all" in text
+    assert "failed: 2 of 4 files" in text
     assert "no columns found: no signal is above the noise" in text
     assert len(ColumnTable.from_csv("out/noise.csv")) == 0
     assert not Path("out/flat.csv").exists()
@@ -180,6 +256,16 @@ def test_bad_files_are_left_out_and_listed(run, capsys):
             "--elements: Qq is no symbol of an element",
         ),
         (["-o", "x.csv", "--enhanced", "in/a.tif", "in/b.tif"], "2 images for 1"),
+        (["-o", "x.csv", "--raw", "--maps"], "--maps needs --analysis displacement"),
+        (["-o", "x.csv", "--raw", "--overlay_color=score"], "needs --overlay"),
+        (
+            ["-o", "x.csv", "--raw", "--overlay", "--overlay_color=sublattice"],
+            "sublattice needs --analysis displacement or strain or sublattices",
+        ),
+        (
+            "-o x.csv --raw --analysis strain --reference_region 9 1 0 9".split(),
+            "wanted Y0 Y1 X0 X1 with Y0 < Y1",
+        ),
         (["in/c.tif", "-o", "x.csv", "--raw"], "not found: in/c.tif"),
     ],
 )

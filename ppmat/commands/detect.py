@@ -48,6 +48,10 @@ from ppmat.commands.options import refuse_if
 from ppmat.commands.options import task_command
 from ppmat.predictor.image_store import make_folder
 from ppmat.predictor.image_store import output_names
+from ppmat.stem.columns.analysis import ANALYSES
+from ppmat.stem.columns.analysis import analyse
+from ppmat.stem.columns.analysis_figure import draw_displacement
+from ppmat.stem.columns.analysis_figure import draw_strain
 from ppmat.stem.columns.column_table import UNITS
 from ppmat.stem.columns.column_table import ColumnTable
 from ppmat.stem.columns.column_table import ColumnTableError
@@ -55,13 +59,18 @@ from ppmat.stem.columns.column_table import unknown_elements
 from ppmat.stem.columns.detection import MIN_SCORE
 from ppmat.stem.columns.detection import POLARITIES
 from ppmat.stem.columns.detection import detect_columns
+from ppmat.stem.columns.detection_figure import COLORS
+from ppmat.stem.columns.detection_figure import draw_columns
+from ppmat.stem.columns.lattice_fit import LatticeError
 from ppmat.stem.images.bad_pixels import without_hot_pixels
 from ppmat.stem.images.image_inputs import ImageFile
 from ppmat.stem.images.micrograph import image_from
+from ppmat.stem.images.micrograph_base import Micrograph
 from ppmat.stem.images.micrograph_base import convert_pixel_size
 from ppmat.stem.noise.noise_model import MODES
 from ppmat.utils import logger
 from ppmat.utils.download import hash_of_file
+from ppmat.utils.errors import InputError
 from ppmat.utils.files import locked
 from ppmat.utils.files import replacing
 
@@ -69,20 +78,30 @@ _EPILOG = """\
 Start positions come from the network (or --enhanced). Positions, errors and intensities
 are fitted to the raw image. Without a model, a packaged one is used.
 Each table x.csv has x.csv.json beside it, with its input, options and warnings.
+The table of a stack [n, H, W] has a column with the frame of each row.
 Cells for ASE and pymatgen need the pixel size, and columns that form one lattice.
-Exit status: 0 done, 1 some files or exports failed (they are listed), 2 bad input.
+Exit status: 0 done, 1 some files or results failed (they are listed), 2 bad input.
 
 examples:
   detect.py image.tif -o columns.csv --overlay
   detect.py monday/*.dm4 -o tables --mode bf --export atomap ase
   detect.py image.png -o columns.csv --raw --pixel_size 0.012 --units nm
+  detect.py film.tif -o columns.csv --analysis strain voronoi --maps
   detect.py image.tif -o columns.csv -c configs/sfin/sfin_haadf_detect.yaml
             --checkpoint_path best.pdparams
 """
-# Number of an image and its raw pixels -> ``enhanced`` and ``seeds_from`` of
-# ``detect_columns`` (empty for the raw image), and how that image was made.
-SeedFinder = Callable[[int, np.ndarray], tuple[dict[str, Any], Any]]
+# Number of an image, number of a frame in it, its raw pixels -> ``enhanced`` and
+# ``seeds_from`` of ``detect_columns`` (empty for the raw image), and how it was made.
+SeedFinder = Callable[[int, int, np.ndarray], tuple[dict[str, Any], Any]]
 
+_FRAME = "frame [1]"  # name of the column with the number of the frame, from 0
+_FRAME_DIGITS = 3  # at least, in names of files
+# What a figure needs of the analysis.
+_COLUMN_OF_MAP = {"displacement": "displacement_y [px]", "strain": "e_yy [1]"}
+_COLUMN_OF_COLOR = {
+    "sublattice": "sublattice [1]",
+    "displacement": "displacement_y [px]",
+}
 EXPORTS = {"atomap": ".atomap.npy", "ase": ".extxyz", "pymatgen": ".structure.json"}
 _PIXEL_SIZE_HINT = "Give it, for example with --pixel_size 0.012 --units nm."
 
@@ -122,7 +141,16 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "positions for Atomap, the average cell for ASE or pymatgen")  # fmt: skip
     add("--elements", nargs="+", metavar="ELEMENT",
         help="of the columns in exported cells, the brightest kind first")  # fmt: skip
+    add("--analysis", nargs="+", choices=ANALYSES, default=[], help="also compute, "
+        "as further columns: docs/stem/analysis.md has the definitions")  # fmt: skip
+    add("--reference_region", type=float, nargs=4, metavar=("Y0", "Y1", "X0", "X1"),
+        help="pixels; displacement and strain are relative to the mean lattice there "
+        "(default: to that of the whole crystal)")  # fmt: skip
+    add("--maps", action="store_true",
+        help="also draw the displacement and the strain of --analysis")  # fmt: skip
     add("--overlay", action="store_true", help="also draw the columns on the image")
+    add("--overlay_color", choices=COLORS,
+        help="what the colour of a marker shows (default: score)")  # fmt: skip
     add("--overwrite", action="store_true", help="replace existing outputs")
     return parse_with_overrides(parser, argv, "input")
 
@@ -155,7 +183,7 @@ def _measure_all(
     refuse_present(outputs, args.overwrite)
     find_seeds = _seed_finder(args, task_dir, given)
     uncalibrated: list[str] = []
-    failed = not_exported = 0
+    failed = incomplete = 0
     progress = tqdm(images, "detecting", unit=" files", disable=not sys.stderr.isatty())
     for number, image in enumerate(progress):
         try:
@@ -170,8 +198,8 @@ def _measure_all(
         for text in table.info["warnings"]:
             logger.warning(f"{image}: {text}")
         for name, reason in left_out.items():
-            logger.error(f"{image}: not exported to {name}: {reason}")
-        not_exported += bool(left_out)
+            logger.error(f"{image}: {name}: {reason}")
+        incomplete += bool(left_out)
         if table.pixel_size is None:
             uncalibrated.append(str(image))
     if uncalibrated:
@@ -180,27 +208,36 @@ def _measure_all(
             f"{first_names(uncalibrated)}. {_PIXEL_SIZE_HINT}"
         )
     of_all = f"of {len(images)} files"
-    if not_exported:
-        text = f"some exports were left out: {not_exported} {of_all}"
+    if incomplete:
+        text = f"some results were left out: {incomplete} {of_all}"
         logger.error(f"{text}; their tables were written")
     if failed:
         logger.error(f"failed: {failed} {of_all}")
     if failed == len(images):
         return EXIT_BAD_INPUT
-    return EXIT_SOME_LEFT_OUT if failed or not_exported else 0
+    return EXIT_SOME_LEFT_OUT if failed or incomplete else 0
 
 
 main = task_command(parse_args, run)
 
 
 def _outputs(args: argparse.Namespace, table: Path) -> dict[str, Path]:
-    """Return all files that belong to a table."""
-    paths = {"table": table, "record": table.with_name(f"{table.name}.json")}
-    for name in args.export:
-        paths[name] = table.with_name(table.stem + EXPORTS[name])
+    """Return all files that belong to the table of one image."""
+    record = table.with_name(f"{table.name}.json")
+    return {"table": table, "record": record, **_drawn_and_exported(args, table)}
+
+
+def _drawn_and_exported(
+    args: argparse.Namespace, table: Path, frame: str = ""
+) -> dict[str, Path]:
+    """Return the files that each image or frame has."""
+    ends = {name: EXPORTS[name] for name in args.export}
     if args.overlay:
-        paths["overlay"] = table.with_name(f"{table.stem}.overlay.png")
-    return paths
+        ends["overlay"] = ".overlay.png"
+    if args.maps:
+        names = [name for name in _COLUMN_OF_MAP if name in args.analysis]
+        ends |= {name: f".{name}.png" for name in names}
+    return {n: table.with_name(table.stem + frame + end) for n, end in ends.items()}
 
 
 def _check_options(args: argparse.Namespace) -> tuple[float, float] | None:
@@ -227,6 +264,7 @@ def _check_options(args: argparse.Namespace) -> tuple[float, float] | None:
         args.elements and not {"ase", "pymatgen"}.intersection(args.export),
         "--elements goes with --export ase or pymatgen",
     )
+    _check_analysis(args)
     wrong = unknown_elements(args.elements or [])
     refuse_if(
         wrong,
@@ -241,6 +279,26 @@ def _check_options(args: argparse.Namespace) -> tuple[float, float] | None:
         "for y and x",
     )
     return convert_pixel_size((size[0], size[-1]), args.units or "nm", "nm")
+
+
+def _check_analysis(args: argparse.Namespace) -> None:
+    """Refuse options of analyses that are not asked for."""
+    color, region = args.overlay_color, args.reference_region
+    refuse_if(color is not None and not args.overlay, "--overlay_color needs --overlay")
+    needed = {"sublattice": set(ANALYSES[:3]), "displacement": {"displacement"}}
+    wanted = needed.get(color, set())
+    refuse_if(
+        wanted and not wanted.intersection(args.analysis),
+        f"--overlay_color {color} needs --analysis {' or '.join(sorted(wanted))}",
+    )
+    mapped = set(_COLUMN_OF_MAP).intersection(args.analysis)
+    for name in ("maps", "reference_region"):
+        text = f"--{name} needs --analysis displacement or strain"
+        refuse_if(getattr(args, name) and not mapped, text)
+    refuse_if(
+        region is not None and not (region[0] < region[1] and region[2] < region[3]),
+        f"--reference_region {region}: wanted Y0 Y1 X0 X1 with Y0 < Y1 and X0 < X1",
+    )
 
 
 def _table_paths(output: str, images: Sequence[ImageFile]) -> list[Path]:
@@ -261,13 +319,22 @@ def _seed_finder(
     args: argparse.Namespace, task_dir: str, given: Sequence[ImageFile] | None
 ) -> SeedFinder:
     if args.raw:
-        return lambda number, raw: ({}, None)
+        return lambda number, frame, raw: ({}, None)
     if given is not None:
         kind = "map" if args.map else "enhanced"
 
-        def read(number: int, raw: np.ndarray) -> tuple[dict[str, Any], str]:
-            image = image_from(given[number].read())
-            return {"enhanced": image, "seeds_from": kind}, str(given[number])
+        @functools.lru_cache(maxsize=1)
+        def frames_of(number: int) -> list[np.ndarray]:
+            return _frames(given[number].read())
+
+        def read(
+            number: int, frame: int, raw: np.ndarray
+        ) -> tuple[dict[str, Any], str]:
+            frames, path = frames_of(number), str(given[number])
+            if frame >= len(frames):
+                found = f"{path} has {counted(len(frames), 'frame')}"
+                raise InputError(found, wanted="as many as the input")
+            return {"enhanced": frames[frame], "seeds_from": kind}, path
 
         return read
     own = args.model_name or args.config_path or args.checkpoint_path
@@ -276,7 +343,9 @@ def _seed_finder(
     # A wrong version of Paddle ends the run; it is no fault of an image.
     predictor.tiles.runner(*[predictor.defaults.tile_size] * 2)
 
-    def enhance(number: int, raw: np.ndarray) -> tuple[dict[str, Any], dict]:
+    def enhance(
+        number: int, frame: int, raw: np.ndarray
+    ) -> tuple[dict[str, Any], dict]:
         # One hot pixel would change the network's result in its whole tile.
         result = predictor.enhance_image(without_hot_pixels(raw)[0])
         return {"enhanced": result.image, "seeds_from": kind}, result.record
@@ -284,55 +353,172 @@ def _seed_finder(
     return enhance
 
 
+def _frames(source: Micrograph) -> list[np.ndarray]:
+    """Return the images [H, W] of a file with one image or a stack [n, H, W]."""
+    data = source.data
+    return list(data) if data.ndim == 3 and len(data) > 1 else [image_from(source)]
+
+
 def _measure_file(
     args: argparse.Namespace,
     size: tuple[float, float] | None,
     image: ImageFile,
     paths: Mapping[str, Path],
-    find_seeds: Callable[[np.ndarray], tuple[dict[str, Any], Any]],
+    find_seeds: Callable[[int, np.ndarray], tuple[dict[str, Any], Any]],
 ) -> tuple[ColumnTable, dict[str, str]]:
-    """Measure an image and write its files.
+    """Measure an image, or each frame of a stack, and write its files.
 
     Returns:
-        The table, and for each export that was left out the reason.
+        The table, and for each result that was left out the reason.
     """
     input_hash = hash_of_file(image.path)
     source = image.read()
-    raw = image_from(source)
-    seeds, seed_record = find_seeds(raw)
+    raws = _frames(source)
     if size is None and source.pixel_size is not None:
         size = convert_pixel_size(source.pixel_size, source.units, "nm")
-    names = ("mode", "polarity", "sigma", "separation", "min_score")
-    search = {name: getattr(args, name) for name in names}
-    table = detect_columns(raw, pixel_size=size, units="nm", **search, **seeds)
-    if args.overlay:
-        from ppmat.stem.columns.detection_figure import draw_columns
-
-        with replacing(paths["overlay"]) as temporary:
-            draw_columns(raw, table, temporary, str(image))
-    table.y += source.offset[0]  # positions of a region are those of the whole image
-    table.x += source.offset[1]
+    tables, details, left_out = [], [], {}
+    files = _files_of_frames(args, paths["table"], len(raws))
+    for frame, (end, of_frame) in enumerate(files.items()):
+        try:
+            seeds, seed_record = find_seeds(frame, raws[frame])
+            table = _detect(args, size, raws[frame], seeds)
+        except (ValueError, TypeError) as error:
+            if not end:
+                raise
+            left_out[f"frame {frame}"] = str(error)
+            continue
+        table, failed = _analyse(args, table, raws[frame])
+        failed |= _draw_results(args, table, raws[frame], of_frame, f"{image}{end}")
+        table = table.moved(*source.offset)  # from the region to the whole image
+        failed |= _export_all(args, table, of_frame)
+        detail = {"detection": table.info, "enhanced": seed_record}
+        if end:
+            failed = {f"frame {frame}: {name}": text for name, text in failed.items()}
+            table.extra = {_FRAME: np.full(len(table), frame), **table.extra}
+            detail = {"frame": frame, "columns": len(table), **detail}
+        left_out |= failed
+        tables.append(table)
+        details.append(detail)
+    if not tables:
+        raise InputError(f"no frame could be measured, frame 0: {left_out['frame 0']}")
+    table = tables[0] if len(raws) == 1 else _joined(tables)
     with replacing(paths["table"]) as temporary:
         table.to_csv(temporary)
+    description = {
+        "input": image.record(input_hash),
+        "pixel_size_nm": size,
+        "columns": len(table),
+        **(details[0] if len(raws) == 1 else {"frames": details}),
+        "left_out": left_out,
+    }
+    with replacing(paths["record"]) as temporary:
+        temporary.write_text(json.dumps(description, indent=1), encoding="utf-8")
+    return table, left_out
+
+
+def _files_of_frames(
+    args: argparse.Namespace, table: Path, number: int
+) -> dict[str, dict[str, Path]]:
+    """Return figures and exports of each frame, by the end of their name.
+
+    The end is empty for a single image, and ``.frame_000`` for the first of a stack,
+    whose files are checked here, since the number of frames was not known before.
+    """
+    if number == 1:
+        return {"": _drawn_and_exported(args, table)}
+    digits = max(_FRAME_DIGITS, len(str(number - 1)))
+    ends = [f".frame_{k:0{digits}}" for k in range(number)]
+    files = {end: _drawn_and_exported(args, table, end) for end in ends}
+    outputs = (path for of_frame in files.values() for path in of_frame.values())
+    refuse_present(outputs, args.overwrite)
+    return files
+
+
+def _joined(tables: Sequence[ColumnTable]) -> ColumnTable:
+    """Return the table of a stack, with the warnings of its frames."""
+    table = ColumnTable.concatenate(tables)
+    warnings = [text for of_frame in tables for text in of_frame.info["warnings"]]
+    table.info = {"warnings": list(dict.fromkeys(warnings))}
+    return table
+
+
+def _detect(
+    args: argparse.Namespace,
+    size: tuple[float, float] | None,
+    raw: np.ndarray,
+    seeds: dict[str, Any],
+) -> ColumnTable:
+    names = ("mode", "polarity", "sigma", "separation", "min_score")
+    search = {name: getattr(args, name) for name in names}
+    return detect_columns(raw, pixel_size=size, units="nm", **search, **seeds)
+
+
+def _analyse(
+    args: argparse.Namespace, table: ColumnTable, raw: np.ndarray
+) -> tuple[ColumnTable, dict[str, str]]:
+    """Return the table with the wanted analyses, and the reasons of those left out."""
+    left_out = {}
+    of_lattice = [name for name in args.analysis if name != "voronoi"]
+    others = [name for name in args.analysis if name == "voronoi"]
+    region = args.reference_region
+    for names in filter(None, (of_lattice, others)):
+        try:
+            image = without_hot_pixels(raw)[0]
+            table = analyse(table, names, image=image, region=region)
+        except LatticeError as error:
+            left_out[f"no {', '.join(names)}"] = str(error)
+    return table, left_out
+
+
+def _draw_results(
+    args: argparse.Namespace,
+    table: ColumnTable,
+    raw: np.ndarray,
+    paths: Mapping[str, Path],
+    title: str,
+) -> dict[str, str]:
+    """Draw the figures of an image; returns what was left out, and why."""
+    left_out = {}
+    for name in [name for name in paths if name not in EXPORTS]:
+        path = paths[name]
+        if name in _COLUMN_OF_MAP and _COLUMN_OF_MAP[name] not in table.extra:
+            path.unlink(missing_ok=True)  # of an earlier table; the reason is known
+            continue
+        try:
+            with replacing(path) as temporary:
+                if name == "overlay":
+                    color = _checked_color(args.overlay_color or "score", table)
+                    draw_columns(raw, table, temporary, title, color)
+                else:
+                    draw = {"displacement": draw_displacement, "strain": draw_strain}
+                    draw[name](raw, table, temporary, title)
+        except (ValueError, OSError) as error:
+            left_out[f"no {name} figure"] = str(error)
+            path.unlink(missing_ok=True)  # of an earlier table
+    return left_out
+
+
+def _export_all(
+    args: argparse.Namespace, table: ColumnTable, paths: Mapping[str, Path]
+) -> dict[str, str]:
+    """Write the files of other programs; returns what was left out, and why."""
     left_out = {}
     for name in args.export:
         try:
             with replacing(paths[name]) as temporary:
                 _export(name, table, args.elements, temporary)
         except (ValueError, OSError) as error:
-            left_out[name] = str(error)
+            left_out[f"not exported to {name}"] = str(error)
             paths[name].unlink(missing_ok=True)  # of an earlier table
-    description = {
-        "input": image.record(input_hash),
-        "pixel_size_nm": size,
-        "columns": len(table),
-        "detection": table.info,
-        "enhanced": seed_record,
-        "not_exported": left_out,
-    }
-    with replacing(paths["record"]) as temporary:
-        temporary.write_text(json.dumps(description, indent=1), encoding="utf-8")
-    return table, left_out
+    return left_out
+
+
+def _checked_color(color: str, table: ColumnTable) -> str:
+    """Return what the colour shows, unless the analysis that it needs has failed."""
+    needed = _COLUMN_OF_COLOR.get(color)
+    if needed is not None and needed not in table.extra:
+        raise ColumnTableError(f"there is no {needed} for its colours")
+    return color
 
 
 def _export(

@@ -23,6 +23,7 @@ not a structure solution.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -102,6 +103,8 @@ class ColumnTable:
     pixel_size: tuple[float, float] | None = None  # (y, x), nm; None if unknown
     # How the table was made, plain values; not in the CSV file.
     info: dict[str, Any] = field(default_factory=dict)
+    # Further columns [n] of the CSV file, by name and units: ``"e_yy [1]"``.
+    extra: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.y)
@@ -137,17 +140,36 @@ class ColumnTable:
     def select(self, which: np.ndarray) -> ColumnTable:
         """Return the columns of a mask or of indices, in that order."""
         values = {name: getattr(self, name)[which] for name in COLUMNS}
-        return ColumnTable(**values, pixel_size=self.pixel_size, info=dict(self.info))
+        extra = {name: column[which] for name, column in self.extra.items()}
+        return dataclasses.replace(self, **values, info=dict(self.info), extra=extra)
+
+    def moved(self, y: float, x: float) -> ColumnTable:
+        """Return the table with positions moved by ``y`` and ``x``, pixels."""
+        return dataclasses.replace(self, y=self.y + y, x=self.x + x)
+
+    @classmethod
+    def concatenate(cls, tables: Sequence[ColumnTable]) -> ColumnTable:
+        """Return the rows of tables with the same pixel size, one after another.
+
+        Columns in ``extra`` that some tables do not have are filled with NaN there.
+        """
+        extra = {}
+        for title in dict.fromkeys(title for t in tables for title in t.extra):
+            parts = [t.extra.get(title, np.full(len(t), np.nan)) for t in tables]
+            extra[title] = np.concatenate(parts)
+        values = {n: np.concatenate([getattr(t, n) for t in tables]) for n in COLUMNS}
+        return cls(**values, pixel_size=tables[0].pixel_size, extra=extra)
 
     def to_csv(self, path: PathLike) -> None:
         """Write a CSV file with a first line of names and units, such as ``y [px]``.
 
-        With a pixel size, ``y [nm]``, ``x [nm]`` and their errors follow. A file that
-        exists is replaced.
+        With a pixel size, ``y [nm]``, ``x [nm]`` and their errors follow, and last the
+        columns of ``extra``. A file that exists is replaced.
         """
         named = {title: getattr(self, name) for title, name in _TITLES.items()}
         if self.pixel_size is not None:
             named.update(zip(_LENGTHS, (*self.positions_nm.T, *self.errors_nm.T)))
+        named |= self.extra
         columns = (v.astype(int) if v.dtype == bool else v for v in named.values())
         with open(path, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
@@ -156,8 +178,9 @@ class ColumnTable:
 
     @classmethod
     def from_csv(cls, path: PathLike) -> ColumnTable:
-        """Read a file of :meth:`to_csv`; further columns are ignored.
+        """Read a file of :meth:`to_csv`.
 
+        Further columns with units in their names go to ``extra``, others are ignored.
         The pixel size is the ratio of positions in nm and in pixels.
 
         Raises:
@@ -180,6 +203,11 @@ class ColumnTable:
         numbers = dict(zip(names, _numbers(rows, names, path).T))
         values = {name: numbers[title] for title, name in _TITLES.items()}
         table = cls(**{n: v != 0 if COLUMNS[n][1] else v for n, v in values.items()})
+        for k, name in enumerate(names):
+            if "[" in name and name not in (*_TITLES, *_LENGTHS):
+                whole = all(row[k].lstrip("-").isdigit() for row in rows)
+                column = numbers[name]
+                table.extra[name] = column.astype(int) if whole else column
         if all(name in names for name in _LENGTHS[:2]) and len(table):
             farthest = np.abs(table.positions).argmax(axis=0)
             pixels = table.positions[farthest, [0, 1]]

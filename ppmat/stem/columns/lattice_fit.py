@@ -31,6 +31,7 @@ _MIN_COLUMNS = 9
 _MAX_GROUPS = 4
 _MIN_INTENSITY = 0.05  # of the median; smaller values are raised to this
 _MIN_EVIDENCE = 6.0  # fall of the information criterion for one more group ("strong")
+_SETTLED = 1e-5  # of the spread; smaller steps of the centres end the iteration
 _ROUNDS = 4  # of assigning columns to sites and fitting the lattice
 
 
@@ -82,7 +83,8 @@ def intensity_groups(intensity: np.ndarray) -> np.ndarray:
 def _mixture(values: np.ndarray, count: int) -> tuple[float, np.ndarray]:
     """Return the information criterion and the groups of a mixture of Gaussians."""
     centre = np.quantile(values, (np.arange(count) + 0.5) / count)
-    centre = centre + 1e-9 * np.arange(count) * np.ptp(values)
+    spread = np.ptp(values)
+    centre = centre + 1e-9 * np.arange(count) * spread
     width, share = np.std(values) / count, np.full(count, 1 / count)
     for _ in range(100):
         log = np.log(share) - 0.5 * ((values[:, None] - centre) / width) ** 2
@@ -92,9 +94,11 @@ def _mixture(values: np.ndarray, count: int) -> tuple[float, np.ndarray]:
         part /= likelihood[:, None]
         weight = np.maximum(part.sum(axis=0), 1e-9)
         share = weight / len(values)
-        centre = part.T @ values / weight
+        before, centre = centre, part.T @ values / weight
         square = np.sum(part * (values[:, None] - centre) ** 2)
-        width = max(np.sqrt(square / len(values)), 1e-6 * np.ptp(values))
+        width = max(np.sqrt(square / len(values)), 1e-6 * spread)
+        if abs(centre - before).max() < _SETTLED * spread:
+            break
     total = np.sum(np.log(likelihood) + top[:, 0]) - len(values) * np.log(width)
     groups = np.unique(part.argmax(axis=1), return_inverse=True)[1]
     return -2 * total + 2 * count * np.log(len(values)), groups
@@ -137,7 +141,7 @@ def _lattice(
     vectors = _translations(positions, groups, tree, tolerance)
     for _ in range(_ROUNDS):
         sites, site, index = _sites(positions, vectors, tolerance)
-        vectors, sites, rms, errors = _least_squares(positions, site, index)
+        vectors, sites, rms, errors = fit_sites(positions, site, index)
     explained = np.mean(site >= 0)
     if explained < _MIN_ON_SITES:
         raise LatticeError(
@@ -236,10 +240,23 @@ def _sites(
     return np.array(sites)[real], site, index
 
 
-def _least_squares(
+def fit_sites(
     positions: np.ndarray, site: np.ndarray, index: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, float, np.ndarray]:
-    """Return vectors, sites, RMS distance and errors of the vectors."""
+    """Return the least-squares lattice of columns with known sites and cells.
+
+    Args:
+        positions: ``(y, x)``, pixels [n, 2].
+        site: Site of each column, -1 leaves it out [n].
+        index: Cell of each column [n, 2].
+
+    Returns:
+        Lattice vectors [2, 2], sites in cell (0, 0) [m, 2], root mean square distance
+        of columns to their sites, standard errors of the vectors [2, 2].
+
+    Raises:
+        LatticeError: The columns lie in one row.
+    """
     use = site >= 0
     count = site.max() + 1
     design = np.zeros((use.sum(), 2 + count))
