@@ -42,12 +42,16 @@ from ppmat.stem.columns.column_table import COLUMNS
 from ppmat.stem.columns.column_table import ColumnTable
 from ppmat.stem.columns.column_table import pixel_size_in_nm
 from ppmat.stem.columns.column_table import table_warnings
+from ppmat.stem.columns.column_width import NoColumnsError
+from ppmat.stem.columns.column_width import column_width
 from ppmat.stem.columns.normal_equations import HEIGHT
 from ppmat.stem.columns.normal_equations import WIDTH
 from ppmat.stem.columns.normal_equations import Background
-from ppmat.stem.columns.peak_finding import column_width
 from ppmat.stem.columns.peak_finding import find_peaks
-from ppmat.stem.columns.peak_finding import noise_level
+from ppmat.stem.columns.seeds import Seeds
+from ppmat.stem.columns.seeds import enhanced_seeds
+from ppmat.stem.columns.seeds import lost_share
+from ppmat.stem.columns.seeds import raw_seeds
 from ppmat.stem.columns.standard_errors import FittedColumns
 from ppmat.stem.images.bad_pixels import without_hot_pixels
 from ppmat.stem.images.image_array import image_array
@@ -64,9 +68,7 @@ _MIN_SIDE = 16  # pixels; smaller images are refused
 _MIN_LENGTH = 0.5  # pixels; smallest legal sigma and separation
 # Gaussians of equal height that are nearer, in sigma, have one peak.
 _SEPARATION = 2.0
-_SEED_FILTER = 0.7  # width of the filter, in the width of spots of the enhanced image
-_MIN_SEED_CONTRAST = 0.03  # of strong seeds; removes ripples of an enhanced image
-_MIN_SEED_SNR = 2.5  # of seeds in the raw image; low, since the selection follows
+_MAX_LOST = 0.2  # of the clear raw seeds; an enhanced image that lacks more is wrong
 _COARSE_STEPS = 5
 _STEPS = 25
 _WIDE_SPREAD = 0.4  # prior spread of widths while the common width is an estimate
@@ -209,7 +211,13 @@ def detect_columns(
         "hot_pixels": int(hot.sum()),
         "sigma": None,
     }
-    found = _Search(raw, searched, seed_image, options).run()
+    search = _Search(raw, searched, seed_image, options)
+    notes = []
+    try:
+        found = search.run()
+    except NoColumnsError as error:
+        found, notes = None, [f"no columns: {error}"]
+    notes += search.notes
     if found is None:
         empty = {n: np.empty(0, bool if b else float) for n, (_, b) in COLUMNS.items()}
         table = ColumnTable(**empty)
@@ -222,6 +230,7 @@ def detect_columns(
         }
     warnings = {"fitted": table.fitted, "hot_pixels": info["hot_pixels"]}
     info["warnings"] = table_warnings(values[valid], bright=sign > 0, **warnings)
+    info["warnings"] += notes
     table.pixel_size, table.info = size, info
     return table.select(np.lexsort((table.x, table.y)))
 
@@ -254,33 +263,37 @@ class _Search:
 
     def __post_init__(self) -> None:
         self.area = float(self.raw.valid.sum())
+        self.notes: list[str] = []  # warnings
 
-    def run(self) -> _Selection | None:
-        """Return the columns, or None if there are none."""
+    def run(self) -> _Selection:
+        """Return the columns.
+
+        Raises:
+            NoColumnsError: There are none. The message says why.
+        """
         width = column_width(self.searched.values, self.searched.valid)
-        if width is None:
-            return None  # only noise, even if a network shows columns
         if self.seed_image is not None:
             image = self.seed_image
             self.seed_width = column_width(image.values, image.valid)
-            if self.seed_width is None:
-                return None
             if self.options.seeds_from != "map":
                 width = self.seed_width  # with less noise than in the raw image
         self.sigma = self.options.sigma or width
         self.apart = self.options.separation or _SEPARATION * self.sigma
-        starts, contrast = self.find_seeds()
-        if self.options.sigma is None and len(starts):
-            self.estimate_width(starts)
+        seeds = self.find_seeds()
+        if self.options.sigma is None and len(seeds.positions):
+            self.estimate_width(seeds.positions)
             if self.options.separation is None:
                 self.apart = _SEPARATION * self.sigma
             if self.seed_image is None:
-                starts, contrast = self.find_seeds()
-        if not len(starts):
-            return None
-        best = self.select(self.start_fit(starts), contrast)
+                seeds = self.find_seeds()
+        if not len(seeds.positions):
+            raise NoColumnsError("no peak of the image is above its noise")
+        best = self.select(self.start_fit(seeds.positions), seeds.contrast)
         if best is None:
-            return None
+            raise NoColumnsError(
+                f"none of {len(seeds.positions)} peaks of the image is surely above its "
+                "noise"
+            )
         missed = self.find_missed(best)
         # These images are not needed any more.
         best.fit.residual = best.fit.noise = np.empty(0)
@@ -292,19 +305,24 @@ class _Search:
         fit.resume(best.fit.values, best.background)
         return self.select(fit, contrast) or best
 
-    def find_seeds(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return starting positions, pixels [n, 2], and contrasts [n]."""
-        options = {"apart": self.apart, "min_contrast": _MIN_SEED_CONTRAST}
-        image = self.seed_image
-        if image is not None:
-            width = _SEED_FILTER * self.seed_width
-            return find_peaks(image.values, image.valid, width=width, **options)
-        image, width = self.searched, self.sigma
-        # Noise under the filter: the norm of its kernel is 1 / sqrt(2 pi) / width.
-        noise = noise_level(image.values, image.valid)
-        options["min_height"] = _MIN_SEED_SNR * noise / (np.sqrt(2 * np.pi) * width)
-        starts, _ = find_peaks(image.values, image.valid, width=width, **options)
-        return starts, np.zeros(len(starts))
+    def find_seeds(self) -> Seeds:
+        """Return seeds of the enhanced image, if it has those of the raw image."""
+        searched = self.searched.values, self.searched.valid
+        raw = raw_seeds(*searched, self.sigma, self.apart)
+        if self.seed_image is None:
+            return raw
+        image = self.seed_image.values, self.seed_image.valid
+        seeds = enhanced_seeds(*image, self.seed_width, self.apart)
+        lost = lost_share(raw, seeds, self.apart)
+        if lost <= _MAX_LOST:
+            return seeds
+        self.notes.append(
+            f"{lost:.0%} of the clear peaks of the raw image are lost in the enhanced "
+            "one, so seeds are those of the raw image. Was the network trained for "
+            "this spacing?"
+        )
+        self.seed_image = None
+        return raw
 
     def start_fit(self, starts: np.ndarray, spread: float = WIDTH_SPREAD) -> ColumnFit:
         """Return a fit at starting positions [n, 2], with the spread of widths."""

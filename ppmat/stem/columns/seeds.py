@@ -1,0 +1,98 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Starting positions of columns, from the raw image or from an enhanced one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from ppmat.stem.columns.peak_finding import find_peaks
+from ppmat.stem.columns.peak_finding import noise_level
+
+# Width of the filter, in the width of spots. Two equal spots have two peaks from 1.9
+# sigma on under it, from 2.2 sigma on under a filter of their own width.
+_NARROW_FILTER = 0.7
+_MIN_CONTRAST = 0.03  # of strong seeds nearby; removes ripples of an enhanced image
+_MIN_SNR = 2.5  # of seeds in the raw image; low, since the selection follows
+# A strong seed is clear above this: columns of half its height are seeds too. Noise
+# has one such peak in 10^8 pixels.
+_CLEAR_SNR = 6.0
+_MIN_CLEAR = 9  # raw seeds; with fewer an enhanced image is not compared with them
+
+
+@dataclass
+class Seeds:
+    """Starting positions of columns."""
+
+    positions: np.ndarray  # (y, x), pixels [n, 2]
+    contrast: np.ndarray  # height in the enhanced image, 0 for raw seeds [n]
+    clear: np.ndarray  # far above the noise of the raw image [n]
+
+
+def raw_seeds(
+    image: np.ndarray, valid: np.ndarray, sigma: float, apart: float
+) -> Seeds:
+    """Return the peaks of a raw image that are above 2.5 standard deviations of noise.
+
+    Args:
+        image: [H, W], 0 at missing pixels.
+        valid: False at missing pixels [H, W].
+        sigma: Width of the columns, pixels.
+        apart: Smallest distance of two seeds, pixels.
+    """
+    noise = noise_level(image, valid)
+    for share in (_NARROW_FILTER, 1.0):
+        width = share * sigma
+        # Noise under the filter: the norm of its kernel is 1 / sqrt(2 pi) / width.
+        spread = noise / (np.sqrt(2 * np.pi) * width)
+        found, height = find_peaks(
+            image,
+            valid,
+            width=width,
+            apart=apart,
+            min_contrast=_MIN_CONTRAST,
+            min_height=_MIN_SNR * spread,
+        )
+        if len(height) and np.percentile(height, 95) > _CLEAR_SNR * spread:
+            break
+    return Seeds(found, np.zeros(len(found)), height > _CLEAR_SNR * spread)
+
+
+def enhanced_seeds(
+    image: np.ndarray, valid: np.ndarray, width: float, apart: float
+) -> Seeds:
+    """Return the peaks of an enhanced image whose spots have the given width."""
+    found, contrast = find_peaks(
+        image,
+        valid,
+        width=_NARROW_FILTER * width,
+        apart=apart,
+        min_contrast=_MIN_CONTRAST,
+    )
+    return Seeds(found, contrast, np.zeros(len(found), dtype=bool))
+
+
+def lost_share(raw: Seeds, enhanced: Seeds, apart: float) -> float:
+    """Return the share of clear raw seeds without an enhanced seed nearby."""
+    clear = raw.positions[raw.clear]
+    if len(clear) < _MIN_CLEAR:
+        return 0.0
+    if not len(enhanced.positions):
+        return 1.0
+    distance, _ = cKDTree(enhanced.positions).query(clear)
+    return float(np.mean(distance > apart / 2))
