@@ -16,17 +16,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 from scipy.ndimage import maximum_filter
 
+from ppmat.stem.columns.peak_finding import blocks
 from ppmat.stem.images.background import LENGTH
 from ppmat.stem.images.background import slow_variation
 
 WIDEST = 20.0  # pixels; largest sigma that is searched
-_BLOCK = 512  # pixels; side of the parts whose autocorrelations are averaged
-_MAX_BLOCKS = 16
+_REACH = 170  # pixels; largest lag of the autocorrelation
 _HALF_WIDTH = 1.4  # sigma; a lattice's autocorrelation is half as high at this radius
 _NARROWEST = 0.6  # pixels; smallest sigma that is possible
 # Windows of the slow variation, pixels, in the order of trial; and the widest spots for
@@ -165,9 +163,9 @@ def _autocorrelation(
     image: np.ndarray, valid: np.ndarray, length: float
 ) -> tuple[np.ndarray, float, float]:
     """Return the mean product at each lag, that at lag 0, and the number of pixels."""
-    reach = max(6, min(_BLOCK, *image.shape) // 3)
+    reach = max(6, min(_REACH, min(image.shape) // 3))
     total, number, pixels = 0.0, 0.0, 0.0
-    for part in _blocks(image.shape):
+    for part in blocks(image.shape):
         mask = valid[part].astype(np.float64)
         if not mask.any():
             continue
@@ -177,19 +175,6 @@ def _autocorrelation(
         number = number + _products(mask, reach)
     correlation = total / np.maximum(number, 1.0)
     return correlation, float(correlation[reach, reach]), pixels
-
-
-def _blocks(shape: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
-    """Yield the parts of the image that are used."""
-    sides = [min(_BLOCK, size) for size in shape]
-    starts = [
-        np.unique(np.linspace(0, size - side, -(-size // side)).astype(int))
-        for size, side in zip(shape, sides)
-    ]
-    corners = np.stack(np.meshgrid(*starts, indexing="ij"), -1).reshape(-1, 2)
-    step = -(-len(corners) // _MAX_BLOCKS)
-    for top, left in corners[::step]:
-        yield np.s_[top : top + sides[0], left : left + sides[1]]
 
 
 def _products(values: np.ndarray, reach: int) -> np.ndarray:

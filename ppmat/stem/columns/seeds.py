@@ -24,9 +24,9 @@ from scipy.spatial import cKDTree
 from ppmat.stem.columns.peak_finding import find_peaks
 from ppmat.stem.columns.peak_finding import noise_level
 
-# Width of the filter, in the width of spots. Two equal spots have two peaks from 1.9
-# sigma on under it, from 2.2 sigma on under a filter of their own width.
-_NARROW_FILTER = 0.7
+# Widths of the filter, in the width of spots, for images with little noise, some, and
+# much. Two equal spots have two peaks from 1.8, 1.9 and 2.2 sigma on under them.
+_FILTERS = (0.5, 0.7, 1.0)
 _MIN_CONTRAST = 0.03  # of strong seeds nearby; removes ripples of an enhanced image
 _MIN_SNR = 2.5  # of seeds in the raw image; low, since the selection follows
 # A strong seed is clear above this: columns of half its height are seeds too. Noise
@@ -56,7 +56,7 @@ def raw_seeds(
         apart: Smallest distance of two seeds, pixels.
     """
     noise = noise_level(image, valid)
-    for share in (_NARROW_FILTER, 1.0):
+    for share in _FILTERS:
         width = share * sigma
         # Noise under the filter: the norm of its kernel is 1 / sqrt(2 pi) / width.
         spread = noise / (np.sqrt(2 * np.pi) * width)
@@ -80,7 +80,7 @@ def enhanced_seeds(
     found, contrast = find_peaks(
         image,
         valid,
-        width=_NARROW_FILTER * width,
+        width=_FILTERS[1] * width,
         apart=apart,
         min_contrast=_MIN_CONTRAST,
     )
