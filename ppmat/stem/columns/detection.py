@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.ndimage import map_coordinates
 from scipy.spatial import cKDTree
 
 from ppmat.stem.columns.column_fit import WIDTH_SPREAD
@@ -48,11 +49,13 @@ from ppmat.stem.columns.normal_equations import HEIGHT
 from ppmat.stem.columns.normal_equations import WIDTH
 from ppmat.stem.columns.normal_equations import Background
 from ppmat.stem.columns.peak_finding import find_peaks
+from ppmat.stem.columns.peak_finding import noise_level
 from ppmat.stem.columns.seeds import Seeds
 from ppmat.stem.columns.seeds import enhanced_seeds
 from ppmat.stem.columns.seeds import lost_share
 from ppmat.stem.columns.seeds import raw_seeds
 from ppmat.stem.columns.standard_errors import FittedColumns
+from ppmat.stem.images.background import slow_variation
 from ppmat.stem.images.bad_pixels import without_hot_pixels
 from ppmat.stem.images.image_array import image_array
 from ppmat.stem.images.image_array import is_signal
@@ -68,6 +71,10 @@ _MIN_SIDE = 16  # pixels; smaller images are refused
 _MIN_LENGTH = 0.5  # pixels; smallest legal sigma and separation
 # Gaussians of equal height that are nearer, in sigma, have one peak.
 _SEPARATION = 2.0
+# Length of the window of the slow variation that is taken out before the fit, sigma; a
+# column keeps 90 % of its height.
+_SLOW_LENGTH = 3.0
+_SLOW_SHARE = 2.0  # of what noise leaves under the window; below, nothing is taken out
 _MAX_LOST = 0.2  # of the clear raw seeds; an enhanced image that lacks more is wrong
 _COARSE_STEPS = 5
 _STEPS = 25
@@ -222,7 +229,7 @@ def detect_columns(
         empty = {n: np.empty(0, bool if b else float) for n, (_, b) in COLUMNS.items()}
         table = ColumnTable(**empty)
     else:
-        table = _table(found, raw, sign)
+        table = _table(found, raw, search.slow, sign)
         info |= {
             "sigma": found.sigma,
             "separation": found.separation,
@@ -264,6 +271,7 @@ class _Search:
     def __post_init__(self) -> None:
         self.area = float(self.raw.valid.sum())
         self.notes: list[str] = []  # warnings
+        self.slow = np.zeros(self.raw.values.shape)  # taken out of ``raw``
 
     def run(self) -> _Selection:
         """Return the columns.
@@ -294,6 +302,10 @@ class _Search:
                 f"none of {len(seeds.positions)} peaks of the image is surely above its "
                 "noise"
             )
+        if self.remove_slow(best.fit.residual):
+            fit = self.start_fit(best.fit.values[:, :2])
+            fit.resume(best.fit.values, best.background)
+            best = self.select(fit, best.contrast) or best
         missed = self.find_missed(best)
         # These images are not needed any more.
         best.fit.residual = best.fit.noise = np.empty(0)
@@ -349,6 +361,25 @@ class _Search:
         found, snr, _ = self.measure(fit, quick=True)
         score = scores(snr, self.area, self.sigma, self.apart)
         self.sigma = common_width(found, snr, score, self.sigma)
+        self.remove_slow(fit.residual)
+
+    def remove_slow(self, residual: np.ndarray) -> bool:
+        """Subtract the slow part of a residual from the raw image, if it has one.
+
+        The nodes of the fit's background are too far apart for edges and thin
+        specimens. White noise leaves ``1 / (4 pi length^2)`` of its variance under a
+        Gaussian window.
+        """
+        length = _SLOW_LENGTH * self.sigma
+        slow = slow_variation(residual, ~self.raw.valid, length)
+        noise = noise_level(residual, self.raw.valid)
+        limit = _SLOW_SHARE * noise / (np.sqrt(4 * np.pi) * length)
+        if np.std(slow[self.raw.valid]) < limit:
+            return False
+        self.slow = self.slow + slow
+        values = np.where(self.raw.valid, self.raw.values - slow, 0.0)
+        self.raw = dataclasses.replace(self.raw, values=values)
+        return True
 
     def select(self, fit: ColumnFit, contrast: np.ndarray) -> _Selection | None:
         """Fit and remove uncertain columns, in rounds; None if no column is left.
@@ -405,12 +436,18 @@ class _Search:
 # Table ----------------------------------------------------------------------------
 
 
-def _table(found: _Selection, raw: ScaledImage, sign: int) -> ColumnTable:
-    """Return the table of columns, in image units."""
+def _table(
+    found: _Selection, raw: ScaledImage, slow: np.ndarray, sign: int
+) -> ColumnTable:
+    """Return the table of columns, in image units.
+
+    ``slow`` was subtracted from the raw image before the fit [H, W].
+    """
     fit, sigma, scale = found.fit, found.sigma, sign * raw.scale
     y, x, height, log_sigma = fit.values.T
     y_error, x_error, height_error, width_error = fit.errors.T
     width, fitted = np.exp(log_sigma), ~fit.frozen
+    under = map_coordinates(slow, [y, x], order=1, mode="nearest")
     volume = 2 * np.pi * width**2
     root = np.sqrt(fit.variance)
     mixed = fit.covariance[:, HEIGHT, WIDTH] * root[:, HEIGHT] * root[:, WIDTH]
@@ -431,7 +468,7 @@ def _table(found: _Selection, raw: ScaledImage, sign: int) -> ColumnTable:
         sigma_error=width * width_error,
         intensity=scale * height * volume,
         intensity_error=raw.scale * volume * spread,
-        background=raw.offset + scale * fit.background,
+        background=raw.offset + scale * (fit.background + under),
         snr=found.snr,
         score=found.score,
         edge=_at_edge(fit.values[:, :2], raw.valid, _EDGE * sigma),

@@ -32,6 +32,7 @@ _MIN_SNR = 2.5  # of seeds in the raw image; low, since the selection follows
 # A strong seed is clear above this: columns of half its height are seeds too. Noise
 # has one such peak in 10^8 pixels.
 _CLEAR_SNR = 6.0
+_CLEAR_SHARE = 0.05  # of the peaks; with fewer clear ones a filter is too narrow
 _MIN_CLEAR = 9  # raw seeds; with fewer an enhanced image is not compared with them
 
 
@@ -49,6 +50,8 @@ def raw_seeds(
 ) -> Seeds:
     """Return the peaks of a raw image that are above 2.5 standard deviations of noise.
 
+    Narrow filters tell close columns apart; wider ones add weak columns.
+
     Args:
         image: [H, W], 0 at missing pixels.
         valid: False at missing pixels [H, W].
@@ -56,6 +59,7 @@ def raw_seeds(
         apart: Smallest distance of two seeds, pixels.
     """
     noise = noise_level(image, valid)
+    positions, clear = np.empty((0, 2)), np.empty(0, dtype=bool)
     for share in _FILTERS:
         width = share * sigma
         # Noise under the filter: the norm of its kernel is 1 / sqrt(2 pi) / width.
@@ -68,9 +72,16 @@ def raw_seeds(
             min_contrast=_MIN_CONTRAST,
             min_height=_MIN_SNR * spread,
         )
-        if len(height) and np.percentile(height, 95) > _CLEAR_SNR * spread:
-            break
-    return Seeds(found, np.zeros(len(found)), height > _CLEAR_SNR * spread)
+        clear_here = height > _CLEAR_SNR * spread
+        if share < _FILTERS[-1] and not np.mean(clear_here) >= _CLEAR_SHARE:
+            continue  # too much noise for a narrow filter
+        if len(positions):
+            # Weak columns that only the wider filter lifts above the noise.
+            new = cKDTree(positions).query(found)[0] > apart
+            found, clear_here = found[new], clear_here[new]
+        positions = np.concatenate([positions, found])
+        clear = np.append(clear, clear_here)
+    return Seeds(positions, np.zeros(len(positions)), clear)
 
 
 def enhanced_seeds(
