@@ -288,8 +288,8 @@ class _Search:
         self.sigma = self.options.sigma or width
         self.apart = self.options.separation or _SEPARATION * self.sigma
         seeds = self.find_seeds()
-        if self.options.sigma is None and len(seeds.positions):
-            self.estimate_width(seeds.positions)
+        if len(seeds.positions):
+            self.first_fit(seeds.positions)
             if self.options.separation is None:
                 self.apart = _SEPARATION * self.sigma
             if self.seed_image is None:
@@ -354,14 +354,25 @@ class _Search:
         snr = found.values[:, HEIGHT] / found.errors[:, HEIGHT]
         return found, np.maximum(np.nan_to_num(snr), 0.0), correlation
 
-    def estimate_width(self, starts: np.ndarray) -> None:
-        """Replace the common width by that of a coarse fit."""
+    def first_fit(self, starts: np.ndarray) -> None:
+        """Fit coarsely, for the common width and for the slow variation.
+
+        This fit sees an image without slow variation, so columns are a little too low.
+        """
+        image, window = self.raw, _SLOW_LENGTH * self.sigma
+        flat = image.values - slow_variation(image.values, ~image.valid, window)
+        flat[~image.valid] = 0.0
+        self.raw = dataclasses.replace(image, values=flat)
         fit = self.start_fit(starts, _WIDE_SPREAD)
         fit.iterate(_COARSE_STEPS)
-        found, snr, _ = self.measure(fit, quick=True)
-        score = scores(snr, self.area, self.sigma, self.apart)
-        self.sigma = common_width(found, snr, score, self.sigma)
-        self.remove_slow(fit.residual)
+        self.raw = image
+        if self.options.sigma is None:
+            found, snr, _ = self.measure(fit, quick=True)
+            score = scores(snr, self.area, self.sigma, self.apart)
+            self.sigma = common_width(found, snr, score, self.sigma)
+        fit.background.subtract_from(flat)
+        rest = image.values - (flat - fit.residual)
+        self.remove_slow(rest - slow_variation(rest, ~image.valid, 3 * window))
 
     def remove_slow(self, residual: np.ndarray) -> bool:
         """Subtract the slow part of a residual from the raw image, if it has one.
