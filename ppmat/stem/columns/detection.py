@@ -33,6 +33,7 @@ from scipy.spatial import cKDTree
 from ppmat.stem.columns.column_fit import WIDTH_SPREAD
 from ppmat.stem.columns.column_fit import ColumnFit
 from ppmat.stem.columns.column_scores import common_width
+from ppmat.stem.columns.column_scores import explained_by_shape
 from ppmat.stem.columns.column_scores import merged_columns
 from ppmat.stem.columns.column_scores import misfit_variance
 from ppmat.stem.columns.column_scores import network_scores
@@ -441,7 +442,8 @@ class _Search:
             min_snr=_MIN_RESIDUAL_SNR,
         )
         distance, _ = cKDTree(found.fit.values[:, :2]).query(starts)
-        return starts[distance > _MIN_RESIDUAL_DISTANCE * found.separation]
+        starts = starts[distance > _MIN_RESIDUAL_DISTANCE * found.separation]
+        return starts[~explained_by_shape(starts, found.fit, found.sigma)]
 
 
 # Table ----------------------------------------------------------------------------
