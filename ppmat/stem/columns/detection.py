@@ -72,10 +72,11 @@ _MIN_SIDE = 16  # pixels; smaller images are refused
 _MIN_LENGTH = 0.5  # pixels; smallest legal sigma and separation
 # Gaussians of equal height that are nearer, in sigma, have one peak.
 _SEPARATION = 2.0
-# Length of the window of the slow variation that is taken out before the fit, sigma; a
-# column keeps 90 % of its height.
-_SLOW_LENGTH = 3.0
+_SLOW_LENGTH = 3.0  # sigma; window of the slow variation, a column keeps 90 % under it
 _SLOW_SHARE = 2.0  # of what noise leaves under the window; below, nothing is taken out
+# The same after a coarse fit, whose errors add to it: 7 to 10 on flat lattices, 11 at
+# the edge of a crystal, 33 on a particle.
+_COARSE_SLOW = 15.0
 _MAX_LOST = 0.2  # of the clear raw seeds; an enhanced image that lacks more is wrong
 _COARSE_STEPS = 5
 _STEPS = 25
@@ -373,19 +374,20 @@ class _Search:
             self.sigma = common_width(found, snr, score, self.sigma)
         fit.background.subtract_from(flat)
         rest = image.values - (flat - fit.residual)
-        self.remove_slow(rest - slow_variation(rest, ~image.valid, 3 * window))
+        rest -= slow_variation(rest, ~image.valid, 3 * window)
+        self.remove_slow(rest, _COARSE_SLOW)
 
-    def remove_slow(self, residual: np.ndarray) -> bool:
+    def remove_slow(self, residual: np.ndarray, share: float = _SLOW_SHARE) -> bool:
         """Subtract the slow part of a residual from the raw image, if it has one.
 
         The nodes of the fit's background are too far apart for edges and thin
         specimens. White noise leaves ``1 / (4 pi length^2)`` of its variance under a
-        Gaussian window.
+        Gaussian window. With less than ``share`` times that, nothing is subtracted.
         """
         length = _SLOW_LENGTH * self.sigma
         slow = slow_variation(residual, ~self.raw.valid, length)
         noise = noise_level(residual, self.raw.valid)
-        limit = _SLOW_SHARE * noise / (np.sqrt(4 * np.pi) * length)
+        limit = share * noise / (np.sqrt(4 * np.pi) * length)
         if np.std(slow[self.raw.valid]) < limit:
             return False
         self.slow = self.slow + slow
