@@ -45,12 +45,12 @@ from ppmat.commands.options import refuse_if
 from ppmat.commands.options import task_command
 from ppmat.predictor.image_store import make_folder
 from ppmat.predictor.image_store import output_names
+from ppmat.stem.columns.column_search import POLARITIES
 from ppmat.stem.columns.column_table import UNITS
 from ppmat.stem.columns.column_table import ColumnTable
 from ppmat.stem.columns.column_table import ColumnTableError
 from ppmat.stem.columns.column_table import unknown_elements
 from ppmat.stem.columns.detection import MIN_SCORE
-from ppmat.stem.columns.detection import POLARITIES
 from ppmat.stem.columns.detection import detect_columns
 from ppmat.stem.images.bad_pixels import without_hot_pixels
 from ppmat.stem.images.image_inputs import ImageFile
