@@ -16,7 +16,7 @@
 
 ``across``: autocorrelation across the scan lines, fitted by a Gaussian
 (``ppmat.stem.noise.clean_image``). ``around``: autocorrelation averaged over all
-directions but the axes, radius at half height (``ppmat.stem.columns.peak_finding``).
+directions but the axes, radius at half height (``ppmat.stem.columns.column_width``).
 ``python -m benchmarks.stem.column_width --cases FILE``: ten minutes on one core; FILE
 has ``scenes()``: name, clean image, columns [n, 3], noise SD, shifts of the lines.
 """
@@ -42,8 +42,10 @@ from benchmarks.stem.calibration import STRONG
 from benchmarks.stem.calibration import errors
 from benchmarks.stem.example_sample import sample_scene
 from ppmat.metrics.column_matching import match_columns
+from ppmat.stem.columns import column_search
 from ppmat.stem.columns import detection
-from ppmat.stem.columns.peak_finding import column_width as around
+from ppmat.stem.columns.column_width import NoColumnsError
+from ppmat.stem.columns.column_width import column_width as around
 from ppmat.stem.noise import calibration
 from ppmat.stem.noise.clean_image import column_width_across_lines as across
 from ppmat.stem.noise.counting_noise import CountingNoise
@@ -88,8 +90,12 @@ def calibrated(use_across: bool, noisy, clean, true, noise, mode) -> dict[str, f
     """Return the errors of a calibration with one of the estimates."""
 
     def width(image: np.ndarray) -> float:
-        found = around(image - np.median(image), np.ones(image.shape, bool))
-        return across(image) if use_across or not found else found
+        if use_across:
+            return across(image)
+        try:
+            return around(image - np.median(image), np.ones(image.shape, bool))
+        except NoColumnsError:
+            return across(image)
 
     noisy, clean = noisy[:256, :256], clean[:256, :256]
     with mock.patch.object(calibration, "column_width_across_lines", width):
@@ -104,11 +110,11 @@ def calibrated(use_across: bool, noisy, clean, true, noise, mode) -> dict[str, f
 def detected(use_across: bool, noisy, clean, true, noise, mode) -> dict[str, float]:
     """Return recall, precision and position error with one of the estimates."""
 
-    def width(image: np.ndarray, valid: np.ndarray) -> float | None:
+    def width(image: np.ndarray, valid: np.ndarray) -> float:
         found = around(image, valid)
-        return across(image) if use_across and found else found
+        return across(image) if use_across else found
 
-    with mock.patch.object(detection, "column_width", width):
+    with mock.patch.object(column_search, "column_width", width):
         table = detection.detect_columns(noisy, mode=mode)
     true = np.stack(true, axis=1)
     if not len(true):

@@ -52,12 +52,12 @@ from ppmat.stem.columns.analysis import ANALYSES
 from ppmat.stem.columns.analysis import analyse
 from ppmat.stem.columns.analysis_figure import draw_displacement
 from ppmat.stem.columns.analysis_figure import draw_strain
+from ppmat.stem.columns.column_search import POLARITIES
 from ppmat.stem.columns.column_table import UNITS
 from ppmat.stem.columns.column_table import ColumnTable
 from ppmat.stem.columns.column_table import ColumnTableError
 from ppmat.stem.columns.column_table import unknown_elements
 from ppmat.stem.columns.detection import MIN_SCORE
-from ppmat.stem.columns.detection import POLARITIES
 from ppmat.stem.columns.detection import detect_columns
 from ppmat.stem.columns.detection_figure import COLORS
 from ppmat.stem.columns.detection_figure import draw_columns

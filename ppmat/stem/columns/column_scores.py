@@ -26,6 +26,7 @@ Arguments with the same meaning in all functions:
 from __future__ import annotations
 
 import numpy as np
+from scipy.ndimage import map_coordinates
 from scipy.spatial import cKDTree
 
 from ppmat.stem.columns.column_fit import WIDTH_SPREAD
@@ -41,6 +42,10 @@ _WEAK_PERCENTILE = 20  # of the sure columns: the weaker kind of a crystal
 _WIDTH_RANGE = (0.7, 1.4)  # legal ratio of the fitted width to the estimate before
 _MERGED = 1.0  # sigma; fitted columns that are nearer are one column
 _MISFIT_SIDE = 8.0  # sigma; side of the squares
+_BESIDE = 3.0  # sigma; nearer peaks of the residual may be those of a wrong shape
+_RING_RADIUS = 2.0  # sigma; there the misfit of an elliptic column is largest
+_RING_POINTS = 16
+_RING_SPREADS = 4.0  # standard deviations of the residual around columns
 _STRONG_PERCENTILE = 95  # of the heights
 _WEAK_HEIGHT = 0.33  # of strong columns; crossings of rings stay below
 
@@ -192,3 +197,42 @@ def noise_share(fit: FittedColumns, misfit: float) -> np.ndarray:
     weak = height < _WEAK_HEIGHT * np.percentile(height, _STRONG_PERCENTILE)
     share = 1 / np.sqrt(1 + misfit / np.maximum(error, 1e-150) ** 2)
     return np.where(weak, np.nan_to_num(share), 1.0)
+
+
+def explained_by_shape(
+    starts: np.ndarray, fit: FittedColumns, sigma: float
+) -> np.ndarray:
+    """Return the mask of peaks of the residual that a stronger column's shape makes.
+
+    Elliptic columns leave a peak on two opposite sides, columns with wings a ring. So a
+    peak beside a stronger column is no column if the residual at the opposite side is
+    more than half as high. Shifts of scan lines leave peaks at random sides: a peak
+    must also stand out from the residual around all columns, relative to their heights.
+
+    Args:
+        starts: Peaks of the residual ``(y, x)``, pixels [m, 2].
+        fit: The columns, and their residual.
+        sigma: Common width, pixels.
+    """
+    position, height = fit.values[:, :2], fit.values[:, HEIGHT]
+    response = 2 * filter_spots(fit.residual, sigma)
+
+    def at(points: np.ndarray) -> np.ndarray:
+        axes = np.moveaxis(points, -1, 0)
+        return map_coordinates(response, axes, order=1, mode="nearest")
+
+    angle = 2 * np.pi * np.arange(_RING_POINTS) / _RING_POINTS
+    ring = np.stack([np.sin(angle), np.cos(angle)], axis=1) * _RING_RADIUS * sigma
+    strong = height > _WEAK_HEIGHT * np.percentile(height, _STRONG_PERCENTILE)
+    around = at(position[strong, None] + ring) / height[strong, None]
+    usual = _RING_SPREADS * 1.4826 * float(np.median(np.abs(around)))
+    found = at(starts)
+    explained = np.zeros(len(starts), dtype=bool)
+    near = cKDTree(position).query_ball_point(starts, _BESIDE * sigma)
+    for k, columns in enumerate(near):
+        stronger = np.array([c for c in columns if height[c] > found[k]], dtype=int)
+        if len(stronger):
+            opposite = at(2 * position[stronger] - starts[k])
+            explained[k] = (opposite > found[k] / 2).any()
+            explained[k] |= found[k] < usual * height[stronger].max()
+    return explained

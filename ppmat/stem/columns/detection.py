@@ -23,102 +23,32 @@ errors and scores are computed is in docs/stem/detection.md.
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.ndimage import map_coordinates
 from scipy.spatial import cKDTree
 
-from ppmat.stem.columns.column_fit import WIDTH_SPREAD
-from ppmat.stem.columns.column_fit import ColumnFit
-from ppmat.stem.columns.column_scores import common_width
-from ppmat.stem.columns.column_scores import merged_columns
-from ppmat.stem.columns.column_scores import misfit_variance
-from ppmat.stem.columns.column_scores import network_scores
-from ppmat.stem.columns.column_scores import noise_correlation
-from ppmat.stem.columns.column_scores import noise_share
-from ppmat.stem.columns.column_scores import scores
+from ppmat.stem.columns.column_search import ColumnSearch
+from ppmat.stem.columns.column_search import DetectionOptions
+from ppmat.stem.columns.column_search import ScaledImage
+from ppmat.stem.columns.column_search import Selection
 from ppmat.stem.columns.column_table import COLUMNS
 from ppmat.stem.columns.column_table import ColumnTable
 from ppmat.stem.columns.column_table import pixel_size_in_nm
 from ppmat.stem.columns.column_table import table_warnings
+from ppmat.stem.columns.column_width import NoColumnsError
 from ppmat.stem.columns.normal_equations import HEIGHT
 from ppmat.stem.columns.normal_equations import WIDTH
-from ppmat.stem.columns.normal_equations import Background
-from ppmat.stem.columns.peak_finding import column_width
-from ppmat.stem.columns.peak_finding import find_peaks
-from ppmat.stem.columns.peak_finding import noise_level
-from ppmat.stem.columns.standard_errors import FittedColumns
 from ppmat.stem.images.bad_pixels import without_hot_pixels
 from ppmat.stem.images.image_array import image_array
 from ppmat.stem.images.image_array import is_signal
-from ppmat.stem.noise.noise_model import MODES
 from ppmat.utils.errors import InputError
-from ppmat.utils.errors import check_choice
 
-_POLARITY = {"haadf": "bright", "bf": "dark"}  # of the columns, by mode
-POLARITIES = ("bright", "dark")
-SEEDS = ("enhanced", "map")
 MIN_SCORE = 0.5  # a column is then more probable than none
 _MIN_SIDE = 16  # pixels; smaller images are refused
-_MIN_LENGTH = 0.5  # pixels; smallest legal sigma and separation
-# Gaussians of equal height that are nearer, in sigma, have one peak.
-_SEPARATION = 2.0
-_SEED_FILTER = 0.7  # width of the filter, in the width of spots of the enhanced image
-_MIN_SEED_CONTRAST = 0.03  # of strong seeds; removes ripples of an enhanced image
-_MIN_SEED_SNR = 2.5  # of seeds in the raw image; low, since the selection follows
-_COARSE_STEPS = 5
-_STEPS = 25
-_WIDE_SPREAD = 0.4  # prior spread of widths while the common width is an estimate
-# Rounds of fit and selection; each value is the part of the final signal-to-noise ratio
-# that is needed in this round.
-_ROUNDS = (0.6, 1.0, 1.0, 1.0, 1.0)
-_WIDTH_SETTLED = 0.03  # relative change of the common width
-_MIN_RESIDUAL_SNR = 3.5  # of columns found in the residual, which is mostly noise
-_MIN_RESIDUAL_HEIGHT = 0.1  # of these, in median heights of the other columns
-_MIN_RESIDUAL_DISTANCE = 0.75  # of these to other columns, in separations
 _OVERLAP = 3.0  # sigma; columns that are nearer are marked as overlapping
 _EDGE = 2.0  # sigma; columns that are nearer to the border are marked
-
-
-@dataclass
-class ScaledImage:
-    """An image with bright columns, median 0 and standard deviation near 1."""
-
-    values: np.ndarray  # 0 at missing pixels [H, W]
-    valid: np.ndarray  # False at missing pixels [H, W]
-    offset: float  # median of the image, image units
-    scale: float  # image units of one unit of ``values``
-
-
-@dataclass(frozen=True, kw_only=True)
-class DetectionOptions:
-    """Options of :func:`detect_columns`, which describes them."""
-
-    mode: str
-    polarity: str | None
-    seeds_from: str
-    sigma: float | None
-    separation: float | None
-    min_score: float
-
-    def __post_init__(self) -> None:
-        check_choice("mode", self.mode, MODES)
-        check_choice("seeds_from", self.seeds_from, SEEDS)
-        if self.polarity is not None:
-            check_choice("polarity", self.polarity, POLARITIES)
-        for name in ("sigma", "separation"):
-            length = getattr(self, name)
-            if length is not None and not _MIN_LENGTH <= length < np.inf:
-                found = f"{name} is {length!r}"
-                raise InputError(found, wanted="at least half a pixel")
-        if not 0 <= self.min_score < 1:
-            raise InputError(f"min_score is {self.min_score!r}", wanted="0 to below 1")
-
-    @property
-    def sign(self) -> int:
-        """1 for bright columns, -1 for dark ones."""
-        return 1 if (self.polarity or _POLARITY[self.mode]) == "bright" else -1
 
 
 def detect_columns(
@@ -209,12 +139,18 @@ def detect_columns(
         "hot_pixels": int(hot.sum()),
         "sigma": None,
     }
-    found = _Search(raw, searched, seed_image, options).run()
+    search = ColumnSearch(raw, searched, seed_image, options)
+    notes = []
+    try:
+        found = search.run()
+    except NoColumnsError as error:
+        found, notes = None, [f"no columns: {error}"]
+    notes += search.notes
     if found is None:
         empty = {n: np.empty(0, bool if b else float) for n, (_, b) in COLUMNS.items()}
         table = ColumnTable(**empty)
     else:
-        table = _table(found, raw, sign)
+        table = _table(found, raw, search.slow, sign)
         info |= {
             "sigma": found.sigma,
             "separation": found.separation,
@@ -222,177 +158,26 @@ def detect_columns(
         }
     warnings = {"fitted": table.fitted, "hot_pixels": info["hot_pixels"]}
     info["warnings"] = table_warnings(values[valid], bright=sign > 0, **warnings)
+    info["warnings"] += notes
     table.pixel_size, table.info = size, info
     return table.select(np.lexsort((table.x, table.y)))
-
-
-# Seeds, fit, selection ------------------------------------------------------------
-
-
-@dataclass
-class _Selection:
-    """Columns that passed the selection; lengths are in pixels."""
-
-    fit: FittedColumns
-    background: Background
-    snr: np.ndarray  # height divided by its error [n]
-    score: np.ndarray  # [n]
-    contrast: np.ndarray  # height of the seed in the enhanced image, else 0 [n]
-    sigma: float
-    separation: float
-    correlation: np.ndarray  # see noise_correlation [4]
-
-
-@dataclass
-class _Search:
-    """The search for columns in one image, with the widths known so far."""
-
-    raw: ScaledImage  # for the fit; hot pixels are missing
-    searched: ScaledImage  # for seeds; hot pixels are replaced
-    seed_image: ScaledImage | None  # an enhanced image or a map
-    options: DetectionOptions
-
-    def __post_init__(self) -> None:
-        self.area = float(self.raw.valid.sum())
-
-    def run(self) -> _Selection | None:
-        """Return the columns, or None if there are none."""
-        width = column_width(self.searched.values, self.searched.valid)
-        if width is None:
-            return None  # only noise, even if a network shows columns
-        if self.seed_image is not None:
-            image = self.seed_image
-            self.seed_width = column_width(image.values, image.valid)
-            if self.seed_width is None:
-                return None
-            if self.options.seeds_from != "map":
-                width = self.seed_width  # with less noise than in the raw image
-        self.sigma = self.options.sigma or width
-        self.apart = self.options.separation or _SEPARATION * self.sigma
-        starts, contrast = self.find_seeds()
-        if self.options.sigma is None and len(starts):
-            self.estimate_width(starts)
-            if self.options.separation is None:
-                self.apart = _SEPARATION * self.sigma
-            if self.seed_image is None:
-                starts, contrast = self.find_seeds()
-        if not len(starts):
-            return None
-        best = self.select(self.start_fit(starts), contrast)
-        if best is None:
-            return None
-        missed = self.find_missed(best)
-        # These images are not needed any more.
-        best.fit.residual = best.fit.noise = np.empty(0)
-        if not len(missed):
-            return best
-        starts = np.concatenate([best.fit.values[:, :2], missed])
-        contrast = np.concatenate([best.contrast, np.zeros(len(missed))])
-        fit = self.start_fit(starts)
-        fit.resume(best.fit.values, best.background)
-        return self.select(fit, contrast) or best
-
-    def find_seeds(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return starting positions, pixels [n, 2], and contrasts [n]."""
-        options = {"apart": self.apart, "min_contrast": _MIN_SEED_CONTRAST}
-        image = self.seed_image
-        if image is not None:
-            width = _SEED_FILTER * self.seed_width
-            return find_peaks(image.values, image.valid, width=width, **options)
-        image, width = self.searched, self.sigma
-        # Noise under the filter: the norm of its kernel is 1 / sqrt(2 pi) / width.
-        noise = noise_level(image.values, image.valid)
-        options["min_height"] = _MIN_SEED_SNR * noise / (np.sqrt(2 * np.pi) * width)
-        starts, _ = find_peaks(image.values, image.valid, width=width, **options)
-        return starts, np.zeros(len(starts))
-
-    def start_fit(self, starts: np.ndarray, spread: float = WIDTH_SPREAD) -> ColumnFit:
-        """Return a fit at starting positions [n, 2], with the spread of widths."""
-        largest = float(max(self.raw.values.shape))
-        nearest = cKDTree(starts).query(starts, k=2)[0][:, 1]  # infinite for one column
-        spacing = float(np.clip(np.median(nearest), 3 * self.sigma, largest))
-        image = self.raw.values, self.raw.valid
-        return ColumnFit(*image, starts, self.sigma, spacing, spread)
-
-    def measure(
-        self, fit: ColumnFit, quick: bool = False
-    ) -> tuple[FittedColumns, np.ndarray, np.ndarray]:
-        """Return columns, height over error [n] and factors of the variances [4]."""
-        found = fit.result(quick)
-        correlation = noise_correlation(found, self.raw.valid, self.sigma)
-        found.variance *= correlation
-        snr = found.values[:, HEIGHT] / found.errors[:, HEIGHT]
-        return found, np.maximum(np.nan_to_num(snr), 0.0), correlation
-
-    def estimate_width(self, starts: np.ndarray) -> None:
-        """Replace the common width by that of a coarse fit."""
-        fit = self.start_fit(starts, _WIDE_SPREAD)
-        fit.iterate(_COARSE_STEPS)
-        found, snr, _ = self.measure(fit, quick=True)
-        score = scores(snr, self.area, self.sigma, self.apart)
-        self.sigma = common_width(found, snr, score, self.sigma)
-
-    def select(self, fit: ColumnFit, contrast: np.ndarray) -> _Selection | None:
-        """Fit and remove uncertain columns, in rounds; None if no column is left.
-
-        False columns make their neighbours uncertain, so the worst are removed first.
-        The common width follows the sure columns.
-        """
-        for number, share in enumerate(_ROUNDS, start=1):
-            if not fit.iterate(_COARSE_STEPS if share < 1 else _STEPS) and share == 1:
-                fit.freeze_moving()
-            found, snr, correlation = self.measure(fit)
-            sigma = self.sigma
-            misfit = misfit_variance(found, self.raw.valid, sigma)
-            reduced = snr * noise_share(found, misfit)
-            scale = self.area, sigma, self.apart
-            score = scores(reduced / share, *scale)
-            score = np.maximum(score, network_scores(reduced, contrast, *scale))
-            keep = score >= self.options.min_score
-            keep &= ~merged_columns(found, snr, sigma)
-            if not keep.any():
-                return None
-            width = self.options.sigma or common_width(found, snr, score, sigma)
-            if share == 1 and keep.all() and abs(width / sigma - 1) < _WIDTH_SETTLED:
-                break
-            self.sigma = width
-            found, snr, score = found.select(keep), snr[keep], score[keep]
-            contrast = contrast[keep]
-            if number < len(_ROUNDS):
-                fit.recentre(width)
-                fit.keep(keep)
-        columns = found, fit.background, snr, score, contrast
-        lengths = {"sigma": self.sigma, "separation": self.apart}
-        return _Selection(*columns, **lengths, correlation=correlation)
-
-    def find_missed(self, found: _Selection) -> np.ndarray:
-        """Return peaks of the residual, pixels [n, 2].
-
-        Weak columns between strong ones have no peak of their own in the image.
-        """
-        usual = float(np.median(found.fit.values[:, HEIGHT]))
-        starts, _ = find_peaks(
-            found.fit.residual,
-            self.raw.valid,
-            width=found.sigma,
-            apart=found.separation,
-            # A column keeps half its height under a filter of its width.
-            min_height=_MIN_RESIDUAL_HEIGHT * usual / 2,
-            min_snr=_MIN_RESIDUAL_SNR,
-        )
-        distance, _ = cKDTree(found.fit.values[:, :2]).query(starts)
-        return starts[distance > _MIN_RESIDUAL_DISTANCE * found.separation]
 
 
 # Table ----------------------------------------------------------------------------
 
 
-def _table(found: _Selection, raw: ScaledImage, sign: int) -> ColumnTable:
-    """Return the table of columns, in image units."""
+def _table(
+    found: Selection, raw: ScaledImage, slow: np.ndarray, sign: int
+) -> ColumnTable:
+    """Return the table of columns, in image units.
+
+    ``slow`` was subtracted from the raw image before the fit [H, W].
+    """
     fit, sigma, scale = found.fit, found.sigma, sign * raw.scale
     y, x, height, log_sigma = fit.values.T
     y_error, x_error, height_error, width_error = fit.errors.T
     width, fitted = np.exp(log_sigma), ~fit.frozen
+    under = map_coordinates(slow, [y, x], order=1, mode="nearest")
     volume = 2 * np.pi * width**2
     root = np.sqrt(fit.variance)
     mixed = fit.covariance[:, HEIGHT, WIDTH] * root[:, HEIGHT] * root[:, WIDTH]
@@ -413,7 +198,7 @@ def _table(found: _Selection, raw: ScaledImage, sign: int) -> ColumnTable:
         sigma_error=width * width_error,
         intensity=scale * height * volume,
         intensity_error=raw.scale * volume * spread,
-        background=raw.offset + scale * fit.background,
+        background=raw.offset + scale * (fit.background + under),
         snr=found.snr,
         score=found.score,
         edge=_at_edge(fit.values[:, :2], raw.valid, _EDGE * sigma),

@@ -12,108 +12,77 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Search for columns: their typical width, and the peaks of an image under a filter."""
+"""Peaks of an image under a filter for columns, and the level of white noise."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 from scipy.ndimage import gaussian_laplace
 from scipy.ndimage import generate_binary_structure
 from scipy.ndimage import maximum_filter
+from scipy.spatial import cKDTree
 
-_BLOCK = 512  # pixels; side of the parts whose autocorrelations are averaged
+_BLOCK = 512  # pixels
 _MAX_BLOCKS = 16
-_HALF_WIDTH = 1.4  # sigma; a lattice's autocorrelation is half as high at this radius
-_WIDTHS = (0.8, 20.0)  # pixels; smallest and largest sigma that is possible
-
-
-def column_width(image: np.ndarray, valid: np.ndarray) -> float | None:
-    """Return a rough estimate of the typical sigma of the bright spots, pixels.
-
-    The estimate is the radius at which the autocorrelation is halfway between its
-    value at 0 and its first minimum, divided by 1.4. Lag 0 and the lags along the axes
-    are left out: there noise is correlated with itself, by pixel or by scan line. A
-    ramp or a wedge of the image makes the estimate too large.
-
-    It is None if the autocorrelation of columns is not above that of noise. The image
-    [H, W] is 0 at missing pixels, where ``valid`` is False.
-
-    Calibration knows the fast axis and uses
-    :func:`ppmat.stem.noise.clean_image.column_width_across_lines`. Each estimate fails
-    where the other works (docs/results/column_width.yaml).
-    """
-    radius, profile, sure = _radial_autocorrelation(image, valid)
-    if not sure:
-        return None
-    smooth = profile.copy()
-    smooth[1:-1] = (profile[:-2] + 2 * profile[1:-1] + profile[2:]) / 4
-    rising = np.nonzero(np.diff(smooth) > 0)[0]
-    lowest = int(rising[0]) if len(rising) else len(smooth) - 1
-    # The value at 0, from the parabola through the first two.
-    squares = radius[:2] ** 2
-    top = smooth[0] + (smooth[0] - smooth[1]) * squares[0] / (squares[1] - squares[0])
-    half = (top + smooth[lowest]) / 2
-    below = int(np.argmax(smooth <= half))
-    if below == 0:
-        return _WIDTHS[0]
-    step = (smooth[below - 1] - half) / (smooth[below - 1] - smooth[below])
-    at = radius[below - 1] + step * (radius[below] - radius[below - 1])
-    return float(np.clip(at / _HALF_WIDTH, *_WIDTHS))
-
-
-def _radial_autocorrelation(
-    image: np.ndarray, valid: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Return radii, mean autocorrelation at each, and whether it is above noise."""
-    sides = [min(_BLOCK, size) for size in image.shape]
-    starts = [
-        np.unique(np.linspace(0, size - side, -(-size // side)).astype(int))
-        for size, side in zip(image.shape, sides)
-    ]
-    corners = np.stack(np.meshgrid(*starts, indexing="ij"), -1).reshape(-1, 2)
-    step = -(-len(corners) // _MAX_BLOCKS)
-    reach = max(6, min(sides) // 3)
-    total, number, pixels = 0.0, 0.0, 0.0
-    for top, left in corners[::step]:
-        part = np.s_[top : top + sides[0], left : left + sides[1]]
-        mask = valid[part].astype(np.float64)
-        pixels += mask.sum()
-        values = (image[part] - image[part].sum() / max(mask.sum(), 1.0)) * mask
-        total = total + _autocorrelation(values, reach)
-        number = number + _autocorrelation(mask, reach)
-    correlation = total / np.maximum(number, 1.0)
-    lag = np.arange(-reach, reach + 1)
-    distance = np.hypot(lag[:, None], lag)
-    use = (lag[:, None] != 0) & (lag != 0) & (distance < reach)
-    distance, values = distance[use], correlation[use]
-    ring = np.rint(distance).astype(int) - 1
-    counts = np.bincount(ring)
-    radius, profile = (np.bincount(ring, v) / counts for v in (distance, values))
-    power = correlation[reach, reach]
-    sure = power > 0 and profile[0] > 5 * power / np.sqrt(2 * max(pixels, 1.0))
-    return radius, profile, bool(sure)
-
-
-def _autocorrelation(values: np.ndarray, reach: int) -> np.ndarray:
-    """Return the sums of products at lags up to ``reach`` [2 reach + 1] squared."""
-    shape = [size + reach for size in values.shape]
-    spectrum = np.fft.rfft2(values, shape)
-    product = np.fft.irfft2(np.abs(spectrum) ** 2, shape)
-    lag = np.arange(-reach, reach + 1)
-    return product[np.ix_(lag, lag)]
+_WHITE = 0.25  # ratio of powers; 1 for white noise, 0.04 after a Gaussian of 0.7 px
+_NEAR_PEAKS = 24  # peaks around each one, of which the strong ones set the contrast
+_FLOOR = 0.1  # of the strong peaks of the image; weaker surroundings count as this
 
 
 def noise_level(image: np.ndarray, valid: np.ndarray) -> float:
     """Return the standard deviation of white noise in an image [H, W].
 
-    Differences cancel everything smooth (Immerkaer, Comput. Vis. Image Underst. 64,
-    300, 1996). ``valid`` is False at missing pixels [H, W].
+    It is that of the waves with more than a quarter of a period for each pixel along
+    both axes. Their median power is not raised by a lattice, whose waves are few. It is
+    ``log(2)`` times the mean power of noise. ``valid`` is False at missing pixels.
     """
-    second = image[:-2] - 2 * image[1:-1] + image[2:]
-    mixed = second[:, :-2] - 2 * second[:, 1:-1] + second[:, 2:]
-    valid = valid[:-2] & valid[1:-1] & valid[2:]
-    valid = valid[:, :-2] & valid[:, 1:-1] & valid[:, 2:]
-    return float(np.sqrt(np.mean(mixed[valid] ** 2)) / 6) if valid.any() else 0.0
+    return float(np.sqrt(_median_power(image, valid, 0.25, 0.5)))
+
+
+def is_filtered(image: np.ndarray, valid: np.ndarray) -> bool:
+    """Return whether the noise of an image [H, W] was smoothed.
+
+    A filter does that, and so does resampling. White noise has the
+    same power in all waves. Here the fastest have less than a quarter of that of waves
+    of three to five pixels.
+    """
+    fast = _median_power(image, valid, 0.4, 0.5)
+    return fast < _WHITE * _median_power(image, valid, 0.2, 0.3)
+
+
+def _median_power(
+    image: np.ndarray, valid: np.ndarray, low: float, high: float
+) -> float:
+    """Return the variance of noise from waves between two frequencies along each axis.
+
+    Frequencies are in periods for each pixel. The mean over blocks is taken.
+    """
+    powers = []
+    for part in blocks(image.shape):
+        number = int(valid[part].sum())
+        frequencies = (abs(np.fft.fftfreq(n)) for n in image[part].shape)
+        used = np.ix_(*((f > low) & (f <= high) for f in frequencies))
+        if number:
+            mean = np.sum(image[part] * valid[part]) / number
+            values = np.where(valid[part], image[part] - mean, 0.0)
+            power = np.abs(np.fft.fft2(values)[used]) ** 2
+            powers.append(float(np.median(power)) / (np.log(2) * number))
+    return float(np.mean(powers))
+
+
+def blocks(shape: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
+    """Yield parts of an image, at most 16 of 512 pixels a side, for mean properties."""
+    sides = [min(_BLOCK, size) for size in shape]
+    starts = [
+        np.unique(np.linspace(0, size - side, -(-size // side)).astype(int))
+        for size, side in zip(shape, sides)
+    ]
+    corners = np.stack(np.meshgrid(*starts, indexing="ij"), -1).reshape(-1, 2)
+    step = -(-len(corners) // _MAX_BLOCKS)
+    for top, left in corners[::step]:
+        yield np.s_[top : top + sides[0], left : left + sides[1]]
 
 
 def find_peaks(
@@ -134,7 +103,8 @@ def find_peaks(
         width: Width of the filter, pixels.
         apart: Smallest distance of two peaks, pixels.
         min_height: Smallest height under the filter.
-        min_contrast: The same, as a fraction of strong peaks (95th percentile).
+        min_contrast: The same, as a fraction of strong peaks (95th percentile) nearby:
+            columns are weak where the specimen is thin.
         min_snr: The same, in standard deviations of the filtered image, estimated from
             the median deviation.
 
@@ -145,8 +115,9 @@ def find_peaks(
     response = filter_spots(image, width)
     y, x = _maxima(response, valid, apart)
     if min_contrast and len(y):
-        strong = float(np.percentile(response[y, x], 95))
-        min_height = max(min_height, min_contrast * strong)
+        strong = _strong_nearby(np.stack([y, x], axis=1), response[y, x])
+        strong = np.maximum(strong, 0.0)
+        y, x = (v[response[y, x] > min_contrast * strong] for v in (y, x))
     if min_snr:
         values = response[valid]
         spread = 1.4826 * float(np.median(np.abs(values - np.median(values))))
@@ -164,6 +135,14 @@ def find_peaks(
         shift = 0.5 * (high - low) / np.where(bend > 0, bend, 1.0)
         offset[curved, axis] = np.clip(shift[curved], -0.5, 0.5)
     return pixels.T + offset, height
+
+
+def _strong_nearby(position: np.ndarray, height: np.ndarray) -> np.ndarray:
+    """Return the height of strong peaks around each peak [n]."""
+    count = min(_NEAR_PEAKS, len(height))
+    _, near = cKDTree(position).query(position, k=count)
+    around = np.percentile(height[near.reshape(-1, count)], 95, axis=1)
+    return np.maximum(around, _FLOOR * np.percentile(height, 95))
 
 
 def filter_spots(image: np.ndarray, width: float) -> np.ndarray:
