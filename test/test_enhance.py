@@ -112,6 +112,22 @@ def test_settings_of_the_command_line(run):
     assert record["tile"] == [64, 64]
 
 
+def test_background_and_resampling_of_the_command_line(run, capsys):
+    files = ["--input=in/a.tif", "--save_path=out"]
+    assert run(*files, "--background=remove", "--resample=off") == 0
+    record = json.loads(Path("out/a.tif.json").read_text())["record"]
+    assert (record["background"], record["resample"]) == ("remove", "off")
+    assert record["frames"][0]["background"]["separated"]
+    # They are settings: without them, the output is that of another run.
+    assert run(*files) == 2
+    assert run(*files, "--background=keep", "--resample=off") == 2
+    capsys.readouterr()
+    assert run(*files, "--background=remove", "--resample=off") == 0
+    assert "is there already" in capsys.readouterr().out
+    assert run("--split=test", "--resample=off") == 2
+    assert "--resample goes with --input" in capsys.readouterr().out
+
+
 @pytest.fixture
 def packaged(tmp_path, monkeypatch):
     replace_packaged_models(tmp_path, monkeypatch)

@@ -106,13 +106,30 @@ def test_section_predict(arguments, tmp_path):
     record = predictor.enhance_image(100 * picture(50, 50)).record
     assert (record["tile"], record["overlap"]) == ([32, 32], 8)
     assert record["scaling"] == "grey"
+    changes = ["Predict.background=keep", "Predict.resample=off"]
+    changes += ["Predict.background_limit=0.7", "Global.spacing=[3,48]"]
+    predictor = SpectrumPredictor(**arguments, config_overrides=changes)
+    record = predictor.enhance_image(100 * picture(50, 50)).record
+    assert (record["background"], record["resample"]) == ("keep", "off")
+    assert record["trained"] == {"spacing": [3.0, 48.0], "background": 0.7}
     predictor = SpectrumPredictor(**write_image_model(tmp_path, Predict={}))
     assert predictor.defaults == EnhanceOptions("robust", 256, 64)
 
 
 @pytest.mark.parametrize(
     "change",
-    ["tile_size=big", "tile_size=true", "overlap=9", "tile_size=0", "scaling=minmax"],
+    [
+        "tile_size=big",
+        "tile_size=true",
+        "overlap=9",
+        "tile_size=0",
+        "scaling=minmax",
+        "background=flat",
+        "resample=on",
+        "spacing=[9]",
+        "spacing=[36,9]",
+        "background_limit=0",
+    ],
 )
 def test_section_predict_that_cannot_be_meant(arguments, change):
     with pytest.raises(ConfigError, match="Predict"):

@@ -117,6 +117,9 @@ def enhance_frame(
     result, slow, steps = _through_network(small, gone, tiles, options, where, on_tiles)
     flags.update(steps.pop("flags"))
     found |= steps
+    if shape[0] < seen.shape[0] and slow is None and not tiles.gives_map:
+        # Wide columns are partly as smooth as a background.
+        give_back_structure(small, result, gone)
     if shape != seen.shape:
         result = resample(result, seen.shape).astype(seen.dtype, copy=False)
         slow = None if slow is None else resample(slow, seen.shape)

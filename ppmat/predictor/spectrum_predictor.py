@@ -216,12 +216,13 @@ class SpectrumPredictor(BasePredictor):
             check_tiles(tile_size, 0)
             overlap = self.predict_config.get("overlap", min(OVERLAP, tile_size // 4))
             scaling = self.predict_config.get("scaling", "robust")
+            resample = self.predict_config.get("resample", "auto")
             self.defaults = EnhanceOptions(
                 scaling,
                 tile_size,
                 overlap,
                 background=self.predict_config.get("background", "auto"),
-                resample=self.predict_config.get("resample", "auto"),
+                resample="off" if resample is False else resample,  # off in YAML
             )
             # Models that are trained here say in Global which spacings they saw.
             trained = TrainedRange(

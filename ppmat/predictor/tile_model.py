@@ -140,14 +140,19 @@ class TrainedRange:
 
     def __post_init__(self) -> None:
         if self.spacing is not None:
-            spacing = tuple(map(float, self.spacing))
-            if len(spacing) != 2 or not 0 < spacing[0] <= spacing[1]:
+            try:
+                least, most = spacing = tuple(map(float, self.spacing))
+                legal = 0 < least <= most
+            except (TypeError, ValueError):
+                legal = False
+            if not legal:
                 raise InputError(
                     f"spacing is {self.spacing!r}",
                     wanted="shortest and longest lattice vector, pixels",
                 )
             object.__setattr__(self, "spacing", spacing)
-        if not self.background > 0:
+        number = isinstance(self.background, (int, float))
+        if not number or not self.background > 0:
             raise InputError(
                 f"background_limit is {self.background!r}", wanted="above 0"
             )

@@ -26,7 +26,7 @@ import numpy as np
 from scipy import ndimage
 
 _BLOCK = 1024  # pixels; spectra of larger images are averaged over blocks of this side
-_MOST_BLOCKS = 4  # along one axis, which bounds the work
+_MOST_BLOCKS = 3  # along one axis, which bounds the work
 # Periods that must fit into a block. The window spreads a peak over two bins, and
 # slower waves are thickness.
 _LEAST_PERIODS = 3.0
