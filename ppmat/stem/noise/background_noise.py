@@ -193,14 +193,14 @@ def fit_background(spectra: Sequence[Waves], used: Sequence[np.ndarray]) -> Back
     spread = np.sum(2 * share**2 * rest * (rest + 2 * smooth)) + 2 * np.sum(unseen**2)
     sd = float(np.sqrt(variance / len(spectra)))
     return Background(
-        sd,
-        length,
-        float(np.sqrt(spread) / len(spectra) / (2 * sd)),
-        float(_errors(loss, best.x)[2] * length),
-        float(2 * (without.fun - best.fun)),
-        _scatter(power / (smooth + rest), smooth > rest),
-        float(np.exp(best.x[1])),
-        float(np.exp(best.x[0])),
+        sd=sd,
+        length=length,
+        sd_error=float(np.sqrt(spread) / len(spectra) / (2 * sd)),
+        length_error=float(_errors(loss, best.x)[2] * length),
+        gain=float(2 * (without.fun - best.fun)),
+        scatter=_scatter(power / (smooth + rest), smooth > rest),
+        peak=float(np.exp(best.x[1])),
+        rise=float(np.exp(best.x[0])),
     )
 
 

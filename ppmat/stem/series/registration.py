@@ -18,8 +18,9 @@ A frame is shifted against a reference by ``s``, if what the reference shows at 
 at ``p + s`` in the frame. The cross-correlation of both has its peak at ``s``.
 
 - :func:`find_shift` looks for a peak near an expected shift. A lattice correlates with
-  itself at each of its vectors. So of the peaks that are nearly as high as the highest,
-  the one nearest to the expected shift counts. A jump by more than half a lattice
+  itself at each of its vectors. So of the peaks that are as high as the highest, but
+  for 5 % or six standard deviations of noise, the one nearest to the expected shift
+  counts. A jump by more than half a lattice
   vector cannot be seen in a perfect lattice.
 - :func:`refine_shift` finds the peak between the pixels by Newton steps on the Fourier
   series of the correlation. Waves longer than the columns have little weight, so that
@@ -81,9 +82,10 @@ def find_shift(
     """
     whole = np.rint(expected).astype(int)
     first, second = _common(reference, frame, whole)
-    products, _, _ = _spectrum(first, second, fine=False)
+    products, power, noise = _spectrum(first, second, fine=False)
     surface = fft.irfft2(products, first.shape)
-    surface /= np.maximum(_window_correlation(first.shape), _MIN_WINDOW)
+    window = np.maximum(_window_correlation(first.shape), _MIN_WINDOW)
+    surface /= window
     y, x = (fft.fftfreq(n, 1 / n) for n in first.shape)
     reach = min(reach, min(first.shape) / 3)
     off = whole - np.asarray(expected)
@@ -91,7 +93,11 @@ def find_shift(
     surface[distance > max(reach, 1.0)] = -np.inf
     around = [np.roll(surface, (i, j), (0, 1)) for i in (-1, 0, 1) for j in (-1, 0, 1)]
     peaks = surface >= np.max(around, axis=0)
-    peaks &= surface >= _ALIKE * abs(surface.max())
+    top = np.unravel_index(np.argmax(surface), surface.shape)
+    spread = noise * power / surface.size / window[top]
+    peaks &= surface >= min(
+        _ALIKE * abs(surface[top]), surface[top] - _SIGNIFICANT * spread
+    )
     places = np.argwhere(peaks if peaks.any() else surface == surface.max())
     best = places[np.argmin(distance[tuple(places.T)])]
     near = whole + [y[best[0]], x[best[1]]]
