@@ -70,6 +70,8 @@ def test_reasons_why_there_are_no_columns():
     noise = np.random.default_rng(2).normal(0, 4, SIZE)
     with pytest.raises(NoColumnsError, match="nothing above its noise"):
         width(noise)
-    y, x = np.mgrid[:120, :120] - 60.0
+    y, x = np.mgrid[:320, :320] - 160.0
+    blob = 100 * np.exp(-(y**2 + x**2) / (2 * 60**2))
+    blob += np.random.default_rng(3).normal(0, 4, blob.shape)
     with pytest.raises(NoColumnsError, match="too large for columns"):
-        width(noise + 100 * np.exp(-(y**2 + x**2) / (2 * 40**2)))
+        column_width(blob - np.median(blob), np.ones(blob.shape, bool))
