@@ -19,7 +19,7 @@ import numpy as np
 from scipy.ndimage import maximum_filter
 
 from ppmat.metrics.column_matching import match_columns
-from ppmat.stem.columns import detection
+from ppmat.stem.columns import column_search
 from ppmat.stem.columns.column_fit import ColumnFit
 from ppmat.stem.columns.column_scores import misfit_variance
 from ppmat.stem.columns.detection import detect_columns
@@ -154,15 +154,13 @@ def ringed(ring):
 def test_rings_are_no_columns(monkeypatch):
     image, position = ringed(0.06)
 
-    def extra():
-        match = match_columns(detect_columns(image), position, 3.0, SIZE, border=6)
-        assert match.recall == 1
-        return len(match.extra)
+    def matched():
+        return match_columns(detect_columns(image), position, 3.0, SIZE, border=6)
 
-    assert extra() == 0
+    assert matched().f1 == 1
     # Noise alone does not explain them.
-    monkeypatch.setattr(detection, "misfit_variance", lambda *_: 0.0)
-    assert extra() > 0
+    monkeypatch.setattr(column_search, "misfit_variance", lambda *_: 0.0)
+    assert len(matched().extra) > 0
 
 
 def test_misfit_is_what_noise_does_not_explain():
