@@ -16,8 +16,9 @@
 
 ``train/`` and ``test/`` hold ``noisy``, ``gt_enhance``, ``gt_detect`` and, in HAADF,
 ``gt_superresolution`` with files of the same numbers. The last is float32 TIFF in every
-data set, since narrow spots are higher than 8 bits hold. ``columns`` holds a table of atomic columns (CSV) and the drawn
-parameters (JSON) of each image. ``synthesis.json`` is the manifest of the run.
+data set, since narrow spots are higher than 8 bits hold. ``columns`` holds a table of
+atomic columns (CSV) and the drawn parameters (JSON) of each image. ``synthesis.json``
+is the manifest of the run.
 """
 
 from __future__ import annotations
