@@ -219,7 +219,7 @@ def run(words: Sequence[str]) -> int:
     settings = {
         "seed": args.seed,
         "size": list(shape),
-        "noise": noise.to_json(),
+        "noise": given.to_json(),
         "scenes": scenes.settings(),
     }
     about = {

@@ -100,8 +100,10 @@ class AtomColumns:
         Example:
             >>> wide = AtomColumns(*np.array([[15.0], [15.0], [10.0], [2.0]]))
             >>> image = wide.narrow((31, 31))
-            >>> round(image[15, 15].item(), 6), round(image.sum() / wide.volume[0], 6)
-            (40.0, 1.0)
+            >>> round(image[15, 15].item(), 6)
+            40.0
+            >>> round((image.sum() / wide.volume).item(), 6)
+            1.0
         """
         sigma = np.full(len(self), NARROW_SIGMA)
         height = self.volume / (2 * np.pi * NARROW_SIGMA**2)
