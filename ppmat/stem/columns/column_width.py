@@ -70,7 +70,9 @@ def column_width(image: np.ndarray, valid: np.ndarray) -> float:
         if found is None:
             continue
         seen = True
-        if found[0] <= min(widest * length, WIDEST) and found[1] > best + _MORE:
+        # Narrow windows leave ripples of anything: they need a lattice.
+        least = best + _MORE if length >= LENGTH else max(best + _MORE, _REPEATS / 2)
+        if found[0] <= min(widest * length, WIDEST) and found[1] > least:
             width, best = found
             if best > _REPEATS:
                 break
@@ -107,7 +109,8 @@ def _width_of(
         return _width_of_lattice(correlation, distance, use, noise)
     smooth = profile.copy()
     smooth[1:-1] = (profile[:-2] + 2 * profile[1:-1] + profile[2:]) / 4
-    rising = np.nonzero(np.diff(smooth) > 0)[0]
+    # A rise near the top is noise.
+    rising = np.nonzero((np.diff(smooth) > 0) & (smooth[:-1] < smooth[0] / 2))[0]
     lowest = int(rising[0]) if len(rising) else len(smooth) - 1
     # The value at 0, from the parabola through the first two.
     squares = radius[:2] ** 2
