@@ -129,7 +129,7 @@ def test_calibration_of_a_region(folder, monkeypatch):
     write_micrograph("in.tif", frames)
     seen = []
 
-    def stop(inputs, *args):
+    def stop(inputs, *args, **options):
         seen.extend(inputs)
         raise calibrate_noise.InputError("seen")
 

@@ -28,6 +28,7 @@ import numpy as np
 from scipy import ndimage
 
 from ppmat.predictor.image_checks import image_checks
+from ppmat.predictor.lost_waves import lost_waves
 from ppmat.predictor.resampling import resample
 from ppmat.predictor.resampling import trained_shape
 from ppmat.predictor.resampling import with_white_noise
@@ -53,6 +54,7 @@ _GREY_LIMITS = (-64.0, 320.0)
 _SMALLEST_GREY_RANGE = 25.0
 _FILL_PASSES = 8  # depth to which holes are filled from their rim, pixels
 _ROWS = 256  # rows converted at once, which bounds the memory for float64 copies
+_LEAST_LATTICE_SIDE = 32  # pixels; in smaller images waves are not sharp
 _HOT_SIDE = 3  # pixels; smaller images have no neighbourhood to compare with
 
 FRAME_FLAGS = {
@@ -125,6 +127,15 @@ def enhance_frame(
         slow = None if slow is None else resample(slow, seen.shape)
     if not tiles.gives_map:
         unseen = missing if hot is None else hot if missing is None else hot | missing
+        found["lattice_waves"] = 0
+        if options.scaling != "grey" and min(frame.shape) >= _LEAST_LATTICE_SIDE:
+            lost = seen - result
+            if slow is not None and not found["background"]["added_again"]:
+                lost -= slow
+            if unseen is not None:
+                lost[unseen] = 0.0
+            waves, found["lattice_waves"] = lost_waves(lost)
+            result += waves
         found["residual"], more = _checks(frame, result, slow, unseen, found, options)
         flags.update(more)
     if missing is not None:
