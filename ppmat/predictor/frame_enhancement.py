@@ -127,20 +127,34 @@ def enhance_frame(
         slow = None if slow is None else resample(slow, seen.shape)
     if not tiles.gives_map:
         unseen = missing if hot is None else hot if missing is None else hot | missing
-        found["lattice_waves"] = 0
-        if options.scaling != "grey" and min(frame.shape) >= _LEAST_LATTICE_SIDE:
-            lost = seen - result
-            if slow is not None and not found["background"]["added_again"]:
-                lost -= slow
-            if unseen is not None:
-                lost[unseen] = 0.0
-            waves, found["lattice_waves"] = lost_waves(lost)
-            result += waves
+        # A network that was trained on lattices is expected to keep them.
+        if tiles.trained.spacing is not None and options.scaling != "grey":
+            found["lattice_waves"] = _give_back_waves(seen, result, slow, unseen, found)
         found["residual"], more = _checks(frame, result, slow, unseen, found, options)
         flags.update(more)
     if missing is not None:
         result[missing] = frame[missing]
     return result, found
+
+
+def _give_back_waves(
+    seen: np.ndarray,
+    result: np.ndarray,
+    slow: np.ndarray | None,
+    unseen: np.ndarray | None,
+    found: dict[str, Any],
+) -> int:
+    """Add the waves of a lost lattice to the result, in place; returns their number."""
+    if min(seen.shape) < _LEAST_LATTICE_SIDE:
+        return 0
+    lost = seen - result
+    if slow is not None and not found["background"]["added_again"]:
+        lost -= slow
+    if unseen is not None:
+        lost[unseen] = 0.0
+    waves, number = lost_waves(lost)
+    result += waves
+    return number
 
 
 def _checks(
