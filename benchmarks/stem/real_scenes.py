@@ -208,7 +208,7 @@ def scores(table: Any, scene: RealScene) -> dict[str, float]:
 
     columns, shape = scene.columns, scene.clean.shape
     if not len(columns):
-        return {"found": len(table)}
+        return {"false": len(table)}
     near = np.stack([columns.y, columns.x], axis=-1)
     sigma = float(np.median(columns.sigma))
     radius = 1.2 * sigma
@@ -222,7 +222,6 @@ def scores(table: Any, scene: RealScene) -> dict[str, float]:
     pulls = match.offset / errors
     finite = np.isfinite(pulls)
     return {
-        "found": len(table),
         "recall": round(float(found / max(found + missed, 1)), 4),
         "precision": round(match.precision if len(table) else 0.0, 4),
         "pull": round(float(np.sqrt(np.mean(pulls[finite] ** 2))), 2)
@@ -254,9 +253,6 @@ def measure(job: tuple[str, int, str | None]) -> dict[str, Any]:
     for kind, seeds in (("raw", None), ("network", result.image)):
         table = detect_columns(noisy, seeds)
         row[kind] = scores(table, scene)
-        row.setdefault("warnings", []).extend(
-            text.split(";")[0][:60] for text in table.info["warnings"] if kind == "raw"
-        )
     row["CPU [s]"] = round(time.process_time() - start, 1)
     if pictures:
         draw(Path(pictures) / f"{name}_{seed}.png", noisy, result.image, scene, table)
@@ -295,10 +291,9 @@ def gathered(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 for key, value in same[0][group].items()
                 if value is not None
             }
-        for group in ("flags", "warnings"):
-            kinds = sorted({text for row in same for text in row[group]})
-            if kinds:
-                merged[group] = "; ".join(kinds)
+        flags = sorted({flag for row in same for flag in row["flags"]})
+        if flags:
+            merged["flags"] = ", ".join(flags)
         out.append(merged)
     return out
 

@@ -233,7 +233,9 @@ def _shape_of_run(
         return shape
     least, most = tiles.trained.spacing
     flags["spacing_outside_training"] = f"{spacing:.1f} px, not {least:g} to {most:g}"
-    return wanted if options.resample == "auto" and options.scaling != "grey" else shape
+    # Spots of one pixel would have another width on another grid.
+    free = options.scaling != "grey" and not tiles.map_has_units
+    return wanted if options.resample == "auto" and free else shape
 
 
 def _resampled_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray | None:

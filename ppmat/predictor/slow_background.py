@@ -32,8 +32,10 @@ from ppmat.stem.images.background import slow_variation
 from ppmat.stem.images.grey_scaling import PERCENTILES
 
 # Range of the slow variation over the range of the rest, above which it is separated.
-# 95 of 100 training images are below: HAADF 0.53 (128 pixels) and 0.47 (64 pixels), BF
-# 0.42 and 0.48; 150 images each of SFINSyntheticDataset, split train, seed 42.
+# 95 of 100 images of flat specimens are below: HAADF 0.53 (128 pixels) and 0.47 (64
+# pixels), BF 0.42 and 0.48; 150 images each of SFINSyntheticDataset, seed 42. Networks
+# that were also trained on uneven specimens gain from the separation too
+# (docs/results/stem_real_scenes.yaml).
 BACKGROUND_LIMIT = 0.5
 
 _MEASURED = 2**20  # pixels in which ranges are measured, evenly spread
