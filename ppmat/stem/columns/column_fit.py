@@ -55,7 +55,9 @@ _MAX_STEP = np.array([0.4, 0.4, np.inf, 0.25])  # of y, x [sigma], height, log(s
 _WAIT_FRACTION = 0.3
 _MAX_MOVING_SHARE = 0.7  # if a step needs more of the columns, it takes all of them
 _MAX_CAUTION = 1e4  # largest damping of one column, times the common damping
-_UNSETTLED = 0.3  # standard errors; a larger last step means that a column is not fitted
+_UNSETTLED = (
+    0.3  # standard errors; a larger last step means that a column is not fitted
+)
 _SAME_WIDTH = 2e-3  # |log| change of the common width that needs no new fit
 # Attributes of a fit with one value for each column.
 _PER_COLUMN = "starts values frozen _ids _moving _waiting _height_error".split()
