@@ -41,7 +41,6 @@ _MIN_SURE = 4  # columns; with fewer there is no reference
 _WEAK_PERCENTILE = 20  # of the sure columns: the weaker kind of a crystal
 _WIDTH_RANGE = (0.7, 1.4)  # legal ratio of the fitted width to the estimate before
 _MERGED = 1.0  # sigma; fitted columns that are nearer are one column
-_RAN_INTO = 2.0  # sigma; the same for a column whose fit failed, beside a fitted one
 _MISFIT_SIDE = 8.0  # sigma; side of the squares
 _BESIDE = 3.0  # sigma; nearer peaks of the residual may be those of a wrong shape
 _RING_RADIUS = 2.0  # sigma; there the misfit of an elliptic column is largest
@@ -125,18 +124,11 @@ def common_width(
 
 
 def merged_columns(fit: FittedColumns, snr: np.ndarray, sigma: float) -> np.ndarray:
-    """Return the mask of columns at the position of a more certain column [n].
-
-    A column that left its start is one of them up to a larger distance: it went into
-    the other.
-    """
+    """Return the mask of columns at the position of a more certain column [n]."""
     merged = np.zeros(len(snr), dtype=bool)
     tree = cKDTree(fit.values[:, :2])
-    i, j = tree.query_pairs(_RAN_INTO * sigma, output_type="ndarray").T
-    weak, other = np.where(snr[i] < snr[j], (i, j), (j, i))
-    distance = np.hypot(*(fit.values[weak, :2] - fit.values[other, :2]).T)
-    same = (distance <= _MERGED * sigma) | (fit.frozen[weak] & ~fit.frozen[other])
-    merged[weak[same]] = True
+    for i, j in tree.query_pairs(_MERGED * sigma):
+        merged[i if snr[i] < snr[j] else j] = True
     return merged
 
 

@@ -39,7 +39,6 @@ from ppmat.stem.columns.column_scores import scores
 from ppmat.stem.columns.column_width import NoColumnsError
 from ppmat.stem.columns.column_width import column_width
 from ppmat.stem.columns.normal_equations import HEIGHT
-from ppmat.stem.columns.normal_equations import WIDTH
 from ppmat.stem.columns.normal_equations import Background
 from ppmat.stem.columns.peak_finding import find_peaks
 from ppmat.stem.columns.peak_finding import is_filtered
@@ -74,12 +73,8 @@ _WIDE_SPREAD = 0.4  # prior spread of widths while the common width is an estima
 # so all are searched before the strict rounds.
 _LENIENT = (0.6, 0.6)
 _STRICT = (0.8, 1.0, 1.0)
-# Common widths; twice the spread of the prior. What is wider is background, which the
-# next slow variation takes.
-_WIDEST = 1.5
 _WIDTH_SETTLED = 0.03  # relative change of the common width
 _SEARCHES = 2  # of the residual; columns that are missing hide weak ones beside them
-_MAX_SEARCHES = 4  # while there is slow variation in the residual
 _MIN_RESIDUAL_SNR = 3.5  # of columns found in the residual, which is mostly noise
 _MIN_RESIDUAL_HEIGHT = 0.1  # of these, in median heights of the other columns
 _MIN_RESIDUAL_DISTANCE = 0.75  # of these to other columns, in separations
@@ -189,10 +184,10 @@ class ColumnSearch:
                 f"none of {len(seeds.positions)} peaks of the image is surely above "
                 "its noise"
             )
-        for number in range(_MAX_SEARCHES):
+        for _ in range(_SEARCHES):
             uneven = self.remove_slow(best.fit.residual)
             missed = self.find_missed(best)
-            if not uneven and (number >= _SEARCHES or not len(missed)):
+            if not uneven and not len(missed):
                 break
             fit, contrast = self.refit(best, missed)
             best = self.select(fit, contrast, _LENIENT) or best
@@ -212,7 +207,7 @@ class ColumnSearch:
 
     def find_seeds(self) -> Seeds:
         """Return seeds of the enhanced image, if it has those of the raw image."""
-        searched = self.searched.values - self.slow, self.searched.valid
+        searched = self.searched.values, self.searched.valid
         raw = raw_seeds(*searched, self.sigma, self.apart)
         if self.seed_image is None:
             return raw
@@ -306,7 +301,6 @@ class ColumnSearch:
             score = np.maximum(score, network_scores(reduced, contrast, *scale))
             keep = score >= self.options.min_score
             keep &= ~merged_columns(found, snr, sigma)
-            keep &= found.values[:, WIDTH] < np.log(_WIDEST * sigma)
             if not keep.any():
                 return None
             width = self.options.sigma or common_width(found, snr, score, sigma)
