@@ -101,6 +101,16 @@ def test_elliptic_columns_have_no_satellites():
     assert found_share(table, position) == 1 and distance.max() < 2
 
 
+def test_columns_with_four_equal_pixels_on_top_are_one_seed_each():
+    line = np.exp(-((np.arange(13) - 5.5) ** 2) / 18)
+    image = np.tile(np.multiply.outer(line, line), (7, 7))  # without noise
+    seeds = raw_seeds(image, np.ones(image.shape, bool), 2.6, 5.2)
+    assert len(seeds.positions) == 49
+    table = detect_columns(image)
+    inside = table.select(~table.edge)
+    assert len(table) == 49 and inside.fitted.all()
+
+
 def test_an_empty_table_says_why():
     rng = np.random.default_rng(4)
     table = detect_columns(rng.normal(0, 1, SIZE))

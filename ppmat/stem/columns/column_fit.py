@@ -55,9 +55,13 @@ _MAX_STEP = np.array([0.4, 0.4, np.inf, 0.25])  # of y, x [sigma], height, log(s
 _WAIT_FRACTION = 0.3
 _MAX_MOVING_SHARE = 0.7  # if a step needs more of the columns, it takes all of them
 _MAX_CAUTION = 1e4  # largest damping of one column, times the common damping
+_UNSETTLED = (
+    0.3  # standard errors; a larger last step means that a column is not fitted
+)
 _SAME_WIDTH = 2e-3  # |log| change of the common width that needs no new fit
 # Attributes of a fit with one value for each column.
 _PER_COLUMN = "starts values frozen _ids _moving _waiting _height_error".split()
+_PER_COLUMN += ["_last_step"]
 
 
 @dataclass
@@ -107,6 +111,7 @@ class ColumnFit:
         self.frozen, self._moving = np.zeros((2, n), dtype=bool)
         self._waiting = np.ones(n, dtype=bool)  # to be fitted by the next iterate()
         self._height_error = np.full(n, np.inf)
+        self._last_step = np.zeros(n)  # in standard errors
         self._fresh = True
         self._ids = np.arange(n)
         # The background starts at a low percentile, heights at the rest. Heights are
@@ -278,7 +283,8 @@ class ColumnFit:
             spread = self._rough_errors(equations, view)
             relative = np.abs(moved) / spread
             relative[self.frozen[which]] *= np.arange(4) == HEIGHT
-            far = np.delete(relative, HEIGHT, axis=1).max(axis=1) >= tolerance
+            self._last_step[which] = np.delete(relative, HEIGHT, axis=1).max(axis=1)
+            far = self._last_step[which] >= tolerance
             self._moving[which] = far & ~self.frozen[which]
             self._height_error[which] = spread[:, HEIGHT]
             drift += self.background.at(*self._pixels(), nodes)
@@ -376,8 +382,14 @@ class ColumnFit:
 
     def freeze_moving(self) -> None:
         """Put columns that did not settle back to their starts."""
-        self._freeze(np.nonzero(self._moving & ~self.frozen)[0])
+        far = self._moving & (self._last_step >= _UNSETTLED)
+        self._freeze(np.nonzero(far & ~self.frozen)[0])
         self._waiting |= self._moving
+
+    def release(self) -> None:
+        """Let frozen columns move again: what disturbed them may be gone."""
+        self._waiting |= self.frozen
+        self.frozen[:] = False
 
     def _rough_errors(self, equations: NormalEquations, view: _View) -> np.ndarray:
         """Return standard errors [m, 4] as if neighbours and background were known."""

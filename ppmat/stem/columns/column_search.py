@@ -69,9 +69,12 @@ _COARSE_STEPS = 5
 _STEPS = 25
 _WIDE_SPREAD = 0.4  # prior spread of widths while the common width is an estimate
 # Rounds of fit and selection; each value is the part of the final signal-to-noise ratio
-# that is needed in this round.
-_ROUNDS = (0.6, 1.0, 1.0, 1.0, 1.0)
+# that is needed in this round. A column that is missing makes its neighbours uncertain,
+# so all are searched before the strict rounds.
+_LENIENT = (0.6, 0.6)
+_STRICT = (0.8, 1.0, 1.0)
 _WIDTH_SETTLED = 0.03  # relative change of the common width
+_SEARCHES = 2  # of the residual; columns that are missing hide weak ones beside them
 _MIN_RESIDUAL_SNR = 3.5  # of columns found in the residual, which is mostly noise
 _MIN_RESIDUAL_HEIGHT = 0.1  # of these, in median heights of the other columns
 _MIN_RESIDUAL_DISTANCE = 0.75  # of these to other columns, in separations
@@ -174,26 +177,33 @@ class ColumnSearch:
                 seeds = self.find_seeds()
         if not len(seeds.positions):
             raise NoColumnsError("no peak of the image is above its noise")
-        best = self.select(self.start_fit(seeds.positions), seeds.contrast)
+        fit = self.start_fit(seeds.positions)
+        best = self.select(fit, seeds.contrast, _LENIENT)
         if best is None:
             raise NoColumnsError(
                 f"none of {len(seeds.positions)} peaks of the image is surely above "
                 "its noise"
             )
-        if self.remove_slow(best.fit.residual):
-            fit = self.start_fit(best.fit.values[:, :2])
-            fit.resume(best.fit.values, best.background)
-            best = self.select(fit, best.contrast) or best
-        missed = self.find_missed(best)
+        for _ in range(_SEARCHES):
+            uneven = self.remove_slow(best.fit.residual)
+            missed = self.find_missed(best)
+            if not uneven and not len(missed):
+                break
+            fit, contrast = self.refit(best, missed)
+            best = self.select(fit, contrast, _LENIENT) or best
+        fit, contrast = self.refit(best, np.empty((0, 2)))
+        best = self.select(fit, contrast, _STRICT) or best
         # These images are not needed any more.
         best.fit.residual = best.fit.noise = np.empty(0)
-        if not len(missed):
-            return best
-        starts = np.concatenate([best.fit.values[:, :2], missed])
-        contrast = np.concatenate([best.contrast, np.zeros(len(missed))])
-        fit = self.start_fit(starts)
-        fit.resume(best.fit.values, best.background)
-        return self.select(fit, contrast) or best
+        return best
+
+    def refit(
+        self, found: Selection, missed: np.ndarray
+    ) -> tuple[ColumnFit, np.ndarray]:
+        """Return a fit that starts from found and missed columns, and the contrast."""
+        fit = self.start_fit(np.concatenate([found.fit.values[:, :2], missed]))
+        fit.resume(found.fit.values, found.background)
+        return fit, np.concatenate([found.contrast, np.zeros(len(missed))])
 
     def find_seeds(self) -> Seeds:
         """Return seeds of the enhanced image, if it has those of the raw image."""
@@ -271,13 +281,15 @@ class ColumnSearch:
         self.raw = dataclasses.replace(self.raw, values=values)
         return True
 
-    def select(self, fit: ColumnFit, contrast: np.ndarray) -> Selection | None:
+    def select(
+        self, fit: ColumnFit, contrast: np.ndarray, rounds: tuple[float, ...]
+    ) -> Selection | None:
         """Fit and remove uncertain columns, in rounds; None if no column is left.
 
         False columns make their neighbours uncertain, so the worst are removed first.
         The common width follows the sure columns.
         """
-        for number, share in enumerate(_ROUNDS, start=1):
+        for number, share in enumerate(rounds, start=1):
             if not fit.iterate(_COARSE_STEPS if share < 1 else _STEPS) and share == 1:
                 fit.freeze_moving()
             found, snr, correlation = self.measure(fit)
@@ -297,9 +309,10 @@ class ColumnSearch:
             self.sigma = width
             found, snr, score = found.select(keep), snr[keep], score[keep]
             contrast = contrast[keep]
-            if number < len(_ROUNDS):
+            if number < len(rounds):
                 fit.recentre(width)
                 fit.keep(keep)
+                fit.release()
         columns = found, fit.background, snr, score, contrast
         lengths = {"sigma": self.sigma, "separation": self.apart}
         return Selection(*columns, **lengths, correlation=correlation)

@@ -163,7 +163,8 @@ def _maxima(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return y and x [n] of the valid pixels that are the largest within a distance.
 
-    Direct neighbours count even if the distance is below one pixel.
+    Direct neighbours count even if the distance is below one pixel. Of equal pixels
+    the first counts: without noise, a column may have four equal pixels on its top.
     """
     reach = max(int(apart), 1)
     steps = np.arange(-reach, reach + 1)
@@ -173,10 +174,12 @@ def _maxima(
     cross = generate_binary_structure(2, 1)
     y, x = np.nonzero(valid & (response >= maximum_filter(response, footprint=cross)))
     last = np.array(response.shape) - 1
-    within = (distance > 1) & (distance <= (apart if apart >= 1 else 1.5))
+    within = (distance > 0) & (distance <= (apart if apart >= 1 else 1.5))
     near = np.argsort(distance[within], kind="stable")
     for down, right in zip(dy[within][near], dx[within][near]):
         there = np.clip(y + down, 0, last[0]), np.clip(x + right, 0, last[1])
-        keep = response[y, x] >= response[there]
+        keep = response[y, x] > response[there]
+        first = (there[0] > y) | ((there[0] == y) & (there[1] >= x))
+        keep |= first & (response[y, x] == response[there])
         y, x = y[keep], x[keep]
     return y, x
