@@ -34,7 +34,11 @@ _FINE_BINS = 4096  # of equal width, which are merged to the former
 _ROWS = 256  # rows of an image in memory at a time
 _MIN_NOISE = 0.05  # smallest variance of a pixel, in the mean variance
 _TILE = 3.0  # separations; side of the tiles that are inverted together
-_RIM = 2.0  # separations around a tile; columns beyond it count as known
+# Columns farther from a tile than this rim count as known. Errors spread from column to
+# column by overlap, so dense lattices need a wide one. With these limits, mean errors
+# are at most 2 % too small from 3.2 to 8 sigma; with 6 sigma they were 16 %.
+_RIM = 40.0  # sigma, divided by the separation in sigma
+_RIM_RANGE = (6.0, 12.0)  # sigma
 _MAX_NUMBERS = 2**19  # of all matrices in memory at a time
 _RIDGE = 1e-7  # added to the scaled diagonal, against singular matrices
 # A tile is inverted again if a column moved by more than this fraction of the width, or
@@ -134,15 +138,12 @@ class MarginalCovariances:
         background: Background of the image.
         separation: Typical distance of neighbours, pixels.
         sigma: Typical width of the columns, pixels.
-        reach: Distance from which two columns do not influence each other, pixels.
     """
 
-    def __init__(
-        self, background: Background, separation: float, sigma: float, reach: float
-    ) -> None:
+    def __init__(self, background: Background, separation: float, sigma: float) -> None:
         self._background = background
         self._side = _TILE * separation
-        self._rim = min(_RIM * separation, reach)
+        self._rim = sigma * np.clip(_RIM * sigma / separation, *_RIM_RANGE)
         self._sigma = sigma
         # Tile -> ids and values of its columns, and blocks of those inside.
         self._kept: dict[tuple[float, ...], tuple[np.ndarray, ...]] = {}
