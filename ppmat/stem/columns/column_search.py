@@ -60,7 +60,6 @@ SEEDS = ("enhanced", "map")
 _MIN_LENGTH = 0.5  # pixels; smallest legal sigma and separation
 # Gaussians of equal height that are nearer, in sigma, have one peak.
 _SEPARATION = 2.0
-_SEED_SHARE = 0.8  # of the separation; smallest distance of two seeds
 _SLOW_LENGTH = 3.0  # sigma; window of the slow variation, a column keeps 90 % under it
 _SLOW_SHARE = 2.0  # of what noise leaves under the window; below, nothing is taken out
 # The same after a coarse fit, whose errors add to it: 7 to 10 on flat lattices, 11 at
@@ -200,13 +199,11 @@ class ColumnSearch:
     def find_seeds(self) -> Seeds:
         """Return seeds of the enhanced image, if it has those of the raw image."""
         searched = self.searched.values, self.searched.valid
-        # Noise shifts the peaks of a close pair; the fit puts them right.
-        apart = _SEED_SHARE * self.apart
-        raw = raw_seeds(*searched, self.sigma, apart)
+        raw = raw_seeds(*searched, self.sigma, self.apart)
         if self.seed_image is None:
             return raw
         image = self.seed_image.values, self.seed_image.valid
-        seeds = enhanced_seeds(*image, self.seed_width, apart)
+        seeds = enhanced_seeds(*image, self.seed_width, self.apart)
         lost = lost_share(raw, seeds, self.apart)
         if lost <= _MAX_LOST:
             return seeds

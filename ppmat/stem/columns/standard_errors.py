@@ -146,8 +146,8 @@ def line_jitter(
 ) -> np.ndarray:
     """Return the variance of the lines' displacements along y and along x, pixels [2].
 
-    A line that is displaced by ``s`` leaves a residual of ``-s`` times the model's slope
-    along the line. So each line's sum of residual times slope shows its displacement.
+    A line that is displaced by ``s`` leaves a residual of ``-s`` times the slope of the
+    model along the line. So the sum of residual times slope shows the displacement.
     White noise adds to the squares of these sums, and so do wrong profiles, but along
     both axes. Only the excess of one axis over the other counts, as in
     :func:`ppmat.stem.columns.column_scores.noise_correlation`.
