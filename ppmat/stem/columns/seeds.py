@@ -35,7 +35,7 @@ _CLEAR_SNR = 6.0
 _CLEAR_SHARE = 0.05  # of the peaks; with fewer clear ones a filter is too narrow
 # Noise shifts the peaks of a close pair, and the fit puts them right. So two clear
 # peaks may be nearer, by this factor.
-_CLEAR_APART = 0.7
+_CLEAR_APART = 0.75
 _MIN_CLEAR = 9  # raw seeds; with fewer an enhanced image is not compared with them
 
 
