@@ -123,9 +123,7 @@ class ColumnFit:
         self.values[:, :2], self.values[:, WIDTH] = starts, np.log(sigma)
         above = image[self._pixels()] - level
         self.values[:, HEIGHT] = np.maximum(above, 0.5 * np.std(used))
-        self._covariances = MarginalCovariances(
-            self.background, separation, sigma, _PAIR_REACH * sigma
-        )
+        self._covariances = MarginalCovariances(self.background, separation, sigma)
 
     # --- residual -----------------------------------------------------------------
 

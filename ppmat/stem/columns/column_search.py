@@ -48,6 +48,7 @@ from ppmat.stem.columns.seeds import enhanced_seeds
 from ppmat.stem.columns.seeds import lost_share
 from ppmat.stem.columns.seeds import raw_seeds
 from ppmat.stem.columns.standard_errors import FittedColumns
+from ppmat.stem.columns.standard_errors import line_jitter
 from ppmat.stem.images.background import slow_variation
 from ppmat.stem.noise.noise_model import MODES
 from ppmat.utils.errors import InputError
@@ -239,6 +240,8 @@ class ColumnSearch:
         found = fit.result(quick)
         correlation = noise_correlation(found, self.raw.valid, self.sigma)
         found.variance *= correlation
+        jitter = line_jitter(self.raw.values, found.residual, self.raw.valid)
+        found.add_line_jitter(jitter)
         snr = found.values[:, HEIGHT] / found.errors[:, HEIGHT]
         return found, np.maximum(np.nan_to_num(snr), 0.0), correlation
 

@@ -33,6 +33,9 @@ _MIN_SNR = 2.5  # of seeds in the raw image; low, since the selection follows
 # has one such peak in 10^8 pixels.
 _CLEAR_SNR = 6.0
 _CLEAR_SHARE = 0.05  # of the peaks; with fewer clear ones a filter is too narrow
+# Noise shifts the peaks of a close pair, and the fit puts them right. So two clear
+# peaks may be nearer, by this factor.
+_CLEAR_APART = 0.75
 _MIN_CLEAR = 9  # raw seeds; with fewer an enhanced image is not compared with them
 
 
@@ -56,7 +59,7 @@ def raw_seeds(
         image: [H, W], 0 at missing pixels.
         valid: False at missing pixels [H, W].
         sigma: Width of the columns, pixels.
-        apart: Smallest distance of two seeds, pixels.
+        apart: Smallest distance of two seeds, pixels. Clear ones may be nearer.
     """
     noise = noise_level(image, valid)
     positions, clear = np.empty((0, 2)), np.empty(0, dtype=bool)
@@ -68,13 +71,18 @@ def raw_seeds(
             image,
             valid,
             width=width,
-            apart=apart,
+            apart=_CLEAR_APART * apart,
             min_contrast=_MIN_CONTRAST,
             min_height=_MIN_SNR * spread,
         )
         clear_here = height > _CLEAR_SNR * spread
         if share < _FILTERS[-1] and not np.mean(clear_here) >= _CLEAR_SHARE:
             continue  # too much noise for a narrow filter
+        alone = np.ones(len(found), dtype=bool)
+        i, j = cKDTree(found).query_pairs(apart, output_type="ndarray").T
+        lower = np.where(height[i] < height[j], i, j)
+        alone[lower[~clear_here[lower]]] = False
+        found, clear_here = found[alone], clear_here[alone]
         if len(positions):
             # Weak columns that only the wider filter lifts above the noise.
             new = cKDTree(positions).query(found)[0] > apart
