@@ -194,3 +194,19 @@ def test_noise_and_elliptic_columns_are_no_jitter():
     np.testing.assert_allclose(found, [0, 0.5], atol=0.1)
     turned = np.sqrt(line_jitter((model + moved).T, moved.T, valid))
     np.testing.assert_allclose(turned, found[::-1])
+
+
+def test_a_column_may_cross_the_border_of_a_tile_in_a_tiny_step():
+    columns = lattice(160, (14, 14), [(0, 0, 100.0)], 2.5)
+    image = columns.render((160, 160), 20.0)
+    image += np.random.default_rng(0).normal(0, 5, image.shape)
+    fit = fit_of(image, columns, 14.0)
+    border = fit._covariances._side
+    inner = int(np.argmin(np.abs(fit.values[:, 0] - border)))
+    fit.values[inner, 0] = border - 1e-9
+    fit.result()
+    fit.values[inner, 0] = border + 1e-9
+    found = fit.result().errors
+    assert np.isfinite(found).all()
+    fit._covariances._kept.clear()  # the reference computes all tiles anew
+    assert np.allclose(found, fit.result().errors, rtol=1e-3)

@@ -34,6 +34,7 @@ from ppmat.stem.columns.normal_equations import HEIGHT
 from ppmat.stem.columns.normal_equations import WIDTH
 from ppmat.stem.columns.peak_finding import filter_spots
 from ppmat.stem.columns.standard_errors import FittedColumns
+from ppmat.stem.scenes.atom_columns import AtomColumns
 
 _MIN_SNR = 1.5  # in the raw image; with less, also a sure network is ignored
 _SURE_SCORE = 0.95  # columns above it are references for the others
@@ -44,6 +45,9 @@ _MERGED = 1.0  # sigma; fitted columns that are nearer are one column
 _MISFIT_SIDE = 8.0  # sigma; side of the squares
 _BESIDE = 3.0  # sigma; nearer peaks of the residual may be those of a wrong shape
 _RING_RADIUS = 2.0  # sigma; there the misfit of an elliptic column is largest
+_RING_REACH = 6.0  # sigma; rings farther from their column are weaker than noise
+_RING_SHARE = 0.45  # of a weak column; where two rings cross, it is half
+_RING_ANGLES = 24
 _RING_POINTS = 16
 _RING_SPREADS = 4.0  # standard deviations of the residual around columns
 _STRONG_PERCENTILE = 95  # of the heights
@@ -236,3 +240,35 @@ def explained_by_shape(
             explained[k] = (opposite > found[k] / 2).any()
             explained[k] |= found[k] < usual * height[stronger].max()
     return explained
+
+
+def on_ring(fit: FittedColumns, sigma: float) -> np.ndarray:
+    """Return the mask of weak columns that lie on a ring around a stronger one [n].
+
+    Bright field has rings, and probes have wings. Where rings cross there are peaks. A
+    ring is there at all angles, and a column is not: so the image without the strong
+    columns is taken at the weak column's distance from the nearest strong one, and the
+    median over the angles is compared with the weak column itself.
+
+    Args:
+        fit: The columns, and their residual.
+        sigma: Common width, pixels.
+    """
+    position, height = fit.values[:, :2], fit.values[:, HEIGHT]
+    weak = height < _WEAK_HEIGHT * np.percentile(height, _STRONG_PERCENTILE)
+    masked = np.zeros(len(height), dtype=bool)
+    if weak.all() or not weak.any():
+        return masked
+    distance, nearest = cKDTree(position[~weak]).query(position[weak])
+    columns = AtomColumns(*fit.values[weak, :3].T, np.exp(fit.values[weak, WIDTH]))
+    rest = fit.residual + columns.render(fit.residual.shape)
+    response = filter_spots(rest, sigma)
+    angle = 2 * np.pi * np.arange(_RING_ANGLES) / _RING_ANGLES
+    ring = np.stack([np.sin(angle), np.cos(angle)])[:, None] * distance[:, None]
+    y, x = position[~weak][nearest].T[:, :, None] + ring
+    inside = (y >= 0) & (y < rest.shape[0]) & (x >= 0) & (x < rest.shape[1])
+    around = map_coordinates(response, [y, x], order=1, mode="nearest")
+    usual = np.nanmedian(np.where(inside, around, np.nan), axis=1)
+    own = map_coordinates(response, position[weak].T, order=1, mode="nearest")
+    masked[weak] = (distance < _RING_REACH * sigma) & (usual > _RING_SHARE * own)
+    return masked

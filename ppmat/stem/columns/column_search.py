@@ -35,6 +35,7 @@ from ppmat.stem.columns.column_scores import misfit_variance
 from ppmat.stem.columns.column_scores import network_scores
 from ppmat.stem.columns.column_scores import noise_correlation
 from ppmat.stem.columns.column_scores import noise_share
+from ppmat.stem.columns.column_scores import on_ring
 from ppmat.stem.columns.column_scores import scores
 from ppmat.stem.columns.column_width import NoColumnsError
 from ppmat.stem.columns.column_width import column_width
@@ -303,7 +304,7 @@ class ColumnSearch:
             score = scores(reduced / share, *scale)
             score = np.maximum(score, network_scores(reduced, contrast, *scale))
             keep = score >= self.options.min_score
-            keep &= ~merged_columns(found, snr, sigma)
+            keep &= ~merged_columns(found, snr, sigma) & ~on_ring(found, sigma)
             if not keep.any():
                 return None
             width = self.options.sigma or common_width(found, snr, score, sigma)

@@ -34,8 +34,9 @@ _MIN_SNR = 2.5  # of seeds in the raw image; low, since the selection follows
 _CLEAR_SNR = 6.0
 _CLEAR_SHARE = 0.05  # of the peaks; with fewer clear ones a filter is too narrow
 # Noise shifts the peaks of a close pair, and the fit puts them right. So two clear
-# peaks may be nearer, by this factor.
+# strong peaks may be nearer, by this factor.
 _CLEAR_APART = 0.75
+_STRONG_SHARE = 0.3  # of the highest peak, for both columns of a pair; rings are lower
 _MIN_CLEAR = 9  # raw seeds; with fewer an enhanced image is not compared with them
 
 
@@ -81,7 +82,8 @@ def raw_seeds(
         alone = np.ones(len(found), dtype=bool)
         i, j = cKDTree(found).query_pairs(apart, output_type="ndarray").T
         lower = np.where(height[i] < height[j], i, j)
-        alone[lower[~clear_here[lower]]] = False
+        strong = height[lower] > _STRONG_SHARE * np.max(height, initial=0.0)
+        alone[lower[~(clear_here[lower] & strong)]] = False
         found, clear_here = found[alone], clear_here[alone]
         if len(positions):
             # Weak columns that only the wider filter lifts above the noise.

@@ -190,7 +190,7 @@ class MarginalCovariances:
         self._side = _TILE * separation
         self._rim = sigma * np.clip(_RIM * sigma / separation, *_RIM_RANGE)
         self._sigma = sigma
-        # Tile -> ids and values of its columns, and blocks of those inside.
+        # Tile -> ids and values of its columns, ids and blocks of those inside.
         self._kept: dict[tuple[float, ...], tuple[np.ndarray, ...]] = {}
 
     def blocks(
@@ -217,12 +217,12 @@ class MarginalCovariances:
         out = np.empty((len(values), 4, 4))
         kept, stale = {}, []
         for k, name in enumerate(names):
-            before = self._kept.get(name)
-            if before is None or self._differ(ids[near[k]], values[near[k]], before):
+            now = ids[near[k]], values[near[k]], ids[inside[k]]
+            if self._changed(now, self._kept.get(name)):
                 stale.append(k)
             else:
-                kept[name] = before
-                out[inside[k]] = before[2]
+                kept[name] = self._kept[name]
+                out[inside[k]] = kept[name][3]
         if stale:
             which = np.unique(np.concatenate([near[k] for k in stale]))
             new_near = [np.searchsorted(which, near[k]) for k in stale]
@@ -230,16 +230,21 @@ class MarginalCovariances:
             found = self._invert(middle[stale], new_near, new_mine, equations_of(which))
             for k in stale:
                 out[inside[k]] = found[np.searchsorted(which, inside[k])]
-                kept[names[k]] = ids[near[k]], values[near[k]], out[inside[k]]
+                now = ids[near[k]], values[near[k]], ids[inside[k]]
+                kept[names[k]] = *now, out[inside[k]]
         self._kept = kept
         return out
 
-    def _differ(self, ids: np.ndarray, values: np.ndarray, before: tuple) -> bool:
-        if not np.array_equal(ids, before[0]):
+    def _changed(self, now: tuple, before: tuple | None) -> bool:
+        """Return whether ids, values or the columns inside are others than before."""
+        if before is None or not np.array_equal(now[0], before[0]):
             return True
-        change = np.abs(values - before[1])
+        # A column may cross the border of a tile in a very small step.
+        if not np.array_equal(now[2], before[2]):
+            return True
+        change = np.abs(now[1] - before[1])
         change[:, :2] /= self._sigma
-        change[:, HEIGHT] /= np.maximum(np.abs(values[:, HEIGHT]), 1e-300)
+        change[:, HEIGHT] /= np.maximum(np.abs(now[1][:, HEIGHT]), 1e-300)
         return bool(change.max() > _SAME)
 
     def _invert(
