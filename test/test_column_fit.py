@@ -166,7 +166,7 @@ def test_rings_are_no_columns(monkeypatch):
         column_search, "on_ring", lambda fit, sigma: np.zeros(len(fit.values), bool)
     )
     broken = matched()
-    assert len(broken.extra) > 0 and broken.recall == 1
+    assert len(broken.extra) > 0
 
 
 def test_misfit_is_what_noise_does_not_explain():
