@@ -193,9 +193,12 @@ def test_analyses_and_their_figures(run, capsys):
 
 
 def test_warnings_are_printed(run, capsys):
-    assert run("in/a.tif", "-o", "a.csv", "--raw", "--mode=bf") == 0
-    text = capsys.readouterr().out
-    assert "in/a.tif: " in text and "columns could not be fitted: is mode" in text
+    np.save("noise.npy", np.random.default_rng(0).normal(size=(40, 40)))
+    assert run("noise.npy", "-o", "n.csv", "--raw") == 0
+    record = json.loads(Path("n.csv.json").read_text())
+    (warning,) = record["detection"]["warnings"]
+    assert f"noise.npy: {warning}" in capsys.readouterr().out
+    assert "noise" in warning
 
 
 def test_a_network_says_where_to_look(run):

@@ -387,7 +387,7 @@ def _measure_file(
                 raise
             left_out[f"frame {frame}"] = str(error)
             continue
-        table, failed = _analyse(args, table, raws[frame])
+        table, failed = _analyse(args, table, raws[frame], source.offset)
         failed |= _draw_results(args, table, raws[frame], of_frame, f"{image}{end}")
         table = table.moved(*source.offset)  # from the region to the whole image
         failed |= _export_all(args, table, of_frame)
@@ -454,13 +454,21 @@ def _detect(
 
 
 def _analyse(
-    args: argparse.Namespace, table: ColumnTable, raw: np.ndarray
+    args: argparse.Namespace,
+    table: ColumnTable,
+    raw: np.ndarray,
+    offset: tuple[float, float],
 ) -> tuple[ColumnTable, dict[str, str]]:
-    """Return the table with the wanted analyses, and the reasons of those left out."""
+    """Return the table with the wanted analyses, and the reasons of those left out.
+
+    ``offset`` is where the image ``raw`` begins in that of ``--reference_region``.
+    """
     left_out = {}
     of_lattice = [name for name in args.analysis if name != "voronoi"]
     others = [name for name in args.analysis if name == "voronoi"]
     region = args.reference_region
+    if region is not None:
+        region = list(np.subtract(region, np.repeat(offset, 2)))
     for names in filter(None, (of_lattice, others)):
         try:
             image = without_hot_pixels(raw)[0]
@@ -540,7 +548,7 @@ def _export(
 
 def _summary(table: ColumnTable) -> str:
     if not len(table):
-        return "no columns found: no signal is above the noise"
+        return "no columns found"
     position_errors = np.hypot(table.y_error, table.x_error) / np.sqrt(2)
     parts = [
         counted(len(table), "column"),

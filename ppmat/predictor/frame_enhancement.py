@@ -54,6 +54,7 @@ _GREY_LIMITS = (-64.0, 320.0)
 _SMALLEST_GREY_RANGE = 25.0
 _FILL_PASSES = 8  # depth to which holes are filled from their rim, pixels
 _ROWS = 256  # rows converted at once, which bounds the memory for float64 copies
+_LATTICE_LOST = 0.2  # of the residual's standard deviation; 4 % of its power
 _LEAST_LATTICE_SIDE = 32  # pixels; in smaller images waves are not sharp
 _HOT_SIDE = 3  # pixels; smaller images have no neighbourhood to compare with
 
@@ -64,6 +65,8 @@ FRAME_FLAGS = {
     "network, put back in the result",
     "hot_pixels": "this many pixels were far from all their neighbours, as hot pixels "
     "and X-ray hits are: the network saw the median of the neighbours instead",
+    "lattice_given_back": "this many sharp waves were lost by the network and given "
+    "back from the residual: a fine lattice, or a periodic disturbance of the detector",
     "reflected": "smaller than a tile: reflected at its end for the network",
     "not_grey": "values do not look like grey levels 0 to 255, although "
     "scaling='grey' was given",
@@ -154,6 +157,8 @@ def _give_back_waves(
         lost[unseen] = 0.0
     waves, number = lost_waves(lost)
     result += waves
+    if np.std(waves) > _LATTICE_LOST * np.std(lost):
+        found["flags"]["lattice_given_back"] = str(number)
     return number
 
 
@@ -179,6 +184,8 @@ def _checks(
     with np.errstate(invalid="ignore"):
         residual = raw - signal
     numbers, more = image_checks(residual, signal, unseen, found["spacing"])
+    if "hardly_any_signal" in more:
+        flags.pop("lost_contrast", None)  # of next to nothing
     return statistics | numbers, flags | more
 
 

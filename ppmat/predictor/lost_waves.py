@@ -51,7 +51,10 @@ def lost_waves(residual: np.ndarray) -> tuple[np.ndarray, int]:
         >>> number, bool(np.std(found - wave) < 0.1)
         (1, True)
     """
-    spectrum = fft.rfft2(residual)
+    size = float(np.max(np.abs(residual)))
+    if size == 0:
+        return np.zeros_like(residual), 0
+    spectrum = fft.rfft2(residual / size)  # squares of any units are finite
     power = np.square(np.abs(spectrum))
     height, width = power.shape
     frequency = np.hypot(fft.fftfreq(height)[:, None], fft.rfftfreq(residual.shape[1]))
@@ -71,4 +74,5 @@ def lost_waves(residual: np.ndarray) -> tuple[np.ndarray, int]:
     weight = np.maximum(1 - _LATTICE_POWER * noise / power[row, column], 0.0)
     waves = np.zeros_like(spectrum)
     waves[row, column] = weight * spectrum[row, column]
-    return fft.irfft2(waves, residual.shape), int(np.count_nonzero(weight))
+    found = size * fft.irfft2(waves, residual.shape)
+    return found, int(np.count_nonzero(weight))

@@ -32,12 +32,6 @@ MODELS_OF_TASK = {
     DEFAULT_TASK: PACKAGED_MODELS,
     "superresolution": {"haadf": "sfin_haadf_superresolution_synthetic_small"},
 }
-# How to train a model of a task for which none comes with ppmat.
-_HOW_TO_TRAIN = {
-    "superresolution": "Train one with spectrum_enhancement/train.py -c "
-    "configs/sfin/sfin_haadf_superresolution_synthetic.yaml, and give --config_path "
-    "and --checkpoint_path.",
-}
 
 
 def choose_model_name(
@@ -74,7 +68,7 @@ def choose_model_name(
     if mode not in MODELS_OF_TASK[task]:
         raise ConfigError(
             f"no {mode.upper()} model for {task} comes with ppmat",
-            hint=_HOW_TO_TRAIN[task],
+            hint=f"It comes for {' and '.join(MODELS_OF_TASK[task]).upper()} only.",
         )
     return MODELS_OF_TASK[task][mode]
 

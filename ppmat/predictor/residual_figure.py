@@ -65,7 +65,8 @@ def draw_residual(
         _plain(getattr(x, "data", x) if hasattr(x, "axes_manager") else x, first)
         for x in (result.raw, result.image)
     ]
-    images.append(images[0] - images[1])
+    with np.errstate(invalid="ignore"):  # infinite pixels stay what they are
+        images.append(images[0] - images[1])
     height, width = images[0].shape
     whole = (0, 0, height, width)
     shown = [("", whole, images)]

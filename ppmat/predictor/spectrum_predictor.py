@@ -50,6 +50,21 @@ from ppmat.utils.errors import InputError
 from ppmat.utils.errors import check_choice
 from ppmat.utils.files import locked
 from ppmat.utils.registry import ConfigError
+from ppmat.utils.registry import check_keys
+
+_PREDICT_KEYS = (
+    "checkpoint_path",
+    "eval_with_no_grad",
+    "graph_converter",
+    "post_transforms",
+    "tile_size",
+    "overlap",
+    "scaling",
+    "resample",
+    "background",
+    "background_limit",
+    "spacing",
+)
 
 OnError = Literal["raise", "flag"]
 
@@ -211,6 +226,7 @@ class SpectrumPredictor(BasePredictor):
                 f"Model: {kind} has no 'target_name', so it gives no image; use "
                 "StructureSampler or PropertyPredictor for structures"
             )
+        check_keys(self.predict_config, _PREDICT_KEYS, "Predict")
         tile_size = self.predict_config.get("tile_size", TILE_SIZE)
         try:
             check_tiles(tile_size, 0)
