@@ -268,7 +268,8 @@ def on_ring(fit: FittedColumns, sigma: float) -> np.ndarray:
     y, x = position[~weak][nearest].T[:, :, None] + ring
     inside = (y >= 0) & (y < rest.shape[0]) & (x >= 0) & (x < rest.shape[1])
     around = map_coordinates(response, [y, x], order=1, mode="nearest")
-    usual = np.nanmedian(np.where(inside, around, np.nan), axis=1)
+    # Beyond the image nothing is seen of a ring.
+    usual = np.median(np.where(inside, around, 0.0), axis=1)
     own = map_coordinates(response, position[weak].T, order=1, mode="nearest")
     masked[weak] = (distance < _RING_REACH * sigma) & (usual > _RING_SHARE * own)
     return masked
