@@ -76,6 +76,7 @@ _WIDE_SPREAD = 0.4  # prior spread of widths while the common width is an estima
 _LENIENT = (0.6, 0.6)
 _STRICT = (0.8, 1.0, 1.0)
 _WIDTH_SETTLED = 0.03  # relative change of the common width
+_LEAST_SURE = 25  # percentile of crowded columns, up to which they are removed
 _SEARCHES = 2  # of the residual; columns that are missing hide weak ones beside them
 _MIN_RESIDUAL_SNR = 3.5  # of columns found in the residual, which is mostly noise
 _MIN_RESIDUAL_HEIGHT = 0.1  # of these, in median heights of the other columns
@@ -156,7 +157,8 @@ class ColumnSearch:
         Raises:
             NoColumnsError: There are none. The message says why.
         """
-        if is_filtered(self.searched.values, self.searched.valid):
+        self.filtered = is_filtered(self.searched.values, self.searched.valid)
+        if self.filtered:
             self.notes.append(
                 "the noise is smooth from pixel to pixel: the image was filtered or "
                 "resampled already, so standard errors are too small and scores too "
@@ -216,7 +218,8 @@ class ColumnSearch:
         image = self.seed_image.values, self.seed_image.valid
         seeds = enhanced_seeds(*image, self.seed_width, self.apart)
         lost = lost_share(raw, seeds, self.apart)
-        if lost <= _MAX_LOST:
+        # In a filtered image noise looks like clear peaks.
+        if lost <= _MAX_LOST or self.filtered:
             return seeds
         self.notes.append(
             f"{lost:.0%} of the clear peaks of the raw image are lost in the enhanced "
@@ -239,12 +242,21 @@ class ColumnSearch:
     ) -> tuple[FittedColumns, np.ndarray, np.ndarray]:
         """Return columns, height over error [n] and factors of the variances [4]."""
         found = fit.result(quick)
+        crowded = ~np.isfinite(found.errors).all(axis=1) & ~found.frozen
+        if not quick and crowded.any():
+            # One of them is not determined by the image, and takes the errors of the
+            # others along. They are judged alone, and the least sure ones are removed.
+            found.covariance[crowded] = fit.result(quick=True).covariance[crowded]
         correlation = noise_correlation(found, self.raw.valid, self.sigma)
         found.variance *= correlation
         jitter = line_jitter(self.raw.values, found.residual, self.raw.valid)
         found.add_line_jitter(jitter)
         snr = found.values[:, HEIGHT] / found.errors[:, HEIGHT]
-        return found, np.maximum(np.nan_to_num(snr), 0.0), correlation
+        snr = np.maximum(np.nan_to_num(snr), 0.0)
+        if not quick and crowded.any():
+            least = np.percentile(snr[crowded], _LEAST_SURE)
+            snr[crowded & (snr <= least)] = 0.0
+        return found, snr, correlation
 
     def first_fit(self, starts: np.ndarray) -> None:
         """Fit coarsely, for the common width and for the slow variation.
