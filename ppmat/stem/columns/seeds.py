@@ -79,11 +79,7 @@ def raw_seeds(
         clear_here = height > _CLEAR_SNR * spread
         if share < _FILTERS[-1] and not np.mean(clear_here) >= _CLEAR_SHARE:
             continue  # too much noise for a narrow filter
-        alone = np.ones(len(found), dtype=bool)
-        i, j = cKDTree(found).query_pairs(apart, output_type="ndarray").T
-        lower = np.where(height[i] < height[j], i, j)
-        strong = height[lower] > _STRONG_SHARE * np.max(height, initial=0.0)
-        alone[lower[~(clear_here[lower] & strong)]] = False
+        alone = _alone(found, height, clear_here, apart)
         found, clear_here = found[alone], clear_here[alone]
         if len(positions):
             # Weak columns that only the wider filter lifts above the noise.
@@ -102,10 +98,27 @@ def enhanced_seeds(
         image,
         valid,
         width=_FILTERS[1] * width,
-        apart=apart,
+        apart=_CLEAR_APART * apart,
         min_contrast=_MIN_CONTRAST,
     )
+    alone = _alone(found, contrast, np.ones(len(found), dtype=bool), apart)
+    found, contrast = found[alone], contrast[alone]
     return Seeds(found, contrast, np.zeros(len(found), dtype=bool))
+
+
+def _alone(
+    found: np.ndarray, height: np.ndarray, clear: np.ndarray, apart: float
+) -> np.ndarray:
+    """Return the mask of peaks that are no lower one of two that are too near [n].
+
+    Peaks that are both clear and strong may be nearer than ``apart``.
+    """
+    alone = np.ones(len(found), dtype=bool)
+    i, j = cKDTree(found).query_pairs(apart, output_type="ndarray").T
+    lower = np.where(height[i] < height[j], i, j)
+    strong = height[lower] > _STRONG_SHARE * np.max(height, initial=0.0)
+    alone[lower[~(clear[lower] & strong)]] = False
+    return alone
 
 
 def lost_share(raw: Seeds, enhanced: Seeds, apart: float) -> float:
