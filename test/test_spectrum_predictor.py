@@ -263,9 +263,7 @@ def test_a_task_chooses_a_packaged_model(arguments):
     assert name == MODELS_OF_TASK["superresolution"]["haadf"]
     with pytest.raises(ConfigError, match="'draw'; wanted 'enhance' or 'superres"):
         choose_model_name(task="draw")
-    with pytest.raises(
-        ConfigError, match="no BF model for superres.*for HAADF only"
-    ):
+    with pytest.raises(ConfigError, match="no BF model for superres.*for HAADF only"):
         choose_model_name("bf", task="superresolution")
     with pytest.raises(ConfigError, match="task=enhance .*does not go with config_pa"):
         SpectrumPredictor(**arguments, task="enhance")
