@@ -57,3 +57,15 @@ def table_of(place, intensity, error=0.05, pixel_size=None):
 def moved(place, error, seed=0):
     """Return positions with normal errors."""
     return place + np.random.default_rng(seed).normal(0, error, place.shape)
+
+
+def whole_errors(fit):
+    """Errors from the inverse of the whole normal matrix [n, 4]."""
+    n = len(fit.values)
+    equations = fit._equations(fit._view(fit._windows_of(np.arange(n))))
+    of_columns, mixed = (
+        m.toarray() for m in (equations.column_matrix(), equations.mixed_matrix())
+    )
+    mass = fit.background.mass.toarray()
+    inverse = np.linalg.inv(np.block([[of_columns, mixed], [mixed.T, mass]]))
+    return np.sqrt(np.diag(inverse)[: 4 * n].reshape(n, 4))

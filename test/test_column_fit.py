@@ -16,6 +16,7 @@
 """The joint fit of columns: its shortcuts against the long way round."""
 
 import numpy as np
+from helpers_columns import whole_errors
 from scipy.ndimage import maximum_filter
 
 from ppmat.metrics.column_matching import match_columns
@@ -79,13 +80,7 @@ def test_errors_are_those_of_the_whole_inverse():
     found = fit.result()
     n = len(fit.values)
     equations = fit._equations(fit._view(fit._windows_of(np.arange(n))))
-    of_columns, mixed = (
-        m.toarray() for m in (equations.column_matrix(), equations.mixed_matrix())
-    )
-    mass = fit.background.mass.toarray()
-    inverse = np.linalg.inv(np.block([[of_columns, mixed], [mixed.T, mass]]))
-    blocks = inverse[: 4 * n, : 4 * n].reshape(n, 4, n, 4)
-    whole = np.sqrt(np.einsum("nknk->nk", blocks))
+    whole = whole_errors(fit)
     parts = np.sqrt(np.einsum("nkk->nk", found.covariance))
     # Faint columns have the largest errors, and reach farther than a part.
     assert np.median(abs(parts / whole - 1)) < 0.05

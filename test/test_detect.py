@@ -192,6 +192,20 @@ def test_analyses_and_their_figures(run, capsys):
     assert not list(Path().glob("n.*.png"))
 
 
+def test_a_reference_region_is_that_of_the_whole_image(run, monkeypatch):
+    seen = []
+
+    def stop(table, names, image, region):
+        seen.append((image.shape, region))
+        return table
+
+    monkeypatch.setattr("ppmat.commands.detect.analyse", stop)
+    reference = ["--analysis", "strain", "--reference_region", "20", "60", "30", "70"]
+    region = ["--region", "10", "6", "56", "60"]
+    assert run("in/a.tif", "-o", "a.csv", "--raw", *region, *reference) == 0
+    assert seen == [((56, 60), [10.0, 50.0, 24.0, 64.0])]
+
+
 def test_warnings_are_printed(run, capsys):
     np.save("noise.npy", np.random.default_rng(0).normal(size=(40, 40)))
     assert run("noise.npy", "-o", "n.csv", "--raw") == 0

@@ -15,6 +15,7 @@
 """Standard errors of columns: close pairs, dense lattices, displaced scan lines."""
 
 import numpy as np
+from helpers_columns import whole_errors
 from scipy.optimize import curve_fit
 
 from ppmat.metrics.column_matching import match_columns
@@ -110,18 +111,6 @@ def test_pairs_are_found_and_their_errors_hold():
     pull, recall = pulls(table, columns, shape, 2 * sigma)
     assert recall >= 0.97
     assert (np.sqrt(np.nanmean(pull**2, axis=0)) < 1.3).all()
-
-
-def whole_errors(fit):
-    """Errors from the inverse of the whole normal matrix [n, 4]."""
-    n = len(fit.values)
-    equations = fit._equations(fit._view(fit._windows_of(np.arange(n))))
-    of_columns, mixed = (
-        m.toarray() for m in (equations.column_matrix(), equations.mixed_matrix())
-    )
-    mass = fit.background.mass.toarray()
-    inverse = np.linalg.inv(np.block([[of_columns, mixed], [mixed.T, mass]]))
-    return np.sqrt(np.diag(inverse)[: 4 * n].reshape(n, 4))
 
 
 def test_errors_of_a_dense_lattice(monkeypatch):

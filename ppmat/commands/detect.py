@@ -464,6 +464,9 @@ def _analyse(
     ``offset`` is where the image ``raw`` begins in that of ``--reference_region``.
     """
     left_out = {}
+    if not args.analysis:
+        return table, left_out
+    image = without_hot_pixels(raw)[0]
     of_lattice = [name for name in args.analysis if name != "voronoi"]
     others = [name for name in args.analysis if name == "voronoi"]
     region = args.reference_region
@@ -471,7 +474,6 @@ def _analyse(
         region = list(np.subtract(region, np.repeat(offset, 2)))
     for names in filter(None, (of_lattice, others)):
         try:
-            image = without_hot_pixels(raw)[0]
             table = analyse(table, names, image=image, region=region)
         except LatticeError as error:
             left_out[f"no {', '.join(names)}"] = str(error)
