@@ -23,4 +23,4 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 from ppmat.commands.train import main  # noqa: E402
 
 if __name__ == "__main__":
-    sys.exit(main(os.path.dirname(os.path.abspath(__file__))))
+    sys.exit(main(os.path.dirname(os.path.abspath(__file__)), threads=True))

@@ -22,11 +22,15 @@ import ctypes
 import os
 import platform
 import re
+import sys
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 
+from ppmat.commands.processes import Ranks
+from ppmat.commands.processes import choose_processes
+from ppmat.commands.processes import set_threads
 from ppmat.utils import logger
 from ppmat.utils.config import find_config
 from ppmat.utils.errors import InputError
@@ -35,7 +39,6 @@ from ppmat.utils.registry import ConfigError
 
 EXIT_SOME_LEFT_OUT = 1
 EXIT_BAD_INPUT = 2
-_MAX_THREADS = 8  # largest value of OMP_NUM_THREADS that is set here
 
 
 def exit_status(command: Callable[[], int]) -> int:
@@ -43,23 +46,39 @@ def exit_status(command: Callable[[], int]) -> int:
     try:
         return command()
     except (InputError, FileNotFoundError) as error:
-        return complain(error)
+        return complain(error, getattr(error, "status", EXIT_BAD_INPUT))
 
 
 def task_command(
     parse_args: Callable[[Sequence[str] | None], argparse.Namespace],
     run: Callable[[argparse.Namespace, str], int],
+    script: str | None = None,
+    most_processes: Callable[[argparse.Namespace], int] | None = None,
 ) -> Callable[..., int]:
-    """Return the ``main`` of a command that runs with options and a task folder."""
+    """Return the ``main`` of a command that runs with options and a task folder.
+
+    It uses the cores with several threads. With ``script``, the name of its file in the
+    task folder, it uses them with ``--processes``, of which it runs ``auto`` as at most
+    ``most_processes``.
+    """
 
     def main(task_dir: str, argv: Sequence[str] | None = None) -> int:
         """Run the command of the script in ``task_dir``; returns the exit status.
 
         ``argv`` is the command line without the program name; None is ``sys.argv``.
         """
-        set_threads()
+        set_threads(several=script is None)
         args = parse_args(argv)
-        return exit_status(lambda: run(args, task_dir))
+        if script is None:
+            return exit_status(lambda: run(args, task_dir))
+
+        def run_as_ranks() -> int:
+            number = choose_processes(args.processes, most_processes(args))
+            typed = sys.argv[1:] if argv is None else argv
+            with Ranks(number, [os.path.join(task_dir, script), *typed]):
+                return run(args, task_dir)
+
+        return exit_status(run_as_ranks)
 
     return main
 
@@ -123,21 +142,6 @@ def lock_output(path: str | None) -> Iterator[None]:
         if is_new:
             with contextlib.suppress(OSError):  # it holds results
                 os.rmdir(folder)
-
-
-def set_threads() -> None:
-    """Set ``OMP_NUM_THREADS`` unless the user has set it; Paddle would set it to 1.
-
-    Only for x86, where Paddle computes with MKL. Its OpenBLAS builds for other machines
-    do not support several threads.
-    """
-    if "OMP_NUM_THREADS" in os.environ:
-        return
-    if platform.machine().lower() in ("x86_64", "amd64"):
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-        processes = int(os.environ.get("PADDLE_LOCAL_SIZE", "1"))
-        threads = max(1, min(_MAX_THREADS, cores // max(1, processes)))
-        os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
 def keep_freed_memory() -> None:

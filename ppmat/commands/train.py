@@ -20,6 +20,7 @@ import argparse
 import contextlib
 import inspect
 import os
+import sys
 import time
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -30,8 +31,12 @@ from ppmat.commands.options import exit_status
 from ppmat.commands.options import find_task_config
 from ppmat.commands.options import keep_freed_memory
 from ppmat.commands.options import refuse_if
-from ppmat.commands.options import set_threads
 from ppmat.commands.options import unset_variables
+from ppmat.commands.processes import Ranks
+from ppmat.commands.processes import add_processes
+from ppmat.commands.processes import choose_processes
+from ppmat.commands.processes import set_threads
+from ppmat.commands.processes import share_batches
 from ppmat.utils import logger
 from ppmat.utils.config import load_config
 from ppmat.utils.config import save_config
@@ -43,6 +48,7 @@ from ppmat.utils.registry import check_keys
 from ppmat.utils.registry import fits
 
 EXIT_NOT_FINITE = 3
+_SMALLEST_SHARE = 4  # structures of a batch; with fewer, processes mostly wait
 # Split to the flag of Global that asks for it
 _FLAGS = {"train": "do_train", "val": "do_eval", "test": "do_test"}
 
@@ -57,30 +63,53 @@ def parse_args(argv: Sequence[str] | None, task_dir: str) -> argparse.Namespace:
     )
     where = f"YAML file; searched as given, then below {task_dir}"
     parser.add_argument("-c", "--config", required=True, help=where)
+    add_processes(
+        parser,
+        "one for each core on a machine without a GPU, if the network gains from it; "
+        "they share batch_size and num_workers",
+    )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE",
         help="changes, e.g. Trainer.max_epochs=5")  # fmt: skip
     return parser.parse_intermixed_args(argv)
 
 
-def main(task_dir: str, argv: Sequence[str] | None = None) -> int:
-    """Run the command of the script in ``task_dir``; returns the exit status."""
-    set_threads()
-    keep_freed_memory()
+def main(
+    task_dir: str, argv: Sequence[str] | None = None, *, threads: bool = False
+) -> int:
+    """Run the command of the script in ``task_dir``; returns the exit status.
+
+    ``threads`` tells that the networks of the task gain from several threads; others
+    use the cores with several processes.
+    """
     args = parse_args(argv, task_dir)
 
     def train() -> int:
         path = find_task_config(args.config, task_dir)
         config = load_config(path, args.overrides)
-        # Paddle is loaded from here on.
-        from ppmat.trainer.update import NonFiniteError
+        set_threads(several=threads)
+        keep_freed_memory()
+        most = 1 if threads else max(1, _batch_size(config) // _SMALLEST_SHARE)
+        number = choose_processes(args.processes, most)
+        typed = sys.argv[1:] if argv is None else argv
+        with Ranks(number, [os.path.join(task_dir, "train.py"), *typed]):
+            # Paddle is loaded from here on.
+            from ppmat.trainer.update import NonFiniteError
 
-        try:
-            run(config, path)
-        except NonFiniteError as error:
-            return complain(error, EXIT_NOT_FINITE)
+            try:
+                run(config, path)
+            except NonFiniteError as error:
+                return complain(error, EXIT_NOT_FINITE)
         return 0
 
     return exit_status(train)
+
+
+def _batch_size(config: Mapping) -> int:
+    """Return the batch size of the training, 1 if the configuration has none."""
+    block: Any = config
+    for key in ("Dataset", "train", "sampler", PARAMS_KEY, "batch_size"):
+        block = block.get(key) if isinstance(block, Mapping) else None
+    return block if isinstance(block, int) else 1
 
 
 def run(config: dict[str, Any], source: str) -> Any:
@@ -293,14 +322,15 @@ def build_loaders(
     from ppmat.datasets import build_dataloader
 
     cfg = {key: block for key, block in cfg.items() if key != "transform"}
+    shared = share_batches()
     if "split_dataset_ratio" in cfg:
-        loaders = build_dataloader(cfg, seed=seed)
+        loaders = build_dataloader(cfg, seed=seed, shared=shared)
         return {split: loaders[split] if wanted[split] else None for split in _FLAGS}
     check_keys(cfg, (*_FLAGS, "transform"), "Dataset")
     loaders = dict.fromkeys(_FLAGS)
     for split in filter(wanted.get, _FLAGS):
         where, training = f"Dataset.{split}", split == "train"
         loaders[split] = build_dataloader(
-            cfg.get(split), where=where, seed=seed, training=training
+            cfg.get(split), where=where, seed=seed, training=training, shared=shared
         )
     return loaders

@@ -36,10 +36,10 @@ class DistributedBatchSampler(io.BatchSampler):
     """Distributes the batches of an epoch over the processes of a run.
 
     The samples of an epoch are cut into global batches of ``batch_size *
-    num_replicas``, of which each process gets its slice. All processes together see in
-    step t what one process with the global batch size would see. A last, incomplete
-    global batch is distributed as evenly as possible. If it holds fewer samples than
-    there are processes,
+    num_replicas`` (with ``shared`` of ``batch_size``), of which each process gets its
+    slice. All processes together see in step t what one process with the global batch
+    size would see. A last, incomplete global batch is distributed as evenly as
+    possible. If it holds fewer samples than there are processes,
 
     - with ``even=True`` (training: all processes must take the same number of steps)
       the first samples of the epoch are repeated, at most ``num_replicas - 1`` of
@@ -65,6 +65,8 @@ class DistributedBatchSampler(io.BatchSampler):
         drop_last: Leave out the last global batch if it is incomplete.
         seed: Seed of the order; must be the same in all processes.
         even: See above.
+        shared: ``batch_size`` is that of all processes together; at least one sample
+            for each.
 
     Raises:
         ConfigError: A parameter outside its range.
@@ -80,6 +82,7 @@ class DistributedBatchSampler(io.BatchSampler):
         drop_last: bool = False,
         seed: int = 0,
         even: bool = True,
+        shared: bool = False,
     ) -> None:
         self.nranks = dist.get_world_size() if num_replicas is None else num_replicas
         self.local_rank = dist.get_rank() if rank is None else rank
@@ -90,6 +93,11 @@ class DistributedBatchSampler(io.BatchSampler):
                 f"rank is {self.local_rank}",
                 wanted=f"0 to num_replicas - 1 = {self.nranks - 1}",
             )
+        if shared and batch_size < self.nranks:
+            raise ConfigError(
+                f"batch_size is {batch_size}",
+                wanted=f"at least 1 for each of {self.nranks} processes",
+            )
         if seed < 0:
             raise ConfigError(f"seed is {seed}", wanted="0 or more")
         self.dataset = dataset
@@ -98,6 +106,7 @@ class DistributedBatchSampler(io.BatchSampler):
         self.drop_last = drop_last
         self.seed = seed
         self.even = even
+        self.global_batch_size = batch_size if shared else batch_size * self.nranks
         self.epoch = 0
         self._start_batch = 0
 
@@ -132,9 +141,10 @@ class DistributedBatchSampler(io.BatchSampler):
         return np.random.RandomState(bits).permutation(len(self.dataset))
 
     def _batches(self, order: np.ndarray, start: int) -> Iterator[list[int]]:
-        whole, rest = divmod(len(order), self.batch_size * self.nranks)
-        mine = order[: len(order) - rest].reshape(whole, self.nranks, self.batch_size)
-        for batch in mine[start:, self.local_rank]:
+        whole, rest = divmod(len(order), self.global_batch_size)
+        batches = order[: len(order) - rest].reshape(whole, self.global_batch_size)
+        mine = np.array_split(batches[start:], self.nranks, axis=1)[self.local_rank]
+        for batch in mine:
             yield batch.tolist()
         if self._has_rest(rest) and start <= whole:
             rest_order = order[len(order) - rest :]
@@ -147,7 +157,7 @@ class DistributedBatchSampler(io.BatchSampler):
         return not self.drop_last and rest > 0 and (self.even or self.local_rank < rest)
 
     def __len__(self) -> int:
-        whole, rest = divmod(len(self.dataset), self.batch_size * self.nranks)
+        whole, rest = divmod(len(self.dataset), self.global_batch_size)
         return whole + self._has_rest(rest)
 
 

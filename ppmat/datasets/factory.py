@@ -87,6 +87,7 @@ def build_dataloader(
     where: str = "Dataset",
     seed: int = 0,
     training: bool = True,
+    shared: bool = False,
 ) -> io.DataLoader | dict[str, io.DataLoader | None] | None:
     """Build the loader of one split.
 
@@ -98,6 +99,7 @@ def build_dataloader(
             in the sampler block has priority for the order.
         training: In several processes, True gives all the same number of batches;
             False uses every sample exactly once (for evaluation).
+        shared: ``batch_size`` and ``num_workers`` are those of all processes together.
 
     Returns:
         The loader; with ``split_dataset_ratio`` a dict of loaders ``train``, ``val``,
@@ -115,6 +117,8 @@ def build_dataloader(
         raise ConfigError(f"{where}: the block 'dataset' is missing")
     dataset = _build_dataset(cfg["dataset"], vocab, f"{where}.dataset")
     options = _loader_options(cfg.get("loader"), f"{where}.loader")
+    if shared:
+        options["num_workers"] = -(-options["num_workers"] // dist.get_world_size())
 
     def loader(part: io.Dataset, key: str, even: bool) -> io.DataLoader | None:
         if len(part) == 0:
@@ -126,6 +130,7 @@ def build_dataloader(
             where=f"{where}.{key}",
             seed=seed,
             even=even,
+            shared=shared,
         )
         if len(sampler) == 0 and sampler.drop_last:
             raise ConfigError(
@@ -149,11 +154,12 @@ def set_build_sample(
     where: str = "sampler",
     seed: int = 0,
     even: bool = True,
+    shared: bool = False,
 ) -> DistributedBatchSampler:
     """Build the batch sampler of a data set.
 
     In several processes, ``DistributedBatchSampler`` replaces ``BatchSampler``; the
-    batch size is that of one process.
+    batch size is that of one process unless it is ``shared``.
 
     Args:
         sampler_cfg: The block; None means batch size 1 in file order.
@@ -161,7 +167,7 @@ def set_build_sample(
         dataset: Anything with a length.
         where: YAML path of the block, for errors.
         seed: Seed of the order unless the block has one.
-        even: See :class:`~ppmat.datasets.batch_sampler.DistributedBatchSampler`.
+        even, shared: As of :class:`~ppmat.datasets.batch_sampler.DistributedBatchSampler`.
     """
     if sampler_cfg is None:
         sampler_cfg = {CLASS_KEY: "BatchSampler", PARAMS_KEY: {"batch_size": 1}}
@@ -172,7 +178,7 @@ def set_build_sample(
         logger.message(f"{where}: DistributedBatchSampler in {world_size} processes")
         cls = DistributedBatchSampler
     if cls is DistributedBatchSampler:
-        params = {"even": even, **params}
+        params = {"even": even, "shared": shared, **params}
     block = {CLASS_KEY: cls.__name__, PARAMS_KEY: params}
     return SAMPLERS.build(block, where, dataset=dataset)
 

@@ -29,7 +29,6 @@ import contextlib
 import hashlib
 import json
 import os
-import platform
 import shutil
 import tempfile
 import threading
@@ -46,13 +45,13 @@ from ppmat.models.sfin.sfin import SFIN
 from ppmat.models.sfin.sfin_folded import FoldedSFIN
 from ppmat.utils import download
 from ppmat.utils import logger
+from ppmat.utils.cores import threads_per_process
 from ppmat.utils.download import hash_of_file
 from ppmat.utils.errors import InputError
 from ppmat.utils.save_load import fingerprint
 
 CACHE_ENTRIES = 32  # programs kept on the disk
 _FORMAT = 1  # increase it when the exported program changes for the same weights
-_MAX_THREADS = 8  # more threads do not speed up one tile
 _STEM = "program"  # file name without suffix
 _FILES = (f"{_STEM}.json", f"{_STEM}.pdiparams")
 _MANIFEST = "manifest.json"
@@ -79,10 +78,7 @@ def default_threads() -> int:
         started_with = Path("/proc/self/environ").read_bytes().split(b"\0")
         if any(item.startswith(b"OMP_NUM_THREADS=") for item in started_with):
             return 1
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        return 1  # as in ppmat.commands.options.set_threads
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    return min(_MAX_THREADS, cores)
+    return threads_per_process()
 
 
 class StaticProgramError(InputError):
