@@ -126,6 +126,8 @@ def lock_output(path: str | None) -> Iterator[None]:
     """
     import paddle.distributed as dist
 
+    from ppmat.utils.misc import wait_for_all
+
     if path is None:
         yield
         return
@@ -135,8 +137,7 @@ def lock_output(path: str | None) -> Iterator[None]:
     os.makedirs(folder, exist_ok=True)
     try:
         with locked(path) if is_first else contextlib.nullcontext():
-            if dist.get_world_size() > 1:
-                dist.barrier()
+            wait_for_all()
             yield
     finally:
         if is_new:

@@ -41,6 +41,9 @@ from ppmat.commands.options import print_flags
 from ppmat.commands.options import refuse_if
 from ppmat.commands.options import status_of
 from ppmat.commands.options import task_command
+from ppmat.commands.processes import AUTO_PROCESSES
+from ppmat.commands.processes import add_processes
+from ppmat.commands.processes import processes_for
 from ppmat.utils import logger
 from ppmat.utils.config import save_config
 from ppmat.utils.registry import ConfigError
@@ -82,6 +85,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "or guess which atoms are the adsorbate")  # fmt: skip
     add("--batch_size", type=int, default=16, help="structures predicted at once")
     add("--num_workers", type=int, default=0, help="processes that prepare structures")
+    add_processes(parser, AUTO_PROCESSES)
     add("--save_path", "--output_path", metavar="FILE.csv|FOLDER",
         help="keep the rows; a folder gets <split>.csv and metrics.yaml")  # fmt: skip
     add("--submission", metavar="FILE.npz",
@@ -95,6 +99,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace, task_dir: str) -> int:
     """Run the command; returns the exit status."""
+    import paddle.distributed as dist
+
     from ppmat.datasets.structure_reader import find_inputs
     from ppmat.datasets.submission import split_name
     from ppmat.predictor.property_predictor import PropertyPredictor
@@ -104,6 +110,8 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
         split_name(name)
     if args.input:
         find_inputs(args.input)  # reports a wrong path before the model is loaded
+    if dist.get_world_size() > 1:
+        dist.init_parallel_env()
     predictor = PropertyPredictor(
         args.model_name,
         args.weights_name,
@@ -121,10 +129,12 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
         return _predict(predictor, args)
 
 
-main = task_command(parse_args, run)
+main = task_command(parse_args, run, "predict.py", processes_for)
 
 
 def _predict(predictor: Any, args: argparse.Namespace) -> int:
+    import paddle.distributed as dist
+
     from ppmat.datasets.submission import write_energy_submission
 
     options = {
@@ -137,10 +147,14 @@ def _predict(predictor: Any, args: argparse.Namespace) -> int:
     if args.input:
         path = _csv_path(args.save_path, "predictions")
         table = predictor.from_files(args.input, save_path=path, **options)
+        if dist.get_rank() > 0:  # rank 0 speaks and writes for all
+            return 0
         left_out = _print_table(table, "", _MAX_ROWS)
         tables = {args.split[0] if args.split else "": table}
     else:
         tables, left_out = _predict_splits(predictor, args, options)
+        if dist.get_rank() > 0:
+            return 0
     if args.submission:
         energies = {
             split: ((row["id"], row[predictor.property_name]) for row in table)
@@ -152,10 +166,6 @@ def _predict(predictor: Any, args: argparse.Namespace) -> int:
 
 
 def _check_options(args: argparse.Namespace) -> None:
-    import paddle.distributed as dist
-
-    several_ranks = "predict.py runs in one process; give each its own --input"
-    refuse_if(dist.get_world_size() > 1, several_ranks)
     refuse_if(
         args.batch_size < 1 or args.num_workers < 0,
         f"--batch_size={args.batch_size} and --num_workers={args.num_workers}: wanted "
@@ -219,17 +229,23 @@ def _predict_splits(
     predictor: Any, args: argparse.Namespace, options: Mapping[str, Any]
 ) -> tuple[dict[str, Any], int]:
     """Predict, print and score splits; return their tables and the rows left out."""
+    import paddle.distributed as dist
+
     from ppmat.metrics.is2re_metric import mean_over_splits
 
+    is_first = dist.get_rank() == 0
     tables, scores, total_left_out = {}, {}, 0
     for split in args.split:
         rows = open_split(predictor.config, split)
         path = _csv_path(args.save_path, split)
         table = predictor.from_structures(rows, save_path=path, **options)
         tables[split] = table
+        # The metric sums over the ranks; rank 0 has all rows and speaks for all.
+        values = score(table if is_first else [], rows, predictor.property_name)
+        if not is_first:
+            continue
         left_out = _print_table(table, split, _MAX_ROWS_OF_SPLIT)
         total_left_out += left_out
-        values = score(table, rows, predictor.property_name)
         if not values:
             refuse_if(args.calibrate, f"--calibrate: {split} has no labels")
             logger.message(f"{split} has no labels, so it is not scored")

@@ -42,6 +42,7 @@ from typing import Any
 from ppmat.utils.cores import available_cores
 from ppmat.utils.cores import threads_per_process
 from ppmat.utils.errors import InputError
+from ppmat.utils.meeting import COUNTS
 from ppmat.utils.registry import ConfigError
 
 _PARENT = "PPMAT_FIRST_PROCESS"  # variable: process id of rank 0, for the others
@@ -49,6 +50,12 @@ _MAX_PROCESSES = 8  # chosen by "auto"; the user may ask for more
 _GRACE = 5.0  # seconds for rank 0 to end by itself after another rank has ended
 _CHECK = 0.5  # seconds between two checks that the other processes run
 _LAST_CHARACTERS = 2000  # of the output of a lost process, shown with the error
+
+
+# What "auto" does when a trained model is used.
+AUTO_PROCESSES = (
+    "one for each core for --split and LMDB data sets on a machine without a GPU, else 1"
+)
 
 
 def add_processes(parser: argparse.ArgumentParser, auto: str) -> None:
@@ -77,6 +84,17 @@ def set_threads(several: bool) -> None:
     """
     threads = threads_per_process() if several else 1
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+
+
+def processes_for(args: argparse.Namespace) -> int:
+    """Return how many processes are useful at most for ``--split`` and ``--input``.
+
+    Starting one takes as long as the prediction of some ten structures.
+    """
+    if not isinstance(args.processes, str):
+        return args.processes
+    large = args.split or any(name.endswith(".lmdb") for name in args.input)
+    return _MAX_PROCESSES if large else 1
 
 
 def share_batches() -> bool:
@@ -154,14 +172,18 @@ class Ranks(contextlib.AbstractContextManager):
         self.command = list(command)
         self._processes: list[subprocess.Popen] = []
         self._outputs: list[Any] = []
+        self._added: list[str] = []
+        self._counts: Any = None
         self._closing = threading.Event()
 
     def __enter__(self) -> Ranks:
-        if _PARENT in os.environ:
+        if _PARENT in os.environ:  # this is one of the others, which start none
             threading.Thread(target=_end_with_first, daemon=True).start()
-        if self.number > 1:
+        elif self.number > 1:
             common, endpoints = self._variables()
-            os.environ.update(common, **_of_rank(0, endpoints))
+            mine = {**common, **_of_rank(0, endpoints)}
+            self._added = list(mine)
+            os.environ.update(mine)
             for rank in range(1, self.number):
                 # Rank 0 speaks for all; this is read only if the process is lost.
                 output = tempfile.TemporaryFile()  # noqa: SIM115
@@ -186,7 +208,11 @@ class Ranks(contextlib.AbstractContextManager):
                 free.bind(("127.0.0.1", 0))
                 ports.append(free.getsockname()[1])
         endpoints = [f"127.0.0.1:{port}" for port in ports]
+        self._counts = tempfile.NamedTemporaryFile()  # noqa: SIM115
+        self._counts.write(bytes(8 * self.number))
+        self._counts.flush()
         return {
+            COUNTS: self._counts.name,
             "PADDLE_TRAINERS_NUM": str(self.number),
             "PADDLE_LOCAL_SIZE": str(self.number),
             "PADDLE_TRAINER_ENDPOINTS": ",".join(endpoints),
@@ -209,6 +235,8 @@ class Ranks(contextlib.AbstractContextManager):
         for process in self._processes:
             process.kill()
             process.wait()
+        for name in self._added:
+            del os.environ[name]
         if lost is not None:
             raise LostProcessError(lost) from error
 

@@ -33,6 +33,9 @@ from ppmat.commands.options import parse_with_overrides
 from ppmat.commands.options import refuse_if
 from ppmat.commands.options import status_of
 from ppmat.commands.options import task_command
+from ppmat.commands.processes import AUTO_PROCESSES
+from ppmat.commands.processes import add_processes
+from ppmat.commands.processes import processes_for
 from ppmat.utils import logger
 
 _SPLIT_MODES = ("by_dataloader", "compute_metric")
@@ -64,6 +67,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--batch_size", type=int, help="structures generated at once")
     add("--num_samples", type=int, help="results for each input (default: 1)")
     add("--num_workers", type=int, default=0, help="processes that prepare --input")
+    add_processes(parser, AUTO_PROCESSES)
     add("--save_path", "--output_dir", "--output_path", dest="save_path",
         default="./output/sample", help="output folder")  # fmt: skip
     add("--format", help="extxyz, traj or cif; CIF loses tags and constraints")
@@ -120,7 +124,7 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
         return _run_scratch(sampler, args)
 
 
-main = task_command(parse_args, run)
+main = task_command(parse_args, run, "sample.py", processes_for)
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:

@@ -18,14 +18,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 from typing import Literal
 
 import numpy as np
+import paddle.distributed as dist
 from ase import Atoms
 from pymatgen.core.structure import IMolecule
 from pymatgen.core.structure import IStructure
@@ -47,6 +50,8 @@ from ppmat.predictor.structure_checks import count_isolated
 from ppmat.utils import logger
 from ppmat.utils.errors import check_choice
 from ppmat.utils.files import StoredRunError
+from ppmat.utils.misc import gather_objects
+from ppmat.utils.misc import wait_for_all
 from ppmat.utils.registry import ConfigError
 from ppmat.utils.result_store import Column
 from ppmat.utils.result_store import RowFile
@@ -204,11 +209,14 @@ class PropertyPredictor(BasePredictor):
         if save_path is not None:
             rows = RowFile(save_path, self.columns, self._settings(missing_tags))
         keep_errors, hidden = on_error == "flag", one or not progress
-        source = self._checked(structures, missing_tags == "guess", keep_errors)
+        checks = self._checks(structures, missing_tags == "guess", keep_errors)
         with tqdm(
             desc="predicting", unit=" structures", total=total, disable=hidden
         ) as bar:
-            self._run(source, rows, batch_size, num_workers, keep_errors, bar)
+            self._run(checks, rows, batch_size, num_workers, keep_errors, bar)
+        wait_for_all()  # rank 0 has written all rows
+        if save_path is not None and dist.get_rank() > 0:
+            rows = RowFile(save_path, self.columns, self._settings(missing_tags))
         if not len(rows):
             raise ValueError("from_structures: there is no structure to predict")
         return dict(rows[0]) if one else PropertyTable(rows, self.columns)
@@ -250,9 +258,10 @@ class PropertyPredictor(BasePredictor):
             "missing_tags": missing_tags,
         }
 
-    def _checked(
+    def _checks(
         self, structures: Iterable, guess_tags: bool, keep_errors: bool
-    ) -> Iterator[CheckedStructure]:
+    ) -> Iterator[Callable[[], CheckedStructure]]:
+        """Yield for each structure the function that checks it."""
         seen = getattr(self.model, "elements_seen", None)
         elements = None if seen is None else np.flatnonzero(seen.numpy()).tolist()
         check = StructureChecker(
@@ -261,33 +270,43 @@ class PropertyPredictor(BasePredictor):
             elements or None,  # empty if the model was trained elsewhere
             guess_tags,
         )
-        for number, structure in enumerate(structures):
-            checked = check(structure, number)
-            if checked.error is not None and not keep_errors:
-                kind = TypeError if isinstance(checked.error, TypeError) else ValueError
+
+        def checked(number: int, structure: Any) -> CheckedStructure:
+            result = check(structure, number)
+            if result.error is not None and not keep_errors:
+                kind = TypeError if isinstance(result.error, TypeError) else ValueError
                 raise kind(
-                    f"structure {number}: {checked.error} (on_error='flag' leaves it "
+                    f"structure {number}: {result.error} (on_error='flag' leaves it "
                     "out and continues)"
-                ) from checked.error
-            yield checked
+                ) from result.error
+            return result
+
+        for number, structure in enumerate(structures):
+            yield partial(checked, number, structure)
 
     def _run(
         self,
-        source: Iterator[CheckedStructure],
+        checks: Iterator[Callable[[], CheckedStructure]],
         rows: Any,
         batch_size: int,
         workers: int,
         keep_errors: bool,
         bar: tqdm,
     ) -> None:
-        """Add the rows of all structures that have no row yet."""
+        """Add the rows of all structures that have no row yet.
+
+        In each round every rank predicts its share of the next structures. Rank 0 keeps
+        the rows of all in the order of the input; without a file each rank does.
+        """
         digest = hashlib.sha256()
+        ranks, rank = dist.get_world_size(), dist.get_rank()
         stored = isinstance(rows, RowFile)
         if stored and len(rows):
-            for checked in islice(source, len(rows)):
-                checked.add_to_hash(digest)
+            for check in islice(checks, len(rows)):
+                if rank == 0:
+                    digest.update(check().digest())
                 bar.update()
-            if digest.hexdigest() != rows.inputs:
+            if rank == 0 and digest.hexdigest() != rows.inputs:
                 raise StoredRunError(
                     f"{rows.path} holds the results of {len(rows)} structures, which "
                     f"are not the first {len(rows)} given now",
@@ -295,17 +314,20 @@ class PropertyPredictor(BasePredictor):
                 )
             logger.message(f"{rows.path} holds {len(rows)} rows already")
         size = batch_size * (_BATCHES_PER_LOADER if workers else 1)
-        while chunk := list(islice(source, size)):
-            new = self._predict(chunk, batch_size, workers, bar)
+        while chunk := list(islice(checks, size * ranks)):
+            mine = [check() for check in chunk[rank * size :][:size]]
+            found = self._predict(mine, batch_size, workers, bar)
+            parts = gather_objects((found, [checked.digest() for checked in mine]))
+            bar.update(len(chunk) - len(mine))
+            new = [row for part, _ in parts for row in part]
             for row in new:
                 if row["error"] is not None and not keep_errors:
                     raise ValueError(f"structure {row['id']!r}: {row['error']}")
             if not stored:
                 rows.extend(new)
-                continue
-            for checked in chunk:
-                checked.add_to_hash(digest)
-            rows.append(new, digest.hexdigest())
+            elif rank == 0:
+                digest.update(b"".join(d for _, part in parts for d in part))
+                rows.append(new, digest.hexdigest())
 
     def _predict(
         self, chunk: list[CheckedStructure], batch_size: int, workers: int, bar: tqdm

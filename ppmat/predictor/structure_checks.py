@@ -21,6 +21,7 @@ written to the result row beside the energy, which may be less accurate.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Collection
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -66,11 +67,13 @@ class CheckedStructure(NamedTuple):
     flags: dict[str, str]  # detail by name, see FLAGS
     error: Exception | None = None  # the reason why it cannot be used
 
-    def add_to_hash(self, digest: Any) -> None:
-        """Add all that identifies this structure to a running hash."""
+    def digest(self) -> bytes:
+        """Return a hash of all that identifies this structure."""
+        digest = hashlib.sha256()
         digest.update(repr((self.sid, self.record is None, self.flags)).encode())
         if self.record is not None:
             add_to_hash(digest, self.record)
+        return digest.digest()
 
 
 class StructureChecker(NamedTuple):

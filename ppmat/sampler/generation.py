@@ -172,7 +172,7 @@ def generate(sampler: Any, source: Source, options: SampleOptions) -> Sequence:
     bar.close()
     if store is None:
         return kept
-    wait_for_all()
+    misc.wait_for_all()
     return store
 
 
@@ -195,14 +195,6 @@ def _open_store(
         part_size=options.batch_size * options.num_samples,
         num_results=len(source.dataset) * options.num_samples,
     )
-
-
-def wait_for_all() -> None:
-    """Wait until every process has reached this point."""
-    if dist.get_world_size() > 1:
-        if not dist.is_initialized():
-            dist.init_parallel_env()
-        dist.barrier()
 
 
 def positions_of_records(records: Sequence, rows: range) -> list[dict[str, Any]]:

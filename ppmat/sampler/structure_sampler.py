@@ -46,7 +46,6 @@ from ppmat.sampler.generation import positions_of_batch
 from ppmat.sampler.generation import positions_of_records
 from ppmat.sampler.generation import sample_arguments
 from ppmat.sampler.generation import sample_batch
-from ppmat.sampler.generation import wait_for_all
 from ppmat.sampler.scoring import score
 from ppmat.sampler.scratch_batches import MakeBatch
 from ppmat.sampler.scratch_batches import batch_of_conditions
@@ -58,6 +57,7 @@ from ppmat.sampler.structure_writer import check_format
 from ppmat.sampler.structure_writer import file_stem
 from ppmat.sampler.structure_writer import result_to_atoms
 from ppmat.utils import logger
+from ppmat.utils.misc import wait_for_all
 from ppmat.utils.registry import ConfigError
 from ppmat.utils.registry import check_call
 from ppmat.utils.registry import check_keys

@@ -34,6 +34,7 @@ from ppmat.trainer.utils import batch_ids
 from ppmat.trainer.utils import compute_batch_size
 from ppmat.trainer.utils import loss_weight
 from ppmat.utils import logger
+from ppmat.utils.meeting import meet
 from ppmat.utils.misc import gather_objects
 from ppmat.utils.misc import sum_over_ranks
 
@@ -78,6 +79,7 @@ class Update:
         self.parallel: paddle.DataParallel | None = None
         self.world_size = paddle.distributed.get_world_size()
         if self.world_size > 1:
+            meet()
             self.parallel = paddle.DataParallel(
                 self.layer, find_unused_parameters=run.config.find_unused_parameters
             )
@@ -96,6 +98,7 @@ class Update:
             NonFiniteError: A value is not finite and the policy is to stop.
         """
         self.check()
+        meet()  # one rank may have waited for its data
         layer = self.layer if self.parallel is None else self.parallel
         buffers = self._copy_buffers()
         finite: list[paddle.Tensor] = []

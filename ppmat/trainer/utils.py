@@ -114,6 +114,7 @@ def share_statistics(model: paddle.nn.Layer) -> None:
     Rank 0 writes the checkpoints, so its state is the one to evaluate.
     """
     if dist.get_world_size() > 1:
+        misc.wait_for_all()
         for tensor in model.state_dict().values():
             if tensor.stop_gradient:
                 dist.broadcast(tensor, src=0)

@@ -24,6 +24,8 @@ import numpy as np
 import paddle
 import paddle.distributed as dist
 
+from ppmat.utils.meeting import meet
+
 
 class AverageMeter:
     """A running weighted mean; only :attr:`avg` copies tensors to the CPU.
@@ -87,6 +89,7 @@ def sum_over_ranks(values: Sequence | np.ndarray) -> paddle.Tensor:
         ]
     )
     if dist.is_initialized() and dist.get_world_size() > 1:
+        meet()
         dist.all_reduce(total)
     return total
 
@@ -100,9 +103,19 @@ def gather_objects(value: Any) -> list[Any]:
     """
     if dist.get_world_size() == 1:
         return [value]
+    meet()
     values: list[Any] = []
     dist.all_gather_object(values, value)
     return values
+
+
+def wait_for_all() -> None:
+    """Wait until every rank has reached this point."""
+    if dist.get_world_size() > 1:
+        if not dist.is_initialized():
+            dist.init_parallel_env()
+        meet()
+        dist.barrier()
 
 
 def all_gather(
