@@ -45,6 +45,7 @@ from ppmat.utils.download import hash_of_file
 from ppmat.utils.errors import InputError
 from ppmat.utils.files import RunManifest
 from ppmat.utils.files import replacing
+from ppmat.utils.shares import rank
 
 _EPILOG = """\
 Frames are images of one area, in the order in which they were taken: one stack, or
@@ -88,6 +89,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     args = parse_args(argv)
+    if rank() > 0:  # the images are one series; rank 0 does all work
+        return 0
     return exit_status(lambda: run(args))
 
 

@@ -41,6 +41,7 @@ from ppmat.stem.noise.noise_model import MODES
 from ppmat.utils import logger
 from ppmat.utils.errors import InputError
 from ppmat.utils.files import replacing
+from ppmat.utils.shares import rank
 
 _EPILOG = """\
 Frames are raw images of atomic columns, of one microscope, mode, dwell time and
@@ -93,6 +94,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     args = parse_args(argv)
+    if rank() > 0:  # the images give one calibration; rank 0 does all work
+        return 0
     return exit_status(lambda: run(args))
 
 

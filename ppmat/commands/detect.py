@@ -26,6 +26,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
@@ -71,8 +72,11 @@ from ppmat.stem.noise.noise_model import MODES
 from ppmat.utils import logger
 from ppmat.utils.download import hash_of_file
 from ppmat.utils.errors import InputError
-from ppmat.utils.files import locked
 from ppmat.utils.files import replacing
+from ppmat.utils.shares import in_order
+from ppmat.utils.shares import locked_for_all
+from ppmat.utils.shares import my_share
+from ppmat.utils.shares import wait
 
 _EPILOG = """\
 Start positions come from the network (or --enhanced). Positions, errors and intensities
@@ -160,7 +164,7 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
     size = _check_options(args)
     images = selected_images(args, args.input)
     tables = _table_paths(args.output, images)
-    with locked(args.output):
+    with locked_for_all(args.output):
         return _measure_all(args, task_dir, size, images, tables)
 
 
@@ -181,27 +185,29 @@ def _measure_all(
         refuse_if(len(given) != len(images), f"--enhanced: {counts}; wanted one each")
     outputs = (path for table in tables for path in _outputs(args, table).values())
     refuse_present(outputs, args.overwrite)
+    wait()  # each rank has looked at the folder
     find_seeds = _seed_finder(args, task_dir, given)
+    mine = my_share(len(images))
+    bar = tqdm(mine, "detecting", unit=" files", disable=not sys.stderr.isatty())
+    outcomes = (
+        _measure_one(args, size, images[i], tables[i], functools.partial(find_seeds, i))
+        for i in bar
+    )
     uncalibrated: list[str] = []
     failed = incomplete = 0
-    progress = tqdm(images, "detecting", unit=" files", disable=not sys.stderr.isatty())
-    for number, image in enumerate(progress):
-        try:
-            paths = _outputs(args, tables[number])
-            seeds = functools.partial(find_seeds, number)
-            table, left_out = _measure_file(args, size, image, paths, seeds)
-        except (ValueError, TypeError, OSError) as error:
+    for outcome in in_order(outcomes):
+        if outcome.failure is not None:
             failed += 1
-            logger.error(f"failed: {image.error_text(error)}")
+            logger.error(f"failed: {outcome.failure}")
             continue
-        print(f"{tables[number]}: {_summary(table)}", flush=True)
-        for text in table.info["warnings"]:
-            logger.warning(f"{image}: {text}")
-        for name, reason in left_out.items():
-            logger.error(f"{image}: {name}: {reason}")
-        incomplete += bool(left_out)
-        if table.pixel_size is None:
-            uncalibrated.append(str(image))
+        print(outcome.summary, flush=True)
+        for text in outcome.warnings:
+            logger.warning(f"{outcome.image}: {text}")
+        for text in outcome.left_out:
+            logger.error(f"{outcome.image}: {text}")
+        incomplete += bool(outcome.left_out)
+        if not outcome.calibrated:
+            uncalibrated.append(outcome.image)
     if uncalibrated:
         logger.warning(
             "positions are in pixels only, since the pixel size is unknown: "
@@ -219,6 +225,38 @@ def _measure_all(
 
 
 main = task_command(parse_args, run)
+
+
+class _Outcome(NamedTuple):
+    """What is reported of one image."""
+
+    image: str
+    failure: str | None = None
+    summary: str = ""
+    warnings: Sequence[str] = ()
+    left_out: Sequence[str] = ()  # results that could not be made, with the reason
+    calibrated: bool = True  # the pixel size is known
+
+
+def _measure_one(
+    args: argparse.Namespace,
+    size: tuple[float, float] | None,
+    image: ImageFile,
+    table_path: Path,
+    seeds: Callable[[int, np.ndarray], tuple[dict[str, Any], Any]],
+) -> _Outcome:
+    try:
+        paths = _outputs(args, table_path)
+        table, left_out = _measure_file(args, size, image, paths, seeds)
+    except (ValueError, TypeError, OSError) as error:
+        return _Outcome(str(image), image.error_text(error))
+    return _Outcome(
+        str(image),
+        summary=f"{table_path}: {_summary(table)}",
+        warnings=list(table.info["warnings"]),
+        left_out=[f"{name}: {reason}" for name, reason in left_out.items()],
+        calibrated=table.pixel_size is not None,
+    )
 
 
 def _outputs(args: argparse.Namespace, table: Path) -> dict[str, Path]:

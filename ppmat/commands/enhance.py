@@ -27,6 +27,7 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
@@ -54,6 +55,8 @@ from ppmat.predictor.tile_model import RESAMPLINGS
 from ppmat.utils import logger
 from ppmat.utils.config import save_config
 from ppmat.utils.result_store import Column
+from ppmat.utils.shares import in_order
+from ppmat.utils.shares import rank
 
 _EPILOG = """\
 Without a model, a packaged one is used, trained on synthetic images. Without --input
@@ -123,6 +126,8 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
     names = ("tile_size", "overlap", "ensemble", "batch_size", "background")
     options = {name: getattr(args, name) for name in names}
     if args.split is not None:
+        if rank() > 0:  # the scores of a split are the work of one process
+            return 0
         return _score_split(predictor, args.split, args.save_path, options)
     rows = predictor.iter_files(
         selected_images(args, args.input),
@@ -175,27 +180,40 @@ def _check_options(args: argparse.Namespace, task_dir: str) -> None:
     )
 
 
+class _Line(NamedTuple):
+    """What is printed of one file."""
+
+    error: str | None
+    text: str
+    flags: list[str]
+
+
 def _print_rows(rows: Iterable[Mapping[str, Any]]) -> int:
     """Print a line for each file as it is done; returns the exit status."""
     from ppmat.predictor.enhancement import FLAGS
 
     flagged: Counter[str] = Counter()
     failed = total = 0
-    for row in rows:
+    for line in in_order(map(_line, rows)):
         total += 1
-        if row["error"] is not None:
+        if line.error is not None:
             failed += 1
-            logger.error(f"failed: {row['error']}")
+            logger.error(f"failed: {line.error}")
             continue
-        text = "is there already"
-        if not row["skipped"]:
-            flags = row["result"].flags
-            flagged.update(flags.keys())
-            text = _numbers(row["result"])
-            text += f" [{_FLAGS.to_text(flags)}]" if flags else ""
-        print(f"{row['output']}: {text}", flush=True)
+        flagged.update(line.flags)
+        print(line.text, flush=True)
     print_flags(flagged, FLAGS, "file")
     return status_of(failed, total, "file", "failed")
+
+
+def _line(row: Mapping[str, Any]) -> _Line:
+    if row["error"] is not None:
+        return _Line(row["error"], "", [])
+    if row["skipped"]:
+        return _Line(None, f"{row['output']}: is there already", [])
+    flags = row["result"].flags
+    text = f"{row['output']}: {_numbers(row['result'])}"
+    return _Line(None, f"{text} [{_FLAGS.to_text(flags)}]" if flags else text, [*flags])
 
 
 def _numbers(result: Any) -> str:

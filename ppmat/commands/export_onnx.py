@@ -31,6 +31,7 @@ from ppmat.commands.options import new_parser
 from ppmat.commands.options import refuse_if
 from ppmat.commands.options import task_command
 from ppmat.utils import logger
+from ppmat.utils.shares import rank
 
 _EPILOG = """\
 The file takes tiles of one size; examples/enhance_onnx.py cuts images into such tiles
@@ -68,6 +69,8 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
 
     wanted = f"--output={args.output}: wanted FILE.onnx"
     refuse_if(not args.output.endswith(".onnx"), wanted)
+    if rank() > 0:  # rank 0 writes the file
+        return 0
     predictor = load_predictor(args, task_dir, args.mode)
     kind = type(predictor.model).__name__
     other = f"Model: {kind} cannot be written as ONNX; wanted SFIN"

@@ -99,19 +99,17 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace, task_dir: str) -> int:
     """Run the command; returns the exit status."""
-    import paddle.distributed as dist
-
     from ppmat.datasets.structure_reader import find_inputs
     from ppmat.datasets.submission import split_name
     from ppmat.predictor.property_predictor import PropertyPredictor
+    from ppmat.utils.meeting import start_ranks
 
     _check_options(args)
     for name in args.split if args.submission else ():
         split_name(name)
     if args.input:
         find_inputs(args.input)  # reports a wrong path before the model is loaded
-    if dist.get_world_size() > 1:
-        dist.init_parallel_env()
+    start_ranks()
     predictor = PropertyPredictor(
         args.model_name,
         args.weights_name,

@@ -42,7 +42,6 @@ from typing import Any
 from ppmat.utils.cores import available_cores
 from ppmat.utils.cores import threads_per_process
 from ppmat.utils.errors import InputError
-from ppmat.utils.meeting import COUNTS
 from ppmat.utils.registry import ConfigError
 
 _PARENT = "PPMAT_FIRST_PROCESS"  # variable: process id of rank 0, for the others
@@ -54,7 +53,7 @@ _LAST_CHARACTERS = 2000  # of the output of a lost process, shown with the error
 
 # What "auto" does when a trained model is used.
 AUTO_PROCESSES = (
-    "one for each core for --split and LMDB data sets on a machine without a GPU, else 1"
+    "one for each core for --split and LMDB data sets if there is no GPU, else 1"
 )
 
 
@@ -132,8 +131,10 @@ def choose_processes(asked: int | str, most: int) -> int:
         cores = available_cores() // max(1, threads)
         return max(1, min(cores, most, _MAX_PROCESSES))
     if asked > most:
-        raise ConfigError(f"--processes={asked}", wanted=f"at most {most}: there is "
-                          "nothing more to share")
+        raise ConfigError(
+            f"--processes={asked}",
+            wanted=f"at most {most}: there is nothing more to share",
+        )
     if asked > 1 and "paddle" in sys.modules:
         raise ConfigError(
             f"--processes={asked}: Paddle is loaded already, so this process cannot "
@@ -173,7 +174,6 @@ class Ranks(contextlib.AbstractContextManager):
         self._processes: list[subprocess.Popen] = []
         self._outputs: list[Any] = []
         self._added: list[str] = []
-        self._counts: Any = None
         self._closing = threading.Event()
 
     def __enter__(self) -> Ranks:
@@ -208,11 +208,7 @@ class Ranks(contextlib.AbstractContextManager):
                 free.bind(("127.0.0.1", 0))
                 ports.append(free.getsockname()[1])
         endpoints = [f"127.0.0.1:{port}" for port in ports]
-        self._counts = tempfile.NamedTemporaryFile()  # noqa: SIM115
-        self._counts.write(bytes(8 * self.number))
-        self._counts.flush()
         return {
-            COUNTS: self._counts.name,
             "PADDLE_TRAINERS_NUM": str(self.number),
             "PADDLE_LOCAL_SIZE": str(self.number),
             "PADDLE_TRAINER_ENDPOINTS": ",".join(endpoints),

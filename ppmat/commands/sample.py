@@ -94,11 +94,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace, task_dir: str) -> int:
     """Run the command; returns the exit status."""
-    import paddle.distributed as dist
-
     from ppmat.datasets.submission import split_name
     from ppmat.sampler.structure_sampler import StructureSampler
     from ppmat.sampler.structure_writer import check_format
+    from ppmat.utils.meeting import start_ranks
 
     _check_options(args)
     if args.format is not None:
@@ -106,8 +105,7 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
     for name in args.split if args.submission else ():
         split_name(name)
     config_path = announce_task_config(args.config_path, task_dir)
-    if dist.get_world_size() > 1:
-        dist.init_parallel_env()
+    start_ranks()
     sampler = StructureSampler(
         model_name=args.model_name,
         weights_name=args.weights_name,

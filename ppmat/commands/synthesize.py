@@ -47,6 +47,7 @@ from ppmat.stem.scenes.scene_folder import FORMATS
 from ppmat.stem.scenes.scene_folder import SynthesisFolder
 from ppmat.stem.scenes.scene_folder import noise_in_grey_levels
 from ppmat.utils import logger
+from ppmat.utils.shares import rank
 
 _EPILOG = """\
 Two values, as in --pixel_size 0.1 0.15, are a range from which each image draws one.
@@ -183,6 +184,8 @@ def _draw(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if rank() > 0:  # rank 0 writes the whole data set
+        return 0
     return exit_status(lambda: run(words))
 
 

@@ -123,14 +123,14 @@ def run(config: dict[str, Any], source: str) -> Any:
 
     from ppmat.trainer.config import TrainerConfig
     from ppmat.trainer.reporting import draw_loss_curve
+    from ppmat.utils.meeting import start_ranks
     from ppmat.utils.misc import gather_objects
 
     asked = _read_tasks(config, source)
     settings = TrainerConfig.from_dict(config["Trainer"])
     if config["Dataset"].get("transform") is not None:
         check_statistics(config)
-    if dist.get_world_size() > 1:
-        dist.init_parallel_env()
+    start_ranks()
     if settings.timestamp_output_dir:
         stamp = gather_objects(time.strftime("%y%m%d_%H%M%S"))[0]
         config["Trainer"]["output_dir"] += f"_t_{stamp}_s_{settings.seed}"

@@ -167,7 +167,8 @@ def set_build_sample(
         dataset: Anything with a length.
         where: YAML path of the block, for errors.
         seed: Seed of the order unless the block has one.
-        even, shared: As of :class:`~ppmat.datasets.batch_sampler.DistributedBatchSampler`.
+        even, shared: See
+            :class:`~ppmat.datasets.batch_sampler.DistributedBatchSampler`.
     """
     if sampler_cfg is None:
         sampler_cfg = {CLASS_KEY: "BatchSampler", PARAMS_KEY: {"batch_size": 1}}

@@ -48,9 +48,11 @@ from ppmat.stem.images.image_inputs import find_images
 from ppmat.utils import logger
 from ppmat.utils.errors import InputError
 from ppmat.utils.errors import check_choice
-from ppmat.utils.files import locked
 from ppmat.utils.registry import ConfigError
 from ppmat.utils.registry import check_keys
+from ppmat.utils.shares import locked_for_all
+from ppmat.utils.shares import my_share
+from ppmat.utils.shares import wait
 
 _PREDICT_KEYS = (
     "checkpoint_path",
@@ -336,7 +338,8 @@ class SpectrumPredictor(BasePredictor):
         """Enhance files one by one; the outputs go to a folder.
 
         One file is in memory at a time. The same call made again skips outputs that
-        were already made from the same files with the same settings.
+        were already made from the same files with the same settings. Of several ranks
+        each enhances every n-th file.
 
         Args:
             inputs: PNG, TIFF, npy, MRC and, with ``ppmat[stem]``, DM3, DM4, EMD, SER,
@@ -376,7 +379,7 @@ class SpectrumPredictor(BasePredictor):
         # The same weights are the same model, whatever their package is called.
         identity = {k: v for k, v in self.describe().items() if k != "package"}
         make_folder(save_path)
-        with locked(save_path):
+        with locked_for_all(save_path):
             settings = {**identity, **options.settings()}
             flags = {"overwrite": overwrite, "residual": residual, "picture": picture}
             store = ImageStore(save_path, images, format, settings, **flags)
@@ -386,10 +389,12 @@ class SpectrumPredictor(BasePredictor):
             if done < len(images):
                 # A wrong version of Paddle ends the run; it is no fault of a file.
                 self.tiles.runner(options.tile_size, options.tile_size)
-            bar = tqdm(images, "enhancing", unit=" files", disable=not progress)
-            for number, image in enumerate(bar):
+            wait()  # each rank has looked at the folder
+            mine = my_share(len(images))
+            bar = tqdm(mine, "enhancing", unit=" files", disable=not progress)
+            for number in bar:
                 row = {
-                    "input": str(image),
+                    "input": str(images[number]),
                     "output": str(store.paths[number]),
                     "skipped": store.done[number],
                     "result": None,
@@ -399,7 +404,7 @@ class SpectrumPredictor(BasePredictor):
                     try:
                         row["result"] = self._enhance_file(store, number, options, bar)
                     except (ValueError, TypeError, OSError) as error:
-                        text = image.error_text(error)
+                        text = images[number].error_text(error)
                         if on_error == "raise":
                             raise InputError(text) from error
                         row.update(output=None, error=text)

@@ -48,6 +48,7 @@ from ppmat.trainer.utils import set_random_state
 from ppmat.utils import logger
 from ppmat.utils import save_load
 from ppmat.utils.ema import ExponentialMovingAverage
+from ppmat.utils.meeting import start_ranks
 from ppmat.utils.misc import AverageMeter
 from ppmat.utils.misc import gather_objects
 from ppmat.utils.registry import CLASS_KEY
@@ -101,8 +102,7 @@ class BaseTrainer:
         settings = TrainerConfig.from_dict(config)
         if isinstance(model, paddle.DataParallel):
             raise ConfigError("give the bare model: the trainer wraps it itself")
-        if dist.get_world_size() > 1 and not dist.is_initialized():
-            dist.init_parallel_env()
+        start_ranks()
         if settings.pretrained_model_path is not None:
             save_load.load_pretrain(
                 model, settings.pretrained_model_path, settings.pretrained_weight_name

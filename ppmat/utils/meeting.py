@@ -12,43 +12,59 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Wait for the other ranks on this machine, however long one of them needs.
+"""Start the exchange between ranks, and wait for a rank however long it needs.
 
-Paddle's exchange between CPUs (gloo) fails if a rank is 30 s late, and this limit cannot
-be changed. A rank may be late while it reads from a slow disk or writes a checkpoint.
-So ranks of one machine first meet here: each one counts its meetings in a file that all
-of them map into memory.
+Paddle's exchange between CPUs (gloo) fails if a rank is 30 s late, which cannot be
+changed. A rank may be late while it reads from a slow disk or writes a checkpoint. So
+the ranks of one machine first meet here: each one counts its meetings in a file that
+all of them map into memory.
 """
 
 from __future__ import annotations
 
-import functools
-import os
+import socket
+import tempfile
 import time
+import uuid
 
 import numpy as np
+import paddle
+import paddle.distributed as dist
 
-COUNTS = "PPMAT_MEETINGS"  # variable: the file with an int64 for each rank
 _SHORTEST, _LONGEST = 1e-4, 1e-2  # seconds between two looks at the counts
+_counts: np.ndarray | None = None  # meetings of each rank
 
 
-@functools.cache
-def _counts(path: str) -> np.memmap:
-    return np.memmap(path, np.int64, "r+")
+def start_ranks() -> None:
+    """Start the exchange between the ranks, if there are several."""
+    global _counts
+
+    if dist.get_world_size() == 1 or dist.is_initialized():
+        return
+    dist.init_parallel_env()
+    if paddle.get_device() != "cpu":
+        return
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(bytes(8 * dist.get_world_size()))
+        file.flush()
+        machine = f"{socket.gethostname()} {uuid.getnode()}"
+        found: list = []
+        dist.all_gather_object(found, (machine, file.name))
+        if len({machine for machine, _ in found}) == 1:
+            _counts = np.memmap(found[0][1], np.int64, "r+")
+        dist.barrier()  # all have mapped it, so its name can go
 
 
 def meet() -> None:
     """Return when all ranks of this machine have called this as often as this one.
 
-    Without the file, which :class:`ppmat.commands.processes.Ranks` makes, nothing is
-    done: Paddle then waits.
+    Ranks on GPUs or on several machines do not meet here: Paddle waits for them.
     """
-    path = os.environ.get(COUNTS)
-    if path is None:
+    if _counts is None:
         return
-    counts, rank = _counts(path), int(os.environ["PADDLE_TRAINER_ID"])
-    counts[rank] += 1
-    mine, pause = counts[rank], _SHORTEST
-    while counts.min() < mine:
+    rank = dist.get_rank()
+    _counts[rank] += 1
+    mine, pause = _counts[rank], _SHORTEST
+    while _counts.min() < mine:
         time.sleep(pause)
         pause = min(2 * pause, _LONGEST)

@@ -25,6 +25,7 @@ import paddle
 import paddle.distributed as dist
 
 from ppmat.utils.meeting import meet
+from ppmat.utils.meeting import start_ranks
 
 
 class AverageMeter:
@@ -112,8 +113,7 @@ def gather_objects(value: Any) -> list[Any]:
 def wait_for_all() -> None:
     """Wait until every rank has reached this point."""
     if dist.get_world_size() > 1:
-        if not dist.is_initialized():
-            dist.init_parallel_env()
+        start_ranks()
         meet()
         dist.barrier()
 
