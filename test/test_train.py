@@ -14,7 +14,6 @@
 
 
 import os
-import platform
 import re
 import subprocess
 import sys
@@ -385,35 +384,6 @@ def test_the_same_seed_gives_the_same_run(tmp_path):
         return [row["loss(loss)"] for row in read_rows(out)]
 
     assert losses("a", 1) == losses("b", 1) != losses("c", 2)
-
-
-def test_threads_are_set_before_paddle_and_not_against_the_user(monkeypatch):
-    code = (
-        "import os, sys; from ppmat.commands import train; "
-        "assert 'paddle' not in sys.modules; train.set_threads(); "
-        "print(os.environ.get('OMP_NUM_THREADS'))"
-    )
-
-    def threads(**variables):
-        environment = {**os.environ, **variables}
-        if "OMP_NUM_THREADS" not in variables:
-            environment.pop("OMP_NUM_THREADS")
-        return subprocess.run(
-            [sys.executable, "-c", code],
-            env=environment,
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-
-    assert threads(OMP_NUM_THREADS="3") == "3"
-    cores = len(os.sched_getaffinity(0))
-    if platform.machine().lower() in ("x86_64", "amd64"):
-        assert threads() == str(min(8, cores))
-        assert threads(PADDLE_LOCAL_SIZE=str(2 * cores)) == "1"
-    else:
-        assert threads() == "None"
 
 
 def test_the_script_of_the_task_shows_its_help():

@@ -53,13 +53,13 @@ def task_command(
     parse_args: Callable[[Sequence[str] | None], argparse.Namespace],
     run: Callable[[argparse.Namespace, str], int],
     script: str | None = None,
-    most_processes: Callable[[argparse.Namespace], int] | None = None,
+    useful_processes: Callable[[argparse.Namespace], int] | None = None,
 ) -> Callable[..., int]:
     """Return the ``main`` of a command that runs with options and a task folder.
 
     It uses the cores with several threads. With ``script``, the name of its file in the
-    task folder, it uses them with ``--processes``, of which it runs ``auto`` as at most
-    ``most_processes``.
+    task folder, it uses them with ``--processes``, where ``auto`` takes at most
+    ``useful_processes``.
     """
 
     def main(task_dir: str, argv: Sequence[str] | None = None) -> int:
@@ -73,7 +73,7 @@ def task_command(
             return exit_status(lambda: run(args, task_dir))
 
         def run_as_ranks() -> int:
-            number = choose_processes(args.processes, most_processes(args))
+            number = choose_processes(args.processes, useful_processes(args))
             typed = sys.argv[1:] if argv is None else argv
             with Ranks(number, [os.path.join(task_dir, script), *typed]):
                 return run(args, task_dir)

@@ -90,8 +90,6 @@ def processes_for(args: argparse.Namespace) -> int:
 
     Starting one takes as long as the prediction of some ten structures.
     """
-    if not isinstance(args.processes, str):
-        return args.processes
     large = args.split or any(name.endswith(".lmdb") for name in args.input)
     return _MAX_PROCESSES if large else 1
 
@@ -101,39 +99,39 @@ def share_batches() -> bool:
     return _PARENT in os.environ
 
 
-def choose_processes(asked: int | str, most: int) -> int:
+def choose_processes(asked: int | str, useful: int, possible: int = 1024) -> int:
     """Return the number of processes to run as.
 
     Args:
         asked: The option; ``auto`` takes one for each core, at most 8 and at most
-            ``most``. It takes one if Paddle can use a GPU, or if it is loaded already
+            ``useful``. It takes one if Paddle can use a GPU, or if it is loaded already
             (in a notebook): then nothing can be changed any more.
-        most: More are not useful.
+        useful: More would mostly wait.
+        possible: More would have nothing to do.
 
     Raises:
-        ConfigError: More than can be used, or another program started this process as
-            one of several.
+        ConfigError: More than possible, or another program started this process as one
+            of several.
     """
+    if share_batches():
+        return 1
     launched = int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
-    if launched > 1 and not share_batches():
+    if launched > 1:
         if asked not in ("auto", launched):
             raise ConfigError(
                 f"--processes={asked}, but paddle.distributed.launch has started "
                 f"{launched}: leave the option out"
             )
         return 1
-    if share_batches():
-        return 1
     if asked == "auto":
         if "paddle" in sys.modules or _has_gpu_build():
             return 1
         threads = int(os.environ.get("OMP_NUM_THREADS", "1") or "1")
         cores = available_cores() // max(1, threads)
-        return max(1, min(cores, most, _MAX_PROCESSES))
-    if asked > most:
+        return max(1, min(cores, useful, _MAX_PROCESSES))
+    if asked > possible:
         raise ConfigError(
-            f"--processes={asked}",
-            wanted=f"at most {most}: there is nothing more to share",
+            f"--processes={asked}", wanted=f"at most {possible}, the batch size"
         )
     if asked > 1 and "paddle" in sys.modules:
         raise ConfigError(
@@ -177,9 +175,10 @@ class Ranks(contextlib.AbstractContextManager):
         self._closing = threading.Event()
 
     def __enter__(self) -> Ranks:
-        if _PARENT in os.environ:  # this is one of the others, which start none
-            threading.Thread(target=_end_with_first, daemon=True).start()
-        elif self.number > 1:
+        first = os.environ.get(_PARENT)
+        if first not in (None, str(os.getpid())):
+            threading.Thread(target=_end_with, args=[int(first)], daemon=True).start()
+        elif first is None and self.number > 1:
             common, endpoints = self._variables()
             mine = {**common, **_of_rank(0, endpoints)}
             self._added = list(mine)
@@ -214,6 +213,7 @@ class Ranks(contextlib.AbstractContextManager):
             "PADDLE_TRAINER_ENDPOINTS": ",".join(endpoints),
             "PADDLE_MASTER": endpoints[0],
             "PADDLE_DISTRI_BACKEND": "gloo",
+            "GLOG_minloglevel": "1",  # no lines about connections
             _PARENT: str(os.getpid()),
         }, endpoints
 
@@ -279,9 +279,8 @@ def _of_rank(rank: int, endpoints: Sequence[str]) -> dict[str, str]:
     }
 
 
-def _end_with_first() -> None:
+def _end_with(first: int) -> None:
     """End this process when rank 0, which started it, has ended."""
-    first = int(os.environ[_PARENT])
     while os.getppid() == first:
         time.sleep(_CHECK)
     os._exit(1)

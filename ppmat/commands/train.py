@@ -88,8 +88,9 @@ def main(
         config = load_config(path, args.overrides)
         set_threads(several=threads)
         keep_freed_memory()
-        most = 1 if threads else max(1, _batch_size(config) // _SMALLEST_SHARE)
-        number = choose_processes(args.processes, most)
+        size = _batch_size(config)
+        useful = 1 if threads else size // _SMALLEST_SHARE
+        number = choose_processes(args.processes, useful, size)
         typed = sys.argv[1:] if argv is None else argv
         with Ranks(number, [os.path.join(task_dir, "train.py"), *typed]):
             # Paddle is loaded from here on.

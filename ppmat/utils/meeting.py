@@ -41,7 +41,8 @@ def start_ranks() -> None:
 
     if dist.get_world_size() == 1 or dist.is_initialized():
         return
-    dist.init_parallel_env()
+    with contextlib.redirect_stderr(io.StringIO()):  # Paddle lists flags it has changed
+        dist.init_parallel_env()
     if paddle.get_device() != "cpu":
         return
     with tempfile.NamedTemporaryFile() as file:
