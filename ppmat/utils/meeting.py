@@ -22,6 +22,8 @@ all of them map into memory.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import socket
 import tempfile
 import time
