@@ -16,7 +16,7 @@
 
 The networks for structures multiply many small matrices. Paddle computes these slower
 with several threads, so their commands run one thread in each of several processes
-(docs/core/performance.md). The networks for images gain from threads.
+(docs/core/cores.md). The networks for images gain from threads.
 
 The process that the user started is rank 0 and starts the others. These are the
 processes of ``paddle.distributed.launch``, but they share one batch: ``batch_size`` and
