@@ -42,7 +42,6 @@ from ppmat.datasets.surface_tags import tags_of_properties
 from ppmat.utils import logger
 from ppmat.utils.errors import InputError
 from ppmat.utils.errors import check_choice
-from ppmat.utils.neighbours import neighbour_pairs
 from ppmat.utils.periodic import check_cell
 from ppmat.utils.periodic import minimum_image
 from ppmat.utils.periodic import wrap_far
@@ -209,7 +208,9 @@ def check_record(
         InputError: A tag is not 0, 1 or 2, tags number layers, or two atoms are closer
             than ``closest`` Å.
     """
+    # Imported here because the commands start without pymatgen.
     from ppmat.datasets.graph_utils.periodic_graph import check_distances
+    from ppmat.utils.neighbours import neighbour_pairs
 
     where = f"sid {record.sid}" if where is None else where
     check_tags(record, where)
