@@ -79,6 +79,8 @@ class OC20Record:
             ``pos[row 0] - pos[row 1] + cell_offsets @ cell``.
         distances: Length of each edge, float32 [E], Å.
         force: Forces on the initial structure, float32 [N, 3], eV/Å.
+        source: File that it was read from.
+        frame: Number of its frame or row in that file.
     """
 
     sid: str
@@ -94,6 +96,8 @@ class OC20Record:
     cell_offsets: np.ndarray | None = None
     distances: np.ndarray | None = None
     force: np.ndarray | None = None
+    source: str | None = None
+    frame: int | None = None
 
     def __repr__(self) -> str:
         energy = "unknown" if self.y_relaxed is None else f"{self.y_relaxed:.4f} eV"
@@ -262,7 +266,10 @@ class _FieldReader:
         array = self.raw("sid")
         if array.size != 1:
             self.fail(f"sid has shape {array.shape}, expected one number or a string")
-        return str(int(array.reshape(())))
+        value = array.reshape(()).item()
+        if not np.isfinite(value) or value != int(value):
+            self.fail(f"sid is {value}, expected an integer or a string")
+        return str(int(value))
 
 
 def check_record(record: OC20Record, closest: float = SMALLEST_DISTANCE) -> None:
