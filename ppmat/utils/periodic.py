@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Geometry of periodic cells: the shortest periodic image of a vector.
+"""Geometry of periodic cells: shortest periodic images, layers without atoms.
 
 Cells are rows: ``cart = frac @ cell``.
 """
@@ -20,6 +20,7 @@ Cells are rows: ``cart = frac @ cell``.
 from __future__ import annotations
 
 import itertools
+from typing import NamedTuple
 
 import numpy as np
 
@@ -103,6 +104,61 @@ def reduce_cell(cell: np.ndarray) -> np.ndarray:
         if _norm(shorter) >= _norm(third) * (1 - 1e-12):
             return basis
         basis[2] = shorter
+
+
+class EmptyLayer(NamedTuple):
+    """The thickest layer without atoms that is parallel to a face of the cell.
+
+    Attributes:
+        axis: The lattice vector that leaves the face: 0, 1, 2.
+        thickness: Distance of the atoms below and above the layer, Å.
+        heights: Heights of the atoms above the layer, normal to the face, [N] Å. The
+            lowest is 0.
+    """
+
+    axis: int
+    thickness: float
+    heights: np.ndarray
+
+
+def empty_layers(pos: np.ndarray, cell: np.ndarray) -> list[EmptyLayer]:
+    """Return the thickest empty layer parallel to each face of the cell.
+
+    Neither the origin nor the periodic image of an atom changes the result. For a cell
+    with inverted vectors, the heights count from the other side.
+
+    Args:
+        pos: Cartesian positions, [N, 3], Å, of at least one atom.
+        cell: Lattice vectors as rows, [3, 3], Å, with a volume.
+
+    Example:
+        >>> slab = np.array([[0, 0, 9], [0, 0, 2]])
+        >>> [round(layer.thickness) for layer in empty_layers(slab, 10 * np.eye(3))]
+        [10, 10, 7]
+        >>> empty_layers(slab, 10 * np.eye(3))[2].heights.round().tolist()
+        [0.0, 3.0]
+    """
+    inverse = np.linalg.inv(np.asarray(cell, dtype=np.float64))
+    spacing = 1.0 / np.linalg.norm(inverse, axis=0)
+    share = np.asarray(pos, dtype=np.float64) @ inverse
+    ordered = np.sort(share % 1.0, axis=0)
+    gaps = np.concatenate([ordered[1:], ordered[:1] + 1.0]) - ordered
+    largest = gaps.argmax(axis=0)
+    axes = np.arange(3)
+    lowest = ordered[(largest + 1) % len(ordered), axes]
+    # The tolerance prevents that rounding moves the lowest atom to the top.
+    heights = ((share - lowest + 1e-6) % 1.0 - 1e-6) * spacing
+    thickness = gaps[largest, axes] * spacing
+    return [EmptyLayer(i, float(thickness[i]), heights[:, i]) for i in range(3)]
+
+
+def vacuum(pos: np.ndarray, cell: np.ndarray) -> EmptyLayer:
+    """Return the thickest empty layer of all faces; see :func:`empty_layers`.
+
+    In a slab this is the vacuum, whatever the axis. Of equal ones the last is taken.
+    """
+    layers = empty_layers(pos, cell)
+    return max(reversed(layers), key=lambda layer: round(layer.thickness, 3))
 
 
 def _search(vectors: np.ndarray, basis: np.ndarray) -> np.ndarray:
