@@ -14,9 +14,9 @@
 
 """Read the frames of one structure file, with their numbers.
 
-extxyz, ASE trajectories and databases have tags and constraints, CIF has neither, POSCAR
-and the files of a VASP run have only constraints. ``.gz``, ``.xz`` and ``.bz2`` are
-unpacked to a temporary file of bounded size.
+extxyz, ASE trajectories and databases have tags and constraints, CIF has neither,
+POSCAR and the files of a VASP run have only constraints. ``.gz``, ``.xz`` and ``.bz2``
+are unpacked to a temporary file of bounded size.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -85,8 +84,8 @@ def format_of(path: str | os.PathLike) -> str | None:
     """Return the name of a file's format, or None if it is unknown.
 
     Example:
-        >>> format_of("run/CONTCAR.extxyz"), format_of("POSCAR_2.gz"), format_of("a.txt")
-        ('extxyz', 'vasp', None)
+        >>> format_of("run/CONTCAR.extxyz"), format_of("POSCAR_2.gz")
+        ('extxyz', 'vasp')
     """
     name, packed = _without_packing(Path(path).name)
     suffix = os.path.splitext(name)[1]
@@ -157,9 +156,7 @@ def _unpacked(path: str) -> Iterator[str]:
         yield plain
 
 
-def _picked(
-    path: str, format: str, index: int | slice
-) -> Iterator[tuple[int, Atoms]]:
+def _picked(path: str, format: str, index: int | slice) -> Iterator[tuple[int, Atoms]]:
     if isinstance(index, int) and index >= 0:
         index = slice(index, index + 1)
     start, stop, step = (

@@ -46,6 +46,7 @@ from ppmat.datasets.structure_files import format_of
 from ppmat.datasets.structure_files import iter_frames
 from ppmat.datasets.structure_files import stem_of
 from ppmat.utils import logger
+from ppmat.utils.errors import InputError
 from ppmat.utils.errors import check_choice
 from ppmat.utils.registry import ConfigError
 
@@ -96,9 +97,9 @@ def find_inputs(inputs: Sequence[str], relaxations: bool = False) -> list[InputF
 
     ``name@index`` picks frames as ASE does (``slab.traj@-1``), of each file of a folder
     or pattern. A file whose own name ends so is taken as it is. For a folder all
-    readable files in it are returned except ``.json``; a folder with ``*.lmdb`` is one
-    data set. Of the folder of a VASP run the final files count, or with ``relaxations``
-    the file of all steps.
+    readable files in it are returned except ``.json``; its ``*.lmdb`` are one data set,
+    named by the folder. Of the folder of a VASP run the final files count, or with
+    ``relaxations`` the file of all steps.
 
     Raises:
         ConfigError: There is none, or one is missing or of an unknown format.
@@ -136,9 +137,9 @@ def _split_index(item: str) -> tuple[str, int | slice | None]:
 
 def _folder(path: str, relaxations: bool) -> list[str]:
     formats = {name: format_of(name) for name in sorted(os.listdir(path))}
-    if "lmdb" in formats.values():
-        return [path]
-    files = [name for name, format in formats.items() if format not in (None, "json")]
+    data_set = [path] if "lmdb" in formats.values() else []
+    skipped = (None, "json", "lmdb")
+    files = [name for name, format in formats.items() if format not in skipped]
     runs = [name for name in files if formats[name] in RUN_FORMATS]
     finals = [name for name in files if formats[name] == "vasp"]
     if runs and relaxations:
@@ -146,9 +147,10 @@ def _folder(path: str, relaxations: bool) -> list[str]:
         unwanted = {*finals, *runs} - {best}
     else:
         unwanted = set(runs) if finals else set()
-    if not files:
+    if not files and not data_set:
         raise ConfigError(f"folder {path} holds no file that can be read ({LEGAL})")
-    return [os.path.join(path, name) for name in files if name not in unwanted]
+    wanted = [os.path.join(path, name) for name in files if name not in unwanted]
+    return data_set + wanted
 
 
 # Ids --------------------------------------------------------------------------------
@@ -235,10 +237,15 @@ def place_text(source: str | None, frame: int | None) -> str:
     Example:
         >>> place_text("a.traj", 3), place_text(None, 3)
         ('a.traj frame 3', 'structure 3')
+        >>> place_text("a.lmdb", 3)
+        "a.lmdb key '3'"
     """
     if source is None:
         return f"structure {frame}"
-    return source if frame is None else f"{source} frame {frame}"
+    if frame is None:
+        return source
+    row = source.endswith((".lmdb", ".mdb"))
+    return f"{source} key '{frame}'" if row else f"{source} frame {frame}"
 
 
 def place_of(structure: Any) -> tuple[str | None, int | None]:
@@ -273,26 +280,33 @@ class Unreadable(NamedTuple):
         return fault_line(self.sid, self.source, self.frame, self.reason)
 
 
-def fault_line(
-    sid: str, source: str | None, frame: int | None, reason: object
-) -> str:
+def fault_line(sid: str, source: str | None, frame: int | None, reason: object) -> str:
     """Return a line about a structure that names it once.
+
+    Args:
+        sid: Its id.
+        source: Its file; None if it was given in memory.
+        frame: Number of its frame, or its position among those in memory.
+        reason: Why it cannot be used.
 
     Example:
         >>> fault_line("a", None, None, "structure 'a' has no cell")
         "structure 'a' has no cell"
+        >>> fault_line("a", None, 3, "sid a: tags hold [5]")
+        'structure 3 (sid a): tags hold [5]'
     """
     reason = str(reason)
-    if source is None:
-        named = re.search(rf"(structure|sid) '?{re.escape(sid)}'?(?!\w)", reason)
-        return reason if named else f"{sid}: {reason}"
     for start in (f"structure '{sid}': ", f"sid {sid}: ", f"{source}: "):
         reason = reason.removeprefix(start)
-    if reason.startswith(source):
-        return reason
-    stem = f"{stem_of(source)}"
-    known = sid in (stem, f"{stem}_{frame}", str(frame)) or sid in reason
+    if source is None and frame is None:
+        named = re.search(rf"(structure|sid) '?{re.escape(sid)}'?(?!\w)", reason)
+        return reason if named else f"{sid}: {reason}"
     place = place_text(source, frame)
+    if reason.startswith(place):
+        return reason
+    stem = "" if source is None else stem_of(source)
+    known = sid in (stem, f"{stem}_{frame}", str(frame), place)
+    known |= f"'{sid}'" in reason or f"sid {sid}" in reason
     return f"{place}: {reason}" if known else f"{place} (sid {sid}): {reason}"
 
 
@@ -426,6 +440,8 @@ def _read_frames(file: InputFile, name: str) -> Iterator[Atoms | Unreadable]:
             held = atoms
             held.info |= {"source": file.path, "frame": number}
             count += 1
+    except InputError as error:
+        fault = str(error)
     except Exception as error:  # the readers of ASE raise errors of any class
         after = f" after {count} frames" if count else ""
         fault = (

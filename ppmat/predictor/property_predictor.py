@@ -35,8 +35,10 @@ from ppmat.datasets.loader import batches_in_order
 from ppmat.datasets.oc20_is2re_dataset import StructureDataset
 from ppmat.datasets.oc20_lmdb import OC20LMDB
 from ppmat.datasets.oc20_record import OC20Record
+from ppmat.datasets.structure_reader import fault_line
 from ppmat.datasets.structure_reader import iter_rows
 from ppmat.datasets.structure_reader import iter_structures
+from ppmat.datasets.structure_reader import place_of
 from ppmat.models import build_trained_model
 from ppmat.predictor.base import BasePredictor
 from ppmat.predictor.base import PathLike
@@ -135,6 +137,8 @@ class PropertyPredictor(BasePredictor):
             Column("id", "text"),
             *(Column(name, "number", _UNIT) for name in numbers),
             Column("num_atoms", "count"),
+            Column("source", "text"),
+            Column("frame", "count"),
             Column("flags", "flags"),
             Column("error", "text"),
         ]
@@ -176,7 +180,9 @@ class PropertyPredictor(BasePredictor):
             dicts in the order of the input: ``id`` (``info["sid"]``, else the position
             in the input), the property and ``expected_error`` (eV; the latter None if
             the model does not predict it), with an ensemble ``ensemble_std`` (eV,
-            sample standard deviation), ``num_atoms``, ``flags`` (a dict, see
+            sample standard deviation), ``num_atoms``, ``source`` and ``frame`` (file
+            and number of the frame, None for structures of no file), ``flags`` (a dict,
+            see
             :data:`~ppmat.predictor.structure_checks.FLAGS`; empty for a usual
             structure) and ``error`` (None without an error).
 
@@ -213,12 +219,17 @@ class PropertyPredictor(BasePredictor):
             raise ValueError("from_structures: there is no structure to predict")
         return dict(rows[0]) if one else PropertyTable(rows, self.columns)
 
-    def from_files(self, inputs: str | Sequence[str], **options: Any) -> Any:
+    def from_files(
+        self, inputs: str | Sequence[str], repeated: str = "rename", **options: Any
+    ) -> Any:
         """Predict the structures of files, folders and patterns.
 
         Args:
-            inputs: CIF, POSCAR, extxyz, ASE trajectories, LMDB data sets;
-                ``FILE@INDEX`` picks frames. A folder means all readable files in it.
+            inputs: CIF, POSCAR, extxyz, ASE trajectories and databases, LMDB data sets,
+                see :mod:`~ppmat.datasets.structure_files`; ``FILE@INDEX`` picks frames.
+                A folder means all readable files in it.
+            repeated: For an id that occurred before: ``rename`` or ``refuse``, see
+                :func:`~ppmat.datasets.structure_reader.iter_structures`.
             **options: See :meth:`from_structures`.
 
         Returns:
@@ -227,7 +238,7 @@ class PropertyPredictor(BasePredictor):
         """
         inputs = [inputs] if isinstance(inputs, (str, os.PathLike)) else inputs
         inputs = [os.fspath(item) for item in inputs]
-        return self.from_structures(iter_structures(inputs), **options)
+        return self.from_structures(iter_structures(inputs, repeated), **options)
 
     def from_cif_file(
         self, cif_file_path: PathLike, save_path: PathLike | None = None
@@ -262,12 +273,14 @@ class PropertyPredictor(BasePredictor):
             guess_tags,
         )
         for number, structure in enumerate(structures):
-            checked = check(structure, number)
+            source, frame = place_of(structure)
+            checked = check(structure, number)._replace(source=source, frame=frame)
             if checked.error is not None and not keep_errors:
                 kind = TypeError if isinstance(checked.error, TypeError) else ValueError
+                place = (None, number) if source is None else (source, frame)
+                line = fault_line(checked.sid, *place, checked.error)
                 raise kind(
-                    f"structure {number}: {checked.error} (on_error='flag' leaves it "
-                    "out and continues)"
+                    f"{line} (on_error='flag' leaves it out and continues)"
                 ) from checked.error
             yield checked
 
@@ -316,6 +329,8 @@ class PropertyPredictor(BasePredictor):
                 **dict.fromkeys(column.name for column in self.columns),
                 "id": checked.sid,
                 "num_atoms": checked.record and len(checked.record.pos),
+                "source": checked.source,
+                "frame": checked.frame,
                 "flags": dict(checked.flags),
                 "error": checked.error and str(checked.error),
             }
