@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from pymatgen.core.structure import Structure
 
 SMALLEST_DISTANCE = 0.05  # Å; atoms closer than this are two copies of one atom
+CELL_TOLERANCE = 1e-4  # Å; rounding of text files changes a cell by less
 MAX_ATOMIC_NUMBER = 118
 # Fields of the official files in their order, with the dtype of their arrays.
 _FILE_FIELDS = {
@@ -430,26 +431,30 @@ def record_from_frames(
     Args:
         frames: The first is initial, the last relaxed; a single one only initial.
         sid: System id.
-        energy_key: Key of ``atoms.info`` with the **adsorption** energy in eV, as OC20
-            defines it (slab + adsorbate minus clean slab minus gas-phase reference).
-            Total energies are never converted. None stores no energy.
+        energy_key: Key of ``atoms.info``, or of the results of ``atoms.calc``, with the
+            **adsorption** energy in eV, as OC20 defines it (slab + adsorbate minus
+            clean slab minus gas-phase reference). Total energies are never converted.
+            None stores no energy.
 
     Raises:
         OC20FormatError: The frames differ in atoms or cell, a constraint is not
             ``FixAtoms``, or an energy is missing.
     """
     first, last = frames[0], frames[-1]
-    kinds = [(atoms.numbers.tolist(), atoms.cell.tolist()) for atoms in (first, last)]
-    if kinds[0] != kinds[1]:
-        raise OC20FormatError(f"{sid}: first and last frame differ in atoms or cell")
-    energies = []
-    for atoms in (first, last) if energy_key is not None else ():
-        if energy_key not in atoms.info:
-            raise OC20FormatError(
-                f"{sid}: no '{energy_key}' in atoms.info; it has "
-                f"{', '.join(map(str, atoms.info)) or 'nothing'}"
-            )
-        energies.append(float(atoms.info[energy_key]))
+    if first.numbers.tolist() != last.numbers.tolist():
+        same = sorted(first.numbers) == sorted(last.numbers)
+        raise OC20FormatError(
+            f"{sid}: first and last frame differ in atoms"
+            + (": the same atoms are in another order" if same else "")
+        )
+    change = np.abs(first.cell.array - last.cell.array).max()
+    if not change <= CELL_TOLERANCE:
+        raise OC20FormatError(
+            f"{sid}: first and last frame differ in their cells, by {change:.2g} Å; "
+            "the cell of an OC20 relaxation is constant"
+        )
+    wanted = (first, last) if energy_key is not None else ()
+    energies = [_energy_of(atoms, energy_key, sid) for atoms in wanted]
     relaxed = len(frames) > 1
     return OC20Record(
         sid=sid,
@@ -461,4 +466,17 @@ def record_from_frames(
         y_init=energies[0] if energies else None,
         y_relaxed=energies[1] if energies and relaxed else None,
         pos_relaxed=last.positions.astype(np.float32) if relaxed else None,
+    )
+
+
+def _energy_of(atoms: ase.Atoms, key: str, sid: str) -> float:
+    """Return an energy from ``atoms.info`` or the results of a calculator, eV."""
+    results = {} if atoms.calc is None else atoms.calc.results
+    for place in (atoms.info, results):
+        if place.get(key) is not None:
+            return float(place[key])
+    raise OC20FormatError(
+        f"{sid}: no '{key}' in atoms.info; it has "
+        f"{', '.join(map(str, atoms.info)) or 'nothing'}, and the results of a "
+        f"calculator {', '.join(results) or 'nothing'}"
     )

@@ -27,6 +27,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from ase import Atoms
 from tqdm import tqdm
 
 from ppmat.datasets.oc20_lmdb import OC20LMDB
@@ -41,6 +42,7 @@ from ppmat.datasets.structure_reader import id_of
 from ppmat.datasets.structure_reader import iter_rows
 from ppmat.datasets.structure_reader import place_of
 from ppmat.datasets.structure_reader import shortest_names
+from ppmat.datasets.surface_tags import ADSORBATE
 from ppmat.datasets.surface_tags import TAG_HELP
 from ppmat.datasets.surface_tags import check_tags
 from ppmat.datasets.surface_tags import guess_tags
@@ -70,6 +72,19 @@ def with_tags(record: OC20Record, missing_tags: str) -> OC20Record:
     if not record.tags.any():
         raise InputError(f"the structure has no tags; {TAG_HELP}")
     return record
+
+
+def to_record(structure: Any, sid: str, missing_tags: str) -> OC20Record:
+    """Return a structure as a record with tags, see :func:`with_tags`.
+
+    Raises:
+        InputError, TypeError: As ``structure_to_record`` and :func:`with_tags`.
+    """
+    if missing_tags == "guess" and isinstance(structure, Atoms):
+        if structure.get_tags().max(initial=0) > ADSORBATE:
+            structure = structure.copy()
+            structure.set_tags(0)
+    return with_tags(structure_to_record(structure, sid, warn=False), missing_tags)
 
 
 class PreparedRecords(Sequence):
@@ -144,8 +159,7 @@ class PreparedRecords(Sequence):
                 self._renamed[row] = unique
 
     def _record(self, structure: Any, sid: str) -> OC20Record:
-        record = structure_to_record(structure, sid, warn=False)
-        record = with_tags(record, self.missing_tags)
+        record = to_record(structure, sid, self.missing_tags)
         source, frame = place_of(structure)
         return dataclasses.replace(record, sid=sid, source=source, frame=frame)
 

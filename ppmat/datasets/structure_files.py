@@ -228,8 +228,9 @@ def _check_database(path: str) -> None:
 
 def _atoms_of_row(row: AtomsRow) -> Atoms:
     atoms = row.toatoms()
-    data = row.get("data") or {}
-    atoms.info.update({name: data[name] for name in ("sid",) if name in data})
+    plain = (str, int, float, bool)
+    data = (row.get("data") or {}).items()
+    atoms.info.update({name: v for name, v in data if isinstance(v, plain)})
     atoms.info.update(row.key_value_pairs)
     return atoms
 

@@ -324,10 +324,10 @@ def read_inputs(inputs: Sequence[str]) -> JoinedSequences:
     pieces: list[Sequence] = []
     for file in files:
         if not file.is_data_set:
-            pieces.append(list(_read_frames(file, names[file.path])))
+            pieces.append(list(read_frames(file, names[file.path])))
             continue
         try:
-            pieces.append(_open_rows(file))
+            pieces.append(open_rows(file))
         except (OSError, ValueError) as error:
             pieces.append([Unreadable(file.path, str(error), file.path)])
     return JoinedSequences(pieces)
@@ -364,10 +364,10 @@ def _structures_of(
     file: InputFile, name: str
 ) -> Iterator[Atoms | OC20Record | Unreadable]:
     if not file.is_data_set:
-        yield from _read_frames(file, name)
+        yield from read_frames(file, name)
         return
     try:
-        rows = _open_rows(file)
+        rows = open_rows(file)
     except (OSError, ValueError) as error:
         yield Unreadable(file.path, str(error), file.path)
     else:
@@ -417,7 +417,8 @@ def unreadable_row(rows: OC20LMDB, number: int, error: Exception) -> Unreadable:
     return Unreadable(where, reason, file, int(key.strip("'")))
 
 
-def _open_rows(file: InputFile) -> OC20LMDB:
+def open_rows(file: InputFile) -> OC20LMDB:
+    """Return the wanted rows of a data set."""
     rows = OC20LMDB(file.path)
     if file.index is None:
         return rows
@@ -428,15 +429,20 @@ def _open_rows(file: InputFile) -> OC20LMDB:
     return rows[[file.index % len(rows)]]
 
 
-def _read_frames(file: InputFile, name: str) -> Iterator[Atoms | Unreadable]:
-    """Yield the frames of a file, one at a time, with id, source and frame."""
+def read_frames(
+    file: InputFile, name: str, name_frames: bool = True
+) -> Iterator[Atoms | Unreadable]:
+    """Yield the frames of a file, one at a time, with id, source and frame.
+
+    Without ``name_frames`` a frame without ``info["sid"]`` stays without one.
+    """
     held: Atoms | None = None  # its name depends on whether another frame follows
     count = 0
     fault = None
     try:
         for number, atoms in iter_frames(file.path, file.index):
             if held is not None:
-                yield _named(held, name, several=True)
+                yield _named(held, name, True) if name_frames else held
             held = atoms
             held.info |= {"source": file.path, "frame": number}
             count += 1
@@ -452,8 +458,8 @@ def _read_frames(file: InputFile, name: str) -> Iterator[Atoms | Unreadable]:
         if not count:
             fault = "holds no structure" if file.index is None else "has no such frame"
     if held is not None:
-        number = held.info["frame"]
-        yield _named(held, name, several=count > 1 or number > 0)
+        several = count > 1 or held.info["frame"] > 0
+        yield _named(held, name, several) if name_frames else held
     if fault is not None:
         yield Unreadable(name, fault, file.path)
 

@@ -148,9 +148,9 @@ class StructureWriter:
     """Writes structures one by one; a context manager.
 
     The folder receives ``structures.extxyz`` or ``structures.traj``, when the last
-    structure is written, or one CIF for each structure and ``structures.csv``, which
-    lists for each CIF id, sample, source and frame. Names that are equal, or differ
-    only in upper and lower case, get a number.
+    structure is written, or one CIF for each structure. Names of CIF files that are
+    equal, or differ only in upper and lower case, get a number. If the structures have
+    ids, ``structures.csv`` lists for each CIF id, sample, source and frame.
     """
 
     def __init__(self, folder: str | os.PathLike, format: str) -> None:
@@ -164,17 +164,17 @@ class StructureWriter:
 
     def __enter__(self) -> StructureWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
-        index = self.folder / "structures.csv"
-        path = index if self.format == "cif" else self.path
+        if self.format != "cif":
+            self._open(self.path)
+        return self
+
+    def _open(self, path: Path) -> None:
         temporary = self._stack.enter_context(replacing(path))
         self._stream = self._stack.enter_context(
             Trajectory(str(temporary), "w")
             if self.format == "traj"
             else open(temporary, "w", encoding="utf-8", newline="")
         )
-        if self.format == "cif":
-            csv.writer(self._stream).writerow(["file", *_INDEX])
-        return self
 
     def write(self, atoms: Atoms, name: str) -> None:
         """Add a structure; ``name`` is the stem of its CIF."""
@@ -189,8 +189,15 @@ class StructureWriter:
         else:
             file = f"{self._unique_stem(name)}.cif"
             write(self.folder / file, atoms, format="cif")
-            known = [atoms.info.get(key, "") for key in _INDEX]
-            csv.writer(self._stream).writerow([file, *known])
+            if "sid" in atoms.info:
+                self._add_to_index(file, atoms)
+
+    def _add_to_index(self, file: str, atoms: Atoms) -> None:
+        if self._stream is None:
+            self._open(self.folder / "structures.csv")
+            csv.writer(self._stream).writerow(["file", *_INDEX])
+        known = [atoms.info.get(key, "") for key in _INDEX]
+        csv.writer(self._stream).writerow([file, *known])
 
     def _unique_stem(self, name: str) -> str:
         plain = re.sub(r"[^\w.+-]", "_", name)
