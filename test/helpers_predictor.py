@@ -23,7 +23,7 @@ from helpers_sampler import GRAPH
 from ppmat.models import MODELS
 from ppmat.utils.config import save_config
 
-BIG = 1e4  # Å; an atom that high makes ToyEnergy return NaN
+BIG = 400.0  # Å; an atom that high makes ToyEnergy return NaN
 
 
 @MODELS.register

@@ -116,7 +116,7 @@ def make_slab(number, rng, tags=True):
     cell = np.array([[5.2, 0, 0], [1.3, 5.0, 0], [0.4, -0.7, 16.0]])
     layer = np.array([[0, 0], [0.5, 0.5]])
     frac = np.concatenate(
-        [np.c_[layer, [0.1, 0.1]], [[0.4, 0.1, 0.42]], np.c_[layer + 0.25, [0.25] * 2]]
+        [np.c_[layer, [0.1, 0.1]], [[0.3, 0.2, 0.36]], np.c_[layer + 0.25, [0.25] * 2]]
     )
     numbers = [29, 8 if number % 2 else 29, 1, 29, 29]
     pos = frac @ cell + rng.normal(0, 0.05, (5, 3))

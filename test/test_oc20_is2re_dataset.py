@@ -28,13 +28,13 @@ from ppmat.datasets import pyg_pickle
 from ppmat.datasets.build_structure import BuildStructure
 from ppmat.datasets.collate_fn import DefaultCollator
 from ppmat.datasets.graph_utils import PeriodicGraphConverter
-from ppmat.datasets.graph_utils import periodic_graph
 from ppmat.datasets.oc20_is2re_dataset import OC20IS2REDataset
 from ppmat.datasets.oc20_is2re_dataset import record_to_sample
 from ppmat.datasets.oc20_lmdb import write_lmdb
 from ppmat.datasets.oc20_record import SMALLEST_DISTANCE
 from ppmat.datasets.oc20_record import OC20Record
 from ppmat.datasets.pyg_pickle import OC20FormatError
+from ppmat.utils import neighbours
 from ppmat.utils.registry import ConfigError
 
 GRAPH = {
@@ -195,8 +195,8 @@ def test_neighbours_are_searched_once_a_sample(split, monkeypatch):
         calls.append(kwargs["r"])
         return search(*args, **kwargs)
 
-    search = periodic_graph.find_points_in_spheres
-    monkeypatch.setattr(periodic_graph, "find_points_in_spheres", counted)
+    search = neighbours.find_points_in_spheres
+    monkeypatch.setattr(neighbours, "find_points_in_spheres", counted)
     for options, wanted in (
         ({"build_graph_cfg": GRAPH}, [5.0]),
         ({}, [SMALLEST_DISTANCE]),

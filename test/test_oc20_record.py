@@ -163,7 +163,7 @@ def test_frames_that_are_no_relaxation():
     with pytest.raises(OC20FormatError, match="a: first and last frame differ"):
         record_from_frames(frames, "a")
     frames[0].set_constraint(FixedPlane(0, (0, 0, 1)))
-    with pytest.raises(OC20FormatError, match="a: constraint FixedPlane"):
+    with pytest.raises(OC20FormatError, match="'a': atom 0 may move in some"):
         record_from_frames(frames[:1], "a")
 
 
@@ -242,11 +242,11 @@ def spoil(change):
         (spoil(lambda a: a.positions.__setitem__(3, np.nan)), "'bad'.*pos holds NaN"),
         (spoil(lambda a: a.set_cell(np.ones((3, 3)))), "no cell|no volume"),
         (spoil(lambda a: a.numbers.__setitem__(2, 0)), "0, which is no element"),
-        (spoil(lambda a: a.set_tags(range(13))), "tags hold.*ASE"),
+        (spoil(lambda a: a.set_tags(range(13))), "tags hold \\[0, 1"),
         (spoil(lambda a: a.positions.__setitem__(2, a.positions[5])), "same place"),
         (
             spoil(lambda a: a.set_constraint(ase.constraints.FixedPlane(0, (0, 0, 1)))),
-            "FixedPlane is not supported, only FixAtoms",
+            "atom 0 may move in some directions only",
         ),
         (
             Structure(CELL, [{"Cu": 0.5, "Pt": 0.5}], [[0, 0, 0]]),

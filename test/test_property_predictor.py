@@ -185,11 +185,11 @@ ERRORS = {
         lambda a: a.positions.__setitem__(3, a.positions[4] + [0.3, 0, 0.3]),
         "0.42 Å apart; wanted at least 0.5",
     ),
-    "no tags": (lambda a: a.arrays.pop("tags"), r"no tags; set them with .*set_tags"),
-    "zero tags": (lambda a: a.set_tags([0] * 5), "no tags; set them"),
+    "no tags": (lambda a: a.arrays.pop("tags"), r"no tags. Set them with .*set_tags"),
+    "zero tags": (lambda a: a.set_tags([0] * 5), "no tags. Set them"),
     "no adsorbate": (lambda a: a.set_tags([0, 0, 1, 1, 1]), "no atom has tag 2"),
     "adsorbate alone": (lambda a: a.set_tags([2] * 5), "all atoms have tag 2"),
-    "layer numbers": (lambda a: a.set_tags([3, 3, 0, 1, 1]), "number layers instead"),
+    "layer numbers": (lambda a: a.set_tags([2, 2, 0, 1, 1]), "layer numbers of ASE"),
     "NaN energy": (
         lambda a: (a.set_cell([5, 5, 2 * BIG]), a.positions.__iadd__([0, 0, BIG])),
         "the model returned .*nan",
@@ -241,9 +241,9 @@ def test_record_made_by_hand_is_checked(predictor):
     )
     with pytest.raises(ValueError, match="pos holds NaN"):
         predictor.from_structures(record)
-    record.pos[1, 2] = 1.9
+    record.pos[1, 2] = 1.8
     row = predictor.from_structures(record)
-    assert row["y_relaxed"] == pytest.approx(0.95) and row["id"] == "a"
+    assert row["y_relaxed"] == pytest.approx(0.9) and row["id"] == "a"
     assert row["flags"] == {"no_fixed_atoms": ""}
 
 
@@ -286,12 +286,9 @@ def test_flags_tell_what_is_unusual(predictor):
     slab.set_constraint(FixAtoms([0]))
     slab.set_tags([0, 0, 2, 0, 0])
     assert flags_of(predictor, slab) == {"no_surface_atoms": ""}
-    slab.set_tags([1, 1, 0, 2, 2])  # upside down
+    slab.set_tags([1, 1, 2, 0, 0])
     slab.positions[:, 2] += 5.0  # wherever the cell is cut
     slab.wrap(pbc=True)
-    slab.positions[0, 2] += 1e-9
-    assert "adsorbate_below_surface" not in flags_of(predictor, slab)
-    slab.set_tags([2, 2, 0, 1, 1])
     assert flags_of(predictor, slab) == {"adsorbate_below_surface": ""}
 
 
@@ -323,7 +320,7 @@ def ase_slab():
 
 def test_tags_of_ase_builders_are_guessed_when_asked(predictor):
     slab = ase_slab()
-    with pytest.raises(ValueError, match="number layers instead"):
+    with pytest.raises(ValueError, match="layer numbers of ASE"):
         predictor.from_structures(slab)
     row = predictor.from_structures(slab, missing_tags="guess")
     assert "tags_guessed" in row["flags"] and slab.get_tags().max() == 3
@@ -370,7 +367,7 @@ def test_files_of_all_kinds(predictor, tmp_path, monkeypatch):
     assert [r["id"] for r in table] == ["sid1", "sid2", "bad", "bare", "sid0", "sid1"]
     errors = [r["error"] for r in table]
     assert "bad.cif: cannot be read as cif" in errors[2]
-    assert "files: extxyz and ASE trajectories have tags" in errors[3]
+    assert "Files: extxyz and ASE trajectories have tags" in errors[3]
     assert [e is None for e in errors] == [True, True, False, False, True, True]
     with pytest.raises(ConfigError, match="not found: none.traj"):
         predictor.from_files("none.traj")

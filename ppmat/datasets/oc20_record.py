@@ -29,18 +29,29 @@ import ase
 import numpy as np
 from ase.constraints import FixAtoms
 
+from ppmat.datasets.held_atoms import held_atoms
+from ppmat.datasets.held_atoms import held_sites
 from ppmat.datasets.pyg_pickle import OC20FormatError
+from ppmat.datasets.record_fields import FieldReader
+from ppmat.datasets.surface_tags import ADSORBATE
+from ppmat.datasets.surface_tags import TAG_HELP
+from ppmat.datasets.surface_tags import check_tags
+from ppmat.datasets.surface_tags import guess_tags
+from ppmat.datasets.surface_tags import tags_are_missing
+from ppmat.datasets.surface_tags import tags_of_properties
 from ppmat.utils import logger
 from ppmat.utils.errors import InputError
-from ppmat.utils.periodic import check_cell
+from ppmat.utils.errors import check_choice
+from ppmat.utils.neighbours import neighbour_pairs
 from ppmat.utils.periodic import minimum_image
+from ppmat.utils.periodic import wrap_far
 
 if TYPE_CHECKING:
     from pymatgen.core.structure import Structure
 
 SMALLEST_DISTANCE = 0.05  # Å; atoms closer than this are two copies of one atom
-CELL_TOLERANCE = 1e-4  # Å; rounding of text files changes a cell by less
-MAX_ATOMIC_NUMBER = 118
+SAME_CELL = 1e-4  # Å; larger than the rounding of text files
+ENERGY_KEY = "adsorption_energy"  # of ``atoms.info``, eV
 # Fields of the official files in their order, with the dtype of their arrays.
 _FILE_FIELDS = {
     "edge_index": np.int64,
@@ -115,6 +126,38 @@ class OC20Record:
         difference = self.pos_relaxed.astype(np.float64) - self.pos
         return minimum_image(difference, self.cell).astype(np.float32)
 
+    def to_atoms(self, relaxed: bool = False) -> ase.Atoms:
+        """Return the structure as ``ase.Atoms``.
+
+        Tags are those of OC20, held atoms are a ``FixAtoms``, and all directions are
+        periodic. ``info`` has the id as ``sid`` and, if it is known, the adsorption
+        energy of this structure [eV] as ``adsorption_energy``. The initial and the
+        relaxed structure together give the record again::
+
+            frames = [record.to_atoms(), record.to_atoms(relaxed=True)]
+            record_from_frames(frames, record.sid, "adsorption_energy")
+
+        Args:
+            relaxed: Return the relaxed structure instead of the initial one, with the
+                positions as they are stored.
+
+        Raises:
+            InputError: The relaxed positions are not known.
+        """
+        pos = self.pos_relaxed if relaxed else self.pos
+        if pos is None:
+            raise InputError(f"sid {self.sid}: the record has no relaxed positions")
+        atoms = ase.Atoms(
+            self.atomic_numbers, positions=pos, cell=self.cell, tags=self.tags, pbc=True
+        )
+        if self.fixed.any():
+            atoms.set_constraint(FixAtoms(mask=self.fixed))
+        energy = self.y_relaxed if relaxed else self.y_init
+        atoms.info["sid"] = self.sid
+        if energy is not None:
+            atoms.info[ENERGY_KEY] = float(energy)
+        return atoms
+
     @classmethod
     def from_fields(
         cls, fields: Mapping[str, Any], where: str = "", default_sid: str = ""
@@ -133,7 +176,7 @@ class OC20Record:
             OC20FormatError: A field is missing or has a wrong shape; a value is NaN;
                 the cell has no volume; an element is unknown.
         """
-        return _FieldReader(fields, where).record(default_sid)
+        return cls(**FieldReader(fields, where).values(default_sid))
 
     def to_fields(self) -> dict[str, Any]:
         """Return the fields in the order and dtypes of the official files."""
@@ -151,150 +194,41 @@ class OC20Record:
         }
 
 
-class _FieldReader:
-    """Reads the fields of one record; every fault names the file and the key."""
-
-    def __init__(self, fields: Mapping[str, Any], where: str) -> None:
-        self.fields = fields
-        self.prefix = f"{where}: " if where else ""
-
-    def record(self, default_sid: str) -> OC20Record:
-        pos = self.array("pos", (-1, 3), np.float32, required=True)
-        natoms = len(pos)
-        if natoms == 0:
-            self.fail("the structure has no atoms")
-        stated = self.number("natoms")
-        if stated is not None and stated != natoms:
-            self.fail(f"natoms is {stated:g}, but pos has {natoms} rows")
-        numbers = self.array("atomic_numbers", (natoms,), np.int64, required=True)
-        if numbers.min() < 1 or numbers.max() > MAX_ATOMIC_NUMBER:
-            bad = numbers[(numbers < 1) | (numbers > MAX_ATOMIC_NUMBER)][0]
-            self.fail(f"atomic_numbers holds {bad}, which is no element (1 to 118)")
-        tags = self.array("tags", (natoms,), np.int64)
-        fixed = self.array("fixed", (natoms,), np.int64)
-        if fixed is not None and not np.isin(fixed, (0, 1)).all():
-            self.fail("fixed holds values other than 0 and 1")
-        edge_index = self.array("edge_index", (2, -1), np.int64)
-        edges = -1 if edge_index is None else edge_index.shape[1]
-        if edges > 0 and not 0 <= edge_index.min() <= edge_index.max() < natoms:
-            self.fail(f"edge_index refers to atoms beyond the {natoms} there are")
-        force = "force" if "force" in self.fields else "forces"
-        return OC20Record(
-            sid=self.sid(default_sid),
-            atomic_numbers=numbers,
-            pos=pos,
-            cell=self.cell(),
-            tags=np.zeros(natoms, dtype=np.int64) if tags is None else tags,
-            fixed=np.zeros(natoms, bool) if fixed is None else fixed.astype(bool),
-            y_init=self.number("y_init", "y", "energy"),
-            y_relaxed=self.number("y_relaxed"),
-            pos_relaxed=self.array("pos_relaxed", (natoms, 3), np.float32),
-            edge_index=edge_index,
-            cell_offsets=self.array("cell_offsets", (edges, 3), np.int64),
-            distances=self.array("distances", (edges,), np.float32),
-            force=self.array(force, (natoms, 3), np.float32),
-        )
-
-    def fail(self, reason: str) -> None:
-        raise OC20FormatError(self.prefix + reason)
-
-    def raw(self, name: str, required: bool = False) -> np.ndarray | None:
-        """Return a field as an array of numbers, or None if the record has none."""
-        value = self.fields.get(name)
-        if value is None:
-            if required:
-                found = ", ".join(self.fields) or "nothing"
-                self.fail(f"the record has no {name}; it has {found}")
-            return None
-        try:
-            array = np.asarray(value)
-        except ValueError:  # a list of lists of different lengths
-            array = np.asarray(None)
-        if array.dtype.kind not in "biuf":
-            self.fail(f"{name} is no array of numbers")
-        return array
-
-    def array(
-        self, name: str, shape: tuple[int, ...], dtype: type, required: bool = False
-    ) -> np.ndarray | None:
-        """Return a field of a shape (-1: any size) as float32 or int64, checked."""
-        array = self.raw(name, required)
-        if array is None:
-            return None
-        if array.ndim != len(shape) or any(
-            want not in (-1, got) for got, want in zip(array.shape, shape, strict=True)
-        ):
-            text = ", ".join("any" if size < 0 else str(size) for size in shape)
-            self.fail(f"{name} has shape {array.shape}, expected ({text})")
-        if dtype is np.int64 and array.dtype.kind == "f":
-            if not (np.abs(array) < 1 << 31).all() or (array != np.rint(array)).any():
-                self.fail(f"{name} holds numbers that are no integers")
-        array = array.astype(dtype, copy=False)
-        if dtype is np.float32 and not np.isfinite(array).all():
-            self.fail(f"{name} holds NaN or infinite numbers")
-        return array
-
-    def cell(self) -> np.ndarray:
-        cell = self.raw("cell", required=True)
-        if cell.size != 9:
-            self.fail(f"cell has shape {cell.shape}, expected (3, 3) or (1, 3, 3)")
-        cell = cell.reshape(3, 3).astype(np.float32)
-        try:
-            check_cell(cell.astype(np.float64))
-        except ValueError as err:
-            self.fail(str(err))
-        return cell
-
-    def number(self, *names: str) -> float | None:
-        """Return the first of several fields that the record has."""
-        name = next((n for n in names if self.fields.get(n) is not None), names[0])
-        array = self.raw(name)
-        if array is None:
-            return None
-        if array.size != 1:
-            self.fail(f"{name} has shape {array.shape}, expected one number")
-        value = float(array.reshape(()))
-        if not np.isfinite(value):
-            self.fail(f"{name} is {value}")
-        return value
-
-    def sid(self, default: str) -> str:
-        value = self.fields.get("sid")
-        if isinstance(value, (list, tuple)) and len(value) == 1:
-            value = value[0]
-        if value is None or isinstance(value, str):
-            return default if value is None else value
-        array = self.raw("sid")
-        if array.size != 1:
-            self.fail(f"sid has shape {array.shape}, expected one number or a string")
-        value = array.reshape(()).item()
-        if not np.isfinite(value) or value != int(value):
-            self.fail(f"sid is {value}, expected an integer or a string")
-        return str(int(value))
-
-
-def check_record(record: OC20Record, closest: float = SMALLEST_DISTANCE) -> None:
+def check_record(
+    record: OC20Record, closest: float = SMALLEST_DISTANCE, where: str | None = None
+) -> None:
     """Check the tags and distances of a record.
 
+    Args:
+        record: The record.
+        closest: Smallest distance of two atoms [Å].
+        where: What an error calls the record; None takes its id.
+
     Raises:
-        InputError: A tag is not 0, 1 or 2, or two atoms are closer than ``closest`` Å.
+        InputError: A tag is not 0, 1 or 2, tags number layers, or two atoms are closer
+            than ``closest`` Å.
     """
     from ppmat.datasets.graph_utils.periodic_graph import check_distances
-    from ppmat.datasets.graph_utils.periodic_graph import neighbour_pairs
 
-    check_tags(record)
+    where = f"sid {record.sid}" if where is None else where
+    check_tags(record, where)
     pairs = neighbour_pairs(record.pos, record.cell, closest)
-    check_distances(pairs, closest, f"sid {record.sid}: ")
+    check_distances(pairs, closest, where and f"{where}: ")
 
 
-def check_tags(record: OC20Record) -> None:
-    """Raise ``InputError`` if a tag is not 0, 1 or 2."""
-    if record.tags.min() < 0 or record.tags.max() > 2:
-        raise InputError(
-            f"sid {record.sid}: tags hold {np.unique(record.tags).tolist()}; OC20 "
-            "uses 0 (sub-surface), 1 (surface), 2 (adsorbate). The surface builders "
-            "of ASE number layers instead: set new tags"
-        )
+def with_guessed_tags(record: OC20Record) -> OC20Record:
+    """Return the record, with guessed tags if it has none or has layer numbers.
+
+    Layer numbers are those of ASE's surface builders. Tags beyond 0, 1, 2 of another
+    order count as missing.
+
+    Raises:
+        InputError: See :func:`ppmat.datasets.surface_tags.guess_tags`.
+    """
+    if 0 <= record.tags.min() and record.tags.max() <= ADSORBATE:
+        if not tags_are_missing(record):
+            return record
+    return dataclasses.replace(record, tags=guess_tags(record))
 
 
 def structure_to_record(
@@ -302,27 +236,33 @@ def structure_to_record(
     sid: str = "",
     closest: float = SMALLEST_DISTANCE,
     warn: bool = True,
+    missing_tags: str = "keep",
 ) -> OC20Record:
     """Make a record without labels of a structure of a user.
 
-    - ``ase.Atoms``: tags from ``get_tags()`` in OC20's meaning, fixed atoms from
-      ``FixAtoms``, id from ``info["sid"]``. All three directions count as periodic.
-    - pymatgen ``Structure``: site properties ``tags`` and ``fixed`` (or
-      ``selective_dynamics``), where they exist.
+    - ``ase.Atoms``: tags from ``get_tags()`` in OC20's meaning, fixed atoms from the
+      constraints (see :mod:`ppmat.datasets.held_atoms`), id from ``info["sid"]``.
+    - pymatgen ``Structure``: site properties ``tags`` (or ``surface_properties``, as
+      ``AdsorbateSiteFinder`` writes them) and ``fixed`` (or ``selective_dynamics``).
     - ``OC20Record``: itself.
 
-    Without tags every atom counts as sub-surface. Without constraints no atom is
-    fixed. The log reports both.
+    All three directions count as periodic. Atoms more than 4000 Å from the origin are
+    wrapped into the cell, along the directions that are periodic in the structure.
+    Without constraints no atom is fixed; the log reports it.
 
     Args:
         structure: The structure.
         sid: Id of the record; "" takes the structure's own if it has one.
         closest: Atoms closer than this [Å] are an error.
         warn: Report missing tags and fixed atoms in the log.
+        missing_tags: For a structure without tags: ``keep`` counts every atom as
+            sub-surface, ``raise`` is an error, ``guess`` guesses them. The layer
+            numbers of ASE's surface builders are an error unless ``guess`` is given.
 
     Raises:
-        InputError: No cell, NaN, unknown elements or tags, two atoms at one place, a
-            constraint other than ``FixAtoms``, partial occupation.
+        InputError: No cell, a cell or positions of absurd size, NaN, unknown elements
+            or tags, missing tags, two atoms at one place, atoms held in part, partial
+            occupation.
         TypeError: Another kind of object.
 
     Example:
@@ -332,113 +272,154 @@ def structure_to_record(
         >>> structure_to_record(slab, "clean", warn=False)
         OC20Record(sid='clean', 12 atoms, 0 fixed, y_relaxed unknown)
     """
-    # Imported here because the commands start without pymatgen.
-    from pymatgen.core.structure import IStructure
-
-    if isinstance(structure, OC20Record):
-        record = structure
-    elif isinstance(structure, ase.Atoms):
-        record = _from_atoms(structure, sid, warn)
-    elif isinstance(structure, IStructure):
-        record = _from_pymatgen(structure, sid, warn)
-    else:
-        raise TypeError(
-            f"structure {sid!r} is {type(structure).__name__}; wanted ase.Atoms, a "
-            "pymatgen Structure (a molecule has no cell) or an OC20Record"
+    check_choice("missing_tags", missing_tags, ("keep", "raise", "guess"))
+    record = unchecked_record(structure, sid)
+    if missing_tags == "guess":
+        had = record
+        record = with_guessed_tags(record)
+        if warn and record is not had:
+            logger.warning(f"structure {record.sid!r}: its tags are guessed")
+    elif not record.tags.any():
+        if missing_tags == "raise":
+            raise InputError("no tags", where=f"structure {sid!r}", hint=TAG_HELP)
+        if warn:
+            logger.warning(
+                f"structure {record.sid!r} has no tags (0 sub-surface, 1 surface, "
+                "2 adsorbate): every atom counts as sub-surface"
+            )
+    if warn and not record.fixed.any():
+        logger.warning(
+            f"structure {record.sid!r} has no fixed atoms: all of them may move"
         )
     check_record(record, closest)
     return record
 
 
-def _from_atoms(atoms: ase.Atoms, sid: str, warn: bool) -> OC20Record:
-    sid = sid or str(atoms.info.get("sid", ""))
+def unchecked_record(
+    structure: ase.Atoms | Structure | OC20Record, sid: str = ""
+) -> OC20Record:
+    """Make a record like :func:`structure_to_record`; tags and distances unchecked."""
+    # Imported here because the commands start without pymatgen.
+    from pymatgen.core.structure import IStructure
+
+    if isinstance(structure, OC20Record):
+        return structure
+    if isinstance(structure, ase.Atoms):
+        sid = sid or str(structure.info.get("sid", ""))
+        fields = _fields_of_atoms(structure, f"structure {sid!r}")
+    elif isinstance(structure, IStructure):
+        fields = _fields_of_pymatgen(structure, f"structure {sid!r}")
+    else:
+        raise TypeError(
+            f"structure {sid!r} is {type(structure).__name__}; wanted ase.Atoms, a "
+            "pymatgen Structure (a molecule has no cell) or an OC20Record"
+        )
+    return OC20Record.from_fields({**fields, "sid": sid}, f"structure {sid!r}")
+
+
+def _fields_of_atoms(atoms: ase.Atoms, where: str) -> dict[str, Any]:
     if atoms.cell.rank < 3:
         raise InputError(
-            f"structure {sid!r} ({atoms.get_chemical_formula()}) has no cell in all "
-            "three directions; a slab needs one, with vacuum along its normal "
+            f"{where} ({atoms.get_chemical_formula()}) has no cell in all three "
+            "directions; a slab needs one, with vacuum along its normal "
             "(atoms.center(vacuum=10, axis=2))"
         )
-    fields = {
+    return {
         "atomic_numbers": atoms.numbers,
-        "pos": atoms.positions,
+        "pos": wrap_far(atoms.positions, atoms.cell.array, atoms.pbc),
         "cell": atoms.cell.array,
         "tags": atoms.get_tags() if atoms.has("tags") else None,
-        "fixed": fixed_atoms(atoms, f"structure {sid!r}"),
+        "fixed": held_atoms(atoms, where),
     }
-    return _checked_record(fields, sid, warn)
 
 
-def _from_pymatgen(structure: Structure, sid: str, warn: bool) -> OC20Record:
+def _fields_of_pymatgen(structure: Structure, where: str) -> dict[str, Any]:
     if not structure.is_ordered:
-        raise InputError(
-            f"structure {sid!r} has partly occupied sites; choose one ordering"
-        )
+        raise InputError(f"{where} has partly occupied sites; choose one ordering")
     properties = structure.site_properties
-    for name in ("tags", "fixed", "selective_dynamics"):
+    for name in ("tags", "fixed", "surface_properties", "selective_dynamics"):
         missing = [i for i, v in enumerate(properties.get(name, ())) if v is None]
         if missing:
             raise InputError(
-                f"structure {sid!r}: atom {missing[0]} has no site property '{name}', "
-                "unlike others"
+                f"{where}: atom {missing[0]} has no site property '{name}', unlike "
+                "others"
             )
-    fixed = properties.get("fixed")
+    tags, fixed = properties.get("tags"), properties.get("fixed")
+    if tags is None and "surface_properties" in properties:
+        tags = tags_of_properties(properties["surface_properties"], where)
     if fixed is None and "selective_dynamics" in properties:
-        fixed = ~np.array(properties["selective_dynamics"], dtype=bool).any(axis=1)
-    fields = {
+        fixed = held_sites(properties["selective_dynamics"], where)
+    lattice = structure.lattice
+    return {
         "atomic_numbers": [site.specie.Z for site in structure],
-        "pos": structure.cart_coords,
-        "cell": structure.lattice.matrix,
-        "tags": properties.get("tags"),
+        "pos": wrap_far(structure.cart_coords, lattice.matrix, lattice.pbc),
+        "cell": lattice.matrix,
+        "tags": tags,
         "fixed": fixed,
     }
-    return _checked_record(fields, sid, warn)
 
 
-def _checked_record(fields: dict[str, Any], sid: str, warn: bool) -> OC20Record:
-    if fields["tags"] is None and warn:
-        logger.warning(
-            f"structure {sid!r} has no tags (0 sub-surface, 1 surface, 2 adsorbate): "
-            "every atom counts as sub-surface"
-        )
-    record = OC20Record.from_fields({**fields, "sid": sid}, f"structure {sid!r}")
-    if warn and not record.fixed.any():
-        logger.warning(f"structure {sid!r} has no fixed atoms: all of them may move")
-    return record
+def set_tags(
+    structure: ase.Atoms | Structure | OC20Record, tags: Sequence[int] | None = None
+) -> ase.Atoms | Structure | OC20Record:
+    """Return a copy of a structure with tags in OC20's meaning.
 
-
-def fixed_atoms(atoms: ase.Atoms, where: str) -> np.ndarray:
-    """Return which atoms the ``FixAtoms`` constraints of ``ase.Atoms`` hold, bool [N].
+    Args:
+        structure: ``ase.Atoms``, a pymatgen ``Structure`` or an ``OC20Record``.
+        tags: 0 sub-surface, 1 surface, 2 adsorbate for each atom; None guesses them,
+            see :func:`ppmat.datasets.surface_tags.guess_tags`.
 
     Raises:
-        OC20FormatError: There is a constraint of another kind; names ``where``.
+        InputError: The tags are not legal, or cannot be guessed.
+        TypeError: Another kind of object.
+
+    Example:
+        >>> from ase.build import add_adsorbate, fcc111
+        >>> slab = fcc111("Cu", (1, 1, 2), vacuum=10.0)
+        >>> add_adsorbate(slab, "S", 1.7, "fcc")
+        >>> slab.get_tags().tolist(), set_tags(slab).get_tags().tolist()
+        ([2, 1, 0], [0, 1, 2])
     """
-    fixed = np.zeros(len(atoms), dtype=bool)
-    for constraint in atoms.constraints:
-        if not isinstance(constraint, FixAtoms):
-            raise OC20FormatError(
-                f"{where}: constraint {type(constraint).__name__} is not supported, "
-                "only FixAtoms. Remove it or fix whole atoms"
-            )
-        fixed[constraint.index] = True
-    return fixed
+    record = unchecked_record(structure, "")
+    tags = guess_tags(record) if tags is None else np.asarray(tags)
+    if tags.shape != record.tags.shape or not np.isin(tags, (0, 1, 2)).all():
+        raise InputError(
+            f"tags have shape {tags.shape} and values {np.unique(tags)[:10].tolist()}",
+            wanted=f"0, 1 or 2 for each of {len(record.tags)} atoms",
+        )
+    tags = tags.astype(np.int64)
+    if isinstance(structure, OC20Record):
+        return dataclasses.replace(structure, tags=tags)
+    copy = structure.copy()
+    if isinstance(structure, ase.Atoms):
+        copy.set_tags(tags)
+    else:
+        copy.add_site_property("tags", tags.tolist())
+    return copy
 
 
 def record_from_frames(
-    frames: Sequence[ase.Atoms], sid: str, energy_key: str | None = None
+    frames: Sequence[ase.Atoms],
+    sid: str,
+    energy_key: str | None = None,
+    missing_tags: str = "raise",
 ) -> OC20Record:
     """Make a record from the frames of one relaxation.
 
     Args:
-        frames: The first is initial, the last relaxed; a single one only initial.
+        frames: The first is initial, the last relaxed; a single one only initial. Tags
+            and constraints are those of the first.
         sid: System id.
         energy_key: Key of ``atoms.info``, or of the results of ``atoms.calc``, with the
             **adsorption** energy in eV, as OC20 defines it (slab + adsorbate minus
             clean slab minus gas-phase reference). Total energies are never converted.
             None stores no energy.
+        missing_tags: See :func:`structure_to_record`.
 
     Raises:
-        OC20FormatError: The frames differ in atoms or cell, a constraint is not
-            ``FixAtoms``, or an energy is missing.
+        OC20FormatError: The frames differ in atoms or cell, atoms are held in part, or
+            an energy is missing.
+        InputError: The first frame cannot be used, see :func:`structure_to_record`.
     """
     first, last = frames[0], frames[-1]
     if first.numbers.tolist() != last.numbers.tolist():
@@ -448,25 +429,21 @@ def record_from_frames(
             + (": the same atoms are in another order" if same else "")
         )
     change = np.abs(first.cell.array - last.cell.array).max()
-    if not change <= CELL_TOLERANCE:
+    if not change <= SAME_CELL:
         raise OC20FormatError(
             f"{sid}: first and last frame differ in their cells, by {change:.2g} Å; "
             "the cell of an OC20 relaxation is constant"
         )
+    record = structure_to_record(first, sid, warn=False, missing_tags=missing_tags)
     wanted = (first, last) if energy_key is not None else ()
     energies = [_energy_of(atoms, energy_key, sid) for atoms in wanted]
     relaxed = len(frames) > 1
-    return OC20Record(
-        sid=sid,
-        atomic_numbers=first.numbers.astype(np.int64),
-        pos=first.positions.astype(np.float32),
-        cell=first.cell.array.astype(np.float32),
-        tags=first.get_tags().astype(np.int64),
-        fixed=fixed_atoms(first, sid),
-        y_init=energies[0] if energies else None,
-        y_relaxed=energies[1] if energies and relaxed else None,
-        pos_relaxed=last.positions.astype(np.float32) if relaxed else None,
-    )
+    fields = record.to_fields() | {
+        "y_init": energies[0] if energies else None,
+        "y_relaxed": energies[1] if energies and relaxed else None,
+        "pos_relaxed": _fields_of_atoms(last, sid)["pos"] if relaxed else None,
+    }
+    return OC20Record.from_fields(fields, sid)
 
 
 def _energy_of(atoms: ase.Atoms, key: str, sid: str) -> float:

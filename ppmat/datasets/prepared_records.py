@@ -27,7 +27,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from ase import Atoms
 from tqdm import tqdm
 
 from ppmat.datasets.oc20_lmdb import OC20LMDB
@@ -42,11 +41,6 @@ from ppmat.datasets.structure_reader import id_of
 from ppmat.datasets.structure_reader import iter_rows
 from ppmat.datasets.structure_reader import place_of
 from ppmat.datasets.structure_reader import shortest_names
-from ppmat.datasets.surface_tags import ADSORBATE
-from ppmat.datasets.surface_tags import TAG_HELP
-from ppmat.datasets.surface_tags import check_tags
-from ppmat.datasets.surface_tags import guess_tags
-from ppmat.datasets.surface_tags import tags_are_missing
 from ppmat.utils.errors import InputError
 from ppmat.utils.errors import check_choice
 
@@ -55,45 +49,14 @@ ON_ERROR = ("raise", "flag")
 _MAX_FAULTS = 20  # named in one error
 
 
-def with_tags(record: OC20Record, missing_tags: str) -> OC20Record:
-    """Return a record whose tags are those of OC20.
-
-    Args:
-        record: Any record.
-        missing_tags: For no tags (all 0) and layer numbers: ``raise``, or ``guess`` as
-            in :func:`~ppmat.datasets.surface_tags.guess_tags`.
-
-    Raises:
-        InputError: The tags cannot be used, or cannot be guessed.
-    """
-    if missing_tags == "guess" and tags_are_missing(record):
-        return dataclasses.replace(record, tags=guess_tags(record))
-    check_tags(record)
-    if not record.tags.any():
-        raise InputError(f"the structure has no tags; {TAG_HELP}")
-    return record
-
-
-def to_record(structure: Any, sid: str, missing_tags: str) -> OC20Record:
-    """Return a structure as a record with tags, see :func:`with_tags`.
-
-    Raises:
-        InputError, TypeError: As ``structure_to_record`` and :func:`with_tags`.
-    """
-    if missing_tags == "guess" and isinstance(structure, Atoms):
-        if structure.get_tags().max(initial=0) > ADSORBATE:
-            structure = structure.copy()
-            structure.set_tags(0)
-    return with_tags(structure_to_record(structure, sid, warn=False), missing_tags)
-
-
 class PreparedRecords(Sequence):
     """The records of the structures that can be used, in the order of the input.
 
     Args:
         structures: ``ase.Atoms``, pymatgen ``Structure``, ``OC20Record`` or
             ``Unreadable``: a list, an ``OC20LMDB``, or several as ``JoinedSequences``.
-        missing_tags: See :func:`with_tags`.
+        missing_tags: ``raise`` or ``guess``, see
+            :func:`~ppmat.datasets.oc20_record.structure_to_record`.
         repeated: For an id that occurred before: ``keep``, ``rename`` as in
             :class:`~ppmat.datasets.structure_reader.UniqueIds`, or ``refuse``, which
             leaves the structure out.
@@ -159,7 +122,9 @@ class PreparedRecords(Sequence):
                 self._renamed[row] = unique
 
     def _record(self, structure: Any, sid: str) -> OC20Record:
-        record = to_record(structure, sid, self.missing_tags)
+        record = structure_to_record(
+            structure, sid, warn=False, missing_tags=self.missing_tags
+        )
         source, frame = place_of(structure)
         return dataclasses.replace(record, sid=sid, source=source, frame=frame)
 

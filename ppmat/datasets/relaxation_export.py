@@ -25,9 +25,7 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 from ase import Atoms
-from ase.constraints import FixAtoms
 from ase.db import connect
 from ase.io import Trajectory
 from ase.io import write
@@ -37,7 +35,6 @@ from ppmat.utils.errors import InputError
 from ppmat.utils.files import replacing
 
 FORMATS = (".extxyz", ".traj", ".db")
-ENERGY_KEY = "adsorption_energy"  # of atoms.info, eV
 
 
 def export_records(
@@ -46,8 +43,8 @@ def export_records(
     """Write the initial and, if known, the relaxed structure of each record.
 
     ``info`` of a frame has ``sid``, ``state`` (initial or relaxed) and, if known,
-    ``adsorption_energy`` (eV). Relaxed atoms are at the periodic image next to their
-    start.
+    ``adsorption_energy`` (eV). Positions are those of the record: initial and relaxed
+    ones may be in different periodic images.
 
     Args:
         records: The records.
@@ -85,26 +82,11 @@ def export_records(
 
 def frames_of_record(record: OC20Record) -> list[Atoms]:
     """Return one or two frames, see :func:`export_records`."""
-    atoms = Atoms(
-        record.atomic_numbers,
-        positions=record.pos,
-        cell=record.cell,
-        pbc=True,
-        tags=record.tags,
-        info={"sid": record.sid, "state": "initial"},
-    )
-    if record.fixed.any():
-        atoms.set_constraint(FixAtoms(mask=record.fixed))
-    frames = [atoms]
+    frames = [record.to_atoms()]
+    frames[0].info["state"] = "initial"
     if record.pos_relaxed is not None:
-        relaxed = atoms.copy()
-        moved = record.pos.astype(np.float64) + record.displacement
-        relaxed.set_positions(moved, apply_constraint=False)
-        relaxed.info["state"] = "relaxed"
-        frames.append(relaxed)
-    for frame, energy in zip(frames, (record.y_init, record.y_relaxed), strict=False):
-        if energy is not None:
-            frame.info[ENERGY_KEY] = energy
+        frames.append(record.to_atoms(relaxed=True))
+        frames[1].info["state"] = "relaxed"
     return frames
 
 

@@ -30,13 +30,10 @@ from ase import Atoms
 from scipy.optimize import linear_sum_assignment
 
 from ppmat.datasets.graph_utils.periodic_graph import check_distances
-from ppmat.datasets.graph_utils.periodic_graph import neighbour_pairs
 from ppmat.datasets.oc20_record import SMALLEST_DISTANCE
 from ppmat.datasets.oc20_record import OC20Record
-from ppmat.datasets.oc20_record import check_record
 from ppmat.datasets.oc20_record import record_from_frames
-from ppmat.datasets.prepared_records import to_record
-from ppmat.datasets.prepared_records import with_tags
+from ppmat.datasets.oc20_record import structure_to_record
 from ppmat.datasets.structure_reader import InputFile
 from ppmat.datasets.structure_reader import Unreadable
 from ppmat.datasets.structure_reader import find_inputs
@@ -48,9 +45,10 @@ from ppmat.datasets.structure_reader import read_frames
 from ppmat.datasets.structure_reader import shortest_names
 from ppmat.datasets.surface_tags import ADSORBATE
 from ppmat.utils.errors import InputError
+from ppmat.utils.neighbours import neighbour_pairs
+from ppmat.utils.periodic import LARGEST_COORDINATE
 from ppmat.utils.periodic import minimum_image
 
-MAX_POSITION = 1e4  # Å; beyond it float32 resolves less than 0.001 Å
 MAX_STEP = 1.0  # Å; optimisers move an atom by at most 0.2 (ASE) to 0.5 Å in one step
 _HELD = 1e-3  # Å; rounding moves a held atom by less
 _UNMOVED = 2e-5  # Å; rounding of float32 and of text files is smaller
@@ -63,7 +61,7 @@ class RelaxationOptions(NamedTuple):
 
     energy_key: str | None = None  # of info or calc.results; None: no energies
     sid_key: str | None = None  # of info; None takes "sid" if there is one
-    missing_tags: str = "raise"  # or "guess", see prepared_records.with_tags
+    missing_tags: str = "raise"  # or "guess", see oc20_record.structure_to_record
     initial_only: bool = False  # each frame is an initial structure, as in a test set
     max_step: float = MAX_STEP  # Å, of an atom between neighbouring frames
 
@@ -192,15 +190,17 @@ def _record_or_fault(
 
 
 def _record(frames: Sequence, sid: str, options: RelaxationOptions) -> OC20Record:
-    if isinstance(frames[0], OC20Record):
-        return with_tags(frames[0], options.missing_tags)
-    if options.sid_key is not None and options.sid_key not in frames[0].info:
+    first = frames[0]
+    if isinstance(first, OC20Record):
+        return structure_to_record(first, missing_tags=options.missing_tags, warn=False)
+    if options.sid_key is not None and options.sid_key not in first.info:
         raise InputError(f"no '{options.sid_key}' in atoms.info")
     for atoms in frames:
         _check_positions(atoms.positions)
-    record = record_from_frames(frames, sid, options.energy_key)
-    _check_tags_agree(frames[0], frames[-1])
-    record.tags = to_record(frames[0], sid, options.missing_tags).tags
+    _check_tags_agree(first, frames[-1])
+    record = record_from_frames(
+        frames, sid, options.energy_key, missing_tags=options.missing_tags
+    )
     _check_steps(frames, options.max_step)
     return record
 
@@ -253,7 +253,7 @@ def check_relaxation(record: OC20Record, initial_only: bool = False) -> None:
     for pos in (record.pos, record.pos_relaxed):
         if pos is not None:
             _check_positions(pos)
-    check_record(with_tags(record, "raise"))
+    structure_to_record(record, warn=False, missing_tags="raise")
     adsorbate = record.tags == ADSORBATE
     if adsorbate.all() or not adsorbate.any():
         found = "all atoms have" if adsorbate.all() else "no atom has"
@@ -271,12 +271,12 @@ def check_relaxation(record: OC20Record, initial_only: bool = False) -> None:
 
 
 def _check_positions(pos: np.ndarray) -> None:
-    far = ~(np.abs(pos).max(axis=1) <= MAX_POSITION)
+    far = ~(np.abs(pos).max(axis=1) <= LARGEST_COORDINATE)
     if far.any():
         atom = int(far.argmax())
         raise InputError(
             f"atom {atom} is at {pos[atom].tolist()} Å",
-            wanted=f"coordinates up to {MAX_POSITION:g} Å",
+            wanted=f"coordinates up to {LARGEST_COORDINATE:g} Å",
         )
 
 

@@ -39,14 +39,15 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 from ase.constraints import FixAtoms
-from ase.constraints import FixCartesian
 from ase.db import connect
 from ase.db.row import AtomsRow
 from ase.io import iread
 from ase.io import read
 from ase.io.jsonio import decode
 
+from ppmat.datasets.held_atoms import held_sites
 from ppmat.datasets.oc20_lmdb import open_lmdb
+from ppmat.datasets.surface_tags import tags_of_properties
 from ppmat.utils.errors import InputError
 
 MAX_UNPACKED = 1 << 30  # bytes of an unpacked file, several million lines of extxyz
@@ -277,37 +278,17 @@ def _atoms_of_pymatgen(content: Mapping) -> Atoms:
     if "tags" in full:
         atoms.set_tags(full["tags"])
     elif "surface_properties" in full:
-        atoms.set_tags(_tags_of_properties(full["surface_properties"]))
+        atoms.set_tags(tags_of_properties(full["surface_properties"]))
     if "fixed" in full:
         atoms.set_constraint(FixAtoms(mask=np.asarray(full["fixed"], dtype=bool)))
     elif _HELD in full:
-        free = np.asarray(full[_HELD], dtype=bool).reshape(-1, 3)
-        atoms.set_constraint(_constraints_of(~free))
+        held = held_sites(full[_HELD], "selective_dynamics")
+        atoms.set_constraint(FixAtoms(mask=held))
     return atoms
 
 
 def _full(values: list, atoms: Atoms) -> bool:
     return len(values) == len(atoms) and all(value is not None for value in values)
-
-
-def _tags_of_properties(names: list) -> list[int]:
-    tags = {"subsurface": 0, "surface": 1, "adsorbate": 2}
-    for name in names:
-        if name not in tags:
-            raise InputError(
-                f"has the surface property {name!r}", wanted=f"one of {', '.join(tags)}"
-            )
-    return [tags[name] for name in names]
-
-
-def _constraints_of(held: np.ndarray) -> list:
-    """Return ASE constraints for directions that are held, bool [N, 3]."""
-    whole = held.all(axis=1)
-    constraints: list = [FixAtoms(mask=whole)] if whole.any() else []
-    for mask in np.unique(held[held.any(axis=1) & ~whole], axis=0):
-        atoms = np.flatnonzero((held == mask).all(axis=1))
-        constraints.append(FixCartesian(atoms, mask.tolist()))
-    return constraints
 
 
 def _read_aselmdb(path: str) -> Iterator[Atoms]:

@@ -25,18 +25,28 @@ The functions take any object with ``atomic_numbers``, ``pos``, ``cell``, ``tags
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 
 from ppmat.utils.errors import InputError
+from ppmat.utils.errors import check_choice
 from ppmat.utils.periodic import vacuum
 
 SUBSURFACE, SURFACE, ADSORBATE = 0, 1, 2  # tags of OC20
 ADSORBATE_ELEMENTS = frozenset((1, 6, 7, 8))  # H, C, N, O: those of OC20's adsorbates
 SURFACE_DEPTH = 2.0  # Å below the highest slab atom, as OC20 assigns tags
+# As AdsorbateSiteFinder of pymatgen names them; "substitute" is another element in the
+# surface.
+_TAG_OF_PROPERTY = {
+    "subsurface": SUBSURFACE,
+    "surface": SURFACE,
+    "substitute": SURFACE,
+    "adsorbate": ADSORBATE,
+}
 TAG_HELP = (
-    "set them with atoms.set_tags([...]): 0 sub-surface, 1 surface, 2 adsorbate; or "
+    "Set them with atoms.set_tags([...]): 0 sub-surface, 1 surface, 2 adsorbate; or "
     "let missing_tags=guess do it. Files: extxyz and ASE trajectories have tags, CIF "
     "and POSCAR do not"
 )
@@ -61,7 +71,7 @@ def has_layer_tags(record: TaggedStructure) -> bool:
 
     - has elements which the layers between them do not have,
     - has only H, C, N, O, as all adsorbates of OC20, and
-    - is not held while the other one is.
+    - is not held while the other one is (which counts twice).
 
     If these contradict each other, it is the group with fewer atoms. Tags 1, 2 number
     layers if as many atoms of the same elements have tag 2 as tag 1, all on one side.
@@ -78,7 +88,7 @@ def has_layer_tags(record: TaggedStructure) -> bool:
     tags = record.tags
     top = int(tags.max())
     low, high = tags == 0, tags == top
-    if tags.min() < 0 or top < SURFACE or not (tags == SURFACE).any():
+    if tags.min() < 0 or not SURFACE <= top <= len(tags) or not (tags == SURFACE).any():
         return False
     if not low.any():
         return _falls(record) if top > ADSORBATE else _is_second_layer(record)
@@ -89,7 +99,8 @@ def has_layer_tags(record: TaggedStructure) -> bool:
     middle = _elements(numbers[~low & ~high]) or high_elements
     score = low_elements.isdisjoint(middle) - high_elements.isdisjoint(middle)
     score += _are_light(low_elements) - _are_light(high_elements)
-    score += _is_held(record.fixed, high, low) - _is_held(record.fixed, low, high)
+    held = _is_held(record.fixed, high, low) - _is_held(record.fixed, low, high)
+    score += 2 * held  # an adsorbate is not held, whatever its elements
     if top == SURFACE:
         # One layer with an adsorbate, or a clean slab: no other layer to compare with.
         return score >= (1 if 2 * low.sum() < high.sum() else 2)
@@ -133,6 +144,21 @@ def _is_second_layer(record: TaggedStructure) -> bool:
     return bool(outer.max() < inner.min() or outer.min() > inner.max())
 
 
+def tags_of_properties(names: Sequence[str], where: str = "") -> list[int]:
+    """Return tags for the site property ``surface_properties`` of pymatgen, [N].
+
+    Raises:
+        InputError: A name is unknown; ``where`` says of which structure.
+
+    Example:
+        >>> tags_of_properties(["subsurface", "surface", "adsorbate"])
+        [0, 1, 2]
+    """
+    for name in names:
+        check_choice(f"{where}: a surface property", name, _TAG_OF_PROPERTY)
+    return [_TAG_OF_PROPERTY[name] for name in names]
+
+
 def tags_are_missing(record: TaggedStructure) -> bool:
     """Return whether there are no tags (all 0), or layer numbers instead of tags."""
     return not record.tags.any() or has_layer_tags(record)
@@ -141,21 +167,17 @@ def tags_are_missing(record: TaggedStructure) -> bool:
 def check_tags(record: TaggedStructure, where: str = "") -> None:
     """Raise ``InputError`` for tags other than 0, 1, 2 and for layer numbers."""
     if has_layer_tags(record):
-        found = np.unique(record.tags)[::-1].tolist()
-        raise InputError(
-            f"tags hold the layer numbers {found}, 1 for the top layer, as the surface "
-            "builders of ASE set them",
-            where=where,
-            wanted="0 (sub-surface), 1 (surface), 2 (adsorbate)",
-            hint="Set new tags, or let missing_tags=guess do it",
-        )
-    if record.tags.min() < SUBSURFACE or record.tags.max() > ADSORBATE:
-        raise InputError(
-            f"tags hold {np.unique(record.tags).tolist()}",
-            where=where,
-            wanted="0 (sub-surface), 1 (surface), 2 (adsorbate)",
-            hint="Set new tags, or let missing_tags=guess do it",
-        )
+        number = "layer numbers of ASE's surface builders, "
+    elif record.tags.min() < SUBSURFACE or record.tags.max() > ADSORBATE:
+        number = ""
+    else:
+        return
+    raise InputError(
+        f"tags hold {number}{np.unique(record.tags)[:10].tolist()}",
+        where=where,
+        wanted="0 (sub-surface), 1 (surface), 2 (adsorbate)",
+        hint="Set them with atoms.set_tags([...]), or let missing_tags=guess do it",
+    )
 
 
 def slab_heights(record: TaggedStructure, adsorbate: np.ndarray) -> np.ndarray:
@@ -188,21 +210,23 @@ def guess_tags(record: TaggedStructure) -> np.ndarray:
             deeper than the surface, so they may belong to the slab.
     """
     adsorbate = record.tags == 0
-    rule = "atoms of tag 0 below layer numbers"
+    rule = "tag 0, as the other tags number layers"
     if adsorbate.all() or not (adsorbate.any() and has_layer_tags(record)):
         adsorbate = np.isin(record.atomic_numbers, list(ADSORBATE_ELEMENTS))
         rule = "H, C, N, O"
     if not adsorbate.any() or adsorbate.all():
         raise InputError(
-            "tags cannot be guessed: wanted a slab of other elements with an adsorbate "
-            f"of H, C, N, O; {TAG_HELP}"
+            "tags cannot be guessed",
+            wanted="a slab of other elements with an adsorbate of H, C, N, O",
+            hint=TAG_HELP,
         )
     heights = slab_heights(record, adsorbate)
     surface = heights > heights[~adsorbate].max() - SURFACE_DEPTH
     if not surface[adsorbate].all():
         raise InputError(
             f"tags cannot be guessed: some atoms of the adsorbate ({rule}) are deeper "
-            f"than the surface, so they may belong to the slab; {TAG_HELP}"
+            "than the surface, so they may belong to the slab",
+            hint=TAG_HELP,
         )
     tags = np.where(adsorbate, ADSORBATE, np.where(surface, SURFACE, SUBSURFACE))
     return tags.astype(np.int64)

@@ -170,9 +170,9 @@ class PropertyPredictor(BasePredictor):
             on_error: For a structure that cannot be used: ``raise``, or ``flag`` for a
                 row with a text in ``error`` and no number.
             missing_tags: ``raise``, or ``guess`` as in
-                :func:`~ppmat.predictor.structure_checks.guess_tags`. This concerns
-                structures without tags, or with ASE's layer numbers above 2, if the
-                model reads atoms by their tags.
+                :func:`~ppmat.datasets.surface_tags.guess_tags`. This concerns
+                structures with the layer numbers of ASE's surface builders, and
+                structures without tags if the model reads atoms by their tags.
             num_workers: Processes that search neighbours; 0 uses the main process.
 
         Returns:

@@ -33,29 +33,40 @@ from ase.data import chemical_symbols
 from pymatgen.core.structure import IStructure
 
 from ppmat.datasets.oc20_record import OC20Record
-from ppmat.datasets.oc20_record import structure_to_record
+from ppmat.datasets.oc20_record import check_record
+from ppmat.datasets.oc20_record import unchecked_record
+from ppmat.datasets.oc20_record import with_guessed_tags
 from ppmat.datasets.structure_reader import Unreadable
 from ppmat.datasets.structure_reader import add_to_hash
+from ppmat.datasets.surface_tags import ADSORBATE
+from ppmat.datasets.surface_tags import SUBSURFACE
+from ppmat.datasets.surface_tags import SURFACE
+from ppmat.datasets.surface_tags import TAG_HELP
+from ppmat.utils.bonds import bonded_pairs
+from ppmat.utils.bonds import molecules
+from ppmat.utils.errors import InputError
+from ppmat.utils.neighbours import Pairs
+from ppmat.utils.periodic import empty_layers
+from ppmat.utils.periodic import vacuum
 
 MIN_DISTANCE = 0.5  # Å; real atoms are further apart (0.74 Å in a hydrogen molecule)
+# Multiple of the sum of covalent radii. Adsorbates of OC20 are placed at 1.0 to 1.07;
+# of 631 relaxed adatoms on fcc(111) 4 % are above 1.3, nearly all of these above 1.5.
+_BOND_TO_SLAB = 1.3
 FLAGS = {
-    "tags_guessed": "tags were missing and guessed from heights and elements",
+    "tags_guessed": "tags were missing or layer numbers, and are guessed from heights "
+    "and elements",
     "no_surface_atoms": "no atom has tag 1, unlike in the training data",
-    "adsorbate_below_surface": "atoms with tag 2 are lower than the others on average: "
-    "layer numbers instead of tags, or a slab that is upside down?",
+    "adsorbate_below_surface": "atoms with tag 2 are on the side of those with tag 0, "
+    "not on that of tag 1: are tags in another order, or is the adsorbate inside?",
+    "unbound_adsorbates": "this many molecules with tag 2 have no bond to the slab",
     "no_fixed_atoms": "no atom is fixed; a model that moves atoms moves all of them",
     "made_periodic": "taken as periodic along these lattice vectors too, as in OC20",
     "thin_vacuum": "along these vectors the vacuum is thinner than the cut-off",
     "unseen_elements": "the model has not been trained on these elements",
+    "several_adsorbates": "this many molecules have tag 2; the energy is that of all",
     "isolated_atoms": "this many atoms have no neighbour within the cut-off",
 }
-ADSORBATE, SURFACE = 2, 1  # tags of OC20
-_TAG_HELP = (
-    "set them with atoms.set_tags([...]): 0 sub-surface, 1 surface, 2 adsorbate; "
-    "files: extxyz and ASE trajectories have tags, CIF and POSCAR do not"
-)
-_ADSORBATE_ELEMENTS = (1, 6, 7, 8)  # H, C, N, O: all elements of OC20's adsorbates
-_SURFACE_DEPTH = 2.0  # Å below the highest slab atom, as OC20 assigns tags
 
 
 class CheckedStructure(NamedTuple):
@@ -78,8 +89,8 @@ class CheckedStructure(NamedTuple):
 class StructureChecker(NamedTuple):
     """Converts a user's structures to records, with errors and flags.
 
-    With ``guess_tags``, see :func:`guess_tags`, tags above 2 (the layer numbers of
-    ASE's surface builders) count as missing.
+    With ``guess_tags``, layer numbers and tags beyond 2 are replaced, and missing tags
+    if the model reads tags; see :func:`ppmat.datasets.surface_tags.guess_tags`.
     """
 
     cutoff: float  # Å; closer atoms are neighbours
@@ -102,22 +113,19 @@ class StructureChecker(NamedTuple):
         if isinstance(structure, OC20Record):
             # A record made by the user has not been checked.
             structure = OC20Record.from_fields(structure.to_fields(), sid)
-        if self.guess_tags and isinstance(structure, Atoms):
-            if structure.get_tags().max(initial=0) > ADSORBATE:
-                structure = structure.copy()
-                structure.set_tags(0)
-        record = structure_to_record(structure, sid, closest=MIN_DISTANCE, warn=False)
-        flags: dict[str, str] = {}
+        record = plain = unchecked_record(structure, sid)
+        if self.guess_tags and (self.readout_tags is not None or plain.tags.any()):
+            record = with_guessed_tags(plain)
+        check_record(record, MIN_DISTANCE, where="")
+        flags = {} if record is plain else {"tags_guessed": ""}
         if self.readout_tags is not None:
-            if not record.tags.any() and self.guess_tags:
-                record = dataclasses.replace(record, sid=sid, tags=guess_tags(record))
-                flags["tags_guessed"] = ""
             self._check_tags(record, flags)
         if record.sid != sid:
             record = dataclasses.replace(record, sid=sid)
         if not record.fixed.any():
             flags["no_fixed_atoms"] = ""
-        _check_vacuum(record, _periodic(structure), self.cutoff, flags)
+        is_slab = self.readout_tags is not None and ADSORBATE in self.readout_tags
+        _check_vacuum(record, _periodic(structure), self.cutoff, is_slab, flags)
         if self.elements is not None:
             unseen = sorted(set(record.atomic_numbers.tolist()) - set(self.elements))
             if unseen:
@@ -128,23 +136,34 @@ class StructureChecker(NamedTuple):
         tags = record.tags
         if not np.isin(tags, list(self.readout_tags)).any():
             if not tags.any():
-                raise ValueError(f"the structure has no tags; {_TAG_HELP}")
-            raise ValueError(
+                raise InputError("the structure has no tags", hint=TAG_HELP)
+            raise InputError(
                 f"no atom has a tag among {sorted(self.readout_tags)}, which the model "
-                f"reads; {_TAG_HELP}"
+                "reads",
+                hint=TAG_HELP,
             )
         if ADSORBATE not in self.readout_tags:
             return
         adsorbate = tags == ADSORBATE
         if not adsorbate.any():
-            raise ValueError(f"no atom has tag 2 (the adsorbate); {_TAG_HELP}")
+            raise InputError("no atom has tag 2 (the adsorbate)", hint=TAG_HELP)
         if adsorbate.all():
-            raise ValueError(f"all atoms have tag 2: there is no slab; {_TAG_HELP}")
+            raise InputError("all atoms have tag 2: there is no slab", hint=TAG_HELP)
         if not (tags == SURFACE).any():
             flags["no_surface_atoms"] = ""
-        z = heights(record)
-        if z[adsorbate].mean() < z[~adsorbate].mean():
+        elif (tags == SUBSURFACE).any() and _is_below(record):
             flags["adsorbate_below_surface"] = ""
+        unbound = count_unbound(record)
+        if unbound:
+            flags["unbound_adsorbates"] = str(unbound)
+
+
+def _is_below(record: OC20Record) -> bool:
+    """Return whether atoms of tag 2 are lower than the slab; tag 1 is above tag 0."""
+    z, tags = vacuum(record.pos, record.cell).heights, record.tags
+    up = z[tags == SURFACE].mean() - z[tags == SUBSURFACE].mean()
+    above = z[tags == ADSORBATE].mean() - z[tags != ADSORBATE].mean()
+    return bool(up * above < 0)
 
 
 def _name_of(structure: Any) -> str:
@@ -160,63 +179,39 @@ def _periodic(structure: Any) -> Sequence[bool]:
 
 
 def _check_vacuum(
-    record: OC20Record, periodic: Sequence[bool], cutoff: float, flags: dict[str, str]
+    record: OC20Record,
+    periodic: Sequence[bool],
+    cutoff: float,
+    is_slab: bool,
+    flags: dict[str, str],
 ) -> None:
-    made = [axis for axis in range(3) if not periodic[axis]]
-    thin = [axis for axis in made if _along(record, axis)[1] < cutoff]
+    """Flag directions made periodic, and a vacuum in which images see each other.
+
+    The vacuum is expected along directions that are not periodic, and in a slab also
+    along the vector with the thickest empty layer.
+    """
+    layers = empty_layers(record.pos, record.cell)
+    made = [layer.axis for layer in layers if not periodic[layer.axis]]
+    open_axes = {*made, vacuum(record.pos, record.cell).axis} if is_slab else made
+    thin = [axis for axis in sorted(open_axes) if layers[axis].thickness < cutoff]
     for name, axes in (("made_periodic", made), ("thin_vacuum", thin)):
         if axes:
             flags[name] = ",".join("abc"[axis] for axis in axes)
 
 
-def _along(record: OC20Record, axis: int) -> tuple[np.ndarray, float]:
-    """Return heights above the vacuum, [N] Å, and the thickness of the vacuum [Å].
+def count_unbound(record: OC20Record) -> int:
+    """Return the number of adsorbate molecules without a bond to the slab.
 
-    The vacuum is the largest layer without atoms, normal to ``axis`` of the cell.
+    A bond is shorter than 1.3 x sum of covalent radii. Atoms bonded to each other are
+    one molecule. An adsorbate 2 Å above its place on a surface has no bond.
     """
-    inverse = np.linalg.inv(record.cell.astype(np.float64))
-    spacing = 1.0 / np.linalg.norm(inverse[:, axis])
-    share = record.pos @ inverse[:, axis]
-    ordered = np.sort(share % 1.0)
-    gaps = np.append(ordered[1:], ordered[0] + 1.0) - ordered
-    largest = int(gaps.argmax())
-    lowest = ordered[(largest + 1) % len(ordered)]
-    # The tolerance prevents that rounding moves the lowest atom to the top.
-    above = (share - lowest + 1e-6) % 1.0 - 1e-6
-    return above * spacing, float(gaps[largest] * spacing)
-
-
-def heights(record: OC20Record) -> np.ndarray:
-    """Return the height of each atom above the lowest one, [N] Å.
-
-    Heights are measured along the third lattice direction from the upper end of the
-    vacuum, so they do not depend on the origin of the cell.
-    """
-    return _along(record, 2)[0]
-
-
-def guess_tags(record: OC20Record) -> np.ndarray:
-    """Guess tags for a slab without H, C, N, O: int64 [N].
-
-    All H, C, N and O become the adsorbate (2). Other atoms less than 2 Å below the
-    highest of them become the surface (1), the rest sub-surface (0). The third lattice
-    direction must be the slab's normal, with the adsorbate on top.
-    """
-    adsorbate = np.isin(record.atomic_numbers, _ADSORBATE_ELEMENTS)
-    if not adsorbate.any() or adsorbate.all():
-        raise ValueError(
-            "tags cannot be guessed: wanted a slab of other elements with an adsorbate "
-            f"of H, C, N, O; {_TAG_HELP}"
-        )
-    z = heights(record)
-    surface = z > z[~adsorbate].max() - _SURFACE_DEPTH
-    if not surface[adsorbate].all():
-        raise ValueError(
-            "tags cannot be guessed: some H, C, N or O atoms are deeper than the "
-            f"surface, so they may belong to the slab; {_TAG_HELP}"
-        )
-    tags = np.where(adsorbate, ADSORBATE, np.where(surface, SURFACE, 0))
-    return tags.astype(np.int64)
+    pairs = bonded_pairs(record.atomic_numbers, record.pos, record.cell, _BOND_TO_SLAB)
+    adsorbate = record.tags == ADSORBATE
+    centre, neighbour = adsorbate[pairs.centre], adsorbate[pairs.neighbour]
+    bound = np.unique(pairs.centre[centre & ~neighbour])
+    inside = Pairs(*(part[centre & neighbour] for part in pairs))
+    molecule = molecules(inside, len(adsorbate))
+    return len(set(molecule[adsorbate].tolist()) - set(molecule[bound].tolist()))
 
 
 def count_isolated(batch: Mapping[str, Any]) -> list[int]:

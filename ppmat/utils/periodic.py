@@ -20,12 +20,21 @@ Cells are rows: ``cart = frac @ cell``.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 _SHIFTS = np.array(list(itertools.product((-1, 0, 1), repeat=3)), dtype=np.float64)
 _PLANE_SHIFTS = np.array(list(itertools.product((-1, 0, 1), repeat=2)))
+
+
+LARGEST_COORDINATE = 4000.0  # Å; float32 holds smaller ones to 0.0002 Å
+_LARGEST_WRAPPED = 1e11  # Å; float64 holds smaller ones to 0.00002 Å
+_LONGEST_VECTOR = 1000.0  # Å; cells of OC20 are shorter than 50 Å
+_LARGEST_VOLUME = 1e7  # Å^3; cells of OC20 are smaller than 3e4 Å^3
+_SHORTEST_VECTOR = 0.5  # Å; the distance of an atom from its own image
+_LARGEST_DENSITY = 1.0  # atoms / Å^3; diamond has 0.18
 
 
 def minimum_image(vectors: np.ndarray, cell: np.ndarray) -> np.ndarray:
@@ -76,6 +85,59 @@ def check_cell(cell: np.ndarray) -> None:
     volume = abs(np.linalg.det(cell))
     if volume <= 1e-9 * np.prod(np.linalg.norm(cell, axis=1)):
         raise ValueError(f"a cell has no volume ({volume:.3g} Å^3): {cell.tolist()}")
+
+
+def check_cell_size(cell: np.ndarray, natoms: int) -> None:
+    """Raise ``ValueError`` for a cell of a size that no slab of ``natoms`` has.
+
+    The limits bound the time and memory of a neighbour search.
+    """
+    longest = np.linalg.norm(cell, axis=1).max()
+    volume = abs(np.linalg.det(cell))
+    if longest > _LONGEST_VECTOR or volume > _LARGEST_VOLUME:
+        raise ValueError(
+            f"a cell has vectors up to {longest:.3g} Å and {volume:.3g} Å^3, wanted at "
+            f"most {_LONGEST_VECTOR:g} Å and {_LARGEST_VOLUME:g} Å^3"
+        )
+    if natoms > _LARGEST_DENSITY * volume:
+        raise ValueError(
+            f"a cell of {volume:.3g} Å^3 is too small for {natoms} atoms (more than "
+            f"{_LARGEST_DENSITY:g} atom per Å^3)"
+        )
+    # Distances of lattice planes: no lattice vector is shorter than the smallest.
+    spacing = 1.0 / np.linalg.norm(np.linalg.inv(cell), axis=0)
+    if spacing.min() < _SHORTEST_VECTOR:
+        shortest = np.linalg.norm(reduce_cell(cell)[0])
+        if shortest < _SHORTEST_VECTOR:
+            raise ValueError(
+                f"a cell has a lattice vector of {shortest:.2g} Å, wanted at least "
+                f"{_SHORTEST_VECTOR} Å: each atom would touch its own image"
+            )
+
+
+def wrap_far(pos: np.ndarray, cell: np.ndarray, periodic: Sequence[bool]) -> np.ndarray:
+    """Move atoms that are far from the origin into the cell, in float64.
+
+    Near atoms keep their positions. Along a vector that is not periodic, nothing moves.
+    Coordinates above 1e11 Å, NaN and infinite ones stay as they are.
+
+    Args:
+        pos: Cartesian positions, [N, 3], Å.
+        cell: Lattice vectors as rows, [3, 3], Å, with a volume.
+        periodic: Which lattice vectors are periods.
+
+    Example:
+        >>> wrap_far([[1e8, 0, 0], [-1, 0, 0]], 3 * np.eye(3), [True] * 3).tolist()
+        [[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]]
+    """
+    pos = np.array(pos, dtype=np.float64)
+    reach = np.abs(pos).max(axis=1, initial=0.0)
+    far = (reach > LARGEST_COORDINATE) & (reach <= _LARGEST_WRAPPED)
+    if far.any():
+        cell = np.asarray(cell, dtype=np.float64)
+        cells = np.floor(pos[far] @ np.linalg.inv(cell))
+        pos[far] -= (cells * np.asarray(periodic, dtype=bool)) @ cell
+    return pos
 
 
 def reduce_cell(cell: np.ndarray) -> np.ndarray:
