@@ -132,10 +132,7 @@ def _relaxed(
                 continue
             sid = frames[0].info.get(options.sid_key or "sid")
             sid = names[file.path] if sid is None else str(sid)
-            first, last = (atoms.info["frame"] for atoms in (frames[0], frames[-1]))
-            source = (
-                file.path if first == last else f"{file.path} frames {first}-{last}"
-            )
+            source = f"{file.path} {_range_text(frames)}"
             yield _record_or_fault(frames, sid, source, None, options)
 
 

@@ -54,6 +54,7 @@ MAX_UNPACKED = 1 << 30  # bytes of an unpacked file, several million lines of ex
 _MAX_JSON = 1 << 28  # bytes of a JSON file, which is read as a whole
 _MAX_ROW = 1 << 26  # bytes of one unpacked row of an .aselmdb file
 _CHUNK = 1 << 20  # bytes unpacked at once
+_XZ_MEMORY = 1 << 27  # bytes; the strongest setting of xz needs 65 MiB
 _SUFFIXES = {
     ".traj": "traj",
     ".cif": "cif",
@@ -72,7 +73,7 @@ _VASP_NAMES = {
     "OUTCAR": "vasp-out",
     "vasprun": "vasp-xml",
 }
-_PACKED = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
+_PACKED = (".gz", ".xz", ".bz2")
 LEGAL = (
     f"{', '.join(_SUFFIXES)}, POSCAR, CONTCAR, OUTCAR, vasprun.xml; all but .lmdb and "
     f".aselmdb also with {', '.join(_PACKED)}"
@@ -145,8 +146,8 @@ def _unpacked(path: str) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="ppmat_") as folder:
         plain = os.path.join(folder, name)
         size = 0
-        with _PACKED[packing](path, "rb") as source, open(plain, "wb") as target:
-            while chunk := source.read(_CHUNK):
+        with open(plain, "wb") as target:
+            for chunk in _unpacked_chunks(path, packing):
                 size += len(chunk)
                 if size > MAX_UNPACKED:
                     raise InputError(
@@ -155,6 +156,28 @@ def _unpacked(path: str) -> Iterator[str]:
                     )
                 target.write(chunk)
         yield plain
+
+
+def _unpacked_chunks(path: str, packing: str) -> Iterator[bytes]:
+    """Yield the content of a packed file in chunks of at most 1 MiB."""
+    if packing != ".xz":
+        with (gzip.open if packing == ".gz" else bz2.open)(path, "rb") as file:
+            while chunk := file.read(_CHUNK):
+                yield chunk
+        return
+    with open(path, "rb") as file:  # lzma.open has no limit for its own memory
+        rest = file.read(_CHUNK)
+        while rest:
+            stream = lzma.LZMADecompressor(memlimit=_XZ_MEMORY)
+            while not stream.eof:
+                yield stream.decompress(rest, _CHUNK)
+                rest = b""
+                if stream.needs_input and not stream.eof:
+                    rest = file.read(_CHUNK)
+                    if not rest:
+                        raise EOFError("the compressed file is cut short")
+            rest = stream.unused_data or file.read(_CHUNK)
+            rest = rest.lstrip(b"\0") or file.read(_CHUNK)  # padding between streams
 
 
 def _picked(path: str, format: str, index: int | slice) -> Iterator[tuple[int, Atoms]]:
