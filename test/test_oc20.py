@@ -57,6 +57,8 @@ def test_write_command(tmp_path, suffix, capsys):
 
 def test_write_command_refuses_equal_ids(tmp_path, capsys):
     record, frames = make_frames()
+    for atoms in frames:
+        atoms.info["sid"] = "x"
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         ase.io.write(tmp_path / folder / "x.extxyz", frames)

@@ -36,6 +36,7 @@ from ppmat.datasets.structure_reader import JoinedSequences
 from ppmat.datasets.structure_reader import UniqueIds
 from ppmat.datasets.structure_reader import Unreadable
 from ppmat.datasets.structure_reader import add_to_hash
+from ppmat.datasets.structure_reader import fault_line
 from ppmat.datasets.structure_reader import fingerprint_rows
 from ppmat.datasets.structure_reader import id_of
 from ppmat.datasets.structure_reader import iter_rows
@@ -103,7 +104,9 @@ class PreparedRecords(Sequence):
         try:
             record = self._record(structure, sid)
             self._check_id(row, sid, place)
-        except (TypeError, ValueError) as error:
+        except TypeError as error:
+            raise TypeError(fault_line(sid, None, row, error)) from error
+        except ValueError as error:
             source, frame = place if place[0] is not None else (None, row)
             self.left_out.append(Unreadable(sid, str(error), source, frame))
             return

@@ -165,23 +165,22 @@ def shortest_names(paths: Iterable[str]) -> dict[str, str]:
         >>> shortest_names(["Cu/slab.traj", "Ni/slab.traj", "a.cif"])
         {'Cu/slab.traj': 'Cu/slab', 'Ni/slab.traj': 'Ni/slab', 'a.cif': 'a'}
     """
-    parts = {path: Path(os.path.abspath(path)).parts for path in paths}
+    full = {path: os.path.abspath(path) for path in paths}
+    parts = {path: Path(path).parts for path in full.values()}
     names: dict[str, str] = {}
     depth = 0
     while len(names) < len(parts):
-        level: dict[str, dict[str, str]] = {"stem": {}, "name": {}}
+        stems, whole = {}, {}
         for path, pieces in parts.items():
             folders = pieces[max(0, len(pieces) - 1 - depth) : -1]
-            level["stem"][path] = "/".join((*folders, stem_of(pieces[-1])))
-            level["name"][path] = "/".join((*folders, pieces[-1]))
-        deepest = all(depth >= len(pieces) - 1 for pieces in parts.values())
-        for candidates in level.values():
-            used = Counter(candidates.values())
-            for path, name in candidates.items():
-                if path not in names and (used[name] == 1 or deepest):
-                    names[path] = name
+            stems[path] = "/".join((*folders, stem_of(pieces[-1])))
+            whole[path] = "/".join((*folders, pieces[-1]))
+        for candidates in (stems, whole):
+            used = Counter(candidates.values()) + Counter(names.values())
+            new = {path: name for path, name in candidates.items() if used[name] == 1}
+            names = {**new, **names}
         depth += 1
-    return {path: names[path] for path in parts}
+    return {path: names[full[path]] for path in full}
 
 
 class UniqueIds:
@@ -249,14 +248,15 @@ def place_text(source: str | None, frame: int | None) -> str:
 
 
 def place_of(structure: Any) -> tuple[str | None, int | None]:
-    """Return file and frame of a structure that was read from a file, else None."""
+    """Return file and frame of a structure, None if they are not known."""
     if isinstance(structure, Atoms):
         source, frame = structure.info.get("source"), structure.info.get("frame")
     else:
         source = getattr(structure, "source", None)
         frame = getattr(structure, "frame", None)
-    known = isinstance(source, str) and isinstance(frame, (int, np.integer))
-    return (source, int(frame)) if known else (None, None)
+    if not isinstance(source, str):
+        return None, None
+    return source, int(frame) if isinstance(frame, (int, np.integer)) else None
 
 
 # Structures -------------------------------------------------------------------------
@@ -292,8 +292,8 @@ def fault_line(sid: str, source: str | None, frame: int | None, reason: object) 
     Example:
         >>> fault_line("a", None, None, "structure 'a' has no cell")
         "structure 'a' has no cell"
-        >>> fault_line("a", None, 3, "sid a: tags hold [5]")
-        'structure 3 (sid a): tags hold [5]'
+        >>> fault_line("a", "b.traj", 3, "sid a: tags hold [5]")
+        'b.traj frame 3 (sid a): tags hold [5]'
     """
     reason = str(reason)
     for start in (f"structure '{sid}': ", f"sid {sid}: ", f"{source}: "):
@@ -305,7 +305,7 @@ def fault_line(sid: str, source: str | None, frame: int | None, reason: object) 
     if reason.startswith(place):
         return reason
     stem = "" if source is None else stem_of(source)
-    known = sid in (stem, f"{stem}_{frame}", str(frame), place)
+    known = source is None or sid in (stem, f"{stem}_{frame}", str(frame), place)
     known |= f"'{sid}'" in reason or f"sid {sid}" in reason
     return f"{place}: {reason}" if known else f"{place} (sid {sid}): {reason}"
 

@@ -47,6 +47,7 @@ from ppmat.predictor.structure_checks import CheckedStructure
 from ppmat.predictor.structure_checks import StructureChecker
 from ppmat.predictor.structure_checks import count_isolated
 from ppmat.utils import logger
+from ppmat.utils.errors import InputError
 from ppmat.utils.errors import check_choice
 from ppmat.utils.files import StoredRunError
 from ppmat.utils.registry import ConfigError
@@ -276,7 +277,7 @@ class PropertyPredictor(BasePredictor):
             source, frame = place_of(structure)
             checked = check(structure, number)._replace(source=source, frame=frame)
             if checked.error is not None and not keep_errors:
-                kind = TypeError if isinstance(checked.error, TypeError) else ValueError
+                kind = TypeError if isinstance(checked.error, TypeError) else InputError
                 place = (None, number) if source is None else (source, frame)
                 line = fault_line(checked.sid, *place, checked.error)
                 raise kind(
