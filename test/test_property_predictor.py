@@ -374,7 +374,7 @@ def test_files_of_all_kinds(predictor, tmp_path, monkeypatch):
         *("bad.cif", "bare.cif", "data/data.lmdb", "data/data.lmdb")
     ]
     errors = [r["error"] for r in table]
-    assert "bad.cif: cannot be read as cif" in errors[2]
+    assert errors[2].startswith("cannot be read as cif")
     assert "Files: extxyz and ASE trajectories have tags" in errors[3]
     assert [e is None for e in errors] == [True, True, False, False, True, True]
     with pytest.raises(ConfigError, match="not found: none.traj"):

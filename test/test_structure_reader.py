@@ -175,7 +175,7 @@ def test_ids_are_unique_and_as_short_as_possible(files):
     ]
 
 
-def test_an_id_that_occurs_again(files, caplog):
+def test_an_id_that_occurs_again(files, capsys):
     slabs = make_slabs(3)
     for slab in slabs:
         slab.info["sid"] = "same"
@@ -187,7 +187,7 @@ def test_an_id_that_occurs_again(files, caplog):
         *("same", "same_1", "same_2", "same_other"),
         *("sid0", "sid1", "sid0_0", "sid1_1"),
     ]
-    assert "5 structures had the id of an earlier one" in caplog.text
+    assert "5 structures had the id of an earlier one" in capsys.readouterr().out
     refused = list(iter_structures(inputs, "refuse"))
     assert [isinstance(s, Unreadable) for s in refused] == [0, 1, 1, 1, 0, 0, 1, 1]
     assert str(refused[3]) == (

@@ -44,6 +44,7 @@ from ppmat.commands.options import complain
 from ppmat.commands.options import counted
 from ppmat.commands.options import exit_status
 from ppmat.commands.options import refuse_if
+from ppmat.datasets.oc20_lmdb import SPLITS
 from ppmat.datasets.oc20_lmdb import OC20LMDB
 from ppmat.datasets.oc20_lmdb import lmdb_files
 from ppmat.datasets.oc20_lmdb import splits_below
@@ -189,7 +190,8 @@ def check(args: argparse.Namespace) -> int:
             faults = [str(error)]
         else:
             folder = split.parent.name if split.is_file() else split.name
-            initial_only = args.initial_only or folder.startswith("test_")
+            is_test = folder in SPLITS and folder.startswith("test_")
+            initial_only = args.initial_only or is_test
             faults = report_rows(rows, initial_only)
         _print_faults(faults, args.max_faults)
         total += len(faults)

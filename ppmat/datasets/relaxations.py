@@ -177,6 +177,8 @@ def _record_or_fault(
     try:
         record = _record(frames, sid, options)
         check_relaxation(record, options.initial_only)
+        if not isinstance(frames[0], OC20Record):
+            _check_steps(frames, options.max_step)
     except (TypeError, ValueError) as error:
         text = str(error)
         for start in (f"{sid}: ", f"structure '{sid}': ", f"sid {sid}: "):
@@ -198,7 +200,6 @@ def _record(frames: Sequence, sid: str, options: RelaxationOptions) -> OC20Recor
     record = record_from_frames(
         frames, sid, options.energy_key, missing_tags=options.missing_tags
     )
-    _check_steps(frames, options.max_step)
     return record
 
 
@@ -279,14 +280,14 @@ def _check_positions(pos: np.ndarray) -> None:
 
 def _check_displacement(record: OC20Record, adsorbate: np.ndarray) -> None:
     moved = np.linalg.norm(record.displacement, axis=1)
+    if (moved[~adsorbate] > _EXCHANGED).sum() > 1:
+        _check_order(record, np.flatnonzero(~adsorbate), moved)
     held = np.where(record.fixed, moved, 0.0)
     if held.max() > _HELD:
         raise InputError(
             f"atom {int(held.argmax())} is held, but moves by {held.max():.3g} Å; "
             f"{int((held > _HELD).sum())} held atoms do"
         )
-    if (moved[~adsorbate] > _EXCHANGED).sum() > 1:
-        _check_order(record, np.flatnonzero(~adsorbate), moved)
     free = ~adsorbate & ~record.fixed
     if free.any() and moved[free].max() < _UNMOVED and moved.max() > _PLACED:
         raise InputError(
