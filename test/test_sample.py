@@ -91,7 +91,7 @@ def test_one_bad_row_does_not_stop_the_others(run, capsys):
         text = capsys.readouterr().out
         assert "key '1'" in text and "at the same place" in text
         assert "a.npz is not written: 1 structure" in text
-        frames = read(f"{folder}/structures.extxyz", ":")
+        frames = read(next(Path(folder).rglob("structures.extxyz")), ":")
         assert [atoms.info["sid"] for atoms in frames] == ["sid0", "sid2"]
         assert not os.path.exists("a.npz")
     assert run("--input=data/val_id", "--on_error=raise", "--save_path=no") == 2

@@ -44,8 +44,8 @@ from ppmat.commands.options import complain
 from ppmat.commands.options import counted
 from ppmat.commands.options import exit_status
 from ppmat.commands.options import refuse_if
-from ppmat.datasets.oc20_lmdb import SPLITS
 from ppmat.datasets.oc20_lmdb import OC20LMDB
+from ppmat.datasets.oc20_lmdb import SPLITS
 from ppmat.datasets.oc20_lmdb import lmdb_files
 from ppmat.datasets.oc20_lmdb import splits_below
 from ppmat.datasets.oc20_lmdb import write_lmdb

@@ -96,6 +96,7 @@ def result_to_atoms(result: Mapping[str, Any], template: Any = None) -> Atoms:
         moved = minimum_image(atoms.positions - initial, atoms.cell.array)
         if isinstance(template, Atoms):
             atoms, initial = template.copy(), template.positions.copy()
+            atoms.set_tags(result.get("tags", template.get_tags()))  # may be guessed
         atoms.set_positions(initial + moved, apply_constraint=False)
         atoms.arrays["initial_positions"] = initial
     names = {"id": "sid", "sample": "sample", "source": "source", "frame": "frame"}
