@@ -14,6 +14,8 @@
 
 """Records: fields of files, frames of relaxations, users' structures."""
 
+import dataclasses
+
 import ase
 import ase.build
 import ase.constraints
@@ -25,15 +27,23 @@ from helpers_records import fields_of
 from helpers_records import make_frames
 from helpers_records import make_record
 from helpers_records import same
+from pymatgen.core import Lattice
 from pymatgen.core import Molecule
 from pymatgen.core import Structure
+from pymatgen.core.adsorption import AdsorbateSiteFinder
+from pymatgen.core.surface import SlabGenerator
+from pymatgen.io.ase import AseAtomsAdaptor
 
 from ppmat.datasets.graph_utils import PeriodicGraphConverter
 from ppmat.datasets.oc20_is2re_dataset import record_to_sample
 from ppmat.datasets.oc20_record import OC20Record
 from ppmat.datasets.oc20_record import record_from_frames
+from ppmat.datasets.oc20_record import set_tags
 from ppmat.datasets.oc20_record import structure_to_record
+from ppmat.datasets.oc20_record import unchecked_record
 from ppmat.datasets.pyg_pickle import OC20FormatError
+from ppmat.utils.errors import InputError
+from ppmat.utils.periodic import minimum_image
 
 # Left-handed and rotated: lengths and angles alone cannot give it back.
 CELL = np.array([[0.0, 6.1, 0.7], [5.8, 0.4, 0.0], [0.3, 0.0, 19.0]], dtype="float32")
@@ -263,3 +273,170 @@ def test_structures_that_cannot_be_used(structure, match):
 def test_other_objects_are_refused(thing):
     with pytest.raises(TypeError, match=f"{type(thing).__name__}; wanted ase.Atoms"):
         structure_to_record(thing)
+
+
+# Tags and round trips -----------------------------------------------------------------
+
+
+def ase_layers(adsorbate="O", layers=2):
+    atoms = ase.build.fcc111("Cu", (2, 2, layers), vacuum=8.0)
+    ase.build.add_adsorbate(atoms, adsorbate, 1.5, "fcc")
+    return atoms
+
+
+def test_layer_numbers_are_an_error_or_are_guessed(capsys):
+    atoms = ase_layers()
+    for option in ("keep", "raise"):
+        with pytest.raises(InputError, match="layer numbers of ASE's"):
+            structure_to_record(atoms, missing_tags=option)
+    record = structure_to_record(atoms, "x", missing_tags="guess")
+    assert record.tags.tolist() == [0] * 4 + [1] * 4 + [2]
+    assert "'x': its tags are guessed" in capsys.readouterr().out
+    same = structure_to_record(record, missing_tags="guess")
+    assert same is record
+    atoms.set_tags(0)
+    with pytest.raises(InputError, match="'x': no tags. Set them with"):
+        structure_to_record(atoms, "x", missing_tags="raise")
+    again = structure_to_record(atoms, "x", missing_tags="guess", warn=False)
+    assert again.tags.tolist() == record.tags.tolist()
+    with pytest.raises(InputError, match="missing_tags is 'gues'"):
+        structure_to_record(atoms, missing_tags="gues")
+
+
+def test_tags_beyond_two_in_any_order_count_as_missing():
+    atoms = ase_layers()
+    atoms.set_tags(range(9))
+    record = structure_to_record(atoms, missing_tags="guess", warn=False)
+    assert record.tags.tolist() == [0] * 4 + [1] * 4 + [2]
+
+
+def test_set_tags_returns_a_copy_of_the_same_kind():
+    atoms = ase_layers("S")
+    structure = AseAtomsAdaptor.get_structure(atoms)
+    record = unchecked_record(atoms)
+    wanted = [0] * 4 + [1] * 4 + [2]
+    for thing, read in (
+        (atoms, lambda a: a.get_tags().tolist()),
+        (structure, lambda s: s.site_properties["tags"]),
+        (record, lambda r: r.tags.tolist()),
+    ):
+        before = list(read(thing))
+        assert read(set_tags(thing)) == wanted and read(thing) == before
+        assert read(set_tags(thing, [1] * 9)) == [1] * 9
+        with pytest.raises(InputError, match="wanted 0, 1 or 2 for each of 9 atoms"):
+            set_tags(thing, [3] * 9)
+        with pytest.raises(InputError, match="shape"):
+            set_tags(thing, [1] * 8)
+
+
+def test_surface_properties_of_pymatgen_are_tags():
+    bulk = Structure.from_spacegroup("Fm-3m", Lattice.cubic(3.6), ["Cu"], [[0, 0, 0]])
+    slab = SlabGenerator(bulk, (1, 1, 1), 6.0, 14.0, center_slab=True).get_slab()
+    slab.make_supercell([2, 2, 1])
+    finder = AdsorbateSiteFinder(slab, selective_dynamics=True)
+    made = finder.generate_adsorption_structures(
+        Molecule(["C", "O"], [[0, 0, 0], [0, 0, 1.15]])
+    )[0]
+    names = made.site_properties["surface_properties"]
+    record = structure_to_record(made, "pmg")
+    order = ["subsurface", "surface", "adsorbate"]
+    assert record.tags.tolist() == [order.index(name) for name in names]
+    assert set(record.tags) == {0, 1, 2}
+    assert record.fixed.tolist() == [name == "subsurface" for name in names]
+    made.add_site_property("surface_properties", ["bulk"] * len(made))
+    with pytest.raises(InputError, match="a surface property is 'bulk'"):
+        structure_to_record(made)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_to_atoms_and_back(seed):
+    record = make_record(seed)
+    frames = [record.to_atoms(), record.to_atoms(relaxed=True)]
+    back = record_from_frames(frames, record.sid, "adsorption_energy", "keep")
+    for name in ("atomic_numbers", "pos", "cell", "tags", "fixed", "pos_relaxed"):
+        np.testing.assert_array_equal(getattr(back, name), getattr(record, name))
+    assert (back.sid, back.y_init, back.y_relaxed) == (
+        record.sid,
+        record.y_init,
+        record.y_relaxed,
+    )
+    assert frames[0].pbc.all() and frames[0].info["sid"] == record.sid
+    free = dataclasses.replace(record, fixed=~record.fixed & False, y_init=None)
+    free.pos_relaxed = None
+    assert not free.to_atoms().constraints
+    assert "adsorption_energy" not in free.to_atoms().info
+    with pytest.raises(InputError, match="no relaxed positions"):
+        free.to_atoms(relaxed=True)
+
+
+def test_frames_with_layer_numbers_or_without_tags():
+    frames = [ase_layers(), ase_layers()]
+    frames[1].positions[-1, 2] -= 0.1
+    with pytest.raises(InputError, match="layer numbers"):
+        record_from_frames(frames, "a")
+    record = record_from_frames(frames, "a", missing_tags="guess")
+    assert record.tags.tolist() == [0] * 4 + [1] * 4 + [2]
+    assert record.displacement[-1, 2] == pytest.approx(-0.1, abs=1e-5)
+    for atoms in frames:
+        atoms.set_tags(0)
+    with pytest.raises(InputError, match="no tags"):
+        record_from_frames(frames, "a")
+
+
+def test_cells_of_frames_may_differ_by_rounding():
+    frames = [slab(), slab()]
+    frames[1].cell[:] *= 1 + 1e-7
+    assert record_from_frames(frames, "a").pos_relaxed is not None
+    frames[1].cell[:] *= 1 + 1e-4
+    with pytest.raises(OC20FormatError, match="differ in atoms or cell"):
+        record_from_frames(frames, "a")
+
+
+# Sizes --------------------------------------------------------------------------------
+
+
+def test_far_atoms_of_a_user_are_wrapped_in_float64():
+    atoms = slab()
+    atoms.pbc = True
+    near = structure_to_record(atoms)
+    for factor in (100, 10**5, 10**8):
+        far = atoms.copy()
+        far.positions[3] += factor * far.cell[2]
+        far.positions[-1] -= factor * far.cell[0]
+        record = structure_to_record(far)
+        moved = minimum_image(record.pos.astype(float) - near.pos, near.cell)
+        np.testing.assert_allclose(moved, 0, atol=1e-5)
+        twin = minimum_image(far.positions.astype(np.float32) - near.pos, near.cell)
+        assert factor < 10**5 or np.abs(twin).max() > 0.01  # float32 before wrapping
+    far.positions[0, 0] = 1e15
+    with pytest.raises(OC20FormatError, match="pos of atom 0 .* from the origin"):
+        structure_to_record(far)
+
+
+@pytest.mark.parametrize("length", [30.0, 1e3, 1e8, 6.6e10])
+def test_far_atoms_along_a_direction_that_is_not_periodic(length):
+    atoms = slab()
+    atoms.pbc = (True, True, False)
+    atoms.positions[-1, 2] += length
+    with pytest.raises(InputError, match="cells along c, which is not periodic"):
+        structure_to_record(atoms)
+    structure = AseAtomsAdaptor.get_structure(slab())
+    assert structure.lattice.pbc == (True, True, False)
+    structure.translate_sites([12], [0, 0, length], frac_coords=False, to_unit_cell=0)
+    with pytest.raises(InputError, match="cells along c, which is not periodic"):
+        structure_to_record(structure)
+
+
+def test_records_of_files_with_absurd_sizes_are_refused():
+    fields = make_record(1).to_fields()
+    assert OC20Record.from_fields(fields)
+    for change, match in (
+        ({"pos": fields["pos"] + 1e8}, "pos of atom"),
+        ({"pos_relaxed": fields["pos"] * 0 + 1e8}, "pos_relaxed of atom 0"),
+        ({"cell": np.eye(3) * 1e-7}, "too small"),
+        ({"cell": np.diag([1e4, 10, 10])}, "up to 1e"),
+        ({"cell": np.diag([999.0, 999.0, 999.0])}, "Å.3"),
+        ({"cell": np.diag([0.1, 500.0, 100.0])}, "lattice vector of 0.1 Å"),
+    ):
+        with pytest.raises(OC20FormatError, match=match):
+            OC20Record.from_fields({**fields, **change}, "f key 0")

@@ -19,8 +19,12 @@ import itertools
 import numpy as np
 import pytest
 
+from ppmat.utils.periodic import check_cell_size
+from ppmat.utils.periodic import empty_layers
 from ppmat.utils.periodic import minimum_image
 from ppmat.utils.periodic import reduce_cell
+from ppmat.utils.periodic import vacuum
+from ppmat.utils.periodic import wrap_far
 
 
 def skewed_cell(rng):
@@ -141,3 +145,92 @@ def test_short_vectors_are_returned_unchanged():
 def test_impossible_cells(cell, reason):
     with pytest.raises(ValueError, match=reason):
         minimum_image(np.zeros((1, 3)), cell)
+
+
+# Empty layers -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_empty_layers_by_brute_force(seed):
+    rng = np.random.default_rng(seed)
+    _, cell = skewed_cell(rng)
+    pos = rng.uniform(-2, 2, (rng.integers(1, 9), 3)) @ cell
+    for layer in empty_layers(pos, cell):
+        others = [i for i in range(3) if i != layer.axis]
+        normal = np.cross(*cell[others])
+        normal *= np.sign(normal @ cell[layer.axis]) / np.linalg.norm(normal)
+        period = cell[layer.axis] @ normal
+        steps = np.arange(-40, 41)
+        planes = np.sort((pos @ normal)[:, None] + steps * period, axis=None)
+        inner = planes[np.abs(planes - planes.mean()) < 15 * period]
+        assert layer.thickness == pytest.approx(np.diff(inner).max(), abs=1e-3)
+        assert layer.heights.min() == pytest.approx(0, abs=1e-3)
+        assert layer.heights.max() == pytest.approx(period - layer.thickness, abs=1e-3)
+
+
+def test_the_vacuum_is_found_along_each_vector():
+    rng = np.random.default_rng(0)
+    pos = rng.uniform(0, 1, (30, 3)) * [9, 9, 5]
+    for axis in range(3):
+        order = np.roll(np.arange(3), axis - 2)
+        turned = pos[:, np.argsort(order)]
+        cell = np.diag(np.array([9.0, 9.0, 25.0])[np.argsort(order)])
+        found = vacuum(turned, cell)
+        wanted = int(np.argmax(np.diag(cell)))
+        assert found.axis == wanted and 19 < found.thickness < 22
+        flipped = vacuum(turned, -cell)
+        assert flipped.axis == wanted
+        total = found.heights + flipped.heights
+        np.testing.assert_allclose(total, found.heights.max(), atol=1e-4)
+    assert vacuum(np.zeros((1, 3)), 4.0 * np.eye(3)).axis == 2  # equal: c, the habit
+
+
+# Sizes --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("power", [2.5, 4, 6, 8])
+def test_far_atoms_are_wrapped_by_whole_cells(power):
+    rng = np.random.default_rng(int(power))
+    _, cell = skewed_cell(rng)
+    near = rng.uniform(0, 1, (5, 3)) @ cell
+    steps = np.rint(10**power * rng.uniform(1, 2, (5, 3)))
+    found = wrap_far(near + steps @ cell, cell, [True] * 3)
+    rounding = 10**power * 100 * 1e-15
+    np.testing.assert_allclose(
+        minimum_image(found - near, cell), 0, atol=rounding + 1e-9
+    )
+    inside = found @ np.linalg.inv(cell)
+    assert ((inside > -1e-3) & (inside < 1 + 1e-3)).all()
+
+
+def test_what_is_not_wrapped():
+    cell = 3.0 * np.eye(3)
+    near = np.array([[199.0, -199.0, 0.0]])
+    np.testing.assert_array_equal(wrap_far(near, cell, [True] * 3), near)
+    far = np.array([[1e8, 0.0, 1e8]])
+    assert wrap_far(far, cell, [True, True, False])[0].tolist() == [1.0, 0.0, 1e8]
+    for value in (np.nan, np.inf, 1e12):
+        kept = wrap_far([[value, 0.0, 0.0]], cell, [True] * 3)
+        np.testing.assert_array_equal(kept, [[value, 0.0, 0.0]])
+
+
+@pytest.mark.parametrize(
+    "cell, natoms, match",
+    [
+        (1e-7 * np.eye(3), 1, "too small for 1 atoms"),
+        (3.0 * np.eye(3), 28, "too small for 28 atoms"),
+        (np.diag([1001.0, 5, 5]), 1, "vectors up to 1e.03 Å"),
+        (900.0 * np.eye(3), 1, "and 7.29e.08 Å"),
+        (np.array([[0.4, 0, 0], [0, 9, 0], [0, 0, 9.0]]), 1, "vector of 0.4 Å"),
+        (np.array([[4.0, 0.3, 0], [4, 0, 0], [0, 0, 9.0]]), 1, "vector of 0.3 Å"),
+    ],
+)
+def test_cells_of_absurd_size(cell, natoms, match):
+    with pytest.raises(ValueError, match=match):
+        check_cell_size(cell, natoms)
+
+
+def test_cells_of_any_real_size():
+    check_cell_size(2.5 * np.eye(3), 1)
+    check_cell_size(100.0 * np.eye(3), 50_000)
+    check_cell_size(np.array([[3.0, 0, 0], [300, 0.6, 0], [0, 0, 30]]), 2)  # skewed

@@ -42,7 +42,7 @@ from ppmat.datasets.surface_tags import tags_of_properties
 from ppmat.utils import logger
 from ppmat.utils.errors import InputError
 from ppmat.utils.errors import check_choice
-from ppmat.utils.neighbours import neighbour_pairs
+from ppmat.utils.periodic import check_cell
 from ppmat.utils.periodic import minimum_image
 from ppmat.utils.periodic import wrap_far
 
@@ -208,7 +208,9 @@ def check_record(
         InputError: A tag is not 0, 1 or 2, tags number layers, or two atoms are closer
             than ``closest`` Å.
     """
+    # Imported here because the commands start without pymatgen.
     from ppmat.datasets.graph_utils.periodic_graph import check_distances
+    from ppmat.utils.neighbours import neighbour_pairs
 
     where = f"sid {record.sid}" if where is None else where
     check_tags(record, where)
@@ -246,9 +248,10 @@ def structure_to_record(
       ``AdsorbateSiteFinder`` writes them) and ``fixed`` (or ``selective_dynamics``).
     - ``OC20Record``: itself.
 
-    All three directions count as periodic. Atoms more than 4000 Å from the origin are
-    wrapped into the cell, along the directions that are periodic in the structure.
-    Without constraints no atom is fixed; the log reports it.
+    All three directions count as periodic. Atoms more than 200 Å from the origin are
+    wrapped into the cell. Along a direction that is not periodic in the structure, its
+    atoms must fit into one cell. Without constraints no atom is fixed; the log reports
+    it.
 
     Args:
         structure: The structure.
@@ -326,7 +329,7 @@ def _fields_of_atoms(atoms: ase.Atoms, where: str) -> dict[str, Any]:
         )
     return {
         "atomic_numbers": atoms.numbers,
-        "pos": wrap_far(atoms.positions, atoms.cell.array, atoms.pbc),
+        "pos": _positions(atoms.positions, atoms.cell.array, atoms.pbc, where),
         "cell": atoms.cell.array,
         "tags": atoms.get_tags() if atoms.has("tags") else None,
         "fixed": held_atoms(atoms, where),
@@ -352,11 +355,32 @@ def _fields_of_pymatgen(structure: Structure, where: str) -> dict[str, Any]:
     lattice = structure.lattice
     return {
         "atomic_numbers": [site.specie.Z for site in structure],
-        "pos": wrap_far(structure.cart_coords, lattice.matrix, lattice.pbc),
+        "pos": _positions(structure.cart_coords, lattice.matrix, lattice.pbc, where),
         "cell": lattice.matrix,
         "tags": tags,
         "fixed": fixed,
     }
+
+
+def _positions(
+    pos: np.ndarray, cell: np.ndarray, periodic: Sequence[bool], where: str
+) -> np.ndarray:
+    """Return positions near the origin; refuse what a periodic cell cannot hold."""
+    try:
+        check_cell(cell)
+    except ValueError as error:
+        raise InputError(str(error), where=where) from error
+    with np.errstate(all="ignore"):  # NaN and infinite numbers are found later
+        cells = np.ptp(pos @ np.linalg.inv(cell), axis=0)
+    for axis in np.flatnonzero((cells > 1.0) & ~np.asarray(periodic, dtype=bool)):
+        raise InputError(
+            f"the atoms extend over {cells[axis]:.3g} cells along {'abc'[axis]}, which "
+            "is not periodic",
+            where=where,
+            wanted="at most 1, as all directions are taken as periodic",
+            hint="Make the cell longer, or remove atoms that are far away",
+        )
+    return wrap_far(pos, cell, periodic)
 
 
 def set_tags(

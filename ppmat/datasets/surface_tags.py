@@ -37,6 +37,8 @@ from ppmat.utils.periodic import vacuum
 SUBSURFACE, SURFACE, ADSORBATE = 0, 1, 2  # tags of OC20
 ADSORBATE_ELEMENTS = frozenset((1, 6, 7, 8))  # H, C, N, O: those of OC20's adsorbates
 SURFACE_DEPTH = 2.0  # Å below the highest slab atom, as OC20 assigns tags
+# Å above the mean height of the surface; an adsorbate is higher (N on Fe(100): 0.27 Å)
+_IN_PLANE = 0.1
 # As AdsorbateSiteFinder of pymatgen names them; "substitute" is another element in the
 # surface.
 _TAG_OF_PROPERTY = {
@@ -206,8 +208,8 @@ def guess_tags(record: TaggedStructure) -> np.ndarray:
     slab, and the vacuum along any lattice vector.
 
     Raises:
-        InputError: There is no slab or no adsorbate, or atoms of the adsorbate are
-            deeper than the surface, so they may belong to the slab.
+        InputError: There is no slab or no adsorbate, atoms of the adsorbate are deeper
+            than the surface, or none is above it.
     """
     adsorbate = record.tags == 0
     rule = "tag 0, as the other tags number layers"
@@ -222,10 +224,11 @@ def guess_tags(record: TaggedStructure) -> np.ndarray:
         )
     heights = slab_heights(record, adsorbate)
     surface = heights > heights[~adsorbate].max() - SURFACE_DEPTH
-    if not surface[adsorbate].all():
+    plane = heights[surface & ~adsorbate].mean()
+    if not surface[adsorbate].all() or heights[adsorbate].max() < plane + _IN_PLANE:
         raise InputError(
             f"tags cannot be guessed: some atoms of the adsorbate ({rule}) are deeper "
-            "than the surface, so they may belong to the slab",
+            "than the surface or in it, so they may belong to the slab",
             hint=TAG_HELP,
         )
     tags = np.where(adsorbate, ADSORBATE, np.where(surface, SURFACE, SUBSURFACE))

@@ -30,6 +30,7 @@ _PLANE_SHIFTS = np.array(list(itertools.product((-1, 0, 1), repeat=2)))
 
 
 LARGEST_COORDINATE = 4000.0  # Å; float32 holds smaller ones to 0.0002 Å
+_NEAR = 200.0  # Å; float32 holds smaller coordinates to 0.00001 Å
 _LARGEST_WRAPPED = 1e11  # Å; float64 holds smaller ones to 0.00002 Å
 _LONGEST_VECTOR = 1000.0  # Å; cells of OC20 are shorter than 50 Å
 _LARGEST_VOLUME = 1e7  # Å^3; cells of OC20 are smaller than 3e4 Å^3
@@ -118,8 +119,8 @@ def check_cell_size(cell: np.ndarray, natoms: int) -> None:
 def wrap_far(pos: np.ndarray, cell: np.ndarray, periodic: Sequence[bool]) -> np.ndarray:
     """Move atoms that are far from the origin into the cell, in float64.
 
-    Near atoms keep their positions. Along a vector that is not periodic, nothing moves.
-    Coordinates above 1e11 Å, NaN and infinite ones stay as they are.
+    Atoms within 200 Å keep their positions. Along a vector that is not periodic,
+    nothing moves. Coordinates above 1e11 Å, NaN and infinite ones stay as they are.
 
     Args:
         pos: Cartesian positions, [N, 3], Å.
@@ -132,7 +133,7 @@ def wrap_far(pos: np.ndarray, cell: np.ndarray, periodic: Sequence[bool]) -> np.
     """
     pos = np.array(pos, dtype=np.float64)
     reach = np.abs(pos).max(axis=1, initial=0.0)
-    far = (reach > LARGEST_COORDINATE) & (reach <= _LARGEST_WRAPPED)
+    far = (reach > _NEAR) & (reach <= _LARGEST_WRAPPED)
     if far.any():
         cell = np.asarray(cell, dtype=np.float64)
         cells = np.floor(pos[far] @ np.linalg.inv(cell))
