@@ -57,12 +57,103 @@ def test_write_command(tmp_path, suffix, capsys):
 
 def test_write_command_refuses_equal_ids(tmp_path, capsys):
     record, frames = make_frames()
+    for atoms in frames:
+        atoms.info["sid"] = "x"
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         ase.io.write(tmp_path / folder / "x.extxyz", frames)
     inputs = [str(tmp_path / folder / "x.extxyz") for folder in ("a", "b")]
     assert oc20.main(["write", str(tmp_path / "o.lmdb"), *inputs]) == 2
     assert "sid x is already that of" in capsys.readouterr().out
+
+
+def test_write_command_refuses_faults_or_leaves_them_out(tmp_path, capsys):
+    for name, seed in (("a", 0), ("b", 1)):
+        ase.io.write(tmp_path / f"{name}.traj", make_frames(seed)[1])
+    ase.io.write(tmp_path / "c.traj", make_frames(2)[1][0])
+    out = tmp_path / "o.lmdb"
+    arguments = ["write", str(out), str(tmp_path / "*.traj")]
+    assert oc20.main(arguments) == 2
+    text = capsys.readouterr().out
+    assert "c.traj frame 0 (sid c): has only an initial structure" in text
+    assert "is not written: 1 relaxation cannot be used, 2 can" in text
+    assert not out.exists()
+    assert oc20.main([*arguments, "--on_error=flag"]) == 1
+    assert "2 records, 1 left out" in capsys.readouterr().out
+    assert [record.sid for record in OC20LMDB(out)] == ["a", "b"]
+    assert oc20.main(["check", str(out)]) == 0
+    assert oc20.main(["write", str(out), str(tmp_path / "c.traj"), "--overwrite"]) == 2
+    assert len(OC20LMDB(out)) == 2
+    options = ["--initial_only", "--overwrite"]
+    assert oc20.main(["write", str(out), str(tmp_path / "c.traj"), *options]) == 0
+    assert oc20.main(["check", str(out)]) == 1
+    assert "has only an initial structure" in capsys.readouterr().out
+    assert oc20.main(["check", str(out), "--initial_only"]) == 0
+    assert oc20.main([*arguments, "--max_step=0"]) == 2
+
+
+def test_write_command_warns_of_total_energies(tmp_path, capsys):
+    ase.io.write(tmp_path / "a.traj", make_frames(0, energies=(-300.0, -301.0))[1])
+    arguments = ["write", str(tmp_path / "o.lmdb"), str(tmp_path / "a.traj")]
+    assert oc20.main([*arguments, "--energy_key=adsorption_energy"]) == 0
+    assert "Are these total energies?" in capsys.readouterr().out
+
+
+def test_check_command_finds_what_write_refuses(tmp_path, capsys):
+    records = [make_record(i) for i in range(5)]
+    records[1].tags = np.zeros_like(records[1].tags)
+    records[2].pos_relaxed = None
+    records[3].fixed = np.ones_like(records[3].fixed)
+    records[4].y_relaxed = None
+    write_lmdb(tmp_path / "data.lmdb", records)
+    assert oc20.main(["check", str(tmp_path)]) == 1
+    text = capsys.readouterr().out
+    assert "key '1' (sid 1001): " in text and "no tags" in text
+    assert "key '2' (sid 1002): has only an initial structure" in text
+    assert "key '2' (sid 1002): has no pos_relaxed, unlike the first row" in text
+    assert "key '3' (sid 1003): atom " in text and "is held, but moves by" in text
+    assert "key '4' (sid 1004): has no y_relaxed, unlike the first row" in text
+    assert "FAULTY: 5 faults" in text
+
+
+def test_export_and_subset(tmp_path, capsys):
+    write_lmdb(tmp_path / "a.lmdb", map(make_record, range(6)))
+    source, out = str(tmp_path / "a.lmdb"), str(tmp_path / "b.lmdb")
+    (tmp_path / "ids.txt").write_text("1004\n1001\n")
+    picks = {
+        "--rows=1:4": ["1001", "1002", "1003"],
+        "--rows=4,0": ["1004", "1000"],
+        "--rows=::-4": ["1005", "1001"],
+        f"--sids={tmp_path / 'ids.txt'}": ["1004", "1001"],
+    }
+    for option, sids in picks.items():
+        assert oc20.main(["subset", source, out, option, "--overwrite"]) == 0
+        assert [record.sid for record in OC20LMDB(out)] == sids
+        assert OC20LMDB(out)[0].edge_index is not None
+    drawn = []
+    for seed in (1, 1, 2, 3):
+        options = ["--random=3", f"--seed={seed}", "--overwrite"]
+        assert oc20.main(["subset", source, out, *options]) == 0
+        drawn.append([record.sid for record in OC20LMDB(out)])
+    assert drawn[0] == drawn[1] == sorted(set(drawn[0])) and len(drawn[0]) == 3
+    assert len(set(map(tuple, drawn))) > 1
+    capsys.readouterr()
+    bad = ["--rows=9", "--rows=9:", "--rows=x", "--random=7", "--random=0"]
+    (tmp_path / "ids.txt").write_text("7\n")
+    for option in [*bad, f"--sids={tmp_path / 'ids.txt'}"]:
+        assert oc20.main(["subset", source, out, option, "--overwrite"]) == 2
+        assert option.partition("=")[2] in capsys.readouterr().out
+    assert oc20.main(["subset", source, source, "--overwrite"]) == 2
+    assert "is the file that is read" in capsys.readouterr().out
+    assert oc20.main(["subset", source, out]) == 2  # exists
+    assert len(OC20LMDB(source)) == 6
+    frames = str(tmp_path / "a.extxyz")
+    assert oc20.main(["export", source, frames, "--rows=:3"]) == 0
+    assert "6 frames of 3 records" in capsys.readouterr().out
+    arguments = ["write", out, frames, "--energy_key=adsorption_energy", "--overwrite"]
+    assert oc20.main(arguments) == 0
+    for got, want in zip(OC20LMDB(out), OC20LMDB(source)[:3], strict=True):
+        assert (got.sid, got.y_relaxed) == (want.sid, want.y_relaxed)
 
 
 def test_check_command(tmp_path, capsys):

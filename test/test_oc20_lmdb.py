@@ -407,3 +407,40 @@ def test_bad_records_are_not_written(tmp_path):
     with pytest.raises(OC20FormatError, match="no records to write"):
         write_lmdb(tmp_path / "data.lmdb", [])
     assert os.listdir(tmp_path) == []
+
+
+def test_rows_are_selected_by_slices_lists_and_masks(split):
+    rows = OC20LMDB(split)
+    sids = [record.sid for record in rows]
+    rng = np.random.default_rng(0)
+    mask = rng.random(len(rows)) < 0.5
+    numbers = rng.integers(-len(rows), len(rows), 20)
+    picks = [slice(2, 7), slice(None, None, -3), slice(99, None), [3, -1, 3], []]
+    for index in [*picks, range(1, 4), (2, 0), mask, numbers]:
+        chosen = rows[index]
+        wanted = np.array(sids)[list(index) if not isinstance(index, slice) else index]
+        wanted = np.array(sids)[index] if isinstance(index, np.ndarray) else wanted
+        if not isinstance(index, slice) and len(index) == 0:
+            wanted = []
+        assert isinstance(chosen, OC20LMDB) and len(chosen) == len(wanted)
+        assert [record.sid for record in chosen] == list(wanted)
+    again = rows[2:9][[1, 0]]
+    assert [record.sid for record in again] == [sids[3], sids[2]]
+    assert again.where(0) == rows.where(3) and again[-1].frame == rows[2].frame
+    assert "2 selected rows" in repr(again) and len(rows) == len(sids)
+    assert [r.sid for r in pickle.loads(pickle.dumps(again))] == [sids[3], sids[2]]
+    for index in ([99], [0.5], [[1, 2]], mask[:-1]):
+        with pytest.raises((IndexError, TypeError)):
+            rows[index]
+    with pytest.raises(IndexError, match="row 2 of 2"):
+        again[2]
+
+
+@pytest.mark.parametrize("sid", [float("nan"), float("inf"), -float("inf"), 1.5])
+def test_sid_that_is_no_id_is_named(tmp_path, sid):
+    fields = fields_of(make_record(), sid=sid)
+    write_raw(tmp_path / "a.lmdb", {b"0": pyg_pickle.dumps(fields)})
+    with pytest.raises(
+        OC20FormatError, match=r"a.lmdb key '0': sid is -?(nan|inf|1.5)"
+    ):
+        OC20LMDB(tmp_path / "a.lmdb")[0]

@@ -88,8 +88,8 @@ def test_bad_files_are_left_out_and_listed(run, tmp_path, capsys):
     write("folder/slabs.extxyz", slabs)
     assert run("--input", "folder", "--save_path=out.csv") == 1
     text = capsys.readouterr().out
-    assert "left out: bad: folder/bad.cif: cannot be read as cif" in text
-    assert "left out: sid1: " in text and "NaN" in text
+    assert "left out: folder/bad.cif: cannot be read as cif" in text
+    assert "left out: folder/slabs.extxyz frame 1 (sid sid1): pos holds NaN" in text
     assert "left out: 2 structures; the others are done" in text
     rows = rows_of("out.csv")
     assert [row["y_relaxed [eV]"] == "" for row in rows] == [True, False, True] + [
@@ -103,7 +103,9 @@ def test_tags_are_guessed_when_asked(run, capsys):
     slab = make_slabs(1)[0]
     write("POSCAR", slab, format="vasp")
     assert run("--input", "POSCAR") == 2
-    assert "left out: POSCAR: the structure has no tags" in capsys.readouterr().out
+    assert (
+        "left out: POSCAR frame 0: the structure has no tags" in capsys.readouterr().out
+    )
     assert run("--input", "POSCAR", "--missing_tags=guess") == 0
     assert "flag tags_guessed (1 structure)" in capsys.readouterr().out
 
@@ -116,7 +118,7 @@ def test_long_tables_and_lists_are_cut(run, capsys):
     assert run("--input", "many.traj") == 1
     text = capsys.readouterr().out
     assert "... and 40 more\n" in text and "ERROR: ... and 10 more" in text
-    assert text.count("ERROR: left out: sid") == 20
+    assert text.count("ERROR: left out: many.traj frame ") == 20
 
 
 def test_splits_are_scored_and_submitted(run, tmp_path, capsys):
@@ -219,9 +221,49 @@ def test_submission_wants_every_structure(run, capsys):
     slabs[1].set_tags([1] * 5)
     write("two.traj", slabs)
     options = ["--input=two.traj", "--split=id", "--submission=a.npz"]
-    assert run(*options) == 2
-    assert "sid sid1 has no energy" in capsys.readouterr().out
+    assert run(*options) == 1
+    text = capsys.readouterr().out
+    assert "left out: two.traj frame 1 (sid sid1): " in text
+    assert "a.npz is not written: 1 structure of its splits have no result" in text
     assert not os.path.exists("a.npz")
+    assert run("--input=two.traj@0", *options[1:]) == 0
+    assert (
+        "the challenge wants ood_ads, ood_cat, ood_both too" in capsys.readouterr().out
+    )
+
+
+def test_submission_refuses_an_id_twice(run, capsys):
+    slabs = make_slabs(2)
+    slabs[1].info["sid"] = "sid0"
+    write("two.traj", slabs)
+    options = ["--input=two.traj", "--split=id", "--submission=a.npz"]
+    assert run(*options) == 1
+    text = capsys.readouterr().out
+    assert "sid sid0 is already that of two.traj frame 0" in text
+    assert not os.path.exists("a.npz")
+
+
+def test_equal_names_keep_their_own_rows(run):
+    for folder in ("Cu", "Ni", "Pt"):
+        os.makedirs(folder)
+        slab = make_slabs(1)[0]
+        del slab.info["sid"]
+        write(f"{folder}/slab.traj", [slab] * 2)
+    assert run("--input", "*/slab.traj@1:", "--save_path=out.csv") == 0
+    rows = rows_of("out.csv")
+    assert [row["id"] for row in rows] == ["Cu/slab_1", "Ni/slab_1", "Pt/slab_1"]
+    assert [row["source"] for row in rows] == [
+        f"{a}/slab.traj" for a in "Cu Ni Pt".split()
+    ]
+    assert [row["frame"] for row in rows] == ["1"] * 3
+
+
+def test_on_error_raise_stops(run, capsys):
+    slabs = make_slabs(2)
+    slabs[0].set_tags([1] * 5)
+    write("two.traj", slabs)
+    assert run("--input=two.traj", "--on_error=raise") == 2
+    assert "two.traj frame 0 (sid sid0): no atom has tag 2" in capsys.readouterr().out
 
 
 def test_options_with_several_values_leave_overrides_alone():

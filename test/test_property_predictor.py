@@ -81,6 +81,8 @@ def test_one_structure_gives_a_dict(predictor):
         "y_relaxed": energy,
         "expected_error": pytest.approx(0.1 * energy),
         "num_atoms": 5,
+        "source": None,
+        "frame": None,
         "flags": {"made_periodic": "c"},
         "error": None,
     }
@@ -156,7 +158,8 @@ def test_table_shows_itself(predictor, tmp_path):
     assert page.count("<tr>") == 11 and "&lt;b&gt;, x" in page
     table.to_csv(tmp_path / "deep" / "t.csv")
     lines = (tmp_path / "deep" / "t.csv").read_text().splitlines()
-    assert lines[0] == "id,y_relaxed [eV],expected_error [eV],num_atoms,flags,error"
+    columns = "num_atoms,source,frame,flags,error"
+    assert lines[0] == f"id,y_relaxed [eV],expected_error [eV],{columns}"
     assert lines[2].startswith('"<b>, x",') and len(lines) == 13
     pandas = pytest.importorskip("pandas")
     frame = table.to_pandas()
@@ -364,9 +367,14 @@ def test_files_of_all_kinds(predictor, tmp_path, monkeypatch):
     write_split("data", 2)
     inputs = ["three.traj@1:", "*.cif", "data"]
     table = predictor.from_files(inputs, on_error="flag", **SILENT)
-    assert [r["id"] for r in table] == ["sid1", "sid2", "bad", "bare", "sid0", "sid1"]
+    ids = [row["id"] for row in table]
+    assert ids == ["sid1", "sid2", "bad", "bare", "sid0", "sid1_data"]
+    assert [row["frame"] for row in table] == [1, 2, None, 0, 0, 1]
+    assert [row["source"] for row in table] == ["three.traj"] * 2 + [
+        *("bad.cif", "bare.cif", "data/data.lmdb", "data/data.lmdb")
+    ]
     errors = [r["error"] for r in table]
-    assert "bad.cif: cannot be read as cif" in errors[2]
+    assert errors[2].startswith("cannot be read as cif")
     assert "Files: extxyz and ASE trajectories have tags" in errors[3]
     assert [e is None for e in errors] == [True, True, False, False, True, True]
     with pytest.raises(ConfigError, match="not found: none.traj"):

@@ -14,6 +14,7 @@
 
 """The sampling command: modes, options, exit status."""
 
+import csv
 import os
 import subprocess
 import sys
@@ -32,6 +33,8 @@ from helpers_sampler import write_split
 
 from ppmat.commands.sample import main
 from ppmat.commands.sample import parse_args
+from ppmat.datasets.oc20_lmdb import OC20LMDB
+from ppmat.datasets.oc20_lmdb import write_lmdb
 from ppmat.datasets.submission import check_submission
 from ppmat.utils.files import locked
 
@@ -74,6 +77,59 @@ def test_some_bad_inputs_give_exit_status_1(run, tmp_path, capsys):
     assert run("--mode=by_structures", "--input", "bad.cif", "slabs.traj") == 1
     assert len(read("out/structures.extxyz", ":")) == 3
     assert "left out: bad.cif" in capsys.readouterr().out
+
+
+def test_one_bad_row_does_not_stop_the_others(run, capsys):
+    rows = OC20LMDB("data/val_id")
+    records = [rows[0], rows[1], rows[2]]
+    records[1].pos[0] = records[1].pos[1]  # two atoms at one place
+    write_lmdb("data/val_id/data.lmdb", records, overwrite=True)
+    modes = {"a": "--input=data/val_id", "b": "--mode=by_dataloader"}
+    for folder, mode in modes.items():
+        options = ["--split=val_id", "--submission=a.npz", f"--save_path={folder}"]
+        assert run(mode, *options) == 1
+        text = capsys.readouterr().out
+        assert "key '1'" in text and "at the same place" in text
+        assert "a.npz is not written: 1 structure" in text
+        frames = read(next(Path(folder).rglob("structures.extxyz")), ":")
+        assert [atoms.info["sid"] for atoms in frames] == ["sid0", "sid2"]
+        assert not os.path.exists("a.npz")
+    assert run("--input=data/val_id", "--on_error=raise", "--save_path=no") == 2
+    assert not os.path.exists("no")
+
+
+def test_equal_names_keep_their_own_files(run):
+    for folder in ("Cu", "Ni", "Pt"):
+        os.makedirs(folder)
+        slab = make_slabs(1)[0]
+        del slab.info["sid"]
+        write(f"{folder}/slab.traj", [slab] * 2)
+    inputs = ["--input", "*/slab.traj@1", "slabs.traj", "slabs.traj"]
+    assert run(*inputs, "--format=cif", "--num_samples=2") == 0
+    files = {path for path in os.listdir("out") if path.endswith(".cif")}
+    assert len(files) == 2 * (3 + 3 + 3)
+    with open("out/structures.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["file"] for row in rows} == files
+    assert rows[2] == {
+        "file": "Ni_slab_1_0.cif",
+        "sid": "Ni/slab_1",
+        "sample": "0",
+        "source": "Ni/slab.traj",
+        "frame": "1",
+    }
+    assert [row["sid"] for row in rows[-6::2]] == ["sid0_0", "sid1_1", "sid2_2"]
+
+
+def test_missing_tags(run, capsys):
+    slab = make_slabs(1)[0]
+    write("a.cif", slab)
+    assert run("--input", "a.cif", "slabs.traj") == 1
+    assert "left out: a.cif frame 0: " in capsys.readouterr().out
+    assert run("--input", "a.cif", "--missing_tags=guess", "--save_path=guess") == 0
+    frames = read("guess/structures.extxyz", ":")
+    assert sorted(frames[0].get_tags()) == sorted(slab.get_tags())
+    assert run("--mode=by_dataloader", "--missing_tags=guess") == 2
 
 
 def test_refused_input_leaves_no_folder(run, tmp_path):

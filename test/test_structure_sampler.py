@@ -201,6 +201,33 @@ def test_bad_structure_is_named(relaxer, case):
         relaxer.from_structures(slabs)
 
 
+def test_bad_structures_are_left_out_when_asked(relaxer, tmp_path, capsys):
+    slabs = make_slabs(4)
+    slabs[2].positions[0] = np.nan
+    wanted = relaxer.from_structures([slabs[0], slabs[1], slabs[3]], seed=1)
+    for options in ({}, {"save_path": str(tmp_path / "out")}):
+        found = relaxer.from_structures(slabs, seed=1, on_error="flag", **options)
+        assert [str(fault) for fault in found.left_out] == [
+            "structure 2: pos holds NaN or infinite numbers"
+        ]
+        assert "left out: structure 2: " in capsys.readouterr().out
+        for got, want in zip(found, wanted, strict=True):
+            assert got.info["sid"] == want.info["sid"]
+            np.testing.assert_array_equal(got.positions, want.positions)
+
+
+def test_missing_tags_are_an_error_or_guessed(relaxer):
+    slab = make_slabs(1)[0]
+    tags = slab.get_tags().tolist()
+    wanted = relaxer.from_structures(slab, seed=1)
+    slab.set_tags(0)
+    with pytest.raises(ValueError, match="structure 0: .*no tags"):
+        relaxer.from_structures(slab)
+    found = relaxer.from_structures(slab, seed=1, missing_tags="guess")
+    assert found.get_tags().tolist() == tags
+    np.testing.assert_array_equal(found.positions, wanted.positions)
+
+
 def test_bad_arguments_are_named(relaxer):
     slabs = make_slabs(1)
     with pytest.raises(ConfigError, match="there is no structure to relax"):

@@ -70,6 +70,22 @@ def test_cif_keeps_the_order_and_loses_tags(tmp_path):
     assert not new.get_tags().any() and not new.constraints
 
 
+def test_equal_names_of_cif_files_get_numbers(tmp_path):
+    names = ["a/b", "a_b", "A_b", "a_b_2", "a b", "ä" * 300, "ä" * 301]
+    atoms = result_to_atoms(result_of(make_slabs(1)[0]) | {"source": "x", "frame": 4})
+    with StructureWriter(tmp_path, "cif") as writer:
+        for number, name in enumerate(names):
+            atoms.info["sid"] = str(number)
+            writer.write(atoms, name)
+    lines = (tmp_path / "structures.csv").read_text().splitlines()
+    assert lines[0] == "file,sid,sample,source,frame"
+    files = [line.split(",")[0] for line in lines[1:]]
+    assert files[:4] == ["a_b.cif", "a_b_2.cif", "A_b_3.cif", "a_b_2_2.cif"]
+    assert len({file.lower() for file in files}) == len(names)
+    assert {path.name for path in tmp_path.glob("*.cif")} == set(files)
+    assert lines[3] == "A_b_3.cif,2,0,x,4"
+
+
 @pytest.mark.parametrize("format", ["extxyz", "traj"])
 def test_failure_leaves_no_half_file(tmp_path, format):
     with pytest.raises(RuntimeError), StructureWriter(tmp_path, format) as writer:

@@ -24,6 +24,7 @@ import platform
 import re
 import sys
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -115,6 +116,26 @@ def status_of(left_out: int, total: int, noun: str, verb: str = "left out") -> i
         return EXIT_BAD_INPUT
     logger.error(f"{verb}: {counted(left_out, noun)}; the others are done")
     return EXIT_SOME_LEFT_OUT
+
+
+def report_submission(path: str, splits: Iterable[str], left_out: int) -> bool:
+    """Log what becomes of a submission; returns whether it can be written.
+
+    A submission needs every structure of its splits, so it is not written if some were
+    left out.
+    """
+    from ppmat.datasets.submission import missing_splits
+
+    if left_out:
+        logger.error(
+            f"{path} is not written: {counted(left_out, 'structure')} of its splits "
+            "have no result (listed above), and a submission needs all of them"
+        )
+        return False
+    missing = missing_splits(splits)
+    also = f"; the challenge wants {', '.join(missing)} too" if missing else ""
+    logger.message(f"Writing the submission {path}{also}")
+    return True
 
 
 @contextlib.contextmanager

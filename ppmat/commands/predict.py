@@ -39,6 +39,7 @@ from ppmat.commands.options import new_parser
 from ppmat.commands.options import parse_with_overrides
 from ppmat.commands.options import print_flags
 from ppmat.commands.options import refuse_if
+from ppmat.commands.options import report_submission
 from ppmat.commands.options import status_of
 from ppmat.commands.options import task_command
 from ppmat.commands.processes import AUTO_PROCESSES
@@ -75,14 +76,17 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--checkpoint_path", nargs="+", default=[], action="extend",
         help="weights that belong to --config_path; several: an ensemble")  # fmt: skip
     add("--input", "--input_path", nargs="+", default=[], action="extend",
-        help="files (.traj, .cif, .extxyz, .xyz, POSCAR, .lmdb), folders, patterns; "
-        "FILE@INDEX picks frames")  # fmt: skip
+        help="files (.traj, .extxyz, .cif, POSCAR, .db, .json, .lmdb, .aselmdb, with "
+        ".gz or .xz ...), folders, patterns; FILE@INDEX picks frames")  # fmt: skip
     add("--split", nargs="+", default=[], action="extend",
         help="splits of the configuration's data set, scored if they have labels; with "
         "--input the name of the split for --submission")  # fmt: skip
     add("--missing_tags", choices=("raise", "guess"), default="raise",
         help="what to do with structures without tags (CIF, POSCAR): leave them out, "
         "or guess which atoms are the adsorbate")  # fmt: skip
+    add("--on_error", choices=("flag", "raise"), default="flag",
+        help="for a structure that cannot be used: leave it out and list it, "
+        "or stop")  # fmt: skip
     add("--batch_size", type=int, default=16, help="structures predicted at once")
     add("--num_workers", type=int, default=0, help="processes that prepare structures")
     add_processes(parser, AUTO_PROCESSES)
@@ -138,13 +142,17 @@ def _predict(predictor: Any, args: argparse.Namespace) -> int:
     options = {
         "batch_size": args.batch_size,
         "progress": sys.stderr.isatty(),
-        "on_error": "flag",
+        "on_error": args.on_error,
         "missing_tags": args.missing_tags,
         "num_workers": args.num_workers,
     }
     if args.input:
         path = _csv_path(args.save_path, "predictions")
-        table = predictor.from_files(args.input, save_path=path, **options)
+        # A submission holds the ids of its data set, so none may change.
+        repeated = "refuse" if args.submission else "rename"
+        table = predictor.from_files(
+            args.input, repeated=repeated, save_path=path, **options
+        )
         if dist.get_rank() > 0:  # rank 0 speaks and writes for all
             return 0
         left_out = _print_table(table, "", _MAX_ROWS)
@@ -153,13 +161,12 @@ def _predict(predictor: Any, args: argparse.Namespace) -> int:
         tables, left_out = _predict_splits(predictor, args, options)
         if dist.get_rank() > 0:
             return 0
-    if args.submission:
+    if args.submission and report_submission(args.submission, tables, left_out):
         energies = {
             split: ((row["id"], row[predictor.property_name]) for row in table)
             for split, table in tables.items()
         }
         write_energy_submission(args.submission, energies)
-        logger.message(f"Wrote {args.submission}")
     return status_of(left_out, sum(map(len, tables.values())), "structure")
 
 
@@ -201,6 +208,7 @@ def _csv_path(save_path: str | None, name: str) -> str | None:
 
 def _print_table(table: Any, split: str, limit: int) -> int:
     """Print a table, its flags and its errors; return the number of rows left out."""
+    from ppmat.datasets.structure_reader import fault_line
     from ppmat.predictor.structure_checks import FLAGS
 
     errors: list[str] = []
@@ -211,7 +219,8 @@ def _print_table(table: Any, split: str, limit: int) -> int:
         if row["error"] is not None:
             left_out += 1
             if left_out <= _MAX_ROWS:
-                errors.append(f"{row['id']}: {row['error']}")
+                place = row["source"], row["frame"]
+                errors.append(fault_line(row["id"], *place, row["error"]))
     title = f"{split}, " if split else ""
     number = counted(len(table), "structure")
     print(f"{title}{number}\n{table.to_text(limit)}", flush=True)

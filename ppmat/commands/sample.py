@@ -31,6 +31,7 @@ from ppmat.commands.options import lock_output
 from ppmat.commands.options import new_parser
 from ppmat.commands.options import parse_with_overrides
 from ppmat.commands.options import refuse_if
+from ppmat.commands.options import report_submission
 from ppmat.commands.options import status_of
 from ppmat.commands.options import task_command
 from ppmat.commands.processes import AUTO_PROCESSES
@@ -68,6 +69,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--num_samples", type=int, help="results for each input (default: 1)")
     add("--num_workers", type=int, default=0, help="processes that prepare --input")
     add_processes(parser, AUTO_PROCESSES)
+    add("--on_error", choices=("flag", "raise"), default="flag",
+        help="for a structure that cannot be used: leave it out and list it, or stop "
+        "before any is relaxed")  # fmt: skip
+    add("--missing_tags", choices=("raise", "guess"), default="raise",
+        help="what to do with --input without tags (CIF, POSCAR) or with layer "
+        "numbers: leave them out, or guess which atoms are the adsorbate")  # fmt: skip
     add("--save_path", "--output_dir", "--output_path", dest="save_path",
         default="./output/sample", help="output folder")  # fmt: skip
     add("--format", help="extxyz, traj or cif; CIF loses tags and constraints")
@@ -81,8 +88,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="splits of the data set, for by_dataloader and compute_metric; with "
         "by_structures the name of the split for --submission")  # fmt: skip
     add("--input", nargs="+", default=[], action="extend",
-        help="for by_structures: files (.traj, .cif, .extxyz, .xyz, POSCAR, .lmdb), "
-        "folders, patterns; FILE@INDEX picks frames")  # fmt: skip
+        help="for by_structures: files (.traj, .extxyz, .cif, POSCAR, .db, .json, "
+        ".lmdb, .aselmdb, with .gz or .xz ...), folders, patterns; FILE@INDEX picks "
+        "frames")  # fmt: skip
     add("overrides", nargs="*", metavar="KEY=VALUE",
         help="changes of the YAML, e.g. "
         "Sample.model_sample_params.num_inference_steps=8")  # fmt: skip
@@ -152,10 +160,11 @@ def _check_options(args: argparse.Namespace) -> None:
         "num_atoms": ("by_num_atoms", "by_condition"),
         "split": (*_SPLIT_MODES, "by_structures"),
         "submission": (*_SPLIT_MODES, "by_structures"),
+        "missing_tags": ("by_structures",),
     }
     for name, modes in wants.items():
         refuse_if(
-            getattr(args, name) and mode not in modes,
+            getattr(args, name) not in (None, [], "raise") and mode not in modes,
             f"--{name} has no meaning with --mode={mode}; it goes with "
             f"{', '.join(modes)}",
         )
@@ -189,30 +198,35 @@ def _run_splits(sampler: Any, args: argparse.Namespace) -> int:
     from ppmat.sampler.scoring import has_relaxed_positions
 
     found: dict[str, Any] = {}
+    left_out = 0
     for split in args.split or [None]:
         folder = os.path.join(args.save_path, split) if split else args.save_path
-        results = sampler.sample_by_dataloader(folder, split, **_options(args))
+        results = sampler.sample_by_dataloader(
+            folder, split, on_error=args.on_error, **_options(args)
+        )
+        left_out += len(sampler.left_out)
         found[split or ""] = results
         scored = has_relaxed_positions(results) and sampler.sample_config.get("metrics")
         if scored or args.mode == "compute_metric":
             _score(sampler, results, folder, split)
-    _submit(args.submission, found)
-    return 0
+    _submit(args.submission, found, left_out)
+    return status_of(left_out, left_out + sum(map(len, found.values())), "structure")
 
 
-def _submit(path: str | None, splits: dict[str, Any]) -> None:
+def _submit(path: str | None, splits: dict[str, Any], left_out: int) -> None:
     """Write the results of each split as a submission, if there is a path."""
     import paddle.distributed as dist
 
     from ppmat.datasets.submission import write_submission
 
-    if path and dist.get_rank() == 0:
+    if not path or dist.get_rank() != 0:
+        return
+    if report_submission(path, splits, left_out):
         positions = {
             split: ((r["id"], r["cart_coords"]) for r in results)
             for split, results in splits.items()
         }
         write_submission(path, positions)
-        logger.message(f"Wrote {path}")
 
 
 def _score(sampler: Any, results: Any, folder: str, split: str | None) -> None:
@@ -229,21 +243,28 @@ def _score(sampler: Any, results: Any, folder: str, split: str | None) -> None:
 
 
 def _run_structures(sampler: Any, args: argparse.Namespace) -> int:
+    from ppmat.datasets.prepared_records import PreparedRecords
     from ppmat.datasets.structure_reader import read_inputs
     from ppmat.sampler.scoring import has_relaxed_positions
 
-    structures, faults = read_inputs(args.input)
-    for fault in faults:
-        logger.error(f"left out: {fault}")
-    logger.info(f"{len(structures)} structures to relax")
+    records = PreparedRecords(
+        read_inputs(args.input),
+        args.missing_tags,
+        # A submission holds the ids of its data set, so none may change.
+        repeated="refuse" if args.submission else "rename",
+        progress=sys.stderr.isatty(),
+    )
+    logger.info(f"{len(records)} structures to relax")
     atoms = sampler.from_structures(
-        structures,
+        records,
         save_path=args.save_path,
         num_workers=args.num_workers,
         progress=sys.stderr.isatty(),
+        on_error=args.on_error,
         **_options(args),
     )
     if has_relaxed_positions(atoms.results) and sampler.sample_config.get("metrics"):
         _score(sampler, atoms.results, args.save_path, None)
-    _submit(args.submission, dict.fromkeys(args.split, atoms.results))
-    return status_of(len(faults), len(faults) + len(structures), "input")
+    left_out = len(records.left_out)
+    _submit(args.submission, dict.fromkeys(args.split, atoms.results), left_out)
+    return status_of(left_out, left_out + len(records), "structure")

@@ -24,15 +24,19 @@ The format is that of the Open Catalyst Project (fairchem documentation,
 from __future__ import annotations
 
 import bisect
+import copy
 import itertools
 import os
 import threading
 import weakref
 from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from typing import overload
 
 import lmdb
+import numpy as np
 
 from ppmat.datasets import pyg_pickle
 from ppmat.datasets.oc20_record import OC20Record
@@ -133,8 +137,13 @@ def _forget_inherited() -> None:
 os.register_at_fork(after_in_child=_forget_inherited)
 
 
-def _open(path: Path, readahead: bool) -> Any:
-    """Return the environment of a file in this process."""
+def open_lmdb(path: Path, readahead: bool = False) -> Any:
+    """Return the environment of a file in this process, to read from it.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        OC20FormatError: The file cannot be opened as an LMDB file.
+    """
     try:
         status = os.stat(path)
     except FileNotFoundError:
@@ -161,7 +170,8 @@ class OC20LMDB:
 
     Files are opened at first use in each process, so forked and spawned workers can use
     an object. A row without ``sid`` gets its row number as id, or "<file>_<row>" in a
-    folder of several files.
+    folder of several files. ``rows[10:20]`` and ``rows[[3, 1, 4]]`` are the same object
+    with fewer rows, also of the type ``OC20LMDB``.
 
     Args:
         path: An LMDB file, a folder of them (in the order of their names), or with
@@ -195,15 +205,49 @@ class OC20LMDB:
         self.close()
         counts = [self._count(number) for number in range(len(self.files))]
         self._ends = list(itertools.accumulate(counts))
+        self._selected: np.ndarray | None = None  # rows of a selection
         self.close()
 
     def __len__(self) -> int:
-        return self._ends[-1]
+        return self._ends[-1] if self._selected is None else len(self._selected)
 
-    def __getitem__(self, index: int) -> OC20Record:
+    @overload
+    def __getitem__(self, index: int) -> OC20Record: ...
+    @overload
+    def __getitem__(self, index: slice | Sequence[int] | np.ndarray) -> OC20LMDB: ...
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return a record, or the rows of a slice, list or mask as an ``OC20LMDB``."""
+        if isinstance(index, (slice, list, tuple, range, np.ndarray)):
+            return self._select(index)
         number, row = self._locate(index)
         sid = str(row) if len(self.files) == 1 else f"{self.files[number].stem}_{row}"
-        return OC20Record.from_fields(self.fields(index), self.where(index), sid)
+        record = OC20Record.from_fields(self.fields(index), self.where(index), sid)
+        record.source, record.frame = str(self.files[number]), row
+        return record
+
+    @property
+    def selected(self) -> np.ndarray | None:
+        """Numbers of the rows of a selection, int64; None for all rows."""
+        return self._selected
+
+    def _select(self, index: Any) -> OC20LMDB:
+        rows = np.arange(len(self)) if self._selected is None else self._selected
+        if not isinstance(index, slice):
+            index = np.asarray(index)
+            index = index.astype(np.int64) if index.size == 0 else index
+            if index.dtype.kind not in "biu" or index.ndim != 1:
+                raise TypeError(
+                    "rows are selected by a slice, a list of integers or a mask"
+                )
+        try:
+            selected = rows[index]
+        except IndexError as error:
+            raise IndexError(f"{error} in {self.path}") from None
+        chosen = copy.copy(self)
+        chosen._selected = selected
+        chosen.close()
+        return chosen
 
     def fields(self, index: int) -> dict[str, Any]:
         """Return the fields of one row as stored (see :func:`pyg_pickle.loads`)."""
@@ -235,7 +279,8 @@ class OC20LMDB:
         return {**self.__dict__, "_opened": {}, "_pid": None}
 
     def __repr__(self) -> str:
-        return f"OC20LMDB({str(self.path)!r}, {len(self)} rows)"
+        rows = len(self) if self._selected is None else f"{len(self)} selected"
+        return f"OC20LMDB({str(self.path)!r}, {rows} rows)"
 
     def _locate(self, index: int) -> tuple[int, int]:
         row = int(index)
@@ -243,6 +288,8 @@ class OC20LMDB:
             row += len(self)
         if not 0 <= row < len(self):
             raise IndexError(f"row {index} of {len(self)} in {self.path}")
+        if self._selected is not None:
+            row = int(self._selected[row])
         number = bisect.bisect_right(self._ends, row)
         return number, row - (self._ends[number - 1] if number else 0)
 
@@ -250,7 +297,7 @@ class OC20LMDB:
         if self._pid != os.getpid():
             self.close()
         if number not in self._opened:
-            self._opened[number] = _open(self.files[number], self.readahead)
+            self._opened[number] = open_lmdb(self.files[number], self.readahead)
         return self._opened[number]
 
     def _count(self, number: int) -> int:

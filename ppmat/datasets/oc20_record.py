@@ -421,9 +421,10 @@ def record_from_frames(
         frames: The first is initial, the last relaxed; a single one only initial. Tags
             and constraints are those of the first.
         sid: System id.
-        energy_key: Key of ``atoms.info`` with the **adsorption** energy in eV, as OC20
-            defines it (slab + adsorbate minus clean slab minus gas-phase reference).
-            Total energies are never converted. None stores no energy.
+        energy_key: Key of ``atoms.info``, or of the results of ``atoms.calc``, with the
+            **adsorption** energy in eV, as OC20 defines it (slab + adsorbate minus
+            clean slab minus gas-phase reference). Total energies are never converted.
+            None stores no energy.
         missing_tags: See :func:`structure_to_record`.
 
     Raises:
@@ -432,19 +433,21 @@ def record_from_frames(
         InputError: The first frame cannot be used, see :func:`structure_to_record`.
     """
     first, last = frames[0], frames[-1]
-    if first.numbers.tolist() != last.numbers.tolist() or not np.allclose(
-        first.cell.array, last.cell.array, rtol=0, atol=SAME_CELL
-    ):
-        raise OC20FormatError(f"{sid}: first and last frame differ in atoms or cell")
+    if first.numbers.tolist() != last.numbers.tolist():
+        same = sorted(first.numbers) == sorted(last.numbers)
+        raise OC20FormatError(
+            f"{sid}: first and last frame differ in atoms"
+            + (": the same atoms are in another order" if same else "")
+        )
+    change = np.abs(first.cell.array - last.cell.array).max()
+    if not change <= SAME_CELL:
+        raise OC20FormatError(
+            f"{sid}: first and last frame differ in their cells, by {change:.2g} Å; "
+            "the cell of an OC20 relaxation is constant"
+        )
     record = structure_to_record(first, sid, warn=False, missing_tags=missing_tags)
-    energies = []
-    for atoms in (first, last) if energy_key is not None else ():
-        if energy_key not in atoms.info:
-            raise OC20FormatError(
-                f"{sid}: no '{energy_key}' in atoms.info; it has "
-                f"{', '.join(map(str, atoms.info)) or 'nothing'}"
-            )
-        energies.append(float(atoms.info[energy_key]))
+    wanted = (first, last) if energy_key is not None else ()
+    energies = [_energy_of(atoms, energy_key, sid) for atoms in wanted]
     relaxed = len(frames) > 1
     fields = record.to_fields() | {
         "y_init": energies[0] if energies else None,
@@ -452,3 +455,16 @@ def record_from_frames(
         "pos_relaxed": _fields_of_atoms(last, sid)["pos"] if relaxed else None,
     }
     return OC20Record.from_fields(fields, sid)
+
+
+def _energy_of(atoms: ase.Atoms, key: str, sid: str) -> float:
+    """Return an energy from ``atoms.info`` or the results of a calculator, eV."""
+    results = {} if atoms.calc is None else atoms.calc.results
+    for place in (atoms.info, results):
+        if place.get(key) is not None:
+            return float(place[key])
+    raise OC20FormatError(
+        f"{sid}: no '{key}' in atoms.info; it has "
+        f"{', '.join(map(str, atoms.info)) or 'nothing'}, and the results of a "
+        f"calculator {', '.join(results) or 'nothing'}"
+    )

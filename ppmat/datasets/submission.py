@@ -149,6 +149,17 @@ def _by_short_name(
         yield short, list(ids), [np.asarray(value, dtype) for value in values]
 
 
+def missing_splits(names: Iterable[str]) -> list[str]:
+    """Return the splits of the challenge that are not among the given ones.
+
+    Example:
+        >>> missing_splits(["val_id", "val_ood_ads"])
+        ['ood_cat', 'ood_both']
+    """
+    found = {split_name(name) for name in names}
+    return [split for split in SPLITS if split not in found]
+
+
 def merge_submissions(path: PathLike, parts: Sequence[PathLike]) -> None:
     """Join files of single splits into one submission.
 

@@ -38,8 +38,10 @@ from ppmat.datasets.loader import batches_in_order
 from ppmat.datasets.oc20_is2re_dataset import StructureDataset
 from ppmat.datasets.oc20_lmdb import OC20LMDB
 from ppmat.datasets.oc20_record import OC20Record
+from ppmat.datasets.structure_reader import fault_line
 from ppmat.datasets.structure_reader import iter_rows
 from ppmat.datasets.structure_reader import iter_structures
+from ppmat.datasets.structure_reader import place_of
 from ppmat.models import build_trained_model
 from ppmat.predictor.base import BasePredictor
 from ppmat.predictor.base import PathLike
@@ -48,6 +50,7 @@ from ppmat.predictor.structure_checks import CheckedStructure
 from ppmat.predictor.structure_checks import StructureChecker
 from ppmat.predictor.structure_checks import count_isolated
 from ppmat.utils import logger
+from ppmat.utils.errors import InputError
 from ppmat.utils.errors import check_choice
 from ppmat.utils.files import StoredRunError
 from ppmat.utils.misc import gather_objects
@@ -140,6 +143,8 @@ class PropertyPredictor(BasePredictor):
             Column("id", "text"),
             *(Column(name, "number", _UNIT) for name in numbers),
             Column("num_atoms", "count"),
+            Column("source", "text"),
+            Column("frame", "count"),
             Column("flags", "flags"),
             Column("error", "text"),
         ]
@@ -181,7 +186,9 @@ class PropertyPredictor(BasePredictor):
             dicts in the order of the input: ``id`` (``info["sid"]``, else the position
             in the input), the property and ``expected_error`` (eV; the latter None if
             the model does not predict it), with an ensemble ``ensemble_std`` (eV,
-            sample standard deviation), ``num_atoms``, ``flags`` (a dict, see
+            sample standard deviation), ``num_atoms``, ``source`` and ``frame`` (file
+            and number of the frame, None for structures of no file), ``flags`` (a dict,
+            see
             :data:`~ppmat.predictor.structure_checks.FLAGS`; empty for a usual
             structure) and ``error`` (None without an error).
 
@@ -221,12 +228,17 @@ class PropertyPredictor(BasePredictor):
             raise ValueError("from_structures: there is no structure to predict")
         return dict(rows[0]) if one else PropertyTable(rows, self.columns)
 
-    def from_files(self, inputs: str | Sequence[str], **options: Any) -> Any:
+    def from_files(
+        self, inputs: str | Sequence[str], repeated: str = "rename", **options: Any
+    ) -> Any:
         """Predict the structures of files, folders and patterns.
 
         Args:
-            inputs: CIF, POSCAR, extxyz, ASE trajectories, LMDB data sets;
-                ``FILE@INDEX`` picks frames. A folder means all readable files in it.
+            inputs: CIF, POSCAR, extxyz, ASE trajectories and databases, LMDB data sets,
+                see :mod:`~ppmat.datasets.structure_files`; ``FILE@INDEX`` picks frames.
+                A folder means all readable files in it.
+            repeated: For an id that occurred before: ``rename`` or ``refuse``, see
+                :func:`~ppmat.datasets.structure_reader.iter_structures`.
             **options: See :meth:`from_structures`.
 
         Returns:
@@ -235,7 +247,7 @@ class PropertyPredictor(BasePredictor):
         """
         inputs = [inputs] if isinstance(inputs, (str, os.PathLike)) else inputs
         inputs = [os.fspath(item) for item in inputs]
-        return self.from_structures(iter_structures(inputs), **options)
+        return self.from_structures(iter_structures(inputs, repeated), **options)
 
     def from_cif_file(
         self, cif_file_path: PathLike, save_path: PathLike | None = None
@@ -272,12 +284,14 @@ class PropertyPredictor(BasePredictor):
         )
 
         def checked(number: int, structure: Any) -> CheckedStructure:
-            result = check(structure, number)
+            source, frame = place_of(structure)
+            result = check(structure, number)._replace(source=source, frame=frame)
             if result.error is not None and not keep_errors:
-                kind = TypeError if isinstance(result.error, TypeError) else ValueError
+                kind = TypeError if isinstance(result.error, TypeError) else InputError
+                place = (None, number) if source is None else (source, frame)
+                line = fault_line(result.sid, *place, result.error)
                 raise kind(
-                    f"structure {number}: {result.error} (on_error='flag' leaves it "
-                    "out and continues)"
+                    f"{line} (on_error='flag' leaves it out and continues)"
                 ) from result.error
             return result
 
@@ -338,6 +352,8 @@ class PropertyPredictor(BasePredictor):
                 **dict.fromkeys(column.name for column in self.columns),
                 "id": checked.sid,
                 "num_atoms": checked.record and len(checked.record.pos),
+                "source": checked.source,
+                "frame": checked.frame,
                 "flags": dict(checked.flags),
                 "error": checked.error and str(checked.error),
             }

@@ -77,6 +77,8 @@ class CheckedStructure(NamedTuple):
     record: OC20Record | None  # the model input; None if it cannot be used
     flags: dict[str, str]  # detail by name, see FLAGS
     error: Exception | None = None  # the reason why it cannot be used
+    source: str | None = None  # file that it was read from
+    frame: int | None = None  # number of its frame there
 
     def digest(self) -> bytes:
         """Return a hash of all that identifies this structure."""

@@ -16,11 +16,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
+from typing import Literal
 
 import paddle
 import paddle.distributed as dist
@@ -29,12 +31,15 @@ from pymatgen.core import Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 from tqdm import tqdm
 
+from ppmat.datasets import DATASETS
 from ppmat.datasets import build_dataloader
 from ppmat.datasets.build_structure import BuildStructure
 from ppmat.datasets.oc20_is2re_dataset import StructureDataset
+from ppmat.datasets.oc20_lmdb import OC20LMDB
 from ppmat.datasets.oc20_record import OC20Record
-from ppmat.datasets.structure_reader import fingerprint_records
-from ppmat.datasets.structure_reader import to_records
+from ppmat.datasets.prepared_records import ON_ERROR
+from ppmat.datasets.prepared_records import PreparedRecords
+from ppmat.datasets.structure_reader import fingerprint_rows
 from ppmat.datasets.transform import build_post_transforms
 from ppmat.metrics import build_metric
 from ppmat.models import build_graph_converter
@@ -57,6 +62,7 @@ from ppmat.sampler.structure_writer import check_format
 from ppmat.sampler.structure_writer import file_stem
 from ppmat.sampler.structure_writer import result_to_atoms
 from ppmat.utils import logger
+from ppmat.utils.errors import check_choice
 from ppmat.utils.misc import wait_for_all
 from ppmat.utils.registry import ConfigError
 from ppmat.utils.registry import check_call
@@ -102,6 +108,10 @@ class StructureSampler:
         config_overrides: ``KEY=VALUE`` with a dotted key.
         device: Where the model runs.
 
+    Attributes:
+        left_out: One line for each record of a data set that the last
+            :meth:`sample_by_dataloader` left out.
+
     Raises:
         ConfigError: The arguments or the YAML are not valid.
         CheckpointError: The weights cannot be read or belong to another model.
@@ -138,6 +148,7 @@ class StructureSampler:
         }
         check_call(BuildStructure, cfg, "Sample.build_structure_cfg")
         self.structure_converter = BuildStructure(**cfg)
+        self.left_out: list[str] = []
 
     # --- the model --------------------------------------------------------------
 
@@ -197,13 +208,20 @@ class StructureSampler:
         return score(metrics, results, save_path)
 
     def sample_by_dataloader(
-        self, save_path: str | None = None, split: str | None = None, **options: Any
+        self,
+        save_path: str | None = None,
+        split: str | None = None,
+        on_error: Literal["raise", "flag"] = "raise",
+        **options: Any,
     ) -> Sequence:
         """Generate one structure (or several) for each sample of ``Sample.data``.
 
         Args:
             save_path: Output folder; see the class.
             split: Replaces ``split`` of the data set.
+            on_error: For a record that cannot be used: as the data set says, or
+                ``flag`` to leave it out unless the YAML says otherwise.
+                :attr:`left_out` lists it.
             **options: See :class:`~ppmat.sampler.generation.SampleOptions`.
 
         Returns:
@@ -215,17 +233,23 @@ class StructureSampler:
             ConfigError: The data block is missing or not valid.
         """
         where, cfg = self._data_config()
+        check_choice("on_error", on_error, ON_ERROR)
+        params = dict(cfg["dataset"].get("__init_params__") or {})
         if split is not None:
-            params = dict(cfg["dataset"].get("__init_params__") or {}, split=split)
-            cfg = {**cfg, "dataset": {**cfg["dataset"], "__init_params__": params}}
+            params["split"] = split
+        if on_error == "flag" and _can_skip(cfg["dataset"], where):
+            params.setdefault("on_error", "skip")
+        cfg = {**cfg, "dataset": {**cfg["dataset"], "__init_params__": params}}
         loader = build_dataloader(cfg, where=where, training=False)
         if isinstance(loader, dict):
             raise ConfigError(f"{where}: split_dataset_ratio has no meaning here")
-        records = getattr(loader.dataset, "records", ())
+        self.left_out = list(getattr(loader.dataset, "skipped", ()))
+        rows = getattr(loader.dataset, "records", None)
+        data = fingerprint_rows(rows) if isinstance(rows, OC20LMDB) else None
         source = Source(
             loader.dataset,
             positions_of_batch,
-            [cfg["dataset"], fingerprint_records(records)],
+            [cfg["dataset"], data],
             loader.collate_fn,
             loader.num_workers,
         )
@@ -341,6 +365,9 @@ class StructureSampler:
         batch_size: int | None = _BATCH_SIZE,
         seed: int | None = None,
         progress: bool = True,
+        *,
+        on_error: Literal["raise", "flag"] = "raise",
+        missing_tags: Literal["raise", "guess"] = "raise",
         **options: Any,
     ) -> Atoms | Sequence:
         """Relax one structure or many.
@@ -349,24 +376,33 @@ class StructureSampler:
             structures: One or an iterable of ``ase.Atoms`` (tags: 0 sub-surface,
                 1 surface, 2 adsorbate; ``FixAtoms`` for fixed atoms), pymatgen
                 ``Structure`` (site properties ``tags`` and ``fixed``) or
-                ``OC20Record``; an ``OC20LMDB`` is read row by row.
+                ``OC20Record``; an ``OC20LMDB`` is read row by row; ``PreparedRecords``
+                are taken as they are.
             batch_size: See :class:`~ppmat.sampler.generation.SampleOptions`, as all
                 others.
             seed: The same seed gives the same structures.
             progress: Show a progress bar for more than one structure.
+            on_error: For a structure that cannot be used: ``raise``, before any is
+                relaxed, or ``flag`` to leave it out. The log and ``left_out`` of the
+                result name it.
+            missing_tags: For structures without tags, or with layer numbers instead:
+                ``raise``, or ``guess`` as in
+                :func:`~ppmat.datasets.surface_tags.guess_tags`.
             **options: Other options.
 
         Returns:
             For one structure its relaxed ``ase.Atoms``: atoms in the same order, with
             tags, constraints and info, initial positions in
             ``arrays["initial_positions"]``. For an iterable, or several samples, all of
-            them in the order of the input: a list, or with ``save_path`` a sequence
-            that reads from there.
+            them in the order of the input: a list, or with ``save_path`` or
+            ``on_error="flag"`` a
+            :class:`~ppmat.sampler.structure_writer.RelaxedAtoms`.
 
         Raises:
-            ConfigError: No structure, or an unknown format.
-            ValueError: A structure that cannot be used (no cell, NaN, unknown element
-                ...); its position is named.
+            ConfigError: No structure, an unknown format, or several samples of a model
+                that returns the same structure each time.
+            InputError: Structures that cannot be used (no cell, NaN, unknown element,
+                no tags ...); it names them.
         """
         one = isinstance(structures, (Atoms, Structure, OC20Record))
         if one:
@@ -379,18 +415,30 @@ class StructureSampler:
             batch_size=batch_size, seed=seed, progress=progress and not one, **options
         )
         wanted = replace(wanted, format=wanted.format or "extxyz")
-        records = to_records(structures)
+        records = structures
+        if not isinstance(records, PreparedRecords):
+            records = PreparedRecords(structures, missing_tags)
+        records.check(on_error)
+        for fault in records.left_out:
+            logger.error(f"left out: {fault}")
+        if records.all_free:
+            logger.warning(
+                f"{records.all_free} of {len(records)} structures have no fixed atoms: "
+                "all of their atoms may move"
+            )
         source = Source(
             StructureDataset(records, build_graph_converter(*self._graph_config())),
-            lambda rows, batch: positions_of_records(records, rows),
-            fingerprint_records(records),
+            lambda rows, batch: _known_of_records(records, rows),
+            records.fingerprint(),
             num_workers=wanted.num_workers,
         )
-        results = self._run(source, wanted, _BATCH_SIZE, structures)
-        atoms = RelaxedAtoms(results, structures)
+        templates = _Templates(records)
+        results = self._run(source, wanted, _BATCH_SIZE, templates)
+        atoms = RelaxedAtoms(results, templates, records.left_out)
         if one and wanted.num_samples is None and len(atoms) == 1:
             return atoms[0]
-        return list(atoms) if wanted.save_path is None else atoms
+        as_list = wanted.save_path is None and on_error == "raise"
+        return list(atoms) if as_list else atoms
 
     def _graph_config(self) -> tuple[Mapping | None, str]:
         """Return block and YAML path of the converter the model was trained with."""
@@ -424,6 +472,7 @@ class StructureSampler:
         }
         unset = {k: v for k, v in defaults.items() if getattr(options, k) is None}
         options = replace(options, sample_params=params, **unset)
+        _check_num_samples(self.model, options.num_samples)
         results = generate(self, source, options)
         if options.save_path is not None:
             if dist.get_rank() == 0:
@@ -464,3 +513,43 @@ class StructureSampler:
         if structure is None:
             raise ValueError("BuildStructure returned no structure")
         return AseAtomsAdaptor.get_atoms(structure, msonable=False)
+
+
+class _Templates(Sequence):
+    """The structures of prepared records as they were given."""
+
+    def __init__(self, records: PreparedRecords) -> None:
+        self.records = records
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.records.template(index)
+
+
+def _known_of_records(records: Sequence, rows: range) -> list[dict[str, Any]]:
+    """Return positions, file and frame of some records."""
+    known = positions_of_records(records, rows)
+    for i, values in zip(rows, known, strict=True):
+        record = records[i]
+        if record.source is not None:
+            values |= {"source": record.source, "frame": record.frame}
+    return known
+
+
+def _can_skip(block: Mapping, where: str) -> bool:
+    """Return whether a data set has the option to leave bad records out."""
+    dataset = DATASETS.lookup(block.get("__class_name__"), f"{where}.dataset")
+    return "on_error" in inspect.signature(dataset).parameters
+
+
+def _check_num_samples(model: Any, num_samples: int) -> None:
+    """Refuse several samples of a model without noise: they would be equal."""
+    noise = getattr(getattr(model, "scheduler", None), "noise_std", None)
+    if num_samples > 1 and noise == 0:
+        raise ConfigError(
+            f"num_samples is {num_samples}, but the model has no noise (noise_std: 0), "
+            "so all samples would be equal. Train the flow of oc20_flow.yaml for "
+            "several different ones, or take num_samples=1"
+        )

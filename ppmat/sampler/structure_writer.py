@@ -15,12 +15,14 @@
 """Write generated structures.
 
 extxyz and ASE trajectories keep the order of the atoms, tags, constraints and initial
-positions (a trajectory has them in ``info``). CIF loses tags and constraints.
+positions (a trajectory has them in ``info``). CIF loses tags and constraints. CIF files
+never overwrite each other; ``structures.csv`` says which is which.
 """
 
 from __future__ import annotations
 
 import contextlib
+import csv
 import os
 import re
 from collections.abc import Mapping
@@ -41,6 +43,8 @@ from ppmat.utils.periodic import minimum_image
 from ppmat.utils.registry import ConfigError
 
 FORMATS = ("extxyz", "traj", "cif")
+_INDEX = ("sid", "sample", "source", "frame")  # of structures.csv, keys of atoms.info
+_MAX_STEM = 200  # bytes; the name of a file has at most 255
 
 
 def check_format(name: str) -> None:
@@ -68,7 +72,8 @@ def result_to_atoms(result: Mapping[str, Any], template: Any = None) -> Atoms:
 
     Returns:
         Atoms in the order of the input, tags and constraints included, the initial
-        positions in ``arrays["initial_positions"]``, the id in ``info["sid"]``.
+        positions in ``arrays["initial_positions"]``, the id in ``info["sid"]``, file
+        and frame of the input in ``info["source"]`` and ``info["frame"]``.
     """
     if "lattice" in result:
         cell = np.asarray(result["lattice"], dtype=float).reshape(3, 3)
@@ -91,12 +96,13 @@ def result_to_atoms(result: Mapping[str, Any], template: Any = None) -> Atoms:
         moved = minimum_image(atoms.positions - initial, atoms.cell.array)
         if isinstance(template, Atoms):
             atoms, initial = template.copy(), template.positions.copy()
+            atoms.set_tags(result.get("tags", template.get_tags()))  # may be guessed
         atoms.set_positions(initial + moved, apply_constraint=False)
         atoms.arrays["initial_positions"] = initial
-    if "id" in result:
-        atoms.info["sid"] = result["id"]
-    if "sample" in result:
-        atoms.info["sample"] = result["sample"]
+    names = {"id": "sid", "sample": "sample", "source": "source", "frame": "frame"}
+    for key, name in names.items():
+        if key in result:
+            atoms.info[name] = result[key]
     return atoms
 
 
@@ -106,10 +112,14 @@ class RelaxedAtoms(Sequence):
     Args:
         results: The same number for each structure, next to each other.
         structures: Structures they were generated from, the templates.
+        left_out: Structures that could not be used.
     """
 
-    def __init__(self, results: Sequence, structures: Sequence) -> None:
+    def __init__(
+        self, results: Sequence, structures: Sequence, left_out: Sequence = ()
+    ) -> None:
         self.results = results
+        self.left_out = list(left_out)
         self._structures = structures
         self._each = len(results) // len(structures)
 
@@ -139,7 +149,9 @@ class StructureWriter:
     """Writes structures one by one; a context manager.
 
     The folder receives ``structures.extxyz`` or ``structures.traj``, when the last
-    structure is written, or one CIF for each structure.
+    structure is written, or one CIF for each structure. Names of CIF files that are
+    equal, or differ only in upper and lower case, get a number. If the structures have
+    ids, ``structures.csv`` lists for each CIF id, sample, source and frame.
     """
 
     def __init__(self, folder: str | os.PathLike, format: str) -> None:
@@ -149,17 +161,21 @@ class StructureWriter:
         self.path = self.folder / ("" if format == "cif" else f"structures.{format}")
         self._stack = contextlib.ExitStack()
         self._stream: Any = None
+        self._stems: set[str] = set()
 
     def __enter__(self) -> StructureWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.format != "cif":
-            temporary = self._stack.enter_context(replacing(self.path))
-            self._stream = self._stack.enter_context(
-                Trajectory(str(temporary), "w")
-                if self.format == "traj"
-                else open(temporary, "w", encoding="utf-8")
-            )
+            self._open(self.path)
         return self
+
+    def _open(self, path: Path) -> None:
+        temporary = self._stack.enter_context(replacing(path))
+        self._stream = self._stack.enter_context(
+            Trajectory(str(temporary), "w")
+            if self.format == "traj"
+            else open(temporary, "w", encoding="utf-8", newline="")
+        )
 
     def write(self, atoms: Atoms, name: str) -> None:
         """Add a structure; ``name`` is the stem of its CIF."""
@@ -172,8 +188,27 @@ class StructureWriter:
         elif self.format == "extxyz":
             write(self._stream, atoms, format="extxyz")
         else:
-            stem = re.sub(r"[^\w.+-]", "_", name)
-            write(self.folder / f"{stem}.cif", atoms, format="cif")
+            file = f"{self._unique_stem(name)}.cif"
+            write(self.folder / file, atoms, format="cif")
+            if "sid" in atoms.info:
+                self._add_to_index(file, atoms)
+
+    def _add_to_index(self, file: str, atoms: Atoms) -> None:
+        if self._stream is None:
+            self._open(self.folder / "structures.csv")
+            csv.writer(self._stream).writerow(["file", *_INDEX])
+        known = [atoms.info.get(key, "") for key in _INDEX]
+        csv.writer(self._stream).writerow([file, *known])
+
+    def _unique_stem(self, name: str) -> str:
+        plain = re.sub(r"[^\w.+-]", "_", name)
+        plain = plain.encode()[:_MAX_STEM].decode(errors="ignore")
+        stem, number = plain, 1
+        while stem.lower() in self._stems:
+            number += 1
+            stem = f"{plain}_{number}"
+        self._stems.add(stem.lower())
+        return stem
 
     def __exit__(self, *error: Any) -> None:
         self._stack.__exit__(*error)
