@@ -47,6 +47,7 @@ FLAGS = {
     "made_periodic": "taken as periodic along these lattice vectors too, as in OC20",
     "thin_vacuum": "along these vectors the vacuum is thinner than the cut-off",
     "unseen_elements": "the model has not been trained on these elements",
+    "several_adsorbates": "this many molecules have tag 2; the energy is that of all",
     "isolated_atoms": "this many atoms have no neighbour within the cut-off",
 }
 ADSORBATE, SURFACE = 2, 1  # tags of OC20

@@ -22,72 +22,17 @@ sphere. Neither depends on the choice of the lattice basis.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 from pymatgen.core.structure import Structure
-from pymatgen.optimization.neighbors import find_points_in_spheres
 
 from ppmat.datasets.custom_data_type import ConcatData
 from ppmat.utils.errors import InputError
+from ppmat.utils.neighbours import Pairs
+from ppmat.utils.neighbours import neighbour_pairs
 
 # Å; neighbours this much farther than the last one kept stay too, as in fairchem.
 TIE_TOLERANCE = 0.01
-_SEARCH_CELL = 3.0  # Å, edge of the boxes of the search; 1 Å takes ten times as long
-_ALL_PERIODIC = np.array([1, 1, 1], dtype=np.int64)
-
-
-class Pairs(NamedTuple):
-    """Ordered pairs of points closer than a cut-off, ``P`` of them.
-
-    Attributes:
-        centre: int64 [P], row of the centre.
-        neighbour: int64 [P], row of the neighbour.
-        image: int64 [P, 3]. The vector from centre to neighbour is
-            ``points[neighbour] + image @ cell - points[centre]``.
-        distance: float64 [P], Å.
-    """
-
-    centre: np.ndarray
-    neighbour: np.ndarray
-    image: np.ndarray
-    distance: np.ndarray
-
-
-def neighbour_pairs(
-    points: np.ndarray,
-    cell: np.ndarray,
-    cutoff: float,
-    centres: np.ndarray | None = None,
-) -> Pairs:
-    """Return all pairs of points closer than a cut-off, periodic images included.
-
-    A point forms pairs with its own images, but not with itself.
-
-    Args:
-        points: Cartesian positions, [N, 3], Å.
-        cell: Lattice vectors as rows, [3, 3], Å; periodic in all directions.
-        cutoff: Largest distance, Å.
-        centres: The first M of ``points``, [M, 3]; None takes all points.
-
-    Example:
-        >>> pairs = neighbour_pairs(np.zeros((1, 3)), 2.0 * np.eye(3), 2.1)
-        >>> len(pairs.distance), float(pairs.distance.max())
-        (6, 2.0)
-    """
-    points = np.ascontiguousarray(points, dtype=np.float64)
-    centres = points if centres is None else centres
-    centre, neighbour, image, distance = find_points_in_spheres(
-        points,
-        np.ascontiguousarray(centres, dtype=np.float64),
-        r=float(cutoff),
-        pbc=_ALL_PERIODIC,
-        lattice=np.ascontiguousarray(cell, dtype=np.float64),
-        min_r=_SEARCH_CELL,
-    )
-    image = image.astype(np.int64)
-    other = (centre != neighbour) | image.any(axis=1)
-    return Pairs(centre[other], neighbour[other], image[other], distance[other])
 
 
 def check_distances(pairs: Pairs, closest: float, prefix: str = "") -> None:
