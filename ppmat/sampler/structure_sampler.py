@@ -47,11 +47,13 @@ from ppmat.sampler.generation import positions_of_records
 from ppmat.sampler.generation import sample_arguments
 from ppmat.sampler.generation import sample_batch
 from ppmat.sampler.generation import wait_for_all
+from ppmat.sampler.distance_projection import projection_of
 from ppmat.sampler.scoring import score
 from ppmat.sampler.scratch_batches import MakeBatch
 from ppmat.sampler.scratch_batches import batch_of_conditions
 from ppmat.sampler.scratch_batches import batch_of_formula
 from ppmat.sampler.scratch_batches import batch_of_num_atoms
+from ppmat.sampler.slab_results import summarise
 from ppmat.sampler.structure_writer import RelaxedAtoms
 from ppmat.sampler.structure_writer import StructureWriter
 from ppmat.sampler.structure_writer import check_format
@@ -68,6 +70,7 @@ SAMPLE_KEYS = (
     "build_structure_cfg",
     "graph_converter",
     "post_transforms",
+    "projection",
     "metrics",
     "model_sample_params",
 )
@@ -96,8 +99,10 @@ class StructureSampler:
         weights_name: File of the weights of a registered model.
         config_path: YAML of another model. Its section ``Sample``, which may be
             missing, holds ``data`` (a dataset block), ``graph_converter``,
-            ``build_structure_cfg``, ``post_transforms``, ``metrics`` and
-            ``model_sample_params`` (arguments of ``model.sample``).
+            ``build_structure_cfg``, ``post_transforms``, ``metrics``,
+            ``model_sample_params`` (arguments of ``model.sample``) and ``projection``
+            (arguments of :class:`~ppmat.sampler.distance_projection.DistanceProjection`,
+            or false to write what the model returns; it is on if the key is missing).
         checkpoint_path: Its weights.
         config_overrides: ``KEY=VALUE`` with a dotted key.
         device: Where the model runs.
@@ -138,6 +143,7 @@ class StructureSampler:
         }
         check_call(BuildStructure, cfg, "Sample.build_structure_cfg")
         self.structure_converter = BuildStructure(**cfg)
+        self.projection = projection_of(self.sample_config.get("projection", True))
 
     # --- the model --------------------------------------------------------------
 
@@ -424,7 +430,11 @@ class StructureSampler:
         }
         unset = {k: v for k, v in defaults.items() if getattr(options, k) is None}
         options = replace(options, sample_params=params, **unset)
+        wanted = self.projection if options.projection is None else options.projection
+        options = replace(options, projection=projection_of(wanted))
         results = generate(self, source, options)
+        if dist.get_rank() == 0 and (text := summarise(results)):
+            logger.message(f"Checks of {text}")
         if options.save_path is not None:
             if dist.get_rank() == 0:
                 default = "extxyz" if "tags" in results[0] else "cif"

@@ -35,6 +35,7 @@ from ase.io import Trajectory
 from ase.io import write
 from pymatgen.core import Composition
 
+from ppmat.sampler.slab_results import checks_of
 from ppmat.utils.errors import nearest
 from ppmat.utils.files import replacing
 from ppmat.utils.periodic import minimum_image
@@ -68,7 +69,8 @@ def result_to_atoms(result: Mapping[str, Any], template: Any = None) -> Atoms:
 
     Returns:
         Atoms in the order of the input, tags and constraints included, the initial
-        positions in ``arrays["initial_positions"]``, the id in ``info["sid"]``.
+        positions in ``arrays["initial_positions"]``, the id in ``info["sid"]``, and in
+        ``info`` what :func:`~ppmat.sampler.slab_results.checks_of` returns.
     """
     if "lattice" in result:
         cell = np.asarray(result["lattice"], dtype=float).reshape(3, 3)
@@ -97,6 +99,7 @@ def result_to_atoms(result: Mapping[str, Any], template: Any = None) -> Atoms:
         atoms.info["sid"] = result["id"]
     if "sample" in result:
         atoms.info["sample"] = result["sample"]
+    atoms.info.update(checks_of(result))
     return atoms
 
 
