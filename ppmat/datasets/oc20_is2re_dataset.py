@@ -367,8 +367,10 @@ def num_adsorbates(record: OC20Record) -> int:
     """Return the number of adsorbate molecules in the cell of a record.
 
     They are the molecules of the atoms with tag 2 in the initial structure, see
-    :func:`ppmat.utils.bonds.count_molecules`.
+    :func:`ppmat.utils.bonds.count_molecules`, unless the record states their number.
     """
+    if record.num_adsorbates is not None:
+        return record.num_adsorbates
     adsorbate = record.tags == 2
     return count_molecules(
         record.atomic_numbers[adsorbate], record.pos[adsorbate], record.cell

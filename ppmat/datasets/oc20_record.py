@@ -79,6 +79,9 @@ class OC20Record:
             ``pos[row 0] - pos[row 1] + cell_offsets @ cell``.
         distances: Length of each edge, float32 [E], Å.
         force: Forces on the initial structure, float32 [N, 3], eV/Å.
+        num_adsorbates: Number of adsorbate molecules, if the user states it; None
+            counts them by their bonds. A generated structure states the number before
+            its molecules dissociated.
     """
 
     sid: str
@@ -94,6 +97,7 @@ class OC20Record:
     cell_offsets: np.ndarray | None = None
     distances: np.ndarray | None = None
     force: np.ndarray | None = None
+    num_adsorbates: int | None = None
 
     def __repr__(self) -> str:
         energy = "unknown" if self.y_relaxed is None else f"{self.y_relaxed:.4f} eV"
@@ -298,7 +302,8 @@ def structure_to_record(
     """Make a record without labels of a structure of a user.
 
     - ``ase.Atoms``: tags from ``get_tags()`` in OC20's meaning, fixed atoms from
-      ``FixAtoms``, id from ``info["sid"]``. All three directions count as periodic.
+      ``FixAtoms``, id from ``info["sid"]``, number of adsorbates from
+      ``info["num_adsorbates"]`` if it is there. All three directions count as periodic.
     - pymatgen ``Structure``: site properties ``tags`` and ``fixed`` (or
       ``selective_dynamics``), where they exist.
     - ``OC20Record``: itself.
@@ -331,6 +336,7 @@ def structure_to_record(
         record = structure
     elif isinstance(structure, ase.Atoms):
         record = _from_atoms(structure, sid, warn)
+        record.num_adsorbates = stated_adsorbates(structure)
     elif isinstance(structure, IStructure):
         record = _from_pymatgen(structure, sid, warn)
     else:
@@ -396,6 +402,24 @@ def _checked_record(fields: dict[str, Any], sid: str, warn: bool) -> OC20Record:
     if warn and not record.fixed.any():
         logger.warning(f"structure {sid!r} has no fixed atoms: all of them may move")
     return record
+
+
+def stated_adsorbates(atoms: ase.Atoms) -> int | None:
+    """Return ``info["num_adsorbates"]``; None if it is missing.
+
+    Raises:
+        InputError: It is not an integer, or negative.
+    """
+    stated = atoms.info.get("num_adsorbates")
+    if stated is None:
+        return None
+    whole = isinstance(stated, (int, np.integer)) and not isinstance(stated, bool)
+    if not whole or stated < 0:
+        raise InputError(
+            f"info['num_adsorbates'] is {stated!r}",
+            wanted="the number of adsorbate molecules in the cell, or no such entry",
+        )
+    return int(stated)
 
 
 def fixed_atoms(atoms: ase.Atoms, where: str) -> np.ndarray:

@@ -118,9 +118,9 @@ class DistanceProjection:
         weights = np.repeat(np.sqrt(atomic_masses[slab.numbers[free]]), 3)  # [3 F]
         bonds = self._bonds(slab)
         positions = predicted.copy()
-        for _ in range(_MAX_STEPS):
-            tangents = self._tangents(slab, bonds, positions)
-            if tangents is None:
+        for step in range(_MAX_STEPS):
+            tangents, violated = self._tangents(slab, bonds, positions)
+            if step == 0 and not violated:
                 break
             done = (positions - predicted)[free].reshape(-1)
             wanted = tangents.least + tangents.rows @ done
@@ -148,23 +148,21 @@ class DistanceProjection:
 
     def _tangents(
         self, slab: Slab, bonds: Pairs | None, positions: np.ndarray
-    ) -> _Tangents | None:
-        """Return the bounds near the positions; None if all are fulfilled."""
+    ) -> tuple[_Tangents, bool]:
+        """Return the bounds near the positions, and whether one is violated."""
         pairs, least = self._close_pairs(slab, positions)
         violated = bool((pairs.distance < least).any())
-        rows, wanted = [], []
-        rows.append(_gradients(slab, positions, pairs))
-        wanted.append(least + _MARGIN - pairs.distance)
+        rows = [_gradients(slab, positions, pairs)]
+        wanted = [least + _MARGIN - pairs.distance]
         if bonds is not None:
             length = np.linalg.norm(_vectors(slab, positions, bonds), axis=1)
             violated |= bool((length > bonds.distance + _MARGIN).any())
             rows.append(-_gradients(slab, positions, bonds))
             wanted.append(length - bonds.distance)
-        if not violated:
-            return None
         free = np.flatnonzero(~slab.fixed)
         columns = (3 * free[:, None] + np.arange(3)).reshape(-1)
-        return _Tangents(np.concatenate(rows)[:, columns], np.concatenate(wanted))
+        matrix = np.concatenate(rows)[:, columns]
+        return _Tangents(matrix, np.concatenate(wanted)), violated
 
     def _close_pairs(
         self, slab: Slab, positions: np.ndarray

@@ -23,12 +23,14 @@ import numpy as np
 
 from ppmat.sampler.distance_projection import DistanceProjection
 from ppmat.sampler.distance_projection import Slab
+from ppmat.utils.bonds import count_molecules
+from ppmat.utils.plausibility import ADSORBATE
 from ppmat.utils.plausibility import CHECKS
 from ppmat.utils.plausibility import check_structure
 from ppmat.utils.result_store import Result
 
 # Keys of a result that the written structures have in ``info``.
-INFO_KEYS = (*CHECKS, "projection_shift")
+INFO_KEYS = ("num_adsorbates", *CHECKS, "projection_shift")
 _NEEDED = ("cart_coords", "cart_coords_initial", "tags", "fixed", "lattice")
 _NAMED = 5  # ids of structures with overlaps that the summary names
 
@@ -36,9 +38,11 @@ _NAMED = 5  # ids of structures with overlaps that the summary names
 def finish_slab(result: Result, projection: DistanceProjection | None) -> Result:
     """Return a result with projected positions and its checks.
 
-    The new keys are those of :data:`~ppmat.utils.plausibility.CHECKS` and
-    ``projection_shift``, the largest shift of an atom by the projection (Å). A result
-    that is no slab, or has no finite positions, is returned unchanged.
+    The new keys are those of :data:`~ppmat.utils.plausibility.CHECKS`;
+    ``num_adsorbates``, the number of molecules in the initial structure, which an
+    energy model needs to know if they dissociated; and ``projection_shift``, the
+    largest shift of an atom by the projection (Å). A result that is no slab, or has no
+    finite positions, is returned unchanged.
 
     Args:
         result: A result of ``model.sample`` with ``cart_coords_initial``.
@@ -67,7 +71,11 @@ def finish_slab(result: Result, projection: DistanceProjection | None) -> Result
     checks = check_structure(
         slab.numbers, slab.tags, slab.cell, slab.initial, positions
     )
-    return {**result, **checks._asdict()}
+    adsorbate = slab.tags == ADSORBATE
+    count = count_molecules(
+        slab.numbers[adsorbate], slab.initial[adsorbate], slab.cell
+    )
+    return {"num_adsorbates": count, **result, **checks._asdict()}
 
 
 def checks_of(result: Mapping) -> dict:

@@ -99,7 +99,10 @@ def result_to_atoms(result: Mapping[str, Any], template: Any = None) -> Atoms:
         atoms.info["sid"] = result["id"]
     if "sample" in result:
         atoms.info["sample"] = result["sample"]
+    stated = atoms.info.get("num_adsorbates")
     atoms.info.update(checks_of(result))
+    if stated is not None:  # the user's number
+        atoms.info["num_adsorbates"] = stated
     return atoms
 
 

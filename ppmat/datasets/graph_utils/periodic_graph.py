@@ -33,6 +33,7 @@ from ppmat.utils.neighbours import neighbour_pairs
 
 # Å; neighbours this much farther than the last one kept stay too, as in fairchem.
 TIE_TOLERANCE = 0.01
+_MAX_INDICES = 1e7  # integer triples that are tried; a slab of OC20 has about 200
 
 
 def check_distances(pairs: Pairs, closest: float, prefix: str = "") -> None:
@@ -156,8 +157,18 @@ def reciprocal_indices(cell: np.ndarray, k_cut: float) -> np.ndarray:
 
     Returns:
         int64 [K, 3], shortest first; the first non-zero entry of each is positive.
+
+    Raises:
+        InputError: There are too many for the memory.
     """
     bound = np.floor(k_cut * np.linalg.norm(cell, axis=1) / (2 * np.pi) + 1e-9)
+    if np.prod(2 * bound + 1) > _MAX_INDICES:
+        longest = np.linalg.norm(cell, axis=1).max()
+        raise InputError(
+            f"a cell vector of {longest:.3g} Å gives too many reciprocal vectors for "
+            f"k_cut = {k_cut:g} 1/Å",
+            hint="Lower k_cut or make the cell smaller",
+        )
     h, k, l = (int(b) for b in bound)  # noqa: E741, Miller indices
     index = np.mgrid[0 : h + 1, -k : k + 1, -l : l + 1].reshape(3, -1).T
     upper = (index[:, 0] > 0) | (index[:, 1] > 0)
