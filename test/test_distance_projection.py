@@ -186,6 +186,22 @@ def test_bonds_of_the_adsorbate():
     assert shortest(slab, kept).min() >= 1 - 1e-6
 
 
+def test_bonds_that_are_far_too_long_are_kept():
+    """Also with atoms in between, and without pushing any two together."""
+    projection = DistanceProjection(max_bond_stretch=1.3)
+    for name in ("CO", "H2O", "CH3OH"):
+        slab = surface(name)
+        bonds = projection._bonds(slab)
+        for seed in range(8):
+            predicted = spoiled(slab, seed, scale=1.5)
+            predicted[slab.tags < 2] = slab.initial[slab.tags < 2]
+            positions = projection(slab, predicted)
+            assert shortest(slab, positions).min() >= 1 - 1e-6
+            image = bonds.image @ slab.cell
+            vector = positions[bonds.neighbour] - positions[bonds.centre] + image
+            assert (np.linalg.norm(vector, axis=1) < bonds.distance + 0.02).all()
+
+
 def test_atoms_at_one_place_part_as_they_were():
     slab = surface("CO")
     predicted = slab.initial.copy()
@@ -218,6 +234,16 @@ def test_contradicting_bounds_move_nothing_far():
         ).normal(0, 0.3, 3)
         positions = DistanceProjection()(slab, predicted)
         assert np.abs(positions - predicted).max() < 3.0
+
+
+def test_nothing_is_near():
+    """A bond that is too long where no pair is close (no lower bound at all)."""
+    initial = np.array([[1.0, 1, 1], [1, 1, 2.13]])
+    cell, free = 20 * np.eye(3), np.zeros(2, bool)
+    slab = Slab(np.array([6, 8]), np.array([2, 2]), free, cell, initial)
+    predicted = initial + [[0, 0, 0], [0, 0, 3.0]]
+    positions = DistanceProjection(max_bond_stretch=1.5)(slab, predicted)
+    assert np.linalg.norm(positions[1] - positions[0]) == pytest.approx(1.695, abs=2e-3)
 
 
 def test_no_free_atom():

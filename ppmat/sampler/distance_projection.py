@@ -68,10 +68,15 @@ class Slab(NamedTuple):
 
 
 class _Tangents(NamedTuple):
-    """Linear bounds ``rows @ shift >= least`` on the shifts of the free atoms."""
+    """Linear bounds ``rows @ move >= least`` on how far the free atoms move."""
 
     rows: np.ndarray  # [C, 3 F]
     least: np.ndarray  # [C] Å
+    violated: bool  # whether a bound is violated where the atoms are
+
+    def from_shift(self, shift: np.ndarray) -> _Tangents:
+        """Return the bounds on the shift from the prediction, ``shift`` [3 F] so far."""
+        return self._replace(least=self.least + self.rows @ shift)
 
 
 @dataclass(frozen=True)
@@ -114,28 +119,53 @@ class DistanceProjection:
             slab: The structure.
             predicted: Predicted positions, [N, 3] Å, not wrapped into the cell.
         """
+        # The initial structure fulfils all bounds. From there no step finds bounds that
+        # contradict each other; bonds far too long and atoms in between often do.
+        if self.max_bond_stretch is not None:
+            bonds = self._bonds(slab)
+            predicted = self._nearest(slab, predicted, slab.initial, bonds)
+        positions = self._nearest(slab, predicted, predicted, None)
+        if (positions != predicted).any():
+            if self._distance_bounds(slab, positions).violated:
+                return self._nearest(slab, predicted, slab.initial, None)
+        return positions
+
+    def _nearest(
+        self,
+        slab: Slab,
+        predicted: np.ndarray,
+        start: np.ndarray,
+        bonds: Pairs | None,
+    ) -> np.ndarray:
+        """Return the allowed positions nearest to the predicted, [N, 3] Å."""
+        bounds = self._distance_bounds(slab, predicted)
+        stretched = bonds is not None and _bond_bounds(slab, bonds, predicted).violated
+        if not bounds.violated and not stretched:
+            return predicted.copy()
         free = np.flatnonzero(~slab.fixed)
         weights = np.repeat(np.sqrt(atomic_masses[slab.numbers[free]]), 3)  # [3 F]
-        bonds = self._bonds(slab)
         positions = predicted.copy()
-        for step in range(_MAX_STEPS):
-            tangents, violated = self._tangents(slab, bonds, positions)
-            if step == 0 and not violated:
-                break
+        positions[free] = start[free]
+        largest = _LARGEST_SHIFT + np.abs(positions - predicted).max()
+        kept: list[_Tangents] = []
+        for _ in range(_MAX_STEPS):
             done = (positions - predicted)[free].reshape(-1)
-            wanted = tangents.least + tangents.rows @ done
-            shift = _least_shift(tangents.rows / weights, wanted) / weights
-            if not np.abs(shift).max() < _LARGEST_SHIFT:
+            if bonds is not None:
+                # A tangent of an upper bound holds everywhere, so all of them stay.
+                kept.append(_bond_bounds(slab, bonds, positions).from_shift(done))
+            now = [self._distance_bounds(slab, positions).from_shift(done), *kept]
+            rows = np.concatenate([bound.rows for bound in now])
+            least = np.concatenate([bound.least for bound in now])
+            shift = _least_shift(rows / weights, least) / weights
+            if not np.abs(shift).max(initial=0.0) < largest:
                 break  # the bounds contradict each other
-            change = np.abs(shift - done).max()
             positions[free] = predicted[free] + shift.reshape(-1, 3)
-            if change < _CONVERGED:
+            if np.abs(shift - done).max(initial=0.0) < _CONVERGED:
                 break
         return positions
 
-    def _bonds(self, slab: Slab) -> Pairs | None:
-        if self.max_bond_stretch is None:
-            return None
+    def _bonds(self, slab: Slab) -> Pairs:
+        """Return the bonds of the adsorbate, with their greatest lengths."""
         rows = np.flatnonzero(slab.tags == ADSORBATE)
         found = bonded_pairs(slab.numbers[rows], slab.initial[rows], slab.cell)
         one = found.centre < found.neighbour  # each bond once
@@ -146,23 +176,14 @@ class DistanceProjection:
             found.distance[one] * self.max_bond_stretch,
         )
 
-    def _tangents(
-        self, slab: Slab, bonds: Pairs | None, positions: np.ndarray
-    ) -> tuple[_Tangents, bool]:
-        """Return the bounds near the positions, and whether one is violated."""
+    def _distance_bounds(self, slab: Slab, positions: np.ndarray) -> _Tangents:
+        """Return the lower bounds of all close pairs at the positions."""
         pairs, least = self._close_pairs(slab, positions)
-        violated = bool((pairs.distance < least).any())
-        rows = [_gradients(slab, positions, pairs)]
-        wanted = [least + _MARGIN - pairs.distance]
-        if bonds is not None:
-            length = np.linalg.norm(_vectors(slab, positions, bonds), axis=1)
-            violated |= bool((length > bonds.distance + _MARGIN).any())
-            rows.append(-_gradients(slab, positions, bonds))
-            wanted.append(length - bonds.distance)
-        free = np.flatnonzero(~slab.fixed)
-        columns = (3 * free[:, None] + np.arange(3)).reshape(-1)
-        matrix = np.concatenate(rows)[:, columns]
-        return _Tangents(matrix, np.concatenate(wanted)), violated
+        return _Tangents(
+            _gradients(slab, positions, pairs),
+            least + _MARGIN - pairs.distance,
+            bool((pairs.distance < least).any()),
+        )
 
     def _close_pairs(
         self, slab: Slab, positions: np.ndarray
@@ -218,8 +239,18 @@ def _vectors(slab: Slab, positions: np.ndarray, pairs: Pairs) -> np.ndarray:
     )
 
 
+def _bond_bounds(slab: Slab, bonds: Pairs, positions: np.ndarray) -> _Tangents:
+    """Return the upper bounds of the bonds at the positions."""
+    length = np.linalg.norm(_vectors(slab, positions, bonds), axis=1)
+    return _Tangents(
+        -_gradients(slab, positions, bonds),
+        length - bonds.distance,
+        bool((length > bonds.distance + _MARGIN).any()),
+    )
+
+
 def _gradients(slab: Slab, positions: np.ndarray, pairs: Pairs) -> np.ndarray:
-    """Return the gradient of each distance by all coordinates, [P, 3 N]."""
+    """Return the gradient of each distance by the free coordinates, [P, 3 F]."""
     vector = _vectors(slab, positions, pairs)
     length = np.linalg.norm(vector, axis=1, keepdims=True)
     # Atoms at the same place part along the direction they had in the beginning.
@@ -229,7 +260,8 @@ def _gradients(slab: Slab, positions: np.ndarray, pairs: Pairs) -> np.ndarray:
     row = np.arange(len(vector))
     gradients[row, pairs.neighbour] += unit
     gradients[row, pairs.centre] -= unit
-    return gradients.reshape(len(vector), 3 * len(positions))
+    free = np.flatnonzero(~slab.fixed)
+    return gradients[:, free].reshape(len(vector), 3 * len(free))
 
 
 def _least_shift(rows: np.ndarray, least: np.ndarray) -> np.ndarray:
@@ -241,6 +273,8 @@ def _least_shift(rows: np.ndarray, least: np.ndarray) -> np.ndarray:
         rows: [C, n].
         least: [C].
     """
+    if len(least) == 0:
+        return np.zeros(rows.shape[1])  # nnls aborts the process for no column
     matrix = np.concatenate([rows.T, least[None]])
     target = np.zeros(len(matrix))
     target[-1] = 1.0
