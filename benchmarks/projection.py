@@ -15,7 +15,8 @@
 """The projection of generated structures: how many are possible, at what score.
 
 Each model relaxes each split once. The same results are scored as the network returned
-them and after each projection, so that all differences are paired.
+them and after each projection, so that all differences are paired. Faults are sums over
+all models and splits; ADwT is a list with a number for each model.
 
 Usage::
 
@@ -52,6 +53,9 @@ PROJECTIONS = {
 }
 REFERENCES = {"copy input": "cart_coords_initial", "relaxed": "cart_coords_relaxed"}
 TOO_CLOSE = 0.7  # Å
+FAULTS = [name for name in CHECKS if name != "closest_distance"]
+COUNTS = ["structures", "below_0.7", *FAULTS]
+SCORES = ["adwt", "adwt_change"]
 
 
 def scores_of(results: Sequence[dict]) -> np.ndarray:
@@ -77,9 +81,8 @@ def summary(results: Sequence[dict], network: np.ndarray | None) -> dict:
         row["standard_error"] = round(float(error), 4)
     row["closest"] = round(float(closest.min()), 3)
     row["below_0.7"] = int((closest < TOO_CLOSE).sum())
-    for name in CHECKS:
-        if name != "closest_distance":
-            row[name] = int(sum(r[name] for r in results))
+    for name in FAULTS:
+        row[name] = int(sum(r[name] for r in results))
     return row
 
 
@@ -108,6 +111,21 @@ def rows_of(sampler: StructureSampler, split: str, samples: int) -> dict[str, di
     return {name: {"structures": len(plain), **row} for name, row in rows.items()}
 
 
+def gather(found: Sequence[dict]) -> list[dict]:
+    """Return a row for each name: scores of all models by split, sums of the faults."""
+    rows: dict[str, dict] = {}
+    for one in found:
+        row = rows.setdefault(one["name"], {"name": one["name"]})
+        for key in COUNTS:
+            row[key] = row.get(key, 0) + one[key]
+        row["closest"] = min(row.get("closest", np.inf), one["closest"])
+        scores = row.setdefault(one["split"], {})
+        for key in SCORES:
+            if key in one:
+                scores.setdefault(key, []).append(one[key])
+    return list(rows.values())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
@@ -119,25 +137,23 @@ def main() -> None:
     add("--note", default="", help="about data and models")
     add("--out", type=Path, default=RESULTS / "projection.yaml")
     args = parser.parse_args()
-    rows = []
-    for number, (config, weights) in enumerate(
-        zip(args.config, args.weights, strict=True), start=1
-    ):
+    found = []
+    for config, weights in zip(args.config, args.weights, strict=True):
         overrides = [f"Global.data_root={args.data.resolve()}"]
         sampler = StructureSampler(
             config_path=config, checkpoint_path=weights, config_overrides=overrides
         )
         for split in args.splits:
             for name, row in rows_of(sampler, split, args.samples).items():
-                rows.append({"model": number, "split": split, "name": name, **row})
-                print(rows[-1], flush=True)
+                found.append({"name": name, "split": split, **row})
+                print(Path(config).name, found[-1], flush=True)
     models = [Path(config).name for config in args.config]
     command = (
         f"python -m benchmarks.projection --data DATA --config {' '.join(models)} "
         f"--weights ... --splits {' '.join(args.splits)} --samples {args.samples}"
     )
     note = {"note": args.note} if args.note else {}
-    write(result_of(command, **note, models=models, rows=rows), args.out)
+    write(result_of(command, **note, models=models, rows=gather(found)), args.out)
 
 
 if __name__ == "__main__":
