@@ -72,6 +72,7 @@ def sample_of(slab, name="0", dtype="float64", **graph):
     whole = {
         "atom_types": slab["z"].astype("int64"),
         "num_atoms": np.array([len(slab["z"])]),
+        "num_adsorbates": np.array([slab.get("num_adsorbates", 1)]),
         "tags": slab["tags"].astype("int64"),
         "fixed": slab["fixed"],
     }

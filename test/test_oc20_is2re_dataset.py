@@ -15,6 +15,7 @@
 
 """OC20 records as samples: exact geometry, labels, bad records, users' structures."""
 
+import dataclasses
 import pickle
 
 import lmdb
@@ -141,6 +142,7 @@ def test_fields_of_a_sample(split):
         "lengths": ((1, 3), "float32"),
         "angles": ((1, 3), "float32"),
         "num_atoms": ((1,), "int64"),
+        "num_adsorbates": ((1,), "int64"),
         "tags": ((7,), "int64"),
         "fixed": ((7,), "bool"),
     }
@@ -190,12 +192,32 @@ def test_stored_edges_are_reused(tmp_path):
         assert edge_set(reused[i]["graph"]) == edge_set(searched[i]["graph"])
 
 
+def test_adsorbates_are_counted(tmp_path):
+    record = make_record(3)
+    record.pos[-2:] = record.pos[-1] + [[0.0, 0.0, 1.1], [0.0, 0.0, 0.0]]
+    record.atomic_numbers[-2:] = 8, 6
+    pair = dataclasses.replace(record, tags=np.where(record.tags > 0, 2, 0))
+    clean = dataclasses.replace(record, tags=np.minimum(record.tags, 1))
+    pair.pos[-4:-2] = pair.pos[-1] + [[0.1, 3.0, 0.1], [0.1, 3.0, 1.1]]
+    pair.atomic_numbers[-4:-2] = 6, 8
+    path = str(tmp_path / "d.lmdb")
+    write_lmdb(path, [record, pair, clean])
+    data = OC20IS2REDataset(path)
+    wanted = [1, 2, 0]
+    assert [data.read_num_adsorbates(i) for i in range(3)] == wanted
+    samples = [data[i]["structure_array"]["num_adsorbates"] for i in range(3)]
+    assert [int(x.data[0]) for x in samples] == wanted
+    batch = DefaultCollator()([data[i] for i in range(3)])
+    assert batch["structure_array"]["num_adsorbates"].tolist() == wanted
+
+
 def test_neighbours_are_searched_once_a_sample(split, monkeypatch):
     calls = []
 
-    def counted(*args, **kwargs):
-        calls.append(kwargs["r"])
-        return search(*args, **kwargs)
+    def counted(points, *args, **kwargs):
+        if len(points) > 2:  # not only the adsorbate
+            calls.append(kwargs["r"])
+        return search(points, *args, **kwargs)
 
     search = neighbours.find_points_in_spheres
     monkeypatch.setattr(neighbours, "find_points_in_spheres", counted)

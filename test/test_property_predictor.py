@@ -25,6 +25,7 @@ import pytest
 from ase import Atoms
 from ase.build import add_adsorbate
 from ase.build import fcc111
+from ase.build import molecule as build_molecule
 from ase.constraints import FixAtoms
 from ase.io import write
 from helpers import to_tensors
@@ -445,6 +446,28 @@ def test_energies_are_those_the_model_was_scored_with(sfin):
     shuffled = sfin.from_structures(records[::-1], batch_size=1, **SILENT)
     for a, b in zip(table, list(shuffled)[::-1], strict=True):
         assert a["y_relaxed"] == pytest.approx(b["y_relaxed"], abs=1e-5)
+
+
+@pytest.mark.parametrize("molecule", ["O", "CO", "CH3OH"])
+def test_energy_of_a_supercell(sfin, molecule):
+    slab = fcc111("Cu", (2, 2, 3), vacuum=8.0)
+    slab.set_tags(np.repeat([0, 0, 1], 4))
+    add_adsorbate(slab, build_molecule(molecule), 2.2, "ontop")
+    slab.set_tags([*slab.get_tags()[:12], *[2] * (len(slab) - 12)])
+    slab.set_constraint(FixAtoms(mask=slab.get_tags() == 0))
+    repeats = [(1, 1, 1), (2, 1, 1), (3, 1, 1), (2, 2, 1)]
+    rows = sfin.from_structures([slab.repeat(r) for r in repeats], **SILENT)
+    one = rows[0]
+    assert "several_adsorbates" not in one["flags"]
+    for row, repeat in zip(list(rows)[1:], repeats[1:], strict=True):
+        n = int(np.prod(repeat))
+        assert row["flags"]["several_adsorbates"] == str(n)
+        assert row["y_relaxed"] == pytest.approx(n * one["y_relaxed"], rel=1e-3)
+        assert row["expected_error"] == pytest.approx(
+            n * one["expected_error"], rel=1e-3
+        )
+        once = n * one["y_relaxed"] - (n - 1) * -0.5  # with data_mean once, as before
+        assert abs(row["y_relaxed"] - once) > 0.4
 
 
 def test_slab_of_ase_with_the_network(sfin):

@@ -136,14 +136,62 @@ def test_mean_pooling():
     )
 
 
-def test_supercell_has_the_energy_of_its_cells():
+def repeated(a, n):
+    """The cell n times along its first vector."""
+    copies = {
+        k: np.concatenate([a[k]] * n) for k in ("z", "tags", "fixed", "displacement")
+    }
+    shifts = np.arange(n)[:, None, None] * a["cell"][0]
+    pos = (a["pos"] + shifts).reshape(-1, 3)
+    cell = a["cell"] * [[n], [1], [1]]
+    return {**copies, "pos": pos, "cell": cell, "num_adsorbates": n}
+
+
+EXTENSIVE = {"data_mean": -1.5, "data_std": 0.7, "element_reference": {"H": 0.3}}
+
+
+def mean_taken_once(model):
+    """The broken twin: ``data_mean`` whatever the number of adsorbates."""
+    model.adsorbates = lambda atoms: paddle.ones(atoms["num_atoms"].shape)
+    return model
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_supercell_has_the_energy_of_its_cells(n):
     a = slabs(3)[0]
-    twice = {k: v if k == "cell" else np.concatenate([v, v]) for k, v in a.items()}
-    twice["pos"] = np.concatenate([a["pos"], a["pos"] + a["cell"][0]])
-    twice["cell"] = a["cell"] * [[2], [1], [1]]
-    model = energy_model(**JOINT, num_recycles=1)
-    one, two = energies(model, [a, twice])
-    assert two == pytest.approx(2 * one, rel=1e-4)
+    options = {**JOINT, **EXTENSIVE, "num_recycles": 1, "predict_error": True}
+    data = batch_of([a, repeated(a, n)], "float32", **GRAPH)
+    for change, excess in ((lambda model: model, 0.0), (mean_taken_once, 1.5)):
+        model = change(energy_model(**options))
+        model.eval()
+        found = model.predict(data)
+        one, many = found["y_relaxed"].tolist()
+        assert many - n * one == pytest.approx(excess * (n - 1), abs=1e-3)
+        one, many = found["expected_error"]
+        assert many / one == pytest.approx(1 if excess else n, rel=1e-4)
+
+
+def test_labels_of_several_adsorbates_are_normalised_as_predicted():
+    a = slabs(3)[0]
+    model = energy_model(**EXTENSIVE, predict_error=True)
+    data = batch_of([a, repeated(a, 2)], "float32", **GRAPH)
+    model.eval()
+    data["y_relaxed"] = paddle.to_tensor(model.predict(data)["y_relaxed"]).unsqueeze(-1)
+    losses = model(data)["loss_dict"]
+    assert float(losses["energy"]) == pytest.approx(0, abs=1e-5)
+    data["y_relaxed"] += paddle.to_tensor([[0.7], [1.4]])  # one and two eV / data_std
+    losses = model(data)["loss_dict"]
+    assert float(losses["energy"]) == pytest.approx(1.5, rel=1e-4)
+    expected = model.predict(data)["expected_error"] / 0.7
+    wanted = np.mean([1, 2] / expected + np.log(expected))
+    assert float(losses["error"]) == pytest.approx(wanted, rel=1e-3)
+
+
+def test_a_clean_slab_counts_as_one():
+    a = slabs(3)[0]
+    model = energy_model(**EXTENSIVE)
+    clean = energies(model, [{**a, "num_adsorbates": 0}])
+    np.testing.assert_array_equal(clean, energies(model, [a]))
 
 
 def test_frame_and_order_do_not_matter():

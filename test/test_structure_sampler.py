@@ -23,6 +23,7 @@ import paddle
 import pytest
 from ase import Atoms
 from ase.constraints import FixAtoms
+from ase.data import covalent_radii
 from ase.io import read
 from helpers_sampler import GRAPH
 from helpers_sampler import ToyRelaxer
@@ -39,6 +40,8 @@ from ppmat.metrics import METRICS
 from ppmat.metrics.is2rs_metric import structure_distances
 from ppmat.metrics.is2rs_metric import success_curve
 from ppmat.sampler import StructureSampler
+from ppmat.sampler.distance_projection import DistanceProjection
+from ppmat.sampler.slab_results import INFO_KEYS
 from ppmat.utils.errors import InputError
 from ppmat.utils.periodic import minimum_image
 from ppmat.utils.registry import ConfigError
@@ -81,7 +84,8 @@ def test_atoms_come_back_as_they_were_but_moved(relaxer):
         assert (new.pbc == old.pbc).all() and (new.cell.array == old.cell.array).all()
         assert (new.arrays["charge"] == old.arrays["charge"]).all()
         assert (new.arrays["initial_positions"] == old.positions).all()
-        assert new.info == {**old.info, "sample": 0}
+        assert set(new.info) == {*old.info, "sample", *INFO_KEYS}
+        assert new.info["sid"] == old.info["sid"] and new.info["sample"] == 0
         moved = new.positions - old.positions
         assert (moved[:2] == 0).all()
         assert abs(moved[2:] - [0, 0, 0.1]).max() < 0.1
@@ -155,6 +159,77 @@ def test_kinds_of_structures_agree(relaxer, tmp_path):
         assert a.get_tags().tolist() == [0, 0, 2, 1, 1]
         assert isinstance(a.constraints[0], FixAtoms)
         np.testing.assert_allclose(a.positions[:2], slab.positions[:2], atol=1e-5)
+
+
+@pytest.fixture
+def collapsing(monkeypatch):
+    """A model that puts the adsorbate 0.2 Å above a surface atom."""
+    plain = ToyRelaxer.sample
+
+    def sample(self, batch, noise=0.05, seed=0, num_samples=1):
+        found = plain(self, batch, noise, seed, num_samples)
+        for result in found["result"]:
+            atoms = np.array(result["cart_coords"])
+            atoms[2] = atoms[3] + [0.0, 0.0, 0.2]
+            result["cart_coords"] = atoms.tolist()
+            fractional = atoms @ np.linalg.inv(result["lattice"])
+            result["frac_coords"] = fractional.tolist()
+        return found
+
+    monkeypatch.setattr(ToyRelaxer, "sample", sample)
+
+
+def test_overlapping_atoms_are_moved_apart(relaxer, collapsing, tmp_path, capfd):
+    slabs = make_slabs(4)
+    path = str(tmp_path / "on")
+    atoms = relaxer.from_structures(slabs, save_path=path, progress=False)
+    shown = capfd.readouterr().out
+    assert "Checks of 4 structures: closest distance 1.22 Å" in shown
+    assert "overlap 0, desorbed 0" in shown and "moved apart in 4" in shown
+    for written, old, result in zip(
+        read(f"{path}/structures.extxyz", ":"), slabs, atoms.results, strict=True
+    ):
+        distance = written.get_distance(2, 3, mic=True)
+        # 0.75 x the sum of the covalent radii of Cu and H or O
+        wanted = 0.75 * (1.32 + covalent_radii[written.numbers[2]])
+        if written.numbers[3] == 29:
+            assert distance == pytest.approx(wanted, abs=2e-3)
+        assert written.info["closest_distance"] == pytest.approx(distance, abs=1e-6)
+        assert not written.info["overlap"]
+        assert written.info["projection_shift"] > 0.3
+        assert written.info["num_adsorbates"] == 1
+        np.testing.assert_allclose(written.positions[:2], old.positions[:2], atol=1e-7)
+        fractional = written.positions @ np.linalg.inv(written.cell.array)
+        np.testing.assert_allclose(result["frac_coords"], fractional, atol=1e-5)
+
+
+def test_the_projection_can_be_off(relaxer, collapsing, tmp_path, capfd):
+    off = relaxer.from_structures(make_slabs(4), projection=False, progress=False)
+    assert "Overlap in sid0, sid1, sid2, sid3" in capfd.readouterr().out
+    for atoms in off:
+        assert atoms.get_distance(2, 3, mic=True) == pytest.approx(0.2, abs=1e-4)
+        assert atoms.info["overlap"] and "projection_shift" not in atoms.info
+    relaxer.projection = None  # as Sample.projection: false
+    again = relaxer.from_structures(make_slabs(4), progress=False)
+    for a, b in zip(off, again, strict=True):
+        np.testing.assert_array_equal(a.positions, b.positions)
+    on = relaxer.from_structures(make_slabs(4), projection=True, progress=False)
+    assert not any(atoms.info["overlap"] for atoms in on)
+
+
+def test_projection_of_the_yaml(tmp_path):
+    folder = tmp_path / "model"
+    for value, wanted in (
+        (False, None),
+        (None, None),
+        (True, DistanceProjection()),
+        ({"min_factor": 0.9}, DistanceProjection(0.9)),
+    ):
+        files = write_model(folder, sample={"projection": value})
+        assert StructureSampler(**files).projection == wanted
+    assert StructureSampler(**write_model(folder)).projection == DistanceProjection()
+    with pytest.raises(ConfigError, match="Sample.projection"):
+        StructureSampler(**write_model(folder, sample={"projection": {"x": 1}}))
 
 
 def test_atom_that_the_model_wraps_does_not_jump(relaxer):
@@ -399,6 +474,19 @@ def test_scores_are_those_of_the_metric_functions(scored, tmp_path):
         assert values[name] == pytest.approx(expected)
     assert 0 < values["adwt"] < 1 and values["adwt"] != values["copy_adwt"]
     assert sampler.compute_metric(seed=1) == pytest.approx(values)
+    sampler.sample_config["metrics"] = {
+        "is2rs": METRIC,
+        "checks": {"__class_name__": "StructureCheckMetric"},
+    }
+    both = sampler.compute_metric(str(out), split="val_id", seed=1)
+    assert {**both, **values} == both and {"overlap", "true_overlap"} <= set(both)
+    text = (out / "metrics.txt").read_text().splitlines()
+    assert text[0].split()[-1] == "relaxed"
+    line = next(line.split() for line in text if line.startswith("closest_distance"))
+    names = ("closest_distance", "copy_closest_distance", "true_closest_distance")
+    assert line[1:] == [f"{both[name]:.4f}" for name in names]
+    sampler.sample_config["metrics"] = METRIC
+    sampler.compute_metric(str(out), split="val_id", seed=1)
     text = (out / "metrics.txt").read_text().splitlines()
     assert text[0].split() == ["metric", "predicted", "copy", "input"]
     numbers = [f"{values['adwt']:.4f}", f"{values['copy_adwt']:.4f}"]

@@ -177,6 +177,39 @@ def test_composition_does_not_depend_on_the_origin_of_the_energies():
     assert two[2] == pytest.approx(one[2], rel=1e-3)
 
 
+class WithAdsorbates(Composed):
+    """The same with several adsorbates in some slabs."""
+
+    adsorbates = (1, 2, 1, 4, 3)
+
+    def __getitem__(self, index):
+        sample = super().__getitem__(index)
+        n = np.array([self.adsorbates[index % 5]])
+        sample["structure_array"]["num_adsorbates"] = ConcatData(n)
+        return sample
+
+
+def test_the_mean_is_that_of_one_adsorbate():
+    """A cell of n copies has n times the label; a mean taken once would differ."""
+    n = np.tile(WithAdsorbates.adsorbates, 40)
+    rng = np.random.default_rng(0)
+    noise = 0.01 * rng.normal(size=200)
+    mean, std = measure(WithAdsorbates(np.zeros([200, 3], int), -1.5 * n + noise))
+    assert mean == pytest.approx(-1.5, abs=2e-3)
+    assert std == pytest.approx(0.01, rel=0.1)
+    once, _ = measure(Composed(np.zeros([200, 3], int), -1.5 * n + noise))
+    assert once == pytest.approx(-1.5 * 11 / 5, rel=0.01)
+    counts = rng.integers(0, 5, [200, 3]) * n[:, None]
+    labels = -1.5 * n + counts @ [0.5, -2.0, 1.0] + noise
+    loader = io.DataLoader(WithAdsorbates(counts, labels))
+    mean, std, energies = run_dataset_transform(
+        "composition_scaling", loader, "y", tags=[2], ridge=1e-6
+    )
+    assert mean == pytest.approx(-1.5, abs=5e-3)
+    assert std == pytest.approx(0.01, rel=0.1)
+    assert list(energies.values()) == pytest.approx([0.5, -2.0, 1.0], abs=5e-3)
+
+
 def test_composition_that_says_everything_is_refused():
     counts = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1]])
     data = Composed(counts, [2.0, 2.0, 2.0])

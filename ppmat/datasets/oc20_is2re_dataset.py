@@ -18,8 +18,9 @@ A sample (``N`` atoms, ``E`` edges, ``K`` reciprocal vectors, one structure)::
 
     structure_array   frac_coords [N, 3], cart_coords [N, 3] (Å), atom_types [N] (atomic
                       number), lattice [1, 3, 3] (rows, Å), lengths [1, 3] (Å), angles
-                      [1, 3] (degrees), num_atoms [1], tags [N] (0 sub-surface,
-                      1 surface, 2 adsorbate), fixed [N] (bool)
+                      [1, 3] (degrees), num_atoms [1], num_adsorbates [1]
+                      (molecules), tags [N] (0 sub-surface, 1 surface, 2 adsorbate),
+                      fixed [N] (bool)
     graph             see PeriodicGraphConverter; only with a build_graph_cfg
     cart_coords_relaxed, displacement   [N, 3] (Å); where the file has them
     y_relaxed         [1] (adsorption energy, eV); where the file has it
@@ -60,6 +61,7 @@ from ppmat.datasets.oc20_record import with_wanted_tags
 from ppmat.datasets.pyg_pickle import OC20FormatError
 from ppmat.datasets.surface_tags import check_tags
 from ppmat.utils import logger
+from ppmat.utils.bonds import count_molecules
 from ppmat.utils.download import get_datasets_path_from_url
 from ppmat.utils.errors import InputError
 from ppmat.utils.errors import check_choice
@@ -229,6 +231,10 @@ class OC20IS2REDataset(io.Dataset):
         record = self._record(self._row(idx))
         return record.atomic_numbers, record.tags
 
+    def read_num_adsorbates(self, idx: int) -> int:
+        """Return the number of adsorbates of a record, without its graph."""
+        return num_adsorbates(self.records[self._row(idx)])
+
     def _row(self, idx: int) -> int:
         return idx if self._rows is None else int(self._rows[idx])
 
@@ -353,6 +359,7 @@ def record_to_sample(
             "lengths": ConcatData(np.array([lattice.abc], dtype="float32")),
             "angles": ConcatData(np.array([lattice.angles], dtype="float32")),
             "num_atoms": ConcatData(np.array([len(record.pos)], dtype="int64")),
+            "num_adsorbates": ConcatData(np.array([num_adsorbates(record)])),
             "tags": ConcatData(record.tags),
             "fixed": ConcatData(record.fixed),
         }
@@ -373,6 +380,20 @@ def record_to_sample(
         sample["y_relaxed"] = np.array([record.y_relaxed], dtype="float32")
     sample["id"] = record.sid
     return sample
+
+
+def num_adsorbates(record: OC20Record) -> int:
+    """Return the number of adsorbate molecules in the cell of a record.
+
+    They are the molecules of the atoms with tag 2 in the initial structure, see
+    :func:`ppmat.utils.bonds.count_molecules`, unless the record states their number.
+    """
+    if record.num_adsorbates is not None:
+        return record.num_adsorbates
+    adsorbate = record.tags == 2
+    return count_molecules(
+        record.atomic_numbers[adsorbate], record.pos[adsorbate], record.cell
+    )
 
 
 def _known_labels(record: OC20Record) -> tuple[str, ...]:

@@ -499,3 +499,5 @@ def add_to_hash(digest: Any, record: OC20Record) -> None:
     """Add the arrays of a record without its labels to a running hash."""
     for name in ("atomic_numbers", "pos", "cell", "tags", "fixed"):
         digest.update(np.ascontiguousarray(getattr(record, name)).tobytes())
+    if record.num_adsorbates is not None:
+        digest.update(str(record.num_adsorbates).encode())

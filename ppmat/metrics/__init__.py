@@ -27,6 +27,7 @@ from ppmat.metrics.is2re_metric import IS2REMetric
 from ppmat.metrics.is2rs_metric import IS2RSMetric
 from ppmat.metrics.sfin_metric import SFINStreamingAdapter
 from ppmat.metrics.streaming_base import StreamingMetricBase
+from ppmat.metrics.structure_check_metric import StructureCheckMetric
 from ppmat.utils.registry import Registry
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "IgnoreNanMetricWrapper",
     "SFINStreamingAdapter",
     "StreamingMetricBase",
+    "StructureCheckMetric",
     "build_metric",
 ]
 
@@ -59,7 +61,14 @@ class IgnoreNanMetricWrapper:
 
 
 METRICS = Registry(
-    "metric", [IS2REMetric, IS2RSMetric, IgnoreNanMetricWrapper, SFINStreamingAdapter]
+    "metric",
+    [
+        IS2REMetric,
+        IS2RSMetric,
+        IgnoreNanMetricWrapper,
+        SFINStreamingAdapter,
+        StructureCheckMetric,
+    ],
 )
 # Existing YAML files name these two by the path under which Paddle documents them.
 METRICS.register(paddle.nn.L1Loss, "paddle.nn.L1Loss")

@@ -368,9 +368,12 @@ class PropertyPredictor(BasePredictor):
         for batch in batches_in_order(dataset, batch_size, num_workers=workers):
             numbers = self._numbers(batch)
             isolated = count_isolated(batch)
+            adsorbates = batch["structure_array"]["num_adsorbates"].tolist()
             for j, i in enumerate(islice(todo, len(isolated))):
                 if isolated[j]:
                     rows[i]["flags"]["isolated_atoms"] = str(isolated[j])
+                if adsorbates[j] > 1:
+                    rows[i]["flags"]["several_adsorbates"] = str(adsorbates[j])
                 values = {name: array[j] for name, array in numbers.items()}
                 if np.isfinite(list(values.values())).all():
                     rows[i].update(values)

@@ -21,6 +21,7 @@ import os
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
+from dataclasses import asdict
 from dataclasses import dataclass
 from typing import Any
 from typing import NamedTuple
@@ -32,6 +33,8 @@ from paddle import io
 from tqdm import tqdm
 
 from ppmat.datasets.loader import batches_in_order
+from ppmat.sampler.distance_projection import DistanceProjection
+from ppmat.sampler.slab_results import finish_slab
 from ppmat.utils import logger
 from ppmat.utils import misc
 from ppmat.utils.registry import ConfigError
@@ -60,6 +63,10 @@ class SampleOptions:
     format: str | None = None
     # Arguments of ``model.sample``; None takes ``Sample.model_sample_params``
     sample_params: Mapping[str, Any] | None = None
+    # Keeps the distances in relaxed slabs physical. False leaves the positions as the
+    # model returned them; True is the projection with its defaults; None takes
+    # ``Sample.projection``
+    projection: DistanceProjection | bool | None = None
     num_workers: int = 0  # processes that search neighbours; 0 uses this one
     progress: bool | None = None  # show a progress bar; None shows it on a terminal
 
@@ -127,7 +134,8 @@ def generate(sampler: Any, source: Source, options: SampleOptions) -> Sequence:
     Args:
         sampler: Provides ``model`` and ``sample(batch, params)``.
         source: The data.
-        options: With ``batch_size``, ``num_samples`` and ``sample_params`` filled in.
+        options: With ``batch_size``, ``num_samples``, ``sample_params`` and
+            ``projection`` filled in.
 
     Returns:
         The results in the order of the data set: a list, or a :class:`ResultStore`.
@@ -163,7 +171,10 @@ def generate(sampler: Any, source: Source, options: SampleOptions) -> Sequence:
                 f"results for {len(rows)} structures x {num_samples} samples"
             )
         extra = source.annotate(rows, batch)
-        results = [{**r, **extra[i // num_samples]} for i, r in enumerate(results)]
+        results = [
+            finish_slab({**r, **extra[i // num_samples]}, options.projection or None)
+            for i, r in enumerate(results)
+        ]
         if store is None:
             kept.extend(results)
         else:
@@ -187,6 +198,7 @@ def _open_store(
         "seed": options.seed,
         "num_samples": options.num_samples,
         "batch_size": options.batch_size,
+        "projection": asdict(options.projection) if options.projection else None,
     }
     return ResultStore(
         os.path.join(options.save_path, "results"),

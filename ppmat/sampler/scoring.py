@@ -31,6 +31,7 @@ from ppmat.utils.result_store import ResultStore
 
 _STRUCTURES_PER_UPDATE = 64  # given to a metric at once
 _COPY = "copy_"  # prefix of the metrics of the unchanged input
+_TRUE = "true_"  # and of the true relaxed structures
 
 
 def score(metrics: Any, results: Sequence, save_path: str | None = None) -> Any:
@@ -75,23 +76,34 @@ def has_relaxed_positions(results: Sequence) -> bool:
 
 
 def metric_table(values: Mapping[str, float]) -> str:
-    """Return metrics as text, beside those of the unchanged input (``copy_*``).
+    """Return metrics as text.
+
+    Beside them stand those of the unchanged input (``copy_*``) and, if there are any,
+    those of the true relaxed structures (``true_*``).
 
     Example:
         >>> print(metric_table({"adwt": 0.25, "copy_adwt": 0.125}))
         metric  predicted  copy input
         adwt       0.2500      0.1250
     """
-    rows: list[tuple[str, str, str]] = [("metric", "predicted", "copy input")]
-    for name, value in values.items():
-        if not name.startswith(_COPY):
-            copied = values.get(_COPY + name)
-            text = "" if copied is None else f"{copied:.4f}"
-            rows.append((name, f"{value:.4f}", text))
+    columns = {"predicted": "", "copy input": _COPY, "relaxed": _TRUE}
+    if not any(name.startswith(_TRUE) for name in values):
+        del columns["relaxed"]
+    rows: list[tuple[str, ...]] = [("metric", *columns)]
+    for name in values:
+        if not name.startswith((_COPY, _TRUE)):
+            numbers = (values.get(prefix + name) for prefix in columns.values())
+            cells = ("" if x is None else f"{x:.4f}" for x in numbers)
+            rows.append((name, *cells))
     widths = [max(map(len, column)) for column in zip(*rows)]
     return "\n".join(
-        f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}".rstrip()
-        for a, b, c in rows
+        "  ".join(
+            [
+                f"{row[0]:<{widths[0]}}",
+                *(f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:])),
+            ]
+        ).rstrip()
+        for row in rows
     )
 
 

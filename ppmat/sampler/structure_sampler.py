@@ -44,6 +44,7 @@ from ppmat.datasets.transform import build_post_transforms
 from ppmat.metrics import build_metric
 from ppmat.models import build_graph_converter
 from ppmat.models import build_trained_model
+from ppmat.sampler.distance_projection import projection_of
 from ppmat.sampler.generation import SampleOptions
 from ppmat.sampler.generation import Source
 from ppmat.sampler.generation import generate
@@ -56,6 +57,7 @@ from ppmat.sampler.scratch_batches import MakeBatch
 from ppmat.sampler.scratch_batches import batch_of_conditions
 from ppmat.sampler.scratch_batches import batch_of_formula
 from ppmat.sampler.scratch_batches import batch_of_num_atoms
+from ppmat.sampler.slab_results import summarise
 from ppmat.sampler.structure_writer import RelaxedAtoms
 from ppmat.sampler.structure_writer import StructureWriter
 from ppmat.sampler.structure_writer import check_format
@@ -74,6 +76,7 @@ SAMPLE_KEYS = (
     "build_structure_cfg",
     "graph_converter",
     "post_transforms",
+    "projection",
     "metrics",
     "model_sample_params",
 )
@@ -102,8 +105,10 @@ class StructureSampler:
         weights_name: File of the weights of a registered model.
         config_path: YAML of another model. Its section ``Sample``, which may be
             missing, holds ``data`` (a dataset block), ``graph_converter``,
-            ``build_structure_cfg``, ``post_transforms``, ``metrics`` and
-            ``model_sample_params`` (arguments of ``model.sample``).
+            ``build_structure_cfg``, ``post_transforms``, ``metrics``,
+            ``model_sample_params`` (arguments of ``model.sample``) and ``projection``
+            (arguments of :class:`~ppmat.sampler.distance_projection.DistanceProjection`,
+            or false to write what the model returns; it is on if the key is missing).
         checkpoint_path: Its weights.
         config_overrides: ``KEY=VALUE`` with a dotted key.
         device: Where the model runs.
@@ -149,6 +154,7 @@ class StructureSampler:
         check_call(BuildStructure, cfg, "Sample.build_structure_cfg")
         self.structure_converter = BuildStructure(**cfg)
         self.left_out: list[str] = []
+        self.projection = projection_of(self.sample_config.get("projection", True))
 
     # --- the model --------------------------------------------------------------
 
@@ -473,7 +479,11 @@ class StructureSampler:
         unset = {k: v for k, v in defaults.items() if getattr(options, k) is None}
         options = replace(options, sample_params=params, **unset)
         _check_num_samples(self.model, options.num_samples)
+        wanted = self.projection if options.projection is None else options.projection
+        options = replace(options, projection=projection_of(wanted))
         results = generate(self, source, options)
+        if dist.get_rank() == 0 and (text := summarise(results)):
+            logger.message(f"Checks of {text}")
         if options.save_path is not None:
             if dist.get_rank() == 0:
                 default = "extxyz" if "tags" in results[0] else "cif"

@@ -37,6 +37,7 @@ from ase.io import Trajectory
 from ase.io import write
 from pymatgen.core import Composition
 
+from ppmat.sampler.slab_results import checks_of
 from ppmat.utils.errors import nearest
 from ppmat.utils.files import replacing
 from ppmat.utils.periodic import minimum_image
@@ -73,7 +74,8 @@ def result_to_atoms(result: Mapping[str, Any], template: Any = None) -> Atoms:
     Returns:
         Atoms in the order of the input, tags and constraints included, the initial
         positions in ``arrays["initial_positions"]``, the id in ``info["sid"]``, file
-        and frame of the input in ``info["source"]`` and ``info["frame"]``.
+        and frame of the input in ``info["source"]`` and ``info["frame"]``, and what
+        :func:`~ppmat.sampler.slab_results.checks_of` returns.
     """
     if "lattice" in result:
         cell = np.asarray(result["lattice"], dtype=float).reshape(3, 3)
@@ -103,6 +105,10 @@ def result_to_atoms(result: Mapping[str, Any], template: Any = None) -> Atoms:
     for key, name in names.items():
         if key in result:
             atoms.info[name] = result[key]
+    stated = atoms.info.get("num_adsorbates")
+    atoms.info.update(checks_of(result))
+    if stated is not None:  # the user's number
+        atoms.info["num_adsorbates"] = stated
     return atoms
 
 

@@ -16,7 +16,8 @@
 
 Every scaling takes the training loader and the name of the target. It returns
 ``(mean, std)`` in the unit of the target; ``composition_scaling`` also returns the
-energies of the elements.
+energies of the elements. A mean is that of one adsorbate: a record with n adsorbates
+(``num_adsorbates``) is described by n times the mean.
 """
 
 from __future__ import annotations
@@ -49,6 +50,9 @@ def mean_std_scaling(
 ) -> tuple[float, float]:
     """Return mean and standard deviation (``n - 1``) over the training data.
 
+    With several adsorbates in a record, the mean is the best of one adsorbate (least
+    squares), and the standard deviation is that of the rest.
+
     Each record counts once, whatever the sampler does with it. Each of several
     processes reads its share; all return the numbers of a single process.
 
@@ -60,14 +64,16 @@ def mean_std_scaling(
         ConfigError: Several targets, a label that is missing or not finite, no spread.
     """
     name = single_target(target)
-    rows = _read_all(train_loader.dataset, _read_label, name)
-    labels = np.concatenate(rows)
-    if len(labels) < 2 or not (std := labels.std(ddof=1)) > 0:
+    rows = _read_all(train_loader.dataset, _read_label_and_adsorbates, name)
+    labels = np.concatenate([label for label, _ in rows])
+    adsorbates = np.repeat([n for _, n in rows], [len(label) for label, _ in rows])
+    mean, std = _mean_and_std(labels, adsorbates)
+    if not std > 0:
         raise ConfigError(
             f"mean_std_scaling: the {len(labels)} training labels '{name}' have no "
             "spread to normalise by; use no_scaling or custom_scaling"
         )
-    return float(labels.mean()), float(std)
+    return mean, std
 
 
 def composition_scaling(
@@ -78,8 +84,8 @@ def composition_scaling(
 ) -> tuple[float, float, dict[str, float]]:
     """Return mean and standard deviation of the labels minus a composition model.
 
-    The model is ``mean + sum of the energies of the atoms``, with one energy for each
-    element, fitted by ridge regression.
+    The model is ``mean * adsorbates + sum of the energies of the atoms``, with one
+    energy for each element, fitted by ridge regression.
 
     Args:
         train_loader: Loader of the training data; only its data set is read.
@@ -95,25 +101,41 @@ def composition_scaling(
     """
     name = single_target(target)
     rows = _read_all(train_loader.dataset, _read_label_and_composition, name, tags)
-    labels = np.concatenate([label for label, _ in rows])
-    counts = np.array([count for _, count in rows])
+    labels = np.concatenate([label for label, _, _ in rows])
+    counts = np.array([count for _, _, count in rows])
+    adsorbates = np.array([n for _, n, _ in rows])
     if len(labels) != len(counts):
         raise ConfigError(
             f"composition_scaling wants one label a record, got {len(labels)} in "
             f"{len(counts)} records"
         )
     met = np.flatnonzero(counts.any(axis=0))
-    centre = counts[:, met].mean(axis=0)
-    x, y = counts[:, met] - centre, labels - labels.mean()
+    x = counts[:, met] - np.outer(adsorbates, _per_one(counts[:, met], adsorbates))
+    y = labels - adsorbates * _per_one(labels, adsorbates)
     energies = np.linalg.solve(x.T @ x + ridge * np.eye(len(met)), x.T @ y)
-    rest = labels - counts[:, met] @ energies
-    if len(labels) < 2 or not (std := rest.std(ddof=1)) > 0:
+    mean, std = _mean_and_std(labels - counts[:, met] @ energies, adsorbates)
+    if not std > 0:
         raise ConfigError(
             f"composition_scaling: the composition explains all {len(labels)} training "
             "labels, so the residuals have no spread; use custom_scaling"
         )
     reference = {Element.from_Z(int(z)).symbol: float(e) for z, e in zip(met, energies)}
-    return float(rest.mean()), float(std), reference
+    return mean, std, reference
+
+
+def _per_one(values: np.ndarray, adsorbates: np.ndarray) -> np.ndarray:
+    """Return ``m`` for which ``m * adsorbates`` is nearest to the values [n, ...]."""
+    weights = adsorbates.reshape(-1, *[1] * (values.ndim - 1))
+    return (weights * values).sum(axis=0) / (adsorbates**2).sum()
+
+
+def _mean_and_std(values: np.ndarray, adsorbates: np.ndarray) -> tuple[float, float]:
+    """Return the mean of one adsorbate, and the standard deviation around it."""
+    if len(values) < 2:
+        return float(values.sum()), 0.0
+    mean = _per_one(values, adsorbates)
+    rest = values - mean * adsorbates
+    return float(mean), float(np.sqrt((rest**2).sum() / (len(values) - 1)))
 
 
 def custom_scaling(
@@ -181,10 +203,31 @@ def _read_all(dataset: io.Dataset, read: Callable, *args: Any) -> list[Any]:
 
 def _read_label_and_composition(
     dataset: io.Dataset, index: int, name: str, tags: Sequence[int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return label and composition of a record, which is built once at most."""
+) -> tuple[np.ndarray, int, np.ndarray]:
+    """Return label, number of adsorbates and composition of a record.
+
+    The record is built once at most.
+    """
     source = dataset if hasattr(dataset, "read_atoms") else {index: dataset[index]}
-    return _read_label(source, index, name), _read_composition(source, index, tags)
+    return (
+        *_read_label_and_adsorbates(source, index, name),
+        _read_composition(source, index, tags),
+    )
+
+
+def _read_label_and_adsorbates(
+    dataset: Any, index: int, name: str
+) -> tuple[np.ndarray, int]:
+    """Return label and number of adsorbates of a record; 1 if that is not known."""
+    if hasattr(dataset, "read_num_adsorbates"):
+        count = dataset.read_num_adsorbates(index)
+    else:
+        if hasattr(dataset, "read_label"):
+            return _read_label(dataset, index, name), 1
+        dataset = {index: dataset[index]}
+        atoms = dataset[index].get("structure_array") or {}
+        count = atoms["num_adsorbates"].data[0] if "num_adsorbates" in atoms else 1
+    return _read_label(dataset, index, name), max(int(count), 1)
 
 
 def _read_composition(dataset: Any, index: int, tags: Sequence[int]) -> np.ndarray:

@@ -69,6 +69,11 @@ class AtomHead(nn.Layer):
 class SFINEnergy(nn.Layer):
     """Adsorption energy as a sum over the atoms of adsorbate and surface.
 
+    The energy is that of all adsorbates in the cell together. It is extensive with
+    ``pooling="sum"``: a cell repeated n times has n times the energy, because
+    ``data_mean`` is added once for each adsorbate molecule (``num_adsorbates`` of the
+    batch; at least once).
+
     The label belongs to the relaxed structure, but the input is the initial one. The
     network may therefore learn the relaxed positions too (IS2RE with IS2RS):
 
@@ -97,7 +102,8 @@ class SFINEnergy(nn.Layer):
     Args:
         backbone_cfg: Constructor arguments of :class:`SFINBackbone`.
         property_name: Label in the batch, [S, 1] eV.
-        data_mean: Subtracted from the label [eV]. A buffer, saved with the weights.
+        data_mean: Subtracted from the label for each adsorbate [eV]. A buffer, saved
+            with the weights.
         data_std: Divides the label [eV]. A buffer, saved with the weights.
         pooling: ``"sum"`` or ``"mean"`` over the atoms in ``readout_tags``.
         readout_tags: Tags of these atoms: 0 sub-surface, 1 surface, 2 adsorbate.
@@ -111,8 +117,9 @@ class SFINEnergy(nn.Layer):
         num_recycles: How often the atoms are moved before the energy is predicted.
         dropout: Fraction of hidden units of the energy head dropped in training.
         predict_error: Add a head for the expected absolute error, the scale of a
-            Laplace distribution around the energy. Its gradients reach neither the
-            features nor the energy.
+            Laplace distribution around the energy. The head gives the error for one
+            adsorbate; that of n is n times as large, as for n equal copies. Its
+            gradients reach neither the features nor the energy.
 
     Raises:
         InputError: Settings that contradict each other or have no meaning.
@@ -227,6 +234,7 @@ class SFINEnergy(nn.Layer):
             relaxed = positions + moved * free
         if self.error_head is not None:
             log_error = self.pool(atoms, self.error_head(x.s.detach()), "mean")
+            log_error = log_error + self.adsorbates(atoms).log()
         return energy, relaxed, log_error
 
     def pool(
@@ -319,10 +327,15 @@ class SFINEnergy(nn.Layer):
             dist.all_reduce(count)
         self.elements_seen.set_value(paddle.logical_or(self.elements_seen, count > 0))
 
+    def adsorbates(self, atoms: dict) -> paddle.Tensor:
+        """Return the number of adsorbates of each structure, at least 1, [S]."""
+        return atoms["num_adsorbates"].clip(min=1).astype(self.data_mean.dtype)
+
     def offset(self, atoms: dict) -> paddle.Tensor:
         """Return what is subtracted from the labels before division, [S] eV."""
         reference = paddle.gather(self.reference, atoms["atom_types"])
-        return self.data_mean + self.pool(atoms, reference, "sum")
+        mean = self.data_mean * self.adsorbates(atoms)
+        return mean + self.pool(atoms, reference, "sum")
 
     def in_ev(self, atoms: dict, energy: paddle.Tensor) -> paddle.Tensor:
         """Undo the normalisation of energies [S]."""
