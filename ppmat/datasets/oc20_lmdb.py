@@ -222,8 +222,9 @@ class OC20LMDB:
             except restricted_pickle.RestrictedPickleError as err:
                 raise OC20FormatError(f"{path} key 'length': {err}") from err
             if type(count) is not int or not 0 <= count < entries:
+                found = count if type(count) is int else type(count).__name__
                 raise OC20FormatError(
-                    f"{path} key 'length': is {str(count)[:40]}, but the file has "
+                    f"{path} key 'length': is {found}, but the file has "
                     f"{entries - 1} other entries"
                 )
         if count == 0:
