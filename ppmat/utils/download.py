@@ -270,7 +270,7 @@ def _unpack(file: Path, folder: Path, mark: str) -> None:
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
     try:
-        (_unpack_zip if file.suffix == ".zip" else _unpack_tar)(file, work)
+        unpack_archive(file, work)
         (work / _DONE).write_text(mark)
         if (folder / _DONE).exists():
             shutil.rmtree(folder)
@@ -279,6 +279,18 @@ def _unpack(file: Path, folder: Path, mark: str) -> None:
             logger.warning(f"{folder} is not ours; it was moved to {aside}")
             os.rename(folder, aside)
         os.rename(work, folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def unpack_archive(file: Path, root: Path) -> None:
+    """Unpack an archive into an existing folder, which is left as it is after errors.
+
+    Raises:
+        ArchiveError: It is damaged, too large, or tries to write elsewhere.
+    """
+    try:
+        (_unpack_zip if file.suffix == ".zip" else _unpack_tar)(file, root)
     except _REFUSED as error:
         raise ArchiveError(f"{file}: refused: {error}") from error
     except _DAMAGED as error:
@@ -287,8 +299,6 @@ def _unpack(file: Path, folder: Path, mark: str) -> None:
         raise ArchiveError(
             f"{file}: refused: a file and a folder have one path: {error.filename}"
         ) from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def _unpack_zip(archive: Path, root: Path) -> None:
