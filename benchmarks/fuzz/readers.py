@@ -50,8 +50,8 @@ from ppmat.datasets.submission import write_submission
 from ppmat.stem.images.micrograph import read_micrograph
 from ppmat.stem.noise.noise_model import NoiseModel
 from ppmat.utils import torch_checkpoint
+from ppmat.utils.archives import unpack_archive
 from ppmat.utils.config import load_config
-from ppmat.utils.download import unpack_archive
 from ppmat.utils.errors import InputError
 from ppmat.utils.save_load import load_file
 
