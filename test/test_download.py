@@ -326,11 +326,10 @@ CONTAINED_TARS = {  # tarfile keeps them inside the folder
 def refuses(server, tmp_path, name, data):
     server.files[name] = data
     root = tmp_path / "home" / "cache"
-    with pytest.raises(download.ArchiveError):
+    with pytest.raises(download.ArchiveError, match=f"{name}: .*; it was removed$"):
         download.get_path_from_url(server.url(name), str(root))
     left = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")}
-    cache = "home/cache"
-    assert left == {"home", cache, f"{cache}/{name}"}
+    assert left == {"home", "home/cache"}
 
 
 @pytest.mark.parametrize("case", sorted(HOSTILE_TARS))
@@ -363,7 +362,6 @@ def test_damaged_archive_is_refused_and_leaves_nothing(server, tmp_path, name):
     refuses(server, tmp_path, name, whole[: len(whole) // 2])
     broken = bytearray(whole)
     broken[len(whole) // 2] ^= 0xFF
-    (tmp_path / "home" / "cache" / name).unlink()
     refuses(server, tmp_path, name, bytes(broken))
 
 

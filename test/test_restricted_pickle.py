@@ -42,6 +42,8 @@ TABLE = {
     **PLAIN_TABLE,
     ("lib", "Thing"): Global("lib.Thing", inert=True),
     ("lib", "length"): Global("lib.length", lambda budget, text: len(text)),
+    ("lib", "anything"): Global("lib.anything", lambda budget, *args: None),
+    ("builtins", "tuple"): Global("builtins.tuple", restricted_pickle.make_tuple),
 }
 
 
@@ -283,9 +285,14 @@ def peak_of(function):
 
 
 def test_memo_index_costs_no_memory():
-    data = b"\x80\x02Nr\xff\xff\xff\x7fj\xff\xff\xff\x7f\x86."
+    data = b"\x80\x02Nr\x01\x00\x00\x00j\x01\x00\x00\x00\x86."
     assert loads(data) == (None, None)
-    assert peak_of(lambda: loads(data)) < 1 << 16
+
+    def refused():
+        with pytest.raises(RestrictedPickleError, match="2147483647 is not numbered"):
+            loads(data.replace(b"\x01\x00\x00\x00", b"\xff\xff\xff\x7f"))
+
+    assert peak_of(refused) < 1 << 16
 
 
 def test_deep_nesting_does_not_end_the_process():
@@ -309,8 +316,9 @@ def test_billion_laughs():
         loads(b"\x80\x04}" + laughs[2:] + b"\x86Ns.")
 
 
-NUMBERS = b"".join(b"M" + struct.pack("<H", i) for i in range(9999))
-ITEMS = b"".join(b"M" + struct.pack("<H", i) + b"N" for i in range(9999))
+TEXTS = b"".join(b"\x8c\x04%04d" % i for i in range(9999))
+ITEMS = b"".join(b"\x8c\x04%04dN" % i for i in range(9999))
+MANY = b"(" + b"N" * 9999 + b"t"
 LONG_TEXT = b"X" + struct.pack("<I", 65536) + b"a" * 65536
 LATIN1 = b"X" + struct.pack("<I", 6) + b"latin1"
 
@@ -320,9 +328,11 @@ LATIN1 = b"X" + struct.pack("<I", 6) + b"latin1"
     [
         (ENCODE, LONG_TEXT + LATIN1 + b"\x86"),
         (ORDERED, b"}(" + ITEMS + b"u\x85"),
-        (op_global("builtins", "set"), b"](" + NUMBERS + b"e\x85"),
+        (op_global("builtins", "set"), b"](" + TEXTS + b"e\x85"),
+        (op_global("builtins", "tuple"), b"](" + b"N" * 9999 + b"e\x85"),
+        (op_global("lib", "anything"), MANY),
     ],
-    ids=["encode", "OrderedDict", "set"],
+    ids=["encode", "OrderedDict", "set", "tuple", "arguments"],
 )
 def test_repeated_copies_are_bounded(function, argument):
     def calls(number):
@@ -333,6 +343,58 @@ def test_repeated_copies_are_bounded(function, argument):
     assert len(loads(calls(2))[2]) == 2
     with pytest.raises(RestrictedPickleError, match="more than a stream of this size"):
         loads(calls(20_000))
+
+
+def colliding_tuples(count):
+    """Return pairs of integers with one hash, for the tuple hash of Python >= 3.8."""
+    mask = (1 << 64) - 1
+    p1, p2, p5 = 11400714785074694791, 14029467366897019727, 2870177450012600261
+
+    def turn(value):
+        return (value << 31 | value >> 33) & mask
+
+    pairs = []
+    for first in range(count):
+        acc = turn((p5 + first * p2) & mask) * p1 & mask
+        pairs.append((first, (7 - acc) * pow(p2, -1, 1 << 64) & mask))
+    # Integers are hashed modulo 2**61 - 1: keep those that stay as they are.
+    return [pair for pair in pairs if pair[1] < (1 << 61) - 1]
+
+
+def test_tuples_can_be_made_to_collide():
+    pairs = colliding_tuples(200)
+    assert len(pairs) > 10 and len(set(map(hash, pairs))) == 1
+
+
+KEYS = {
+    "tuples": (100, colliding_tuples(4000)),
+    "integers": (20_000, [i << 40 for i in range(20_001)]),
+    "floats": (20_000, [float(i) for i in range(20_001)]),
+}
+CONTAINERS = {
+    "dict": dict.fromkeys,
+    "set": set,
+    "frozenset": frozenset,
+    "OrderedDict": collections.OrderedDict.fromkeys,
+    "many dicts": lambda keys: [{key: None} for key in keys],
+}
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("container", CONTAINERS)
+@pytest.mark.parametrize("kind", KEYS)
+def test_keys_that_can_collide_are_counted(container, kind, protocol):
+    make, (most, keys) = CONTAINERS[container], KEYS[kind]
+    assert len(loads(pickle.dumps(make(keys[:most]), protocol))) == most
+    with pytest.raises(RestrictedPickleError, match="that are no texts"):
+        loads(pickle.dumps(make(keys), protocol))
+
+
+def test_any_number_of_texts_may_be_keys():
+    keys = [str(i) for i in range(50_000)]
+    pairs = [("paper", key) for key in keys]
+    data = dict.fromkeys(keys), set(pairs), dict.fromkeys(map(str.encode, keys))
+    assert loads(pickle.dumps(data)) == data
 
 
 def test_repeated_states_are_bounded():

@@ -27,8 +27,6 @@ import bisect
 import copy
 import itertools
 import os
-import threading
-import weakref
 from collections.abc import Iterable
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,6 +37,7 @@ import lmdb
 import numpy as np
 
 from ppmat.datasets import pyg_pickle
+from ppmat.datasets.lmdb_file import LMDBFile
 from ppmat.datasets.oc20_record import OC20Record
 from ppmat.datasets.pyg_pickle import OC20FormatError
 from ppmat.utils import restricted_pickle
@@ -119,59 +118,13 @@ def splits_below(root: Path) -> list[Path]:
     )
 
 
-# LMDB refuses to open a file twice in a process, so objects share an environment; it
-# closes with its last user. A child process must not use those of its parent: it closes
-# its copies and opens its own.
-_ENVIRONMENTS: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
-_LOCK = threading.Lock()
-
-
-def _forget_inherited() -> None:
-    global _LOCK
-    _LOCK = threading.Lock()
-    for env in list(_ENVIRONMENTS.values()):
-        env.close()
-    _ENVIRONMENTS.clear()
-
-
-os.register_at_fork(after_in_child=_forget_inherited)
-
-
-def open_lmdb(path: Path, readahead: bool = False) -> Any:
-    """Return the environment of a file in this process, to read from it.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        OC20FormatError: The file cannot be opened as an LMDB file.
-    """
-    try:
-        status = os.stat(path)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: the LMDB file does not exist") from None
-    key = (os.getpid(), status.st_dev, status.st_ino)
-    with _LOCK:
-        env = _ENVIRONMENTS.get(key)
-        if env is None:
-            options = {"readahead": readahead, "meminit": False, "max_readers": 1}
-            options |= {"subdir": False, "readonly": True, "lock": False}
-            try:
-                env = lmdb.open(str(path), **options)
-            except lmdb.Error as err:
-                raise OC20FormatError(
-                    f"{path}: cannot be opened as an LMDB file "
-                    f"({status.st_size} bytes): {err}"
-                ) from err
-            _ENVIRONMENTS[key] = env
-        return env
-
-
 class OC20LMDB:
     """The rows of one split, as a sequence of :class:`OC20Record` in index order.
 
-    Files are opened at first use in each process, so forked and spawned workers can use
-    an object. A row without ``sid`` gets its row number as id, or "<file>_<row>" in a
-    folder of several files. ``rows[10:20]`` and ``rows[[3, 1, 4]]`` are the same object
-    with fewer rows, also of the type ``OC20LMDB``.
+    Files are opened at first use, so forked and spawned workers can use an object. A
+    row without ``sid`` gets its row number as id, or "<file>_<row>" in a folder of
+    several files. ``rows[10:20]`` and ``rows[[3, 1, 4]]`` are the same object with
+    fewer rows, also of the type ``OC20LMDB``.
 
     Args:
         path: An LMDB file, a folder of them (in the order of their names), or with
@@ -256,8 +209,11 @@ class OC20LMDB:
     def raw(self, index: int) -> bytes:
         """Return the pickled bytes of one row."""
         number, row = self._locate(index)
-        with self._environment(number).begin() as txn:
-            data = txn.get(str(row).encode("ascii"))
+        try:
+            data = self._file(number).get(str(row).encode("ascii"))
+        except OC20FormatError as err:
+            where = self.where(index)
+            raise OC20FormatError(err.found, where=where, hint=err.hint) from err
         if data is None:
             raise OC20FormatError(
                 f"{self.where(index)}: the key is missing; the file holds "
@@ -272,11 +228,10 @@ class OC20LMDB:
 
     def close(self) -> None:
         """Close the files; the next access opens them again."""
-        self._opened: dict[int, Any] = {}
-        self._pid = os.getpid()
+        self._opened: dict[int, LMDBFile] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_opened": {}, "_pid": None}
+        return {**self.__dict__, "_opened": {}}
 
     def __repr__(self) -> str:
         rows = len(self) if self._selected is None else f"{len(self)} selected"
@@ -293,28 +248,31 @@ class OC20LMDB:
         number = bisect.bisect_right(self._ends, row)
         return number, row - (self._ends[number - 1] if number else 0)
 
-    def _environment(self, number: int) -> Any:
-        if self._pid != os.getpid():
-            self.close()
+    def _file(self, number: int) -> LMDBFile:
         if number not in self._opened:
-            self._opened[number] = open_lmdb(self.files[number], self.readahead)
+class OC20LMDB:
+    """The rows of one split, as a sequence of :class:`OC20Record` in index order.
+
+    Files are opened at first use, so forked and spawned workers can use an object. A
+    row without ``sid`` gets its row number as id, or "<file>_<row>" in a folder of
+    several files. ``rows[10:20]`` and ``rows[[3, 1, 4]]`` are the same object with
+    fewer rows, also of the type ``OC20LMDB``.
         return self._opened[number]
 
     def _count(self, number: int) -> int:
         """Return the rows of a file: its ``length`` if it has one, else its entries."""
-        env = self._environment(number)
-        path = self.files[number]
-        count = entries = env.stat()["entries"]
-        with env.begin() as txn:
-            stored, first = txn.get(b"length"), txn.get(b"0")
+        file, path = self._file(number), self.files[number]
+        count = entries = len(file)
+        stored, first = file.get(b"length"), file.get(b"0")
         if stored is not None:
             try:
                 count = restricted_pickle.loads(stored, {})
             except restricted_pickle.RestrictedPickleError as err:
                 raise OC20FormatError(f"{path} key 'length': {err}") from err
             if type(count) is not int or not 0 <= count < entries:
+                found = count if type(count) is int else type(count).__name__
                 raise OC20FormatError(
-                    f"{path} key 'length': is {str(count)[:40]}, but the file has "
+                    f"{path} key 'length': is {found}, but the file has "
                     f"{entries - 1} other entries"
                 )
         if count == 0:

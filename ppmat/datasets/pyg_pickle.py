@@ -45,6 +45,7 @@ _MODULE = "torch_geometric.data.data"
 _DATA = f"{_MODULE}.Data"
 _STORAGE = "torch_geometric.data.storage.GlobalStorage"
 _MAX_NESTING = 8
+_VISIT = 8  # bytes of the budget for each value that is looked at
 
 PYG_TABLE: dict[tuple[str, str], Any] = {
     **TORCH_TABLE,
@@ -109,7 +110,7 @@ def _fields(root: Any) -> dict[str, Any]:
 
 def _check_plain(name: str, value: Any, budget: Budget, depth: int) -> None:
     """Refuse values that are no plain data, are nested too deep, or are too many."""
-    budget.take(1, f"field {name!r}")
+    budget.take(_VISIT, "a field")
     kind = type(value)
     if kind in (str, int, float, bool, bytes, type(None), np.ndarray, slice):
         return
@@ -118,7 +119,7 @@ def _check_plain(name: str, value: Any, budget: Budget, depth: int) -> None:
             _check_plain(name, item, budget, depth - 1)
         return
     raise RestrictedPickleError(
-        f"field {name!r} holds a "
+        f"field {name[:80]!r} holds a "
         f"{value.name if isinstance(value, (Inert, Global)) else kind.__name__}"
         + (f" nested deeper than {_MAX_NESTING}" if depth == 0 else ", no plain data")
     )

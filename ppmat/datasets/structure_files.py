@@ -46,7 +46,7 @@ from ase.io import read
 from ase.io.jsonio import decode
 
 from ppmat.datasets.held_atoms import held_sites
-from ppmat.datasets.oc20_lmdb import open_lmdb
+from ppmat.datasets.lmdb_file import LMDBFile
 from ppmat.datasets.surface_tags import tags_of_properties
 from ppmat.utils.errors import InputError
 
@@ -319,20 +319,34 @@ def _read_aselmdb(path: str) -> Iterator[Atoms]:
 
     Keys are the row numbers as text, values the JSON of a row, packed with zlib.
     """
-    env = open_lmdb(Path(path))
-    with env.begin() as txn:
-        keys = sorted(int(key) for key, _ in txn.cursor() if key.isdigit())
-    for key in keys:
-        with env.begin() as txn:
-            data = txn.get(b"%d" % key)
-        unpack = zlib.decompressobj()
-        text = unpack.decompress(data, _MAX_ROW)
-        if unpack.unconsumed_tail:
-            raise InputError(f"key '{key}' is larger than {_MAX_ROW >> 20} MiB")
-        row = decode(text.decode())
+    file = LMDBFile(path)
+    last, deleted = (_unpacked(file, key) or 0 for key in ("nextid", "deleted_ids"))
+    last = last - 1 if last else len(file)
+    gaps = len(deleted) if deleted else 0
+    if last > len(file) + gaps:
+        raise InputError(
+            f"key 'nextid' says {last} rows, but the file has {len(file)} entries and "
+            f"{gaps} deleted rows",
+            hint="The file is incomplete, or no ASE database.",
+        )
+    for key in range(1, last + 1):
+        if (row := _unpacked(file, str(key))) is None:
+            continue
         if not isinstance(row, dict):
             raise InputError(f"key '{key}' holds no row of an ASE database")
         yield _atoms_of_row(AtomsRow({**row, "id": key}))
+
+
+def _unpacked(file: LMDBFile, key: str) -> Any:
+    """Return what the JSON text of a key says, or None if there is no such key."""
+    data = file.get(key.encode())
+    if data is None:
+        return None
+    unpack = zlib.decompressobj()
+    text = unpack.decompress(data, _MAX_ROW)
+    if unpack.unconsumed_tail:
+        raise InputError(f"key '{key}' is larger than {_MAX_ROW >> 20} MiB")
+    return decode(text.decode())
 
 
 _READERS = {"db": _read_database, "json": _read_json, "aselmdb": _read_aselmdb}

@@ -23,29 +23,28 @@ process of a node works; the others wait at a lock file.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import http.client
 import json
-import lzma
 import os
 import posixpath
+import re
 import shutil
 import ssl
-import stat
 import tarfile
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
-import zipfile
-import zlib
 from pathlib import Path
-from pathlib import PurePosixPath
+from typing import BinaryIO
 
 from tqdm import tqdm
 
 from ppmat.utils import logger
+from ppmat.utils.archives import ArchiveError
+from ppmat.utils.archives import one_line
+from ppmat.utils.archives import unpack_archive
 from ppmat.utils.errors import InputError
 from ppmat.utils.files import locked
 
@@ -53,12 +52,12 @@ _HOME = os.environ.get("PADDLEMAT_HOME") or os.path.expanduser("~/.paddlemat")
 WEIGHTS_HOME = os.path.join(_HOME, "weights")
 DATASETS_HOME = os.path.join(_HOME, "datasets")
 
-DOWNLOAD_RETRY_LIMIT = 3  # failures in a row without a new byte
+DOWNLOAD_RETRY_LIMIT = 3  # failures in a row without progress
+_PROGRESS = 1 << 14  # bytes beyond the most so far that count as progress
 _TIMEOUT = 60.0  # seconds without a byte
 _CHUNK = 1 << 20  # bytes read at once
 _SUFFIXES = (".zip", ".tar.gz", ".tar.bz2", ".tar.xz", ".tgz", ".tar")
 _DONE = ".unpacked.json"  # inside an unpacked folder: which archive it came from
-_REFUSED = getattr(tarfile, "FilterError", ())  # raised by tarfile's filter "data"
 _CONNECTION_ERRORS = (
     urllib.error.URLError,
     http.client.HTTPException,
@@ -66,26 +65,10 @@ _CONNECTION_ERRORS = (
     ConnectionError,
     ssl.SSLError,
 )
-# Errors of the standard library for damaged or encrypted archives.
-_DAMAGED = (
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    gzip.BadGzipFile,
-    zlib.error,
-    lzma.LZMAError,
-    EOFError,
-    KeyError,
-    NotImplementedError,
-    RuntimeError,
-)
 
 
 class DownloadError(InputError):
     """A download that failed, or gave another file than expected."""
-
-
-class ArchiveError(InputError):
-    """An archive that is damaged or that tries to write outside its folder."""
 
 
 def is_url(path: str | os.PathLike) -> bool:
@@ -126,14 +109,31 @@ def get_path_from_url(
         its archive suffix).
 
     Raises:
-        DownloadError: The address has no file name, the server refuses, the connection
-            fails repeatedly without progress, or the md5 is wrong.
-        ArchiveError: The archive is damaged or hostile; nothing of it is kept.
+        DownloadError: The address is wrong or has no file name, the server refuses, the
+            connection fails repeatedly without progress, the md5 is wrong, or the
+            folder cannot be written.
+        ArchiveError: The archive is damaged or hostile; it is removed.
     """
     name = _file_name(url)
-    file = Path(root_dir) / name
+    try:
+        return _get(url, Path(root_dir) / name, md5sum, check_exist, decompress)
+    except OSError as error:
+        raise DownloadError(
+            f"{root_dir} cannot be written to: {error.strerror or error}"
+        ) from error
+
+
+def _get(
+    url: str, file: Path, md5sum: str | None, check_exist: bool, decompress: bool
+) -> str:
+    name = file.name
     suffix = next((s for s in _SUFFIXES if decompress and name.endswith(s)), "")
     folder = file.with_name(name.removesuffix(suffix)) if suffix else None
+    if suffix not in ("", ".zip") and not hasattr(tarfile, "data_filter"):
+        raise ArchiveError(
+            f"{file}: this version of Python cannot unpack tar files safely",
+            hint="Update Python to its latest patch release.",
+        )
     mark = json.dumps({"file": name, "md5": md5sum})
     file.parent.mkdir(parents=True, exist_ok=True)
     waiting = f"Waiting for another process that downloads {name}"
@@ -151,9 +151,16 @@ def get_path_from_url(
 def _file_name(url: str) -> str:
     if not is_url(url):
         raise DownloadError(f"not an http or https address: {url!r}")
-    path = urllib.parse.unquote(urllib.parse.urlsplit(url).path)
-    name = posixpath.basename(path)
-    if name in ("", ".", "..") or "\\" in name or "\0" in name:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        host, _ = parts.hostname, parts.port
+        if not host or not url.isascii() or not url.isprintable() or " " in url:
+            raise ValueError("it has no host, or a character that needs %-encoding")
+        host.encode("idna")
+    except ValueError as error:
+        raise DownloadError(f"not a valid address: {url!r}: {error}") from error
+    name = posixpath.basename(urllib.parse.unquote(parts.path))
+    if name in ("", ".", "..") or "\\" in name or not name.isprintable():
         raise DownloadError(f"the address does not end with a file name: {url!r}")
     return name
 
@@ -176,23 +183,16 @@ def _download(url: str, file: Path, md5sum: str | None) -> None:
     part = file.with_name(f"{file.name}.part")
     tag = file.with_name(f"{file.name}.part.tag")
     logger.message(f"Downloading {url} to {file}")
-    failures = 0
+    failures, most = 0, _size(part)
     while True:
-        before = part.stat().st_size if part.exists() else 0
+        before = _size(part)
         try:
             _fetch(url, part, tag, resume_unchecked=md5sum is not None)
-        except urllib.error.HTTPError as error:
-            reason = f"the server answered {error.code} {error.reason}"
-            if error.code < 500 and error.code not in (408, 429):
-                raise DownloadError(f"{url}: {reason}") from error
+        except _Unusable as error:
+            raise DownloadError(f"{url}: {error}") from error
         except _CONNECTION_ERRORS as error:
             cause = getattr(error, "reason", None) or error
-            reason = str(cause) or type(error).__name__
-        except OSError as error:
-            raise DownloadError(
-                f"cannot write {part}: {error}",
-                hint="The bytes so far are kept; free some space and call again.",
-            ) from error
+            reason = one_line(cause)
         else:
             tag.unlink(missing_ok=True)
             if _md5_is(part, md5sum):
@@ -202,9 +202,10 @@ def _download(url: str, file: Path, md5sum: str | None) -> None:
             part.unlink()
             if before == 0:  # the complete file of one request is another file
                 raise DownloadError(f"{url}: {reason}; nothing was kept")
-            before = 0
-        after = part.stat().st_size if part.exists() else 0
-        failures = 1 if after > before else failures + 1
+        after = _size(part)
+        # A part that is dropped and grows again is no progress.
+        failures = 1 if after >= most + _PROGRESS else failures + 1
+        most = max(most, after)
         if failures >= DOWNLOAD_RETRY_LIMIT:
             raise DownloadError(
                 f"{url}: {reason} ({failures} attempts without progress)",
@@ -215,39 +216,43 @@ def _download(url: str, file: Path, md5sum: str | None) -> None:
         time.sleep(pause)
 
 
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+class _Unusable(Exception):
+    """An answer or address that another attempt would not change."""
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirections to http and https only."""
+
+    def redirect_request(self, request, file, code, message, headers, target):  # noqa: D102, ANN001, ANN201
+        if not is_url(target):
+            raise _Unusable(f"it leads to {target[:200]!r}, no http or https address")
+        return super().redirect_request(request, file, code, message, headers, target)
+
+
 def _fetch(url: str, part: Path, tag: Path, resume_unchecked: bool) -> None:
     """Make one request; ``part`` is complete when this returns.
 
     A part is continued if the server confirms that the file is the same (``tag`` holds
     its ETag or date), or if its md5 is compared afterwards.
     """
-    size = part.stat().st_size if part.exists() else 0
-    known = tag.read_text("utf-8") if size and tag.exists() else None
+    size = _size(part)
+    known = _validator(tag.read_text("utf-8", "replace") if tag.exists() else None)
     headers = {"User-Agent": "ppmat", "Accept-Encoding": "identity"}
     if size and (known or resume_unchecked):
         headers["Range"] = f"bytes={size}-"
         if known:
             headers["If-Range"] = known
-    request = urllib.request.Request(url, headers=headers)
-    try:
-        response = urllib.request.urlopen(request, timeout=_TIMEOUT)
-    except urllib.error.HTTPError as error:
-        if error.code != 416 or "Range" not in headers:
-            raise
-        if error.headers.get("Content-Range") == f"bytes */{size}":
-            return
-        part.unlink()
-        raise ConnectionError("the server has another size; starting over") from error
+    response = _open(url, headers, part)
+    if response is None:
+        return
     with response:
-        start = size if response.status == 206 else 0
-        span = response.headers.get("Content-Range", "")
-        if start and not span.startswith(f"bytes {start}-"):
-            part.unlink()
-            raise ConnectionError(f"asked for bytes from {start}, got '{span}'")
-        length = response.headers.get("Content-Length")
-        total = None if length is None else start + int(length)
+        start, total = _span(response, size if "Range" in headers else 0, part)
         head = response.headers
-        validator = head.get("ETag") or head.get("Last-Modified")
+        validator = _validator(head.get("ETag") or head.get("Last-Modified"))
         if validator and not validator.startswith("W/"):
             tag.write_text(validator, "utf-8")
         else:
@@ -257,10 +262,81 @@ def _fetch(url: str, part: Path, tag: Path, resume_unchecked: bool) -> None:
             tqdm.wrapattr(response, "read", **bar) as source,
             open(part, "ab" if start else "wb") as out,
         ):
-            shutil.copyfileobj(source, out, _CHUNK)
+            while block := source.read(_CHUNK):
+                _write(out, block, part)
     got = part.stat().st_size
     if total is not None and got != total:
         raise ConnectionError(f"connection closed after {got} of {total} bytes")
+
+
+def _write(out: BinaryIO, block: bytes, part: Path) -> None:
+    try:
+        out.write(block)
+        out.flush()
+    except OSError as error:
+        raise DownloadError(
+            f"cannot write {part}: {error.strerror or error}",
+            hint="The bytes so far are kept; free some space and call again.",
+        ) from error
+
+
+def _validator(text: str | None) -> str | None:
+    """Return an ETag or date that can be sent back, else None."""
+    return text if text and text.isascii() and text.isprintable() else None
+
+
+def _open(
+    url: str, headers: dict[str, str], part: Path
+) -> http.client.HTTPResponse | None:
+    """Return the server's answer; None if it says that ``part`` is complete."""
+    opener = urllib.request.build_opener(_Redirects)
+    try:
+        request = urllib.request.Request(url, headers=headers)
+        response = opener.open(request, timeout=_TIMEOUT)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code == 416 and "Range" in headers:
+            if error.headers.get("Content-Range") == f"bytes */{_size(part)}":
+                return None
+            part.unlink()
+            raise ConnectionError(
+                "the server has another size; starting over"
+            ) from error
+        reason = f"the server answered {error.code} {one_line(error.reason)}"
+        if error.code < 500 and error.code not in (408, 429):
+            raise _Unusable(reason) from error
+        raise ConnectionError(reason) from error
+    except (http.client.InvalidURL, ValueError) as error:
+        raise _Unusable(f"not a valid address: {one_line(error)}") from error
+    encoding = response.headers.get("Content-Encoding", "identity")
+    if response.status not in (200, 206) or encoding != "identity":
+        response.close()
+        raise _Unusable(
+            f"the server answered with status {response.status}, encoding {encoding}; "
+            "wanted the file as it is"
+        )
+    return response
+
+
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
+
+
+def _span(
+    response: http.client.HTTPResponse, asked: int, part: Path
+) -> tuple[int, int | None]:
+    """Return where the bytes of an answer begin, and the size of the file if known."""
+    length = response.headers.get("Content-Length", "")
+    length = int(length) if re.fullmatch(r"\d{1,18}", length) else None
+    if response.status == 200:
+        return 0, length
+    text = response.headers.get("Content-Range", "")
+    match = _CONTENT_RANGE.fullmatch(text)
+    if match is None or int(match[1]) != asked:
+        part.unlink(missing_ok=True)
+        raise ConnectionError(f"asked for bytes from {asked}, got {text[:80]!r}")
+    if match[3] != "*":
+        return asked, int(match[3])
+    return asked, None if length is None else asked + length
 
 
 def _unpack(file: Path, folder: Path, mark: str) -> None:
@@ -270,7 +346,11 @@ def _unpack(file: Path, folder: Path, mark: str) -> None:
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
     try:
-        (_unpack_zip if file.suffix == ".zip" else _unpack_tar)(file, work)
+        try:
+            unpack_archive(file, work)
+        except ArchiveError as error:
+            file.unlink()
+            raise ArchiveError(f"{error}; it was removed") from error
         (work / _DONE).write_text(mark)
         if (folder / _DONE).exists():
             shutil.rmtree(folder)
@@ -279,49 +359,5 @@ def _unpack(file: Path, folder: Path, mark: str) -> None:
             logger.warning(f"{folder} is not ours; it was moved to {aside}")
             os.rename(folder, aside)
         os.rename(work, folder)
-    except _REFUSED as error:
-        raise ArchiveError(f"{file}: refused: {error}") from error
-    except _DAMAGED as error:
-        raise ArchiveError(f"{file}: damaged archive: {error}") from error
-    except (FileExistsError, IsADirectoryError, NotADirectoryError) as error:
-        raise ArchiveError(
-            f"{file}: refused: a file and a folder have one path: {error.filename}"
-        ) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
-
-
-def _unpack_zip(archive: Path, root: Path) -> None:
-    plain = (0, stat.S_IFREG, stat.S_IFDIR)
-    with zipfile.ZipFile(archive) as members:
-        for info in tqdm(members.infolist(), desc=archive.name, disable=None):
-            name = info.filename
-            if name.startswith("/") or ".." in PurePosixPath(name).parts:
-                raise ArchiveError(
-                    f"{archive}: refused: {name!r} would be written outside its folder"
-                )
-            if stat.S_IFMT(info.external_attr >> 16) not in plain:
-                raise ArchiveError(f"{archive}: refused: {name!r} is a link or device")
-            members.extract(info, root)
-
-
-def _unpack_tar(archive: Path, root: Path) -> None:
-    if not hasattr(tarfile, "data_filter"):
-        raise ArchiveError(
-            f"{archive}: this version of Python cannot unpack tar files safely",
-            hint="Update Python to its latest patch release, or unpack it yourself.",
-        )
-    # Error level 2 reports every error, also a link to a missing member.
-    with tarfile.open(archive, "r:*", errorlevel=2) as members:
-        for member in tqdm(members, desc=archive.name, disable=None, unit=" files"):
-            members.extract(member, root, filter="data")
-        while members.fileobj.read(_CHUNK):  # the checksum follows the last member
-            pass
-    # A later link can change the target of an earlier one.
-    top = root.resolve()
-    for path in root.rglob("*"):
-        if path.is_symlink() and not path.resolve().is_relative_to(top):
-            raise ArchiveError(
-                f"{archive}: refused: the link {path.relative_to(root)} leads outside "
-                "its folder"
-            )

@@ -23,8 +23,8 @@ that this module made.
 CPython's own ``Unpickler`` with another ``find_class`` is not safe for files from the
 internet. It sizes its memo by an index from the file, hashes nested tuples without
 limit (which crashes the process) and lets BUILD set attributes. Here the memo is a
-dict, keys are scalars, and the numbers of opcodes and of built bytes are limited by
-what an input of this size can need.
+dict, keys are scalars, and the numbers of opcodes, of built bytes and of keys that can
+be made to collide are limited by what an input of this size can need.
 
 Every wrong stream raises :class:`RestrictedPickleError`.
 """
@@ -45,7 +45,15 @@ MAX_OPCODES = 1_000_000  # of one pickle; a record of OC20 has about 300
 MAX_NAME = 256  # bytes of the dotted name of a global
 MAX_DIMS = 32  # dimensions of an array; the limit of numpy 1
 
-_SCALARS = (str, int, float, bool, bytes, type(None))
+# Keys whose hash is known in advance, in all of one input. Chosen to collide, n of them
+# need n**2 / 2 comparisons: about 1 s for this many numbers. Texts and bytes have
+# hashes with a random key. The states of a torch optimizer are numbered.
+MAX_NUMBER_KEYS = 20_000
+_TUPLE_KEY = 100  # number keys that count as much as a tuple with numbers in it
+_REFERENCE = 8  # bytes of one item of a tuple or list
+
+_TEXTS = (str, bytes)
+_NUMBERS = (int, float, bool, type(None))
 
 
 class RestrictedPickleError(InputError):
@@ -53,16 +61,17 @@ class RestrictedPickleError(InputError):
 
 
 class Budget:
-    """The bytes that a stream may still copy, and the items it may still visit.
+    """The bytes a stream may still copy, the items it may visit, the keys it may hash.
 
     It counts all work that a few opcodes could repeat on one large memoised object.
     """
 
-    __slots__ = ("left", "limit")
+    __slots__ = ("keys_left", "left", "limit")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.left = limit
+        self.keys_left = MAX_NUMBER_KEYS
 
     @classmethod
     def for_stream(cls, num_bytes: int) -> Budget:
@@ -76,6 +85,15 @@ class Budget:
             raise RestrictedPickleError(
                 f"{what} needs {num_bytes} bytes, more than a stream of this size may "
                 f"ask for ({self.limit} in total)"
+            )
+
+    def take_keys(self, number: int) -> None:
+        """Count keys that are no texts; raise an error beyond the limit."""
+        self.keys_left -= number
+        if self.keys_left < 0:
+            raise RestrictedPickleError(
+                f"more than {MAX_NUMBER_KEYS} keys of dicts and sets that are no texts "
+                f"(a tuple with numbers counts {_TUPLE_KEY} times)"
             )
 
 
@@ -126,26 +144,30 @@ def _type_name(value: Any) -> str:
     return value.name if isinstance(value, Global) else type(value).__name__
 
 
-def _check_key(key: Any) -> None:
+def _check_key(key: Any, budget: Budget) -> None:
     # Only scalars are hashed: the hash of a nested tuple recurses in C, and an attacker
     # can construct long integers with equal hashes.
     kind = type(key)
+    if kind in _TEXTS:
+        return
     if kind is tuple and len(key) <= 16:
-        for item in key:
-            if type(item) is tuple:
-                break
-            _check_key(item)
-        else:
+        kinds = set(map(type, key))
+        if kinds.issubset(_TEXTS):
             return
-    elif kind is int:
-        if -(1 << 63) <= key < 1 << 63:
+        if kinds.issubset(_TEXTS + _NUMBERS) and all(map(_is_short, key)):
+            budget.take_keys(_TUPLE_KEY)
             return
-    elif kind in _SCALARS:
+    elif kind in _NUMBERS and _is_short(key):
+        budget.take_keys(1)
         return
     raise RestrictedPickleError(f"a {kind.__name__} as key of a dict or set is refused")
 
 
-def _set_items(target: Any, items: list) -> None:
+def _is_short(key: Any) -> bool:
+    return type(key) is not int or -(1 << 63) <= key < 1 << 63
+
+
+def _set_items(target: Any, items: list, budget: Budget) -> None:
     if type(target) is not dict:
         raise RestrictedPickleError(f"items are set on a {_type_name(target)}")
     if len(items) % 2:
@@ -153,7 +175,7 @@ def _set_items(target: Any, items: list) -> None:
     for i in range(0, len(items), 2):
         key = items[i]
         if type(key) is not str:
-            _check_key(key)
+            _check_key(key, budget)
         target[key] = items[i + 1]
 
 
@@ -163,9 +185,9 @@ def _append_items(target: Any, items: list) -> None:
     target.extend(items)
 
 
-def _make_set(items: list) -> set:
+def _make_set(items: list, budget: Budget) -> set:
     for item in items:
-        _check_key(item)
+        _check_key(item, budget)
     return set(items)
 
 
@@ -201,6 +223,7 @@ def _reduce(func: Any, args: Any, budget: Budget) -> Any:
         raise RestrictedPickleError(
             f"the arguments of {func.name} are a {_type_name(args)}, expected a tuple"
         )
+    budget.take(_REFERENCE * len(args), f"a call of {func.name}")
     try:
         return func.make(budget, *args)
     except RestrictedPickleError:
@@ -315,7 +338,7 @@ def _run(
     outer: list[list] = []
     stack: list = []
 
-    for _ in range(MAX_OPCODES):
+    for step in range(MAX_OPCODES):
         op = data[pos]
         pos += 1
         if op == 0x94:  # MEMOIZE
@@ -420,11 +443,11 @@ def _run(
         elif op == 0x73:  # SETITEM
             value = stack.pop()
             key = stack.pop()
-            _set_items(stack[-1], [key, value])
+            _set_items(stack[-1], [key, value], budget)
         elif op == 0x75:  # SETITEMS
             items = stack
             stack = outer.pop()
-            _set_items(stack[-1], items)
+            _set_items(stack[-1], items, budget)
         elif op == 0x61:  # APPEND
             value = stack.pop()
             _append_items(stack[-1], [value])
@@ -455,7 +478,12 @@ def _run(
                 raise RestrictedPickleError("the pickle ends with an unbalanced stack")
             return stack[0], pos
         elif op == 0x72:  # LONG_BINPUT
-            memo[_UNPACK_U32(data, pos)[0]] = stack[-1]
+            index = _UNPACK_U32(data, pos)[0]
+            if index > step:  # others could be made to collide in the memo
+                raise RestrictedPickleError(
+                    f"memo entry {index} is not numbered in order"
+                )
+            memo[index] = stack[-1]
             pos += 4
         elif op == 0x6A:  # LONG_BINGET
             index = _UNPACK_U32(data, pos)[0]
@@ -479,11 +507,11 @@ def _run(
                 raise RestrictedPickleError(
                     f"items are added to a {_type_name(stack[-1])}"
                 )
-            stack[-1].update(_make_set(items))
+            stack[-1].update(_make_set(items, budget))
         elif op == 0x91:  # FROZENSET
             items = stack
             stack = outer.pop()
-            stack.append(frozenset(_make_set(items)))
+            stack.append(frozenset(_make_set(items, budget)))
         else:
             raise RestrictedPickleError(
                 f"opcode 0x{op:02x} at byte {pos - 1} is unknown or refused: not a "
@@ -495,17 +523,24 @@ def _run(
 # Plain data and numpy ----------------------------------------------------------------
 
 
+def copy_dict(budget: Budget, items: dict, what: str) -> dict:
+    """Copy a dict and count its bytes and keys."""
+    budget.take(64 * len(items), what)
+    budget.take_keys(sum(type(key) not in _TEXTS for key in items))
+    return dict(items)
+
+
 def _dict_from_pairs(budget: Budget, pairs: Any = ()) -> dict:
     if type(pairs) not in (list, tuple, dict):
         raise RestrictedPickleError("an OrderedDict is made of something not a list")
-    budget.take(64 * len(pairs), "an OrderedDict")
     if type(pairs) is dict:
-        return dict(pairs)
+        return copy_dict(budget, pairs, "an OrderedDict")
+    budget.take(64 * len(pairs), "an OrderedDict")
     result: dict = {}
     for pair in pairs:
         if type(pair) not in (list, tuple) or len(pair) != 2:
             raise RestrictedPickleError("an OrderedDict has a malformed item")
-        _check_key(pair[0])
+        _check_key(pair[0], budget)
         result[pair[0]] = pair[1]
     return result
 
@@ -518,11 +553,19 @@ def _set_from_list(budget: Budget, items: Any = ()) -> set:
     if type(items) not in (list, tuple):
         raise RestrictedPickleError("a set is made of something that is not a list")
     budget.take(64 * len(items), "a set")
-    return _make_set(list(items))
+    return _make_set(list(items), budget)
 
 
 def _frozenset_from_list(budget: Budget, items: Any = ()) -> frozenset:
     return frozenset(_set_from_list(budget, items))
+
+
+def make_tuple(budget: Budget, items: Any = ()) -> tuple:
+    """Return a list or tuple as a tuple, and count its items."""
+    if type(items) not in (list, tuple):
+        raise RestrictedPickleError("a tuple is made of something that is not a list")
+    budget.take(_REFERENCE * (len(items) + 8), "a tuple")
+    return tuple(items)
 
 
 def _empty_bytes(budget: Budget) -> bytes:

@@ -52,6 +52,7 @@ from ppmat.utils.restricted_pickle import Budget
 from ppmat.utils.restricted_pickle import Global
 from ppmat.utils.restricted_pickle import RestrictedPickleError
 from ppmat.utils.restricted_pickle import loads
+from ppmat.utils.restricted_pickle import make_tuple
 
 _NAME_TABLE = "StructuredToParameterName@@"  # Paddle's own key in saved state dicts
 _SUFFIXES = (".pdparams", ".pdopt", ".pdstates", ".pdscaler")
@@ -64,9 +65,10 @@ class CheckpointError(InputError):
 
 def _pair(budget: Budget, items: Any = ()) -> Any:
     # Paddle saves a tensor inside a nested container as tuple((name, array)).
-    if type(items) is tuple and tuple(map(type, items)) == (str, np.ndarray):
-        return items[1]
-    return tuple(items)
+    if type(items) is tuple and len(items) == 2:
+        if tuple(map(type, items)) == (str, np.ndarray):
+            return items[1]
+    return make_tuple(budget, items)
 
 
 _TABLE = {
@@ -109,12 +111,24 @@ def _folders(ckpt_dir: Path, prefix: str) -> tuple:
     return ckpt_dir / f".{prefix}.tmp", ckpt_dir / f".{prefix}.commit"
 
 
+def _read_manifest(path: Path) -> dict[str, str]:
+    """Return the sums of a set's files; all lie in the folder of the manifest."""
+    try:
+        files = dict(json.loads(path.read_text())["files"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+    for name in files:
+        if name != Path(name).name:
+            raise CheckpointError(f"{path} is damaged: it lists {name[:80]!r}")
+    return files
+
+
 def _publish(ckpt_dir: Path, prefix: str) -> None:
     """Move the files of a committed set to their names, the manifest last."""
     _, commit = _folders(ckpt_dir, prefix)
     manifest = commit / f"{prefix}.manifest.json"
     if manifest.exists():
-        members = json.loads(manifest.read_text())["files"]
+        members = _read_manifest(manifest)
         for name in members:
             if (commit / name).exists():
                 os.replace(commit / name, ckpt_dir / name)
@@ -235,10 +249,7 @@ class _Set:
             self.folders = [commit, folder]
         manifest = self.folders[0] / name
         if manifest.exists():
-            try:
-                self.files = dict(json.loads(manifest.read_text())["files"])
-            except (ValueError, KeyError, TypeError) as error:
-                raise CheckpointError(f"{manifest} is damaged: {error}") from error
+            self.files = _read_manifest(manifest)
 
     def find(self, name: str) -> str | None:
         """Return the path of a checked member; None if the set does not have it."""
@@ -293,7 +304,7 @@ def apply_weights(model: paddle.nn.Layer, weights: Any, source: str) -> None:
     weights = {k: v for k, v in weights.items() if k not in (_NAME_TABLE, "n_avg")}
     wanted = model.state_dict()
     faults = [f"missing {k}" for k in wanted if k not in weights]
-    faults += [f"unexpected {k}" for k in weights if k not in wanted]
+    faults += [f"unexpected {str(k)[:80]}" for k in weights if k not in wanted]
     for name in [k for k in wanted if k in weights]:
         value, shape = weights[name], list(wanted[name].shape)
         if not isinstance(value, np.ndarray):

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 from collections.abc import Collection
 from collections.abc import Mapping
 from typing import Any
@@ -47,6 +48,8 @@ from ppmat.utils.torch_container import open_checkpoint
 SUFFIXES = (".pth", ".pt", ".pth.tar", ".bin")
 WRAPPERS = ("model_state_dict", "state_dict", "model")  # usual keys of the weights
 
+# What DataParallel puts before all names, once for each time it was applied.
+_PREFIX = re.compile(r"(?:module\.(?=.))*", re.DOTALL)
 # Paddle's own key in saved state dicts; with it a file is one of Paddle's.
 _NAME_TABLE = "StructuredToParameterName@@"
 
@@ -73,7 +76,11 @@ def _choose(value: Any, key: str | None) -> dict[Any, Any]:
         raise ContainerError(
             f"it holds a {type(value).__name__}, not a dict of weights. {RESAVE}"
         )
-    inner = [k for k, v in value.items() if type(k) is str and _is_weights(v)]
+    # Each object once: a small file can name a large one many times.
+    weights = {
+        id(v): _is_weights(v) for v in {id(v): v for v in value.values()}.values()
+    }
+    inner = [k for k, v in value.items() if type(k) is str and weights[id(v)]]
     if key is not None:
         if key not in inner:
             raise ContainerError(
@@ -105,9 +112,8 @@ def _check_names(weights: dict[Any, Any]) -> dict[str, Any]:
             raise ContainerError(
                 f"{name[:80]!r} is a {type(value).__name__}, not a tensor. {RESAVE}"
             )
-    while all(name.startswith("module.") and name != "module." for name in weights):
-        weights = {name[len("module.") :]: value for name, value in weights.items()}
-    return weights
+    depth = min(len(_PREFIX.match(name)[0]) for name in weights)
+    return {name[depth:]: value for name, value in weights.items()}
 
 
 def _build(weights: dict[str, Any], read: Reader, size: int) -> dict[str, np.ndarray]:

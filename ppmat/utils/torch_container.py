@@ -38,6 +38,7 @@ import numpy as np
 from ppmat.utils.restricted_pickle import Budget
 from ppmat.utils.restricted_pickle import Global
 from ppmat.utils.restricted_pickle import RestrictedPickleError
+from ppmat.utils.restricted_pickle import copy_dict
 from ppmat.utils.restricted_pickle import load_one
 from ppmat.utils.restricted_pickle import loads
 from ppmat.utils.torch_pickle import REBUILDERS
@@ -104,8 +105,7 @@ def _deferred(name: str, make: Callable) -> Global:
 def _counter(budget: Budget, counts: Any = None) -> dict:
     if type(counts) is not dict:
         raise RestrictedPickleError("a Counter is made of something not a dict")
-    budget.take(64 * len(counts), "a Counter")
-    return dict(counts)
+    return copy_dict(budget, counts, "a Counter")
 
 
 def _forget(budget: Budget, *args: Any) -> None:
