@@ -250,13 +250,7 @@ class OC20LMDB:
 
     def _file(self, number: int) -> LMDBFile:
         if number not in self._opened:
-class OC20LMDB:
-    """The rows of one split, as a sequence of :class:`OC20Record` in index order.
-
-    Files are opened at first use, so forked and spawned workers can use an object. A
-    row without ``sid`` gets its row number as id, or "<file>_<row>" in a folder of
-    several files. ``rows[10:20]`` and ``rows[[3, 1, 4]]`` are the same object with
-    fewer rows, also of the type ``OC20LMDB``.
+            self._opened[number] = LMDBFile(self.files[number], self.readahead)
         return self._opened[number]
 
     def _count(self, number: int) -> int:
