@@ -94,6 +94,9 @@ class OC20Record:
         force: Forces on the initial structure, float32 [N, 3], eV/Å.
         source: File that it was read from.
         frame: Number of its frame or row in that file.
+        num_adsorbates: Number of adsorbate molecules, if the user states it; None
+            counts them by their bonds. A generated structure states the number before
+            its molecules dissociated.
     """
 
     sid: str
@@ -111,6 +114,7 @@ class OC20Record:
     force: np.ndarray | None = None
     source: str | None = None
     frame: int | None = None
+    num_adsorbates: int | None = None
 
     def __repr__(self) -> str:
         energy = "unknown" if self.y_relaxed is None else f"{self.y_relaxed:.4f} eV"
@@ -157,6 +161,8 @@ class OC20Record:
         atoms.info["sid"] = self.sid
         if energy is not None:
             atoms.info[ENERGY_KEY] = float(energy)
+        if self.num_adsorbates is not None:
+            atoms.info["num_adsorbates"] = self.num_adsorbates
         return atoms
 
     @classmethod
@@ -262,7 +268,8 @@ def structure_to_record(
     """Make a record without labels of a structure of a user.
 
     - ``ase.Atoms``: tags from ``get_tags()`` in OC20's meaning, fixed atoms from the
-      constraints (see :mod:`ppmat.datasets.held_atoms`), id from ``info["sid"]``.
+      constraints (see :mod:`ppmat.datasets.held_atoms`), id from ``info["sid"]``,
+      number of adsorbates from ``info["num_adsorbates"]`` if it is there.
     - pymatgen ``Structure``: site properties ``tags`` (or ``surface_properties``, as
       ``AdsorbateSiteFinder`` writes them) and ``fixed`` (or ``selective_dynamics``).
     - ``OC20Record``: itself.
@@ -340,7 +347,28 @@ def unchecked_record(
             f"structure {sid!r} is {type(structure).__name__}; wanted ase.Atoms, a "
             "pymatgen Structure (a molecule has no cell) or an OC20Record"
         )
-    return OC20Record.from_fields({**fields, "sid": sid}, where)
+    record = OC20Record.from_fields({**fields, "sid": sid}, where)
+    if isinstance(structure, ase.Atoms):
+        record.num_adsorbates = stated_adsorbates(structure)
+    return record
+
+
+def stated_adsorbates(atoms: ase.Atoms) -> int | None:
+    """Return ``info["num_adsorbates"]``; None if it is missing.
+
+    Raises:
+        InputError: It is not an integer, or negative.
+    """
+    stated = atoms.info.get("num_adsorbates")
+    if stated is None:
+        return None
+    whole = isinstance(stated, (int, np.integer)) and not isinstance(stated, bool)
+    if not whole or stated < 0:
+        raise InputError(
+            f"info['num_adsorbates'] is {stated!r}",
+            wanted="the number of adsorbate molecules in the cell, or no such entry",
+        )
+    return int(stated)
 
 
 def _fields_of_atoms(atoms: ase.Atoms, where: str) -> dict[str, Any]:
