@@ -393,19 +393,14 @@ def _fields_of_pymatgen(structure: Structure, where: str) -> dict[str, Any]:
         raise InputError(
             "partly occupied sites", where=where, hint="Choose one ordering"
         )
-    properties = structure.site_properties
-    for name in ("tags", "fixed", "surface_properties", "selective_dynamics"):
-        missing = [i for i, v in enumerate(properties.get(name, ())) if v is None]
-        if missing:
-            raise InputError(
-                f"atom {missing[0]} has no site property '{name}', unlike others",
-                where=where,
-            )
-    tags, fixed = properties.get("tags"), properties.get("fixed")
-    if tags is None and "surface_properties" in properties:
-        tags = tags_of_properties(properties["surface_properties"], where)
-    if fixed is None and "selective_dynamics" in properties:
-        fixed = held_sites(properties["selective_dynamics"], where)
+    tags = _site_property(structure, where, "tags")
+    fixed = _site_property(structure, where, "fixed")
+    if tags is None:
+        names = _site_property(structure, where, "surface_properties")
+        tags = names and tags_of_properties(names, where)
+    if fixed is None:
+        movable = _site_property(structure, where, "selective_dynamics")
+        fixed = movable and held_sites(movable, where)
     lattice = structure.lattice
     return {
         "atomic_numbers": [site.specie.Z for site in structure],
@@ -414,6 +409,18 @@ def _fields_of_pymatgen(structure: Structure, where: str) -> dict[str, Any]:
         "tags": tags,
         "fixed": fixed,
     }
+
+
+def _site_property(structure: Structure, where: str, name: str) -> list | None:
+    """Return a site property, or None if no site has it."""
+    values = structure.site_properties.get(name)
+    missing = [i for i, value in enumerate(values or ()) if value is None]
+    if missing:
+        raise InputError(
+            f"atom {missing[0]} has no site property '{name}', unlike others",
+            where=where,
+        )
+    return values
 
 
 def _positions(
