@@ -348,6 +348,20 @@ def test_to_atoms_and_back(seed):
         free.to_atoms(relaxed=True)
 
 
+def test_the_number_of_adsorbates_that_a_user_states():
+    atoms = slab()
+    assert structure_to_record(atoms).num_adsorbates is None
+    for stated in (3, np.int64(0)):
+        atoms.info["num_adsorbates"] = stated
+        record = structure_to_record(atoms)
+        assert record.num_adsorbates == stated
+        assert record.to_atoms().info["num_adsorbates"] == stated
+    for wrong in (-1, 1.5, "2", True):
+        atoms.info["num_adsorbates"] = wrong
+        with pytest.raises(InputError, match="wanted the number of adsorbate mol"):
+            structure_to_record(atoms)
+
+
 def test_frames_with_layer_numbers_or_without_tags():
     frames = [ase_layers(), ase_layers()]
     frames[1].positions[-1, 2] -= 0.1

@@ -103,14 +103,14 @@ class OC20IS2REDataset(io.Dataset):
         on_error: ``raise`` stops at a bad record when it is read. ``skip`` reads the
             whole file at the start (about 0.5 ms a record), leaves the bad records
             out and lists them in the log, so that ``len`` is exact.
-        missing_tags: For a record without tags (all 0): ``keep`` it, ``raise``, or
-            ``guess`` them as in :func:`~ppmat.datasets.surface_tags.guess_tags`. Layer
-            numbers of ASE's surface builders make a record bad, unless ``guess``
-            replaces them.
         max_samples: Use only the first (good) records.
         download: Fetch the official archive (8.1 GB, 97 GB unpacked) if ``path``
             does not exist.
         transforms: Applied to each sample; in YAML a list of blocks.
+        missing_tags: For a record without tags (all 0): ``keep`` it, ``raise``, or
+            ``guess`` them as in :func:`~ppmat.datasets.surface_tags.guess_tags`. Layer
+            numbers of ASE's surface builders make a record bad, unless ``guess``
+            replaces them.
 
     Attributes:
         labels: Those of ``pos_relaxed`` and ``y_relaxed`` that the first (good) record
@@ -140,10 +140,10 @@ class OC20IS2REDataset(io.Dataset):
         build_graph_cfg: dict | None = None,
         reuse_edges: bool = False,
         on_error: str = "raise",
-        missing_tags: str = "keep",
         max_samples: int | None = None,
         download: bool = False,
         transforms: Callable[[dict], dict] | None = None,
+        missing_tags: str = "keep",
     ) -> None:
         super().__init__()
         check_choice("subset", subset, SUBSETS)

@@ -161,6 +161,8 @@ class OC20Record:
         atoms.info["sid"] = self.sid
         if energy is not None:
             atoms.info[ENERGY_KEY] = float(energy)
+        if self.num_adsorbates is not None:
+            atoms.info["num_adsorbates"] = self.num_adsorbates
         return atoms
 
     @classmethod
@@ -351,6 +353,24 @@ def unchecked_record(
     return record
 
 
+def stated_adsorbates(atoms: ase.Atoms) -> int | None:
+    """Return ``info["num_adsorbates"]``; None if it is missing.
+
+    Raises:
+        InputError: It is not an integer, or negative.
+    """
+    stated = atoms.info.get("num_adsorbates")
+    if stated is None:
+        return None
+    whole = isinstance(stated, (int, np.integer)) and not isinstance(stated, bool)
+    if not whole or stated < 0:
+        raise InputError(
+            f"info['num_adsorbates'] is {stated!r}",
+            wanted="the number of adsorbate molecules in the cell, or no such entry",
+        )
+    return int(stated)
+
+
 def _fields_of_atoms(atoms: ase.Atoms, where: str) -> dict[str, Any]:
     if atoms.cell.rank < 3:
         raise InputError(
@@ -373,19 +393,14 @@ def _fields_of_pymatgen(structure: Structure, where: str) -> dict[str, Any]:
         raise InputError(
             "partly occupied sites", where=where, hint="Choose one ordering"
         )
-    properties = structure.site_properties
-    for name in ("tags", "fixed", "surface_properties", "selective_dynamics"):
-        missing = [i for i, v in enumerate(properties.get(name, ())) if v is None]
-        if missing:
-            raise InputError(
-                f"atom {missing[0]} has no site property '{name}', unlike others",
-                where=where,
-            )
-    tags, fixed = properties.get("tags"), properties.get("fixed")
-    if tags is None and "surface_properties" in properties:
-        tags = tags_of_properties(properties["surface_properties"], where)
-    if fixed is None and "selective_dynamics" in properties:
-        fixed = held_sites(properties["selective_dynamics"], where)
+    tags = _site_property(structure, where, "tags")
+    fixed = _site_property(structure, where, "fixed")
+    if tags is None:
+        names = _site_property(structure, where, "surface_properties")
+        tags = names and tags_of_properties(names, where)
+    if fixed is None:
+        movable = _site_property(structure, where, "selective_dynamics")
+        fixed = movable and held_sites(movable, where)
     lattice = structure.lattice
     return {
         "atomic_numbers": [site.specie.Z for site in structure],
@@ -394,6 +409,18 @@ def _fields_of_pymatgen(structure: Structure, where: str) -> dict[str, Any]:
         "tags": tags,
         "fixed": fixed,
     }
+
+
+def _site_property(structure: Structure, where: str, name: str) -> list | None:
+    """Return a site property, or None if no site has it."""
+    values = structure.site_properties.get(name)
+    missing = [i for i, value in enumerate(values or ()) if value is None]
+    if missing:
+        raise InputError(
+            f"atom {missing[0]} has no site property '{name}', unlike others",
+            where=where,
+        )
+    return values
 
 
 def _positions(
@@ -415,24 +442,6 @@ def _positions(
             hint="Make the cell longer, or remove atoms that are far away",
         )
     return wrap_far(pos, cell, periodic)
-
-
-def stated_adsorbates(atoms: ase.Atoms) -> int | None:
-    """Return ``info["num_adsorbates"]``; None if it is missing.
-
-    Raises:
-        InputError: It is not an integer, or negative.
-    """
-    stated = atoms.info.get("num_adsorbates")
-    if stated is None:
-        return None
-    whole = isinstance(stated, (int, np.integer)) and not isinstance(stated, bool)
-    if not whole or stated < 0:
-        raise InputError(
-            f"info['num_adsorbates'] is {stated!r}",
-            wanted="the number of adsorbate molecules in the cell, or no such entry",
-        )
-    return int(stated)
 
 
 def record_from_frames(

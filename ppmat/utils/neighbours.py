@@ -82,8 +82,9 @@ def neighbour_pairs(
     centres = np.ascontiguousarray(centres, dtype=np.float64)
     cell = np.ascontiguousarray(cell, dtype=np.float64)
     inverse = np.linalg.inv(cell)
-    share = points @ inverse
-    low, high = share.min(axis=0, initial=0.0), share.max(axis=0, initial=0.0)
+    with np.errstate(invalid="ignore"):
+        share = points @ inverse
+        low, high = share.min(axis=0, initial=0.0), share.max(axis=0, initial=0.0)
     if not (low.min() >= -_FAR and high.max() <= _FAR):  # NaN compares as False
         return _search_wrapped(points, len(centres), cell, cutoff, np.floor(share))
     reach = _reach(centres, cutoff)
