@@ -100,6 +100,14 @@ def test_hostile_input_is_refused_at_once(name):
     assert time.process_time() - start < 2.0
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e14, 1e300])
+def test_positions_without_a_place_are_refused(value):
+    points, cell = crystal(0)
+    points[2, 1] = value
+    with pytest.raises(InputError, match="NaN, or atoms are too far"):
+        neighbour_pairs(points, cell, 3.0)
+
+
 def test_without_limits_the_same_input_is_work(monkeypatch):
     """The broken twin: a limit that is too high lets the work through."""
     monkeypatch.setattr(neighbours, "_MAX_PAIRS", 1e12)

@@ -20,6 +20,8 @@ import pickle
 import lmdb
 import numpy as np
 import pytest
+from ase.build import add_adsorbate
+from ase.build import fcc111
 from pymatgen.core import Structure
 
 import ppmat.datasets.oc20_is2re_dataset as module
@@ -468,3 +470,37 @@ def test_skip_needs_one_good_record(split):
     put(split, dict.fromkeys(range(7), b"junk"))
     with pytest.raises(OC20FormatError, match="none of its 7 records.*key '0'"):
         OC20IS2REDataset(split, on_error="skip")
+
+
+def layer_record(sid, tags, layers=2):
+    """A slab of ASE with the given tags, its layer numbers if None."""
+    atoms = fcc111("Cu", (2, 2, layers), vacuum=8.0)
+    add_adsorbate(atoms, "O", 1.5, "fcc")
+    numbers = atoms.get_tags() if tags is None else np.array(tags)
+    arrays = atoms.numbers, atoms.positions, atoms.cell.array, numbers
+    record = OC20Record(sid, *arrays, fixed=np.zeros(len(atoms), dtype=bool))
+    record.y_relaxed = -1.0
+    return record
+
+
+@pytest.mark.parametrize("layers", [2, 4])
+def test_layer_numbers_in_a_file(tmp_path, layers):
+    right = layer_record("2", [0] * 4 * (layers - 1) + [1] * 4 + [2], layers)
+    bare = layer_record("3", [0] * (4 * layers + 1), layers)
+    records = [right, layer_record("1", None, layers), bare]
+    path = write(tmp_path / "data.lmdb", records)
+    data = OC20IS2REDataset(path)
+    with pytest.raises(OC20FormatError, match="key '1'.*layer numbers of ASE's"):
+        data[1]
+    assert not data.read_atoms(2)[1].any()
+    assert len(OC20IS2REDataset(path, on_error="skip").skipped) == 1
+    with pytest.raises(OC20FormatError, match="key '2'.*there are no tags"):
+        OC20IS2REDataset(path, missing_tags="raise")[2]
+    guessed = OC20IS2REDataset(path, missing_tags="guess", on_error="skip")
+    assert not guessed.skipped
+    for i in range(3):
+        tags = guessed[i]["structure_array"]["tags"].data
+        np.testing.assert_array_equal(tags, right.tags)
+        np.testing.assert_array_equal(guessed.read_atoms(i)[1], right.tags)
+    with pytest.raises(ValueError, match="missing_tags is 'gues'"):
+        OC20IS2REDataset(path, missing_tags="gues")

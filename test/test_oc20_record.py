@@ -38,9 +38,7 @@ from ppmat.datasets.graph_utils import PeriodicGraphConverter
 from ppmat.datasets.oc20_is2re_dataset import record_to_sample
 from ppmat.datasets.oc20_record import OC20Record
 from ppmat.datasets.oc20_record import record_from_frames
-from ppmat.datasets.oc20_record import set_tags
 from ppmat.datasets.oc20_record import structure_to_record
-from ppmat.datasets.oc20_record import unchecked_record
 from ppmat.datasets.pyg_pickle import OC20FormatError
 from ppmat.utils.errors import InputError
 from ppmat.utils.periodic import minimum_image
@@ -295,7 +293,7 @@ def test_layer_numbers_are_an_error_or_are_guessed(capsys):
     same = structure_to_record(record, missing_tags="guess")
     assert same is record
     atoms.set_tags(0)
-    with pytest.raises(InputError, match="'x': no tags. Set them with"):
+    with pytest.raises(InputError, match="'x': there are no tags. Set them"):
         structure_to_record(atoms, "x", missing_tags="raise")
     again = structure_to_record(atoms, "x", missing_tags="guess", warn=False)
     assert again.tags.tolist() == record.tags.tolist()
@@ -308,25 +306,6 @@ def test_tags_beyond_two_in_any_order_count_as_missing():
     atoms.set_tags(range(9))
     record = structure_to_record(atoms, missing_tags="guess", warn=False)
     assert record.tags.tolist() == [0] * 4 + [1] * 4 + [2]
-
-
-def test_set_tags_returns_a_copy_of_the_same_kind():
-    atoms = ase_layers("S")
-    structure = AseAtomsAdaptor.get_structure(atoms)
-    record = unchecked_record(atoms)
-    wanted = [0] * 4 + [1] * 4 + [2]
-    for thing, read in (
-        (atoms, lambda a: a.get_tags().tolist()),
-        (structure, lambda s: s.site_properties["tags"]),
-        (record, lambda r: r.tags.tolist()),
-    ):
-        before = list(read(thing))
-        assert read(set_tags(thing)) == wanted and read(thing) == before
-        assert read(set_tags(thing, [1] * 9)) == [1] * 9
-        with pytest.raises(InputError, match="wanted 0, 1 or 2 for each of 9 atoms"):
-            set_tags(thing, [3] * 9)
-        with pytest.raises(InputError, match="shape"):
-            set_tags(thing, [1] * 8)
 
 
 def test_surface_properties_of_pymatgen_are_tags():
@@ -369,6 +348,20 @@ def test_to_atoms_and_back(seed):
         free.to_atoms(relaxed=True)
 
 
+def test_the_number_of_adsorbates_that_a_user_states():
+    atoms = slab()
+    assert structure_to_record(atoms).num_adsorbates is None
+    for stated in (3, np.int64(0)):
+        atoms.info["num_adsorbates"] = stated
+        record = structure_to_record(atoms)
+        assert record.num_adsorbates == stated
+        assert record.to_atoms().info["num_adsorbates"] == stated
+    for wrong in (-1, 1.5, "2", True):
+        atoms.info["num_adsorbates"] = wrong
+        with pytest.raises(InputError, match="wanted the number of adsorbate mol"):
+            structure_to_record(atoms)
+
+
 def test_frames_with_layer_numbers_or_without_tags():
     frames = [ase_layers(), ase_layers()]
     frames[1].positions[-1, 2] -= 0.1
@@ -379,7 +372,7 @@ def test_frames_with_layer_numbers_or_without_tags():
     assert record.displacement[-1, 2] == pytest.approx(-0.1, abs=1e-5)
     for atoms in frames:
         atoms.set_tags(0)
-    with pytest.raises(InputError, match="no tags"):
+    with pytest.raises(InputError, match="there are no tags"):
         record_from_frames(frames, "a")
 
 

@@ -37,7 +37,9 @@ _NAMES = {
     "SFINDataset": "sfin_dataset",
     "SFINSyntheticDataset": "sfin_synthetic_dataset",
     "build_dataloader": "factory",
+    "guess_tags": "structure_tags",
     "set_build_sample": "factory",
+    "set_tags": "structure_tags",
 }
 
 __all__ = list(_NAMES)

@@ -52,11 +52,13 @@ from ppmat.datasets.custom_data_type import ConcatData
 from ppmat.datasets.graph_utils.periodic_graph import PeriodicGraphConverter
 from ppmat.datasets.oc20_lmdb import OC20LMDB
 from ppmat.datasets.oc20_lmdb import SUBSETS
+from ppmat.datasets.oc20_record import MISSING_TAGS
 from ppmat.datasets.oc20_record import SMALLEST_DISTANCE
 from ppmat.datasets.oc20_record import OC20Record
 from ppmat.datasets.oc20_record import check_record
-from ppmat.datasets.oc20_record import check_tags
+from ppmat.datasets.oc20_record import with_wanted_tags
 from ppmat.datasets.pyg_pickle import OC20FormatError
+from ppmat.datasets.surface_tags import check_tags
 from ppmat.utils import logger
 from ppmat.utils.download import get_datasets_path_from_url
 from ppmat.utils.errors import InputError
@@ -103,6 +105,10 @@ class OC20IS2REDataset(io.Dataset):
         download: Fetch the official archive (8.1 GB, 97 GB unpacked) if ``path``
             does not exist.
         transforms: Applied to each sample; in YAML a list of blocks.
+        missing_tags: For a record without tags (all 0): ``keep`` it, ``raise``, or
+            ``guess`` them as in :func:`~ppmat.datasets.surface_tags.guess_tags`. Layer
+            numbers of ASE's surface builders make a record bad, unless ``guess``
+            replaces them.
 
     Attributes:
         labels: Those of ``pos_relaxed`` and ``y_relaxed`` that the first (good) record
@@ -135,10 +141,12 @@ class OC20IS2REDataset(io.Dataset):
         max_samples: int | None = None,
         download: bool = False,
         transforms: Callable[[dict], dict] | None = None,
+        missing_tags: str = "keep",
     ) -> None:
         super().__init__()
         check_choice("subset", subset, SUBSETS)
         check_choice("on_error", on_error, ("raise", "skip"))
+        check_choice("missing_tags", missing_tags, MISSING_TAGS)
         if max_samples is not None and max_samples < 1:
             raise InputError(f"max_samples is {max_samples}", wanted="at least 1")
         if isinstance(property_names, str):
@@ -149,6 +157,7 @@ class OC20IS2REDataset(io.Dataset):
         self.build_structure = _structure_builder(build_structure_cfg)
         self.build_graph = _graph_converter(build_graph_cfg)
         self.transforms = transforms
+        self.missing_tags = missing_tags
         self.reuse_edges = reuse_edges
         if reuse_edges:
             _check_reuse(self.build_graph)
@@ -217,11 +226,21 @@ class OC20IS2REDataset(io.Dataset):
 
     def read_atoms(self, idx: int) -> tuple[np.ndarray, np.ndarray]:
         """Return a record's atomic numbers and tags, [N] each, without its graph."""
-        record = self.records[self._row(idx)]
+        record = self._record(self._row(idx))
         return record.atomic_numbers, record.tags
 
     def _row(self, idx: int) -> int:
         return idx if self._rows is None else int(self._rows[idx])
+
+    def _record(self, row: int) -> OC20Record:
+        """Return a record with the tags that are wanted."""
+        record = self.records[row]
+        try:
+            return with_wanted_tags(record, self.missing_tags)
+        except ValueError as error:
+            raise OC20FormatError(
+                f"{self.records.where(row)} (sid {record.sid}): {error}"
+            ) from error
 
     def _check_label(self, record: OC20Record, row: int, name: str) -> None:
         if getattr(record, _LABEL_FIELDS[name]) is None:
@@ -246,7 +265,7 @@ class OC20IS2REDataset(io.Dataset):
 
         With ``closest``, no atoms may be closer than this [Å].
         """
-        record = self.records[row]
+        record = self._record(row)
         try:
             if closest is None:
                 check_tags(record)

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
 SMALLEST_DISTANCE = 0.05  # Å; atoms closer than this are two copies of one atom
 SAME_CELL = 1e-4  # Å; larger than the rounding of text files
+MISSING_TAGS = ("keep", "raise", "guess")  # what to do with structures without tags
 ENERGY_KEY = "adsorption_energy"  # of ``atoms.info``, eV
 # Fields of the official files in their order, with the dtype of their arrays.
 _FILE_FIELDS = {
@@ -93,6 +94,9 @@ class OC20Record:
         force: Forces on the initial structure, float32 [N, 3], eV/Å.
         source: File that it was read from.
         frame: Number of its frame or row in that file.
+        num_adsorbates: Number of adsorbate molecules, if the user states it; None
+            counts them by their bonds. A generated structure states the number before
+            its molecules dissociated.
     """
 
     sid: str
@@ -110,6 +114,7 @@ class OC20Record:
     force: np.ndarray | None = None
     source: str | None = None
     frame: int | None = None
+    num_adsorbates: int | None = None
 
     def __repr__(self) -> str:
         energy = "unknown" if self.y_relaxed is None else f"{self.y_relaxed:.4f} eV"
@@ -156,6 +161,8 @@ class OC20Record:
         atoms.info["sid"] = self.sid
         if energy is not None:
             atoms.info[ENERGY_KEY] = float(energy)
+        if self.num_adsorbates is not None:
+            atoms.info["num_adsorbates"] = self.num_adsorbates
         return atoms
 
     @classmethod
@@ -233,6 +240,24 @@ def with_guessed_tags(record: OC20Record) -> OC20Record:
     return dataclasses.replace(record, tags=guess_tags(record))
 
 
+def with_wanted_tags(record: OC20Record, missing_tags: str) -> OC20Record:
+    """Return the record with its tags, or with guessed ones, or raise.
+
+    Args:
+        record: The record.
+        missing_tags: For a record without tags, all 0: ``keep`` it, ``raise`` an error,
+            or ``guess`` them, see :func:`with_guessed_tags`.
+
+    Raises:
+        InputError: There are no tags, or they cannot be guessed.
+    """
+    if missing_tags == "guess":
+        return with_guessed_tags(record)
+    if missing_tags == "raise" and not record.tags.any():
+        raise InputError("there are no tags", hint=TAG_HELP)
+    return record
+
+
 def structure_to_record(
     structure: ase.Atoms | Structure | OC20Record,
     sid: str = "",
@@ -243,7 +268,8 @@ def structure_to_record(
     """Make a record without labels of a structure of a user.
 
     - ``ase.Atoms``: tags from ``get_tags()`` in OC20's meaning, fixed atoms from the
-      constraints (see :mod:`ppmat.datasets.held_atoms`), id from ``info["sid"]``.
+      constraints (see :mod:`ppmat.datasets.held_atoms`), id from ``info["sid"]``,
+      number of adsorbates from ``info["num_adsorbates"]`` if it is there.
     - pymatgen ``Structure``: site properties ``tags`` (or ``surface_properties``, as
       ``AdsorbateSiteFinder`` writes them) and ``fixed`` (or ``selective_dynamics``).
     - ``OC20Record``: itself.
@@ -275,33 +301,35 @@ def structure_to_record(
         >>> structure_to_record(slab, "clean", warn=False)
         OC20Record(sid='clean', 12 atoms, 0 fixed, y_relaxed unknown)
     """
-    check_choice("missing_tags", missing_tags, ("keep", "raise", "guess"))
-    record = unchecked_record(structure, sid)
-    if missing_tags == "guess":
-        had = record
-        record = with_guessed_tags(record)
-        if warn and record is not had:
-            logger.warning(f"structure {record.sid!r}: its tags are guessed")
-    elif not record.tags.any():
-        if missing_tags == "raise":
-            raise InputError("no tags", where=f"structure {sid!r}", hint=TAG_HELP)
-        if warn:
-            logger.warning(
-                f"structure {record.sid!r} has no tags (0 sub-surface, 1 surface, "
-                "2 adsorbate): every atom counts as sub-surface"
-            )
-    if warn and not record.fixed.any():
+    check_choice("missing_tags", missing_tags, MISSING_TAGS)
+    found = unchecked_record(structure, sid)
+    where = f"structure {found.sid!r}"
+    try:
+        record = with_wanted_tags(found, missing_tags)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+    if warn and record is not found:
+        logger.warning(f"{where}: its tags are guessed")
+    elif warn and not record.tags.any():
         logger.warning(
-            f"structure {record.sid!r} has no fixed atoms: all of them may move"
+            f"{where} has no tags (0 sub-surface, 1 surface, 2 adsorbate): every atom "
+            "counts as sub-surface"
         )
+    if warn and not record.fixed.any():
+        logger.warning(f"{where} has no fixed atoms: all of them may move")
     check_record(record, closest)
     return record
 
 
 def unchecked_record(
-    structure: ase.Atoms | Structure | OC20Record, sid: str = ""
+    structure: ase.Atoms | Structure | OC20Record,
+    sid: str = "",
+    where: str | None = None,
 ) -> OC20Record:
-    """Make a record like :func:`structure_to_record`; tags and distances unchecked."""
+    """Make a record like :func:`structure_to_record`; tags and distances unchecked.
+
+    An error names ``where``, or if that is None the id.
+    """
     # Imported here because the commands start without pymatgen.
     from pymatgen.core.structure import IStructure
 
@@ -309,23 +337,47 @@ def unchecked_record(
         return structure
     if isinstance(structure, ase.Atoms):
         sid = sid or str(structure.info.get("sid", ""))
-        fields = _fields_of_atoms(structure, f"structure {sid!r}")
+    where = f"structure {sid!r}" if where is None else where
+    if isinstance(structure, ase.Atoms):
+        fields = _fields_of_atoms(structure, where)
     elif isinstance(structure, IStructure):
-        fields = _fields_of_pymatgen(structure, f"structure {sid!r}")
+        fields = _fields_of_pymatgen(structure, where)
     else:
         raise TypeError(
             f"structure {sid!r} is {type(structure).__name__}; wanted ase.Atoms, a "
             "pymatgen Structure (a molecule has no cell) or an OC20Record"
         )
-    return OC20Record.from_fields({**fields, "sid": sid}, f"structure {sid!r}")
+    record = OC20Record.from_fields({**fields, "sid": sid}, where)
+    if isinstance(structure, ase.Atoms):
+        record.num_adsorbates = stated_adsorbates(structure)
+    return record
+
+
+def stated_adsorbates(atoms: ase.Atoms) -> int | None:
+    """Return ``info["num_adsorbates"]``; None if it is missing.
+
+    Raises:
+        InputError: It is not an integer, or negative.
+    """
+    stated = atoms.info.get("num_adsorbates")
+    if stated is None:
+        return None
+    whole = isinstance(stated, (int, np.integer)) and not isinstance(stated, bool)
+    if not whole or stated < 0:
+        raise InputError(
+            f"info['num_adsorbates'] is {stated!r}",
+            wanted="the number of adsorbate molecules in the cell, or no such entry",
+        )
+    return int(stated)
 
 
 def _fields_of_atoms(atoms: ase.Atoms, where: str) -> dict[str, Any]:
     if atoms.cell.rank < 3:
         raise InputError(
-            f"{where} ({atoms.get_chemical_formula()}) has no cell in all three "
-            "directions; a slab needs one, with vacuum along its normal "
-            "(atoms.center(vacuum=10, axis=2))"
+            f"{atoms.get_chemical_formula()} has no cell in all three directions",
+            where=where,
+            wanted="vacuum along the normal of the slab",
+            hint="atoms.center(vacuum=10, axis=2) makes it",
         )
     return {
         "atomic_numbers": atoms.numbers,
@@ -338,20 +390,17 @@ def _fields_of_atoms(atoms: ase.Atoms, where: str) -> dict[str, Any]:
 
 def _fields_of_pymatgen(structure: Structure, where: str) -> dict[str, Any]:
     if not structure.is_ordered:
-        raise InputError(f"{where} has partly occupied sites; choose one ordering")
-    properties = structure.site_properties
-    for name in ("tags", "fixed", "surface_properties", "selective_dynamics"):
-        missing = [i for i, v in enumerate(properties.get(name, ())) if v is None]
-        if missing:
-            raise InputError(
-                f"{where}: atom {missing[0]} has no site property '{name}', unlike "
-                "others"
-            )
-    tags, fixed = properties.get("tags"), properties.get("fixed")
-    if tags is None and "surface_properties" in properties:
-        tags = tags_of_properties(properties["surface_properties"], where)
-    if fixed is None and "selective_dynamics" in properties:
-        fixed = held_sites(properties["selective_dynamics"], where)
+        raise InputError(
+            "partly occupied sites", where=where, hint="Choose one ordering"
+        )
+    tags = _site_property(structure, where, "tags")
+    fixed = _site_property(structure, where, "fixed")
+    if tags is None:
+        names = _site_property(structure, where, "surface_properties")
+        tags = names and tags_of_properties(names, where)
+    if fixed is None:
+        movable = _site_property(structure, where, "selective_dynamics")
+        fixed = movable and held_sites(movable, where)
     lattice = structure.lattice
     return {
         "atomic_numbers": [site.specie.Z for site in structure],
@@ -360,6 +409,18 @@ def _fields_of_pymatgen(structure: Structure, where: str) -> dict[str, Any]:
         "tags": tags,
         "fixed": fixed,
     }
+
+
+def _site_property(structure: Structure, where: str, name: str) -> list | None:
+    """Return a site property, or None if no site has it."""
+    values = structure.site_properties.get(name)
+    missing = [i for i, value in enumerate(values or ()) if value is None]
+    if missing:
+        raise InputError(
+            f"atom {missing[0]} has no site property '{name}', unlike others",
+            where=where,
+        )
+    return values
 
 
 def _positions(
@@ -381,45 +442,6 @@ def _positions(
             hint="Make the cell longer, or remove atoms that are far away",
         )
     return wrap_far(pos, cell, periodic)
-
-
-def set_tags(
-    structure: ase.Atoms | Structure | OC20Record, tags: Sequence[int] | None = None
-) -> ase.Atoms | Structure | OC20Record:
-    """Return a copy of a structure with tags in OC20's meaning.
-
-    Args:
-        structure: ``ase.Atoms``, a pymatgen ``Structure`` or an ``OC20Record``.
-        tags: 0 sub-surface, 1 surface, 2 adsorbate for each atom; None guesses them,
-            see :func:`ppmat.datasets.surface_tags.guess_tags`.
-
-    Raises:
-        InputError: The tags are not legal, or cannot be guessed.
-        TypeError: Another kind of object.
-
-    Example:
-        >>> from ase.build import add_adsorbate, fcc111
-        >>> slab = fcc111("Cu", (1, 1, 2), vacuum=10.0)
-        >>> add_adsorbate(slab, "S", 1.7, "fcc")
-        >>> slab.get_tags().tolist(), set_tags(slab).get_tags().tolist()
-        ([2, 1, 0], [0, 1, 2])
-    """
-    record = unchecked_record(structure, "")
-    tags = guess_tags(record) if tags is None else np.asarray(tags)
-    if tags.shape != record.tags.shape or not np.isin(tags, (0, 1, 2)).all():
-        raise InputError(
-            f"tags have shape {tags.shape} and values {np.unique(tags)[:10].tolist()}",
-            wanted=f"0, 1 or 2 for each of {len(record.tags)} atoms",
-        )
-    tags = tags.astype(np.int64)
-    if isinstance(structure, OC20Record):
-        return dataclasses.replace(structure, tags=tags)
-    copy = structure.copy()
-    if isinstance(structure, ase.Atoms):
-        copy.set_tags(tags)
-    else:
-        copy.add_site_property("tags", tags.tolist())
-    return copy
 
 
 def record_from_frames(

@@ -105,7 +105,7 @@ def has_layer_tags(record: TaggedStructure) -> bool:
     score += 2 * held  # an adsorbate is not held, whatever its elements
     if top == SURFACE:
         # One layer with an adsorbate, or a clean slab: no other layer to compare with.
-        return score >= (1 if 2 * low.sum() < high.sum() else 2)
+        return score >= (1 if low.sum() < high.sum() else 2)
     if score == 0:
         layer = np.bincount(tags)[1:].min()
         score = 1 if low.sum() < layer else -1

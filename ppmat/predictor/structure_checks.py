@@ -112,8 +112,12 @@ class StructureChecker(NamedTuple):
     def _check(self, structure: Any, sid: str) -> tuple[OC20Record, dict[str, str]]:
         if isinstance(structure, OC20Record):
             # A record made by the user has not been checked.
-            structure = OC20Record.from_fields(structure.to_fields(), sid)
-        record = plain = unchecked_record(structure, sid)
+            kept = ("source", "frame", "num_adsorbates")
+            structure = dataclasses.replace(
+                OC20Record.from_fields(structure.to_fields()),
+                **{name: getattr(structure, name) for name in kept},
+            )
+        record = plain = unchecked_record(structure, sid, where="")
         if self.guess_tags and (self.readout_tags is not None or plain.tags.any()):
             record = with_guessed_tags(plain)
         check_record(record, MIN_DISTANCE, where="")
