@@ -25,6 +25,7 @@ from benchmarks.data.oc20_emt_sources import ADSORBATE_ELEMENTS
 from benchmarks.data.oc20_emt_sources import METALS
 from benchmarks.data.oc20_emt_surfaces import closest_ratio
 from benchmarks.data.oc20_emt_surfaces import is_adsorbed
+from ppmat.datasets.prepared_records import PreparedRecords
 from ppmat.datasets.structure_reader import read_inputs
 
 FILE = Path(__file__).resolve().parents[1] / example_slabs.OUT
@@ -52,8 +53,8 @@ def test_the_file_is_what_the_script_makes(tmp_path):
 
 
 def test_the_commands_read_the_file_without_a_warning(capsys):
-    structures, faults = read_inputs([str(FILE)])
-    assert len(structures) == 6 and not faults
+    records = PreparedRecords(read_inputs([str(FILE)]))
+    assert len(records) == 6 and not records.left_out and not records.all_free
     assert "WARNING" not in capsys.readouterr().out
 
 

@@ -381,7 +381,7 @@ def test_cells_of_frames_may_differ_by_rounding():
     frames[1].cell[:] *= 1 + 1e-7
     assert record_from_frames(frames, "a").pos_relaxed is not None
     frames[1].cell[:] *= 1 + 1e-4
-    with pytest.raises(OC20FormatError, match="differ in atoms or cell"):
+    with pytest.raises(OC20FormatError, match="differ in their cells"):
         record_from_frames(frames, "a")
 
 

@@ -17,6 +17,7 @@
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import paddle
@@ -301,6 +302,19 @@ def test_missing_tags_are_an_error_or_guessed(relaxer):
     found = relaxer.from_structures(slab, seed=1, missing_tags="guess")
     assert found.get_tags().tolist() == tags
     np.testing.assert_array_equal(found.positions, wanted.positions)
+
+
+def test_several_samples_of_a_model_without_noise_are_refused(relaxer, monkeypatch):
+    slabs = make_slabs(1)
+    for noise, legal in ((0.0, False), (0.1, True)):
+        scheduler = SimpleNamespace(noise_std=noise)
+        monkeypatch.setattr(relaxer.model, "scheduler", scheduler, raising=False)
+        assert len(relaxer.from_structures(slabs, num_samples=1)) == 1
+        if legal:
+            assert len(relaxer.from_structures(slabs, num_samples=2)) == 2
+            continue
+        with pytest.raises(ConfigError, match="no noise .*oc20_flow.yaml"):
+            relaxer.from_structures(slabs, num_samples=2)
 
 
 def test_bad_arguments_are_named(relaxer):
