@@ -72,9 +72,7 @@ def finish_slab(result: Result, projection: DistanceProjection | None) -> Result
         slab.numbers, slab.tags, slab.cell, slab.initial, positions
     )
     adsorbate = slab.tags == ADSORBATE
-    count = count_molecules(
-        slab.numbers[adsorbate], slab.initial[adsorbate], slab.cell
-    )
+    count = count_molecules(slab.numbers[adsorbate], slab.initial[adsorbate], slab.cell)
     return {"num_adsorbates": count, **result, **checks._asdict()}
 
 

@@ -39,6 +39,7 @@ from ppmat.datasets.transform import build_post_transforms
 from ppmat.metrics import build_metric
 from ppmat.models import build_graph_converter
 from ppmat.models import build_trained_model
+from ppmat.sampler.distance_projection import projection_of
 from ppmat.sampler.generation import SampleOptions
 from ppmat.sampler.generation import Source
 from ppmat.sampler.generation import generate
@@ -47,7 +48,6 @@ from ppmat.sampler.generation import positions_of_records
 from ppmat.sampler.generation import sample_arguments
 from ppmat.sampler.generation import sample_batch
 from ppmat.sampler.generation import wait_for_all
-from ppmat.sampler.distance_projection import projection_of
 from ppmat.sampler.scoring import score
 from ppmat.sampler.scratch_batches import MakeBatch
 from ppmat.sampler.scratch_batches import batch_of_conditions
@@ -101,8 +101,8 @@ class StructureSampler:
             missing, holds ``data`` (a dataset block), ``graph_converter``,
             ``build_structure_cfg``, ``post_transforms``, ``metrics``,
             ``model_sample_params`` (arguments of ``model.sample``) and ``projection``
-            (arguments of :class:`~ppmat.sampler.distance_projection.DistanceProjection`,
-            or false to write what the model returns; it is on if the key is missing).
+            (arguments of ``DistanceProjection``, or false for the positions of the
+            model; without the key it is on).
         checkpoint_path: Its weights.
         config_overrides: ``KEY=VALUE`` with a dotted key.
         device: Where the model runs.
