@@ -32,6 +32,7 @@ _MAX_BOXES = 2e5  # 224 bytes each
 _MAX_IMAGES = 2e7  # points in all images of the cell within reach
 _MAX_PAIRS = 1e7  # 100 bytes each
 _FAR = 8  # cells from the origin; farther points are wrapped before the search
+_FARTHEST = 1e12  # cells from the origin; of farther points float64 loses the place
 
 
 class Pairs(NamedTuple):
@@ -81,9 +82,10 @@ def neighbour_pairs(
     centres = np.ascontiguousarray(centres, dtype=np.float64)
     cell = np.ascontiguousarray(cell, dtype=np.float64)
     inverse = np.linalg.inv(cell)
-    share = points @ inverse
-    low, high = share.min(axis=0, initial=0.0), share.max(axis=0, initial=0.0)
-    if max(*-low, *high) > _FAR:
+    with np.errstate(invalid="ignore"):
+        share = points @ inverse
+        low, high = share.min(axis=0, initial=0.0), share.max(axis=0, initial=0.0)
+    if not (low.min() >= -_FAR and high.max() <= _FAR):  # NaN compares as False
         return _search_wrapped(points, len(centres), cell, cutoff, np.floor(share))
     reach = _reach(centres, cutoff)
     if _images_in_reach(inverse, reach, high - low) * len(points) > _MAX_IMAGES:
@@ -110,6 +112,10 @@ def _search_wrapped(
     cells: np.ndarray,
 ) -> Pairs:
     """Search with all points moved by whole ``cells`` [N, 3] into the cell."""
+    if not np.abs(cells).max() <= _FARTHEST:
+        raise InputError(
+            "positions hold NaN, or atoms are too far away for a neighbour search"
+        )
     inside = points - cells @ cell
     found = neighbour_pairs(inside, cell, cutoff, inside[:num_centres])
     moved = cells.astype(np.int64)
