@@ -153,7 +153,7 @@ def main() -> None:
         f"--weights ... --splits {' '.join(args.splits)} --samples {args.samples}"
     )
     note = {"note": args.note} if args.note else {}
-    write(result_of(command, **note, models=models, rows=gather(found)), args.out)
+    write(result_of(command, **note, rows=gather(found)), args.out)
 
 
 if __name__ == "__main__":

@@ -54,6 +54,9 @@ BLOCK = re.compile(
 MADE = ("command", "machine", "date")
 HEADINGS = {
     "adwt": "ADwT",
+    "adwt_change": "ADwT change",
+    "below_0.7": "below 0.7 Å",
+    "closest": "closest [Å]",
     "energy_mae": "MAE [eV]",
     "ewt": "EwT",
     "infer_structures_per_s": "inference [structures/s]",

@@ -97,7 +97,7 @@ def test_allowed_positions_do_not_change():
 
 
 def test_light_atoms_make_way_by_hand():
-    """H 0.2 Å from a free O: both on one line, shifts as 1 to 1/mass, 0.7275 -> 0.74."""
+    """H 0.2 Å from a free O: on one line, shifts inverse to the masses."""
     cell = 8.0 * np.eye(3)
     initial = np.array([[1.0, 1, 1], [1, 1, 1.97]])
     slab = Slab(np.array([8, 1]), np.array([2, 2]), np.zeros(2, bool), cell, initial)

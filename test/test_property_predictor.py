@@ -470,6 +470,48 @@ def test_energy_of_a_supercell(sfin, molecule):
         assert abs(row["y_relaxed"] - once) > 0.4
 
 
+def test_a_stated_number_of_adsorbates_counts(sfin, tmp_path):
+    """A molecule that has dissociated is still one; files keep the number."""
+    slab = fcc111("Cu", (3, 3, 3), vacuum=8.0)
+    slab.set_tags(np.repeat([0, 0, 1], 9))
+    for name, site in (("C", "fcc"), ("O", "hcp")):
+        add_adsorbate(slab, name, 1.3, site, offset=(name == "O", 0))
+    slab.set_tags([*slab.get_tags()[:27], 2, 2])
+    two = sfin.from_structures(slab)
+    assert two["flags"]["several_adsorbates"] == "2"
+    slab.info["num_adsorbates"] = 1
+    path = str(tmp_path / "s.extxyz")
+    write(path, slab)
+    for one in (sfin.from_structures(slab), sfin.from_files(path)[0]):
+        assert "several_adsorbates" not in one["flags"]
+        assert one["y_relaxed"] - two["y_relaxed"] == pytest.approx(0.5, abs=1e-4)
+        assert two["expected_error"] == pytest.approx(
+            2 * one["expected_error"], rel=1e-4
+        )
+    for wrong in (-1, 1.5, True, "two"):
+        slab.info["num_adsorbates"] = wrong
+        with pytest.raises(ValueError, match="num_adsorbates"):
+            sfin.from_structures(slab)
+
+
+def test_members_of_an_ensemble_agree_on_several_adsorbates(sfin, tmp_path):
+    state = sfin.model.state_dict()
+    paths = []
+    for i, factor in enumerate((1.0, 1.5, 0.2)):
+        name = "energy_head.out.weight"
+        paths.append(str(tmp_path / f"{i}.pdparams"))
+        paddle.save({**state, name: state[name] * factor}, paths[-1])
+    ensemble = PropertyPredictor(config_path=sfin.config_path, checkpoint_path=paths)
+    record = OC20LMDB(SAMPLE / "val_id")[3]
+    slab = Atoms(
+        record.atomic_numbers, record.pos, cell=record.cell, tags=record.tags, pbc=True
+    )
+    one, two = ensemble.from_structures([slab, slab.repeat((2, 1, 1))], **SILENT)
+    for name in ("y_relaxed", "ensemble_std", "expected_error"):
+        assert two[name] == pytest.approx(2 * one[name], rel=1e-3)
+    assert one["ensemble_std"] > 0
+
+
 def test_slab_of_ase_with_the_network(sfin):
     slab = ase_slab()
     row = sfin.from_structures(slab, missing_tags="guess")

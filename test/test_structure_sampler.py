@@ -26,6 +26,7 @@ from ase import Atoms
 from ase.constraints import FixAtoms
 from ase.data import covalent_radii
 from ase.io import read
+from helpers_predictor import write_energy_model
 from helpers_sampler import GRAPH
 from helpers_sampler import ToyRelaxer
 from helpers_sampler import data_block
@@ -40,6 +41,7 @@ from ppmat.datasets.oc20_lmdb import write_lmdb
 from ppmat.metrics import METRICS
 from ppmat.metrics.is2rs_metric import structure_distances
 from ppmat.metrics.is2rs_metric import success_curve
+from ppmat.predictor import PropertyPredictor
 from ppmat.sampler import StructureSampler
 from ppmat.sampler.distance_projection import DistanceProjection
 from ppmat.sampler.slab_results import INFO_KEYS
@@ -202,6 +204,28 @@ def test_overlapping_atoms_are_moved_apart(relaxer, collapsing, tmp_path, capfd)
         np.testing.assert_allclose(written.positions[:2], old.positions[:2], atol=1e-7)
         fractional = written.positions @ np.linalg.inv(written.cell.array)
         np.testing.assert_allclose(result["frac_coords"], fractional, atol=1e-5)
+
+
+def test_a_predictor_accepts_what_the_sampler_wrote(relaxer, collapsing, tmp_path):
+    predictor = PropertyPredictor(**write_energy_model(tmp_path / "energy"))
+    for format in ("extxyz", "traj"):
+        path = tmp_path / format
+        relaxer.from_structures(
+            make_slabs(4), save_path=str(path), format=format, progress=False
+        )
+        table = predictor.from_files(str(path / f"structures.{format}"))
+        assert [row["error"] for row in table] == [None] * 4
+        assert not any("several_adsorbates" in row["flags"] for row in table)
+    off = relaxer.from_structures(make_slabs(4), projection=False, progress=False)
+    with pytest.raises(ValueError, match="at the same place"):  # the twin
+        predictor.from_structures(off)
+
+
+def test_the_number_of_adsorbates_stays_that_of_the_input(relaxer, tmp_path):
+    slab = make_slabs(1)[0]
+    assert relaxer.from_structures(slab).info["num_adsorbates"] == 1
+    slab.info["num_adsorbates"] = 3
+    assert relaxer.from_structures(slab).info["num_adsorbates"] == 3
 
 
 def test_the_projection_can_be_off(relaxer, collapsing, tmp_path, capfd):

@@ -75,7 +75,7 @@ class _Tangents(NamedTuple):
     violated: bool  # whether a bound is violated where the atoms are
 
     def from_shift(self, shift: np.ndarray) -> _Tangents:
-        """Return the bounds on the shift from the prediction, ``shift`` [3 F] so far."""
+        """Return bounds on the shift from the prediction, ``shift`` [3 F] so far."""
         return self._replace(least=self.least + self.rows @ shift)
 
 

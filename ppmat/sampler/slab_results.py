@@ -33,6 +33,7 @@ from ppmat.utils.result_store import Result
 INFO_KEYS = ("num_adsorbates", *CHECKS, "projection_shift")
 _NEEDED = ("cart_coords", "cart_coords_initial", "tags", "fixed", "lattice")
 _NAMED = 5  # ids of structures with overlaps that the summary names
+_FARTHEST = 1e4  # Å from the initial position; what is farther is no structure
 
 
 def finish_slab(result: Result, projection: DistanceProjection | None) -> Result:
@@ -41,8 +42,8 @@ def finish_slab(result: Result, projection: DistanceProjection | None) -> Result
     The new keys are those of :data:`~ppmat.utils.plausibility.CHECKS`;
     ``num_adsorbates``, the number of molecules in the initial structure, which an
     energy model needs to know if they dissociated; and ``projection_shift``, the
-    largest shift of an atom by the projection (Å). A result that is no slab, or has no
-    finite positions, is returned unchanged.
+    largest shift of an atom by the projection (Å). A result that is no slab, or whose
+    positions are not finite or absurdly far, is returned unchanged.
 
     Args:
         result: A result of ``model.sample`` with ``cart_coords_initial``.
@@ -58,7 +59,7 @@ def finish_slab(result: Result, projection: DistanceProjection | None) -> Result
         initial=np.asarray(result["cart_coords_initial"], dtype=np.float64),
     )
     predicted = np.asarray(result["cart_coords"], dtype=np.float64)
-    if not np.isfinite(predicted).all():
+    if not np.abs(predicted - slab.initial).max() < _FARTHEST:
         return result
     result, positions = dict(result), predicted
     if projection is not None:
@@ -83,9 +84,14 @@ def checks_of(result: Mapping) -> dict:
 
 def summarise(results: Iterable[Mapping]) -> str:
     """Return the checks of all results as one line; "" if there are none."""
-    found = [(checks_of(r), r.get("id")) for r in results if "overlap" in r]
+    found, unusable = [], 0
+    for result in results:
+        if "overlap" in result:
+            found.append((checks_of(result), result.get("id")))
+        else:
+            unusable += all(key in result for key in _NEEDED)
     if not found:
-        return ""
+        return f"no structure; {unusable} have no usable positions" if unusable else ""
     total = len(found)
     closest = min(checks["closest_distance"] for checks, _ in found)
     counts = [
@@ -98,6 +104,8 @@ def summarise(results: Iterable[Mapping]) -> str:
     moved = sum(shift > 0 for shift in shifts)
     if moved:
         text += f"; atoms moved apart in {moved}, by up to {max(shifts):.2f} Å"
+    if unusable:
+        text += f"; {unusable} more have no usable positions"
     overlaps = [str(name) for checks, name in found if checks["overlap"]]
     if overlaps:
         more = ", ..." if len(overlaps) > _NAMED else ""

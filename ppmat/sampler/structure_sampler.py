@@ -107,8 +107,8 @@ class StructureSampler:
             missing, holds ``data`` (a dataset block), ``graph_converter``,
             ``build_structure_cfg``, ``post_transforms``, ``metrics``,
             ``model_sample_params`` (arguments of ``model.sample``) and ``projection``
-            (arguments of :class:`~ppmat.sampler.distance_projection.DistanceProjection`,
-            or false to write what the model returns; it is on if the key is missing).
+            (arguments of ``DistanceProjection``, or false for the positions of the
+            model; without the key it is on).
         checkpoint_path: Its weights.
         config_overrides: ``KEY=VALUE`` with a dotted key.
         device: Where the model runs.
