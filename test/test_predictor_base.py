@@ -23,7 +23,7 @@ from pymatgen.io.ase import AseAtomsAdaptor
 
 from ppmat.datasets.loader import batches_in_order
 from ppmat.datasets.oc20_is2re_dataset import StructureDataset
-from ppmat.datasets.structure_reader import as_records
+from ppmat.datasets.oc20_record import structure_to_record
 from ppmat.models import MODELS
 from ppmat.predictor import BasePredictor
 from ppmat.utils.config import save_config
@@ -45,7 +45,8 @@ class ToyCounter(paddle.nn.Layer):
 
 
 def batches(predictor, structures, batch_size=16):
-    data = StructureDataset(as_records(structures), predictor.graph_converter_fn)
+    records = [structure_to_record(structure) for structure in structures]
+    data = StructureDataset(records, predictor.graph_converter_fn)
     return batches_in_order(data, batch_size)
 
 
