@@ -277,6 +277,21 @@ def test_what_cannot_be_guessed(change, match):
         guess_tags(as_record(slab))
 
 
+@pytest.mark.parametrize("adsorbate", ["SO2", "PH3", "SiH4", "CH3Cl", "SH2"])
+def test_other_elements_of_an_adsorbate_are_not_taken_as_slab(adsorbate):
+    slab = ase_slab("fcc111", 3, adsorbate, (3, 3), height=2.5)
+    wanted = np.where(slab.get_tags() == 0, 2, np.where(slab.get_tags() == 1, 1, 0))
+    np.testing.assert_array_equal(guess_tags(as_record(slab)), wanted)
+    slab.set_tags(0)
+    for seed in range(3):
+        with pytest.raises(InputError, match="may belong to the adsorbate|or in it"):
+            guess_tags(as_record(turned(slab, seed)))
+    skin = ase_slab("fcc111", 3, "CO", (3, 3))
+    skin.numbers[skin.get_tags() == 1] = 78  # a full layer is slab
+    skin.set_tags(0)
+    assert (guess_tags(as_record(skin)) == 1).sum() == 9
+
+
 def test_names_of_pymatgen():
     names = ["subsurface", "surface", "substitute", "adsorbate"]
     assert tags_of_properties(names) == [0, 1, 1, 2]

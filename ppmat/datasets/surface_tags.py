@@ -29,6 +29,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
+from ase.data import chemical_symbols
 
 from ppmat.utils.errors import InputError
 from ppmat.utils.errors import check_choice
@@ -39,6 +40,7 @@ ADSORBATE_ELEMENTS = frozenset((1, 6, 7, 8))  # H, C, N, O: those of OC20's adso
 SURFACE_DEPTH = 2.0  # Å below the highest slab atom, as OC20 assigns tags
 # Å above the mean height of the surface; an adsorbate is higher (N on Fe(100): 0.27 Å)
 _IN_PLANE = 0.1
+_PLANE_DEPTH = 0.5  # Å; planes of atoms are further apart (0.83 Å in Fe(111))
 # As AdsorbateSiteFinder of pymatgen names them; "substitute" is another element in the
 # surface.
 _TAG_OF_PROPERTY = {
@@ -209,13 +211,14 @@ def guess_tags(record: TaggedStructure) -> np.ndarray:
 
     Raises:
         InputError: There is no slab or no adsorbate, atoms of the adsorbate are deeper
-            than the surface, or none is above it.
+            than the surface, or none is above it; or few atoms of another element are
+            all on top, like S of SO2.
     """
     adsorbate = record.tags == 0
-    rule = "tag 0, as the other tags number layers"
-    if adsorbate.all() or not (adsorbate.any() and has_layer_tags(record)):
+    numbered = adsorbate.any() and not adsorbate.all() and has_layer_tags(record)
+    if not numbered:
         adsorbate = np.isin(record.atomic_numbers, list(ADSORBATE_ELEMENTS))
-        rule = "H, C, N, O"
+    rule = "tag 0, as the other tags number layers" if numbered else "H, C, N, O"
     if not adsorbate.any() or adsorbate.all():
         raise InputError(
             "tags cannot be guessed",
@@ -231,5 +234,32 @@ def guess_tags(record: TaggedStructure) -> np.ndarray:
             "than the surface or in it, so they may belong to the slab",
             hint=TAG_HELP,
         )
+    slab = ~adsorbate
+    on_top = _sparse_elements_on_top(record.atomic_numbers[slab], heights[slab])
+    if on_top and not numbered:
+        raise InputError(
+            f"tags cannot be guessed: all {', '.join(on_top)} atoms are on top of the "
+            "slab and few, so they may belong to the adsorbate",
+            hint=TAG_HELP,
+        )
     tags = np.where(adsorbate, ADSORBATE, np.where(surface, SURFACE, SUBSURFACE))
     return tags.astype(np.int64)
+
+
+def _sparse_elements_on_top(numbers: np.ndarray, heights: np.ndarray) -> list[str]:
+    """Return elements of a slab of which all atoms are above it and form no layer.
+
+    They are above all other atoms, and fewer than half of the topmost plane of those.
+
+    Args:
+        numbers: Atomic numbers of the slab, [M].
+        heights: Heights of its atoms, [M] Å.
+    """
+    found = []
+    for number in np.unique(numbers):
+        own, others = heights[numbers == number], heights[numbers != number]
+        if others.size and own.min() > others.max() + _IN_PLANE:
+            plane = others > others.max() - _PLANE_DEPTH
+            if 2 * own.size < plane.sum():
+                found.append(chemical_symbols[number])
+    return found
