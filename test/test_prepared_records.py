@@ -22,6 +22,7 @@ from helpers_sampler import write_split
 from ppmat.datasets.oc20_lmdb import OC20LMDB
 from ppmat.datasets.oc20_lmdb import write_lmdb
 from ppmat.datasets.prepared_records import PreparedRecords
+from ppmat.datasets.prepared_records import Templates
 from ppmat.datasets.structure_reader import JoinedSequences
 from ppmat.datasets.structure_reader import Unreadable
 from ppmat.utils.errors import InputError
@@ -48,8 +49,9 @@ def test_bad_structures_are_left_out(rows):
     assert lines[0].startswith("structure 1: pos holds NaN")
     assert lines[1].startswith("structure 2: ") and "no tags" in lines[1]
     assert lines[2] == "b.cif: cannot be read"
-    assert records.template(1) is slabs[3]
-    assert records.template(2).frame == 0 and records[2].source.endswith("data.lmdb")
+    templates = Templates(records)
+    assert templates[1] is slabs[3] and len(templates) == 6
+    assert templates[2].frame == 0 and records[2].source.endswith("data.lmdb")
     records.check("flag")
     with pytest.raises(InputError, match="3 of 9 structures cannot(.*\n)*.*b.cif"):
         records.check("raise")

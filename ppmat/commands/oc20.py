@@ -261,7 +261,10 @@ def _faults_of(
     try:
         check_relaxation(record, initial_only)
     except ValueError as error:
-        yield f"{where}: {str(error).removeprefix(f'sid {record.sid}: ')}"
+        text = str(error)
+        for start in (f"sid {record.sid}: ", f"structure '{record.sid}': "):
+            text = text.removeprefix(start)
+        yield f"{where}: {text}"
     for name in ("y_init", "y_relaxed", "pos_relaxed"):
         known = getattr(record, name) is not None
         if labels.setdefault(name, known) != known:

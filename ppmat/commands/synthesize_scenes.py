@@ -303,7 +303,7 @@ def read_specimens(
     axes = [tuple(axis) for axis in zone_axes or [(0, 0, 1)]]
     for structure in itertools.islice(structures, _MAX_STRUCTURES):
         if isinstance(structure, Unreadable):
-            logger.error(f"left out: {structure.reason}")
+            logger.error(f"left out: {structure}")
             left_out += 1
             continue
         is_atoms = isinstance(structure, Atoms)

@@ -146,10 +146,6 @@ class PreparedRecords(Sequence):
         sid = self._renamed.get(row)
         return record if sid is None else dataclasses.replace(record, sid=sid)
 
-    def template(self, index: int) -> Any:
-        """Return the structure of a record as it was given."""
-        return self.structures[self.rows[index]]
-
     def check(self, on_error: str) -> None:
         """Raise ``InputError`` if there is no record, or one is missing with ``raise``.
 
@@ -181,6 +177,19 @@ class PreparedRecords(Sequence):
             digest.update(self._renamed.get(row, record.sid).encode())
             add_to_hash(digest, record)
         return [*data_sets, digest.hexdigest()[:16]]
+
+
+class Templates(Sequence):
+    """The structures of prepared records as they were given."""
+
+    def __init__(self, records: PreparedRecords) -> None:
+        self.records = records
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.records.structures[self.records.rows[index]]
 
 
 def _sources(pieces: Sequence) -> set[str]:

@@ -39,6 +39,7 @@ from ppmat.datasets.oc20_lmdb import OC20LMDB
 from ppmat.datasets.oc20_record import OC20Record
 from ppmat.datasets.prepared_records import ON_ERROR
 from ppmat.datasets.prepared_records import PreparedRecords
+from ppmat.datasets.prepared_records import Templates
 from ppmat.datasets.structure_reader import fingerprint_rows
 from ppmat.datasets.transform import build_post_transforms
 from ppmat.metrics import build_metric
@@ -438,7 +439,7 @@ class StructureSampler:
             records.fingerprint(),
             num_workers=wanted.num_workers,
         )
-        templates = _Templates(records)
+        templates = Templates(records)
         results = self._run(source, wanted, _BATCH_SIZE, templates)
         atoms = RelaxedAtoms(results, templates, records.left_out)
         if one and wanted.num_samples is None and len(atoms) == 1:
@@ -523,19 +524,6 @@ class StructureSampler:
         if structure is None:
             raise ValueError("BuildStructure returned no structure")
         return AseAtomsAdaptor.get_atoms(structure, msonable=False)
-
-
-class _Templates(Sequence):
-    """The structures of prepared records as they were given."""
-
-    def __init__(self, records: PreparedRecords) -> None:
-        self.records = records
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.records.template(index)
 
 
 def _known_of_records(records: Sequence, rows: range) -> list[dict[str, Any]]:
