@@ -31,6 +31,7 @@ from ppmat.utils import logger
 from ppmat.utils.config import find_config
 from ppmat.utils.errors import InputError
 from ppmat.utils.files import locked
+from ppmat.utils.files import make_folder
 from ppmat.utils.registry import ConfigError
 
 EXIT_SOME_LEFT_OUT = 1
@@ -42,7 +43,11 @@ def exit_status(command: Callable[[], int]) -> int:
     """Run a command and return its status; for wrong input log the error, return 2."""
     try:
         return command()
-    except (InputError, FileNotFoundError) as error:
+    except InputError as error:
+        return complain(error)
+    except OSError as error:
+        if error.filename is None:  # not of a file, such as a closed pipe
+            raise
         return complain(error)
 
 
@@ -113,7 +118,7 @@ def lock_output(path: str | None) -> Iterator[None]:
     folder = (os.path.dirname(path) if path.endswith(".csv") else path) or "."
     is_first = dist.get_rank() == 0
     is_new = is_first and not os.path.isdir(folder)
-    os.makedirs(folder, exist_ok=True)
+    make_folder(folder)
     try:
         with locked(path) if is_first else contextlib.nullcontext():
             if dist.get_world_size() > 1:

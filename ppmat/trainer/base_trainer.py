@@ -185,7 +185,7 @@ class BaseTrainer:
         Arguments replace those of the constructor and of the configuration.
 
         Raises:
-            TrainingInterrupted: After SIGTERM or SIGINT; ``latest`` is saved.
+            TrainingInterrupted: After SIGTERM, SIGINT or SIGHUP; ``latest`` is saved.
             NonFiniteError: A loss or gradient is not finite (``nan_policy: raise``).
             CheckpointError: A checkpoint cannot be read or written.
         """
@@ -344,7 +344,8 @@ class BaseTrainer:
         num_batches = len(run.train_dataloader)
         state.max_steps_in_train_epoch = -(-num_batches // micro)
         skip = min(state.step_in_train_epoch * micro, num_batches)
-        if skip >= num_batches:
+        if skip >= num_batches:  # resumed between the last step and the evaluation
+            self._restore_random_state()
             return True
         by_step = not getattr(run.lr_scheduler, "by_epoch", False)
         batches = self._batches(skip)

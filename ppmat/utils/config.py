@@ -21,6 +21,7 @@ evaluated or imported.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,6 +31,9 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ppmat.utils.errors import nearest
+from ppmat.utils.files import make_folder
+from ppmat.utils.files import replacing
 from ppmat.utils.registry import ConfigError
 from ppmat.utils.registry import check_keys
 
@@ -37,6 +41,9 @@ PathLike = str | os.PathLike[str]
 
 SECTIONS = ("Global", "Trainer", "Model", "Optimizer", "Metric", "Dataset")
 SECTIONS += ("Predict", "Sample")
+# Keys of ``Global`` that the program reads; all others serve interpolations
+GLOBAL_KEYS = ("do_train", "do_eval", "do_test", "label_names", "spacing")
+_REFERENCE = r"\$\{(?:Global|\.+)[.\[]*(\w+)"  # ${Global.x}, ${Global[x]}, ${.x}
 
 
 def find_config(path: PathLike, *folders: PathLike) -> str:
@@ -111,10 +118,39 @@ def resolve_config(
         except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError) as error:
             raise ConfigError(f"override '{item}': {_reason(error)}") from error
     check_keys(config, SECTIONS, source)
+    _check_sections(config, source)
     try:
         return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{source}: {_reason(error)}") from error
+
+
+def _check_sections(config: Any, source: str) -> None:
+    """Check that sections are mappings, and that each key of ``Global`` has a use."""
+    plain = OmegaConf.to_container(config, resolve=False)
+    for name, section in plain.items():
+        is_text = isinstance(section, str)  # "${Dataset}" or "???"
+        if not isinstance(section, Mapping | None) and not (is_text and "?" in section):
+            raise ConfigError(
+                f"{section!r}", where=f"{source}: {name}", wanted="a mapping of keys"
+            )
+    used = set(GLOBAL_KEYS) | _references(plain)
+    for key in plain.get("Global") or {}:
+        if key not in used:
+            raise ConfigError(
+                f"Global.{key}: nothing refers to it. A key of Global is used by "
+                f"${{Global.{key}}} elsewhere, or is one of {', '.join(GLOBAL_KEYS)}."
+                f"{nearest(key, used)}"
+            )
+
+
+def _references(value: Any) -> set[str]:
+    """Return the keys of ``Global`` that the interpolations in a value name."""
+    if isinstance(value, Mapping):
+        return set().union(*map(_references, value.values()))
+    if isinstance(value, list):
+        return set().union(*map(_references, value))
+    return set(re.findall(_REFERENCE, value)) if isinstance(value, str) else set()
 
 
 def _reason(error: Exception) -> str:
@@ -126,6 +162,14 @@ def _reason(error: Exception) -> str:
 
 
 def save_config(config: Mapping, path: PathLike) -> None:
-    """Write a configuration as YAML; missing folders are made."""
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    OmegaConf.save(OmegaConf.create(dict(config)), path)
+    """Write a configuration as YAML; missing folders are made.
+
+    Keys of ``Global`` that interpolations used are left out: their values stand where
+    they are used.
+    """
+    if "Global" in config:
+        kept = {k: v for k, v in (config["Global"] or {}).items() if k in GLOBAL_KEYS}
+        config = {**config, "Global": kept}
+    make_folder(os.path.dirname(os.path.abspath(path)))
+    with replacing(path) as temporary:
+        OmegaConf.save(OmegaConf.create(dict(config)), temporary)

@@ -270,6 +270,25 @@ class _Set:
         raise CheckpointError(f"checkpoint {self.stem}{ending} does not exist")
 
 
+def load_states(path: str) -> dict[str, Any]:
+    """Return the counters of a training checkpoint, ``<folder>/<prefix>.pdstates``.
+
+    Raises:
+        CheckpointError: The set is missing, damaged or mixed.
+    """
+    return _Set(path).load(".pdstates")
+
+
+def remove_set(ckpt_dir: str | os.PathLike, prefix: str) -> None:
+    """Remove the files of a checkpoint, the manifest first."""
+    folder = Path(ckpt_dir)
+    (folder / f"{prefix}.manifest.json").unlink(missing_ok=True)
+    for unfinished in _folders(folder, prefix):
+        shutil.rmtree(unfinished, ignore_errors=True)
+    for ending in (*_SUFFIXES, *_DERIVED):
+        (folder / (prefix + ending)).unlink(missing_ok=True)
+
+
 def _set_of(file: str) -> _Set:
     """Return the set that a weight file belongs to."""
     for ending in _DERIVED:
