@@ -40,6 +40,7 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
+from typing import Annotated
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,7 @@ from ppmat.utils import logger
 from ppmat.utils.download import get_datasets_path_from_url
 from ppmat.utils.errors import InputError
 from ppmat.utils.errors import check_choice
+from ppmat.utils.ranges import Range
 
 LABELS = ("pos_relaxed", "y_relaxed")
 # Labels as a sample names them, and the field of a record each one comes from.
@@ -132,7 +134,7 @@ class OC20IS2REDataset(io.Dataset):
         build_graph_cfg: dict | None = None,
         reuse_edges: bool = False,
         on_error: str = "raise",
-        max_samples: int | None = None,
+        max_samples: Annotated[int, Range(1, 10**9)] | None = None,
         download: bool = False,
         transforms: Callable[[dict], dict] | None = None,
     ) -> None:

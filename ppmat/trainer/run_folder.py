@@ -122,8 +122,10 @@ def check_folder(output_dir: str, *others: str) -> None:
         InputError: One cannot be written.
     """
     checkpoints = os.path.join(output_dir, CHECKPOINTS)
-    make_folder(checkpoints)
-    check_writable(os.path.join(checkpoints, "latest.manifest.json"))
+    if os.path.lexists(checkpoints):
+        make_folder(checkpoints)  # refuses a file
+        check_writable(os.path.join(checkpoints, "latest.manifest.json"))
+        save_load.finish_saves(checkpoints)
     for name in (*_FILES, *others):
         check_writable(os.path.join(output_dir, name))
 

@@ -108,6 +108,7 @@ def resolve_config(
             f"{source}: the top level must be a mapping of sections "
             f"({', '.join(SECTIONS)}), got {type(OmegaConf.to_object(config)).__name__}"
         )
+    overrides = list(overrides)
     for item in overrides:
         key, equals, value = item.partition("=")
         if not equals or not key.strip():
@@ -119,6 +120,7 @@ def resolve_config(
             raise ConfigError(f"override '{item}': {_reason(error)}") from error
     check_keys(config, SECTIONS, source)
     _check_sections(config, source)
+    _check_global(config, [item.partition("=")[0].strip() for item in overrides])
     try:
         return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
@@ -126,17 +128,28 @@ def resolve_config(
 
 
 def _check_sections(config: Any, source: str) -> None:
-    """Check that sections are mappings, and that each key of ``Global`` has a use."""
+    """Check that all sections are mappings."""
     plain = OmegaConf.to_container(config, resolve=False)
     for name, section in plain.items():
-        is_text = isinstance(section, str)  # "${Dataset}" or "???"
-        if not isinstance(section, Mapping | None) and not (is_text and "?" in section):
+        is_open = isinstance(section, str) and section.startswith(("${", "???"))
+        if not isinstance(section, Mapping | None) and not is_open:
             raise ConfigError(
                 f"{section!r}", where=f"{source}: {name}", wanted="a mapping of keys"
             )
-    used = set(GLOBAL_KEYS) | _references(plain)
+
+
+def _check_global(config: Any, overrides: list[str]) -> None:
+    """Check that each key of ``Global`` has a use.
+
+    In a file that a run has written, all interpolations are resolved: only keys of
+    overrides are checked there.
+    """
+    plain = OmegaConf.to_container(config, resolve=False)
+    found = _references(plain)
+    used = {*GLOBAL_KEYS, *found}
+    changed = {key.split(".")[1] for key in overrides if key.startswith("Global.")}
     for key in plain.get("Global") or {}:
-        if key not in used:
+        if key not in used and (found or key in changed):
             raise ConfigError(
                 f"Global.{key}: nothing refers to it. A key of Global is used by "
                 f"${{Global.{key}}} elsewhere, or is one of {', '.join(GLOBAL_KEYS)}."
@@ -162,14 +175,7 @@ def _reason(error: Exception) -> str:
 
 
 def save_config(config: Mapping, path: PathLike) -> None:
-    """Write a configuration as YAML; missing folders are made.
-
-    Keys of ``Global`` that interpolations used are left out: their values stand where
-    they are used.
-    """
-    if "Global" in config:
-        kept = {k: v for k, v in (config["Global"] or {}).items() if k in GLOBAL_KEYS}
-        config = {**config, "Global": kept}
+    """Write a configuration as YAML; missing folders are made."""
     make_folder(os.path.dirname(os.path.abspath(path)))
     with replacing(path) as temporary:
         OmegaConf.save(OmegaConf.create(dict(config)), temporary)

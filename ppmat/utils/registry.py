@@ -294,7 +294,9 @@ def fits(value: Any, hint: Any) -> bool:
         return isinstance(value, plain)
     if isinstance(plain, type) and issubclass(plain, Mapping):
         is_mapping = isinstance(value, Mapping)
-        return is_mapping and all(fits(item, a) for item in value.values() for a in args[1:])
+        return is_mapping and all(
+            fits(item, a) for item in value.values() for a in args[1:]
+        )
     if plain in (list, tuple, Sequence, Iterable):
         if isinstance(value, str) or not isinstance(value, Iterable):
             return False

@@ -127,6 +127,12 @@ def _publish(ckpt_dir: Path, prefix: str) -> None:
     shutil.rmtree(commit, ignore_errors=True)
 
 
+def finish_saves(ckpt_dir: str | os.PathLike) -> None:
+    """Give the files of saves that a kill interrupted their names, if they are whole."""
+    for commit in Path(ckpt_dir).glob(".*.commit"):
+        _publish(Path(ckpt_dir), commit.name[1 : -len(".commit")])
+
+
 def write_set(ckpt_dir: str, prefix: str, members: Mapping[str, Any]) -> None:
     """Write a set of files that replaces the old set completely or not at all.
 
