@@ -294,8 +294,8 @@ def fits(value: Any, hint: Any) -> bool:
         return isinstance(value, plain)
     if isinstance(plain, type) and issubclass(plain, Mapping):
         is_mapping = isinstance(value, Mapping)
-        return is_mapping and all(
-            fits(item, a) for item in value.values() for a in args[1:]
+        return is_mapping and (
+            not args or all(fits(v, args[1]) for v in value.values())
         )
     if plain in (list, tuple, Sequence, Iterable):
         if isinstance(value, str) or not isinstance(value, Iterable):

@@ -128,7 +128,7 @@ def _publish(ckpt_dir: Path, prefix: str) -> None:
 
 
 def finish_saves(ckpt_dir: str | os.PathLike) -> None:
-    """Give the files of saves that a kill interrupted their names, if they are whole."""
+    """Complete the saves that were interrupted after all files were written."""
     for commit in Path(ckpt_dir).glob(".*.commit"):
         _publish(Path(ckpt_dir), commit.name[1 : -len(".commit")])
 
