@@ -69,9 +69,8 @@ class LRBase:
     # ``epochs`` on, the whole run is warm-up, with a warning.
     warmup_epoch: Annotated[float, Range(0, 10**9)] = 0
     warmup_start_lr: _LowRate = 0.0  # the rate at step 0 of the warm-up
-    last_epoch: Annotated[
-        int, Range(-1, 10**9)
-    ] = -1  # index of the last step; -1 for a new run
+    # Index of the last step; -1 for a new run
+    last_epoch: Annotated[int, Range(-1, 10**9)] = -1
     by_epoch: bool = False  # count epochs instead of update steps
 
     def __post_init__(self) -> None:
@@ -207,9 +206,8 @@ class CosineWarmRestarts(LRBase):
     """Half cosine waves with restarts (Loshchilov and Hutter, SGDR, 2017)."""
 
     T_0: _Steps  # epochs of the first wave
-    T_mult: Annotated[
-        int, Range(1, 1000)
-    ]  # each wave is this times as long as the one before
+    # Each wave is this times as long as the one before
+    T_mult: Annotated[int, Range(1, 1000)]
     eta_min: _LowRate = 0.0  # the rate at the end of each wave
 
     def _rate(self, step: int) -> float:
@@ -233,13 +231,11 @@ class OneCycleLR(LRBase):
 
     learning_rate: Rate = field(init=False)  # max_learning_rate / divide_factor
     max_learning_rate: Rate  # the highest rate
-    divide_factor: Annotated[float, Range(1, 10**9)] = (
-        25.0  # the highest rate over the first rate
-    )
+    # The highest rate over the first rate
+    divide_factor: Annotated[float, Range(1, 10**9)] = 25.0
     end_learning_rate: _LowRate = 0.0001  # the last rate
-    phase_pct: Annotated[float, Range(above=0, below=1)] = (
-        0.3  # share of the steps that go up
-    )
+    # Share of the steps that go up
+    phase_pct: Annotated[float, Range(above=0, below=1)] = 0.3
     anneal_strategy: Literal["cos", "linear"] = "cos"  # shape of the flanks
     three_phase: bool = False  # go down in two phases, as in the paper
 
@@ -267,9 +263,8 @@ class ReduceOnPlateau(LRBase):
     mode: Literal["min", "max"] = "min"  # whether smaller or larger is better
     factor: Annotated[float, Range(above=0, below=1)] = 0.1  # factor of a reduction
     patience: _Epoch = 10  # comparisons without improvement before a reduction
-    threshold: Annotated[float, Range(0, 10**9)] = (
-        1e-4  # smallest change that counts as an improvement
-    )
+    # Smallest change that counts as an improvement
+    threshold: Annotated[float, Range(0, 10**9)] = 1e-4
     threshold_mode: Literal["rel", "abs"] = "rel"  # relative to the best, or absolute
     cooldown: _Epoch = 0  # comparisons to wait after a reduction
     min_lr: _LowRate = 0.0  # lower bound
