@@ -34,6 +34,7 @@ from ppmat.commands.options import refuse_if
 from ppmat.commands.options import set_threads
 from ppmat.commands.options import unset_variables
 from ppmat.utils import logger
+from ppmat.utils.config import check_global
 from ppmat.utils.config import load_config
 from ppmat.utils.config import save_config
 from ppmat.utils.registry import CLASS_KEY
@@ -76,6 +77,7 @@ def main(task_dir: str, argv: Sequence[str] | None = None) -> int:
     def train() -> int:
         path = find_task_config(args.config, task_dir)
         config = load_config(path, args.overrides)
+        check_global(path, args.overrides)
         # Paddle is loaded from here on.
         from ppmat.trainer.update import NonFiniteError
 

@@ -108,7 +108,6 @@ def resolve_config(
             f"{source}: the top level must be a mapping of sections "
             f"({', '.join(SECTIONS)}), got {type(OmegaConf.to_object(config)).__name__}"
         )
-    overrides = list(overrides)
     for item in overrides:
         key, equals, value = item.partition("=")
         if not equals or not key.strip():
@@ -120,7 +119,6 @@ def resolve_config(
             raise ConfigError(f"override '{item}': {_reason(error)}") from error
     check_keys(config, SECTIONS, source)
     _check_sections(config, source)
-    _check_global(config, [item.partition("=")[0].strip() for item in overrides])
     try:
         return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
@@ -138,18 +136,28 @@ def _check_sections(config: Any, source: str) -> None:
             )
 
 
-def _check_global(config: Any, overrides: list[str]) -> None:
+def check_global(path: PathLike, overrides: Iterable[str] = ()) -> None:
     """Check that each key of ``Global`` has a use.
 
     In a file that a run has written, all interpolations are resolved: only keys of
     overrides are checked there.
+
+    Args:
+        path: A file that :func:`load_config` has read.
+        overrides: Its overrides.
+
+    Raises:
+        ConfigError: Nothing refers to a key.
     """
-    plain = OmegaConf.to_container(config, resolve=False)
-    found = _references(plain)
+    changes = [item.partition("=") for item in overrides]
+    found = _references(OmegaConf.to_container(OmegaConf.load(path), resolve=False))
+    found |= _references([value for _, _, value in changes])
+    given = [key.strip().split(".")[1] for key, _, _ in changes if "Global." in key]
+    if found:
+        given += OmegaConf.load(path).get("Global") or {}
     used = {*GLOBAL_KEYS, *found}
-    changed = {key.split(".")[1] for key in overrides if key.startswith("Global.")}
-    for key in plain.get("Global") or {}:
-        if key not in used and (found or key in changed):
+    for key in given:
+        if key not in used:
             raise ConfigError(
                 f"Global.{key}: nothing refers to it. A key of Global is used by "
                 f"${{Global.{key}}} elsewhere, or is one of {', '.join(GLOBAL_KEYS)}."

@@ -271,8 +271,8 @@ def fits(value: Any, hint: Any) -> bool:
     """Return whether a YAML value has the type of a hint, and is in its ranges.
 
     An int is legal for a float, a list for a tuple or sequence; a bool is not a number,
-    and neither are NaN and infinity. Other hints (arrays, callables, classes) accept all values; the constructor checks
-    them.
+    and neither are NaN and infinity. Other hints (arrays, callables, classes) accept
+    all values; the constructor checks them.
 
     Example:
         >>> fits(1, float), fits(True, int), fits(None, str | None)
@@ -293,10 +293,9 @@ def fits(value: Any, hint: Any) -> bool:
     if plain in (type(None), bool, str):
         return isinstance(value, plain)
     if isinstance(plain, type) and issubclass(plain, Mapping):
-        is_mapping = isinstance(value, Mapping)
-        return is_mapping and (
-            not args or all(fits(v, args[1]) for v in value.values())
-        )
+        if not isinstance(value, Mapping):
+            return False
+        return not args or all(fits(item, args[1]) for item in value.values())
     if plain in (list, tuple, Sequence, Iterable):
         if isinstance(value, str) or not isinstance(value, Iterable):
             return False
