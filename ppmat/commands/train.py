@@ -25,6 +25,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
+from ppmat.commands.check_config import check_config
 from ppmat.commands.options import complain
 from ppmat.commands.options import exit_status
 from ppmat.commands.options import find_task_config
@@ -110,6 +111,7 @@ def run(
     from ppmat.utils.misc import gather_objects
 
     asked = _read_tasks(config, source)
+    check_config(config)
     settings = TrainerConfig.from_dict(config["Trainer"])
     if config["Dataset"].get("transform") is not None:
         check_statistics(config)

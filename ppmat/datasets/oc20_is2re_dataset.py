@@ -50,6 +50,7 @@ from tqdm import tqdm
 
 from ppmat.datasets.build_structure import BuildStructure
 from ppmat.datasets.custom_data_type import ConcatData
+from ppmat.datasets.graph_utils import GRAPH_CONVERTERS
 from ppmat.datasets.graph_utils.periodic_graph import PeriodicGraphConverter
 from ppmat.datasets.oc20_lmdb import OC20LMDB
 from ppmat.datasets.oc20_lmdb import SUBSETS
@@ -123,6 +124,8 @@ class OC20IS2REDataset(io.Dataset):
         "is2res_train_val_test_lmdbs.tar.gz"
     )
     md5 = "cfc04dd2f87b4102ab2f607240d25fb1"
+
+    nested_params = {"build_graph_cfg": GRAPH_CONVERTERS}
 
     def __init__(
         self,

@@ -125,6 +125,8 @@ class SFINDataset(io.Dataset):
     bf_md5 = "74ec1c1959e162669cc8cbbc8713bda0"
     label_subdirs = ("gt_enhance", "gt_detect", "gt_superresolution")
 
+    nested_params = {"build_image_cfg": BuildImage}
+
     def __init__(
         self,
         path: str = "./sfin_haadf",

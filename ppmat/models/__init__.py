@@ -31,6 +31,7 @@ from typing import Any
 
 import paddle.nn as nn
 
+from ppmat.datasets.graph_utils import GRAPH_CONVERTERS
 from ppmat.datasets.graph_utils import PeriodicGraphConverter
 from ppmat.models.sfin.sfin import SFIN
 from ppmat.models.sfin.sfin_energy import SFINEnergy
@@ -39,6 +40,7 @@ from ppmat.utils import download
 from ppmat.utils import logger
 from ppmat.utils import save_load
 from ppmat.utils.config import check_global
+from ppmat.utils.config import check_sections
 from ppmat.utils.config import load_config
 from ppmat.utils.config import resolve_config
 from ppmat.utils.errors import nearest
@@ -62,7 +64,6 @@ __all__ = [
     "package_label",
 ]
 
-GRAPH_CONVERTERS = Registry("graph converter", [PeriodicGraphConverter])
 MODELS = Registry("model", [SFIN, SFINEnergy, SFINFlow])
 
 _UPSTREAM = "https://paddle-org.bj.bcebos.com/paddlematerials/checkpoints"
@@ -249,6 +250,7 @@ def build_trained_model(
             )
         config = load_config(config_path, overrides)
         check_global(config_path, overrides)
+        check_sections(config)
         if checkpoint_path is None:
             checkpoint_path = (config.get("Predict") or {}).get("checkpoint_path")
         if checkpoint_path is None:

@@ -118,22 +118,21 @@ def resolve_config(
         except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError) as error:
             raise ConfigError(f"override '{item}': {_reason(error)}") from error
     check_keys(config, SECTIONS, source)
-    _check_sections(config, source)
     try:
         return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{source}: {_reason(error)}") from error
 
 
-def _check_sections(config: Any, source: str) -> None:
-    """Check that all sections are mappings."""
-    plain = OmegaConf.to_container(config, resolve=False)
-    for name, section in plain.items():
-        is_open = isinstance(section, str) and section.startswith(("${", "???"))
-        if not isinstance(section, Mapping | None) and not is_open:
-            raise ConfigError(
-                f"{section!r}", where=f"{source}: {name}", wanted="a mapping of keys"
-            )
+def check_sections(config: Mapping[str, Any]) -> None:
+    """Check that each section of a resolved configuration is a mapping or empty.
+
+    Raises:
+        ConfigError: One is not.
+    """
+    for name, section in config.items():
+        if not isinstance(section, Mapping | None):
+            raise ConfigError(f"{section!r}", where=name, wanted="a mapping of keys")
 
 
 def check_global(path: PathLike, overrides: Iterable[str] = ()) -> None:

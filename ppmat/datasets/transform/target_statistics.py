@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Sequence
+from typing import Annotated
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from tqdm import tqdm
 
 from ppmat.datasets.custom_data_type import ConcatData
 from ppmat.utils.misc import gather_objects
+from ppmat.utils.ranges import Range
 from ppmat.utils.registry import ConfigError
 
 NUM_ELEMENTS = 119  # row 0 is no element
@@ -73,8 +75,8 @@ def mean_std_scaling(
 def composition_scaling(
     train_loader: io.DataLoader,
     target: Target,
-    tags: Sequence[int] = (1, 2),
-    ridge: float = 1.0,
+    tags: Annotated[Sequence[int], Range(0, 2)] = (1, 2),
+    ridge: Annotated[float, Range(0, 10**9)] = 1.0,
 ) -> tuple[float, float, dict[str, float]]:
     """Return mean and standard deviation of the labels minus a composition model.
 
@@ -119,9 +121,9 @@ def composition_scaling(
 def custom_scaling(
     train_loader: io.DataLoader,
     target: Target,
-    mean: float | None = None,
-    std: float | None = None,
-    rmsd: float | None = None,
+    mean: Annotated[float, Range(-(10**9), 10**9)] | None = None,
+    std: Annotated[float, Range(above=0, most=10**9)] | None = None,
+    rmsd: Annotated[float, Range(above=0, most=10**9)] | None = None,
 ) -> tuple[float, float]:
     """Return given numbers: ``mean`` and ``std``, or 0 and ``rmsd``.
 
