@@ -22,6 +22,7 @@ and the nearest one.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import types
@@ -248,6 +249,7 @@ def check_call(
             check_call(part, value, place)
 
 
+@functools.cache
 def _type_hints(cls: type) -> dict[str, Any]:
     try:
         function = cls.__init__ if isinstance(cls, type) else cls

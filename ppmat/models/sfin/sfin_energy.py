@@ -68,6 +68,10 @@ class AtomHead(nn.Layer):
         return self.out(self.dropout(F.silu(self.hidden(s)))).squeeze(-1)
 
 
+# eV; the energies of elements are of the order of 10 eV
+_References = Annotated[Mapping[str, float], Range(-(10**6), 10**6)]
+
+
 class SFINEnergy(nn.Layer):
     """Adsorption energy as a sum over the atoms of adsorbate and surface.
 
@@ -130,7 +134,7 @@ class SFINEnergy(nn.Layer):
         data_std: Annotated[float, Range(above=0, most=10**6)] = 1.0,
         pooling: Literal["sum", "mean"] = "sum",
         readout_tags: Annotated[Sequence[int], Range(0, 2)] = (1, 2),
-        element_reference: Mapping[str, float] | None = None,
+        element_reference: _References | None = None,
         displacement_weight: Annotated[Sequence[float], Range(0, 10**6)] | None = None,
         noisy_nodes: Annotated[float, Range(0, 1)] = 0.0,
         noise_std: Annotated[float, Range(0, 10)] = 0.3,
