@@ -43,7 +43,8 @@ NAMES = [path.name for path in FILES]
 NEVER = [math.nan, math.inf, -math.inf, 1e20, 10**20, "many", [[]], {}]
 # Where 0 or -1 says something
 MAY_BE_0 = {
-    *("save_freq", "log_freq", "start_eval_epoch", "eval_freq", "num_workers", "seed"),
+    *("save_freq", "save_freq_steps", "log_freq", "start_eval_epoch", "eval_freq"),
+    *("num_workers", "seed", "pair_share"),
     *("warmup_epoch", "eta_min", "weight_decay", "beta1", "beta2", "noise_std"),
     *("ema_decay", "noisy_nodes", "dropout", "drop_path", "overlap", "uneven_share"),
     *("flat_share", "readout_tags", "tags", "displacement_weight", "k_cut"),

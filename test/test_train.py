@@ -244,9 +244,9 @@ def test_best_weights_are_tested(tmp_path, ema_decay):
     """A rate that ruins the weights after the first look makes best and last differ."""
     content = config(tmp_path)
     rate = {
-        "__class_name__": "MultiStepDecay",
+        "__class_name__": "Piecewise",
         "__init_params__": {
-            "learning_rate": 0.05, "milestones": [1], "gamma": -200.0, "by_epoch": True,
+            "values": [0.05, 10.0], "decay_epochs": [1], "by_epoch": True,
         },
     }  # fmt: skip
     content["Optimizer"]["__init_params__"]["lr"] = rate
@@ -316,11 +316,15 @@ def test_default_of_an_unset_variable_is_said(tmp_path, capsys, monkeypatch):
     params["path"] = "${Global.data_root}"
     path = write(tmp_path, content)
     text = "TOY_ROOT is not set: the default in toy.yaml is used"
+    again = [path, "--overwrite"]
     assert call(tmp_path, "-c", path) == 0
     shown = capsys.readouterr().out
     assert text in shown and "shipped/sample" in shown
+    # Not where another value replaces it
+    assert call(tmp_path, "-c", *again, "Global.data_root=/mine") == 0
+    assert text not in capsys.readouterr().out
     monkeypatch.setenv("TOY_ROOT", "/data")
-    assert call(tmp_path, "-c", path) == 0
+    assert call(tmp_path, "-c", *again) == 0
     assert text not in capsys.readouterr().out
 
 

@@ -17,8 +17,3 @@
 The scripts of the task folders call their ``main``. Nothing here imports Paddle at
 module level: a command sets the number of threads first.
 """
-
-import warnings
-
-# Paddle warns at each start that it finds no compiler cache, which nothing here needs.
-warnings.filterwarnings("ignore", message="No ccache found")

@@ -29,6 +29,7 @@ from collections.abc import Sequence
 
 from ppmat.utils import logger
 from ppmat.utils.config import find_config
+from ppmat.utils.config import unset_variables
 from ppmat.utils.errors import InputError
 from ppmat.utils.files import locked
 from ppmat.utils.files import make_folder
@@ -203,21 +204,22 @@ def _is_override(text: str) -> bool:
 
 def find_task_config(path: str, task_dir: str) -> str:
     """Return the file: as given, below the task folder, or below its ``configs``."""
+    name = os.path.basename(os.path.abspath(task_dir))
+    if not os.path.isfile(path):  # as completed from the root of the tree
+        path = path.removeprefix(f"{name}/")
     return find_config(path, task_dir, os.path.join(task_dir, "configs"))
 
 
-def announce_task_config(path: str | None, task_dir: str) -> str | None:
-    """Return :func:`find_task_config`; log which of its variables are not set."""
+def announce_task_config(
+    path: str | None,
+    task_dir: str,
+    overrides: Sequence[str] = (),
+    reads_data: bool = True,
+) -> str | None:
+    """Return :func:`find_task_config`; log which variables its data set lacks."""
     if path is None:
         return None
     path = find_task_config(path, task_dir)
-    for name in unset_variables(path):
+    for name in unset_variables(path, overrides) if reads_data else ():
         logger.message(f"{name} is not set: the default in {path} is used")
     return path
-
-
-def unset_variables(path: str) -> list[str]:
-    """Return ``NAME`` of each ``${oc.env:NAME,default}`` whose default is used."""
-    with open(path, encoding="utf-8") as file:
-        names = re.findall(r"\$\{oc\.env:(\w+),", file.read())
-    return sorted({name for name in names if name not in os.environ})

@@ -107,7 +107,9 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
     predictor = PropertyPredictor(
         args.model_name,
         args.weights_name,
-        announce_task_config(args.config_path, task_dir),
+        announce_task_config(
+            args.config_path, task_dir, args.overrides, not args.input
+        ),
         args.checkpoint_path or None,
         device=args.device,
         config_overrides=args.overrides,
@@ -129,7 +131,7 @@ def _predict(predictor: Any, args: argparse.Namespace) -> int:
 
     options = {
         "batch_size": args.batch_size,
-        "progress": sys.stderr.isatty(),
+        "progress": True,
         "on_error": "flag",
         "missing_tags": args.missing_tags,
         "num_workers": args.num_workers,

@@ -101,7 +101,9 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
         check_format(args.format)
     for name in args.split if args.submission else ():
         split_name(name)
-    config_path = announce_task_config(args.config_path, task_dir)
+    config_path = announce_task_config(
+        args.config_path, task_dir, args.overrides, args.mode in _SPLIT_MODES
+    )
     if dist.get_world_size() > 1:
         dist.init_parallel_env()
     sampler = StructureSampler(

@@ -33,11 +33,11 @@ from ppmat.commands.options import keep_freed_memory
 from ppmat.commands.options import lock_output
 from ppmat.commands.options import refuse_if
 from ppmat.commands.options import set_threads
-from ppmat.commands.options import unset_variables
 from ppmat.utils import logger
 from ppmat.utils.config import check_global
 from ppmat.utils.config import load_config
 from ppmat.utils.config import save_config
+from ppmat.utils.config import unset_variables
 from ppmat.utils.registry import CLASS_KEY
 from ppmat.utils.registry import PARAMS_KEY
 from ppmat.utils.registry import check_call
@@ -83,7 +83,7 @@ def main(task_dir: str, argv: Sequence[str] | None = None) -> int:
         from ppmat.trainer.update import NonFiniteError
 
         try:
-            trainer = run(config, path, resume=args.resume, overwrite=args.overwrite)
+            trainer = run(config, path, args.overrides, args.resume, args.overwrite)
             _log_end(trainer, config, path, task_dir)
         except NonFiniteError as error:
             return complain(error, EXIT_NOT_FINITE)
@@ -93,13 +93,18 @@ def main(task_dir: str, argv: Sequence[str] | None = None) -> int:
 
 
 def run(
-    config: dict[str, Any], source: str, resume: bool = False, overwrite: bool = False
+    config: dict[str, Any],
+    source: str,
+    overrides: Sequence[str] = (),
+    resume: bool = False,
+    overwrite: bool = False,
 ) -> Any:
     """Train, evaluate and test as a configuration says; returns the trainer.
 
     Args:
         config: All sections, resolved.
         source: The file they came from; the merged one is saved under its name.
+        overrides: Changes of that file that ``config`` holds.
         resume: Continue the training in the output folder, if it holds one.
         overwrite: Replace the training in the output folder.
     """
@@ -132,7 +137,7 @@ def run(
             if start is not None:
                 run_folder.warn_of_changes(config, merged)
         config["Trainer"]["resume_from_checkpoint"] = gather_objects(start)[0]
-        _log_start(config, source)
+        _log_start(config, source, overrides)
         if is_master:
             save_config(config, merged)
         trainer, loaders = _build(config, asked, settings, merged)
@@ -164,13 +169,14 @@ def _read_tasks(config: Mapping, source: str) -> dict[str, bool]:
     return asked
 
 
-def _log_start(config: Mapping, source: str) -> None:
+def _log_start(config: Mapping, source: str, overrides: Sequence[str]) -> None:
     """Open ``run.log`` and log the configuration and the defaults it uses."""
     output_dir = config["Trainer"]["output_dir"]
     logger.init_logger(log_file=os.path.join(output_dir, "run.log"))
     logger.info(f"Configuration {source}, output in {output_dir}")
     root = (config.get("Global") or {}).get("data_root", "not given")
-    for name in unset_variables(source):
+    sections = ["Trainer", "Model", "Optimizer", "Metric", "Dataset"]
+    for name in unset_variables(source, overrides, sections):
         logger.message(
             f"{name} is not set: the default in {os.path.basename(source)} is used "
             f"(data_root: {root})"

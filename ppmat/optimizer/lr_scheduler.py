@@ -42,7 +42,7 @@ from ppmat.utils.registry import ConfigError
 Rate = Annotated[float, Range(above=0, most=100)]
 _LowRate = Annotated[float, Range(0, 100)]  # where a schedule starts or ends
 _Factor = Annotated[float, Range(above=0, most=100)]
-_Epoch = Annotated[int, Range(0, 10**9)]
+_Count = Annotated[int, Range(0, 10**9)]
 _Steps = Annotated[int, Range(1, 10**9)]
 
 
@@ -173,7 +173,7 @@ class Piecewise(LRBase):
     """Given rates between given epochs."""
 
     learning_rate: Rate = field(init=False)  # values[0]
-    decay_epochs: list[_Epoch]  # epochs at which the rate changes
+    decay_epochs: list[_Steps]  # epochs at which the rate changes
     values: list[_LowRate]  # the rates, one more than decay_epochs
 
     def __post_init__(self) -> None:
@@ -193,7 +193,7 @@ class Piecewise(LRBase):
 class MultiStepDecay(LRBase):
     """Multiply the rate by ``gamma`` at given epochs."""
 
-    milestones: list[_Epoch]  # increasing epochs
+    milestones: list[_Steps]  # increasing epochs
     gamma: _Factor = 0.1  # factor at each of them
 
     def main_schedule(self) -> lr.LRScheduler:
@@ -262,11 +262,11 @@ class ReduceOnPlateau(LRBase):
     indicator_name: str
     mode: Literal["min", "max"] = "min"  # whether smaller or larger is better
     factor: Annotated[float, Range(above=0, below=1)] = 0.1  # factor of a reduction
-    patience: _Epoch = 10  # comparisons without improvement before a reduction
+    patience: _Count = 10  # comparisons without improvement before a reduction
     # Smallest change that counts as an improvement
     threshold: Annotated[float, Range(0, 10**9)] = 1e-4
     threshold_mode: Literal["rel", "abs"] = "rel"  # relative to the best, or absolute
-    cooldown: _Epoch = 0  # comparisons to wait after a reduction
+    cooldown: _Count = 0  # comparisons to wait after a reduction
     min_lr: _LowRate = 0.0  # lower bound
     epsilon: Annotated[float, Range(0, 1)] = 1e-8  # smaller reductions are not made
     by_epoch: bool = True

@@ -47,12 +47,23 @@ _REFERENCE = r"\$\{(?:Global|\.+)[.\[]*(\w+)"  # ${Global.x}, ${Global[x]}, ${.x
 
 
 def find_config(path: PathLike, *folders: PathLike) -> str:
-    """Return the path of a file: as given, else below one of ``folders``."""
+    """Return the path of a file: as given, else below one of ``folders``.
+
+    Raises:
+        ConfigError: There is none; the error names the nearest file of the folders.
+    """
     for candidate in (Path(path), *(Path(folder) / path for folder in folders)):
         if candidate.is_file():
             return str(candidate)
     below = f", also not below {' or '.join(map(str, folders))}" if folders else ""
-    raise ConfigError(f"configuration file not found: {path}{below}")
+    found = {
+        file.relative_to(folder).as_posix()
+        for folder in map(Path, folders)
+        for file in folder.glob("**/*.yaml")
+    }
+    by_name = {Path(name).name: name for name in sorted(found)}
+    hint = nearest(path, found) or nearest(Path(path).name, by_name)
+    raise ConfigError(f"configuration file not found: {path}{below}.{hint}")
 
 
 def load_config(path: PathLike, overrides: Iterable[str] = ()) -> dict[str, Any]:
@@ -71,17 +82,7 @@ def load_config(path: PathLike, overrides: Iterable[str] = ()) -> dict[str, Any]
             section is unknown, an override is malformed, or an interpolation or a
             mandatory value (``???``) has no value.
     """
-    try:
-        config = OmegaConf.load(path)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        spot = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        raise ConfigError(f"{path}{spot}: not valid YAML: {_reason(error)}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
-        raise ConfigError(f"{path}: not valid YAML: {_reason(error)}") from error
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
-    return resolve_config(config, overrides, str(path))
+    return _resolved(_read(path, overrides), str(path))
 
 
 def resolve_config(
@@ -99,6 +100,25 @@ def resolve_config(
         >>> resolve_config(config, ["Global.seed=2"])["Trainer"]
         {'seed': 2}
     """
+    return _resolved(_merged(config, overrides, source), source)
+
+
+def _read(path: PathLike, overrides: Iterable[str]) -> Any:
+    """Return a file with its overrides, interpolations as they are."""
+    try:
+        config = OmegaConf.load(path)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        spot = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        raise ConfigError(f"{path}{spot}: not valid YAML: {_reason(error)}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{path}: not valid YAML: {_reason(error)}") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    return _merged(config, overrides, str(path))
+
+
+def _merged(config: Any, overrides: Iterable[str], source: str) -> Any:
     try:
         config = OmegaConf.create(config)
     except OmegaConfBaseException as error:
@@ -118,6 +138,10 @@ def resolve_config(
         except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError) as error:
             raise ConfigError(f"override '{item}': {_reason(error)}") from error
     check_keys(config, SECTIONS, source)
+    return config
+
+
+def _resolved(config: Any, source: str) -> dict[str, Any]:
     try:
         return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
@@ -148,12 +172,11 @@ def check_global(path: PathLike, overrides: Iterable[str] = ()) -> None:
     Raises:
         ConfigError: Nothing refers to a key.
     """
-    changes = [item.partition("=") for item in overrides]
-    found = _references(OmegaConf.to_container(OmegaConf.load(path), resolve=False))
-    found |= _references([value for _, _, value in changes])
-    given = [key.strip().split(".")[1] for key, _, _ in changes if "Global." in key]
-    if found:
-        given += OmegaConf.load(path).get("Global") or {}
+    config = OmegaConf.to_container(_read(path, overrides), resolve=False)
+    found = _references(config)
+    given = [item.split("=")[0].strip() for item in overrides]
+    given = [key.split(".")[1] for key in given if key.startswith("Global.")]
+    given += (config.get("Global") or {}) if found else ()
     used = {*GLOBAL_KEYS, *found}
     for key in given:
         if key not in used:
@@ -162,6 +185,38 @@ def check_global(path: PathLike, overrides: Iterable[str] = ()) -> None:
                 f"${{Global.{key}}} elsewhere, or is one of {', '.join(GLOBAL_KEYS)}."
                 f"{nearest(key, used)}"
             )
+
+
+def unset_variables(
+    path: PathLike,
+    overrides: Iterable[str] = (),
+    sections: Iterable[str] = ("Dataset",),
+) -> list[str]:
+    """Return the environment variables whose default decides the given sections.
+
+    Args:
+        path: A YAML file with ``${oc.env:NAME,default}``.
+        overrides: ``KEY=VALUE``, which may replace such values.
+        sections: Sections that are used.
+
+    Raises:
+        ConfigError: See :func:`load_config`.
+    """
+    config = OmegaConf.to_container(_read(path, overrides), resolve=False)
+    found, seen = set(), set()
+    todo = [config.get(name) for name in sections]
+    while todo:
+        value = todo.pop()
+        if isinstance(value, Mapping):
+            todo += value.values()
+        elif isinstance(value, list):
+            todo += value
+        elif isinstance(value, str) and value not in seen:
+            seen.add(value)
+            found.update(re.findall(r"\$\{oc\.env:(\w+)\s*,", value))
+            for key in re.findall(r"\$\{([\w.]+)\}", value):
+                todo.append(OmegaConf.select(OmegaConf.create(config), key))
+    return sorted(name for name in found if name not in os.environ)
 
 
 def _references(value: Any) -> set[str]:

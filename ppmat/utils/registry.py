@@ -299,7 +299,7 @@ def fits(value: Any, hint: Any) -> bool:
             return False
         return not args or all(fits(item, args[1]) for item in value.values())
     if plain in (list, tuple, Sequence, Iterable):
-        if isinstance(value, str) or not isinstance(value, Iterable):
+        if isinstance(value, str | Mapping) or not isinstance(value, Iterable):
             return False
         if args and (plain is not tuple or args[1:] == (...,)):
             return all(fits(item, args[0]) for item in value)
