@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import sys
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -172,7 +171,7 @@ def _measure_all(
     tables: Sequence[Path],
 ) -> int:
     """Write the tables, one for each image; returns the exit status."""
-    from tqdm import tqdm
+    from ppmat.utils.progress import Progress
 
     given = args.enhanced
     if given is not None:
@@ -184,7 +183,7 @@ def _measure_all(
     find_seeds = _seed_finder(args, task_dir, given)
     uncalibrated: list[str] = []
     failed = incomplete = 0
-    progress = tqdm(images, "detecting", unit=" files", disable=not sys.stderr.isatty())
+    progress = Progress(images, "detecting", unit=" files")
     for number, image in enumerate(progress):
         try:
             paths = _outputs(args, tables[number])

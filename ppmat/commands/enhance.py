@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections import Counter
 from collections.abc import Iterable
 from collections.abc import Mapping
@@ -134,7 +133,7 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
         picture=args.picture,
         overwrite=args.overwrite,
         on_error="flag",
-        progress=sys.stderr.isatty(),
+        progress=True,
         scaling=args.scaling,
         resample=args.resample,
         **options,

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -240,7 +239,7 @@ def _run_structures(sampler: Any, args: argparse.Namespace) -> int:
         structures,
         save_path=args.save_path,
         num_workers=args.num_workers,
-        progress=sys.stderr.isatty(),
+        progress=True,
         **_options(args),
     )
     if has_relaxed_positions(atoms.results) and sampler.sample_config.get("metrics"):

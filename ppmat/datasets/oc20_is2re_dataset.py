@@ -46,7 +46,6 @@ from typing import Any
 import numpy as np
 import paddle.distributed as dist
 from paddle import io
-from tqdm import tqdm
 
 from ppmat.datasets.build_structure import BuildStructure
 from ppmat.datasets.custom_data_type import ConcatData
@@ -63,6 +62,7 @@ from ppmat.utils import logger
 from ppmat.utils.download import get_datasets_path_from_url
 from ppmat.utils.errors import InputError
 from ppmat.utils.errors import check_choice
+from ppmat.utils.progress import Progress
 from ppmat.utils.ranges import Range
 
 LABELS = ("pos_relaxed", "y_relaxed")
@@ -277,9 +277,9 @@ class OC20IS2REDataset(io.Dataset):
     def _good_rows(self, max_samples: int | None) -> np.ndarray:
         rows: list[int] = []
         path = self.records.path
-        quiet = None if dist.get_rank() == 0 else True
+        quiet = dist.get_rank() != 0
         rows_of_file = range(len(self.records))
-        for row in tqdm(rows_of_file, desc=f"checking {path}", disable=quiet):
+        for row in Progress(rows_of_file, desc=f"checking {path}", disable=quiet):
             try:
                 self._read(row, closest=SMALLEST_DISTANCE)
                 rows.append(row)

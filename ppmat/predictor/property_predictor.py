@@ -29,7 +29,6 @@ import numpy as np
 from ase import Atoms
 from pymatgen.core.structure import IMolecule
 from pymatgen.core.structure import IStructure
-from tqdm import tqdm
 
 from ppmat.datasets.loader import batches_in_order
 from ppmat.datasets.oc20_is2re_dataset import StructureDataset
@@ -47,6 +46,7 @@ from ppmat.predictor.structure_checks import count_isolated
 from ppmat.utils import logger
 from ppmat.utils.errors import check_choice
 from ppmat.utils.files import StoredRunError
+from ppmat.utils.progress import Progress
 from ppmat.utils.registry import ConfigError
 from ppmat.utils.result_store import Column
 from ppmat.utils.result_store import RowFile
@@ -205,7 +205,7 @@ class PropertyPredictor(BasePredictor):
             rows = RowFile(save_path, self.columns, self._settings(missing_tags))
         keep_errors, hidden = on_error == "flag", one or not progress
         source = self._checked(structures, missing_tags == "guess", keep_errors)
-        with tqdm(
+        with Progress(
             desc="predicting", unit=" structures", total=total, disable=hidden
         ) as bar:
             self._run(source, rows, batch_size, num_workers, keep_errors, bar)
@@ -278,7 +278,7 @@ class PropertyPredictor(BasePredictor):
         batch_size: int,
         workers: int,
         keep_errors: bool,
-        bar: tqdm,
+        bar: Progress,
     ) -> None:
         """Add the rows of all structures that have no row yet."""
         digest = hashlib.sha256()
@@ -308,7 +308,11 @@ class PropertyPredictor(BasePredictor):
             rows.append(new, digest.hexdigest())
 
     def _predict(
-        self, chunk: list[CheckedStructure], batch_size: int, workers: int, bar: tqdm
+        self,
+        chunk: list[CheckedStructure],
+        batch_size: int,
+        workers: int,
+        bar: Progress,
     ) -> list[dict[str, Any]]:
         """Return the rows of some structures."""
         rows = [

@@ -19,6 +19,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import sys
 import time
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -50,6 +51,7 @@ from ppmat.utils import save_load
 from ppmat.utils.ema import ExponentialMovingAverage
 from ppmat.utils.misc import AverageMeter
 from ppmat.utils.misc import gather_objects
+from ppmat.utils.progress import Progress
 from ppmat.utils.registry import CLASS_KEY
 from ppmat.utils.registry import ConfigError
 from ppmat.utils.registry import Registry
@@ -349,6 +351,10 @@ class BaseTrainer:
             return True
         by_step = not getattr(run.lr_scheduler, "by_epoch", False)
         batches = self._batches(skip)
+        # On a terminal the log lines show the progress.
+        hidden = dist.get_rank() != 0 or sys.stderr.isatty()
+        total, done = state.max_steps_in_train_epoch, state.step_in_train_epoch
+        bar = Progress(None, self._head("Train"), hidden, total=total, initial=done)
         while True:
             tic = time.perf_counter()
             group = self._read(batches, micro)
@@ -359,6 +365,7 @@ class BaseTrainer:
             state.step_in_train_epoch += 1
             state.global_step += 1
             run.add_count("batch_cost", time.perf_counter() - tic)
+            bar.update()
             at_end = state.step_in_train_epoch == state.max_steps_in_train_epoch
             enough = bool(config.max_iter and state.global_step >= config.max_iter)
             if (
@@ -368,6 +375,7 @@ class BaseTrainer:
                 or enough
             ):
                 self._log_window()
+                bar.postpone()
             if run.lr_scheduler is not None and by_step:
                 run.lr_scheduler.step()
             self._after_step(at_end or enough)

@@ -39,7 +39,7 @@ class Progress(tqdm):
     Args:
         iterable: What the loop goes through; None for calls of :meth:`update`.
         desc: What is done, for instance ``sampling``.
-        disable: Show nothing.
+        disable: Show nothing; None is False.
         **options: Others of ``tqdm``, such as ``total`` and ``unit``.
 
     Example:
@@ -51,18 +51,20 @@ class Progress(tqdm):
         self,
         iterable: Iterable | None = None,
         desc: str | None = None,
-        disable: bool = False,
+        disable: bool | None = False,
         **options: Any,
     ) -> None:
         if not sys.stderr.isatty():
             total = options.get("total", getattr(iterable, "__len__", None))
+            unit = options.get("unit", "").strip()
             options.update(
+                unit=f" {unit}" if unit else "",
                 file=_Log(),
                 mininterval=INTERVAL,
                 delay=INTERVAL,
                 bar_format=_LINE_WITHOUT_TOTAL if total is None else _LINE,
             )
-        super().__init__(iterable, desc=desc, disable=disable, **options)
+        super().__init__(iterable, desc=desc, disable=bool(disable), **options)
 
     def postpone(self) -> None:
         """Start the interval again, because another line has been shown."""

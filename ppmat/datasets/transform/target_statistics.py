@@ -30,10 +30,10 @@ import numpy as np
 import paddle.distributed as dist
 from paddle import io
 from pymatgen.core import Element
-from tqdm import tqdm
 
 from ppmat.datasets.custom_data_type import ConcatData
 from ppmat.utils.misc import gather_objects
+from ppmat.utils.progress import Progress
 from ppmat.utils.ranges import Range
 from ppmat.utils.registry import ConfigError
 
@@ -162,9 +162,9 @@ def _read_all(dataset: io.Dataset, read: Callable, *args: Any) -> list[Any]:
     share = range(total * rank // world_size, total * (rank + 1) // world_size)
     found: list[Any] = []
     failure: Exception | None = None
-    quiet = None if rank == 0 else True
+    quiet = rank != 0
     try:
-        for index in tqdm(share, desc="reading the training labels", disable=quiet):
+        for index in Progress(share, desc="reading the training labels", disable=quiet):
             source, row = dataset, index
             while isinstance(source, io.Subset):
                 source, row = source.dataset, source.indices[row]
