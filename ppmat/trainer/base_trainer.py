@@ -349,12 +349,19 @@ class BaseTrainer:
         if skip >= num_batches:  # resumed between the last step and the evaluation
             self._restore_random_state()
             return True
-        by_step = not getattr(run.lr_scheduler, "by_epoch", False)
         batches = self._batches(skip)
         # On a terminal the log lines show the progress.
         hidden = dist.get_rank() != 0 or sys.stderr.isatty()
         total, done = state.max_steps_in_train_epoch, state.step_in_train_epoch
-        bar = Progress(None, self._head("Train"), hidden, total=total, initial=done)
+        options = {"total": total, "initial": done, "unit": " steps", "leave": False}
+        with Progress(None, self._head("Train"), hidden, **options) as bar:
+            return self._take_steps(batches, bar)
+
+    def _take_steps(self, batches: Iterator[Any], bar: Progress) -> bool:
+        """Take a step with each group of micro-batches; see :meth:`_train_batches`."""
+        run, config, state = self.run, self.config, self.state
+        micro = config.gradient_accumulation_steps
+        by_step = not getattr(run.lr_scheduler, "by_epoch", False)
         while True:
             tic = time.perf_counter()
             group = self._read(batches, micro)

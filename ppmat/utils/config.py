@@ -215,8 +215,20 @@ def unset_variables(
             seen.add(value)
             found.update(re.findall(r"\$\{oc\.env:(\w+)\s*,", value))
             for key in re.findall(r"\$\{([\w.]+)\}", value):
-                todo.append(OmegaConf.select(OmegaConf.create(config), key))
+                todo.append(_raw(config, key.split(".")))
     return sorted(name for name in found if name not in os.environ)
+
+
+def _raw(value: Any, keys: list[str]) -> Any:
+    """Return what nested containers have at a dotted key, or None."""
+    for key in keys:
+        if isinstance(value, Mapping):
+            value = value.get(key)
+        elif isinstance(value, list) and key.isdigit() and int(key) < len(value):
+            value = value[int(key)]
+        else:
+            return None
+    return value
 
 
 def _references(value: Any) -> set[str]:

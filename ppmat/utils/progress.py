@@ -61,6 +61,7 @@ class Progress(tqdm):
                 unit=f" {unit}" if unit else "",
                 file=_Log(),
                 mininterval=INTERVAL,
+                miniters=1,
                 delay=INTERVAL,
                 bar_format=_LINE_WITHOUT_TOTAL if total is None else _LINE,
             )

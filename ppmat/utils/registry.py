@@ -235,10 +235,7 @@ def check_call(
         value = params[name]
         optional = value is None and named[name].default is None
         if not optional and not fits(value, hints[name]):
-            raise ConfigError(
-                f"{where}.{name}: {cls.__name__} wants {_type_name(hints[name])}, "
-                f"got {type(value).__name__} {value!r}"
-            )
+            raise _misfit(value, hints[name], f"{where}.{name}", cls.__name__)
     for name, part in getattr(cls, "nested_params", {}).items():
         value, place = params.get(name), f"{where}.{name}"
         if value is None:  # the default, or refused above
@@ -258,15 +255,39 @@ def _type_hints(cls: type) -> dict[str, Any]:
         return {}
 
 
-def _type_name(hint: Any) -> str:
+def _misfit(value: Any, hint: Any, where: str, owner: str) -> ConfigError:
+    """Return the error for a value of a wrong type, or outside its range."""
+    plain, ranges = _without_ranges(hint)
+    if fits(value, plain) and ranges:
+        return ConfigError(
+            f"{where}: {owner} wants {' or '.join(map(str, ranges))}, got {value!r}"
+        )
+    return ConfigError(
+        f"{where}: {owner} wants {_type_name(plain)}, got {type(value).__name__} "
+        f"{value!r}"
+    )
+
+
+def _without_ranges(hint: Any) -> tuple[Any, list[Range]]:
+    """Return a hint without its ranges, and the ranges."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
-        return ", ".join([_type_name(args[0]), *map(str, args[1:])])
-    if origin in (typing.Union, types.UnionType):
-        return " | ".join(map(_type_name, args))
-    if isinstance(hint, type) and not args:
+        plain, ranges = _without_ranges(args[0])
+        return plain, ranges + [extra for extra in args[1:] if isinstance(extra, Range)]
+    if origin in (typing.Union, types.UnionType) or origin is list:
+        parts = [_without_ranges(arg) for arg in args]
+        plain = tuple(part for part, _ in parts)
+        ranges = [found for _, more in parts for found in more]
+        return (list[plain] if origin is list else typing.Union[plain]), ranges
+    return hint, []
+
+
+def _type_name(hint: Any) -> str:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return " | ".join(map(_type_name, typing.get_args(hint)))
+    if isinstance(hint, type) and not typing.get_args(hint):
         return "None" if hint is type(None) else hint.__name__
-    return str(hint).replace("typing.", "").replace("collections.abc.", "")
+    return str(hint).replace("typing.", "")
 
 
 def fits(value: Any, hint: Any) -> bool:
