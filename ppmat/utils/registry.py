@@ -25,6 +25,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import operator
 import types
 import typing
 from collections import UserDict
@@ -276,9 +277,9 @@ def _without_ranges(hint: Any) -> tuple[Any, list[Range]]:
         return plain, ranges + [extra for extra in args[1:] if isinstance(extra, Range)]
     if origin in (typing.Union, types.UnionType) or origin is list:
         parts = [_without_ranges(arg) for arg in args]
-        plain = tuple(part for part, _ in parts)
+        plain = functools.reduce(operator.or_, (part for part, _ in parts))
         ranges = [found for _, more in parts for found in more]
-        return (list[plain] if origin is list else typing.Union[plain]), ranges
+        return (list[plain] if origin is list else plain), ranges
     return hint, []
 
 
