@@ -208,6 +208,7 @@ class BaseTrainer:
         run.state = TrainerState()
         if path is not None:
             checkpointing.restore(run, path)
+        checkpointing.check_space(run)
         run.reporter.open_file(run.state.log_rows if path is not None else None)
         logger.info(
             f"Training {type(run.model).__name__}, "

@@ -39,9 +39,10 @@ from ppmat.utils.save_load import CheckpointError
 CHECKPOINTS = "checkpoints"
 _FILES = ("run.log", "metrics.csv", "loss_curve.png")
 _PREFIX = r"latest|best|epoch_\d+|step_\d+"
-# Of a set, finished or not: ``latest.pdopt``, ``.latest.commit``
-_MEMBER = re.compile(rf"({_PREFIX})(_ema|_online)?\.(pd\w+|manifest\.json)")
-_UNFINISHED = re.compile(rf"\.({_PREFIX})\.(tmp|commit)")
+# A file of a set, or the folder of an interrupted save in which all files are written
+_MEMBER = re.compile(
+    rf"({_PREFIX})(_ema|_online)?\.(pd\w+|manifest\.json)|\.({_PREFIX})\.commit"
+)
 
 
 def newest_checkpoint(output_dir: str | os.PathLike) -> str | None:
@@ -67,8 +68,8 @@ def newest_checkpoint(output_dir: str | os.PathLike) -> str | None:
 def _prefixes(folder: str) -> list[str]:
     """Return the stems of the sets in a folder, also of interrupted saves."""
     names = os.listdir(folder) if os.path.isdir(folder) else []
-    matches = (_MEMBER.fullmatch(n) or _UNFINISHED.fullmatch(n) for n in names)
-    return sorted({match[1] for match in matches if match})
+    matches = map(_MEMBER.fullmatch, names)
+    return sorted({match[1] or match[4] for match in matches if match})
 
 
 def choose_start(
