@@ -186,9 +186,7 @@ def test_the_nearest_configuration_is_named(tmp_path):
             ConfigError, match=r"Did you mean '(configs/)?sfin/oc20\.ya"
         ):
             find_config(wrong, tmp_path, folder)
-    with pytest.raises(
-        ConfigError, match=r"not found: zzz, also not below .*configs\.$"
-    ):
+    with pytest.raises(ConfigError, match=r"not found: zzz, also .*configs\.$"):
         find_config("zzz", tmp_path, folder)
 
 
