@@ -49,7 +49,9 @@ _TIMES = ("reader_cost", "batch_cost", "samples_per_s")
 _STARTED = "trainable parameters"  # in the line before the first step
 
 
-def train_with_kills(command: Sequence[str], output: Path, delays: Sequence[float]):
+def train_with_kills(
+    command: Sequence[str], output: Path, delays: Sequence[float]
+) -> Iterator[str | None]:
     """Train to the end although the process is killed; yields once for each kill.
 
     Args:
@@ -90,11 +92,14 @@ def _wait_for_the_loop(process: subprocess.Popen) -> None:
 def differences(output: Path, reference: Path) -> list[str]:
     """Return what differs between the final files of two runs, bit for bit.
 
-    The sets ``latest`` and ``best``, and ``metrics.csv`` without its times, are
-    compared. An empty list means that the runs are equal.
+    All checkpoints, and ``metrics.csv`` without its times, are compared. An empty list
+    means that the runs are equal.
     """
     found = []
     for path in sorted((reference / "checkpoints").glob("*.pd*")):
+        if not (output / "checkpoints" / path.name).exists():
+            found.append(f"{path.name} is missing")
+            continue
         mine = dict(_leaves(save_load.load_file(output / "checkpoints" / path.name)))
         other = dict(_leaves(save_load.load_file(path)))
         keys = {**mine, **other}

@@ -321,13 +321,16 @@ def newest(folder):
 def test_chain_of_kills_ends_with_the_same_files(tmp_path, case):
     """Among the kills are those right after the last step of an epoch."""
     draw = random.Random(case)
-    build(tmp_path / "whole", case, save_freq_steps=1).train()
+    new_names = paddle.utils.unique_name.guard  # as in a new process
+    with new_names():
+        build(tmp_path / "whole", case, save_freq_steps=1).train()
     for chain in range(3):
         folder, kills = tmp_path / str(chain), 0
         while True:
             start = newest(folder)
             done = save_load.load_states(start)["global_step"] if start else 0
-            trainer = build(folder, case, start, save_freq_steps=1, save_freq=1)
+            with new_names():
+                trainer = build(folder, case, start, save_freq_steps=1, save_freq=1)
             try:
                 train_until(trainer, done + draw.randint(0, 4))
             except Killed:
