@@ -26,8 +26,8 @@ import yaml
 from ppmat.commands.check_config import check_config
 from ppmat.datasets.factory import DATASETS
 from ppmat.datasets.factory import SAMPLERS
-from ppmat.datasets.graph_utils import GRAPH_CONVERTERS
 from ppmat.metrics import METRICS
+from ppmat.models import GRAPH_CONVERTERS
 from ppmat.models import MODELS
 from ppmat.optimizer import LR_SCHEDULES
 from ppmat.optimizer import OPTIMIZERS

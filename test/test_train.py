@@ -398,6 +398,7 @@ def test_a_used_folder_is_continued_replaced_or_refused(tmp_path, capsys):
 def test_a_wrong_setting_removes_nothing(tmp_path, capsys):
     path, out = write(tmp_path, config(tmp_path)), tmp_path / "out"
     assert call(tmp_path, "-c", path) == 0
+    logger.init_logger()  # which still wrote into the run.log there
     files = {p: p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()}
     for wrong in ("Trainer.max_epochs=0", "Dataset.train=5", "Global.batch_size=3"):
         assert call(tmp_path, "-c", path, "--overwrite", wrong) == EXIT_BAD_INPUT

@@ -49,7 +49,6 @@ from paddle import io
 
 from ppmat.datasets.build_structure import BuildStructure
 from ppmat.datasets.custom_data_type import ConcatData
-from ppmat.datasets.graph_utils import GRAPH_CONVERTERS
 from ppmat.datasets.graph_utils.periodic_graph import PeriodicGraphConverter
 from ppmat.datasets.oc20_lmdb import OC20LMDB
 from ppmat.datasets.oc20_lmdb import SUBSETS
@@ -125,7 +124,7 @@ class OC20IS2REDataset(io.Dataset):
     )
     md5 = "cfc04dd2f87b4102ab2f607240d25fb1"
 
-    nested_params = {"build_graph_cfg": GRAPH_CONVERTERS}
+    nested_params = {"build_graph_cfg": [PeriodicGraphConverter]}
 
     def __init__(
         self,

@@ -31,7 +31,6 @@ from typing import Any
 
 import paddle.nn as nn
 
-from ppmat.datasets.graph_utils import GRAPH_CONVERTERS
 from ppmat.datasets.graph_utils import PeriodicGraphConverter
 from ppmat.models.sfin.sfin import SFIN
 from ppmat.models.sfin.sfin_energy import SFINEnergy
@@ -64,6 +63,7 @@ __all__ = [
     "package_label",
 ]
 
+GRAPH_CONVERTERS = Registry("graph converter", [PeriodicGraphConverter])
 MODELS = Registry("model", [SFIN, SFINEnergy, SFINFlow])
 
 _UPSTREAM = "https://paddle-org.bj.bcebos.com/paddlematerials/checkpoints"

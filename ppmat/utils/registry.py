@@ -200,8 +200,8 @@ def check_call(
     """Check ``params`` against a constructor: names, presence, types, ranges.
 
     A class may list parameters that are arguments of another class, as
-    ``nested_params = {"backbone_cfg": Backbone}``, or a block of a registry, as
-    ``{"scheduler_cfg": SCHEDULERS}``; these are checked too.
+    ``nested_params = {"backbone_cfg": Backbone}``, or a block of a registry or of a
+    list of classes, as ``{"scheduler_cfg": SCHEDULERS}``; these are checked too.
 
     Args:
         cls: The class, or a function.
@@ -241,6 +241,8 @@ def check_call(
         value, place = params.get(name), f"{where}.{name}"
         if value is None:  # the default, or refused above
             continue
+        if isinstance(part, list):
+            part = Registry("class", part)
         if isinstance(part, Registry):
             part.check(value, place)
         else:

@@ -15,8 +15,5 @@
 """Graphs of periodic structures."""
 
 from ppmat.datasets.graph_utils.periodic_graph import PeriodicGraphConverter
-from ppmat.utils.registry import Registry
 
-__all__ = ["GRAPH_CONVERTERS", "PeriodicGraphConverter"]
-
-GRAPH_CONVERTERS = Registry("graph converter", [PeriodicGraphConverter])
+__all__ = ["PeriodicGraphConverter"]
