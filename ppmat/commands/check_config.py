@@ -79,6 +79,8 @@ def _global_section(
     """Show the legal values of ``Global`` in its signature."""
 
 
+# Errors name the owner of a key.
+_global_section.__name__ = "Global"
 _GLOBAL_HINTS = set(_global_section.__annotations__) - {"return"}
 
 
@@ -98,6 +100,9 @@ def _predict_section(
     """Show the legal values of ``Predict`` in its signature."""
 
 
+_predict_section.__name__ = "Predict"
+
+
 def _sample_section(
     data: dict | None = None,
     build_structure_cfg: dict | None = None,
@@ -107,6 +112,9 @@ def _sample_section(
     model_sample_params: dict | None = None,
 ) -> None:
     """Show the legal values of ``Sample`` in its signature."""
+
+
+_sample_section.__name__ = "Sample"
 
 
 def _measured(config: Mapping[str, Any]) -> list[str]:

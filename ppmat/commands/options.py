@@ -44,7 +44,7 @@ def exit_status(command: Callable[[], int]) -> int:
     """Run a command and return its status; for wrong input log the error, return 2."""
     try:
         return command()
-    except InputError as error:
+    except (InputError, FileNotFoundError) as error:
         return complain(error)
     except OSError as error:
         if error.filename is None:  # not of a file, such as a closed pipe

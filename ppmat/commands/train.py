@@ -35,6 +35,7 @@ from ppmat.commands.options import refuse_if
 from ppmat.commands.options import set_threads
 from ppmat.utils import logger
 from ppmat.utils.config import check_global
+from ppmat.utils.config import check_sections
 from ppmat.utils.config import load_config
 from ppmat.utils.config import save_config
 from ppmat.utils.config import unset_variables
@@ -116,10 +117,11 @@ def run(
     from ppmat.utils.misc import gather_objects
 
     asked = _read_tasks(config, source)
-    check_config(config)
     settings = TrainerConfig.from_dict(config["Trainer"])
+    check_sections(config)
     if config["Dataset"].get("transform") is not None:
         check_statistics(config)
+    check_config(config)
     if dist.get_world_size() > 1:
         dist.init_parallel_env()
     if settings.timestamp_output_dir:
