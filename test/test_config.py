@@ -198,6 +198,7 @@ def test_keys_of_global_need_a_use(file):
         check_global(file)
     check_global(file, ["Model.y=${Global.rate}"])
     check_global(file, ["Global.rate=3", "Model.y='${Global.rate}'"])
+    check_global(file, ["Global.rate=3", "Model.y=${Global.rate}", "Model.x=1"])
     with pytest.raises(ConfigError, match=r"Global\.do_trian.*Did you mean 'do_train'"):
         check_global(file, ["Global.do_trian=1", "Model.y=${Global.rate}"])
 

@@ -58,7 +58,7 @@ def scaled(size: Annotated[int, Range(1, 8)] | None = None, names: list[str] = (
     [
         (0, r"A\.size: scaled wants 1 to 8, got 0"),
         (9, r"A\.size: scaled wants 1 to 8, got 9"),
-        (2.0, r"A\.size: scaled wants int \| None, got float 2\.0"),
+        (2.0, r"A\.size: scaled wants int \| None, 1 to 8, got float 2\.0"),
         (True, r"A\.size: scaled wants int \| None, got bool True"),
         ("4", r"A\.size: scaled wants int \| None, got str '4'"),
     ],

@@ -116,9 +116,9 @@ def run(
     from ppmat.trainer.reporting import draw_loss_curve
     from ppmat.utils.misc import gather_objects
 
+    check_sections(config)
     asked = _read_tasks(config, source)
     settings = TrainerConfig.from_dict(config["Trainer"])
-    check_sections(config)
     if config["Dataset"].get("transform") is not None:
         check_statistics(config)
     check_config(config)

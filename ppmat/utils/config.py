@@ -173,7 +173,9 @@ def check_global(path: PathLike, overrides: Iterable[str] = ()) -> None:
         ConfigError: Nothing refers to a key.
     """
     config = OmegaConf.to_container(_read(path, overrides), resolve=False)
+    # An override may replace a block that uses a key.
     found = _references(config)
+    found |= _references(OmegaConf.to_container(_read(path, ()), resolve=False))
     given = [item.split("=")[0].strip() for item in overrides]
     given = [key.split(".")[1] for key in given if key.startswith("Global.")]
     given += (config.get("Global") or {}) if found else ()

@@ -261,14 +261,14 @@ def _type_hints(cls: type) -> dict[str, Any]:
 def _misfit(value: Any, hint: Any, where: str, owner: str) -> ConfigError:
     """Return the error for a value of a wrong type, or outside its range."""
     plain, ranges = _without_ranges(hint)
-    if fits(value, plain) and ranges:
-        return ConfigError(
-            f"{where}: {owner} wants {' or '.join(map(str, ranges))}, got {value!r}"
-        )
-    return ConfigError(
-        f"{where}: {owner} wants {_type_name(plain)}, got {type(value).__name__} "
-        f"{value!r}"
-    )
+    limits = " or ".join(map(str, ranges))
+    if fits(value, plain) and limits:
+        return ConfigError(f"{where}: {owner} wants {limits}, got {value!r}")
+    wanted = _type_name(plain)
+    if limits and isinstance(value, float):
+        wanted = f"{wanted}, {limits}"
+    found = f"{type(value).__name__} {value!r}"
+    return ConfigError(f"{where}: {owner} wants {wanted}, got {found}")
 
 
 def _without_ranges(hint: Any) -> tuple[Any, list[Range]]:
