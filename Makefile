@@ -1,7 +1,8 @@
 # `make demo` and `make test` need Python 3.10-3.13 and a network for pip, nothing else:
 # the first one typed makes .venv and installs into it; later ones reuse it.
 #   make PYTHON=python3.12 test     another interpreter (before .venv exists)
-#   make demo DEMO_ARGS='Trainer.max_epochs=2'     any value of the YAML
+#   make demo DEMO_OUTPUT=output/short DEMO_ARGS='Trainer.max_epochs=2'    any value of the YAML
+# `make demo` typed again goes on where it stopped, or shows the results again.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -14,8 +15,6 @@ CONFIG := structure_generation/configs/sfin/oc20.yaml
 DEMO_OUTPUT ?= output/demo
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
-# Paddle warns at each start that it finds no compiler cache, which nothing here needs.
-RUN := $(BIN)/python -W 'ignore:No ccache'
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format tables sample-data clean distclean
@@ -55,9 +54,9 @@ $(VENV)/.stamp-lint: setup.py pyproject.toml | $(VENV)/.stamp-run
 	@touch $@
 
 demo: $(VENV)/.stamp-run
-	$(RUN) structure_generation/train.py -c $(CONFIG) \
+	$(BIN)/python structure_generation/train.py -c $(CONFIG) --resume \
 	  Trainer.output_dir=$(DEMO_OUTPUT) $(DEMO_ARGS)
-	$(RUN) structure_generation/sample.py --mode=compute_metric \
+	$(BIN)/python structure_generation/sample.py --mode=compute_metric \
 	  --config_path=$(CONFIG) --checkpoint_path=$(DEMO_OUTPUT)/checkpoints/best.pdparams \
 	  --split val_id --save_path=$(DEMO_OUTPUT)
 	@echo 'Structures, scores and pictures are in $(DEMO_OUTPUT)/val_id:'

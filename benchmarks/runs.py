@@ -170,7 +170,7 @@ def train_with_command(
     from ppmat.utils.config import load_config
 
     start = time.perf_counter()
-    status = main(str(ROOT / task), ["-c", str(config), *overrides])
+    status = main(str(ROOT / task), ["-c", str(config), "--overwrite", *overrides])
     if status:
         raise SystemExit(status)
     seconds = time.perf_counter() - start

@@ -95,7 +95,7 @@ def one(seed: int, args: argparse.Namespace) -> None:
     folder = args.work / f"seed_{seed}"
     config = settings(seed, folder, args.overrides)
     start = time.perf_counter()
-    train.run(config, str(CONFIG))
+    train.run(config, str(CONFIG), overwrite=True)
     minutes = (time.perf_counter() - start) / 60
     save_config(config, folder / "run.yaml")
     model, _ = build_trained_model(

@@ -20,8 +20,12 @@ Paddle.
 """
 
 import importlib
+import warnings
 
 __version__ = "0.4.0"
+
+# Paddle warns at each start that it finds no compiler cache, which nothing here needs.
+warnings.filterwarnings("ignore", message="No ccache found")
 
 _SUBMODULES = (
     "datasets",

@@ -22,10 +22,13 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from ppmat.utils.config import SECTIONS
+from ppmat.utils.config import check_global
+from ppmat.utils.config import check_sections
 from ppmat.utils.config import find_config
 from ppmat.utils.config import load_config
 from ppmat.utils.config import resolve_config
 from ppmat.utils.config import save_config
+from ppmat.utils.config import unset_variables
 from ppmat.utils.registry import ConfigError
 
 TEXT = """\
@@ -172,3 +175,70 @@ def test_values_are_never_run(tmp_path):
     assert not marker.exists()
     eval(load_config(path)["Model"]["__class_name__"])  # noqa: S307
     assert marker.exists()
+
+
+def test_the_nearest_configuration_is_named(tmp_path):
+    folder = tmp_path / "configs"
+    (folder / "sfin").mkdir(parents=True)
+    (folder / "sfin" / "oc20.yaml").write_text("")
+    for wrong in ("sfin/oc2.yaml", "oc20.yml", "configs/sfin/oc20.yalm"):
+        with pytest.raises(
+            ConfigError, match=r"Did you mean '(configs/)?sfin/oc20\.ya"
+        ):
+            find_config(wrong, tmp_path, folder)
+    with pytest.raises(ConfigError, match=r"not found: zzz, also .*configs\.$"):
+        find_config("zzz", tmp_path, folder)
+
+
+def test_keys_of_global_need_a_use(file):
+    file.write_text(
+        "Global: {lr: 1, rate: 2, do_train: true}\nModel: {x: '${Global.lr}'}"
+    )
+    with pytest.raises(ConfigError, match=r"Global\.rate: nothing refers to it"):
+        check_global(file)
+    check_global(file, ["Model.y=${Global.rate}"])
+    check_global(file, ["Global.rate=3", "Model.y='${Global.rate}'"])
+    check_global(file, ["Global.rate=3", "Model.y=${Global.rate}", "Model.x=1"])
+    with pytest.raises(ConfigError, match=r"Global\.do_trian.*Did you mean 'do_train'"):
+        check_global(file, ["Global.do_trian=1", "Model.y=${Global.rate}"])
+
+
+def test_a_file_without_interpolations_may_have_old_keys(file):
+    """Such a file was written by a run, which has put the values into their places."""
+    file.write_text("Global: {rate: 2}\nModel: {x: 2}")
+    check_global(file)
+    with pytest.raises(ConfigError, match=r"Global\.rate: nothing refers to it"):
+        check_global(file, ["Global.rate=3"])
+
+
+VARIABLES = """\
+Global: {root: "${oc.env:PPMAT_A,a}", other: "${oc.env:PPMAT_B,b}"}
+Model: {x: "${Global.other}"}
+Dataset: {train: {path: "${Global.root}/train"}, val: "${Dataset.train}"}
+Sample: {data: "${Dataset.val}", list: ["${oc.env:PPMAT_C, c}"]}
+"""
+
+
+@pytest.mark.parametrize(
+    "overrides, sections, names",
+    [
+        ((), ["Dataset"], ["PPMAT_A"]),
+        ((), ["Model"], ["PPMAT_B"]),
+        ((), ["Sample"], ["PPMAT_A", "PPMAT_C"]),
+        ((), ["Trainer"], []),
+        (["Global.root=/mine"], ["Dataset", "Model"], ["PPMAT_B"]),
+        (["Dataset.train.path=x"], ["Dataset"], []),
+    ],
+)
+def test_variables_whose_default_is_used(file, overrides, sections, names, monkeypatch):
+    file.write_text(VARIABLES)
+    assert unset_variables(file, overrides, sections) == names
+    for name in names:
+        monkeypatch.setenv(name, "set")
+    assert unset_variables(file, overrides, sections) == []
+
+
+def test_a_section_is_a_mapping():
+    check_sections({"Trainer": {}, "Metric": None})
+    with pytest.raises(ConfigError, match="Trainer: 5; wanted a mapping of keys"):
+        check_sections({"Trainer": 5})

@@ -15,6 +15,7 @@
 
 """Atomic writes, locks and manifests of runs."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -25,8 +26,11 @@ import pytest
 from ppmat.utils.errors import InputError
 from ppmat.utils.files import RunManifest
 from ppmat.utils.files import StoredRunError
+from ppmat.utils.files import check_writable
 from ppmat.utils.files import locked
+from ppmat.utils.files import make_folder
 from ppmat.utils.files import replacing
+from ppmat.utils.files import writing
 
 HINT = "Choose another folder."
 
@@ -69,7 +73,9 @@ def test_a_damaged_manifest_is_an_error(tmp_path, text):
 
 HOLD = """
 import sys
+from ppmat.utils.files import check_writable
 from ppmat.utils.files import locked
+from ppmat.utils.files import make_folder
 with locked(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()
@@ -115,3 +121,56 @@ def test_a_folder_that_is_missing_is_named(tmp_path):
     with pytest.raises(InputError, match=r"no/x\.csv cannot be written to: No such"):
         with locked(tmp_path / "no" / "x.csv"):
             pass
+
+
+@pytest.mark.parametrize(
+    "number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.ENAMETOOLONG, errno.EFBIG]
+)
+def test_a_fault_of_the_place_names_the_file(tmp_path, number):
+    path = tmp_path / "table.csv"
+    with pytest.raises(InputError, match=r"table\.csv: cannot be written: "):
+        with writing(path):
+            raise OSError(number, os.strerror(number))
+    with pytest.raises(InputError, match=r"table\.csv: cannot be written: "):
+        with replacing(path) as temporary:
+            raise OSError(number, os.strerror(number), str(temporary))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_faults_stay_what_they_are(tmp_path):
+    with pytest.raises(BrokenPipeError), writing(tmp_path / "x"):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+    # A file that is read while another one is written
+    with pytest.raises(FileNotFoundError, match="input"):
+        with replacing(tmp_path / "x") as temporary:
+            temporary.write_text((tmp_path / "input").read_text())
+
+
+def test_folders_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    for name in ("file", "file/below", "x" * 300):
+        with pytest.raises(InputError, match="cannot be written"):
+            make_folder(tmp_path / name)
+    with pytest.raises(InputError, match="cannot be written to"), locked("x" * 300):
+        pass
+    make_folder(tmp_path / "a" / "b")
+    make_folder(tmp_path / "a" / "b")
+
+
+def test_a_file_is_checked_without_a_trace(tmp_path):
+    check_writable(tmp_path / "new.csv")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "old.csv").write_text("kept")
+    check_writable(tmp_path / "old.csv")
+    assert (tmp_path / "old.csv").read_text() == "kept"
+    assert len(list(tmp_path.iterdir())) == 1
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InputError, match="Is a directory"):
+        check_writable(tmp_path / "folder")
+
+
+def test_who_holds_the_lock_is_said(tmp_path):
+    with locked(tmp_path):
+        with pytest.raises(StoredRunError, match=rf"writing there \({os.getpid()} on "):
+            with locked(tmp_path):
+                pass

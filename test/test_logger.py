@@ -13,6 +13,7 @@
 # limitations under the License.
 
 
+import os
 import subprocess
 import sys
 
@@ -22,6 +23,7 @@ import pytest
 
 from ppmat.utils import logger
 from ppmat.utils import misc
+from ppmat.utils.errors import InputError
 
 
 @pytest.fixture(autouse=True)
@@ -114,3 +116,20 @@ def test_small_helpers():
     rows = paddle.ones([2, 3])
     assert misc.all_gather(rows) is rows
     assert misc.all_gather(rows, concat=False) == [rows]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
+def test_a_full_disk_is_one_error(tmp_path, capsys):
+    path = tmp_path / "run.log"
+    path.symlink_to("/dev/full")
+    logger.init_logger(log_file=str(path))
+    with pytest.raises(InputError, match=r"run\.log: cannot be written: No space left"):
+        logger.info("a line")
+    logger.error("the error itself")  # no longer into the file
+    assert "the error itself" in capsys.readouterr().out
+
+
+def test_a_log_that_cannot_be_opened(tmp_path):
+    (tmp_path / "run.log").mkdir()
+    with pytest.raises(InputError, match=r"run\.log: cannot be written: Is a direct"):
+        logger.init_logger(log_file=str(tmp_path / "run.log"))

@@ -179,7 +179,7 @@ def test_reduce_on_plateau():
         ("Cosinus", {}, "Did you mean 'Cosine'"),
         ("OneCycleLR", {"anneal_strategy": "log"}, "anneal_strategy: OneCycleLR wants"),
         ("Piecewise", {"values": [0.1]}, "2 decay_epochs need 3 values, got 1"),
-        ("CosineWarmRestarts", {"T_0": 0}, "T_0 and T_mult must be at least 1"),
+        ("CosineWarmRestarts", {"T_0": 0}, "T_0: .* wants 1 to 1,000,000,000"),
         (
             "ReduceOnPlateau",
             {

@@ -379,7 +379,7 @@ def test_download_is_asked_for(split, tmp_path, monkeypatch):
     [
         ({"subset": "10K"}, r"subset is '10K'; wanted one of 10k"),
         ({"on_error": "ignore"}, "on_error is 'ignore'.*raise, skip"),
-        ({"max_samples": 0}, "max_samples is 0"),
+        ({"max_samples": 0}, "max_samples.* 0"),
         (
             {"build_structure_cfg": {"format": "cif_str"}},
             "format is 'cif_str'.*ase_atoms",
@@ -387,7 +387,7 @@ def test_download_is_asked_for(split, tmp_path, monkeypatch):
         ({"build_structure_cfg": {"niggli": True}}, "niggli is on"),
         ({"build_structure_cfg": {"canonical": False}}, "Did you mean 'canocial'"),
         ({"build_graph_cfg": {"__class_name__": "Radius"}}, "'Radius'.*PeriodicGraphC"),
-        ({"build_graph_cfg": {**GRAPH, "x": 1}}, "build_graph_cfg: key is 'x'"),
+        ({"build_graph_cfg": {**GRAPH, "x": 1}}, "build_graph_cfg: .*key.* 'x'"),
         (
             {
                 "build_graph_cfg": {
@@ -399,11 +399,11 @@ def test_download_is_asked_for(split, tmp_path, monkeypatch):
         ),
         (
             {"build_graph_cfg": {**GRAPH, "__init_params__": {"cutoff": -1}}},
-            "build_graph_cfg.__init_params__: cutoff is -1",
+            "build_graph_cfg.__init_params__.*cutoff.* -1",
         ),
         (
             {"build_graph_cfg": {**GRAPH, "__init_params__": {"cutoff": "5"}}},
-            "build_graph_cfg.__init_params__: ",
+            "build_graph_cfg.__init_params__",
         ),
     ],
 )

@@ -146,7 +146,10 @@ def test_pattern_without_a_match_is_said(capsys):
         (block("Adamw"), "unknown optimizer 'Adamw'.*Did you mean 'Adam'"),
         (block("__import__('os')"), "unknown optimizer"),
         (block(beta3=0.9), "unknown key 'beta3'.*Did you mean 'beta1|beta2"),
-        (block(beta1="x"), "__init_params__.beta1: AdamW wants float, got str 'x'"),
+        (
+            block(beta1="x"),
+            "beta1: AdamW wants float, got str 'x'",
+        ),
         (block(lr="fast"), "Optimizer.__init_params__.lr: wanted a number"),
         (block(lr=True), "Optimizer.__init_params__.lr: wanted a number"),
         ({"__class_name__": "Adam", "__init_params__": {}}, "lr is missing"),

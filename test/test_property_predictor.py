@@ -17,6 +17,7 @@
 
 import math
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +90,8 @@ def test_one_structure_gives_a_dict(predictor):
     }
 
 
-def test_many_structures_give_a_table_in_order(predictor, capfd):
+def test_many_structures_give_a_table_in_order(predictor, capfd, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     slabs = make_slabs(5)
     table = predictor.from_structures(slabs, batch_size=2)
     assert ToyEnergy.calls == [["sid0", "sid1"], ["sid2", "sid3"], ["sid4"]]

@@ -485,7 +485,7 @@ def test_records_without_energies_are_named(train, tmp_path):
         record.y_relaxed = None
     for split in ("train", "val_id"):
         write_lmdb(tmp_path / split / "data.lmdb", records, overwrite=True)
-    status, shown = train(root, "Dataset.transform=null")
+    status, shown = train(root, "Dataset.transform=null", name="none")
     assert status == EXIT_BAD_INPUT
     assert "key '0'" in shown and "has no y_relaxed, which the label" in shown
     with pytest.raises(OC20FormatError, match="has no y_relaxed"):

@@ -13,8 +13,11 @@
 # limitations under the License.
 
 
+import errno
+import logging
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -32,10 +35,12 @@ from ppmat.datasets import DATASETS
 from ppmat.datasets.custom_data_type import ConcatData
 from ppmat.models import MODELS
 from ppmat.trainer import BaseTrainer
+from ppmat.trainer.reporting import Reporter
 from ppmat.utils import logger
 from ppmat.utils.config import load_config
 from ppmat.utils.files import StoredRunError
 from ppmat.utils.files import locked
+from ppmat.utils.save_load import load_states
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -243,9 +248,9 @@ def test_best_weights_are_tested(tmp_path, ema_decay):
     """A rate that ruins the weights after the first look makes best and last differ."""
     content = config(tmp_path)
     rate = {
-        "__class_name__": "MultiStepDecay",
+        "__class_name__": "Piecewise",
         "__init_params__": {
-            "learning_rate": 0.05, "milestones": [1], "gamma": -200.0, "by_epoch": True,
+            "values": [0.05, 10.0], "decay_epochs": [1], "by_epoch": True,
         },
     }  # fmt: skip
     content["Optimizer"]["__init_params__"]["lr"] = rate
@@ -315,11 +320,15 @@ def test_default_of_an_unset_variable_is_said(tmp_path, capsys, monkeypatch):
     params["path"] = "${Global.data_root}"
     path = write(tmp_path, content)
     text = "TOY_ROOT is not set: the default in toy.yaml is used"
+    again = [path, "--overwrite"]
     assert call(tmp_path, "-c", path) == 0
     shown = capsys.readouterr().out
     assert text in shown and "shipped/sample" in shown
+    # Not where another value replaces it
+    assert call(tmp_path, "-c", *again, "Global.data_root=/mine") == 0
+    assert text not in capsys.readouterr().out
     monkeypatch.setenv("TOY_ROOT", "/data")
-    assert call(tmp_path, "-c", path) == 0
+    assert call(tmp_path, "-c", *again) == 0
     assert text not in capsys.readouterr().out
 
 
@@ -364,6 +373,147 @@ def test_a_training_holds_its_folder(tmp_path, monkeypatch):
     assert held
     with locked(tmp_path / "out"):
         pass
+
+
+def test_a_used_folder_is_continued_replaced_or_refused(tmp_path, capsys):
+    path, out = write(tmp_path, config(tmp_path)), tmp_path / "out"
+    assert call(tmp_path, "-c", path) == 0
+    before = (out / "metrics.csv").read_text()
+    capsys.readouterr()
+    assert call(tmp_path, "-c", path, "Trainer.max_epochs=3") == EXIT_BAD_INPUT
+    shown = capsys.readouterr().out.splitlines()
+    assert len(shown) == 1 and "holds a training of 2 epochs, 6 steps" in shown[0]
+    assert (out / "metrics.csv").read_text() == before
+    assert call(tmp_path, "-c", path, "--resume", "Trainer.max_epochs=3") == 0
+    assert "other settings than before: Trainer.max_epochs" in capsys.readouterr().out
+    epochs = [row["epoch"] for row in read_rows(out, "train(epoch)")]
+    assert epochs == ["1", "2", "3"]
+    assert call(tmp_path, "-c", path, "--overwrite", "Trainer.max_epochs=1") == 0
+    assert [row["epoch"] for row in read_rows(out, "train(epoch)")] == ["1"]
+    names = os.listdir(out / "checkpoints")
+    assert {name.partition(".")[0] for name in names} == {"latest", "best"}
+
+
+def test_a_wrong_setting_removes_nothing(tmp_path, capsys):
+    path, out = write(tmp_path, config(tmp_path)), tmp_path / "out"
+    assert call(tmp_path, "-c", path) == 0
+    logger.init_logger()  # which still wrote into the run.log there
+    files = {p: p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()}
+    for wrong in ("Trainer.max_epochs=0", "Dataset.train=5", "Global.batch_size=3"):
+        assert call(tmp_path, "-c", path, "--overwrite", wrong) == EXIT_BAD_INPUT
+        assert wrong.partition("=")[0] in capsys.readouterr().out.splitlines()[-1]
+    after = {p: p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()}
+    assert after == files
+
+
+def test_resume_in_an_empty_folder_starts(tmp_path, capsys):
+    path = write(tmp_path, config(tmp_path))
+    assert call(tmp_path, "-c", path, "--resume") == 0
+    assert "has no checkpoint: the training starts" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("script, mode", [("sample.py", 1), ("predict.py", 0)])
+def test_the_end_names_best_epoch_score_and_next_command(
+    tmp_path, capsys, monkeypatch, script, mode
+):
+    path = write(tmp_path, config(tmp_path))
+    (tmp_path / "task" / script).write_text("")
+    monkeypatch.chdir(tmp_path)
+    assert call(tmp_path, "-c", path, "Trainer.output_dir=new run") == 0
+    *_, best, _, command = capsys.readouterr().out.splitlines()
+    rows = read_rows(tmp_path / "new run", "eval(epoch)")
+    losses = [float(row["loss(loss)"]) for row in rows]
+    epoch = losses.index(min(losses)) + 1
+    assert f"Best epoch {epoch} of 2: loss {min(losses):.6g} (eval_loss)" in best
+    words = shlex.split(command)
+    assert words[:4] == [
+        "python", f"task/{script}", "--config_path=new run/toy.yaml",
+        "--checkpoint_path=new run/checkpoints/best.pdparams",
+    ]  # fmt: skip
+    assert ("--mode=compute_metric" in words) == bool(mode)
+    for word in words[2:4]:
+        assert os.path.isfile(word.partition("=")[2])
+    assert load_config("new run/toy.yaml")["Trainer"]["output_dir"] == "new run"
+
+
+def without_space(folder):
+    return type("usage", (), {"free": 1000})
+
+
+FOLDERS = {
+    "a file": lambda out: out.write_text(""),
+    "below a file": lambda out: (out.parent.rmdir(), out.parent.write_text("")),
+    "checkpoints is a file": lambda out: (out.mkdir(), (out / "checkpoints").touch()),
+    "a folder": lambda out: (out / "metrics.csv").mkdir(parents=True),
+    "log on a full disk": lambda out: (
+        out.mkdir(), (out / "run.log").symlink_to("/dev/full"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", sorted(FOLDERS))
+def test_folder_faults_are_one_line_before_the_first_epoch(tmp_path, capsys, kind):
+    path, out = write(tmp_path, config(tmp_path)), tmp_path / "place" / "out"
+    out.parent.mkdir()
+    FOLDERS[kind](out)
+    capsys.readouterr()
+    assert call(tmp_path, "-c", path, f"Trainer.output_dir={out}") == EXIT_BAD_INPUT
+    shown = capsys.readouterr()
+    errors = [line for line in shown.out.splitlines() if "ERROR" in line]
+    assert len(errors) == 1 and f"{out}" in errors[0] and "cannot be writ" in errors[0]
+    assert "Epoch [1/" not in shown.out and "Traceback" not in shown.out + shown.err
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_a_folder_without_permission(tmp_path, capsys, monkeypatch, number):
+    """Made here, because nothing is forbidden to the administrator."""
+
+    def refuse(path, *args, **kwargs):
+        raise OSError(number, os.strerror(number), path)
+
+    path = write(tmp_path, config(tmp_path))
+    monkeypatch.setattr(os, "makedirs", refuse)
+    assert call(tmp_path, "-c", path) == EXIT_BAD_INPUT
+    shown = capsys.readouterr().out
+    assert shown.count("ERROR") == 1 and "out: cannot be written" in shown
+
+
+def test_too_little_space_is_found_before_the_first_epoch(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("shutil.disk_usage", without_space)
+    assert call(tmp_path, "-c", write(tmp_path, config(tmp_path))) == EXIT_BAD_INPUT
+    shown = capsys.readouterr().out
+    assert re.search(r"out: the disk has 0\.0 MB free; wanted .* for three", shown)
+    assert "Epoch [1/" not in shown
+
+
+@pytest.mark.parametrize("file", ["metrics.csv", "run.log"])
+def test_a_disk_that_fills_up_ends_with_one_line(tmp_path, capsys, monkeypatch, file):
+    """The third epoch line is the one that no longer fits."""
+    path = write(tmp_path, config(tmp_path, Global={"do_train": True}))
+    report, count = Reporter.report, [0]
+
+    def filling(self, stage, *args):
+        count[0] += 1
+        if count[0] == 6:
+            place = tmp_path / "out" / file
+            if file == "metrics.csv":
+                place.unlink()
+                place.symlink_to("/dev/full")
+            else:
+                handler = logging.getLogger("ppmat").handlers[-1]
+                handler.setStream(open("/dev/full", "w"))
+        report(self, stage, *args)
+
+    monkeypatch.setattr(Reporter, "report", filling)
+    assert call(tmp_path, "-c", path) == EXIT_BAD_INPUT
+    shown = capsys.readouterr()
+    last = shown.out.splitlines()[-1]
+    assert f"{file}: cannot be written: No space left on device" in last
+    assert "Traceback" not in shown.out + shown.err
+    latest = tmp_path / "out" / "checkpoints" / "latest"
+    assert load_states(str(latest))["epoch"] == 1
 
 
 def test_nan_ends_with_status_3(tmp_path, capsys):

@@ -13,6 +13,7 @@
 # limitations under the License.
 
 
+import math
 import os
 import random
 import signal
@@ -32,11 +33,16 @@ from helpers_trainer import read_rows
 from helpers_trainer import weights_of
 from paddle import nn
 
+from benchmarks import kills as kill_chains
 from ppmat.trainer import TrainerState
+from ppmat.trainer import run_folder
+from ppmat.trainer.base_trainer import BaseTrainer
+from ppmat.trainer.run import StopSignals
 from ppmat.trainer.run import TrainingInterrupted
 from ppmat.utils import save_load
 from ppmat.utils.save_load import CheckpointError
 
+STOPS = StopSignals.SIGNALS
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 
@@ -291,10 +297,79 @@ def test_missing_checkpoint(tmp_path):
         build(tmp_path, "plain", str(tmp_path / "nowhere")).train()
 
 
+class Killed(BaseException):
+    """Ends a training at once, like SIGKILL: nothing is saved."""
+
+
+def train_until(trainer, step):
+    """Train, and die in the step after ``step``."""
+    call = trainer.updater.step
+
+    def step_or_die(group):
+        if trainer.state.global_step >= step:
+            raise Killed
+        call(group)
+
+    trainer.updater.step = step_or_die
+    trainer.train()
+
+
+def newest(folder):
+    return run_folder.newest_checkpoint(folder)
+
+
+@pytest.mark.parametrize("case", ["average", "eval_steps", "accumulated", "plateau"])
+def test_chain_of_kills_ends_with_the_same_files(tmp_path, case):
+    """Among the kills are those right after the last step of an epoch."""
+
+    def train(folder, path, kill_at):
+        with paddle.utils.unique_name.guard():  # Paddle's names, as in a new process
+            trainer = build(folder, case, path, save_freq_steps=1, save_freq=1)
+            train_until(trainer, kill_at)
+
+    draw = random.Random(case)
+    train(tmp_path / "whole", None, math.inf)
+    for chain in range(3):
+        folder, kills, ended = tmp_path / str(chain), 0, False
+        while not ended:
+            start = newest(folder)
+            done = save_load.load_states(start)["global_step"] if start else 0
+            try:
+                train(folder, start, done + draw.randint(0, 4))
+                ended = True
+            except Killed:
+                kills += 1
+        assert kills > 1
+        assert kill_chains.differences(folder, tmp_path / "whole") == []
+
+
+def test_resume_from_the_last_step_of_an_epoch_twice(tmp_path):
+    """The second process must not get the random states of a fresh first one."""
+    build(tmp_path / "whole", "plain").train()
+    path = str(tmp_path / "whole" / "checkpoints" / "step_5")
+    with pytest.raises(Killed):  # after the checkpoint at the end of epoch 1
+        train_until(build(tmp_path / "again", "plain", path), 5)
+    latest = str(tmp_path / "again" / "checkpoints" / "latest")
+    build(tmp_path / "again", "plain", latest).train()
+    losses = [row["loss(loss)"] for row in read_rows(tmp_path / "whole", "train(step)")]
+    after = [row["loss(loss)"] for row in read_rows(tmp_path / "again", "train(step)")]
+    assert after == losses[5:]
+
+
+def test_broken_twin_of_the_chain_is_found(tmp_path, monkeypatch):
+    """Without the restored random states the comparison of a chain fails."""
+    build(tmp_path / "whole", "plain").train()
+    path = str(tmp_path / "whole" / "checkpoints" / "step_5")
+    monkeypatch.setattr(BaseTrainer, "_restore_random_state", lambda self: None)
+    build(tmp_path / "twin", "plain", path).train()
+    found = kill_chains.differences(tmp_path / "twin", tmp_path / "whole")
+    assert "metrics.csv" in found and any("latest.pdparams" in name for name in found)
+
+
 # Signals
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize("step", [3, 5])
 def test_signal_finishes_the_step_and_saves(tmp_path, number, step):
     class Signalled(Draws):
@@ -333,6 +408,18 @@ def slow(self, batch):
 t.Draws.forward = slow
 trainer.train()
 """
+
+
+def test_sighup_is_ignored_under_nohup(monkeypatch):
+    monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_IGN)
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in STOPS}
+    try:
+        with StopSignals():
+            changed = [n for n in STOPS if signal.signal(n, signal.SIG_DFL)]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert changed == [signal.SIGTERM, signal.SIGINT]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

@@ -197,7 +197,7 @@ def calibrate_and_train(
         *args.training,
     ]
     config = load_config(config_path, words)
-    train.run(config, str(config_path))
+    train.run(config, str(config_path), overwrite=True)
     save_config(config, folder / "run.yaml")
     return ""
 

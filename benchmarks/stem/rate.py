@@ -85,7 +85,7 @@ def waiting(mode: str, folder: Path) -> dict[str, float]:
             ),
         ],
     )
-    train.run(config, str(file))
+    train.run(config, str(file), overwrite=True)
     with open(folder / "metrics.csv", newline="") as file:
         steps = [row for row in csv.DictReader(file) if row["stage"] == "train(step)"]
     # The first steps start the workers.

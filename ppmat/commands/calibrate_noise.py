@@ -17,7 +17,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -145,11 +144,11 @@ def read_frames(
         InputError: A file is missing, or two files have different pixel sizes.
         ImageFormatError: A file cannot be read.
     """
-    from tqdm import tqdm
+    from ppmat.utils.progress import Progress
 
     files = find_images(inputs)
     frames, names, known = [], [], []
-    bar = tqdm(files, desc="reading", disable=not sys.stderr.isatty())
+    bar = Progress(files, desc="reading")
     for file, image in read_images(bar):
         stack = image.data.reshape(-1, *image.data.shape[-2:])
         frames += list(stack)

@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import sys
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -176,7 +175,7 @@ def _measure_all(
     tables: Sequence[Path],
 ) -> int:
     """Write the tables, one for each image; returns the exit status."""
-    from tqdm import tqdm
+    from ppmat.utils.progress import Progress
 
     given = args.enhanced
     if given is not None:
@@ -188,7 +187,7 @@ def _measure_all(
     wait()  # each rank has looked at the folder
     find_seeds = _seed_finder(args, task_dir, given)
     mine = my_share(len(images))
-    bar = tqdm(mine, "detecting", unit=" files", disable=not sys.stderr.isatty())
+    bar = Progress(mine, "detecting", unit=" files")
     outcomes = (
         _measure_one(args, size, images[i], tables[i], functools.partial(find_seeds, i))
         for i in bar

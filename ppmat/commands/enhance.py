@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections import Counter
 from collections.abc import Iterable
 from collections.abc import Mapping
@@ -121,7 +120,9 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
     if args.save_path is not None:
         make_folder(args.save_path)
     if args.split is not None:  # only a split reads data that variables name
-        args.config_path = announce_task_config(args.config_path, task_dir)
+        args.config_path = announce_task_config(
+            args.config_path, task_dir, args.overrides
+        )
     predictor = load_predictor(args, task_dir, args.mode, args.task)
     names = ("tile_size", "overlap", "ensemble", "batch_size", "background")
     options = {name: getattr(args, name) for name in names}
@@ -137,7 +138,7 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
         picture=args.picture,
         overwrite=args.overwrite,
         on_error="flag",
-        progress=sys.stderr.isatty(),
+        progress=True,
         scaling=args.scaling,
         resample=args.resample,
         **options,

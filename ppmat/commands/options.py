@@ -34,8 +34,10 @@ from ppmat.commands.processes import choose_processes
 from ppmat.commands.processes import set_threads
 from ppmat.utils import logger
 from ppmat.utils.config import find_config
+from ppmat.utils.config import unset_variables
 from ppmat.utils.errors import InputError
 from ppmat.utils.files import locked
+from ppmat.utils.files import make_folder
 from ppmat.utils.registry import ConfigError
 
 EXIT_SOME_LEFT_OUT = 1
@@ -48,6 +50,10 @@ def exit_status(command: Callable[[], int]) -> int:
         return command()
     except (InputError, FileNotFoundError) as error:
         return complain(error, getattr(error, "status", EXIT_BAD_INPUT))
+    except OSError as error:
+        if error.filename is None:  # not of a file, such as a closed pipe
+            raise
+        return complain(error)
 
 
 def task_command(
@@ -155,7 +161,7 @@ def lock_output(path: str | None) -> Iterator[None]:
     folder = (os.path.dirname(path) if path.endswith(".csv") else path) or "."
     is_first = dist.get_rank() == 0
     is_new = is_first and not os.path.isdir(folder)
-    os.makedirs(folder, exist_ok=True)
+    make_folder(folder)
     try:
         with locked(path) if is_first else contextlib.nullcontext():
             wait_for_all()
@@ -224,21 +230,22 @@ def _is_override(text: str) -> bool:
 
 def find_task_config(path: str, task_dir: str) -> str:
     """Return the file: as given, below the task folder, or below its ``configs``."""
+    name = os.path.basename(os.path.abspath(task_dir))
+    if not os.path.isfile(path):  # as completed from the root of the tree
+        path = path.removeprefix(f"{name}/")
     return find_config(path, task_dir, os.path.join(task_dir, "configs"))
 
 
-def announce_task_config(path: str | None, task_dir: str) -> str | None:
-    """Return :func:`find_task_config`; log which of its variables are not set."""
+def announce_task_config(
+    path: str | None,
+    task_dir: str,
+    overrides: Sequence[str] = (),
+    reads_data: bool = True,
+) -> str | None:
+    """Return :func:`find_task_config`; log which variables its data set lacks."""
     if path is None:
         return None
     path = find_task_config(path, task_dir)
-    for name in unset_variables(path):
+    for name in unset_variables(path, overrides) if reads_data else ():
         logger.message(f"{name} is not set: the default in {path} is used")
     return path
-
-
-def unset_variables(path: str) -> list[str]:
-    """Return ``NAME`` of each ``${oc.env:NAME,default}`` whose default is used."""
-    with open(path, encoding="utf-8") as file:
-        names = re.findall(r"\$\{oc\.env:(\w+),", file.read())
-    return sorted({name for name in names if name not in os.environ})

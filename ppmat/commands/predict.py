@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections import Counter
 from collections.abc import Iterable
 from collections.abc import Mapping
@@ -117,7 +116,9 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
     predictor = PropertyPredictor(
         args.model_name,
         args.weights_name,
-        announce_task_config(args.config_path, task_dir),
+        announce_task_config(
+            args.config_path, task_dir, args.overrides, not args.input
+        ),
         args.checkpoint_path or None,
         device=args.device,
         config_overrides=args.overrides,
@@ -141,7 +142,7 @@ def _predict(predictor: Any, args: argparse.Namespace) -> int:
 
     options = {
         "batch_size": args.batch_size,
-        "progress": sys.stderr.isatty(),
+        "progress": True,
         "on_error": args.on_error,
         "missing_tags": args.missing_tags,
         "num_workers": args.num_workers,

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -112,7 +111,9 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
         check_format(args.format)
     for name in args.split if args.submission else ():
         split_name(name)
-    config_path = announce_task_config(args.config_path, task_dir)
+    config_path = announce_task_config(
+        args.config_path, task_dir, args.overrides, args.mode in _SPLIT_MODES
+    )
     start_ranks()
     sampler = StructureSampler(
         model_name=args.model_name,
@@ -252,14 +253,14 @@ def _run_structures(sampler: Any, args: argparse.Namespace) -> int:
         args.missing_tags,
         # A submission holds the ids of its data set, so none may change.
         repeated="refuse" if args.submission else "rename",
-        progress=sys.stderr.isatty(),
+        progress=True,
     )
     logger.info(f"{len(records)} structures to relax")
     atoms = sampler.from_structures(
         records,
         save_path=args.save_path,
         num_workers=args.num_workers,
-        progress=sys.stderr.isatty(),
+        progress=True,
         on_error=args.on_error,
         **_options(args),
     )

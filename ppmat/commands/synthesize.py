@@ -191,7 +191,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(words: Sequence[str]) -> int:
     """Write the data set of a command line; returns the exit status."""
-    from tqdm import tqdm
+    from ppmat.utils.progress import Progress
 
     args = parse_args(words)
     _check(args)
@@ -247,8 +247,9 @@ def run(words: Sequence[str]) -> int:
         if len(missing) < total:
             logger.info(f"{total - len(missing)} of {total} images exist already")
         start = time.perf_counter()
-        for split, number in tqdm(
-            missing, unit="image", disable=not sys.stderr.isatty()
+        for split, number in Progress(
+            missing,
+            unit="image",
         ):
             seeds = [args.seed, list(counts).index(split), number]
             folder.write(split, number, *_draw(scenes, noise, shape, seeds))

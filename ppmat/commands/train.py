@@ -17,30 +17,33 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import inspect
 import os
+import shlex
 import sys
 import time
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
+from ppmat.commands.check_config import check_config
 from ppmat.commands.options import complain
 from ppmat.commands.options import exit_status
 from ppmat.commands.options import find_task_config
 from ppmat.commands.options import keep_freed_memory
+from ppmat.commands.options import lock_output
 from ppmat.commands.options import refuse_if
-from ppmat.commands.options import unset_variables
 from ppmat.commands.processes import Ranks
 from ppmat.commands.processes import add_processes
 from ppmat.commands.processes import choose_processes
 from ppmat.commands.processes import set_threads
 from ppmat.commands.processes import share_batches
 from ppmat.utils import logger
+from ppmat.utils.config import check_global
+from ppmat.utils.config import check_sections
 from ppmat.utils.config import load_config
 from ppmat.utils.config import save_config
-from ppmat.utils.files import locked
+from ppmat.utils.config import unset_variables
 from ppmat.utils.registry import CLASS_KEY
 from ppmat.utils.registry import PARAMS_KEY
 from ppmat.utils.registry import check_call
@@ -58,8 +61,8 @@ def parse_args(argv: Sequence[str] | None, task_dir: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Train and evaluate a model.",
         epilog="Exit status: 0 done, 2 bad configuration, data or checkpoint, or an "
-        "output folder in use, 3 a loss or gradient that is not finite, 143 / 130 "
-        "stopped by SIGTERM / SIGINT after saving checkpoints/latest.",
+        "output folder in use, 3 a loss or gradient that is not finite, 143 / 130 / "
+        "129 stopped by SIGTERM / SIGINT / SIGHUP after saving checkpoints/latest.",
     )
     where = f"YAML file; searched as given, then below {task_dir}"
     parser.add_argument("-c", "--config", required=True, help=where)
@@ -68,6 +71,11 @@ def parse_args(argv: Sequence[str] | None, task_dir: str) -> argparse.Namespace:
         "one for each core on a machine without a GPU, if the network gains from it; "
         "they share batch_size and num_workers",
     )
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument("--resume", action="store_true", help="continue the training in "
+        "Trainer.output_dir from its newest checkpoint, if there is one")  # fmt: skip
+    start.add_argument("--overwrite", action="store_true",
+        help="replace the training in Trainer.output_dir")  # fmt: skip
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE",
         help="changes, e.g. Trainer.max_epochs=5")  # fmt: skip
     return parser.parse_intermixed_args(argv)
@@ -86,6 +94,7 @@ def main(
     def train() -> int:
         path = find_task_config(args.config, task_dir)
         config = load_config(path, args.overrides)
+        check_global(path, args.overrides)
         set_threads(several=threads)
         keep_freed_memory()
         size = _batch_size(config)
@@ -97,7 +106,8 @@ def main(
             from ppmat.trainer.update import NonFiniteError
 
             try:
-                run(config, path)
+                trainer = run(config, path, args.overrides, args.resume, args.overwrite)
+                _log_end(trainer, config, path, task_dir)
             except NonFiniteError as error:
                 return complain(error, EXIT_NOT_FINITE)
         return 0
@@ -113,39 +123,59 @@ def _batch_size(config: Mapping) -> int:
     return block if isinstance(block, int) else 1
 
 
-def run(config: dict[str, Any], source: str) -> Any:
+def run(
+    config: dict[str, Any],
+    source: str,
+    overrides: Sequence[str] = (),
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Any:
     """Train, evaluate and test as a configuration says; returns the trainer.
 
     Args:
         config: All sections, resolved.
         source: The file they came from; the merged one is saved under its name.
+        overrides: Changes of that file that ``config`` holds.
+        resume: Continue the training in the output folder, if it holds one.
+        overwrite: Replace the training in the output folder.
     """
     import paddle.distributed as dist
 
+    from ppmat.trainer import run_folder
     from ppmat.trainer.config import TrainerConfig
     from ppmat.trainer.reporting import draw_loss_curve
     from ppmat.utils.meeting import start_ranks
     from ppmat.utils.misc import gather_objects
 
+    check_sections(config)
     asked = _read_tasks(config, source)
     settings = TrainerConfig.from_dict(config["Trainer"])
     if config["Dataset"].get("transform") is not None:
         check_statistics(config)
+    check_config(config)
     start_ranks()
     if settings.timestamp_output_dir:
         stamp = gather_objects(time.strftime("%y%m%d_%H%M%S"))[0]
         config["Trainer"]["output_dir"] += f"_t_{stamp}_s_{settings.seed}"
         config["Trainer"]["timestamp_output_dir"] = False
     output_dir = config["Trainer"]["output_dir"]
-    os.makedirs(output_dir, exist_ok=True)
     is_master = dist.get_rank() == 0
-    with locked(output_dir) if is_master else contextlib.nullcontext():
-        _log_start(config, source)
+    with lock_output(output_dir):
         merged = os.path.join(output_dir, os.path.basename(source))
+        start = settings.resume_from_checkpoint
+        if asked["train"] and is_master:
+            start = run_folder.choose_start(output_dir, start, resume, overwrite)
+            run_folder.check_folder(output_dir, os.path.basename(source))
+            if start is not None:
+                run_folder.warn_of_changes(config, merged)
+        config["Trainer"]["resume_from_checkpoint"] = gather_objects(start)[0]
+        _log_start(config, source, overrides)
         if is_master:
             save_config(config, merged)
         trainer, loaders = _build(config, asked, settings, merged)
         if asked["train"]:
+            if overwrite and is_master:
+                run_folder.remove_checkpoints(output_dir)
             trainer.train()
             if is_master and (picture := draw_loss_curve(output_dir)):
                 logger.message(f"Drew {picture}")
@@ -171,13 +201,14 @@ def _read_tasks(config: Mapping, source: str) -> dict[str, bool]:
     return asked
 
 
-def _log_start(config: Mapping, source: str) -> None:
+def _log_start(config: Mapping, source: str, overrides: Sequence[str]) -> None:
     """Open ``run.log`` and log the configuration and the defaults it uses."""
     output_dir = config["Trainer"]["output_dir"]
     logger.init_logger(log_file=os.path.join(output_dir, "run.log"))
     logger.info(f"Configuration {source}, output in {output_dir}")
     root = (config.get("Global") or {}).get("data_root", "not given")
-    for name in unset_variables(source):
+    sections = ["Trainer", "Model", "Optimizer", "Metric", "Dataset"]
+    for name in unset_variables(source, overrides, sections):
         logger.message(
             f"{name} is not set: the default in {os.path.basename(source)} is used "
             f"(data_root: {root})"
@@ -243,6 +274,47 @@ def _build(
         compute_metric_func_dict=build_metric(config.get("Metric")),
     )
     return trainer, loaders
+
+
+def _log_end(trainer: Any, config: Mapping, source: str, task_dir: str) -> None:
+    """Log the best epoch, its score, and a command that uses its weights."""
+    settings, state = trainer.config, trainer.state
+    if trainer.optimizer is None:  # evaluated only
+        return
+    best = os.path.join(settings.output_dir, "checkpoints", "best.pdparams")
+    weights = best if state.best_metric is not None else best.replace("best", "latest")
+    if state.best_metric is not None:
+        logger.message(
+            f"Best epoch {state.best_epoch} of {state.epoch}: "
+            f"{settings.name_for_best_metric} {state.best_metric:.6g} "
+            f"({settings.best_metric_indicator})"
+        )
+    merged = os.path.join(settings.output_dir, os.path.basename(source))
+    command = next_command(config, merged, weights, task_dir)
+    logger.message(f"Weights: {weights}. Next, for instance:\n  {command}")
+
+
+def next_command(config: Mapping, merged: str, weights: str, task_dir: str) -> str:
+    """Return a command of the task that uses trained weights on validation data.
+
+    Args:
+        config: All sections.
+        merged: The configuration file of the run.
+        weights: The file of the weights.
+        task_dir: The task folder, with ``sample.py`` or ``predict.py``.
+    """
+    block = (config["Dataset"].get("val") or {}).get("dataset") or {}
+    params = block.get(PARAMS_KEY) or {}
+    split = params.get("split", "val")
+    generates = os.path.exists(os.path.join(task_dir, "sample.py"))
+    script = os.path.join(task_dir, "sample.py" if generates else "predict.py")
+    words = ["python", os.path.relpath(script)]
+    words += [f"--config_path={merged}", f"--checkpoint_path={weights}"]
+    if generates:
+        words += ["--mode=compute_metric"]
+    words += [f"--split={split}"]
+    words += [f"--save_path={os.path.join(os.path.dirname(merged), 'scores')}"]
+    return shlex.join(words)
 
 
 def take_best(trainer: Any) -> None:

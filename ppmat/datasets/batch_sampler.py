@@ -23,13 +23,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from collections.abc import Sized
+from typing import Annotated
 
 import numpy as np
 import paddle.distributed as dist
 from paddle import io
 
 from ppmat.utils.errors import InputError
+from ppmat.utils.ranges import Range
 from ppmat.utils.registry import ConfigError
+
+_BatchSize = Annotated[int, Range(1, 65_536)]  # more fits into no memory
 
 
 class DistributedBatchSampler(io.BatchSampler):
@@ -75,12 +79,12 @@ class DistributedBatchSampler(io.BatchSampler):
     def __init__(
         self,
         dataset: Sized,
-        batch_size: int,
-        num_replicas: int | None = None,
-        rank: int | None = None,
+        batch_size: _BatchSize,
+        num_replicas: Annotated[int, Range(1, 65_536)] | None = None,
+        rank: Annotated[int, Range(0, 65_535)] | None = None,
         shuffle: bool = False,
         drop_last: bool = False,
-        seed: int = 0,
+        seed: Annotated[int, Range(0, 2**32 - 1)] = 0,
         even: bool = True,
         shared: bool = False,
     ) -> None:
@@ -168,8 +172,8 @@ class BatchSampler(DistributedBatchSampler):
         self,
         dataset: Sized,
         shuffle: bool = False,
-        batch_size: int = 1,
+        batch_size: _BatchSize = 1,
         drop_last: bool = False,
-        seed: int = 0,
+        seed: Annotated[int, Range(0, 2**32 - 1)] = 0,
     ) -> None:
         super().__init__(dataset, batch_size, 1, 0, shuffle, drop_last, seed=seed)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import concurrent.futures
 import os
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from ppmat.stem.images.micrograph import image_from
 from ppmat.stem.images.micrograph import read_micrograph
 from ppmat.utils.errors import InputError
 from ppmat.utils.errors import check_choice
+from ppmat.utils.ranges import Range
 
 PathLike = str | os.PathLike
 
@@ -50,7 +52,7 @@ class BuildImage:
         format: str = "image_file",
         mode: str = "L",
         dtype: str = "float32",
-        num_cpus: int | None = None,
+        num_cpus: Annotated[int, Range(1, 1024)] | None = None,
     ) -> None:
         _check(format, mode, dtype)
         if num_cpus is not None and (type(num_cpus) is not int or num_cpus < 1):

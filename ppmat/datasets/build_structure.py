@@ -23,6 +23,7 @@ import concurrent.futures
 import functools
 import multiprocessing
 from collections.abc import Mapping
+from typing import Annotated
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ from pymatgen.io.cif import CifParser
 from ppmat.datasets.oc20_record import OC20Record
 from ppmat.utils.errors import InputError
 from ppmat.utils.errors import nearest
+from ppmat.utils.ranges import Range
 from ppmat.utils.registry import ConfigError
 
 
@@ -131,7 +133,7 @@ class BuildStructure:
         primitive: bool = False,
         niggli: bool = True,
         canocial: bool = True,
-        num_cpus: int | None = None,
+        num_cpus: Annotated[int, Range(1, 1024)] | None = None,
     ) -> None:
         _check_format(format)
         self.format = format

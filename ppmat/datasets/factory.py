@@ -56,6 +56,7 @@ from ppmat.datasets.sfin_synthetic_dataset import SFINSyntheticDataset
 from ppmat.datasets.transform import build_transforms
 from ppmat.utils import logger
 from ppmat.utils.errors import nearest
+from ppmat.utils.ranges import Range
 from ppmat.utils.registry import CLASS_KEY
 from ppmat.utils.registry import PARAMS_KEY
 from ppmat.utils.registry import ConfigError
@@ -78,6 +79,12 @@ _LOADER_DEFAULTS = {
     if name not in _RESERVED
 }
 _LOADER_DEFAULTS.update(collate_fn="DefaultCollator", collate_params=None)
+_LOADER_RANGES = {
+    "num_workers": Range(0, 256),
+    "prefetch_factor": Range(1, 1024),  # batches of each worker
+    "reader_buffer_size": Range(1, 1024),
+    "timeout": Range(0, 10**6),  # seconds
+}
 
 
 def build_dataloader(
@@ -110,11 +117,8 @@ def build_dataloader(
     """
     if cfg is None:
         return None
+    check_dataloader(cfg, where)
     ratios = cfg.get("split_dataset_ratio")
-    samplers = [f"{name}_sampler" for name in _SPLITS] if ratios else ["sampler"]
-    check_keys(cfg, ("dataset", "loader", "split_dataset_ratio", *samplers), where)
-    if "dataset" not in cfg:
-        raise ConfigError(f"{where}: the block 'dataset' is missing")
     dataset = _build_dataset(cfg["dataset"], vocab, f"{where}.dataset")
     options = _loader_options(cfg.get("loader"), f"{where}.loader")
     if shared:
@@ -144,6 +148,34 @@ def build_dataloader(
         return loader(dataset, "sampler", training)
     parts = _split(dataset, ratios, seed, f"{where}.split_dataset_ratio")
     return {n: loader(p, f"{n}_sampler", n == "train") for n, p in parts.items()}
+
+
+def check_dataloader(cfg: Any, where: str = "Dataset") -> None:
+    """Check the block of a split as :func:`build_dataloader` does; reads no data.
+
+    Raises:
+        ConfigError: A part of the block is wrong; the error names its YAML path.
+    """
+    if cfg is None:
+        return
+    if not isinstance(cfg, Mapping):
+        raise ConfigError(f"{cfg!r}", where=where, wanted="a block with 'dataset'")
+    ratios = cfg.get("split_dataset_ratio")
+    samplers = [f"{name}_sampler" for name in _SPLITS] if ratios else ["sampler"]
+    check_keys(cfg, ("dataset", "loader", "split_dataset_ratio", *samplers), where)
+    if "dataset" not in cfg:
+        raise ConfigError(f"{where}: the block 'dataset' is missing")
+    at = f"{where}.dataset"
+    _, params = DATASETS.parse(cfg["dataset"], at)
+    given = ["transforms"] if "transforms" in params else []
+    DATASETS.check(cfg["dataset"], at, runtime=given)
+    build_transforms(params.get("transforms"), f"{at}.{PARAMS_KEY}.transforms")
+    _loader_options(cfg.get("loader"), f"{where}.loader")
+    for key in samplers:
+        if cfg.get(key) is not None:
+            SAMPLERS.check(cfg[key], f"{where}.{key}", runtime=["dataset"])
+    if ratios:
+        _check_ratios(ratios, f"{where}.split_dataset_ratio")
 
 
 def set_build_sample(
@@ -209,9 +241,8 @@ def _loader_options(cfg: Any, where: str) -> dict[str, Any]:
         if wanted in (bool, int) and not fits(value, wanted):
             found = f"{where}.{name}: {type(value).__name__} {value!r}"
             raise ConfigError(found, wanted=wanted.__name__)
-        lowest = {"prefetch_factor": 1, "reader_buffer_size": 1}.get(name, 0)
-        if wanted is int and value < lowest:
-            raise ConfigError(f"{where}.{name} is {value}", wanted=f"at least {lowest}")
+        if wanted is int and value not in _LOADER_RANGES[name]:
+            raise ConfigError(f"{where}.{name} is {value}", wanted=_LOADER_RANGES[name])
     name, params = options.pop("collate_fn"), options.pop("collate_params")
     if name not in COLLATORS:
         raise ConfigError(
@@ -225,10 +256,8 @@ def _loader_options(cfg: Any, where: str) -> dict[str, Any]:
     return {**options, "collate_fn": COLLATORS[name](**params)}
 
 
-def _split(
-    dataset: io.Dataset, ratios: Any, seed: int, where: str
-) -> dict[str, io.Dataset]:
-    """Split at random; the last part that is not empty gets the rounding rest."""
+def _check_ratios(ratios: Any, where: str) -> dict[str, float]:
+    """Return the part of each split, after checking them."""
     if not isinstance(ratios, Mapping):
         raise ConfigError(f"{where}: expected train, val, test, got {ratios!r}")
     check_keys(ratios, _SPLITS, where)
@@ -238,6 +267,14 @@ def _split(
             raise ConfigError(f"{where}.{name} is {ratio!r}", wanted="0 to 1")
     if abs(sum(parts.values()) - 1) > 1e-6:
         raise ConfigError(f"{where}: the parts add up to {sum(parts.values())}, not 1")
+    return parts
+
+
+def _split(
+    dataset: io.Dataset, ratios: Any, seed: int, where: str
+) -> dict[str, io.Dataset]:
+    """Split at random; the last part that is not empty gets the rounding rest."""
+    parts = _check_ratios(ratios, where)
     sizes = [int(len(dataset) * ratio + 1e-6) for ratio in parts.values()]
     last = max(i for i, ratio in enumerate(parts.values()) if ratio > 0)
     sizes[last] += len(dataset) - sum(sizes)

@@ -39,7 +39,7 @@ from paddle import io
 from ppmat.datasets.batch_sampler import DistributedBatchSampler
 from ppmat.datasets.collate_fn import DefaultCollator
 
-_SIGNALS = {signal.SIGINT, signal.SIGTERM}
+_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 _PARENT_CHECK = 1.0  # seconds between two checks that the parent process runs
 _PICKLABLE = (str, bytes, int, float, type(None))
 

@@ -41,12 +41,12 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
+from typing import Annotated
 from typing import Any
 
 import numpy as np
 import paddle.distributed as dist
 from paddle import io
-from tqdm import tqdm
 
 from ppmat.datasets.build_structure import BuildStructure
 from ppmat.datasets.custom_data_type import ConcatData
@@ -65,6 +65,8 @@ from ppmat.utils.bonds import count_molecules
 from ppmat.utils.download import get_datasets_path_from_url
 from ppmat.utils.errors import InputError
 from ppmat.utils.errors import check_choice
+from ppmat.utils.progress import Progress
+from ppmat.utils.ranges import Range
 
 LABELS = ("pos_relaxed", "y_relaxed")
 # Labels as a sample names them, and the field of a record each one comes from.
@@ -130,6 +132,8 @@ class OC20IS2REDataset(io.Dataset):
     )
     md5 = "cfc04dd2f87b4102ab2f607240d25fb1"
 
+    nested_params = {"build_graph_cfg": [PeriodicGraphConverter]}
+
     def __init__(
         self,
         path: str | None = None,
@@ -140,7 +144,7 @@ class OC20IS2REDataset(io.Dataset):
         build_graph_cfg: dict | None = None,
         reuse_edges: bool = False,
         on_error: str = "raise",
-        max_samples: int | None = None,
+        max_samples: Annotated[int, Range(1, 10**9)] | None = None,
         download: bool = False,
         transforms: Callable[[dict], dict] | None = None,
         missing_tags: str = "keep",
@@ -297,9 +301,9 @@ class OC20IS2REDataset(io.Dataset):
     def _good_rows(self, max_samples: int | None) -> np.ndarray:
         rows: list[int] = []
         path = self.records.path
-        quiet = None if dist.get_rank() == 0 else True
+        quiet = dist.get_rank() != 0
         rows_of_file = range(len(self.records))
-        for row in tqdm(rows_of_file, desc=f"checking {path}", disable=quiet):
+        for row in Progress(rows_of_file, desc=f"checking {path}", disable=quiet):
             try:
                 self._read(row, closest=SMALLEST_DISTANCE)
                 rows.append(row)

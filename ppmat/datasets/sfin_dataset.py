@@ -38,6 +38,7 @@ import os
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
+from typing import Annotated
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,7 @@ from ppmat.utils import logger
 from ppmat.utils.download import get_datasets_path_from_url
 from ppmat.utils.errors import InputError
 from ppmat.utils.errors import check_choice
+from ppmat.utils.ranges import Range
 
 SPLITS = ("train", "val", "test")
 FLIPS = ("left_right", "up_down")
@@ -123,22 +125,24 @@ class SFINDataset(io.Dataset):
     bf_md5 = "74ec1c1959e162669cc8cbbc8713bda0"
     label_subdirs = ("gt_enhance", "gt_detect", "gt_superresolution")
 
+    nested_params = {"build_image_cfg": BuildImage}
+
     def __init__(
         self,
         path: str = "./sfin_haadf",
         split: str = "train",
         target_subdir: str | None = "gt_enhance",
-        data_count: int | None = None,
+        data_count: Annotated[int, Range(1, 10**9)] | None = None,
         build_samples_cfg: dict | None = None,
         build_image_cfg: dict | None = None,
         transforms: Callable[[dict], dict] | None = None,
         cache_path: str | None = None,
         overwrite: bool = False,
-        val_ratio: float = 0.1,
-        split_seed: int = 0,
+        val_ratio: Annotated[float, Range(0, below=1)] = 0.1,
+        split_seed: Annotated[int, Range(0, 2**32 - 1)] = 0,
         flips: Sequence[str] | None = None,
-        crop_size: int | Sequence[int] | None = None,
-        seed: int = 0,
+        crop_size: Annotated[int | Sequence[int], Range(1, 100_000)] | None = None,
+        seed: Annotated[int, Range(0, 2**32 - 1)] = 0,
         same_size: bool = True,
         download: bool = False,
     ) -> None:

@@ -30,6 +30,7 @@ from collections.abc import Callable
 from collections.abc import Sequence
 from numbers import Integral
 from pathlib import Path
+from typing import Annotated
 from typing import Any
 
 import numpy as np
@@ -46,10 +47,12 @@ from ppmat.stem.noise.noise_model import NoiseModel
 from ppmat.stem.scenes.random_scenes import SceneRecipe
 from ppmat.stem.scenes.random_scenes import make_scene
 from ppmat.utils.errors import check_choice
+from ppmat.utils.ranges import Range
 
 _ANY = "any"
 # Grey levels of clean images under noise of any kind; the scaling removes the choice.
 _CLEAN_RANGE = (30.0, 180.0)
+_Share = Annotated[float, Range(0, 1)]
 
 
 class SFINSyntheticDataset(io.Dataset):
@@ -103,21 +106,21 @@ class SFINSyntheticDataset(io.Dataset):
 
     def __init__(
         self,
-        count: int = 1000,
-        size: int | Sequence[int] = 128,
+        count: Annotated[int, Range(1, 10**9)] = 1000,
+        size: Annotated[int | Sequence[int], Range(8, 8192)] = 128,
         split: str = "train",
         mode: str = "haadf",
         noise: str | Sequence[str] = _ANY,
         endless: bool = False,
-        spacing: Sequence[float] = (9.0, 36.0),
-        width: Sequence[float] = (0.1, 0.36),
-        random_share: float = 0.25,
-        pair_share: float = 0.0,
-        uneven_share: float = 0.0,
+        spacing: Annotated[Sequence[float], Range(2, 1000)] = (9.0, 36.0),
+        width: Annotated[Sequence[float], Range(above=0, most=2)] = (0.1, 0.36),
+        random_share: _Share = 0.25,
+        pair_share: _Share = 0.0,
+        uneven_share: _Share = 0.0,
         background: str = "remove",
-        flat_share: float = 0.0,
+        flat_share: _Share = 0.0,
         scaling: str = "robust",
-        seed: int = 0,
+        seed: Annotated[int, Range(0, 2**32 - 1)] = 0,
         target_subdir: str | None = "gt_enhance",
         transforms: Callable[[dict], dict] | None = None,
     ) -> None:

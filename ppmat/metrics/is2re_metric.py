@@ -24,11 +24,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 
 from ppmat.metrics.streaming_base import StreamingMetricBase
 from ppmat.utils.misc import sum_over_ranks
+from ppmat.utils.ranges import Range
 
 EWT_THRESHOLD = 0.02  # eV
 
@@ -105,7 +107,9 @@ class IS2REMetric(StreamingMetricBase):
     """
 
     def __init__(
-        self, property_name: str = "y_relaxed", threshold: float = EWT_THRESHOLD
+        self,
+        property_name: str = "y_relaxed",
+        threshold: Annotated[float, Range(above=0, most=10**6)] = EWT_THRESHOLD,
     ) -> None:
         self.property_name = property_name
         self.threshold = float(threshold)

@@ -24,12 +24,14 @@ distance over the free atoms of all structures, so large structures count more.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 
 from ppmat.metrics.streaming_base import StreamingMetricBase
 from ppmat.utils.misc import sum_over_ranks
 from ppmat.utils.periodic import minimum_image
+from ppmat.utils.ranges import Range
 
 THRESHOLDS = np.arange(0.01, 0.5, 0.001)  # Å
 
@@ -95,7 +97,10 @@ class IS2RSMetric(StreamingMetricBase):
         thresholds: Single thresholds [Å] reported as DwT.
     """
 
-    def __init__(self, thresholds: Sequence[float] = (0.1, 0.3)) -> None:
+    def __init__(
+        self,
+        thresholds: Annotated[Sequence[float], Range(above=0, most=100)] = (0.1, 0.3),
+    ) -> None:
         self.thresholds = list(thresholds)
         self.reset()
 

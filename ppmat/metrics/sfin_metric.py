@@ -38,6 +38,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import paddle
@@ -45,6 +46,7 @@ import paddle
 from ppmat.metrics.streaming_base import StreamingMetricBase
 from ppmat.utils import logger
 from ppmat.utils.misc import sum_over_ranks
+from ppmat.utils.ranges import Range
 
 ImageLike = paddle.Tensor | np.ndarray
 
@@ -280,12 +282,12 @@ class SFINStreamingAdapter(StreamingMetricBase):
         pred_name: str | None = None,
         psnr_name: str = "psnr",
         ssim_name: str = "ssim",
-        data_range: float = 255.0,
-        eps: float = 1e-12,
-        win_size: int = 11,
-        win_sigma: float = 1.5,
-        k1: float = 0.01,
-        k2: float = 0.03,
+        data_range: Annotated[float, Range(above=0, most=10**9)] = 255.0,
+        eps: Annotated[float, Range(0, 1)] = 1e-12,
+        win_size: Annotated[int, Range(3, 1001)] = 11,
+        win_sigma: Annotated[float, Range(above=0, most=1000)] = 1.5,
+        k1: Annotated[float, Range(0, 1)] = 0.01,
+        k2: Annotated[float, Range(0, 1)] = 0.03,
         nonnegative_ssim: bool = False,
         stages: Sequence[str] | None = None,
         protocol: str = "pooled",

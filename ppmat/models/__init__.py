@@ -38,6 +38,8 @@ from ppmat.models.sfin.sfin_flow import SFINFlow
 from ppmat.utils import download
 from ppmat.utils import logger
 from ppmat.utils import save_load
+from ppmat.utils.config import check_global
+from ppmat.utils.config import check_sections
 from ppmat.utils.config import load_config
 from ppmat.utils.config import resolve_config
 from ppmat.utils.errors import nearest
@@ -247,6 +249,8 @@ def build_trained_model(
                 "weights_name goes with model_name; give the file in checkpoint_path"
             )
         config = load_config(config_path, overrides)
+        check_global(config_path, overrides)
+        check_sections(config)
         if checkpoint_path is None:
             checkpoint_path = (config.get("Predict") or {}).get("checkpoint_path")
         if checkpoint_path is None:

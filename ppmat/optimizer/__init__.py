@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Annotated
 
 from paddle import nn
 from paddle import optimizer as optim
@@ -28,6 +29,7 @@ from ppmat.optimizer.optimizer import AdamW
 from ppmat.optimizer.optimizer import Models
 from ppmat.optimizer.optimizer import Momentum
 from ppmat.optimizer.optimizer import RMSProp
+from ppmat.utils.ranges import Range
 from ppmat.utils.registry import PARAMS_KEY
 from ppmat.utils.registry import ConfigError
 from ppmat.utils.registry import Registry
@@ -40,8 +42,15 @@ _CLIPS = {
     "clip_norm_global": nn.ClipGradByGlobalNorm,
     "clip_value": nn.ClipGradByValue,
 }
+_Clip = Annotated[float, Range(above=0, most=10**9)]
 
-__all__ = [*OPTIMIZERS, "build_lr_scheduler", "build_optimizer", "lr_scheduler"]
+__all__ = [
+    *OPTIMIZERS,
+    "build_lr_scheduler",
+    "build_optimizer",
+    "check_optimizer",
+    "lr_scheduler",
+]
 
 
 def build_lr_scheduler(
@@ -62,6 +71,32 @@ def build_lr_scheduler(
     """
     lengths = {"epochs": epochs, "iters_per_epoch": iters_per_epoch}
     return LR_SCHEDULES.build(cfg, where, **lengths)()
+
+
+def check_optimizer(cfg: Mapping, where: str = "Optimizer") -> None:
+    """Check the block of an optimizer, see :func:`build_optimizer`.
+
+    Raises:
+        ConfigError: Unknown class, key, wrong type or range, with the YAML path.
+    """
+    _, params = OPTIMIZERS.parse(cfg, where, extra_keys=_CLIPS)
+    clips = {key: cfg[key] for key in _CLIPS if cfg.get(key) is not None}
+    if len(clips) > 1:
+        raise ConfigError(f"{where}: only one of {', '.join(clips)} can be given")
+    for key, value in clips.items():
+        if not fits(value, _Clip):
+            raise ConfigError(f"{where}.{key}: wanted a number above 0, got {value!r}")
+    at = f"{where}.{PARAMS_KEY}.lr"
+    wanted = "a number above 0 or the block of a schedule"
+    if "lr" not in params:
+        raise ConfigError(f"{at} is missing: {wanted}")
+    rate = params.pop("lr")
+    if isinstance(rate, Mapping):
+        LR_SCHEDULES.check(rate, at, runtime=("epochs", "iters_per_epoch"))
+    elif not fits(rate, lr_scheduler.Rate):
+        raise ConfigError(f"{at}: wanted {wanted}, at most 100; got {rate!r}")
+    block = {**cfg, PARAMS_KEY: params}
+    OPTIMIZERS.check(block, where, _CLIPS, ("learning_rate", "grad_clip"))
 
 
 def build_optimizer(
@@ -88,25 +123,16 @@ def build_optimizer(
     Raises:
         ConfigError: Unknown class, key or wrong type, with the YAML path.
     """
+    check_optimizer(cfg, where)
     _, params = OPTIMIZERS.parse(cfg, where, extra_keys=_CLIPS)
-    clips = {key: cfg[key] for key in _CLIPS if cfg.get(key) is not None}
-    if len(clips) > 1:
-        raise ConfigError(f"{where}: only one of {', '.join(clips)} can be given")
     grad_clip = None
-    for key, value in clips.items():
-        if not fits(value, float) or value <= 0:
-            raise ConfigError(f"{where}.{key}: wanted a number above 0, got {value!r}")
-        grad_clip = _CLIPS[key](value)
-
-    at = f"{where}.{PARAMS_KEY}.lr"
-    wanted = "a number or the block of a schedule"
-    if "lr" not in params:
-        raise ConfigError(f"{at} is missing: {wanted}")
+    for key, clip in _CLIPS.items():
+        if cfg.get(key) is not None:
+            grad_clip = clip(cfg[key])
     rate, scheduler = params.pop("lr"), None
     if isinstance(rate, Mapping):
+        at = f"{where}.{PARAMS_KEY}.lr"
         rate = scheduler = build_lr_scheduler(rate, epochs, iters_per_epoch, at)
-    elif not fits(rate, float):
-        raise ConfigError(f"{at}: wanted {wanted}, got {rate!r}")
     settings = OPTIMIZERS.build(
         {**cfg, PARAMS_KEY: params},
         where,

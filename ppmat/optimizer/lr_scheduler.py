@@ -29,12 +29,21 @@ from collections.abc import Callable
 from dataclasses import KW_ONLY
 from dataclasses import dataclass
 from dataclasses import field
+from typing import Annotated
 from typing import Literal
 
 from paddle.optimizer import lr
 
 from ppmat.utils import logger
+from ppmat.utils.ranges import Range
 from ppmat.utils.registry import ConfigError
+
+# Adam takes steps as long as the rate, and weights are about 1.
+Rate = Annotated[float, Range(above=0, most=100)]
+_LowRate = Annotated[float, Range(0, 100)]  # where a schedule starts or ends
+_Factor = Annotated[float, Range(above=0, most=100)]
+_Count = Annotated[int, Range(0, 10**9)]
+_Steps = Annotated[int, Range(1, 10**9)]
 
 
 class _Formula(lr.LRScheduler):
@@ -54,13 +63,14 @@ class LRBase:
 
     epochs: int  # number of epochs of the run
     iters_per_epoch: int  # number of update steps per epoch
-    learning_rate: float  # the rate after the warm-up
+    learning_rate: Rate  # the rate after the warm-up
     _: KW_ONLY
     # Epochs of linear warm-up; may be a fraction when the schedule counts steps. From
     # ``epochs`` on, the whole run is warm-up, with a warning.
-    warmup_epoch: float = 0
-    warmup_start_lr: float = 0.0  # the rate at step 0 of the warm-up
-    last_epoch: int = -1  # index of the last step; -1 for a new run
+    warmup_epoch: Annotated[float, Range(0, 10**9)] = 0
+    warmup_start_lr: _LowRate = 0.0  # the rate at step 0 of the warm-up
+    # Index of the last step; -1 for a new run
+    last_epoch: Annotated[int, Range(-1, 10**9)] = -1
     by_epoch: bool = False  # count epochs instead of update steps
 
     def __post_init__(self) -> None:
@@ -107,8 +117,8 @@ class Constant(LRBase):
 class Linear(LRBase):
     """Polynomial decay to ``end_lr``; linear for ``power`` 1."""
 
-    end_lr: float = 0.0  # the rate at the end
-    power: float = 1.0  # of the polynomial
+    end_lr: _LowRate = 0.0  # the rate at the end
+    power: Annotated[float, Range(above=0, most=100)] = 1.0  # of the polynomial
     cycle: bool = False  # rise again after reaching end_lr
 
     def main_schedule(self) -> lr.LRScheduler:
@@ -121,8 +131,8 @@ class Linear(LRBase):
 class ExponentialDecay(LRBase):
     """``learning_rate * gamma ** (step / decay_steps)``."""
 
-    gamma: float  # factor per decay_steps
-    decay_steps: int  # number of update steps, in either counting
+    gamma: _Factor  # factor per decay_steps
+    decay_steps: _Steps  # number of update steps, in either counting
 
     def main_schedule(self) -> lr.LRScheduler:
         steps = self.decay_steps / (self.iters_per_epoch if self.by_epoch else 1)
@@ -133,8 +143,8 @@ class ExponentialDecay(LRBase):
 class Cosine(LRBase):
     """Half a cosine wave from ``learning_rate`` to ``eta_min``."""
 
-    eta_min: float = 0.0  # the rate at the end
-    T_max: int | None = None  # own steps; default: all steps after the warm-up
+    eta_min: _LowRate = 0.0  # the rate at the end
+    T_max: _Steps | None = None  # own steps; default: all steps after the warm-up
 
     def main_schedule(self) -> lr.LRScheduler:
         length = self.main_steps if self.T_max is None else self.T_max
@@ -151,8 +161,8 @@ class Cosine(LRBase):
 class Step(LRBase):
     """Multiply the rate by ``gamma`` every ``step_size`` epochs."""
 
-    step_size: int  # epochs between reductions
-    gamma: float  # factor of a reduction
+    step_size: _Steps  # epochs between reductions
+    gamma: _Factor  # factor of a reduction
 
     def main_schedule(self) -> lr.LRScheduler:
         return self._paddles(lr.StepDecay, step_size=self.step_size * self.unit)
@@ -162,9 +172,9 @@ class Step(LRBase):
 class Piecewise(LRBase):
     """Given rates between given epochs."""
 
-    learning_rate: float = field(init=False)  # values[0]
-    decay_epochs: list[int]  # epochs at which the rate changes
-    values: list[float]  # the rates, one more than decay_epochs
+    learning_rate: Rate = field(init=False)  # values[0]
+    decay_epochs: list[_Steps]  # epochs at which the rate changes
+    values: list[_LowRate]  # the rates, one more than decay_epochs
 
     def __post_init__(self) -> None:
         count, rates = len(self.decay_epochs), len(self.values)
@@ -183,8 +193,8 @@ class Piecewise(LRBase):
 class MultiStepDecay(LRBase):
     """Multiply the rate by ``gamma`` at given epochs."""
 
-    milestones: list[int]  # increasing epochs
-    gamma: float = 0.1  # factor at each of them
+    milestones: list[_Steps]  # increasing epochs
+    gamma: _Factor = 0.1  # factor at each of them
 
     def main_schedule(self) -> lr.LRScheduler:
         steps = [epoch * self.unit for epoch in self.milestones]
@@ -195,15 +205,10 @@ class MultiStepDecay(LRBase):
 class CosineWarmRestarts(LRBase):
     """Half cosine waves with restarts (Loshchilov and Hutter, SGDR, 2017)."""
 
-    T_0: int  # epochs of the first wave
-    T_mult: int  # each wave is this times as long as the one before
-    eta_min: float = 0.0  # the rate at the end of each wave
-
-    def __post_init__(self) -> None:
-        if self.T_0 < 1 or self.T_mult < 1:
-            text = "CosineWarmRestarts: T_0 and T_mult must be at least 1"
-            raise ConfigError(f"{text}, got {self.T_0} and {self.T_mult}")
-        super().__post_init__()
+    T_0: _Steps  # epochs of the first wave
+    # Each wave is this times as long as the one before
+    T_mult: Annotated[int, Range(1, 1000)]
+    eta_min: _LowRate = 0.0  # the rate at the end of each wave
 
     def _rate(self, step: int) -> float:
         length = self.T_0 * self.unit
@@ -224,11 +229,13 @@ class OneCycleLR(LRBase):
     The cycle follows the warm-up.
     """
 
-    learning_rate: float = field(init=False)  # max_learning_rate / divide_factor
-    max_learning_rate: float  # the highest rate
-    divide_factor: float = 25.0  # the highest rate over the first rate
-    end_learning_rate: float = 0.0001  # the last rate
-    phase_pct: float = 0.3  # share of the steps that go up
+    learning_rate: Rate = field(init=False)  # max_learning_rate / divide_factor
+    max_learning_rate: Rate  # the highest rate
+    # The highest rate over the first rate
+    divide_factor: Annotated[float, Range(1, 10**9)] = 25.0
+    end_learning_rate: _LowRate = 0.0001  # the last rate
+    # Share of the steps that go up
+    phase_pct: Annotated[float, Range(above=0, below=1)] = 0.3
     anneal_strategy: Literal["cos", "linear"] = "cos"  # shape of the flanks
     three_phase: bool = False  # go down in two phases, as in the paper
 
@@ -254,13 +261,14 @@ class ReduceOnPlateau(LRBase):
     indicator: Literal["train_loss", "eval_loss", "train_metric", "eval_metric"]
     indicator_name: str
     mode: Literal["min", "max"] = "min"  # whether smaller or larger is better
-    factor: float = 0.1  # factor of a reduction
-    patience: int = 10  # comparisons without improvement before a reduction
-    threshold: float = 1e-4  # smallest change that counts as an improvement
+    factor: Annotated[float, Range(above=0, below=1)] = 0.1  # factor of a reduction
+    patience: _Count = 10  # comparisons without improvement before a reduction
+    # Smallest change that counts as an improvement
+    threshold: Annotated[float, Range(0, 10**9)] = 1e-4
     threshold_mode: Literal["rel", "abs"] = "rel"  # relative to the best, or absolute
-    cooldown: int = 0  # comparisons to wait after a reduction
-    min_lr: float = 0.0  # lower bound
-    epsilon: float = 1e-8  # smaller reductions are not made
+    cooldown: _Count = 0  # comparisons to wait after a reduction
+    min_lr: _LowRate = 0.0  # lower bound
+    epsilon: Annotated[float, Range(0, 1)] = 1e-8  # smaller reductions are not made
     by_epoch: bool = True
 
     def __post_init__(self) -> None:

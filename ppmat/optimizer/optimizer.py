@@ -20,13 +20,18 @@ import inspect
 from collections.abc import Sequence
 from dataclasses import KW_ONLY
 from dataclasses import dataclass
+from typing import Annotated
 from typing import Any
 
 from paddle import nn
 from paddle import optimizer as optim
 
 from ppmat.utils import logger
+from ppmat.utils.ranges import Range
 
+_Share = Annotated[float, Range(0, below=1)]  # of the old value in a running mean
+_Tiny = Annotated[float, Range(above=0, most=1)]
+_Decay = Annotated[float, Range(0, 100)]
 Models = nn.Layer | Sequence[nn.Layer]
 Named = list[tuple[str, Any]]  # parameters by their names in the models
 
@@ -49,7 +54,7 @@ class OptimizerBase:
 
     learning_rate: float | optim.lr.LRScheduler
     _: KW_ONLY
-    weight_decay: float | None = None  # L2 coefficient
+    weight_decay: _Decay | None = None  # L2 coefficient
     grad_clip: Any = None  # Paddle's strategy of gradient clipping
 
     def __call__(self, model_list: Models) -> optim.Optimizer:
@@ -84,7 +89,7 @@ class SGD(OptimizerBase):
 class Momentum(OptimizerBase):
     """Gradient descent with velocity."""
 
-    momentum: float  # share of the old velocity
+    momentum: _Share  # share of the old velocity
     _: KW_ONLY
     use_nesterov: bool = False  # Nesterov's form
     no_weight_decay_name: str | None = None  # parts of names, separated by blanks
@@ -105,9 +110,9 @@ class Adam(OptimizerBase):
 
     learning_rate: float | optim.lr.LRScheduler = 0.001
     _: KW_ONLY
-    beta1: float = 0.9  # decay rate of the first moment
-    beta2: float = 0.999  # decay rate of the second moment
-    epsilon: float = 1e-08  # added to the root of the second moment
+    beta1: _Share = 0.9  # decay rate of the first moment
+    beta2: _Share = 0.999  # decay rate of the second moment
+    epsilon: _Tiny = 1e-08  # added to the root of the second moment
     lazy_mode: bool = False  # update only rows with a gradient (sparse embeddings)
     amsgrad: bool = False  # use the largest second moment so far
 
@@ -118,10 +123,10 @@ class AdamW(OptimizerBase):
 
     learning_rate: float | optim.lr.LRScheduler = 0.001
     _: KW_ONLY
-    beta1: float = 0.9  # decay rate of the first moment
-    beta2: float = 0.999  # decay rate of the second moment
-    epsilon: float = 1e-8  # added to the root of the second moment
-    weight_decay: float = 0.001  # decay coefficient
+    beta1: _Share = 0.9  # decay rate of the first moment
+    beta2: _Share = 0.999  # decay rate of the second moment
+    epsilon: _Tiny = 1e-8  # added to the root of the second moment
+    weight_decay: _Decay = 0.001  # decay coefficient
     no_weight_decay_name: str | None = None  # parts of names, separated by blanks
     one_dim_param_no_weight_decay: bool = False  # no decay on vectors (biases, norms)
     amsgrad: bool = False  # use the largest second moment so far
@@ -140,6 +145,6 @@ class RMSProp(OptimizerBase):
     """Gradient descent scaled by a running mean of the squared gradient."""
 
     _: KW_ONLY
-    rho: float = 0.95  # share of the old mean square
-    epsilon: float = 1e-6  # added below the root
-    momentum: float = 0.0  # share of the old velocity
+    rho: _Share = 0.95  # share of the old mean square
+    epsilon: _Tiny = 1e-6  # added below the root
+    momentum: _Share = 0.0  # share of the old velocity

@@ -32,7 +32,6 @@ import paddle.distributed as dist
 from ase import Atoms
 from pymatgen.core.structure import IMolecule
 from pymatgen.core.structure import IStructure
-from tqdm import tqdm
 
 from ppmat.datasets.loader import batches_in_order
 from ppmat.datasets.oc20_is2re_dataset import StructureDataset
@@ -55,6 +54,7 @@ from ppmat.utils.errors import check_choice
 from ppmat.utils.files import StoredRunError
 from ppmat.utils.misc import gather_objects
 from ppmat.utils.misc import wait_for_all
+from ppmat.utils.progress import Progress
 from ppmat.utils.registry import ConfigError
 from ppmat.utils.result_store import Column
 from ppmat.utils.result_store import RowFile
@@ -217,7 +217,7 @@ class PropertyPredictor(BasePredictor):
             rows = RowFile(save_path, self.columns, self._settings(missing_tags))
         keep_errors, hidden = on_error == "flag", one or not progress
         checks = self._checks(structures, missing_tags == "guess", keep_errors)
-        with tqdm(
+        with Progress(
             desc="predicting", unit=" structures", total=total, disable=hidden
         ) as bar:
             self._run(checks, rows, batch_size, num_workers, keep_errors, bar)
@@ -305,7 +305,7 @@ class PropertyPredictor(BasePredictor):
         batch_size: int,
         workers: int,
         keep_errors: bool,
-        bar: tqdm,
+        bar: Progress,
     ) -> None:
         """Add the rows of all structures that have no row yet.
 
@@ -344,7 +344,11 @@ class PropertyPredictor(BasePredictor):
                 rows.append(new, digest.hexdigest())
 
     def _predict(
-        self, chunk: list[CheckedStructure], batch_size: int, workers: int, bar: tqdm
+        self,
+        chunk: list[CheckedStructure],
+        batch_size: int,
+        workers: int,
+        bar: Progress,
     ) -> list[dict[str, Any]]:
         """Return the rows of some structures."""
         rows = [

@@ -26,7 +26,6 @@ from typing import Literal
 
 import numpy as np
 import paddle
-from tqdm import tqdm
 
 from ppmat.models import package_label
 from ppmat.predictor.base import BasePredictor
@@ -48,6 +47,7 @@ from ppmat.stem.images.image_inputs import find_images
 from ppmat.utils import logger
 from ppmat.utils.errors import InputError
 from ppmat.utils.errors import check_choice
+from ppmat.utils.progress import Progress
 from ppmat.utils.registry import ConfigError
 from ppmat.utils.registry import check_keys
 from ppmat.utils.shares import locked_for_all
@@ -313,7 +313,7 @@ class SpectrumPredictor(BasePredictor):
         folder ``save_path`` gets float32 TIFF files, which replace older ones.
         """
         if save_path is None:
-            files = tqdm(find_images(image_file_path), "enhancing", unit=" files")
+            files = Progress(find_images(image_file_path), "enhancing", unit=" files")
             return [self._as_tensors(self.enhance(file.read().data)) for file in files]
         rows = self.iter_files(image_file_path, save_path, overwrite=True)
         return [self._as_tensors(row["result"].image) for row in rows]
@@ -391,7 +391,7 @@ class SpectrumPredictor(BasePredictor):
                 self.tiles.runner(options.tile_size, options.tile_size)
             wait()  # each rank has looked at the folder
             mine = my_share(len(images))
-            bar = tqdm(mine, "enhancing", unit=" files", disable=not progress)
+            bar = Progress(mine, "enhancing", unit=" files", disable=not progress)
             for number in bar:
                 row = {
                     "input": str(images[number]),
@@ -411,7 +411,7 @@ class SpectrumPredictor(BasePredictor):
                 yield row
 
     def _enhance_file(
-        self, store: ImageStore, number: int, options: EnhanceOptions, bar: tqdm
+        self, store: ImageStore, number: int, options: EnhanceOptions, bar: Progress
     ) -> Enhancement:
         image = store.images[number]
         input_hash = store.input_hash(number)

@@ -30,13 +30,13 @@ import numpy as np
 import paddle
 import paddle.distributed as dist
 from paddle import io
-from tqdm import tqdm
 
 from ppmat.datasets.loader import batches_in_order
 from ppmat.sampler.distance_projection import DistanceProjection
 from ppmat.sampler.slab_results import finish_slab
 from ppmat.utils import logger
 from ppmat.utils import misc
+from ppmat.utils.progress import Progress
 from ppmat.utils.registry import ConfigError
 from ppmat.utils.result_store import Result
 from ppmat.utils.result_store import ResultStore
@@ -161,7 +161,7 @@ def generate(sampler: Any, source: Source, options: SampleOptions) -> Sequence:
     )
     shown = options.progress if dist.get_rank() == 0 else False
     quiet = None if shown is None else not shown
-    bar = tqdm(desc="sampling", unit=" batches", total=len(wanted), disable=quiet)
+    bar = Progress(desc="sampling", unit=" batches", total=len(wanted), disable=quiet)
     for number, batch in zip(wanted, loader, strict=True):
         rows = range(number * batch_size, min((number + 1) * batch_size, total))
         results = sample_batch(sampler, batch, number, options)

@@ -29,7 +29,6 @@ import paddle.distributed as dist
 from ase import Atoms
 from pymatgen.core import Structure
 from pymatgen.io.ase import AseAtomsAdaptor
-from tqdm import tqdm
 
 from ppmat.datasets import DATASETS
 from ppmat.datasets import build_dataloader
@@ -67,6 +66,7 @@ from ppmat.sampler.structure_writer import result_to_atoms
 from ppmat.utils import logger
 from ppmat.utils.errors import check_choice
 from ppmat.utils.misc import wait_for_all
+from ppmat.utils.progress import Progress
 from ppmat.utils.registry import ConfigError
 from ppmat.utils.registry import check_call
 from ppmat.utils.registry import check_keys
@@ -357,7 +357,7 @@ class StructureSampler:
         one = replace(options, num_samples=1)
         results: list[Result] = []
         starts = range(0, total, size)
-        for number, start in enumerate(tqdm(starts, desc="sampling", disable=None)):
+        for number, start in enumerate(Progress(starts, desc="sampling")):
             batch = make_batch(min(size, total - start))
             results += sample_batch(self, batch, number, one)
         if options.save_path is not None and dist.get_rank() == 0:

@@ -25,11 +25,14 @@ integral is continuous across cell faces.
 
 from __future__ import annotations
 
+from typing import Annotated
 from typing import Literal
 from typing import NamedTuple
 
 import numpy as np
 import paddle
+
+from ppmat.utils.ranges import Range
 
 
 class FlowMatchingOutput(NamedTuple):
@@ -64,10 +67,10 @@ class FlowMatchingScheduler:
 
     def __init__(
         self,
-        noise_std: float = 0.0,
+        noise_std: Annotated[float, Range(0, 10)] = 0.0,
         solver: Literal["euler", "heun"] = "euler",
         time_sampling: Literal["uniform", "zero"] = "uniform",
-        time_power: float = 1.0,
+        time_power: Annotated[float, Range(above=0, most=100)] = 1.0,
     ) -> None:
         self.noise_std = noise_std
         self.solver = solver

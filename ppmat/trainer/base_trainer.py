@@ -19,6 +19,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import sys
 import time
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -51,6 +52,7 @@ from ppmat.utils.ema import ExponentialMovingAverage
 from ppmat.utils.meeting import start_ranks
 from ppmat.utils.misc import AverageMeter
 from ppmat.utils.misc import gather_objects
+from ppmat.utils.progress import Progress
 from ppmat.utils.registry import CLASS_KEY
 from ppmat.utils.registry import ConfigError
 from ppmat.utils.registry import Registry
@@ -185,7 +187,7 @@ class BaseTrainer:
         Arguments replace those of the constructor and of the configuration.
 
         Raises:
-            TrainingInterrupted: After SIGTERM or SIGINT; ``latest`` is saved.
+            TrainingInterrupted: After SIGTERM, SIGINT or SIGHUP; ``latest`` is saved.
             NonFiniteError: A loss or gradient is not finite (``nan_policy: raise``).
             CheckpointError: A checkpoint cannot be read or written.
         """
@@ -206,6 +208,7 @@ class BaseTrainer:
         run.state = TrainerState()
         if path is not None:
             checkpointing.restore(run, path)
+        checkpointing.check_space(run)
         run.reporter.open_file(run.state.log_rows if path is not None else None)
         logger.info(
             f"Training {type(run.model).__name__}, "
@@ -344,10 +347,22 @@ class BaseTrainer:
         num_batches = len(run.train_dataloader)
         state.max_steps_in_train_epoch = -(-num_batches // micro)
         skip = min(state.step_in_train_epoch * micro, num_batches)
-        if skip >= num_batches:
+        if skip >= num_batches:  # resumed between the last step and the evaluation
+            self._restore_random_state()
             return True
-        by_step = not getattr(run.lr_scheduler, "by_epoch", False)
         batches = self._batches(skip)
+        # On a terminal the log lines show the progress.
+        hidden = dist.get_rank() != 0 or sys.stderr.isatty()
+        total, done = state.max_steps_in_train_epoch, state.step_in_train_epoch
+        options = {"total": total, "initial": done, "unit": " steps", "leave": False}
+        with Progress(None, self._head("Train"), hidden, **options) as bar:
+            return self._take_steps(batches, bar)
+
+    def _take_steps(self, batches: Iterator[Any], bar: Progress) -> bool:
+        """Take a step with each group of micro-batches; see :meth:`_train_batches`."""
+        run, config, state = self.run, self.config, self.state
+        micro = config.gradient_accumulation_steps
+        by_step = not getattr(run.lr_scheduler, "by_epoch", False)
         while True:
             tic = time.perf_counter()
             group = self._read(batches, micro)
@@ -358,6 +373,7 @@ class BaseTrainer:
             state.step_in_train_epoch += 1
             state.global_step += 1
             run.add_count("batch_cost", time.perf_counter() - tic)
+            bar.update()
             at_end = state.step_in_train_epoch == state.max_steps_in_train_epoch
             enough = bool(config.max_iter and state.global_step >= config.max_iter)
             if (
@@ -367,6 +383,7 @@ class BaseTrainer:
                 or enough
             ):
                 self._log_window()
+                bar.postpone()
             if run.lr_scheduler is not None and by_step:
                 run.lr_scheduler.step()
             self._after_step(at_end or enough)

@@ -16,6 +16,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import paddle.distributed as dist
 
 from ppmat.trainer.meters import TrainingMeans
@@ -24,6 +26,8 @@ from ppmat.trainer.trainer_state import TrainerState
 from ppmat.trainer.utils import get_random_state
 from ppmat.utils import logger
 from ppmat.utils import save_load
+from ppmat.utils.errors import InputError
+from ppmat.utils.files import make_folder
 from ppmat.utils.misc import gather_objects
 from ppmat.utils.save_load import CheckpointError
 
@@ -59,6 +63,28 @@ def save(run: Run, prefix: str, print_log: bool = True) -> None:
         ema_model=run.ema_model,
         params_from_ema=run.ema_model is not None and prefix == "best",
     )
+
+
+def check_space(run: Run) -> None:
+    """Check that the disk has room for ``latest``, the one it replaces, and ``best``.
+
+    Raises:
+        InputError: It has not.
+    """
+    if dist.get_rank() != 0:
+        return
+    weights = sum(t.size * t.element_size() for t in run.model.state_dict().values())
+    copies = 3 + (run.ema_model is not None)  # two moments of each weight at most
+    needed = 3 * copies * weights
+    folder = run.config.output_dir
+    make_folder(folder)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise InputError(
+            f"the disk has {free / 1e6:,.1f} MB free",
+            where=folder,
+            wanted=f"{needed / 1e6:,.1f} MB, for three checkpoints",
+        )
 
 
 def restore(run: Run, path: str) -> None:

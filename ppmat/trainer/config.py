@@ -19,32 +19,38 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import field
+from typing import Annotated
 from typing import Any
 from typing import Literal
 
+from ppmat.utils.ranges import Range
 from ppmat.utils.registry import CLASS_KEY
 from ppmat.utils.registry import PARAMS_KEY
 from ppmat.utils.registry import ConfigError
 from ppmat.utils.registry import check_call
+
+# More epochs or steps than a run can take
+_Count = Annotated[int, Range(0, 10**9)]
+_OneOrMore = Annotated[int, Range(1, 10**9)]
 
 
 @dataclass
 class TrainerConfig:
     """Settings of a training run. In all frequencies 0 means off."""
 
-    max_epochs: int
+    max_epochs: _OneOrMore
     output_dir: str  # folder of the run
     # Append ``_t_<time>_s_<seed>`` to output_dir; the training command does so, once
     timestamp_output_dir: bool = False
     # Of initial weights, data order and noise; only the noise differs between ranks
-    seed: int = 42
-    save_freq: int = 0  # epochs between ``epoch_<k>``; the first and the last too
-    save_freq_steps: int | None = None  # update steps between ``step_<n>``
-    log_freq: int = 10  # update steps between log lines
-    eval_freq: int = 1  # epochs between evaluations; the last epoch too
-    eval_freq_steps: int | None = None  # or update steps between evaluations
-    start_eval_epoch: int = 1  # first epoch that is evaluated
-    max_iter: int | None = None  # update steps after which the run stops
+    seed: Annotated[int, Range(0, 2**32 - 1)] = 42
+    save_freq: _Count = 0  # epochs between ``epoch_<k>``; the first and the last too
+    save_freq_steps: _Count | None = None  # update steps between ``step_<n>``
+    log_freq: _Count = 10  # update steps between log lines
+    eval_freq: _Count = 1  # epochs between evaluations; the last epoch too
+    eval_freq_steps: _Count | None = None  # or update steps between evaluations
+    start_eval_epoch: _Count = 1  # first epoch that is evaluated
+    max_iter: _Count | None = None  # update steps after which the run stops
     pretrained_model_path: str | None = None  # first weights: file, folder or address
     pretrained_weight_name: str | None = None  # file in that folder or archive
     resume_from_checkpoint: str | None = None  # without suffix
@@ -61,8 +67,8 @@ class TrainerConfig:
     ) = None
     name_for_best_metric: str | None = None  # among the losses or metrics
     greater_is_better: bool = False
-    early_stopping_patience: int = 0  # comparisons without improvement, then stop
-    gradient_accumulation_steps: int = 1  # micro-batches of an update step
+    early_stopping_patience: _Count = 0  # comparisons without improvement, then stop
+    gradient_accumulation_steps: _OneOrMore = 1  # micro-batches of an update step
     # For several processes: allow parameters that some losses do not depend on. False
     # is a little faster and fails on such models
     find_unused_parameters: bool = True
@@ -71,7 +77,7 @@ class TrainerConfig:
     amp_dtype: Literal["float16", "bfloat16"] = "float16"  # float16 has a loss scaler
     # Decay of an exponential average of the weights, which is evaluated and saved in
     # ``best.pdparams``; 0 keeps none
-    ema_decay: float = 0.0
+    ema_decay: Annotated[float, Range(0, below=1)] = 0.0
     # If a loss or gradient is not finite: stop with the ids of the batch, or skip the
     # update and count it
     nan_policy: Literal["raise", "skip"] = "raise"
@@ -98,16 +104,6 @@ class TrainerConfig:
         params = {k: v for k, v in config.items() if k not in (CLASS_KEY, PARAMS_KEY)}
         check_call(cls, params, where)
         result = cls(**params)
-        for name, value in vars(result).items():
-            least = int(name in ("max_epochs", "gradient_accumulation_steps"))
-            if isinstance(value, int) and value < least:
-                raise ConfigError(
-                    f"{where}.{name}: wanted at least {least}, got {value}"
-                )
-        if not 0.0 <= result.ema_decay < 1.0:
-            raise ConfigError(
-                f"{where}.ema_decay: wanted a number in [0, 1), got {result.ema_decay}"
-            )
         if result.best_metric_indicator and not result.name_for_best_metric:
             raise ConfigError(
                 f"{where}.name_for_best_metric: must be given with "

@@ -36,6 +36,7 @@ from ppmat.trainer.utils import compute_batch_size
 from ppmat.trainer.utils import gather_rows
 from ppmat.trainer.utils import own_random_stream
 from ppmat.trainer.utils import share_statistics
+from ppmat.utils.progress import Progress
 
 _SIDES = ("pred", "label")
 
@@ -74,7 +75,10 @@ def _evaluate(
     run.state.step_in_eval_epoch = 0
 
     tic = time.perf_counter()
-    for batch in dataloader:
+    hidden = paddle.distributed.get_rank() != 0
+    for batch in Progress(
+        dataloader, "evaluating", hidden, unit="batches", leave=False
+    ):
         run.state.step_in_eval_epoch += 1
         add_value(times, "reader_cost", time.perf_counter() - tic)
         size = compute_batch_size(batch)

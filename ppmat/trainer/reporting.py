@@ -26,7 +26,9 @@ from typing import Any
 from ppmat.trainer.config import TrainerConfig
 from ppmat.trainer.trainer_state import TrainerState
 from ppmat.utils import logger
+from ppmat.utils.files import make_folder
 from ppmat.utils.files import replacing
+from ppmat.utils.files import writing
 from ppmat.utils.registry import ConfigError
 
 _FIXED = ["stage", "epoch", "step"]
@@ -49,12 +51,13 @@ class MetricsFile:
         self.path = path
         self.columns = list(_FIXED)
         self.rows: list[dict[str, str]] = []
-        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+        make_folder(os.path.dirname(os.path.abspath(path)))
         if os.path.exists(path) and keep_rows is None:
             number = 1
             while os.path.exists(aside := f"{path[:-4]}_{number}.csv"):
                 number += 1
-            os.rename(path, aside)
+            with writing(path):
+                os.rename(path, aside)
             logger.message(f"Kept the metrics.csv of an earlier run as {aside}")
         elif os.path.exists(path):
             with open(path, newline="", encoding="utf-8") as file:
@@ -81,7 +84,10 @@ class MetricsFile:
             self.columns += new
             self._rewrite()
             return
-        with open(self.path, "a", newline="", encoding="utf-8") as file:
+        with (
+            writing(self.path),
+            open(self.path, "a", newline="", encoding="utf-8") as file,
+        ):
             csv.DictWriter(file, self.columns, restval="").writerow(text)
 
 
@@ -230,5 +236,6 @@ def draw_loss_curve(output_dir: str) -> str | None:
     axes.set_ylabel("loss")
     axes.legend()
     path = os.path.join(output_dir, "loss_curve.png")
-    figure.savefig(path, dpi=150)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=150)
     return path

@@ -46,16 +46,19 @@ class TrainingInterrupted(SystemExit):
     """Training stopped on a signal after saving ``latest``.
 
     The exit status of the process is 128 + signal number, as in a shell: 143 for
-    SIGTERM, 130 for SIGINT.
+    SIGTERM, 130 for SIGINT, 129 for SIGHUP.
     """
 
 
 class StopSignals:
-    """In this context SIGTERM and SIGINT only set :attr:`received`.
+    """In this context SIGTERM, SIGINT and SIGHUP only set :attr:`received`.
 
-    A second SIGINT raises Python's KeyboardInterrupt. Outside the main thread, where
-    Python allows no handlers, the context does nothing.
+    A second SIGINT raises Python's KeyboardInterrupt. Under ``nohup`` SIGHUP stays
+    ignored. Outside the main thread, where Python allows no handlers, the context does
+    nothing.
     """
+
+    SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
     def __init__(self) -> None:
         self.received = 0
@@ -64,8 +67,10 @@ class StopSignals:
     def __enter__(self) -> StopSignals:
         self.received = 0
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._handle)
+            for number in self.SIGNALS:
+                by_nohup = signal.getsignal(number) == signal.SIG_IGN
+                if number != signal.SIGHUP or not by_nohup:
+                    self._before[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *exc_info: Any) -> None:
@@ -79,7 +84,8 @@ class StopSignals:
         self.received = number
         # The logger may be writing a line, so this writes to stderr directly.
         name = signal.Signals(number).name
-        os.write(2, f"{name}: finishing this step, then saving 'latest'\n".encode())
+        with contextlib.suppress(OSError):  # the terminal of a SIGHUP is gone
+            os.write(2, f"{name}: finishing this step, then saving 'latest'\n".encode())
 
 
 @dataclass

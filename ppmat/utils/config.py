@@ -21,6 +21,7 @@ evaluated or imported.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,6 +31,9 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ppmat.utils.errors import nearest
+from ppmat.utils.files import make_folder
+from ppmat.utils.files import replacing
 from ppmat.utils.registry import ConfigError
 from ppmat.utils.registry import check_keys
 
@@ -37,15 +41,29 @@ PathLike = str | os.PathLike[str]
 
 SECTIONS = ("Global", "Trainer", "Model", "Optimizer", "Metric", "Dataset")
 SECTIONS += ("Predict", "Sample")
+# Keys of ``Global`` that the program reads; all others serve interpolations
+GLOBAL_KEYS = ("do_train", "do_eval", "do_test", "label_names", "spacing")
+_REFERENCE = r"\$\{(?:Global|\.+)[.\[]*(\w+)"  # ${Global.x}, ${Global[x]}, ${.x}
 
 
 def find_config(path: PathLike, *folders: PathLike) -> str:
-    """Return the path of a file: as given, else below one of ``folders``."""
+    """Return the path of a file: as given, else below one of ``folders``.
+
+    Raises:
+        ConfigError: There is none; the error names the nearest file of the folders.
+    """
     for candidate in (Path(path), *(Path(folder) / path for folder in folders)):
         if candidate.is_file():
             return str(candidate)
     below = f", also not below {' or '.join(map(str, folders))}" if folders else ""
-    raise ConfigError(f"configuration file not found: {path}{below}")
+    found = {
+        file.relative_to(folder).as_posix()
+        for folder in map(Path, folders)
+        for file in folder.glob("**/*.yaml")
+    }
+    by_name = {Path(name).name: name for name in sorted(found)}
+    hint = nearest(path, found) or nearest(Path(path).name, by_name)
+    raise ConfigError(f"configuration file not found: {path}{below}.{hint}")
 
 
 def load_config(path: PathLike, overrides: Iterable[str] = ()) -> dict[str, Any]:
@@ -64,17 +82,7 @@ def load_config(path: PathLike, overrides: Iterable[str] = ()) -> dict[str, Any]
             section is unknown, an override is malformed, or an interpolation or a
             mandatory value (``???``) has no value.
     """
-    try:
-        config = OmegaConf.load(path)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        spot = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        raise ConfigError(f"{path}{spot}: not valid YAML: {_reason(error)}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
-        raise ConfigError(f"{path}: not valid YAML: {_reason(error)}") from error
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
-    return resolve_config(config, overrides, str(path))
+    return _resolved(_read(path, overrides), str(path))
 
 
 def resolve_config(
@@ -92,6 +100,25 @@ def resolve_config(
         >>> resolve_config(config, ["Global.seed=2"])["Trainer"]
         {'seed': 2}
     """
+    return _resolved(_merged(config, overrides, source), source)
+
+
+def _read(path: PathLike, overrides: Iterable[str]) -> Any:
+    """Return a file with its overrides, interpolations as they are."""
+    try:
+        config = OmegaConf.load(path)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        spot = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        raise ConfigError(f"{path}{spot}: not valid YAML: {_reason(error)}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{path}: not valid YAML: {_reason(error)}") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    return _merged(config, overrides, str(path))
+
+
+def _merged(config: Any, overrides: Iterable[str], source: str) -> Any:
     try:
         config = OmegaConf.create(config)
     except OmegaConfBaseException as error:
@@ -111,10 +138,108 @@ def resolve_config(
         except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError) as error:
             raise ConfigError(f"override '{item}': {_reason(error)}") from error
     check_keys(config, SECTIONS, source)
+    return config
+
+
+def _resolved(config: Any, source: str) -> dict[str, Any]:
     try:
         return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{source}: {_reason(error)}") from error
+
+
+def check_sections(config: Mapping[str, Any]) -> None:
+    """Check that each section of a resolved configuration is a mapping or empty.
+
+    Raises:
+        ConfigError: One is not.
+    """
+    for name, section in config.items():
+        if not isinstance(section, Mapping | None):
+            raise ConfigError(f"{section!r}", where=name, wanted="a mapping of keys")
+
+
+def check_global(path: PathLike, overrides: Iterable[str] = ()) -> None:
+    """Check that each key of ``Global`` has a use.
+
+    In a file that a run has written, all interpolations are resolved: only keys of
+    overrides are checked there.
+
+    Args:
+        path: A file that :func:`load_config` has read.
+        overrides: Its overrides.
+
+    Raises:
+        ConfigError: Nothing refers to a key.
+    """
+    config = OmegaConf.to_container(_read(path, overrides), resolve=False)
+    # An override may replace a block that uses a key.
+    found = _references(config)
+    found |= _references(OmegaConf.to_container(_read(path, ()), resolve=False))
+    given = [item.split("=")[0].strip() for item in overrides]
+    given = [key.split(".")[1] for key in given if key.startswith("Global.")]
+    given += (config.get("Global") or {}) if found else ()
+    used = {*GLOBAL_KEYS, *found}
+    for key in given:
+        if key not in used:
+            raise ConfigError(
+                f"Global.{key}: nothing refers to it. A key of Global is used by "
+                f"${{Global.{key}}} elsewhere, or is one of {', '.join(GLOBAL_KEYS)}."
+                f"{nearest(key, used)}"
+            )
+
+
+def unset_variables(
+    path: PathLike,
+    overrides: Iterable[str] = (),
+    sections: Iterable[str] = ("Dataset",),
+) -> list[str]:
+    """Return the environment variables whose default decides the given sections.
+
+    Args:
+        path: A YAML file with ``${oc.env:NAME,default}``.
+        overrides: ``KEY=VALUE``, which may replace such values.
+        sections: Sections that are used.
+
+    Raises:
+        ConfigError: See :func:`load_config`.
+    """
+    config = OmegaConf.to_container(_read(path, overrides), resolve=False)
+    found, seen = set(), set()
+    todo = [config.get(name) for name in sections]
+    while todo:
+        value = todo.pop()
+        if isinstance(value, Mapping):
+            todo += value.values()
+        elif isinstance(value, list):
+            todo += value
+        elif isinstance(value, str) and value not in seen:
+            seen.add(value)
+            found.update(re.findall(r"\$\{oc\.env:(\w+)\s*,", value))
+            for key in re.findall(r"\$\{([\w.]+)\}", value):
+                todo.append(_raw(config, key.split(".")))
+    return sorted(name for name in found if name not in os.environ)
+
+
+def _raw(value: Any, keys: list[str]) -> Any:
+    """Return what nested containers have at a dotted key, or None."""
+    for key in keys:
+        if isinstance(value, Mapping):
+            value = value.get(key)
+        elif isinstance(value, list) and key.isdigit() and int(key) < len(value):
+            value = value[int(key)]
+        else:
+            return None
+    return value
+
+
+def _references(value: Any) -> set[str]:
+    """Return the keys of ``Global`` that the interpolations in a value name."""
+    if isinstance(value, Mapping):
+        return set().union(*map(_references, value.values()))
+    if isinstance(value, list):
+        return set().union(*map(_references, value))
+    return set(re.findall(_REFERENCE, value)) if isinstance(value, str) else set()
 
 
 def _reason(error: Exception) -> str:
@@ -127,5 +252,6 @@ def _reason(error: Exception) -> str:
 
 def save_config(config: Mapping, path: PathLike) -> None:
     """Write a configuration as YAML; missing folders are made."""
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    OmegaConf.save(OmegaConf.create(dict(config)), path)
+    make_folder(os.path.dirname(os.path.abspath(path)))
+    with replacing(path) as temporary:
+        OmegaConf.save(OmegaConf.create(dict(config)), temporary)

@@ -14,17 +14,20 @@
 
 """Files that are written whole or not at all, and runs that can stop and go on.
 
-Every command that writes shares three things: :func:`replacing` writes one file,
-:class:`RunManifest` says what decides the results of a run, :func:`locked` keeps a
-second process out of its output.
+Every command that writes shares these: :func:`replacing` writes one file,
+:func:`writing` names a place that cannot be written to, :class:`RunManifest` says what
+decides the results of a run, :func:`locked` keeps a second process out of its output.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
+import platform
+import tempfile
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -34,9 +37,69 @@ from typing import Any
 
 from ppmat.utils.errors import InputError
 
+# Faults of a place or its disk, not of the program
+_PLACE_FAULTS = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO),
+    *(errno.EACCES, errno.EPERM, errno.EEXIST, errno.EISDIR, errno.ENOTDIR),
+    *(errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP),
+}
+
 
 class StoredRunError(InputError):
     """Stored results that are damaged, in use, or belong to another run."""
+
+
+@contextlib.contextmanager
+def writing(
+    path: str | os.PathLike, temporary: str | os.PathLike | None = None
+) -> Iterator[None]:
+    """Turn a fault of the place or the disk into an error that names ``path``.
+
+    Args:
+        path: What is written.
+        temporary: If given, faults of other files than this one stay as they are.
+
+    Raises:
+        InputError: The block cannot write: no permission, no space, a folder where a
+            file should be, ...
+
+    Example:
+        >>> with writing("/dev/null/x"):
+        ...     os.makedirs("/dev/null")
+        Traceback (most recent call last):
+        ...
+        ppmat.utils.errors.InputError: /dev/null/x: cannot be written: File exists
+    """
+    try:
+        yield
+    except OSError as error:
+        names = (None, error.filename if temporary is None else str(temporary))
+        if error.errno not in _PLACE_FAULTS or error.filename not in names:
+            raise
+        reason = f"cannot be written: {error.strerror}"
+        raise InputError(reason, where=os.fspath(path)) from error
+
+
+def make_folder(path: str | os.PathLike) -> None:
+    """Make a folder and those above it; an existing one is kept.
+
+    Raises:
+        InputError: It cannot be made: a file is there, no permission, ...
+    """
+    with writing(path):
+        os.makedirs(path, exist_ok=True)
+
+
+def check_writable(path: str | os.PathLike) -> None:
+    """Check that a file can be written or replaced; its content stays as it is.
+
+    Raises:
+        InputError: It cannot.
+    """
+    with writing(path):
+        if os.path.lexists(path):
+            open(path, "ab").close()
+        tempfile.TemporaryFile(dir=os.path.dirname(os.path.abspath(path))).close()
 
 
 @contextlib.contextmanager
@@ -55,8 +118,9 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
-        yield temporary
-        os.replace(temporary, path)
+        with writing(path, temporary):
+            yield temporary
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -77,12 +141,13 @@ def locked(
         InputError: The folder of the lock cannot be written to.
     """
     path = Path(path)
-    name = path / ".lock" if path.is_dir() else path.with_name(f".{path.name}.lock")
+    is_folder = os.path.isdir(path)  # unlike Path.is_dir, False for a name too long
+    name = path / ".lock" if is_folder else path.with_name(f".{path.name}.lock")
     with contextlib.ExitStack() as stack:
         handle = None
         while handle is None or not _is_file_of(handle, name):
             try:
-                handle = stack.enter_context(open(name, "w"))
+                handle = stack.enter_context(open(name, "a+"))
             except OSError as error:
                 raise InputError(
                     f"{path} cannot be written to: {error.strerror}"
@@ -92,15 +157,25 @@ def locked(
             except BlockingIOError:
                 if on_wait is None:
                     raise StoredRunError(
-                        f"{path}: another process is writing there",
+                        f"{path}: another process is writing there{_holder(handle)}",
                         hint="Wait until it has ended, or choose another place.",
                     ) from None
                 on_wait()
                 fcntl.flock(handle, fcntl.LOCK_EX)
+        handle.truncate(0)
+        handle.write(f"{os.getpid()} on {platform.node()}")
+        handle.flush()
         try:
             yield
         finally:
             name.unlink(missing_ok=True)
+
+
+def _holder(handle: IO) -> str:
+    """Return who wrote an open lock file, in parentheses."""
+    handle.seek(0)
+    text = handle.read(100)
+    return f" ({text})" if text else ""
 
 
 def _is_file_of(handle: IO, name: Path) -> bool:

@@ -24,6 +24,10 @@ import os
 import sys
 from typing import Any
 
+from ppmat.utils.errors import InputError
+from ppmat.utils.files import make_folder
+from ppmat.utils.files import writing
+
 _MESSAGE_LEVEL = 25  # between INFO (20) and WARNING (30)
 _COLOURS = {"DEBUG": "32", "MESSAGE": "36", "WARNING": "33", "ERROR": "31"}
 _LINE = "[%(asctime)s] %(name)s %(levelname)s: %(message)s"
@@ -56,6 +60,19 @@ class _StdoutHandler(logging.StreamHandler):
         return sys.stdout
 
 
+class _FileHandler(logging.FileHandler):
+    """Ends the program with an error if a line cannot be written, as on a full disk."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        _get().removeHandler(self)  # the error itself is logged, too
+        reason = f"cannot be written: {error.strerror}"
+        raise InputError(reason, where=self.baseFilename) from error
+
+
 def init_logger(
     name: str = "ppmat",
     log_file: str | None = None,
@@ -65,6 +82,9 @@ def init_logger(
 
     Rank 0 also appends to ``log_file`` and makes its folder. ``log_level`` is for
     rank 0; the other ranks show only errors.
+
+    Raises:
+        InputError: ``log_file`` cannot be written, now or with a later line.
     """
     global _logger
 
@@ -78,8 +98,9 @@ def init_logger(
     stream.setFormatter(_ColourFormatter(_LINE, _DATE))
     _logger.addHandler(stream)
     if log_file is not None and _rank() == 0:
-        os.makedirs(os.path.dirname(os.path.abspath(log_file)), exist_ok=True)
-        file = logging.FileHandler(log_file, "a", encoding="utf-8")
+        make_folder(os.path.dirname(os.path.abspath(log_file)))
+        with writing(log_file):
+            file = _FileHandler(log_file, "a", encoding="utf-8")
         file.setFormatter(logging.Formatter(_LINE, _DATE))
         _logger.addHandler(file)
     set_log_level(log_level)

@@ -22,7 +22,10 @@ and the nearest one.
 
 from __future__ import annotations
 
+import functools
 import inspect
+import math
+import operator
 import types
 import typing
 from collections import UserDict
@@ -33,6 +36,7 @@ from typing import Any
 
 from ppmat.utils.errors import InputError
 from ppmat.utils.errors import nearest
+from ppmat.utils.ranges import Range
 
 CLASS_KEY = "__class_name__"
 PARAMS_KEY = "__init_params__"
@@ -138,6 +142,36 @@ class Registry(UserDict):
             return self.build(cfg, where)
         return {k: self.build_all(block, f"{where}.{k}") for k, block in cfg.items()}
 
+    def check(
+        self,
+        cfg: Any,
+        where: str,
+        extra_keys: Iterable[str] = (),
+        runtime: Iterable[str] = (),
+    ) -> None:
+        """Check a block as :meth:`build` does, without building anything.
+
+        Args:
+            cfg: The block.
+            where: YAML path of the block, for errors.
+            extra_keys: As in :meth:`build`.
+            runtime: Names of the arguments that the program gives.
+
+        Raises:
+            ConfigError: The block is not valid.
+        """
+        cls, params = self.parse(cfg, where, extra_keys)
+        given = {**params, **dict.fromkeys(runtime)}
+        check_call(cls, given, f"{where}.{PARAMS_KEY}", set(params) - set(runtime))
+
+    def check_all(self, cfg: Any, where: str) -> None:
+        """Check what :meth:`build_all` builds."""
+        if isinstance(cfg, Mapping) and CLASS_KEY not in cfg:
+            for key, block in cfg.items():
+                self.check_all(block, f"{where}.{key}")
+        elif cfg is not None:
+            self.check(cfg, where)
+
     def parse(
         self, cfg: Mapping, where: str, extra_keys: Iterable[str] = ()
     ) -> tuple[type, dict[str, Any]]:
@@ -163,19 +197,20 @@ class Registry(UserDict):
 def check_call(
     cls: type, params: Mapping, where: str, from_yaml: set | None = None
 ) -> None:
-    """Check ``params`` against the constructor of ``cls``: names, presence, types.
+    """Check ``params`` against a constructor: names, presence, types, ranges.
 
     A class may list parameters that are arguments of another class, as
-    ``nested_params = {"backbone_cfg": Backbone}``; these are checked too.
+    ``nested_params = {"backbone_cfg": Backbone}``, or a block of a registry or of a
+    list of classes, as ``{"scheduler_cfg": SCHEDULERS}``; these are checked too.
 
     Args:
         cls: The class, or a function.
         params: Arguments by name.
         where: YAML path of the arguments, for errors.
-        from_yaml: Names whose types are checked; None checks all.
+        from_yaml: Names whose values are checked; None checks all.
 
     Raises:
-        ConfigError: An argument is unknown, missing or of a wrong type.
+        ConfigError: An argument is unknown, missing, of a wrong type or out of range.
     """
     # The signature of object.__init__ accepts any argument.
     plain = not isinstance(cls, type) or cls.__init__ is object.__init__
@@ -201,52 +236,95 @@ def check_call(
         value = params[name]
         optional = value is None and named[name].default is None
         if not optional and not fits(value, hints[name]):
-            raise ConfigError(
-                f"{where}.{name}: {cls.__name__} wants {_type_name(hints[name])}, "
-                f"got {type(value).__name__} {value!r}"
-            )
+            raise _misfit(value, hints[name], f"{where}.{name}", cls.__name__)
     for name, part in getattr(cls, "nested_params", {}).items():
-        if name in params:
-            check_call(part, params[name], f"{where}.{name}")
+        value, place = params.get(name), f"{where}.{name}"
+        if value is None:  # the default, or refused above
+            continue
+        if isinstance(part, list):
+            part = Registry("class", part)
+        if isinstance(part, Registry):
+            part.check(value, place)
+        else:
+            check_call(part, value, place)
 
 
+@functools.cache
 def _type_hints(cls: type) -> dict[str, Any]:
     try:
-        return typing.get_type_hints(cls.__init__ if isinstance(cls, type) else cls)
+        function = cls.__init__ if isinstance(cls, type) else cls
+        return typing.get_type_hints(function, include_extras=True)
     except (NameError, TypeError):  # a name that exists for type checkers only
         return {}
 
 
+def _misfit(value: Any, hint: Any, where: str, owner: str) -> ConfigError:
+    """Return the error for a value of a wrong type, or outside its range."""
+    plain, ranges = _without_ranges(hint)
+    limits = " or ".join(map(str, ranges))
+    if fits(value, plain) and limits:
+        return ConfigError(f"{where}: {owner} wants {limits}, got {value!r}")
+    wanted = _type_name(plain)
+    if limits and isinstance(value, float):
+        wanted = f"{wanted}, {limits}"
+    found = f"{type(value).__name__} {value!r}"
+    return ConfigError(f"{where}: {owner} wants {wanted}, got {found}")
+
+
+def _without_ranges(hint: Any) -> tuple[Any, list[Range]]:
+    """Return a hint without its ranges, and the ranges."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        plain, ranges = _without_ranges(args[0])
+        return plain, ranges + [extra for extra in args[1:] if isinstance(extra, Range)]
+    if origin in (typing.Union, types.UnionType) or origin is list:
+        parts = [_without_ranges(arg) for arg in args]
+        plain = functools.reduce(operator.or_, (part for part, _ in parts))
+        ranges = [found for _, more in parts for found in more]
+        return (list[plain] if origin is list else plain), ranges
+    return hint, []
+
+
 def _type_name(hint: Any) -> str:
-    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return " | ".join(map(_type_name, typing.get_args(hint)))
+    if isinstance(hint, type) and not typing.get_args(hint):
+        return "None" if hint is type(None) else hint.__name__
+    return str(hint).replace("typing.", "")
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Return whether a YAML value has the type of a hint.
+    """Return whether a YAML value has the type of a hint, and is in its ranges.
 
-    An int is legal for a float, a list for a tuple or sequence; a bool is not a number.
-    Other hints (arrays, callables, classes) accept all values; the constructor checks
-    them.
+    An int is legal for a float, a list for a tuple or sequence; a bool is not a number,
+    and neither are NaN and infinity. Other hints (arrays, callables, classes) accept
+    all values; the constructor checks them.
 
     Example:
         >>> fits(1, float), fits(True, int), fits(None, str | None)
         (True, False, True)
     """
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        ranges = [extra for extra in args[1:] if isinstance(extra, Range)]
+        return fits(value, args[0]) and all(r.holds(value) for r in ranges)
     if origin in (typing.Union, types.UnionType):
         return any(fits(value, arg) for arg in args)
     if origin is typing.Literal:
         return value in args
     plain = origin or hint
     if plain in (int, float):
-        return isinstance(value, (int, plain)) and not isinstance(value, bool)
+        is_number = isinstance(value, (int, plain)) and not isinstance(value, bool)
+        return is_number and (isinstance(value, int) or math.isfinite(value))
     if plain in (type(None), bool, str):
         return isinstance(value, plain)
     if isinstance(plain, type) and issubclass(plain, Mapping):
-        return isinstance(value, Mapping)
-    if plain in (list, tuple, Sequence, Iterable):
-        if isinstance(value, str) or not isinstance(value, Iterable):
+        if not isinstance(value, Mapping):
             return False
-        if plain is list and args:
+        return not args or all(fits(item, args[1]) for item in value.values())
+    if plain in (list, tuple, Sequence, Iterable):
+        if isinstance(value, str | Mapping) or not isinstance(value, Iterable):
+            return False
+        if args and (plain is not tuple or args[1:] == (...,)):
             return all(fits(item, args[0]) for item in value)
     return True

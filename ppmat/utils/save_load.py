@@ -141,6 +141,12 @@ def _publish(ckpt_dir: Path, prefix: str) -> None:
     shutil.rmtree(commit, ignore_errors=True)
 
 
+def finish_saves(ckpt_dir: str | os.PathLike) -> None:
+    """Complete the saves that were interrupted after all files were written."""
+    for commit in Path(ckpt_dir).glob(".*.commit"):
+        _publish(Path(ckpt_dir), commit.name[1 : -len(".commit")])
+
+
 def write_set(ckpt_dir: str, prefix: str, members: Mapping[str, Any]) -> None:
     """Write a set of files that replaces the old set completely or not at all.
 
@@ -279,6 +285,25 @@ class _Set:
         if optional:
             return None
         raise CheckpointError(f"checkpoint {self.stem}{ending} does not exist")
+
+
+def load_states(path: str) -> dict[str, Any]:
+    """Return the counters of a training checkpoint, ``<folder>/<prefix>.pdstates``.
+
+    Raises:
+        CheckpointError: The set is missing, damaged or mixed.
+    """
+    return _Set(path).load(".pdstates")
+
+
+def remove_set(ckpt_dir: str | os.PathLike, prefix: str) -> None:
+    """Remove the files of a checkpoint, the manifest first."""
+    folder = Path(ckpt_dir)
+    (folder / f"{prefix}.manifest.json").unlink(missing_ok=True)
+    for unfinished in _folders(folder, prefix):
+        shutil.rmtree(unfinished, ignore_errors=True)
+    for ending in (*_SUFFIXES, *_DERIVED):
+        (folder / (prefix + ending)).unlink(missing_ok=True)
 
 
 def _set_of(file: str) -> _Set:

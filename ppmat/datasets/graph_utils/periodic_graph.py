@@ -22,6 +22,7 @@ sphere. Neither depends on the choice of the lattice basis.
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import numpy as np
 from pymatgen.core.structure import Structure
@@ -30,6 +31,7 @@ from ppmat.datasets.custom_data_type import ConcatData
 from ppmat.utils.errors import InputError
 from ppmat.utils.neighbours import Pairs
 from ppmat.utils.neighbours import neighbour_pairs
+from ppmat.utils.ranges import Range
 
 # Å; neighbours this much farther than the last one kept stay too, as in fairchem.
 TIE_TOLERANCE = 0.01
@@ -63,9 +65,9 @@ class PeriodicGraphConverter:
 
     def __init__(
         self,
-        cutoff: float = 5.0,
-        max_neighbors: int | None = 24,
-        k_cut: float = 1.0,
+        cutoff: Annotated[float, Range(above=0, most=50)] = 5.0,
+        max_neighbors: Annotated[int, Range(1, 10_000)] | None = 24,
+        k_cut: Annotated[float, Range(0, 10)] = 1.0,
     ) -> None:
         if not 0 < cutoff < math.inf:
             raise InputError(f"cutoff is {cutoff} Å, wanted a positive number")

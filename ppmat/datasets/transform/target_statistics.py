@@ -24,16 +24,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Sequence
+from typing import Annotated
 from typing import Any
 
 import numpy as np
 import paddle.distributed as dist
 from paddle import io
 from pymatgen.core import Element
-from tqdm import tqdm
 
 from ppmat.datasets.custom_data_type import ConcatData
 from ppmat.utils.misc import gather_objects
+from ppmat.utils.progress import Progress
+from ppmat.utils.ranges import Range
 from ppmat.utils.registry import ConfigError
 
 NUM_ELEMENTS = 119  # row 0 is no element
@@ -79,8 +81,8 @@ def mean_std_scaling(
 def composition_scaling(
     train_loader: io.DataLoader,
     target: Target,
-    tags: Sequence[int] = (1, 2),
-    ridge: float = 1.0,
+    tags: Annotated[Sequence[int], Range(0, 2)] = (1, 2),
+    ridge: Annotated[float, Range(0, 10**9)] = 1.0,
 ) -> tuple[float, float, dict[str, float]]:
     """Return mean and standard deviation of the labels minus a composition model.
 
@@ -141,9 +143,9 @@ def _mean_and_std(values: np.ndarray, adsorbates: np.ndarray) -> tuple[float, fl
 def custom_scaling(
     train_loader: io.DataLoader,
     target: Target,
-    mean: float | None = None,
-    std: float | None = None,
-    rmsd: float | None = None,
+    mean: Annotated[float, Range(-(10**9), 10**9)] | None = None,
+    std: Annotated[float, Range(above=0, most=10**9)] | None = None,
+    rmsd: Annotated[float, Range(above=0, most=10**9)] | None = None,
 ) -> tuple[float, float]:
     """Return given numbers: ``mean`` and ``std``, or 0 and ``rmsd``.
 
@@ -182,9 +184,9 @@ def _read_all(dataset: io.Dataset, read: Callable, *args: Any) -> list[Any]:
     share = range(total * rank // world_size, total * (rank + 1) // world_size)
     found: list[Any] = []
     failure: Exception | None = None
-    quiet = None if rank == 0 else True
+    quiet = rank != 0
     try:
-        for index in tqdm(share, desc="reading the training labels", disable=quiet):
+        for index in Progress(share, desc="reading the training labels", disable=quiet):
             source, row = dataset, index
             while isinstance(source, io.Subset):
                 source, row = source.dataset, source.indices[row]

@@ -35,6 +35,7 @@ pixels, ``Wf = W // 2 + 1`` frequencies of a real row. Images are raw grey value
 from __future__ import annotations
 
 import math
+from typing import Annotated
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,7 @@ from ppmat.models.sfin.conv import merged_conv2d
 from ppmat.models.sfin.conv import merging_pays
 from ppmat.utils.errors import InputError
 from ppmat.utils.errors import check_choice
+from ppmat.utils.ranges import Range
 
 ImageLike = paddle.Tensor | np.ndarray
 Halves = tuple[paddle.Tensor, paddle.Tensor]  # spatial, frequency; [B, C, H, W] each
@@ -254,13 +256,13 @@ class SFIN(nn.Layer):
 
     def __init__(
         self,
-        in_channels: int = 1,
-        base_channels: int = 64,
-        num_blocks: int = 8,
+        in_channels: Annotated[int, Range(1, 1024)] = 1,
+        base_channels: Annotated[int, Range(2, 4096)] = 64,
+        num_blocks: Annotated[int, Range(1, 256)] = 8,
         input_name: str = "noisy",
         target_name: str = "gt_enhance",
         loss_type: str = "l1",
-        loss_weight: float = 1.0,
+        loss_weight: Annotated[float, Range(above=0, most=10**6)] = 1.0,
     ) -> None:
         super().__init__()
         if base_channels < 2 or base_channels % 2:

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from collections.abc import Sequence
+from typing import Annotated
 from typing import Literal
 
 import paddle
@@ -43,6 +44,7 @@ from ppmat.models.sfin.sfin_structure import free_atoms
 from ppmat.models.sfin.sfin_structure import mean_over_free_atoms
 from ppmat.models.sfin.sfin_structure import sum_per_structure
 from ppmat.utils.errors import InputError
+from ppmat.utils.ranges import Range
 
 
 class AtomHead(nn.Layer):
@@ -64,6 +66,10 @@ class AtomHead(nn.Layer):
     def forward(self, s: paddle.Tensor) -> paddle.Tensor:
         """Return [N] of [N, D]."""
         return self.out(self.dropout(F.silu(self.hidden(s)))).squeeze(-1)
+
+
+# eV; the energies of elements are of the order of 10 eV
+_References = Annotated[Mapping[str, float], Range(-(10**6), 10**6)]
 
 
 class SFINEnergy(nn.Layer):
@@ -131,16 +137,16 @@ class SFINEnergy(nn.Layer):
         self,
         backbone_cfg: dict,
         property_name: str = "y_relaxed",
-        data_mean: float = 0.0,
-        data_std: float = 1.0,
+        data_mean: Annotated[float, Range(-(10**6), 10**6)] = 0.0,
+        data_std: Annotated[float, Range(above=0, most=10**6)] = 1.0,
         pooling: Literal["sum", "mean"] = "sum",
-        readout_tags: Sequence[int] = (1, 2),
-        element_reference: Mapping[str, float] | None = None,
-        displacement_weight: Sequence[float] | None = None,
-        noisy_nodes: float = 0.0,
-        noise_std: float = 0.3,
-        num_recycles: int = 0,
-        dropout: float = 0.0,
+        readout_tags: Annotated[Sequence[int], Range(0, 2)] = (1, 2),
+        element_reference: _References | None = None,
+        displacement_weight: Annotated[Sequence[float], Range(0, 10**6)] | None = None,
+        noisy_nodes: Annotated[float, Range(0, 1)] = 0.0,
+        noise_std: Annotated[float, Range(0, 10)] = 0.3,
+        num_recycles: Annotated[int, Range(0, 100)] = 0,
+        dropout: Annotated[float, Range(0, below=1)] = 0.0,
         predict_error: bool = False,
     ) -> None:
         super().__init__()

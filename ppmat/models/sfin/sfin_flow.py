@@ -25,6 +25,7 @@ backbone's output. Positions and displacements are in Å.
 from __future__ import annotations
 
 import zlib
+from typing import Annotated
 from typing import Literal
 
 import numpy as np
@@ -37,7 +38,9 @@ from ppmat.models.sfin.sfin_structure import SFINBackbone
 from ppmat.models.sfin.sfin_structure import displacement_head
 from ppmat.models.sfin.sfin_structure import free_atoms
 from ppmat.models.sfin.sfin_structure import mean_over_free_atoms
+from ppmat.schedulers import SCHEDULERS
 from ppmat.schedulers import build_scheduler
+from ppmat.utils.ranges import Range
 
 
 class TimeEmbedding(nn.Layer):
@@ -116,14 +119,14 @@ class SFINFlow(nn.Layer):
 
     supports_num_atoms_sampling = False
     supports_chemical_formula_sampling = False
-    nested_params = {"backbone_cfg": SFINBackbone}
+    nested_params = {"backbone_cfg": SFINBackbone, "scheduler_cfg": SCHEDULERS}
 
     def __init__(
         self,
         backbone_cfg: dict,
         scheduler_cfg: dict,
         loss_type: Literal["l2_norm", "mse"] = "l2_norm",
-        num_inference_steps: int = 4,
+        num_inference_steps: Annotated[int, Range(1, 10_000)] = 4,
     ) -> None:
         super().__init__()
         self.backbone = SFINBackbone(**backbone_cfg)
@@ -214,9 +217,9 @@ class SFINFlow(nn.Layer):
     def sample(
         self,
         batch_data: dict,
-        num_inference_steps: int | None = None,
-        seed: int = 0,
-        num_samples: int = 1,
+        num_inference_steps: Annotated[int, Range(1, 10_000)] | None = None,
+        seed: Annotated[int, Range(0, 2**32 - 1)] = 0,
+        num_samples: Annotated[int, Range(1, 10_000)] = 1,
     ) -> dict:
         """Generate relaxed structures.
 

@@ -40,6 +40,7 @@ structure. Lengths are in Å, reciprocal vectors in 1/Å, cell vectors are rows.
 from __future__ import annotations
 
 import math
+from typing import Annotated
 from typing import Literal
 from typing import NamedTuple
 
@@ -48,6 +49,7 @@ from paddle import nn
 from paddle.nn import functional as F
 
 from ppmat.utils.errors import InputError
+from ppmat.utils.ranges import Range
 
 MAX_ATOMIC_NUMBER = 118
 NUM_TAGS = 3  # 0 sub-surface, 1 surface, 2 adsorbate
@@ -465,15 +467,15 @@ class SFINBackbone(nn.Layer):
 
     def __init__(
         self,
-        channels: int = 32,
-        vectors: int = 16,
-        num_blocks: int = 2,
-        cutoff: float = 5.0,
-        k_cut: float = 1.0,
-        num_basis: int = 8,
+        channels: Annotated[int, Range(1, 4096)] = 32,
+        vectors: Annotated[int, Range(1, 4096)] = 16,
+        num_blocks: Annotated[int, Range(1, 256)] = 2,
+        cutoff: Annotated[float, Range(above=0, most=50)] = 5.0,
+        k_cut: Annotated[float, Range(0, 10)] = 1.0,
+        num_basis: Annotated[int, Range(1, 1024)] = 8,
         halves: Literal["both", "spatial", "frequency"] = "both",
         exchange: bool = True,
-        drop_path: float = 0.0,
+        drop_path: Annotated[float, Range(0, below=1)] = 0.0,
     ) -> None:
         super().__init__()
         if not 0.0 <= drop_path < 1.0:
