@@ -321,7 +321,7 @@ def _read_aselmdb(path: str) -> Iterator[Atoms]:
     Keys are the row numbers as text, values the JSON of a row, packed with zlib.
     """
     file = LMDBFile(path)
-    last, deleted = (_unpacked(file, key) or 0 for key in ("nextid", "deleted_ids"))
+    last, deleted = (_value_of(file, key) or 0 for key in ("nextid", "deleted_ids"))
     last = last - 1 if last else len(file)
     gaps = len(deleted) if deleted else 0
     if last > len(file) + gaps:
@@ -331,14 +331,14 @@ def _read_aselmdb(path: str) -> Iterator[Atoms]:
             hint="The file is incomplete, or no ASE database.",
         )
     for key in range(1, last + 1):
-        if (row := _unpacked(file, str(key))) is None:
+        if (row := _value_of(file, str(key))) is None:
             continue
         if not isinstance(row, dict):
             raise InputError(f"key '{key}' holds no row of an ASE database")
         yield _atoms_of_row(AtomsRow({**row, "id": key}))
 
 
-def _unpacked(file: LMDBFile, key: str) -> Any:
+def _value_of(file: LMDBFile, key: str) -> Any:
     """Return what the JSON text of a key says, or None if there is no such key."""
     data = file.get(key.encode())
     if data is None:
