@@ -20,9 +20,11 @@ Checked against Paddle 3.3.
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import threading
 import traceback
@@ -38,14 +40,17 @@ from paddle import io
 
 from ppmat.datasets.batch_sampler import DistributedBatchSampler
 from ppmat.datasets.collate_fn import DefaultCollator
+from ppmat.utils.errors import InputError
 
 _SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 _PARENT_CHECK = 1.0  # seconds between two checks that the parent process runs
 _PICKLABLE = (str, bytes, int, float, type(None))
+_SHARED_MEMORY = "/dev/shm"
+_SIGNAL_NUMBERS = frozenset(map(int, signal.Signals))
 
 
 class Loader(io.DataLoader):
-    """``paddle.io.DataLoader`` that differs in five points.
+    """``paddle.io.DataLoader`` that differs in six points.
 
     - Without workers a batch is made when it is requested. Paddle makes it earlier, in
       a thread. Random draws of the data set and of the training then mix in an order
@@ -60,6 +65,9 @@ class Loader(io.DataLoader):
       the epoch of their start.)
     - An error in a worker is raised in the main process as it was. Paddle prints it in
       a thread and raises a SystemError without the cause.
+    - A worker that dies is a :class:`WorkerError` with the likely cause, raised where
+      its batch is waited for. Paddle raises a SystemError from a signal handler, which
+      can stop the training inside any statement.
     """
 
     def __init__(
@@ -88,17 +96,98 @@ class Loader(io.DataLoader):
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         numbers = np.random.get_state()  # Paddle draws a seed that is not used here
         dataset = self.dataset
+        at_end_of_child = signal.getsignal(signal.SIGCHLD)
         try:
             self.dataset = _Guarded(dataset)
             batches = super().__iter__()
         finally:
             self.dataset = dataset
             np.random.set_state(numbers)
+            if signal.getsignal(signal.SIGCHLD) is not at_end_of_child:
+                signal.signal(signal.SIGCHLD, at_end_of_child)  # without Paddle's
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        for batch in batches:
-            if isinstance(batch, list) and isinstance(batch[0], _Failure):
-                batch[0].reraise()
-            yield _map(batch, _from_empty)
+        with _without_warnings_of_paddle():
+            yield from _received(batches)
+
+
+def _received(batches: Iterator[Any]) -> Iterator[Any]:
+    """Yield the batches of workers; raise their errors, and one for a dead worker."""
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except Exception as error:
+            # Paddle looks for dead workers after 5 s without a batch.
+            codes = [worker.exitcode for worker in batches._workers]
+            died = sorted(code for code in codes if code)
+            if not died:
+                raise
+            raise WorkerError(died[0]) from error
+        if isinstance(batch, list) and isinstance(batch[0], _Failure):
+            batch[0].reraise()
+        yield _map(batch, _from_empty)
+
+
+@contextlib.contextmanager
+def _without_warnings_of_paddle() -> Iterator[None]:
+    """Leave out the line that Paddle logs before the error of a dead worker."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        return record.module != "dataloader_iter"
+
+    root = logging.getLogger()
+    root.addFilter(keep)
+    try:
+        yield
+    finally:
+        root.removeFilter(keep)
+
+
+class WorkerError(InputError):
+    """A data worker that died.
+
+    Args:
+        code: Exit status, or minus the number of the signal, as ``multiprocessing``
+            gives it.
+
+    Example:
+        >>> print(WorkerError(-9).found)
+        a data worker was killed (SIGKILL): most likely the memory is full
+    """
+
+    def __init__(self, code: int) -> None:
+        found, hint = _cause_of_death(code)
+        super().__init__(found, hint=hint)
+        self.code = code
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.code,)
+
+
+_LESS_MEMORY = "Use a smaller num_workers or batch_size of its loader."
+
+
+def _cause_of_death(code: int) -> tuple[str, str]:
+    """Return what happened to a worker, and what the user can do."""
+    number = -code
+    if code > 0:
+        what = f"a data worker ended with status {code}"
+        return what, "num_workers: 0 of its loader shows where."
+    name = signal.Signals(number).name if number in _SIGNAL_NUMBERS else str(number)
+    if number == signal.SIGKILL:
+        what = f"a data worker was killed ({name}): most likely the memory is full"
+        return what, _LESS_MEMORY
+    if number == signal.SIGBUS:
+        what = f"a data worker died ({name}): most likely the shared memory is full"
+        with contextlib.suppress(OSError):
+            disk = shutil.disk_usage(_SHARED_MEMORY)
+            what += f" ({_SHARED_MEMORY} has {disk.total >> 20} MiB)"
+        return what, f"Enlarge it (docker run --shm-size). {_LESS_MEMORY}"
+    if number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL):
+        what = f"a data worker crashed ({name}): a library failed on the data"
+        return what, "num_workers: 0 of its loader shows where."
+    return f"a data worker was ended from outside ({name})", "Resume the run."
 
 
 def batches_in_order(
@@ -175,6 +264,11 @@ class _Failure:
 
     def __init__(self, error: Exception) -> None:
         self.text = traceback.format_exc()
+        if isinstance(error, MemoryError):
+            self.error = InputError(
+                "a data worker ran out of memory", hint=_LESS_MEMORY
+            )
+            return
         self.error: Exception = RuntimeError(f"{type(error).__name__}: {error}")
         if all(isinstance(value, _PICKLABLE) for value in error.args):
             with contextlib.suppress(TypeError):  # the constructor has other arguments
