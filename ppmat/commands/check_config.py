@@ -108,6 +108,7 @@ def _sample_section(
     build_structure_cfg: dict | None = None,
     graph_converter: dict | None = None,
     post_transforms: list | None = None,
+    projection: dict | bool = True,
     metrics: dict | None = None,
     model_sample_params: dict | None = None,
 ) -> None:
@@ -145,6 +146,7 @@ def _check_sample(config: Mapping[str, Any]) -> None:
     from ppmat.datasets.build_structure import BuildStructure
     from ppmat.datasets.factory import check_dataloader
     from ppmat.metrics import METRICS
+    from ppmat.sampler.distance_projection import projection_of
 
     section = config.get("Sample") or {}
     check_call(_sample_section, section, "Sample")
@@ -154,6 +156,7 @@ def _check_sample(config: Mapping[str, Any]) -> None:
         cfg = section["build_structure_cfg"]
         check_call(BuildStructure, cfg, "Sample.build_structure_cfg")
     _check_blocks(section, "Sample")
+    projection_of(section.get("projection", True))
     sampling = section.get("model_sample_params")
     _check_sampling(config, sampling, "Sample.model_sample_params")
 
