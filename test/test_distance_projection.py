@@ -31,7 +31,6 @@ from scipy.optimize import minimize
 from ppmat.sampler.distance_projection import DistanceProjection
 from ppmat.sampler.distance_projection import Slab
 from ppmat.sampler.distance_projection import projection_of
-from ppmat.utils.errors import InputError
 from ppmat.utils.registry import ConfigError
 
 
@@ -262,9 +261,10 @@ def test_options():
     for wrong in ({"min_factr": 0.8}, {"min_factor": "x"}, {"min_factor": 0}, 3):
         with pytest.raises(ConfigError, match="Sample.projection"):
             projection_of(wrong)
-    for wrong in (float("nan"), -1, 1.5):
-        with pytest.raises(InputError, match="min_factor"):
-            DistanceProjection(wrong)
-    for wrong in (0.9, float("nan"), float("inf")):
-        with pytest.raises(InputError, match="max_bond_stretch"):
-            DistanceProjection(max_bond_stretch=wrong)
+    for name, wrong in (
+        ("min_factor", (float("nan"), -1, 1.5)),
+        ("max_bond_stretch", (float("nan"), 0.9, 100)),
+    ):
+        for value in wrong:
+            with pytest.raises(ConfigError, match=f"Sample.projection.{name}"):
+                projection_of({name: value})

@@ -32,6 +32,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 from typing import Any
 from typing import NamedTuple
 
@@ -41,12 +42,12 @@ from ase.data import covalent_radii
 from scipy.optimize import nnls
 
 from ppmat.utils.bonds import bonded_pairs
-from ppmat.utils.errors import InputError
 from ppmat.utils.neighbours import Pairs
 from ppmat.utils.neighbours import neighbour_pairs
 from ppmat.utils.plausibility import ADSORBATE
 from ppmat.utils.plausibility import SHORTEST_BOND
 from ppmat.utils.plausibility import shortest_distances
+from ppmat.utils.ranges import Range
 from ppmat.utils.registry import ConfigError
 from ppmat.utils.registry import check_call
 
@@ -90,24 +91,10 @@ class DistanceProjection:
             stay as close as there.
         max_bond_stretch: Greatest length of the adsorbate's own bonds, in their initial
             lengths, such as 1.3. None lets bonds break, as molecules may dissociate.
-
-    Raises:
-        InputError: A number without meaning.
     """
 
-    min_factor: float = 0.75
-    max_bond_stretch: float | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 < self.min_factor <= 1:
-            raise InputError(
-                f"min_factor is {self.min_factor!r}", wanted="above 0, at most 1"
-            )
-        if self.max_bond_stretch is not None and not 1 <= self.max_bond_stretch < 100:
-            raise InputError(
-                f"max_bond_stretch is {self.max_bond_stretch!r}",
-                wanted="at least 1, such as 1.3, or null",
-            )
+    min_factor: Annotated[float, Range(above=0, most=1)] = 0.75
+    max_bond_stretch: Annotated[float, Range(1, below=100)] | None = None
 
     def __call__(self, slab: Slab, predicted: np.ndarray) -> np.ndarray:
         """Return the nearest allowed positions, [N, 3] Å.
@@ -222,10 +209,7 @@ def projection_of(value: Any) -> DistanceProjection | None:
             "{min_factor: 0.75}"
         )
     check_call(DistanceProjection, value, "Sample.projection")
-    try:
-        return DistanceProjection(**value)
-    except InputError as error:
-        raise ConfigError(f"Sample.projection: {error}") from error
+    return DistanceProjection(**value)
 
 
 def _largest_radius(numbers: np.ndarray) -> float:
