@@ -112,9 +112,11 @@ def test_faults_are_found():
     assert len(faults(notebook)) == 1
 
 
-# Run before the first cell: Python commands in the kernel, which has Paddle already.
+# Run before the first cell: Python commands in the kernel, which loads Paddle once.
 COMMANDS_HERE = """
 import contextlib, io, runpy, subprocess, sys
+
+import paddle  # so that commands stay in this process
 
 def run(command, check=False, genuine=subprocess.run, **options):
     python, *words = map(str, command)

@@ -80,7 +80,9 @@ def task_command(
             return exit_status(lambda: run(args, task_dir))
 
         def run_as_ranks() -> int:
-            number = choose_processes(args.processes, useful_processes(args))
+            # A program that calls this function may have more to do in one process.
+            useful = 1 if argv is not None else useful_processes(args)
+            number = choose_processes(args.processes, useful)
             typed = sys.argv[1:] if argv is None else argv
             with Ranks(number, [os.path.join(task_dir, script), *typed]):
                 return run(args, task_dir)

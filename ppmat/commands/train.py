@@ -98,7 +98,8 @@ def main(
         set_threads(several=threads)
         keep_freed_memory()
         size = _batch_size(config)
-        useful = 1 if threads else size // _SMALLEST_SHARE
+        # A program that calls this function may have more to do in one process.
+        useful = 1 if threads or argv is not None else size // _SMALLEST_SHARE
         number = choose_processes(args.processes, useful, size)
         typed = sys.argv[1:] if argv is None else argv
         with Ranks(number, [os.path.join(task_dir, "train.py"), *typed]):
