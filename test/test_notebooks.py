@@ -116,7 +116,7 @@ def test_faults_are_found():
 COMMANDS_HERE = """
 import contextlib, io, runpy, subprocess, sys
 
-import paddle  # so that commands stay in this process
+import ppmat, paddle  # so that commands stay in this process
 
 def run(command, check=False, genuine=subprocess.run, **options):
     python, *words = map(str, command)
