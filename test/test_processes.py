@@ -181,6 +181,20 @@ def test_results_are_those_of_one_process_in_the_order_of_the_input(tmp_path):
         assert ours == (tmp_path / "one" / f"{name}.csv").read_bytes()
 
 
+def test_a_killed_rank_loses_no_row(tmp_path):
+    model = write_energy_model(tmp_path)
+    slabs = make_slabs(7)
+    write(tmp_path / "slabs.traj", slabs)
+    status, text = scenario(tmp_path, "half")
+    assert status == 1 and "process 1 of 2 has ended with signal 9" in text, text
+    ToyEnergy.calls.clear()
+    files = f"{tmp_path}/slabs.traj"
+    table = PropertyPredictor(**model).from_files(files, save_path=tmp_path / "e.csv")
+    assert ToyEnergy.calls == [["sid4", "sid5", "sid6"]]  # the first round was kept
+    for row, slab in zip(table, slabs, strict=True):
+        assert row["y_relaxed"] == pytest.approx(energy_of(slab), rel=1e-6)
+
+
 def test_a_late_rank_is_waited_for(tmp_path):
     status, text = scenario(tmp_path, "late")
     assert status == 0 and "met [0, 1]" in text, text
