@@ -20,6 +20,7 @@ import threading
 import pytest
 
 from ppmat.utils import download
+from ppmat.utils.errors import InputError
 
 BODY = bytes(range(256)) * 512  # 128 KiB
 
@@ -239,7 +240,7 @@ def test_wrong_addresses_are_one_line(url, tmp_path):
 
 def test_a_name_that_the_file_system_refuses(serve, tmp_path):
     url, _ = serve(lambda number, asked: (200, WHOLE, BODY))
-    with pytest.raises(download.DownloadError, match="File name too long"):
+    with pytest.raises(InputError, match="File name too long"):
         fetch(url.replace("a.bin", "a" * 300), tmp_path)
 
 

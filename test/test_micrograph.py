@@ -43,6 +43,7 @@ from ppmat.stem.images.micrograph_base import checked_pixel_size
 from ppmat.stem.images.micrograph_base import clean_units
 from ppmat.stem.images.micrograph_base import convert_pixel_size
 from ppmat.stem.images.micrograph_base import jsonable
+from ppmat.utils.errors import InputError
 
 NUMBERS = ["u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f2", "f4", "f8"]
 RNG = np.random.default_rng(0)
@@ -898,7 +899,7 @@ def test_failed_writing_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(tifffile, "imwrite", fail)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(InputError, match="No space left"):
         write_micrograph(path, grey((6, 5), "f4", seed=1))
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["a.tif"]

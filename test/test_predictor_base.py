@@ -112,7 +112,7 @@ def test_bad_arguments_are_named(arguments):
     predictor.load_inference_model()
     slabs = make_slabs(2)
     slabs[1].positions[0, 0] = np.nan
-    with pytest.raises(ValueError, match="structure 1: .*NaN"):
+    with pytest.raises(ValueError, match="structure 'sid1': .*NaN"):
         list(batches(predictor, slabs))
 
 

@@ -225,8 +225,8 @@ def write_pdparams(
         force: Replace an existing file.
 
     Raises:
-        TorchCheckpointError: Another suffix, an existing file, or a failed write, which
-            leaves an existing file as it was.
+        TorchCheckpointError: Another suffix, or an existing file.
+        InputError: The write failed; an existing file is as it was.
     """
     if not path.endswith(".pdparams"):
         raise TorchCheckpointError(f"output {path}: wanted a name ending in .pdparams")
@@ -235,15 +235,10 @@ def write_pdparams(
     if _NAME_TABLE in weights:
         raise TorchCheckpointError(f"a weight is called {_NAME_TABLE!r}")
     content = {**weights, _NAME_TABLE: {name: name for name in weights}}
-    try:
-        with replacing(path) as temporary, open(temporary, "wb") as file:
-            pickle.dump(content, file, protocol=4)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise TorchCheckpointError(
-            f"{path} was not written: {error.strerror or error}"
-        ) from error
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        pickle.dump(content, file, protocol=4)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 if __name__ == "__main__":
