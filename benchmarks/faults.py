@@ -12,22 +12,18 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Campaign of faults: damaged inputs, killed runs, full disks.
+"""Campaign of damaged inputs: every reader gets copies of valid files with faults.
 
-``fuzz``: every reader gets damaged copies of valid files, 100,000 in all, no two equal.
-Child processes read them with limits of processor time and memory. ``kills``: trainings
-are ended by ``kill -9`` at random moments and continued until they are done; every
-final checkpoint is compared with that of an uninterrupted run. ``disk``: commands write
-to a file system that becomes full.
-
-Everything follows from ``--seed``. Finished parts stay in ``--work``, so a campaign can
-be stopped and continued. One input is made again and read alone with ``--show``.
+100,000 inputs in all, no two of a reader equal. Child processes read them with limits
+of processor time and memory. Everything follows from ``--seed``. Finished parts stay in
+``--work``, so a campaign can be stopped and continued. One input is made again and read
+alone with ``--show``.
 
 Usage::
 
     python -m benchmarks.faults
-    python -m benchmarks.faults fuzz --readers TIFF PNG --inputs 2000
-    python -m benchmarks.faults fuzz --show TIFF 1234
+    python -m benchmarks.faults --readers TIFF PNG --inputs 2000
+    python -m benchmarks.faults --show TIFF 1234
 """
 
 from __future__ import annotations
@@ -39,6 +35,7 @@ import json
 import os
 import random
 import re
+import shlex
 import sys
 import tempfile
 import time
@@ -49,9 +46,10 @@ from benchmarks.fuzz import child_processes
 from benchmarks.fuzz.mutations import mutate
 from benchmarks.fuzz.readers import READERS
 from benchmarks.runs import RESULTS
+from benchmarks.runs import result_of
+from benchmarks.runs import write
 from ppmat.utils.files import replacing
 
-PARTS = ("fuzz", "kills", "disk")
 _CHUNK = 500  # inputs of one file in --work
 _MOST_LISTED = 20  # findings printed for a reader
 
@@ -60,19 +58,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Return the options of a command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; default: all")
     add("--inputs", type=int, default=100_000, help="damaged inputs in all")
     add("--readers", nargs="+", choices=list(READERS), default=list(READERS))
-    add("--kills", type=int, default=60, help="kill -9 in all")
     add("--seed", type=int, default=0)
     add("--work", type=Path, default=Path("output/faults"))
     add("--show", nargs=2, metavar=("READER", "NUMBER"), help="read one input alone")
     add("--out", type=Path, default=RESULTS / "faults.yaml")
-    args = parser.parse_args(argv)
-    if odd := set(args.parts) - set(PARTS):
-        parser.error(f"unknown part {', '.join(odd)}; wanted {', '.join(PARTS)}")
-    args.parts = args.parts or list(PARTS)
-    return args
+    return parser.parse_args(argv)
 
 
 def damaged_inputs(name: str, count: int, seed: int) -> Iterator[tuple[int, bytes]]:
@@ -193,8 +185,14 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     if args.show:
         return show(args)
-    if "fuzz" in args.parts:
-        fuzz(args)
+    fuzz(args)
+    rows = [reader_result(args, name)[0] for name in args.readers]
+    command = "python -m benchmarks.faults"
+    if args.readers != list(READERS):
+        command += f" --readers {' '.join(map(shlex.quote, args.readers))}"
+    total = sum(row["inputs"] for row in rows)
+    note = f"Seed {args.seed}; {total} inputs. Accepted: read in full."
+    write(result_of(command, note=note, rows=rows), args.out)
     return 0
 
 

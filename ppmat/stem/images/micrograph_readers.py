@@ -345,7 +345,7 @@ def read_tiff(path: str, index: Index) -> Micrograph:
         imagej = file.imagej_metadata or {}
     if logged:
         raise ImageFormatError(
-            f"{path}: damaged or truncated TIFF file: {'; '.join(logged)}"
+            f"{path}: damaged or truncated TIFF file: {'; '.join(logged)[:300]}"
         )
     if own is None:
         metadata = jsonable({"format": "TIFF", "tags": tags, "imagej": imagej})
