@@ -99,7 +99,7 @@ def fuzz(args: argparse.Namespace) -> None:
         count = args.inputs * reader.share // 1000
         inputs = list(damaged_inputs(name, count, args.seed))
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / f"input{reader.suffix}"
+            path = Path(folder) / reader.file
             for start in range(0, count, _CHUNK):
                 result = chunk_file(args, name, start)
                 if result.exists():
@@ -170,7 +170,7 @@ def show(args: argparse.Namespace) -> int:
     name, number = args.show[0], int(args.show[1])
     reader = READERS[name]
     rng = random.Random(f"{args.seed} {name} {number}")
-    path = args.work / f"shown{reader.suffix}"
+    path = args.work / reader.file
     path.write_bytes(mutate(reader.seeds(), reader.text, rng))
     print(f"{path}, {path.stat().st_size} bytes", flush=True)
     reader.read(path)

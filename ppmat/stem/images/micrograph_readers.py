@@ -54,6 +54,7 @@ from ppmat.stem.images.micrograph_base import checked_pixel_size
 from ppmat.stem.images.micrograph_base import clean_units
 from ppmat.stem.images.micrograph_base import grey_from_colour
 from ppmat.stem.images.micrograph_base import jsonable
+from ppmat.utils.errors import text_of
 
 # Fields of the MRC header kept as metadata; the others describe the storage.
 _MRC_HEADER = (
@@ -103,8 +104,7 @@ def _reading(path: str, kind: str) -> Iterator[None]:
             f"{path}: is damaged, or larger than the memory: {error}"
         ) from error
     except Exception as error:  # damaged files raise many kinds of errors
-        text = f"{type(error).__name__}: {error}"
-        text = f"cannot be read as {kind}, damaged or truncated: {text}"
+        text = f"cannot be read as {kind}, damaged or truncated: {text_of(error)}"
         for part, hint in _HINTS.items():
             if part in str(error):
                 text = f"{error}. {hint}"
