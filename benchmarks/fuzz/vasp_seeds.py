@@ -57,7 +57,7 @@ def outcar() -> bytes:
         lines.append("  ---------------------------------------------------")
         lines.append(f"  free  energy   TOTEN  =   {energy:.8f} eV")
         lines.append("")
-        lines.append(f"  energy  without entropy={energy:.8f}  energy(sigma->0) =")
+        lines.append(f"  energy  without entropy= {energy:.8f}  energy(sigma->0) = ")
         lines[-1] += f"  {energy:.8f}"
         lines.append("")
     return "\n".join(lines).encode()

@@ -451,9 +451,7 @@ def read_frames(
         fault = str(error)
     except Exception as error:  # the readers of ASE raise errors of any class
         after = f" after {count} frames" if count else ""
-        fault = (
-            f"cannot be read as {format_of(file.path)}{after}: {_reason(error)}"
-        )
+        fault = f"cannot be read as {format_of(file.path)}{after}: {_reason(error)}"
     else:
         if not count:
             fault = "holds no structure" if file.index is None else "has no such frame"
@@ -476,8 +474,8 @@ def _reason(error: Exception) -> str:
         return text_of(error)
     place = traceback.extract_tb(error.__traceback__)[-1]
     return (
-        f"{type(error).__name__}: the file is damaged or of another format ({os.path.basename(place.filename)}"
-        f", line {place.lineno}: {place.line})"
+        f"{type(error).__name__}: the file is damaged or of another format "
+        f"({os.path.basename(place.filename)}, line {place.lineno}: {place.line})"
     )
 
 

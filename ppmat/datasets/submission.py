@@ -190,7 +190,7 @@ def read_submission(path: PathLike) -> dict[str, dict[str, np.ndarray]]:
             size = sum(entry.file_size for entry in file.zip.infolist())
             if size > _MAX_UNPACKED:
                 raise ValueError(f"its arrays have {size >> 20} MiB")
-            arrays = {name: file[name] for name in file.files}
+            arrays = {name: np.asarray(file[name]) for name in file.files}
     except Exception as error:  # damaged files raise many kinds of errors
         text = f"{path}: not a submission file: {text_of(error)}"
         raise SubmissionError(text) from error

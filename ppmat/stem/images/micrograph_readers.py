@@ -45,6 +45,7 @@ from typing import Any
 import numpy as np
 
 from ppmat.stem.images.declared_size import check_decoded_bytes
+from ppmat.stem.images.declared_size import check_hdf5_heaps
 from ppmat.stem.images.declared_size import check_mrc_size
 from ppmat.stem.images.declared_size import check_png_frames
 from ppmat.stem.images.declared_size import check_tiff_chain
@@ -248,6 +249,7 @@ def kind_of_hdf5(path: str) -> str:
         ImageFormatError: It is the file of another program, or damaged.
     """
     rosettasciio_plugin("hspy", path)  # which also brings h5py
+    check_hdf5_heaps(path)
     import h5py
 
     def marked(name: str, item: Any) -> bool | None:
