@@ -144,6 +144,7 @@ def _size(folder: Path, pattern: str) -> int | None:
 
 def measure(work: Path, tell: Callable[[str], None] = print) -> list[dict]:
     """Run all commands with all limits; return a row for each command."""
+    work.mkdir(parents=True, exist_ok=True)
     train = "{0}/train.py --processes=1 -c {1} Trainer.output_dir={2} --overwrite"
     run(train.format("structure_generation", _SAMPLES, work / "samples"))
     run(train.format("property_prediction", _ENERGIES, work / "energies"))

@@ -12,17 +12,18 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Campaign of damaged inputs: every reader gets copies of valid files with faults.
+"""Campaign of faults: damaged inputs, trainings that are killed, full disks.
 
-100,000 inputs in all, no two of a reader equal. Child processes read them with limits
+Part ``fuzz``: every reader gets copies of valid files with faults, 100,000 inputs in all, no two of a reader equal. Child processes read them with limits
 of processor time and memory. Everything follows from ``--seed``. Finished parts stay in
 ``--work``, so a campaign can be stopped and continued. One input is made again and read
-alone with ``--show``.
+alone with ``--show``. Part ``kills``: see :mod:`benchmarks.kills`. Part ``disk``: see
+:mod:`benchmarks.disk_full`.
 
 Usage::
 
     python -m benchmarks.faults
-    python -m benchmarks.faults --readers TIFF PNG --inputs 2000
+    python -m benchmarks.faults --parts fuzz --readers TIFF PNG --inputs 2000
     python -m benchmarks.faults --show TIFF 1234
 """
 
@@ -42,6 +43,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks import disk_full
+from benchmarks import kills
 from benchmarks.fuzz import child_processes
 from benchmarks.fuzz.mutations import mutate
 from benchmarks.fuzz.readers import READERS
@@ -50,6 +53,13 @@ from benchmarks.runs import result_of
 from benchmarks.runs import write
 from ppmat.utils.files import replacing
 
+_PARTS = ("fuzz", "kills", "disk")
+# A training of four epochs of eight steps, with a checkpoint after each step.
+_TRAINING = (
+    "structure_generation/train.py -c structure_generation/configs/sfin/oc20_smoke.yaml"
+    " --processes=1 Trainer.max_epochs=4 Trainer.save_freq_steps=1"
+    " Dataset.train.dataset.__init_params__.max_samples=32"
+)
 _CHUNK = 500  # inputs of one file in --work
 _MOST_LISTED = 20  # findings printed for a reader
 
@@ -59,6 +69,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--inputs", type=int, default=100_000, help="damaged inputs in all")
+    add("--parts", nargs="+", choices=_PARTS, default=list(_PARTS))
     add("--readers", nargs="+", choices=list(READERS), default=list(READERS))
     add("--seed", type=int, default=0)
     add("--work", type=Path, default=Path("output/faults"))
@@ -178,6 +189,27 @@ def show(args: argparse.Namespace) -> int:
     return 0
 
 
+def fuzz_result(args: argparse.Namespace) -> dict:
+    """Return the result of damaged inputs, a row for each reader."""
+    rows = [reader_result(args, name)[0] for name in args.readers]
+    command = "python -m benchmarks.faults --parts fuzz"
+    if args.readers != list(READERS):
+        command += f" --readers {' '.join(map(shlex.quote, args.readers))}"
+    total = sum(row["inputs"] for row in rows)
+    note = f"Seed {args.seed}; {total} inputs. Accepted: read in full."
+    return result_of(command, note=note, rows=rows)
+
+
+def kills_result(done: list[tuple[int, list[str]]], seed: int) -> dict:
+    """Return the result of killed trainings, a row for each chain."""
+    rows = [
+        {"chain": number, "kills": count, "files that differ": len(changed)}
+        for number, (count, changed) in enumerate(done)
+    ]
+    note = f"Seed {seed}; {sum(row['kills'] for row in rows)} kills."
+    return result_of("python -m benchmarks.faults --parts kills", note=note, rows=rows)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the parts and write the result; returns the exit status."""
     args = parse_args(argv)
@@ -185,14 +217,17 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     if args.show:
         return show(args)
-    fuzz(args)
-    rows = [reader_result(args, name)[0] for name in args.readers]
-    command = "python -m benchmarks.faults"
-    if args.readers != list(READERS):
-        command += f" --readers {' '.join(map(shlex.quote, args.readers))}"
-    total = sum(row["inputs"] for row in rows)
-    note = f"Seed {args.seed}; {total} inputs. Accepted: read in full."
-    write(result_of(command, note=note, rows=rows), args.out)
+    work = args.work.resolve()
+    if "fuzz" in args.parts:
+        fuzz(args)
+        write(fuzz_result(args), args.out)
+    if "kills" in args.parts:
+        done = list(kills.chains(_TRAINING.split(), work / "kills", seed=args.seed))
+        write(kills_result(done, args.seed), args.out.with_stem("faults_kills"))
+    if "disk" in args.parts:
+        rows = disk_full.measure(work / "disk")
+        result = result_of("python -m benchmarks.faults --parts disk", rows=rows)
+        write(result, args.out.with_stem("faults_disk"))
     return 0
 
 
