@@ -14,10 +14,11 @@
 
 """Campaign of faults: damaged inputs, trainings that are killed, full disks.
 
-Part ``fuzz``: every reader gets copies of valid files with faults, 100,000 inputs in all, no two of a reader equal. Child processes read them with limits
-of processor time and memory. Everything follows from ``--seed``. Finished parts stay in
-``--work``, so a campaign can be stopped and continued. One input is made again and read
-alone with ``--show``. Part ``kills``: see :mod:`benchmarks.kills`. Part ``disk``: see
+Part ``fuzz``: every reader gets copies of valid files with faults, 100,000 inputs in
+all, no two of a reader equal. Child processes read them with limits of processor time
+and memory. Everything follows from ``--seed``. Finished pieces stay in ``--work``, so a
+campaign can be stopped and continued. One input is made again and read alone with
+``--show``. Part ``kills``: see :mod:`benchmarks.kills`. Part ``disk``: see
 :mod:`benchmarks.disk_full`.
 
 Usage::
