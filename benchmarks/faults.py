@@ -12,22 +12,20 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Campaign of faults: damaged inputs, killed runs, full disks.
+"""Campaign of faults: damaged inputs, trainings that are killed, full disks.
 
-``fuzz``: every reader gets damaged copies of valid files, 100,000 in all, no two equal.
-Child processes read them with limits of processor time and memory. ``kills``: trainings
-are ended by ``kill -9`` at random moments and continued until they are done; every
-final checkpoint is compared with that of an uninterrupted run. ``disk``: commands write
-to a file system that becomes full.
-
-Everything follows from ``--seed``. Finished parts stay in ``--work``, so a campaign can
-be stopped and continued. One input is made again and read alone with ``--show``.
+Part ``fuzz``: every reader gets copies of valid files with faults, 100,000 inputs in
+all, no two of a reader equal. Child processes read them with limits of processor time
+and memory. Everything follows from ``--seed``. Finished pieces stay in ``--work``, so a
+campaign can be stopped and continued. One input is made again and read alone with
+``--show``. Part ``kills``: see :mod:`benchmarks.kills`. Part ``disk``: see
+:mod:`benchmarks.disk_full`.
 
 Usage::
 
     python -m benchmarks.faults
-    python -m benchmarks.faults fuzz --readers TIFF PNG --inputs 2000
-    python -m benchmarks.faults fuzz --show TIFF 1234
+    python -m benchmarks.faults --parts fuzz --readers TIFF PNG --inputs 2000
+    python -m benchmarks.faults --show TIFF 1234
 """
 
 from __future__ import annotations
@@ -39,19 +37,30 @@ import json
 import os
 import random
 import re
+import shlex
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks import disk_full
+from benchmarks import kills
 from benchmarks.fuzz import child_processes
 from benchmarks.fuzz.mutations import mutate
 from benchmarks.fuzz.readers import READERS
 from benchmarks.runs import RESULTS
+from benchmarks.runs import result_of
+from benchmarks.runs import write
 from ppmat.utils.files import replacing
 
-PARTS = ("fuzz", "kills", "disk")
+_PARTS = ("fuzz", "kills", "disk")
+# A training of four epochs of eight steps, with a checkpoint after each step.
+_TRAINING = (
+    "structure_generation/train.py -c structure_generation/configs/sfin/oc20_smoke.yaml"
+    " --processes=1 Trainer.max_epochs=4 Trainer.save_freq_steps=1"
+    " Dataset.train.dataset.__init_params__.max_samples=32"
+)
 _CHUNK = 500  # inputs of one file in --work
 _MOST_LISTED = 20  # findings printed for a reader
 
@@ -60,19 +69,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Return the options of a command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; default: all")
     add("--inputs", type=int, default=100_000, help="damaged inputs in all")
+    add("--parts", nargs="+", choices=_PARTS, default=list(_PARTS))
     add("--readers", nargs="+", choices=list(READERS), default=list(READERS))
-    add("--kills", type=int, default=60, help="kill -9 in all")
     add("--seed", type=int, default=0)
     add("--work", type=Path, default=Path("output/faults"))
     add("--show", nargs=2, metavar=("READER", "NUMBER"), help="read one input alone")
     add("--out", type=Path, default=RESULTS / "faults.yaml")
-    args = parser.parse_args(argv)
-    if odd := set(args.parts) - set(PARTS):
-        parser.error(f"unknown part {', '.join(odd)}; wanted {', '.join(PARTS)}")
-    args.parts = args.parts or list(PARTS)
-    return args
+    return parser.parse_args(argv)
 
 
 def damaged_inputs(name: str, count: int, seed: int) -> Iterator[tuple[int, bytes]]:
@@ -107,7 +111,7 @@ def fuzz(args: argparse.Namespace) -> None:
         count = args.inputs * reader.share // 1000
         inputs = list(damaged_inputs(name, count, args.seed))
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / f"input{reader.suffix}"
+            path = Path(folder) / reader.file
             for start in range(0, count, _CHUNK):
                 result = chunk_file(args, name, start)
                 if result.exists():
@@ -178,12 +182,33 @@ def show(args: argparse.Namespace) -> int:
     name, number = args.show[0], int(args.show[1])
     reader = READERS[name]
     rng = random.Random(f"{args.seed} {name} {number}")
-    path = args.work / f"shown{reader.suffix}"
+    path = args.work / reader.file
     path.write_bytes(mutate(reader.seeds(), reader.text, rng))
     print(f"{path}, {path.stat().st_size} bytes", flush=True)
     reader.read(path)
     print("accepted")
     return 0
+
+
+def fuzz_result(args: argparse.Namespace) -> dict:
+    """Return the result of damaged inputs, a row for each reader."""
+    rows = [reader_result(args, name)[0] for name in args.readers]
+    command = "python -m benchmarks.faults --parts fuzz"
+    if args.readers != list(READERS):
+        command += f" --readers {' '.join(map(shlex.quote, args.readers))}"
+    total = sum(row["inputs"] for row in rows)
+    note = f"Seed {args.seed}; {total} inputs. Accepted: read in full."
+    return result_of(command, note=note, rows=rows)
+
+
+def kills_result(done: list[tuple[int, list[str]]], seed: int) -> dict:
+    """Return the result of killed trainings, a row for each chain."""
+    rows = [
+        {"chain": number, "kills": count, "files that differ": len(changed)}
+        for number, (count, changed) in enumerate(done)
+    ]
+    note = f"Seed {seed}; {sum(row['kills'] for row in rows)} kills."
+    return result_of("python -m benchmarks.faults --parts kills", note=note, rows=rows)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -193,8 +218,17 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     if args.show:
         return show(args)
+    work = args.work.resolve()
     if "fuzz" in args.parts:
         fuzz(args)
+        write(fuzz_result(args), args.out)
+    if "kills" in args.parts:
+        done = list(kills.chains(_TRAINING.split(), work / "kills", seed=args.seed))
+        write(kills_result(done, args.seed), args.out.with_stem("faults_kills"))
+    if "disk" in args.parts:
+        rows = disk_full.measure(work / "disk")
+        result = result_of("python -m benchmarks.faults --parts disk", rows=rows)
+        write(result, args.out.with_stem("faults_disk"))
     return 0
 
 

@@ -27,8 +27,10 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -139,30 +141,57 @@ def _rows(output: Path) -> list[dict[str, str]]:
     return [{k: v for k, v in row.items() if k not in _TIMES} for row in rows]
 
 
+def chains(
+    command: Sequence[str],
+    work: Path,
+    *,
+    kills: int = 60,
+    chain: int = 6,
+    longest: float = 1.0,
+    seed: int = 0,
+) -> Iterator[tuple[int, list[str]]]:
+    """Yield for each chain its number of kills, and what differs at its end.
+
+    Args:
+        command: Script of a training command with its arguments.
+        work: Folder of the runs; chains that are done are not run again.
+        kills: Kills in all.
+        chain: Kills of one training.
+        longest: Seconds to a kill, at most.
+        seed: Of the times.
+    """
+    work = work.resolve()
+    whole, draw = work / "whole", random.Random(seed)
+    if not (work / "whole.done").exists():
+        list(train_with_kills(command, whole, []))
+        (work / "whole.done").touch()
+    for number in range(-(-kills // chain)):
+        count = min(chain, kills - number * chain)
+        delays = [draw.uniform(0, longest) for _ in range(count)]
+        output, done = work / f"chain_{number}", work / f"chain_{number}.json"
+        if not done.exists():
+            shutil.rmtree(output, ignore_errors=True)
+            places = list(train_with_kills(command, output, delays))
+            result = [len(places), differences(output, whole)]
+            done.write_text(json.dumps(result))
+        yield tuple(json.loads(done.read_text()))
+
+
 def main() -> int:
     """Run the example; returns 1 if a chain ended with other files."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=60)
     parser.add_argument("--chain", type=int, default=6, help="kills of one training")
-    parser.add_argument("--longest", type=float, default=4, help="seconds to a kill")
+    parser.add_argument("--longest", type=float, default=1, help="seconds to a kill")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=Path("output/kills"))
     parser.add_argument("command", nargs="+", help="script and arguments")
-    args = parser.parse_args()
+    options = vars(parser.parse_args())
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    args.work = args.work.resolve()
-    whole = args.work / "whole"
-    list(train_with_kills(args.command, whole, []))
-    draw, done, chains, wrong = random.Random(args.seed), 0, 0, 0
-    while done < args.kills:
-        output = args.work / f"chain_{chains}"
-        count = min(args.chain, args.kills - done)
-        delays = [draw.uniform(0, args.longest) for _ in range(count)]
-        places = list(train_with_kills(args.command, output, delays))
-        changed = differences(output, whole)
-        print(f"{output.name}: {len(places)} kills, different: {changed}", flush=True)
-        done, chains, wrong = done + len(places), chains + 1, wrong + bool(changed)
-    print(f"{done} kills in {chains} chains, {wrong} ended with other files")
+    wrong = 0
+    for done, changed in chains(options.pop("command"), options.pop("work"), **options):
+        print(f"{done} kills, different: {changed}", flush=True)
+        wrong += bool(changed)
     return int(wrong > 0)
 
 

@@ -16,11 +16,14 @@
 """Samplers that can be entered anywhere, and loaders built from blocks."""
 
 import copy
+import faulthandler
 import multiprocessing
+import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import paddle
@@ -36,6 +39,7 @@ from ppmat.datasets import DistributedBatchSampler
 from ppmat.datasets import build_dataloader
 from ppmat.datasets import set_build_sample
 from ppmat.datasets.batch_sampler import DistributedBatchSampler as Sampler
+from ppmat.datasets.loader import WorkerError
 from ppmat.utils.registry import ConfigError
 
 
@@ -471,6 +475,26 @@ def test_without_workers_nothing_is_loaded_ahead():
         list(loader)
 
 
+@pytest.mark.parametrize(
+    "number, cause",
+    [(signal.SIGKILL, "memory is full"), (signal.SIGSEGV, "a library failed")],
+)
+def test_a_worker_that_dies_is_one_error(monkeypatch, number, cause):
+    def load(self, idx, good=Toy.__getitem__):
+        if idx == 5:
+            faulthandler.disable()
+            os.kill(os.getpid(), number)
+        return good(self, idx)
+
+    monkeypatch.setattr(Toy, "__getitem__", load)
+    loader = build_dataloader(block(size=12, loader={"num_workers": 2}))
+    start = time.monotonic()
+    with pytest.raises(WorkerError, match=cause) as caught:
+        list(loader)
+    assert caught.value.code == -number and "\n" not in str(caught.value)
+    assert time.monotonic() - start < 60  # Paddle looks every 5 s
+
+
 def test_the_parent_can_end_its_workers():
     loader = build_dataloader(
         block(size=8, loader={"num_workers": 1, "persistent_workers": True})
@@ -582,3 +606,34 @@ def test_ratios_that_make_no_split(ratios, match):
     cfg = block(sampler=False)
     with pytest.raises(ConfigError, match=match):
         build_dataloader({**cfg, "split_dataset_ratio": ratios})
+
+
+def test_a_training_whose_worker_is_killed_ends_with_one_line(tmp_path):
+    root = Path(__file__).parents[1]
+    command = f"""structure_generation/train.py --processes=1
+    -c structure_generation/configs/sfin/oc20_smoke.yaml Global.num_workers=1
+    Global.batch_size=1 Dataset.train.dataset.__init_params__.max_samples=200
+    Trainer.output_dir={tmp_path}""".split()
+    process = subprocess.Popen(
+        [sys.executable, *command],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    with process:
+        while "Step" not in process.stdout.readline():
+            assert process.poll() is None
+        for worker in children_of(process.pid):
+            os.kill(worker, signal.SIGKILL)
+        rest = process.stdout.read().splitlines()
+    assert process.returncode == 2, rest[-5:]
+    assert "a data worker was killed (SIGKILL)" in rest[-1]
+    assert not any("Traceback" in line for line in rest)
+
+
+def children_of(pid):
+    """Return the processes that a process has started."""
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(word) for word in text.split()]

@@ -14,6 +14,7 @@
 
 """Files whose headers declare more than they hold are refused at once."""
 
+import re
 import struct
 import time
 import zlib
@@ -25,6 +26,7 @@ import tifffile
 from PIL import Image
 
 from ppmat.stem.images.declared_size import check_decoded_bytes
+from ppmat.stem.images.declared_size import check_hdf5_heaps
 from ppmat.stem.images.declared_size import check_tiff_chain
 from ppmat.stem.images.micrograph import ImageFormatError
 from ppmat.stem.images.micrograph import read_micrograph
@@ -107,3 +109,23 @@ def test_more_pixels_than_any_compression_gives(tmp_path):
     check_decoded_bytes(str(path), 1000 * path.stat().st_size)
     with pytest.raises(ImageFormatError, match="declares .* bytes of pixels"):
         check_decoded_bytes(str(path), 3000 * path.stat().st_size)
+
+
+def test_heap_of_hdf5_that_leads_nowhere(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        for number in range(300):  # more than one heap
+            file.attrs[f"text{number}"] = "words " * 20
+    check_hdf5_heaps(str(path))
+    good = path.read_bytes()
+    starts = [match.start() for match in re.finditer(b"GCOL", good)]
+    assert len(starts) > 1
+    start = starts[1] + 16
+    for index, size in ((0, 0), (0, 8), (1, 2**64 - 16)):
+        data = bytearray(good)
+        data[start : start + 2] = index.to_bytes(2, "little")
+        data[start + 8 : start + 16] = size.to_bytes(8, "little")
+        path.write_bytes(data)
+        with pytest.raises(ImageFormatError, match="an object of the heap"):
+            check_hdf5_heaps(str(path))

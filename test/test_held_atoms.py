@@ -121,3 +121,10 @@ def test_flags_of_one_site():
     assert held_sites([[False] * 3, [True] * 3], "a").tolist() == [True, False]
     with pytest.raises(OC20FormatError, match="a: atom 0 may move"):
         held_sites([[False, True, True]], "a")
+
+
+def test_constraint_beyond_the_atoms():
+    assert held_atoms(slab(FixAtoms([0, -6])), "slab").tolist() == [True] + 5 * [False]
+    for index in (6, -7):
+        with pytest.raises(OC20FormatError, match="does not have"):
+            held_atoms(slab(FixAtoms([index])), "slab")

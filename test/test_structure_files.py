@@ -273,3 +273,33 @@ def test_vasprun_is_a_relaxation(tmp_path):
     assert [atoms.positions[1, 2] for atoms in frames] == pytest.approx([1.8, 1.62])
     assert [atoms.get_potential_energy() for atoms in frames] == [-3.0, -3.5]
     assert frames[0].constraints[0].index.tolist() == [0]
+
+
+POSCAR = "x\n1.0\n5 0 0\n0 5 0\n0 0 20\n{kinds}{counts}\nDirect\n0 0 0\n"
+EXTXYZ = """{atoms}
+Lattice="5 0 0 0 5 0 0 0 20" Properties=species:S:1:pos:R:3{more} pbc="T T T"
+Cu 0 0 0 1
+"""
+NO_ROOM = {
+    "a.extxyz": (EXTXYZ.format(atoms=10**9, more=""), "1 lines follow"),
+    "b.extxyz": (EXTXYZ.format(atoms=1, more=f":q:I:{10**8}"), "columns in Prop"),
+    "c.extxyz": (EXTXYZ.format(atoms=1, more=":q:S:1:a:R:-5"), "columns in Prop"),
+    "a.vasp": (POSCAR.format(kinds="Cu\n", counts=3 * 10**8), "declares 300000000"),
+    "b.vasp": (POSCAR.format(kinds="", counts=f"1 {10**9}"), "declares 1000000001"),
+    "OUTCAR": (OUTCAR.replace("1   1", f"1 {10**8}"), "declares 100000001"),
+}
+
+
+@pytest.mark.parametrize("name", NO_ROOM)
+def test_more_atoms_than_the_file_has_room_for(tmp_path, name):
+    text, reason = NO_ROOM[name]
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=reason):
+        list(iter_frames(str(tmp_path / name)))
+
+
+def test_extxyz_with_cell_vectors_after_the_atoms(tmp_path):
+    frame = "1\n\nCu 0 0 0\nVEC1 5 0 0\nVEC2 0 5 0\nVEC3 0 0 20\n"
+    (tmp_path / "old.xyz").write_text(frame * 2)
+    frames = list(iter_frames(str(tmp_path / "old.xyz")))
+    assert [atoms.cell.lengths().tolist() for _, atoms in frames] == [[5, 5, 20]] * 2

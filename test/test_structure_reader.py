@@ -308,7 +308,7 @@ def test_row_that_is_no_record_is_named(files):
         with env.begin(write=True) as txn:
             txn.put(b"0", b"rubbish")
     bad, good = iter_structures(["data"])
-    assert str(bad).startswith("data/data.lmdb key '0': memo entry ")
+    assert str(bad).startswith("data/data.lmdb key '0': memo entry")
     assert place_of(bad) == ("data/data.lmdb", 0)
     assert good.sid == "sid1"
 

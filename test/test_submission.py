@@ -14,6 +14,8 @@
 
 """The submission files: form, checks against the data, command."""
 
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -125,6 +127,29 @@ def test_broken_file_is_refused(tmp_path, case):
     content, message = BROKEN[case]
     np.savez(tmp_path / "a.npz", **content)
     with pytest.raises(SubmissionError, match=message):
+        check_submission(tmp_path / "a.npz", {})
+
+
+def test_damaged_bytes_are_refused(tmp_path):
+    path = tmp_path / "a.npz"
+    write_energy_submission(path, {"id": [("1", -0.5)]})
+    good = path.read_bytes()
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("ood_ads_ids", "no array")
+    with pytest.raises(SubmissionError, match="ood_ads_"):
+        check_submission(path, {})
+    for place in (0, len(good) // 2, len(good) - 12):
+        data = bytearray(good)
+        data[place : place + 4] = b"\xff" * 4
+        path.write_bytes(data)
+        with pytest.raises(SubmissionError, match="not a submission file"):
+            check_submission(path, {})
+
+
+def test_submission_that_unpacks_to_too_much(tmp_path, monkeypatch):
+    write_energy_submission(tmp_path / "a.npz", {"id": [("1", -0.5)]})
+    monkeypatch.setattr(submission, "_MAX_UNPACKED", 100)
+    with pytest.raises(SubmissionError, match="its arrays have"):
         check_submission(tmp_path / "a.npz", {})
 
 

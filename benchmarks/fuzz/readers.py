@@ -22,18 +22,24 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
+import lzma
 import pickle
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from collections.abc import Sequence
 from pathlib import Path
 
 import ase.io
+import lmdb
 import numpy as np
+from ase import Atoms
 
 from benchmarks.fuzz import image_seeds
+from benchmarks.fuzz import vasp_seeds
 from benchmarks.runs import ROOT
 from ppmat.datasets import pyg_pickle
 from ppmat.datasets.graph_utils.periodic_graph import PeriodicGraphConverter
@@ -68,14 +74,14 @@ class Reader:
 
     Args:
         share: Of 1000 inputs, how many are for this reader.
-        suffix: Of its files.
+        file: Name of the file that is read.
         read: Reads a file; raises ``InputError`` for a bad one.
         seeds: Returns valid files as bytes.
         text: Whether they are text.
     """
 
     share: int
-    suffix: str
+    file: str
     read: Callable[[Path], object]
     seeds: Callable[[], Sequence[bytes]]
     text: bool = False
@@ -107,7 +113,9 @@ def _read_structures(path: Path) -> None:
     for structure in iter_structures([str(path)]):
         if isinstance(structure, Unreadable):
             raise InputError(structure.reason)
-        _use(structure_to_record(structure))
+        if isinstance(structure, Atoms):
+            structure = structure_to_record(structure, warn=False, missing_tags="guess")
+        _use(structure)
 
 
 def _use(record: OC20Record) -> None:
@@ -168,17 +176,57 @@ def _structure_seeds(suffix: str, form: str) -> Callable[[], list[bytes]]:
     def seeds() -> list[bytes]:
         slabs = ase.io.read(ROOT / "structure_generation/example_data/slabs.traj", ":3")
         pieces = [slabs[:1], slabs[1:2]]
-        if form in ("traj", "extxyz"):
+        if form in _OF_MANY_FRAMES:
             pieces.append(slabs)
         found = []
         with tempfile.TemporaryDirectory() as folder:
-            for images in pieces:
-                path = Path(folder) / f"seed{suffix}"
+            for number, images in enumerate(pieces):
+                path = Path(folder) / f"seed_{number}{suffix}"
                 ase.io.write(path, images, format=form)
                 found.append(path.read_bytes())
         return found
 
     return seeds
+
+
+def _packed_seeds() -> list[bytes]:
+    seeds = _structure_seeds(".extxyz", "extxyz")()
+    return [lzma.compress(data) for data in seeds]
+
+
+def _pymatgen_seeds() -> list[bytes]:
+    slab = ase.io.read(ROOT / "structure_generation/example_data/slabs.traj", 0)
+    sites = [
+        {
+            "species": [{"element": symbol, "occu": 1}],
+            "abc": place.tolist(),
+            "properties": {"tags": int(tag), "selective_dynamics": [tag > 0] * 3},
+        }
+        for symbol, place, tag in zip(
+            slab.symbols, slab.get_scaled_positions(), slab.get_tags().tolist()
+        )
+    ]
+    content = {"lattice": {"matrix": slab.cell.tolist()}, "sites": sites}
+    return [json.dumps(content).encode(), json.dumps([content] * 2).encode()]
+
+
+def _json_seeds() -> list[bytes]:
+    return _structure_seeds(".json", "json")() + _pymatgen_seeds()
+
+
+def _aselmdb_seeds() -> list[bytes]:
+    """Rows of an ASE database, under their numbers in an LMDB file."""
+    database = json.loads(_structure_seeds(".json", "json")()[-1])
+    entries = {key: database[key] for key in map(str, database["ids"])}
+    entries["nextid"] = database["nextid"]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "seed.aselmdb"
+        with lmdb.open(str(path), subdir=False, map_size=1 << 20, lock=False) as env:
+            with env.begin(write=True) as transaction:
+                for key, value in entries.items():
+                    packed = zlib.compress(json.dumps(value).encode())
+                    transaction.put(key.encode(), packed)
+        return [path.read_bytes()]
 
 
 def _noise_seeds() -> list[bytes]:
@@ -202,6 +250,7 @@ def _submission_seeds() -> list[bytes]:
         return [*found, path.read_bytes()]
 
 
+_OF_MANY_FRAMES = ("traj", "extxyz", "db", "json")
 _MEMBERS = {"weights/a.txt": b"text " * 40, "weights/deep/b.bin": bytes(range(256)) * 4}
 
 
@@ -233,23 +282,35 @@ def _tar_seeds() -> list[bytes]:
 
 
 def _image(share: int, suffix: str, seeds: Callable[[], list[bytes]]) -> Reader:
-    return Reader(share, suffix, read_micrograph, seeds)
+    return Reader(share, f"input{suffix}", read_micrograph, seeds)
 
 
-def _structures(share: int, suffix: str, form: str) -> Reader:
-    seeds = _structure_seeds(suffix, form)
-    return Reader(share, suffix, _read_structures, seeds, form != "traj")
+def _structures(
+    share: int, file: str, seeds: Callable[[], list[bytes]], text: bool = True
+) -> Reader:
+    return Reader(share, file, _read_structures, seeds, text)
+
+
+def _of_ase(share: int, suffix: str, form: str, text: bool = True) -> Reader:
+    """Return the reader of a format that ASE also writes."""
+    return _structures(share, f"input{suffix}", _structure_seeds(suffix, form), text)
 
 
 READERS = {
-    "OC20 record (pickle)": Reader(200, ".pkl", _read_record, _record_seeds),
-    "LMDB file": Reader(80, ".lmdb", _read_lmdb, _lmdb_seeds),
-    "PyTorch weights": Reader(80, ".pth", torch_checkpoint.load, _torch_seeds),
-    "Paddle weights": Reader(80, ".pdparams", load_file, _paddle_seeds),
-    "extxyz": _structures(60, ".extxyz", "extxyz"),
-    "CIF": _structures(40, ".cif", "cif"),
-    "POSCAR": _structures(40, ".vasp", "vasp"),
-    "ASE trajectory": _structures(40, ".traj", "traj"),
+    "OC20 record (pickle)": Reader(150, "input.pkl", _read_record, _record_seeds),
+    "LMDB file": Reader(60, "input.lmdb", _read_lmdb, _lmdb_seeds),
+    "PyTorch weights": Reader(80, "input.pth", torch_checkpoint.load, _torch_seeds),
+    "Paddle weights": Reader(80, "input.pdparams", load_file, _paddle_seeds),
+    "extxyz": _of_ase(50, ".extxyz", "extxyz"),
+    "CIF": _of_ase(30, ".cif", "cif"),
+    "POSCAR": _of_ase(30, ".vasp", "vasp"),
+    "OUTCAR": _structures(20, "OUTCAR", lambda: [vasp_seeds.outcar()]),
+    "vasprun.xml": _structures(20, "vasprun.xml", lambda: [vasp_seeds.vasprun()]),
+    "ASE trajectory": _of_ase(30, ".traj", "traj", text=False),
+    "ASE database (SQLite)": _of_ase(20, ".db", "db", text=False),
+    "ASE, pymatgen (JSON)": _structures(20, "input.json", _json_seeds),
+    "ASE database (LMDB)": _structures(20, "input.aselmdb", _aselmdb_seeds, False),
+    "packed extxyz": _structures(10, "input.extxyz.xz", _packed_seeds, False),
     "PNG": _image(60, ".png", image_seeds.png),
     "TIFF": _image(80, ".tif", image_seeds.tiff),
     "npy": _image(30, ".npy", image_seeds.npy),
@@ -258,9 +319,9 @@ READERS = {
     "EMD": _image(20, ".emd", image_seeds.emd),
     "HSPY": _image(10, ".hspy", image_seeds.hspy),
     "SER": _image(30, ".ser", image_seeds.ser),
-    "noise model (JSON)": Reader(20, ".json", NoiseModel.load, _noise_seeds, True),
-    "configuration (YAML)": Reader(20, ".yaml", load_config, _config_seeds, True),
-    "submission (npz)": Reader(20, ".npz", read_submission, _submission_seeds),
-    "zip archive": Reader(10, ".zip", _read_archive, _zip_seeds),
-    "tar archive": Reader(10, ".tar.gz", _read_archive, _tar_seeds),
+    "noise model (JSON)": Reader(20, "input.json", NoiseModel.load, _noise_seeds, True),
+    "configuration (YAML)": Reader(20, "input.yaml", load_config, _config_seeds, True),
+    "submission (npz)": Reader(20, "input.npz", read_submission, _submission_seeds),
+    "zip archive": Reader(10, "input.zip", _read_archive, _zip_seeds),
+    "tar archive": Reader(10, "input.tar.gz", _read_archive, _tar_seeds),
 }

@@ -38,6 +38,7 @@ replace ``sampler``.
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -55,6 +56,7 @@ from ppmat.datasets.sfin_dataset import SFINDataset
 from ppmat.datasets.sfin_synthetic_dataset import SFINSyntheticDataset
 from ppmat.datasets.transform import build_transforms
 from ppmat.utils import logger
+from ppmat.utils.cores import available_cores
 from ppmat.utils.errors import nearest
 from ppmat.utils.ranges import Range
 from ppmat.utils.registry import CLASS_KEY
@@ -106,7 +108,8 @@ def build_dataloader(
             in the sampler block has priority for the order.
         training: In several processes, True gives all the same number of batches;
             False uses every sample exactly once (for evaluation).
-        shared: ``batch_size`` and ``num_workers`` are those of all processes together.
+        shared: ``batch_size`` and ``num_workers`` are those of all processes together;
+            workers only run on cores that no process uses.
 
     Returns:
         The loader; with ``split_dataset_ratio`` a dict of loaders ``train``, ``val``,
@@ -122,7 +125,7 @@ def build_dataloader(
     dataset = _build_dataset(cfg["dataset"], vocab, f"{where}.dataset")
     options = _loader_options(cfg.get("loader"), f"{where}.loader")
     if shared:
-        options["num_workers"] = -(-options["num_workers"] // dist.get_world_size())
+        options["num_workers"] = _workers_of_rank(options["num_workers"])
 
     def loader(part: io.Dataset, key: str, even: bool) -> io.DataLoader | None:
         if len(part) == 0:
@@ -176,6 +179,18 @@ def check_dataloader(cfg: Any, where: str = "Dataset") -> None:
             SAMPLERS.check(cfg[key], f"{where}.{key}", runtime=["dataset"])
     if ratios:
         _check_ratios(ratios, f"{where}.split_dataset_ratio")
+
+
+def _workers_of_rank(number: int) -> int:
+    """Return the data workers of this rank, of ``number`` for all ranks together.
+
+    Only cores on which no rank computes are used: on others a worker takes the time
+    that it saves, and more.
+    """
+    ranks = dist.get_world_size()
+    threads = int(os.environ.get("OMP_NUM_THREADS", "1") or "1")
+    spare = max(0, available_cores() - ranks * threads)
+    return min(-(-number // ranks), spare // ranks)
 
 
 def set_build_sample(

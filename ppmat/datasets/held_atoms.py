@@ -75,8 +75,21 @@ def held_atoms(atoms: ase.Atoms, where: str) -> np.ndarray:
                 hint="Remove it (atoms.set_constraint()) or hold whole atoms",
             )
         rows = directions(constraint, atoms.cell.array)
+        if not _within(constraint.index, len(atoms)):
+            raise OC20FormatError(
+                f"constraint {type(constraint).__name__} holds an atom that the "
+                f"structure of {len(atoms)} atoms does not have",
+                where=where,
+            )
         held[constraint.index] += rows.T @ rows
     return _all_or_nothing(np.linalg.matrix_rank(held, tol=1e-6), where)
+
+
+def _within(index: np.ndarray, count: int) -> bool:
+    index = np.asarray(index)
+    if index.dtype == bool:
+        return index.shape == (count,)
+    return bool((-count <= index).all() and (index < count).all())
 
 
 def held_sites(movable: np.ndarray, where: str) -> np.ndarray:

@@ -44,6 +44,7 @@ from ase.db import connect
 from ase.db.row import AtomsRow
 from ase.io import iread
 from ase.io import read
+from ase.io.extxyz import key_val_str_to_dict
 from ase.io.jsonio import decode
 
 from ppmat.datasets.held_atoms import held_sites
@@ -54,6 +55,7 @@ from ppmat.utils.errors import InputError
 MAX_UNPACKED = 1 << 30  # bytes of an unpacked file, several million lines of extxyz
 _MAX_JSON = 1 << 28  # bytes of a JSON file, which is read as a whole
 _MAX_ROW = 1 << 26  # bytes of one unpacked row of an .aselmdb file
+_MAX_COLUMNS = 1000  # of an extxyz file; ASE writes about ten
 _CHUNK = 1 << 20  # bytes unpacked at once
 _XZ_MEMORY = 1 << 27  # bytes; the strongest setting of xz needs 65 MiB
 _SUFFIXES = {
@@ -219,7 +221,51 @@ def _frames(path: str, format: str, index: slice) -> Iterable[Atoms]:
     if format in _READERS:
         frames = _READERS[format](path)
         return itertools.islice(frames, index.start, index.stop, index.step)
+    if format == "extxyz":
+        _check_extxyz(path)
+    elif format in ("vasp", "vasp-out"):
+        _check_counts(path, format)
     return iread(path, index=index, format=format, do_not_split_by_at_sign=True)
+
+
+def _check_counts(path: str, format: str) -> None:
+    """Refuse more atoms than bytes, for which ASE would make a list."""
+    size = os.path.getsize(path)
+    with open(path, encoding="utf-8", errors="replace") as file:
+        if format == "vasp":
+            lines = list(itertools.islice(file, 7))[5:]
+        else:
+            lines = [line for line in file if "ions per type" in line]
+    for line in lines:
+        counts = [int(word) for word in line.split() if word.isdecimal()]
+        if sum(counts) > size:
+            raise InputError(
+                f"declares {sum(counts)} atoms, but has {size} bytes; it is damaged"
+            )
+
+
+def _check_extxyz(path: str) -> None:
+    """Refuse more atoms than lines, and columns without end, which ASE would follow."""
+    with open(path, encoding="utf-8") as file:
+        for frame in itertools.count():
+            while (line := file.readline()).lstrip().startswith("VEC"):
+                pass  # cell vectors of an older kind of file, after the atoms
+            if not line.strip():
+                return
+            atoms, comment = int(line), file.readline()
+            found = sum(1 for _ in itertools.islice(file, max(0, atoms)))
+            if found < atoms:
+                raise InputError(
+                    f"frame {frame} has {atoms} atoms, but {found} lines follow; the "
+                    "file is damaged or cut short"
+                )
+            columns = key_val_str_to_dict(comment).get("Properties", "")
+            counts = [int(count) for count in str(columns).split(":")[2::3]]
+            if sum(counts) > _MAX_COLUMNS or min(counts, default=1) < 1:
+                raise InputError(
+                    f"frame {frame} has {sum(counts)} columns in Properties",
+                    wanted=f"at most {_MAX_COLUMNS}, at least 1 of each",
+                )
 
 
 def _constraints_beside(path: str) -> list:

@@ -48,6 +48,7 @@ from ppmat.datasets.structure_files import stem_of
 from ppmat.utils import logger
 from ppmat.utils.errors import InputError
 from ppmat.utils.errors import check_choice
+from ppmat.utils.errors import text_of
 from ppmat.utils.registry import ConfigError
 
 _INDEX = re.compile(r"-?\d+|(-?\d+)?(:(-?\d+)?){1,2}")  # as ASE: 5, -1, 2:, ::10
@@ -450,10 +451,7 @@ def read_frames(
         fault = str(error)
     except Exception as error:  # the readers of ASE raise errors of any class
         after = f" after {count} frames" if count else ""
-        fault = (
-            f"cannot be read as {format_of(file.path)}{after}: "
-            f"{type(error).__name__}: {_reason(error)}"
-        )
+        fault = f"cannot be read as {format_of(file.path)}{after}: {_reason(error)}"
     else:
         if not count:
             fault = "holds no structure" if file.index is None else "has no such frame"
@@ -473,11 +471,11 @@ def _named(atoms: Atoms, name: str, several: bool) -> Atoms:
 def _reason(error: Exception) -> str:
     """Return the text of a reader's error, or else the line where it failed."""
     if str(error).strip():
-        return str(error)
+        return text_of(error)
     place = traceback.extract_tb(error.__traceback__)[-1]
     return (
-        f"the file is damaged or of another format ({os.path.basename(place.filename)}"
-        f", line {place.lineno}: {place.line})"
+        f"{type(error).__name__}: the file is damaged or of another format "
+        f"({os.path.basename(place.filename)}, line {place.lineno}: {place.line})"
     )
 
 

@@ -48,11 +48,15 @@ import numpy as np
 from ppmat.datasets.oc20_lmdb import OC20LMDB
 from ppmat.utils.errors import InputError
 from ppmat.utils.errors import nearest
+from ppmat.utils.errors import text_of
 from ppmat.utils.files import replacing
 
 SPLITS = ("id", "ood_ads", "ood_cat", "ood_both")
 # The arrays of a split, for each of the two tasks.
 PARTS = {"is2re": ("ids", "energy"), "is2rs": ("ids", "pos", "chunk_idx")}
+
+# Bytes of all arrays; the largest split, of 25,000 structures, has 25 MB.
+_MAX_UNPACKED = 1 << 30
 
 PathLike = str | os.PathLike[str]
 
@@ -183,9 +187,13 @@ def read_submission(path: PathLike) -> dict[str, dict[str, np.ndarray]]:
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, AttributeError) as error:
-        raise SubmissionError(f"{path}: not a submission file: {error}") from error
+            size = sum(entry.file_size for entry in file.zip.infolist())
+            if size > _MAX_UNPACKED:
+                raise ValueError(f"its arrays have {size >> 20} MiB")
+            arrays = {name: np.asarray(file[name]) for name in file.files}
+    except Exception as error:  # damaged files raise many kinds of errors
+        text = f"{path}: not a submission file: {text_of(error)}"
+        raise SubmissionError(text) from error
     task = _check_arrays(arrays, str(path))
     return {
         split: {part: arrays[f"{split}_{part}"] for part in PARTS[task]}
@@ -301,20 +309,16 @@ def _check_positions(
             f"{where}: {split}_pos is {pos.dtype} of shape {pos.shape}, wanted floats "
             "of shape [number of atoms, 3]"
         )
-    if not np.isfinite(pos).all():
-        row = int(np.flatnonzero(~np.isfinite(pos).all(axis=1))[0])
-        sid = ids[int(np.searchsorted(cuts, row, side="right"))]
-        raise SubmissionError(f"{where}: {split}: sid {sid} has NaN positions")
-    ends = np.concatenate([[0], cuts, [len(pos)]])
-    if (
-        cuts.dtype.kind not in "iu"
-        or cuts.shape != (len(ids) - 1,)
-        or (np.diff(ends) < 1).any()
-    ):
+    fits = cuts.dtype.kind in "iu" and cuts.shape == (len(ids) - 1,)
+    if not fits or (np.diff(np.concatenate([[0], cuts, [len(pos)]])) < 1).any():
         raise SubmissionError(
             f"{where}: {split}_chunk_idx does not cut {len(pos)} positions into "
             f"{len(ids)} structures"
         )
+    if not np.isfinite(pos).all():
+        row = int(np.flatnonzero(~np.isfinite(pos).all(axis=1))[0])
+        sid = ids[int(np.searchsorted(cuts, row, side="right"))]
+        raise SubmissionError(f"{where}: {split}: sid {sid} has NaN positions")
 
 
 def _save(path: PathLike, arrays: Mapping[str, np.ndarray]) -> None:

@@ -57,7 +57,7 @@ _DAMAGED = (
     zlib.error,
     lzma.LZMAError,
     EOFError,
-    KeyError,
+    LookupError,
     NotImplementedError,
     RuntimeError,
     ValueError,

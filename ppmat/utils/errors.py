@@ -23,6 +23,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_LONGEST = 300  # characters of a library's error; some libraries quote whole files
+
 
 class InputError(ValueError):
     """Wrong input: a file, a key of a configuration, an option, a value.
@@ -51,6 +53,17 @@ class InputError(ValueError):
     def __reduce__(self) -> tuple:
         fields = {"where": self.where, "wanted": self.wanted, "hint": self.hint}
         return type(self), (self.found,), {**fields, "args": self.args}
+
+
+def text_of(error: BaseException) -> str:
+    """Return class and text of a library's error on one line, shortened if it is long.
+
+    Example:
+        >>> text_of(ValueError("no number:\\n" + 1000 * "x"))[:30]
+        'ValueError: no number: xxxxxxx'
+    """
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def nearest(word: str, legal: Iterable[str]) -> str:

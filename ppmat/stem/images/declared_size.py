@@ -19,12 +19,14 @@ gigabytes of pixels. The image libraries would follow it for minutes or fill the
 Each check reads a few bytes for each page at most.
 
 Sources: TIFF 6.0 and BigTIFF (chain of image file directories); the MRC2014 format; the
-PNG standard, third edition (animated images).
+PNG standard, third edition (animated images); the HDF5 file format 3.0 (global heap).
 """
 
 from __future__ import annotations
 
+import mmap
 import os
+import re
 import struct
 
 from ppmat.stem.images.micrograph_base import ImageFormatError
@@ -34,6 +36,7 @@ from ppmat.stem.images.micrograph_base import ImageFormatError
 _MOST_COMPRESSED = 2000
 _FRAME_BYTES = 38  # of the control chunk that each frame of an animated PNG has
 _MRC_HEADER_BYTES = 1024
+_HDF5_SMALLEST = 32  # bytes of an HDF5 file, less than its first block has
 
 
 def check_decoded_bytes(path: str, decoded: int) -> None:
@@ -110,3 +113,37 @@ def check_mrc_size(path: str) -> None:
             f"and {extended} bytes of extended header, but the file has {size} bytes; "
             "it is damaged or truncated"
         )
+
+
+def check_hdf5_heaps(path: str) -> None:
+    """Raise an ``ImageFormatError`` if the HDF5 library would not leave a heap.
+
+    The library walks from object to object by their sizes. A size that leads nowhere,
+    as 0 for free space, keeps it in a loop.
+    """
+    with open(path, "rb") as file:
+        if os.fstat(file.fileno()).st_size < _HDF5_SMALLEST:
+            return
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            width = data[14] if data[8] < 2 else data[10]  # bytes of a length
+            if width not in (2, 4, 8):
+                return  # the library refuses it
+            for match in re.finditer(rb"GCOL\x01", data):
+                _check_heap(path, data, match.start(), width)
+
+
+def _check_heap(path: str, data: mmap.mmap, start: int, width: int) -> None:
+    head = -(-(8 + width) // 8) * 8  # bytes before the objects, and of their headers
+    size = int.from_bytes(data[start + 8 : start + 8 + width], "little")
+    place, end = start + head, min(start + size, len(data))
+    while place + head <= end:
+        index = int.from_bytes(data[place : place + 2], "little")
+        length = int.from_bytes(data[place + 8 : place + 8 + width], "little")
+        step = head + (length + 7) // 8 * 8 if index else length
+        # The library adds in numbers of 64 bits.
+        if step % (1 << 64) < min(head, end - place):
+            raise ImageFormatError(
+                f"{path}: an object of the heap at byte {start} has {length} bytes; "
+                "the file is damaged"
+            )
+        place += step

@@ -45,6 +45,7 @@ from typing import Any
 import numpy as np
 
 from ppmat.stem.images.declared_size import check_decoded_bytes
+from ppmat.stem.images.declared_size import check_hdf5_heaps
 from ppmat.stem.images.declared_size import check_mrc_size
 from ppmat.stem.images.declared_size import check_png_frames
 from ppmat.stem.images.declared_size import check_tiff_chain
@@ -54,6 +55,7 @@ from ppmat.stem.images.micrograph_base import checked_pixel_size
 from ppmat.stem.images.micrograph_base import clean_units
 from ppmat.stem.images.micrograph_base import grey_from_colour
 from ppmat.stem.images.micrograph_base import jsonable
+from ppmat.utils.errors import text_of
 
 # Fields of the MRC header kept as metadata; the others describe the storage.
 _MRC_HEADER = (
@@ -103,8 +105,7 @@ def _reading(path: str, kind: str) -> Iterator[None]:
             f"{path}: is damaged, or larger than the memory: {error}"
         ) from error
     except Exception as error:  # damaged files raise many kinds of errors
-        text = f"{type(error).__name__}: {error}"
-        text = f"cannot be read as {kind}, damaged or truncated: {text}"
+        text = f"cannot be read as {kind}, damaged or truncated: {text_of(error)}"
         for part, hint in _HINTS.items():
             if part in str(error):
                 text = f"{error}. {hint}"
@@ -248,6 +249,7 @@ def kind_of_hdf5(path: str) -> str:
         ImageFormatError: It is the file of another program, or damaged.
     """
     rosettasciio_plugin("hspy", path)  # which also brings h5py
+    check_hdf5_heaps(path)
     import h5py
 
     def marked(name: str, item: Any) -> bool | None:
@@ -345,7 +347,7 @@ def read_tiff(path: str, index: Index) -> Micrograph:
         imagej = file.imagej_metadata or {}
     if logged:
         raise ImageFormatError(
-            f"{path}: damaged or truncated TIFF file: {'; '.join(logged)}"
+            f"{path}: damaged or truncated TIFF file: {'; '.join(logged)[:300]}"
         )
     if own is None:
         metadata = jsonable({"format": "TIFF", "tags": tags, "imagej": imagej})
