@@ -32,6 +32,7 @@ from __future__ import annotations
 import argparse
 import csv
 import os
+import platform
 import statistics
 import subprocess
 import sys
@@ -127,7 +128,8 @@ def main() -> None:
                 "240 structures [s]": round(middle[setting, "use"], 1),
             })  # fmt: skip
     note = f"Medians of {args.repeats} alternating runs, nothing else on the machine."
-    result = result_of("python -m benchmarks.cores", note=note, rows=rows)
+    where = f"{platform.machine()}, {available_cores()} cores"
+    result = result_of("python -m benchmarks.cores", where, note=note, rows=rows)
     write(result, RESULTS / "cores.yaml")
 
 

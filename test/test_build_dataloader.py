@@ -37,6 +37,7 @@ import ppmat.datasets
 from ppmat.datasets import BatchSampler
 from ppmat.datasets import DistributedBatchSampler
 from ppmat.datasets import build_dataloader
+from ppmat.datasets import factory
 from ppmat.datasets import set_build_sample
 from ppmat.datasets.batch_sampler import DistributedBatchSampler as Sampler
 from ppmat.datasets.loader import WorkerError
@@ -149,6 +150,42 @@ def test_a_step_of_all_processes_is_a_step_of_one(
         together = [i for rank in batches for i in rank[step]]
         assert together[: len(wanted)] == wanted
         assert len(together) == max(len(wanted), nranks)
+
+
+@settings(max_examples=100, deadline=None)
+@given(**sizes, start=st.integers(0, 3))
+def test_processes_share_a_batch(size, batch_size, nranks, shuffle, epoch, start):
+    """Also if it cannot be divided evenly: 7 samples are 3 + 2 + 2."""
+    total = batch_size + nranks - 1
+    options = {"shuffle": shuffle, "shared": True}
+    samplers, batches = all_ranks(size, total, nranks, epoch, **options)
+    _, (single,) = all_ranks(size, total, 1, epoch, shuffle=shuffle)
+    assert {len(sampler) for sampler in samplers} == {len(single)}
+    for step, wanted in enumerate(single):
+        parts = [rank[step] for rank in batches]
+        together = [i for part in parts for i in part]
+        assert together[: len(wanted)] == wanted
+        assert len(together) == max(len(wanted), nranks)
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    if start <= len(single):  # a resumed epoch
+        for sampler, whole in zip(samplers, batches, strict=True):
+            sampler.start_batch = start
+            assert list(sampler) == whole[start:]
+
+
+def test_a_shared_batch_has_a_sample_for_each_process():
+    with pytest.raises(ConfigError, match="batch_size is 2.*at least 1 for each of 3"):
+        Sampler(range(9), 2, 3, 0, shared=True)
+
+
+def test_workers_run_on_cores_that_are_free(monkeypatch):
+    monkeypatch.setattr(factory.dist, "get_world_size", lambda: 2)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    found = {}
+    for cores in (1, 2, 3, 4, 8):
+        monkeypatch.setattr(factory, "available_cores", lambda: cores)  # noqa: B023
+        found[cores] = factory._workers_of_rank(3)
+    assert found == {1: 0, 2: 0, 3: 0, 4: 1, 8: 2}
 
 
 @settings(max_examples=50, deadline=None)
