@@ -33,6 +33,7 @@ from ase import Atoms
 from ase.data import chemical_symbols
 from pymatgen.core.structure import IStructure
 
+from ppmat.datasets.oc20_is2re_dataset import num_adsorbates
 from ppmat.datasets.oc20_record import OC20Record
 from ppmat.datasets.oc20_record import check_record
 from ppmat.datasets.oc20_record import unchecked_record
@@ -65,6 +66,8 @@ FLAGS = {
     "made_periodic": "taken as periodic along these lattice vectors too, as in OC20",
     "thin_vacuum": "along these vectors the vacuum is thinner than the cut-off",
     "unseen_elements": "the model has not been trained on these elements",
+    "stated_adsorbates": "info['num_adsorbates'] says the first number, the bonds say "
+    "the second: molecules broke, or the cell was repeated and the entry kept",
     "several_adsorbates": "this many molecules have tag 2; the energy is that of all",
     "isolated_atoms": "this many atoms have no neighbour within the cut-off",
 }
@@ -160,6 +163,10 @@ class StructureChecker(NamedTuple):
             flags["no_surface_atoms"] = ""
         elif (tags == SUBSURFACE).any() and _is_below(record):
             flags["adsorbate_below_surface"] = ""
+        if (stated := record.num_adsorbates) is not None:
+            counted = num_adsorbates(dataclasses.replace(record, num_adsorbates=None))
+            if counted != stated:
+                flags["stated_adsorbates"] = f"{stated},{counted}"
         unbound = count_unbound(record)
         if unbound:
             flags["unbound_adsorbates"] = str(unbound)
