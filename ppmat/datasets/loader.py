@@ -123,6 +123,8 @@ def _received(batches: Iterator[Any]) -> Iterator[Any]:
             died = sorted(code for code in codes if code)
             if not died:
                 raise
+            for worker in batches._workers:  # they may wait for a lock of the dead one
+                worker.kill()
             raise WorkerError(died[0]) from error
         if isinstance(batch, list) and isinstance(batch[0], _Failure):
             batch[0].reraise()
