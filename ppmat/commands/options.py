@@ -36,9 +36,10 @@ from ppmat.utils import logger
 from ppmat.utils.config import find_config
 from ppmat.utils.config import unset_variables
 from ppmat.utils.errors import InputError
-from ppmat.utils.files import locked
 from ppmat.utils.files import make_folder
 from ppmat.utils.registry import ConfigError
+from ppmat.utils.shares import locked_for_all
+from ppmat.utils.shares import rank
 
 EXIT_SOME_LEFT_OUT = 1
 EXIT_BAD_INPUT = 2
@@ -150,23 +151,16 @@ def report_submission(path: str, splits: Iterable[str], left_out: int) -> bool:
 def lock_output(path: str | None) -> Iterator[None]:
     """Hold the lock of an output folder, or of a ``.csv`` file, and make its folder.
 
-    Of several ranks only rank 0 holds it; the others wait until it has it. A folder
-    that is new and receives nothing is removed again.
+    A folder that is new and receives nothing is removed again.
     """
-    import paddle.distributed as dist
-
-    from ppmat.utils.misc import wait_for_all
-
     if path is None:
         yield
         return
     folder = (os.path.dirname(path) if path.endswith(".csv") else path) or "."
-    is_first = dist.get_rank() == 0
-    is_new = is_first and not os.path.isdir(folder)
+    is_new = rank() == 0 and not os.path.isdir(folder)
     make_folder(folder)
     try:
-        with locked(path) if is_first else contextlib.nullcontext():
-            wait_for_all()
+        with locked_for_all(path):
             yield
     finally:
         if is_new:
