@@ -38,7 +38,6 @@ from pathlib import Path
 import numpy as np
 from ase.data import chemical_symbols
 from ase.io.formats import string2index
-from tqdm import tqdm
 
 from ppmat.commands.options import complain
 from ppmat.commands.options import counted
@@ -59,6 +58,7 @@ from ppmat.datasets.relaxations import check_relaxation
 from ppmat.datasets.relaxations import read_relaxations
 from ppmat.utils import logger
 from ppmat.utils.errors import InputError
+from ppmat.utils.progress import Progress
 
 EXIT_FAULTS = 1
 _MAX_ENERGY = 10.0  # eV, largest size of y_relaxed in OC20
@@ -214,7 +214,7 @@ def report_rows(rows: OC20LMDB, initial_only: bool = False) -> list[str]:
     atoms_with: collections.Counter = collections.Counter()
     seen: set[str] = set()
     labels: dict[str, bool] = {}  # whether the first row has them
-    for index in tqdm(range(len(rows)), desc=str(rows.path), unit="row"):
+    for index in Progress(range(len(rows)), str(rows.path), unit=" rows"):
         try:
             record = rows[index]
         except OC20FormatError as error:
@@ -286,7 +286,7 @@ def write(args: argparse.Namespace) -> int:
 
     def good() -> Iterator[OC20Record]:
         found = read_relaxations(args.inputs, options)
-        for record in tqdm(found, unit=" relaxations", disable=None):
+        for record in Progress(found, "reading", unit=" relaxations"):
             if not isinstance(record, OC20Record):
                 faults.append(str(record))
                 continue
@@ -371,7 +371,7 @@ def _rows_of_text(rows: OC20LMDB, text: str) -> OC20LMDB:
 def _rows_of_sids(rows: OC20LMDB, path: str) -> OC20LMDB:
     wanted = dict.fromkeys(Path(path).read_text(encoding="utf-8").split())
     places = {}
-    for index in tqdm(range(len(rows)), desc="reading ids", disable=None):
+    for index in Progress(range(len(rows)), "reading ids"):
         sid = rows[index].sid
         if sid in wanted:
             places.setdefault(sid, index)

@@ -247,10 +247,7 @@ def run(words: Sequence[str]) -> int:
         if len(missing) < total:
             logger.info(f"{total - len(missing)} of {total} images exist already")
         start = time.perf_counter()
-        for split, number in Progress(
-            missing,
-            unit="image",
-        ):
+        for split, number in Progress(missing, "synthesizing", unit=" images"):
             seeds = [args.seed, list(counts).index(split), number]
             folder.write(split, number, *_draw(scenes, noise, shape, seeds))
         rate = len(missing) / (time.perf_counter() - start)

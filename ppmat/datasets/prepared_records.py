@@ -27,7 +27,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from ppmat.datasets.oc20_lmdb import OC20LMDB
 from ppmat.datasets.oc20_record import OC20Record
@@ -44,6 +43,7 @@ from ppmat.datasets.structure_reader import place_of
 from ppmat.datasets.structure_reader import shortest_names
 from ppmat.utils.errors import InputError
 from ppmat.utils.errors import check_choice
+from ppmat.utils.progress import Progress
 
 MISSING_TAGS = ("raise", "guess")
 ON_ERROR = ("raise", "flag")
@@ -88,8 +88,8 @@ class PreparedRecords(Sequence):
         self._repeated, self._ids = repeated, UniqueIds()
         pieces = getattr(structures, "pieces", ())
         self._names = shortest_names(_sources(pieces))
-        items = tqdm(
-            _each(structures), "checking", len(structures), disable=not progress
+        items = Progress(
+            _each(structures), "checking", not progress, total=len(structures)
         )
         for row, (structure, stored) in enumerate(items):
             self._add(row, structure, stored)

@@ -36,9 +36,8 @@ from pathlib import Path
 from pathlib import PurePosixPath
 from typing import BinaryIO
 
-from tqdm import tqdm
-
 from ppmat.utils.errors import InputError
+from ppmat.utils.progress import Progress
 
 # Unpacked bytes for one byte of an archive. OC20's have 12, and text has 10; deflate
 # can reach 1032, which only bombs do. Small archives may have _SMALL bytes in any case.
@@ -124,7 +123,7 @@ def _unpack_zip(archive: Path, root: Path, budget: _Budget) -> None:
     with zipfile.ZipFile(archive) as members:
         for info in members.infolist():
             budget.take(max(_BLOCK, info.file_size))
-        for info in tqdm(members.infolist(), desc=archive.name, disable=None):
+        for info in Progress(members.infolist(), archive.name):
             name = info.filename
             if name.startswith("/") or ".." in PurePosixPath(name).parts:
                 raise ArchiveError(
@@ -190,7 +189,7 @@ def _tar_members(archive: Path, budget: _Budget) -> Iterator[tarfile.TarFile]:
 
 def _unpack_tar(archive: Path, root: Path, budget: _Budget) -> None:
     with _tar_members(archive, budget) as members:
-        for member in tqdm(members, desc=archive.name, disable=None, unit=" files"):
+        for member in Progress(members, archive.name, unit=" files"):
             budget.take(member.size if member.issparse() else _BLOCK)
             members.extract(member, root, filter="data")
     # A later link can change the target of an earlier one.

@@ -39,14 +39,13 @@ import urllib.request
 from pathlib import Path
 from typing import BinaryIO
 
-from tqdm import tqdm
-
 from ppmat.utils import logger
 from ppmat.utils.archives import ArchiveError
 from ppmat.utils.archives import one_line
 from ppmat.utils.archives import unpack_archive
 from ppmat.utils.errors import InputError
 from ppmat.utils.files import locked
+from ppmat.utils.progress import Progress
 
 _HOME = os.environ.get("PADDLEMAT_HOME") or os.path.expanduser("~/.paddlemat")
 WEIGHTS_HOME = os.path.join(_HOME, "weights")
@@ -257,9 +256,9 @@ def _fetch(url: str, part: Path, tag: Path, resume_unchecked: bool) -> None:
             tag.write_text(validator, "utf-8")
         else:
             tag.unlink(missing_ok=True)
-        bar = {"total": total, "initial": start, "desc": part.stem, "disable": None}
+        bar = {"total": total, "initial": start, "desc": part.stem}
         with (
-            tqdm.wrapattr(response, "read", **bar) as source,
+            Progress.wrapattr(response, "read", **bar) as source,
             open(part, "ab" if start else "wb") as out,
         ):
             while block := source.read(_CHUNK):
