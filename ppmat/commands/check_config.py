@@ -25,6 +25,7 @@ from typing import Annotated
 from typing import Any
 from typing import Literal
 
+from ppmat.utils.config import GLOBAL_KEYS
 from ppmat.utils.config import check_sections
 from ppmat.utils.ranges import Range
 from ppmat.utils.registry import CLASS_KEY
@@ -65,7 +66,7 @@ def check_config(config: Mapping[str, Any]) -> None:
 
 def _check_global(section: Mapping[str, Any]) -> None:
     """Check the keys of ``Global`` that the program itself reads."""
-    known = {key: value for key, value in section.items() if key in _GLOBAL_HINTS}
+    known = {key: value for key, value in section.items() if key in GLOBAL_KEYS}
     check_call(_global_section, known, "Global")
 
 
@@ -81,7 +82,6 @@ def _global_section(
 
 # Errors name the owner of a key.
 _global_section.__name__ = "Global"
-_GLOBAL_HINTS = set(_global_section.__annotations__) - {"return"}
 
 
 def _predict_section(

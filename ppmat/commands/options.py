@@ -193,6 +193,18 @@ def new_parser(description: str, epilog: str) -> argparse.ArgumentParser:
     )
 
 
+def add_bad_structures(parser: argparse.ArgumentParser) -> None:
+    """Add what to do with structures that cannot be used, or have no tags."""
+    add = parser.add_argument
+    add("--on_error", choices=("flag", "raise"), default="flag",
+        help="for a structure that cannot be used: leave it out and list it, "
+        "or stop")  # fmt: skip
+    add("--missing_tags", choices=("raise", "guess"), default="raise",
+        help="what to do with structures of --input without tags (CIF, POSCAR) or with "
+        "layer numbers: leave them out, or guess which atoms are the "
+        "adsorbate")  # fmt: skip
+
+
 def add_model_options(parser: argparse.ArgumentParser, device: bool = True) -> None:
     """Add the options that choose the model: a registered one, or the user's YAML."""
     add = parser.add_argument

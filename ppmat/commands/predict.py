@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 
+from ppmat.commands.options import add_bad_structures
 from ppmat.commands.options import add_model_options
 from ppmat.commands.options import announce_task_config
 from ppmat.commands.options import counted
@@ -80,12 +81,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--split", nargs="+", default=[], action="extend",
         help="splits of the configuration's data set, scored if they have labels; with "
         "--input the name of the split for --submission")  # fmt: skip
-    add("--missing_tags", choices=("raise", "guess"), default="raise",
-        help="what to do with structures without tags (CIF, POSCAR): leave them out, "
-        "or guess which atoms are the adsorbate")  # fmt: skip
-    add("--on_error", choices=("flag", "raise"), default="flag",
-        help="for a structure that cannot be used: leave it out and list it, "
-        "or stop")  # fmt: skip
+    add_bad_structures(parser)
     add("--batch_size", type=int, default=16, help="structures predicted at once")
     add("--num_workers", type=int, default=0, help="processes that prepare structures")
     add_processes(parser, AUTO_PROCESSES)

@@ -24,6 +24,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from ppmat.commands.options import add_bad_structures
 from ppmat.commands.options import add_model_options
 from ppmat.commands.options import announce_task_config
 from ppmat.commands.options import lock_output
@@ -68,12 +69,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--num_samples", type=int, help="results for each input (default: 1)")
     add("--num_workers", type=int, default=0, help="processes that prepare --input")
     add_processes(parser, AUTO_PROCESSES)
-    add("--on_error", choices=("flag", "raise"), default="flag",
-        help="for a structure that cannot be used: leave it out and list it, or stop "
-        "before any is relaxed")  # fmt: skip
-    add("--missing_tags", choices=("raise", "guess"), default="raise",
-        help="what to do with --input without tags (CIF, POSCAR) or with layer "
-        "numbers: leave them out, or guess which atoms are the adsorbate")  # fmt: skip
+    add_bad_structures(parser)
     add("--save_path", "--output_dir", "--output_path", dest="save_path",
         default="./output/sample", help="output folder")  # fmt: skip
     add("--format", help="extxyz, traj or cif; CIF loses tags and constraints")

@@ -324,13 +324,10 @@ def read_inputs(inputs: Sequence[str]) -> JoinedSequences:
     names = shortest_names(file.path for file in files)
     pieces: list[Sequence] = []
     for file in files:
-        if not file.is_data_set:
+        if file.is_data_set:
+            pieces.append(_rows_or_fault(file))
+        else:
             pieces.append(list(read_frames(file, names[file.path])))
-            continue
-        try:
-            pieces.append(open_rows(file))
-        except (OSError, ValueError) as error:
-            pieces.append([Unreadable(file.path, str(error), file.path)])
     return JoinedSequences(pieces)
 
 
@@ -364,15 +361,10 @@ def iter_structures(
 def _structures_of(
     file: InputFile, name: str
 ) -> Iterator[Atoms | OC20Record | Unreadable]:
-    if not file.is_data_set:
-        yield from read_frames(file, name)
-        return
-    try:
-        rows = open_rows(file)
-    except (OSError, ValueError) as error:
-        yield Unreadable(file.path, str(error), file.path)
+    if file.is_data_set:
+        yield from iter_rows(_rows_or_fault(file))
     else:
-        yield from iter_rows(rows)
+        yield from read_frames(file, name)
 
 
 def _with_unique_id(
@@ -416,6 +408,14 @@ def unreadable_row(rows: OC20LMDB, number: int, error: Exception) -> Unreadable:
     file, _, key = where.rpartition(" key ")
     reason = str(error).removeprefix(f"{where}: ")
     return Unreadable(where, reason, file, int(key.strip("'")))
+
+
+def _rows_or_fault(file: InputFile) -> Sequence:
+    """Return the wanted rows of a data set, or one item that says why not."""
+    try:
+        return open_rows(file)
+    except (OSError, ValueError) as error:
+        return [Unreadable(file.path, str(error), file.path)]
 
 
 def open_rows(file: InputFile) -> OC20LMDB:

@@ -29,6 +29,7 @@ from typing import Annotated
 import numpy as np
 
 from ppmat.metrics.streaming_base import StreamingMetricBase
+from ppmat.metrics.streaming_base import predicted_positions
 from ppmat.utils.misc import sum_over_ranks
 from ppmat.utils.periodic import minimum_image
 from ppmat.utils.ranges import Range
@@ -135,15 +136,11 @@ class IS2RSMetric(StreamingMetricBase):
         """Add a batch; batches without a prediction or without labels are skipped.
 
         Args:
-            result: With ``result``, the list of generated structures (one for each of
-                the batch), or else ``pred_dict`` with ``cart_coords_relaxed`` [N, 3].
+            result: See :func:`~ppmat.metrics.streaming_base.predicted_positions`.
             batch: With ``cart_coords_relaxed`` if there are labels.
             stage: Not used.
         """
-        if result.get("result"):
-            predicted = np.concatenate([r["cart_coords"] for r in result["result"]])
-        else:
-            predicted = result.get("pred_dict", {}).get("cart_coords_relaxed")
+        predicted = predicted_positions(result)
         if predicted is None or "cart_coords_relaxed" not in batch:
             return
         atoms = batch["structure_array"]

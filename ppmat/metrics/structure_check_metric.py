@@ -26,6 +26,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ppmat.metrics.streaming_base import StreamingMetricBase
+from ppmat.metrics.streaming_base import predicted_positions
 from ppmat.utils.misc import gather_objects
 from ppmat.utils.periodic import minimum_image
 from ppmat.utils.plausibility import CHECKS
@@ -82,15 +83,11 @@ class StructureCheckMetric(StreamingMetricBase):
         """Add a batch; one without predicted structures is skipped.
 
         Args:
-            result: With ``result``, the list of generated structures (one for each of
-                the batch), or else ``pred_dict`` with ``cart_coords_relaxed`` [N, 3].
+            result: See :func:`~ppmat.metrics.streaming_base.predicted_positions`.
             batch: With ``structure_array``; with ``cart_coords_relaxed`` if known.
             stage: Not used.
         """
-        if result.get("result"):
-            predicted = np.concatenate([r["cart_coords"] for r in result["result"]])
-        else:
-            predicted = result.get("pred_dict", {}).get("cart_coords_relaxed")
+        predicted = predicted_positions(result)
         atoms = batch.get("structure_array") or {}
         if predicted is None or "tags" not in atoms or "cart_coords" not in atoms:
             return

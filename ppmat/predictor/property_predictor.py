@@ -37,6 +37,8 @@ from ppmat.datasets.loader import batches_in_order
 from ppmat.datasets.oc20_is2re_dataset import StructureDataset
 from ppmat.datasets.oc20_lmdb import OC20LMDB
 from ppmat.datasets.oc20_record import OC20Record
+from ppmat.datasets.prepared_records import MISSING_TAGS
+from ppmat.datasets.prepared_records import ON_ERROR
 from ppmat.datasets.structure_reader import fault_line
 from ppmat.datasets.structure_reader import iter_rows
 from ppmat.datasets.structure_reader import iter_structures
@@ -198,8 +200,8 @@ class PropertyPredictor(BasePredictor):
             TypeError: An object that is not a structure.
             StoredRunError: The file holds something else.
         """
-        check_choice("on_error", on_error, ("raise", "flag"))
-        check_choice("missing_tags", missing_tags, ("raise", "guess"))
+        check_choice("on_error", on_error, ON_ERROR)
+        check_choice("missing_tags", missing_tags, MISSING_TAGS)
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size is {batch_size!r}, wanted an integer > 0")
         if isinstance(structures, (str, os.PathLike)):
