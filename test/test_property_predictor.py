@@ -490,10 +490,22 @@ def test_a_stated_number_of_adsorbates_counts(sfin, tmp_path):
         assert two["expected_error"] == pytest.approx(
             2 * one["expected_error"], rel=1e-4
         )
+        assert one["flags"]["stated_adsorbates"] == "1,2"
+    assert "stated_adsorbates" not in two["flags"]
     for wrong in (-1, 1.5, True, "two"):
         slab.info["num_adsorbates"] = wrong
         with pytest.raises(ValueError, match="num_adsorbates"):
             sfin.from_structures(slab)
+
+
+def test_a_repeated_cell_that_kept_its_number_is_flagged(sfin):
+    slab = fcc111("Cu", (3, 3, 3), vacuum=8.0)
+    add_adsorbate(slab, "O", 1.3, "fcc")
+    slab.set_tags([*np.repeat([0, 0, 1], 9), 2])
+    slab.info["num_adsorbates"] = 1
+    assert "stated_adsorbates" not in sfin.from_structures(slab)["flags"]
+    copies = sfin.from_structures(slab.repeat((2, 1, 1)))
+    assert copies["flags"]["stated_adsorbates"] == "1,2"
 
 
 def test_members_of_an_ensemble_agree_on_several_adsorbates(sfin, tmp_path):
