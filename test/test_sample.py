@@ -79,6 +79,13 @@ def test_some_bad_inputs_give_exit_status_1(run, tmp_path, capsys):
     assert "left out: bad.cif" in capsys.readouterr().out
 
 
+def test_the_reasons_are_named_if_no_input_can_be_used(run, tmp_path, capsys):
+    (tmp_path / "bad.traj").write_text("hello")
+    assert run("--input", "bad.traj") == 2
+    text = capsys.readouterr().out
+    assert "no structure can be used" in text and "bad.traj: cannot be read" in text
+
+
 def test_one_bad_row_does_not_stop_the_others(run, capsys):
     rows = OC20LMDB("data/val_id")
     records = [rows[0], rows[1], rows[2]]

@@ -416,16 +416,16 @@ class StructureSampler:
             structures = [structures]
         elif not hasattr(structures, "__len__"):
             structures = list(structures)
-        if not len(structures):
+        records = structures
+        if not isinstance(records, PreparedRecords):
+            records = PreparedRecords(structures, missing_tags)
+        if not len(records.structures):
             raise ConfigError("from_structures: there is no structure to relax")
+        records.check(on_error)
         wanted = SampleOptions(
             batch_size=batch_size, seed=seed, progress=progress and not one, **options
         )
         wanted = replace(wanted, format=wanted.format or "extxyz")
-        records = structures
-        if not isinstance(records, PreparedRecords):
-            records = PreparedRecords(structures, missing_tags)
-        records.check(on_error)
         for fault in records.left_out:
             logger.error(f"left out: {fault}")
         if records.all_free:
