@@ -53,7 +53,8 @@ SMALLEST_DISTANCE = 0.05  # Å; atoms closer than this are two copies of one ato
 SAME_CELL = 1e-4  # Å; larger than the rounding of text files
 MISSING_TAGS = ("keep", "raise", "guess")  # what to do with structures without tags
 ENERGY_KEY = "adsorption_energy"  # of ``atoms.info``, eV
-# Fields of the official files in their order, with the dtype of their arrays.
+# Fields of the official files in their order, with the dtype of their arrays; the last
+# one is our own, and only in records that state it.
 _FILE_FIELDS = {
     "edge_index": np.int64,
     "pos": np.float32,
@@ -69,6 +70,7 @@ _FILE_FIELDS = {
     "y_init": None,
     "y_relaxed": None,
     "pos_relaxed": np.float32,
+    "num_adsorbates": None,
 }
 
 

@@ -81,6 +81,7 @@ class FieldReader:
             "cell_offsets": self.array("cell_offsets", (edges, 3), np.int64),
             "distances": self.array("distances", (edges,), np.float32),
             "force": self.array(force, (natoms, 3), np.float32),
+            "num_adsorbates": self.count("num_adsorbates", natoms),
         }
 
     def fail(self, reason: str) -> None:
@@ -160,6 +161,15 @@ class FieldReader:
         if not np.isfinite(value):
             self.fail(f"{name} is {value}")
         return value
+
+    def count(self, name: str, most: int) -> int | None:
+        """Return a field that counts something, a whole number from 0 to ``most``."""
+        value = self.number(name)
+        if value is None:
+            return None
+        if value != int(value) or not 0 <= value <= most:
+            self.fail(f"{name} is {value:g}, expected a whole number up to {most}")
+        return int(value)
 
     def sid(self, default: str) -> str:
         value = self.fields.get("sid")
