@@ -86,7 +86,7 @@ def record_of(index: int, relaxed: Atoms, clean: Atoms) -> OC20Record:
         sid=str(index),
         atomic_numbers=relaxed.numbers.astype(np.int64),
         pos=initial_positions(relaxed, clean).astype(np.float32),
-        cell=np.asarray(relaxed.cell, dtype=np.float32),
+        cell=relaxed.cell.array.astype(np.float32),
         tags=tags,
         fixed=fixed,
         y_relaxed=float(relaxed.info["e_ads_eV_per_adsorbate"]) * count,
