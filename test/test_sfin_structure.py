@@ -23,10 +23,10 @@ from helpers import batch_of
 from helpers import random_slab
 
 from ppmat.models.sfin.sfin_flow import SFINFlow
-from ppmat.models.sfin.sfin_structure import RadialBasis
 from ppmat.models.sfin.sfin_structure import SFINBackbone
-from ppmat.models.sfin.sfin_structure import pad_index
-from ppmat.models.sfin.sfin_structure import with_empty_row
+from ppmat.models.sfin.structure_geometry import RadialBasis
+from ppmat.models.sfin.structure_geometry import pad_index
+from ppmat.models.sfin.structure_geometry import with_empty_row
 
 EXACT = 1e-9  # float64, relative to outputs of order one
 BROKEN = 1e-4  # what a broken twin must exceed

@@ -35,14 +35,14 @@ from paddle import nn
 from paddle.nn import functional as F
 from pymatgen.core import Element
 
-from ppmat.models.sfin.sfin_structure import MAX_ATOMIC_NUMBER
+from ppmat.models.sfin.element_embedding import MAX_ATOMIC_NUMBER
 from ppmat.models.sfin.sfin_structure import NUM_TAGS
 from ppmat.models.sfin.sfin_structure import GatedActivation
 from ppmat.models.sfin.sfin_structure import SFINBackbone
 from ppmat.models.sfin.sfin_structure import displacement_head
-from ppmat.models.sfin.sfin_structure import free_atoms
-from ppmat.models.sfin.sfin_structure import mean_over_free_atoms
-from ppmat.models.sfin.sfin_structure import sum_per_structure
+from ppmat.models.sfin.structure_geometry import free_atoms
+from ppmat.models.sfin.structure_geometry import mean_over_free_atoms
+from ppmat.models.sfin.structure_geometry import sum_per_structure
 from ppmat.utils.errors import InputError
 from ppmat.utils.ranges import Range
 

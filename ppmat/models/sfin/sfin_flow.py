@@ -36,8 +36,8 @@ from paddle.nn import functional as F
 from ppmat.models.sfin.sfin_structure import GatedActivation
 from ppmat.models.sfin.sfin_structure import SFINBackbone
 from ppmat.models.sfin.sfin_structure import displacement_head
-from ppmat.models.sfin.sfin_structure import free_atoms
-from ppmat.models.sfin.sfin_structure import mean_over_free_atoms
+from ppmat.models.sfin.structure_geometry import free_atoms
+from ppmat.models.sfin.structure_geometry import mean_over_free_atoms
 from ppmat.schedulers import SCHEDULERS
 from ppmat.schedulers import build_scheduler
 from ppmat.utils.ranges import Range

@@ -21,25 +21,24 @@ radius graph replace the 3x3 convolution, and structure factors replace the FFT:
 - 5a, the network: :class:`SFINBackbone`, with its embedding as head, residual blocks of
   two interactive blocks each, and the long skip;
 - 5b, the interactive block: :class:`InteractionBlock`; its convolutions are
-  :func:`densities` and :class:`Convolution`, its BatchNorm and ReLU
+  :class:`Messages` and :class:`Convolution`, its BatchNorm and ReLU
   :class:`GatedActivation`;
 - 5c, the frequency convolution module: :class:`FrequencyConv`, whose boxes are
   :class:`FourierUnit`.
 
 Each half, spatial or frequency, carries scalar channels and vector channels; vectors
-turn with the structure. Functions on atoms, which the heads share, come first. Blocks
-take their sizes as ``channels`` (``D``), ``vectors`` (``V``), ``num_basis`` (``R``).
+turn with the structure. ``structure_geometry.py`` makes what the blocks see of
+positions.
 
-Shapes: ``N`` atoms, ``S`` structures, ``E`` edges, ``D`` scalar and ``V`` vector
-channels of one half, ``R`` radial basis functions. Padded to the largest count in the
-batch: ``M`` neighbours of an atom, ``P`` atoms and ``K`` reciprocal vectors of a
-structure. Lengths are in Å, reciprocal vectors in 1/Å, cell vectors are rows.
+Shapes: ``N`` atoms, ``S`` structures, ``M`` neighbours of an atom, ``D`` scalar and
+``V`` vector channels of one half, ``Q`` message channels of one half, ``T`` tensor
+channels, ``R`` radial functions, half of them (``H``) with tensors; ``P`` atoms and
+``K`` reciprocal vectors of a structure. Lengths are in Å.
 ``docs/oc20/sfin_structure.md`` derives invariances and normalisation.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Annotated
 from typing import Literal
 from typing import NamedTuple
@@ -48,82 +47,54 @@ import paddle
 from paddle import nn
 from paddle.nn import functional as F
 
+from ppmat.models.sfin.element_embedding import ElementEmbedding
+from ppmat.models.sfin.structure_geometry import EPS
+from ppmat.models.sfin.structure_geometry import Geometry
+from ppmat.models.sfin.structure_geometry import StructureGeometry
 from ppmat.utils.errors import InputError
 from ppmat.utils.ranges import Range
 
-MAX_ATOMIC_NUMBER = 118
 NUM_TAGS = 3  # 0 sub-surface, 1 surface, 2 adsorbate
-EPS = 1e-8  # added below square roots, whose slope is infinite at 0; Å² or 1/Å²
+
+
+class Sizes(NamedTuple):
+    """Sizes of one half of a block."""
+
+    channels: int  # D
+    vectors: int  # V
+    messages: int  # Q
+    tensors: int  # T; 0 leaves tensors out
+    num_radial: int  # R
+    num_basis: int  # Gaussians of the length of reciprocal vectors
+
+    @property
+    def num_tensor(self) -> int:
+        """Radial functions that have tensors, ``H``."""
+        return self.num_radial // 2 if self.tensors else 0
 
 
 class Features(NamedTuple):
-    """Scalar and vector channels of atoms."""
+    """Channels of atoms. Only convolutions make tensors, and activations use them."""
 
-    s: paddle.Tensor  # [N, D]
-    v: paddle.Tensor  # [N, 3, V]
-
-
-class Geometry(NamedTuple):
-    """Positions as the blocks need them, computed once in a forward pass.
-
-    Padding of ``neighbour`` and ``pad`` is any valid row, since zeros multiply it.
-    """
-
-    neighbour: paddle.Tensor  # [N * M] row of each neighbour
-    radial: paddle.Tensor  # [N, M, R] radial basis of the distance, 0 in padding
-    directed: paddle.Tensor  # [N, M, 3, R] radial times the direction
-    pad: paddle.Tensor  # [S * P] row of the atom at each padded place
-    place: paddle.Tensor  # [N] padded place of each atom
-    cos: paddle.Tensor  # [S, P, K] cos(k.x), 0 in padding
-    sin: paddle.Tensor  # [S, P, K] sin(k.x), 0 in padding
-    k_unit: paddle.Tensor  # [S, K, 3, 1] direction of k, 0 in padding
-    k_radial: paddle.Tensor  # [S, K, R] radial basis of |k|, 0 in padding
-    density: paddle.Tensor  # [S, 1, 1] v_c / cell volume, see FourierUnit
+    s: paddle.Tensor  # [N, D] scalars
+    v: paddle.Tensor  # [N, 3, V] vectors
+    t: paddle.Tensor | None = None  # [N, 5, T] tensors
 
 
-def segment_starts(counts: paddle.Tensor) -> paddle.Tensor:
-    """Return the first row of each segment, [S], from the segment lengths [S]."""
-    return paddle.cumsum(counts) - counts
+def add(a: Features, b: Features) -> Features:
+    """Add channel by channel."""
+    tensors = [t for t in (a.t, b.t) if t is not None]
+    return Features(a.s + b.s, a.v + b.v, sum(tensors[1:], *tensors[:1]))
 
 
-def pad_index(counts: paddle.Tensor) -> paddle.Tensor:
-    """Return the rows of each segment, [S, max(counts, 1)].
-
-    They are padded with index ``sum(counts)``, the row of zeros that
-    :func:`with_empty_row` appends.
-    """
-    width = max(int(counts.max()), 1)
-    column = paddle.arange(width).unsqueeze(0)  # [1, width]
-    rows = segment_starts(counts).unsqueeze(1) + column  # [S, width]
-    return paddle.where(
-        column < counts.unsqueeze(1), rows, paddle.full_like(rows, counts.sum())
+def concat(halves: list[Features]) -> Features:
+    """Put scalars and vectors of halves side by side in channels."""
+    if len(halves) == 1:
+        return halves[0]
+    return Features(
+        paddle.concat([x.s for x in halves], axis=-1),
+        paddle.concat([x.v for x in halves], axis=-1),
     )
-
-
-def with_empty_row(x: paddle.Tensor) -> paddle.Tensor:
-    """Append the row of zeros that pads :func:`pad_index`."""
-    return paddle.concat([x, paddle.zeros([1, *x.shape[1:]], dtype=x.dtype)])
-
-
-def sum_per_structure(values: paddle.Tensor, num_atoms: paddle.Tensor) -> paddle.Tensor:
-    """Sum the values [N] of each structure's atoms, to [S]."""
-    count = num_atoms.shape[0]
-    structure = paddle.repeat_interleave(paddle.arange(count), num_atoms)  # [N]
-    zeros = paddle.zeros([count], dtype=values.dtype)
-    return paddle.index_add(zeros, structure, 0, values)
-
-
-def free_atoms(atoms: dict, dtype: paddle.dtype) -> paddle.Tensor:
-    """Return 1 for each atom that may move and 0 for each fixed one, [N]."""
-    return 1.0 - atoms["fixed"].astype(dtype)
-
-
-def mean_over_free_atoms(values: paddle.Tensor, atoms: dict) -> paddle.Tensor:
-    """Average values [N] over the free atoms of each structure, then structures."""
-    num_atoms = atoms["num_atoms"]
-    free = free_atoms(atoms, values.dtype)
-    num_free = sum_per_structure(free, num_atoms).clip(min=1.0)  # [S]
-    return (sum_per_structure(values * free, num_atoms) / num_free).mean()
 
 
 def displacement_head(vectors: int) -> nn.Linear:
@@ -134,33 +105,6 @@ def displacement_head(vectors: int) -> nn.Linear:
     return nn.Linear(
         vectors, 1, weight_attr=nn.initializer.Normal(std=0.01), bias_attr=False
     )
-
-
-class RadialBasis(nn.Layer):
-    """Gaussians on [0, cutoff], times an envelope that ends smoothly at the cutoff.
-
-    The envelope is ``1 - 10 u^3 + 15 u^4 - 6 u^5`` with ``u = x / cutoff``. Its first
-    two derivatives vanish at both ends, so energies built on it are smooth.
-
-    Args:
-        cutoff: End of the range, Å for distances, 1/Å for reciprocal vectors.
-        num_basis: Number of Gaussians, ``R``.
-    """
-
-    def __init__(self, cutoff: float, num_basis: int) -> None:
-        super().__init__()
-        self.cutoff = cutoff
-        self.width = cutoff / num_basis
-        self.register_buffer("centers", paddle.linspace(0.0, cutoff, num_basis))
-
-    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        """Return [..., R] of lengths [...]."""
-        u = (x / self.cutoff).clip(max=1.0)
-        envelope = 1.0 + u * u * u * (u * (15.0 - 6.0 * u) - 10.0)
-        gauss = paddle.exp(
-            -0.5 * ((x.unsqueeze(-1) - self.centers) / self.width).square()
-        )  # [..., R]
-        return gauss * envelope.unsqueeze(-1)
 
 
 class Mix(nn.Layer):
@@ -213,17 +157,18 @@ class ChannelNorm(nn.Layer):
 class GatedActivation(nn.Layer):
     """The counterpart of BatchNorm and ReLU in Fig. 5b.
 
-    Scalars and vectors are normalised; then scalars gate vectors, and vector lengths
-    enter the scalars. It uses one atom at a time, so a batch gives the results of its
-    single structures. Long vectors are shortened and short ones kept, because dividing
-    by a length near 0 would turn rounding errors into directions.
+    Scalars and vectors are normalised; then scalars gate vectors, and the lengths of
+    vectors and tensors enter the scalars. It uses one atom at a time, so a batch gives
+    the results of its single structures. Long vectors are shortened and short ones
+    kept, because dividing by a length near 0 would turn rounding errors into
+    directions.
     """
 
-    def __init__(self, channels: int, vectors: int) -> None:
+    def __init__(self, channels: int, vectors: int, tensors: int = 0) -> None:
         super().__init__()
         self.norm = ChannelNorm(channels)
         self.length = nn.Linear(vectors, vectors, bias_attr=False)
-        self.hidden = nn.Linear(channels + vectors, channels)
+        self.hidden = nn.Linear(channels + vectors + tensors, channels)
         self.out = nn.Linear(channels, channels + vectors)
         self.split = [channels, vectors]
 
@@ -231,75 +176,68 @@ class GatedActivation(nn.Layer):
         """Return scalars [N, D] and vectors [N, 3, V] of the same shapes."""
         size = x.v.square().sum(axis=1, keepdim=True).mean(axis=-1, keepdim=True)
         v = x.v * (1.0 + size).rsqrt()  # [N, 3, V]; size is [N, 1, 1]
-        length = (self.length(v).square().sum(axis=1) + EPS).sqrt()  # [N, V]
-        hidden = F.silu(self.hidden(paddle.concat([self.norm(x.s), length], axis=-1)))
+        inputs = [self.norm(x.s), lengths(self.length(v))]
+        if x.t is not None:
+            inputs.append(lengths(x.t))
+        hidden = F.silu(self.hidden(paddle.concat(inputs, axis=-1)))
         s, gate = self.out(hidden).split(self.split, axis=-1)  # [N, D], [N, V]
         return Features(s, v * gate.unsqueeze(1))
 
 
-class Densities(NamedTuple):
-    """Sums over an atom's neighbours, weighted by distance and direction.
+def lengths(x: paddle.Tensor) -> paddle.Tensor:
+    """Return the lengths [N, C] of vectors [N, 3, C] or tensors [N, 5, C]."""
+    return (x.square().sum(axis=1) + EPS).sqrt()
 
-    They correspond to the nine pixels below the kernel of a 3x3 convolution.
+
+class Messages(nn.Layer):
+    """Sum what the neighbours of each atom send, weighted by distance and direction.
+
+    A neighbour sends ``Q`` mixtures of its scalars. They are summed with every tap of
+    :class:`~ppmat.models.sfin.structure_geometry.Taps`, in one product of matrices for
+    each atom; no tensor for each edge and channel exists.
     """
 
-    s_s: paddle.Tensor  # [N, R D] scalars, by distance
-    s_v: paddle.Tensor  # [N, R V] vectors along the direction to the neighbour
-    v_s: paddle.Tensor  # [N, 3, R D] scalars, by direction
-    v_v: paddle.Tensor  # [N, 3, V R] vectors, by distance
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        self.send = nn.Linear(sizes.channels, sizes.messages)
+        r, h = sizes.num_radial, sizes.num_tensor
+        self.split = [r, 3 * r, 5 * h] if h else [r, 3 * r]
 
-
-def densities(x: Features, geo: Geometry) -> Densities:
-    """Sum the channels of the neighbours, as products of small matrices only."""
-    n, m, r = geo.radial.shape
-    d, v3 = x.s.shape[-1], 3 * x.v.shape[-1]
-    s = paddle.gather(x.s, geo.neighbour).reshape([n, m, d])
-    v = paddle.gather(x.v.reshape([n, v3]), geo.neighbour).reshape([n, m, v3])
-    s_s = paddle.matmul(geo.radial, s, transpose_x=True)  # [N, R, D]
-    s_v = paddle.matmul(
-        geo.directed.reshape([n, m * 3, r]), v.reshape([n, m * 3, -1]), transpose_x=True
-    )  # [N, R, V]
-    v_s = paddle.matmul(geo.directed.reshape([n, m, 3 * r]), s, transpose_x=True)
-    v_v = paddle.matmul(v, geo.radial, transpose_x=True)  # [N, 3 V, R]; v_s [N, 3 R, D]
-    return Densities(
-        s_s.reshape([n, -1]),
-        s_v.reshape([n, -1]),
-        v_s.reshape([n, 3, -1]),
-        v_v.reshape([n, 3, -1]),
-    )
+    def forward(self, x: Features, geo: Geometry) -> list[paddle.Tensor]:
+        """Return the sums [N, 1, R Q], [N, 3, R Q] and, with tensors, [N, 5, H Q]."""
+        n, m, _ = geo.taps.shape
+        sent = paddle.gather(self.send(x.s), geo.neighbour).reshape([n, m, -1])
+        sums = paddle.matmul(geo.taps, sent, transpose_x=True)  # [N, 4 R + 5 H, Q]
+        parts = sums.split(self.split, axis=1)
+        return [part.reshape([n, c, -1]) for part, c in zip(parts, (1, 3, 5))]
 
 
 class Convolution(nn.Layer):
-    """The counterpart of a Conv box in Fig. 5b: mix the neighbours' densities."""
+    """The counterpart of a Conv box in Fig. 5b: mix own features and messages.
 
-    def __init__(self, channels: int, vectors: int, num_basis: int) -> None:
+    The atom's own features are the centre tap of the 3x3 convolution.
+    """
+
+    def __init__(self, sizes: Sizes) -> None:
         super().__init__()
-        taps_s, taps_v = num_basis * channels, num_basis * vectors
-        self.s_s = nn.Linear(taps_s, channels)
-        self.s_v = nn.Linear(taps_v, channels, bias_attr=False)
-        self.v_s = nn.Linear(taps_s, vectors, bias_attr=False)
-        self.v_v = nn.Linear(taps_v, vectors, bias_attr=False)
+        channels, vectors = sizes.channels, sizes.vectors
+        taps = sizes.num_radial * sizes.messages
+        self.centre = Mix(channels, vectors, channels, vectors)
+        self.scalar = nn.Linear(taps, channels, bias_attr=False)
+        self.vector = nn.Linear(taps, vectors, bias_attr=False)
+        self.tensor = None
+        if sizes.tensors:
+            taps = sizes.num_tensor * sizes.messages
+            self.tensor = nn.Linear(taps, sizes.tensors, bias_attr=False)
 
-    def forward(self, x: Densities) -> Features:
-        """Return scalars [N, D] and vectors [N, 3, V]."""
+    def forward(self, x: Features, sums: list[paddle.Tensor]) -> Features:
+        """Return scalars [N, D], vectors [N, 3, V] and tensors [N, 5, T]."""
+        own = self.centre(x)
         return Features(
-            self.s_s(x.s_s) + self.s_v(x.s_v), self.v_s(x.v_s) + self.v_v(x.v_v)
+            own.s + self.scalar(sums[0].squeeze(1)),
+            own.v + self.vector(sums[1]),
+            None if self.tensor is None else self.tensor(sums[2]),
         )
-
-
-def add(a: Features, b: Features) -> Features:
-    """Add channel by channel."""
-    return Features(a.s + b.s, a.v + b.v)
-
-
-def concat(halves: list[Features]) -> Features:
-    """Put halves side by side in channels."""
-    if len(halves) == 1:
-        return halves[0]
-    return Features(
-        paddle.concat([x.s for x in halves], axis=-1),
-        paddle.concat([x.v for x in halves], axis=-1),
-    )
 
 
 class FourierUnit(nn.Layer):
@@ -398,43 +336,49 @@ class InteractionBlock(nn.Layer):
     ``out_g = l2g(x_l) + g2g(x_g)`` for the frequency half.
 
     Args:
+        sizes: Sizes of one half.
         halves: ``"both"``, or one half alone, for comparisons.
         exchange: With both halves, whether the paths g2l and l2g exist.
     """
 
     def __init__(
         self,
-        channels: int,
-        vectors: int,
-        num_basis: int,
+        sizes: Sizes,
         halves: Literal["both", "spatial", "frequency"],
         exchange: bool,
     ) -> None:
         super().__init__()
-        sizes = (channels, vectors, num_basis)
-        self.l2l = Convolution(*sizes) if halves != "frequency" else None
-        self.g2g = FrequencyConv(*sizes) if halves != "spatial" else None
         self.exchange = exchange and halves == "both"
+        self.l2l = self.g2g = None
+        if halves != "frequency":
+            self.from_l = Messages(sizes)
+            self.l2l = Convolution(sizes)
+        if halves != "spatial":
+            self.g2g = FrequencyConv(sizes.channels, sizes.vectors, sizes.num_basis)
         if self.exchange:
-            self.g2l = Convolution(*sizes)
-            self.l2g = Convolution(*sizes)
+            self.from_g = Messages(sizes)
+            self.g2l = Convolution(sizes)
+            self.l2g = Convolution(sizes)
+        spatial = [sizes.tensors] if self.l2l is not None else []
+        frequency = [sizes.tensors * self.exchange] if self.g2g is not None else []
         self.act = nn.LayerList(
-            GatedActivation(channels, vectors)
-            for _ in range(2 if halves == "both" else 1)
+            GatedActivation(sizes.channels, sizes.vectors, tensors)
+            for tensors in spatial + frequency
         )
 
     def forward(self, halves: list[Features], geo: Geometry) -> list[Features]:
         """Return the halves, scalars [N, D] and vectors [N, 3, V] each."""
         out = []
         if self.l2l is not None:
-            local = densities(halves[0], geo)
-            out.append(self.l2l(local))
+            local = self.from_l(halves[0], geo)
+            out.append(self.l2l(halves[0], local))
         if self.g2g is not None:
             out.append(self.g2g(halves[-1], geo))
         if self.exchange:
+            distant = self.from_g(halves[1], geo)
             out = [
-                add(out[0], self.g2l(densities(halves[1], geo))),
-                add(out[1], self.l2g(local)),
+                add(out[0], self.g2l(halves[1], distant)),
+                add(out[1], self.l2g(halves[0], local)),
             ]
         return [act(x) for act, x in zip(self.act, out)]
 
@@ -452,10 +396,13 @@ class SFINBackbone(nn.Layer):
     Args:
         channels: Scalar channels of each half, ``D``.
         vectors: Vector channels of each half, ``V``.
+        tensors: Tensor channels of each half, ``T``; 0 leaves tensors out.
+        messages: Channels of each half that an atom sends to its neighbours, ``Q``.
         num_blocks: Residual blocks; each holds two interactive blocks.
         cutoff: Distance [Å] at which messages end; at most the graph's cutoff.
         k_cut: Radius [1/Å] of the sphere of reciprocal vectors; at most the graph's.
-        num_basis: Radial basis functions, of distances and of reciprocal vectors.
+        num_basis: Gaussians of distances and of the lengths of reciprocal vectors.
+        num_radial: Radial functions, mixtures of the Gaussians, ``R``.
         halves: ``"both"``, ``"spatial"`` or ``"frequency"``.
         exchange: Whether the halves exchange features (the paths l2g and g2l).
         drop_path: Fraction of structures that skip a residual block in training
@@ -469,10 +416,13 @@ class SFINBackbone(nn.Layer):
         self,
         channels: Annotated[int, Range(1, 4096)] = 32,
         vectors: Annotated[int, Range(1, 4096)] = 16,
+        tensors: Annotated[int, Range(0, 4096)] = 8,
+        messages: Annotated[int, Range(1, 4096)] = 16,
         num_blocks: Annotated[int, Range(1, 256)] = 2,
         cutoff: Annotated[float, Range(above=0, most=50)] = 5.0,
         k_cut: Annotated[float, Range(0, 10)] = 1.0,
-        num_basis: Annotated[int, Range(1, 1024)] = 8,
+        num_basis: Annotated[int, Range(1, 1024)] = 20,
+        num_radial: Annotated[int, Range(1, 1024)] = 8,
         halves: Literal["both", "spatial", "frequency"] = "both",
         exchange: bool = True,
         drop_path: Annotated[float, Range(0, below=1)] = 0.0,
@@ -480,24 +430,26 @@ class SFINBackbone(nn.Layer):
         super().__init__()
         if not 0.0 <= drop_path < 1.0:
             raise InputError(f"drop_path is {drop_path!r}", wanted="a fraction below 1")
+        sizes = Sizes(channels, vectors, messages, tensors, num_radial, num_basis)
         self.drop_path = drop_path
         self.num_halves = 2 if halves == "both" else 1
         self.out_channels = channels * self.num_halves
         self.out_vectors = vectors * self.num_halves
-        self.k_cut = k_cut
-        self.distance_basis = RadialBasis(cutoff, num_basis)
-        self.k_basis = RadialBasis(k_cut, num_basis)
-        self.element = Lookup(MAX_ATOMIC_NUMBER + 1, self.out_channels)
+        self.structure_geometry = StructureGeometry(
+            cutoff, k_cut, num_basis, num_radial, sizes.num_tensor
+        )
+        self.element = ElementEmbedding(self.out_channels)
         self.tag = Lookup(NUM_TAGS, self.out_channels)
         self.free = Lookup(2, self.out_channels)
         self.head = Mix(self.out_channels + 1, 1, self.out_channels, self.out_vectors)
         self.blocks = nn.LayerList(
-            nn.LayerList(
-                InteractionBlock(channels, vectors, num_basis, halves, exchange)
-                for _ in range(2)
-            )
+            nn.LayerList(InteractionBlock(sizes, halves, exchange) for _ in range(2))
             for _ in range(num_blocks)
         )
+
+    def geometry(self, batch: dict, positions: paddle.Tensor) -> Geometry:
+        """Return the geometry of positions [N, 3] Å and the batch's graph."""
+        return self.structure_geometry(batch, positions)
 
     def forward(
         self,
@@ -557,66 +509,3 @@ class SFINBackbone(nn.Layer):
         fraction = 1.0 - self.drop_path
         kept = (paddle.rand(num_atoms.shape) < fraction).astype(dtype) / fraction
         return paddle.repeat_interleave(kept, num_atoms).unsqueeze(1)
-
-    def geometry(self, batch: dict, positions: paddle.Tensor) -> Geometry:
-        """Return the :class:`Geometry` of positions [N, 3] and the batch's graph."""
-        atoms, graph = batch["structure_array"], batch["graph"]
-        lattice, num_atoms = atoms["lattice"], atoms["num_atoms"]
-        dtype = positions.dtype
-
-        starts = segment_starts(num_atoms)
-        structure = paddle.repeat_interleave(
-            paddle.arange(num_atoms.shape[0]), num_atoms
-        )  # [N]
-        first = paddle.gather(starts, structure)  # [N] first atom of own structure
-        edge_start = paddle.repeat_interleave(starts, graph["num_edges"])  # [E]
-        centre = graph["edge_index"][:, 0] + edge_start  # [E]
-        degree = paddle.bincount(centre, minlength=positions.shape[0])  # [N]
-        slot = pad_index(degree)  # [N, M]
-        is_edge = (slot < centre.shape[0]).astype(dtype).unsqueeze(-1)  # [N, M, 1]
-        edges = paddle.concat(
-            [graph["edge_index"][:, 1:], graph["pbc_offset"]], axis=-1
-        )  # [E, 4]
-        edges = paddle.gather(with_empty_row(edges), slot.flatten())  # [N * M, 4]
-        neighbour = edges[:, 0] + paddle.repeat_interleave(first, slot.shape[1])
-        image = paddle.matmul(
-            edges[:, 1:].astype(dtype).reshape([*slot.shape, 3]),
-            paddle.gather(lattice, structure),
-        )  # [N, M, 3] shift to the periodic image
-        vector = (
-            paddle.gather(positions, neighbour).reshape([*slot.shape, 3])
-            - positions.unsqueeze(1)
-            + image
-        )  # [N, M, 3]
-        distance = (vector.square().sum(axis=-1) + EPS).sqrt()  # [N, M]
-        radial = self.distance_basis(distance) * is_edge  # [N, M, R]
-        unit = (vector / distance.unsqueeze(-1)).unsqueeze(-1)  # [N, M, 3, 1]
-
-        pad = pad_index(num_atoms)  # [S, P]
-        k_pad = pad_index(graph["num_k"])  # [S, K]
-        m = paddle.gather(
-            with_empty_row(graph["k_index"].astype(dtype)), k_pad.flatten()
-        ).reshape([*k_pad.shape, 3])  # [S, K, 3] Miller indices
-        reciprocal = 2.0 * math.pi * paddle.linalg.inv(lattice).transpose([0, 2, 1])
-        k = paddle.matmul(m, reciprocal)  # [S, K, 3]
-        k_length = (k.square().sum(axis=-1) + EPS).sqrt()  # [S, K]
-        is_k = (k_pad < graph["num_k"].sum()).astype(dtype).unsqueeze(-1)  # [S, K, 1]
-        is_atom = (pad < num_atoms.sum()).astype(dtype).unsqueeze(-1)  # [S, P, 1]
-        pad = pad.clip(max=positions.shape[0] - 1)
-        x = paddle.gather(positions, pad.flatten())
-        phase = paddle.matmul(x.reshape([*pad.shape, 3]), k, transpose_y=True)
-        mask = is_atom * is_k.transpose([0, 2, 1])  # [S, P, K], as phase
-        sphere = 6.0 * math.pi**2 / self.k_cut**3  # v_c, Å³
-        column = paddle.arange(positions.shape[0]) - first  # [N] place in own structure
-        return Geometry(
-            neighbour=neighbour,
-            radial=radial,
-            directed=unit * radial.unsqueeze(2),
-            pad=pad.flatten(),
-            place=structure * pad.shape[1] + column,
-            cos=phase.cos() * mask,
-            sin=phase.sin() * mask,
-            k_unit=(k / k_length.unsqueeze(-1)).unsqueeze(-1),
-            k_radial=self.k_basis(k_length) * is_k,
-            density=sphere / paddle.linalg.det(lattice).abs().reshape([-1, 1, 1]),
-        )

@@ -1,0 +1,89 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Element embedding that starts from physical properties.
+
+A free row for each element says nothing about an element that is not in the training
+data. Rows computed from properties place it near elements that are like it.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import numpy as np
+import paddle
+from paddle import nn
+from paddle.nn import functional as F
+from pymatgen.core.periodic_table import Element
+
+MAX_ATOMIC_NUMBER = 118
+NATURAL = 94  # elements up to plutonium; of heavier ones little is measured
+# Attributes of pymatgen's Element. The boiling point measures cohesion, with which the
+# strength of adsorption on transition metals grows.
+PROPERTIES = (
+    "group",
+    "row",
+    "X",  # electronegativity, Pauling
+    "atomic_radius",  # Å
+    "ionization_energy",  # eV
+    "electron_affinity",  # eV
+    "boiling_point",  # K
+)
+
+
+def element_properties() -> np.ndarray:
+    """Return the properties by atomic number, [119, 7], of mean 0 and deviation 1.
+
+    What is not known of an element is the mean of the others: some properties of noble
+    gases, and all of elements heavier than plutonium. Row 0 belongs to no element.
+    """
+    elements = [Element.from_Z(z) for z in range(1, MAX_ATOMIC_NUMBER + 1)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pymatgen warns of each unknown value
+        table = np.array([[_value(e, name) for name in PROPERTIES] for e in elements])
+    known = table[:NATURAL]
+    table = (table - np.nanmean(known, axis=0)) / np.nanstd(known, axis=0)
+    table[NATURAL:] = math.nan
+    return np.concatenate([np.zeros((1, len(PROPERTIES))), np.nan_to_num(table)])
+
+
+def _value(element: Element, name: str) -> float:
+    try:
+        value = getattr(element, name)
+    except KeyError:  # so pymatgen says that it has no electron affinity
+        value = None
+    return math.nan if value is None else float(value)
+
+
+class ElementEmbedding(nn.Layer):
+    """Scalar channels of elements, computed from their properties.
+
+    Args:
+        channels: Scalar channels.
+        hidden: Hidden units.
+    """
+
+    def __init__(self, channels: int, hidden: int = 32) -> None:
+        super().__init__()
+        table = paddle.to_tensor(element_properties(), paddle.get_default_dtype())
+        self.register_buffer("properties", table, persistable=False)
+        self.hidden = nn.Linear(len(PROPERTIES), hidden)
+        self.out = nn.Linear(hidden, channels)
+
+    def forward(self, atom_types: paddle.Tensor) -> paddle.Tensor:
+        """Return [N, channels] of the atomic numbers [N]."""
+        table = self.out(F.silu(self.hidden(self.properties)))  # [119, channels]
+        return paddle.gather(table, atom_types)

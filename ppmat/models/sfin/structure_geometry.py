@@ -1,0 +1,271 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What the structure network sees of positions: neighbours and phases.
+
+:class:`StructureGeometry` turns positions and the graph of a batch into a
+:class:`Geometry`, once in a forward pass; all blocks read it. The functions on atoms,
+which the heads share, come first.
+
+Shapes: ``N`` atoms, ``S`` structures, ``E`` edges, ``R`` radial functions, ``T`` of
+them with tensors, ``W`` radial functions of wave vectors. Padded to the largest count
+in the batch: ``M`` neighbours of an atom, ``P`` atoms and ``K`` reciprocal vectors of
+a structure. Lengths are in Å, reciprocal vectors in 1/Å, cell vectors are rows.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import paddle
+from paddle import nn
+
+EPS = 1e-8  # added below square roots, whose slope is infinite at 0; Å² or 1/Å²
+
+
+class Geometry(NamedTuple):
+    """Positions as the blocks need them.
+
+    Padding of ``neighbour`` and ``pad`` is any valid row, since zeros multiply it.
+    """
+
+    neighbour: paddle.Tensor  # [N * M] row of each neighbour
+    taps: paddle.Tensor  # [N, M, R + 3 R + 5 T] radial times angular, 0 in padding
+    pad: paddle.Tensor  # [S * P] row of the atom at each padded place
+    place: paddle.Tensor  # [N] padded place of each atom
+    cos: paddle.Tensor  # [S, P, K] cos(k.x), 0 in padding
+    sin: paddle.Tensor  # [S, P, K] sin(k.x), 0 in padding
+    k_unit: paddle.Tensor  # [S, K, 3, 1] direction of k, 0 in padding
+    k_radial: paddle.Tensor  # [S, K, W] radial basis of |k|, 0 in padding
+    density: paddle.Tensor  # [S, 1, 1] v_c / cell volume, see FourierUnit
+
+
+def segment_starts(counts: paddle.Tensor) -> paddle.Tensor:
+    """Return the first row of each segment, [S], from the segment lengths [S]."""
+    return paddle.cumsum(counts) - counts
+
+
+def pad_index(counts: paddle.Tensor) -> paddle.Tensor:
+    """Return the rows of each segment, [S, max(counts, 1)].
+
+    They are padded with index ``sum(counts)``, the row of zeros that
+    :func:`with_empty_row` appends.
+    """
+    width = max(int(counts.max()), 1)
+    column = paddle.arange(width).unsqueeze(0)  # [1, width]
+    rows = segment_starts(counts).unsqueeze(1) + column  # [S, width]
+    return paddle.where(
+        column < counts.unsqueeze(1), rows, paddle.full_like(rows, counts.sum())
+    )
+
+
+def with_empty_row(x: paddle.Tensor) -> paddle.Tensor:
+    """Append the row of zeros that pads :func:`pad_index`."""
+    return paddle.concat([x, paddle.zeros([1, *x.shape[1:]], dtype=x.dtype)])
+
+
+def sum_per_structure(values: paddle.Tensor, num_atoms: paddle.Tensor) -> paddle.Tensor:
+    """Sum the values [N] of each structure's atoms, to [S]."""
+    count = num_atoms.shape[0]
+    structure = paddle.repeat_interleave(paddle.arange(count), num_atoms)  # [N]
+    zeros = paddle.zeros([count], dtype=values.dtype)
+    return paddle.index_add(zeros, structure, 0, values)
+
+
+def free_atoms(atoms: dict, dtype: paddle.dtype) -> paddle.Tensor:
+    """Return 1 for each atom that may move and 0 for each fixed one, [N]."""
+    return 1.0 - atoms["fixed"].astype(dtype)
+
+
+def mean_over_free_atoms(values: paddle.Tensor, atoms: dict) -> paddle.Tensor:
+    """Average values [N] over the free atoms of each structure, then structures."""
+    num_atoms = atoms["num_atoms"]
+    free = free_atoms(atoms, values.dtype)
+    num_free = sum_per_structure(free, num_atoms).clip(min=1.0)  # [S]
+    return (sum_per_structure(values * free, num_atoms) / num_free).mean()
+
+
+class RadialBasis(nn.Layer):
+    """Gaussians on [0, cutoff], times an envelope that ends smoothly at the cutoff.
+
+    The envelope is ``1 - 10 u^3 + 15 u^4 - 6 u^5`` with ``u = x / cutoff``. Its first
+    two derivatives vanish at both ends, so energies built on it are smooth.
+
+    Args:
+        cutoff: End of the range, Å for distances, 1/Å for reciprocal vectors.
+        num_basis: Number of Gaussians.
+    """
+
+    def __init__(self, cutoff: float, num_basis: int) -> None:
+        super().__init__()
+        self.cutoff = cutoff
+        self.width = cutoff / num_basis
+        self.register_buffer("centers", paddle.linspace(0.0, cutoff, num_basis))
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """Return [..., num_basis] of lengths [...]."""
+        u = (x / self.cutoff).clip(max=1.0)
+        envelope = 1.0 + u * u * u * (u * (15.0 - 6.0 * u) - 10.0)
+        gauss = paddle.exp(
+            -0.5 * ((x.unsqueeze(-1) - self.centers) / self.width).square()
+        )  # [..., num_basis]
+        return gauss * envelope.unsqueeze(-1)
+
+
+class Taps(nn.Layer):
+    """The taps of the convolutions: learned radial functions times 1, u and u u.
+
+    They correspond to the nine pixels below the kernel of a 3x3 convolution. ``u`` is
+    the direction to the neighbour, and ``u u`` stands for the five components of its
+    symmetric traceless square. All are normalised to a mean square of 1 on the sphere.
+    The radial functions are mixtures of the radial basis, so ``R`` of them resolve
+    distances as finely as the basis.
+
+    Args:
+        cutoff: End of the radial functions [Å].
+        num_basis: Gaussians of the radial basis.
+        num_radial: Radial functions, ``R``.
+        num_tensor: How many of them are multiplied with ``u u`` too, ``T``.
+    """
+
+    def __init__(
+        self, cutoff: float, num_basis: int, num_radial: int, num_tensor: int
+    ) -> None:
+        super().__init__()
+        self.basis = RadialBasis(cutoff, num_basis)
+        self.mix = nn.Linear(num_basis, num_radial, bias_attr=False)
+        self.num_tensor = num_tensor
+
+    def forward(self, vector: paddle.Tensor, is_edge: paddle.Tensor) -> paddle.Tensor:
+        """Return [N, M, R + 3 R + 5 T] of edge vectors [N, M, 3] Å.
+
+        ``is_edge`` [N, M, 1] is 0 in padding.
+        """
+        n, m, _ = vector.shape
+        distance = (vector.square().sum(axis=-1) + EPS).sqrt()  # [N, M]
+        unit = vector / distance.unsqueeze(-1)
+        radial = self.mix(self.basis(distance)) * is_edge  # [N, M, R]
+        angular = [math.sqrt(3.0) * unit]
+        if self.num_tensor:
+            angular.append(tensor_square(unit))
+        kinds = [radial, radial, radial[:, :, : self.num_tensor]]
+        taps = [radial]
+        for part, own in zip(angular, kinds[1:]):
+            taps.append((part.unsqueeze(-1) * own.unsqueeze(2)).reshape([n, m, -1]))
+        return paddle.concat(taps, axis=-1)
+
+
+def tensor_square(unit: paddle.Tensor) -> paddle.Tensor:
+    """Return the symmetric traceless squares, [..., 5], of unit vectors [..., 3].
+
+    The components are the real spherical harmonics of degree 2, so that the sum of
+    their squares does not change if the vectors are turned.
+    """
+    x, y, z = unit.unbind(axis=-1)
+    a, b = math.sqrt(15.0), math.sqrt(5.0)
+    return paddle.stack(
+        [
+            a * x * y,
+            a * y * z,
+            a * z * x,
+            0.5 * a * (x * x - y * y),
+            0.5 * b * (2.0 * z * z - x * x - y * y),
+        ],
+        axis=-1,
+    )
+
+
+class StructureGeometry(nn.Layer):
+    """Makes the :class:`Geometry` of positions.
+
+    Args:
+        cutoff: Distance [Å] at which messages end.
+        k_cut: Radius [1/Å] of the sphere of reciprocal vectors.
+        num_basis: Gaussians of distances and of lengths of reciprocal vectors.
+        num_radial: Radial functions of the taps, see :class:`Taps`.
+        num_tensor: How many of them have tensors.
+    """
+
+    def __init__(
+        self,
+        cutoff: float,
+        k_cut: float,
+        num_basis: int,
+        num_radial: int,
+        num_tensor: int,
+    ) -> None:
+        super().__init__()
+        self.k_cut = k_cut
+        self.taps = Taps(cutoff, num_basis, num_radial, num_tensor)
+        self.k_basis = RadialBasis(k_cut, num_basis)
+
+    def forward(self, batch: dict, positions: paddle.Tensor) -> Geometry:
+        """Return the geometry of positions [N, 3] Å and the batch's graph."""
+        atoms, graph = batch["structure_array"], batch["graph"]
+        lattice, num_atoms = atoms["lattice"], atoms["num_atoms"]
+        dtype = positions.dtype
+
+        starts = segment_starts(num_atoms)
+        structure = paddle.repeat_interleave(
+            paddle.arange(num_atoms.shape[0]), num_atoms
+        )  # [N]
+        first = paddle.gather(starts, structure)  # [N] first atom of own structure
+        edge_start = paddle.repeat_interleave(starts, graph["num_edges"])  # [E]
+        centre = graph["edge_index"][:, 0] + edge_start  # [E]
+        degree = paddle.bincount(centre, minlength=positions.shape[0])  # [N]
+        slot = pad_index(degree)  # [N, M]
+        is_edge = (slot < centre.shape[0]).astype(dtype).unsqueeze(-1)  # [N, M, 1]
+        edges = paddle.concat(
+            [graph["edge_index"][:, 1:], graph["pbc_offset"]], axis=-1
+        )  # [E, 4]
+        edges = paddle.gather(with_empty_row(edges), slot.flatten())  # [N * M, 4]
+        neighbour = edges[:, 0] + paddle.repeat_interleave(first, slot.shape[1])
+        image = paddle.matmul(
+            edges[:, 1:].astype(dtype).reshape([*slot.shape, 3]),
+            paddle.gather(lattice, structure),
+        )  # [N, M, 3] shift to the periodic image
+        vector = (
+            paddle.gather(positions, neighbour).reshape([*slot.shape, 3])
+            - positions.unsqueeze(1)
+            + image
+        )  # [N, M, 3]
+
+        pad = pad_index(num_atoms)  # [S, P]
+        k_pad = pad_index(graph["num_k"])  # [S, K]
+        m = paddle.gather(
+            with_empty_row(graph["k_index"].astype(dtype)), k_pad.flatten()
+        ).reshape([*k_pad.shape, 3])  # [S, K, 3] Miller indices
+        reciprocal = 2.0 * math.pi * paddle.linalg.inv(lattice).transpose([0, 2, 1])
+        k = paddle.matmul(m, reciprocal)  # [S, K, 3]
+        k_length = (k.square().sum(axis=-1) + EPS).sqrt()  # [S, K]
+        is_k = (k_pad < graph["num_k"].sum()).astype(dtype).unsqueeze(-1)  # [S, K, 1]
+        is_atom = (pad < num_atoms.sum()).astype(dtype).unsqueeze(-1)  # [S, P, 1]
+        pad = pad.clip(max=positions.shape[0] - 1)
+        x = paddle.gather(positions, pad.flatten())
+        phase = paddle.matmul(x.reshape([*pad.shape, 3]), k, transpose_y=True)
+        mask = is_atom * is_k.transpose([0, 2, 1])  # [S, P, K], as phase
+        sphere = 6.0 * math.pi**2 / self.k_cut**3  # v_c, Å³
+        column = paddle.arange(positions.shape[0]) - first  # [N] place in own structure
+        return Geometry(
+            neighbour=neighbour,
+            taps=self.taps(vector, is_edge),
+            pad=pad.flatten(),
+            place=structure * pad.shape[1] + column,
+            cos=phase.cos() * mask,
+            sin=phase.sin() * mask,
+            k_unit=(k / k_length.unsqueeze(-1)).unsqueeze(-1),
+            k_radial=self.k_basis(k_length) * is_k,
+            density=sphere / paddle.linalg.det(lattice).abs().reshape([-1, 1, 1]),
+        )
