@@ -32,7 +32,7 @@ positions.
 
 Shapes: ``N`` atoms, ``S`` structures, ``M`` neighbours of an atom, ``D`` scalar and
 ``V`` vector channels of one half, ``Q`` message channels of one half, ``T`` tensor
-channels, ``R`` radial functions, half of them (``H``) with tensors; ``P`` atoms and
+channels, ``R`` radial functions, half of them (``H``) with tensors, ``P`` atoms and
 ``K`` reciprocal vectors of a structure. Lengths are in Å.
 ``docs/oc20/sfin_structure.md`` derives invariances and normalisation.
 """
@@ -192,51 +192,61 @@ def lengths(x: paddle.Tensor) -> paddle.Tensor:
 class Messages(nn.Layer):
     """Sum what the neighbours of each atom send, weighted by distance and direction.
 
-    A neighbour sends ``Q`` mixtures of its scalars. They are summed with every tap of
-    :class:`~ppmat.models.sfin.structure_geometry.Taps`, in one product of matrices for
-    each atom; no tensor for each edge and channel exists.
+    A neighbour sends ``Q`` mixtures of its scalars for each of ``B`` halves. They are
+    summed with every tap of :class:`~ppmat.models.sfin.structure_geometry.Taps`, in one
+    product of matrices for each atom; no tensor for each edge and channel exists.
     """
 
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, sizes: Sizes, num_halves: int) -> None:
         super().__init__()
-        self.send = nn.Linear(sizes.channels, sizes.messages)
+        self.send = nn.LayerList(
+            nn.Linear(sizes.channels, sizes.messages) for _ in range(num_halves)
+        )
         r, h = sizes.num_radial, sizes.num_tensor
         self.split = [r, 3 * r, 5 * h] if h else [r, 3 * r]
 
-    def forward(self, x: Features, geo: Geometry) -> list[paddle.Tensor]:
-        """Return the sums [N, 1, R Q], [N, 3, R Q] and, with tensors, [N, 5, H Q]."""
+    def forward(self, halves: list[Features], geo: Geometry) -> list[paddle.Tensor]:
+        """Return the sums [N, R, B Q], [N, 3 R, B Q] and, with tensors, [N, 5 H, B Q].
+
+        The channels of the halves are side by side.
+        """
         n, m, _ = geo.taps.shape
-        sent = paddle.gather(self.send(x.s), geo.neighbour).reshape([n, m, -1])
-        sums = paddle.matmul(geo.taps, sent, transpose_x=True)  # [N, 4 R + 5 H, Q]
-        parts = sums.split(self.split, axis=1)
-        return [part.reshape([n, c, -1]) for part, c in zip(parts, (1, 3, 5))]
+        sent = [send(x.s) for send, x in zip(self.send, halves)]
+        sent = sent[0] if len(sent) == 1 else paddle.concat(sent, axis=-1)
+        sent = paddle.gather(sent, geo.neighbour).reshape([n, m, -1])
+        sums = paddle.matmul(geo.taps, sent, transpose_x=True)  # [N, 4 R + 5 H, B Q]
+        return sums.split(self.split, axis=1)
 
 
 class Convolution(nn.Layer):
-    """The counterpart of a Conv box in Fig. 5b: mix own features and messages.
+    """The counterpart of Conv boxes in Fig. 5b: mix own features and messages.
 
-    The atom's own features are the centre tap of the 3x3 convolution.
+    The boxes whose results are added have one matrix: l2l and g2l are a convolution of
+    ``B = 2`` halves. An atom's own features are the centre tap of the 3x3 convolution.
     """
 
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, sizes: Sizes, num_halves: int) -> None:
         super().__init__()
         channels, vectors = sizes.channels, sizes.vectors
-        taps = sizes.num_radial * sizes.messages
-        self.centre = Mix(channels, vectors, channels, vectors)
+        self.centre = Mix(
+            channels * num_halves, vectors * num_halves, channels, vectors
+        )
+        taps = sizes.num_radial * sizes.messages * num_halves
         self.scalar = nn.Linear(taps, channels, bias_attr=False)
         self.vector = nn.Linear(taps, vectors, bias_attr=False)
         self.tensor = None
         if sizes.tensors:
-            taps = sizes.num_tensor * sizes.messages
+            taps = sizes.num_tensor * sizes.messages * num_halves
             self.tensor = nn.Linear(taps, sizes.tensors, bias_attr=False)
 
-    def forward(self, x: Features, sums: list[paddle.Tensor]) -> Features:
+    def forward(self, halves: list[Features], sums: list[paddle.Tensor]) -> Features:
         """Return scalars [N, D], vectors [N, 3, V] and tensors [N, 5, T]."""
-        own = self.centre(x)
+        own = self.centre(concat(halves))
+        n = sums[0].shape[0]
         return Features(
-            own.s + self.scalar(sums[0].squeeze(1)),
-            own.v + self.vector(sums[1]),
-            None if self.tensor is None else self.tensor(sums[2]),
+            own.s + self.scalar(sums[0].reshape([n, -1])),
+            own.v + self.vector(sums[1].reshape([n, 3, -1])),
+            self.tensor and self.tensor(sums[2].reshape([n, 5, -1])),
         )
 
 
@@ -349,37 +359,35 @@ class InteractionBlock(nn.Layer):
     ) -> None:
         super().__init__()
         self.exchange = exchange and halves == "both"
-        self.l2l = self.g2g = None
+        self.num_messages = sizes.messages
+        self.to_l = self.g2g = None
+        tensors = []
         if halves != "frequency":
-            self.from_l = Messages(sizes)
-            self.l2l = Convolution(sizes)
+            self.num_sending = 2 if self.exchange else 1
+            self.messages = Messages(sizes, self.num_sending)
+            self.to_l = Convolution(sizes, self.num_sending)  # l2l and g2l
+            tensors.append(sizes.tensors)
         if halves != "spatial":
             self.g2g = FrequencyConv(sizes.channels, sizes.vectors, sizes.num_basis)
+            tensors.append(sizes.tensors if self.exchange else 0)
         if self.exchange:
-            self.from_g = Messages(sizes)
-            self.g2l = Convolution(sizes)
-            self.l2g = Convolution(sizes)
-        spatial = [sizes.tensors] if self.l2l is not None else []
-        frequency = [sizes.tensors * self.exchange] if self.g2g is not None else []
+            self.l2g = Convolution(sizes, 1)
         self.act = nn.LayerList(
-            GatedActivation(sizes.channels, sizes.vectors, tensors)
-            for tensors in spatial + frequency
+            GatedActivation(sizes.channels, sizes.vectors, count) for count in tensors
         )
 
     def forward(self, halves: list[Features], geo: Geometry) -> list[Features]:
         """Return the halves, scalars [N, D] and vectors [N, 3, V] each."""
         out = []
-        if self.l2l is not None:
-            local = self.from_l(halves[0], geo)
-            out.append(self.l2l(halves[0], local))
+        if self.to_l is not None:
+            sending = halves[: self.num_sending]
+            sums = self.messages(sending, geo)
+            out.append(self.to_l(sending, sums))
         if self.g2g is not None:
             out.append(self.g2g(halves[-1], geo))
         if self.exchange:
-            distant = self.from_g(halves[1], geo)
-            out = [
-                add(out[0], self.g2l(halves[1], distant)),
-                add(out[1], self.l2g(halves[0], local)),
-            ]
+            of_l = [part[:, :, : self.num_messages] for part in sums]
+            out[1] = add(out[1], self.l2g(halves[:1], of_l))
         return [act(x) for act, x in zip(self.act, out)]
 
 
@@ -401,8 +409,8 @@ class SFINBackbone(nn.Layer):
         num_blocks: Residual blocks; each holds two interactive blocks.
         cutoff: Distance [Å] at which messages end; at most the graph's cutoff.
         k_cut: Radius [1/Å] of the sphere of reciprocal vectors; at most the graph's.
-        num_basis: Gaussians of distances and of the lengths of reciprocal vectors.
-        num_radial: Radial functions, mixtures of the Gaussians, ``R``.
+        num_basis: Gaussians of the lengths of reciprocal vectors.
+        num_radial: Radial functions of distances, ``R``.
         halves: ``"both"``, ``"spatial"`` or ``"frequency"``.
         exchange: Whether the halves exchange features (the paths l2g and g2l).
         drop_path: Fraction of structures that skip a residual block in training
@@ -421,7 +429,7 @@ class SFINBackbone(nn.Layer):
         num_blocks: Annotated[int, Range(1, 256)] = 2,
         cutoff: Annotated[float, Range(above=0, most=50)] = 5.0,
         k_cut: Annotated[float, Range(0, 10)] = 1.0,
-        num_basis: Annotated[int, Range(1, 1024)] = 20,
+        num_basis: Annotated[int, Range(1, 1024)] = 8,
         num_radial: Annotated[int, Range(1, 1024)] = 8,
         halves: Literal["both", "spatial", "frequency"] = "both",
         exchange: bool = True,

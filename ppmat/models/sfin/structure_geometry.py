@@ -18,7 +18,7 @@
 :class:`Geometry`, once in a forward pass; all blocks read it. The functions on atoms,
 which the heads share, come first.
 
-Shapes: ``N`` atoms, ``S`` structures, ``E`` edges, ``R`` radial functions, ``T`` of
+Shapes: ``N`` atoms, ``S`` structures, ``E`` edges, ``R`` radial functions, ``H`` of
 them with tensors, ``W`` radial functions of wave vectors. Padded to the largest count
 in the batch: ``M`` neighbours of an atom, ``P`` atoms and ``K`` reciprocal vectors of
 a structure. Lengths are in Å, reciprocal vectors in 1/Å, cell vectors are rows.
@@ -32,6 +32,8 @@ from typing import NamedTuple
 import paddle
 from paddle import nn
 
+SHORTEST = 0.8  # Å, centre of the first radial function
+DECAY = 2.0  # Å, see DistanceBasis
 EPS = 1e-8  # added below square roots, whose slope is infinite at 0; Å² or 1/Å²
 
 
@@ -42,7 +44,7 @@ class Geometry(NamedTuple):
     """
 
     neighbour: paddle.Tensor  # [N * M] row of each neighbour
-    taps: paddle.Tensor  # [N, M, R + 3 R + 5 T] radial times angular, 0 in padding
+    taps: paddle.Tensor  # [N, M, R + 3 R + 5 H] radial times angular, 0 in padding
     pad: paddle.Tensor  # [S * P] row of the atom at each padded place
     place: paddle.Tensor  # [N] padded place of each atom
     cos: paddle.Tensor  # [S, P, K] cos(k.x), 0 in padding
@@ -97,14 +99,20 @@ def mean_over_free_atoms(values: paddle.Tensor, atoms: dict) -> paddle.Tensor:
     return (sum_per_structure(values * free, num_atoms) / num_free).mean()
 
 
+def envelope(u: paddle.Tensor) -> paddle.Tensor:
+    """Return ``1 - 10 u^3 + 15 u^4 - 6 u^5`` for u below 1, else 0.
+
+    The first two derivatives vanish at 0 and 1, so energies built on it are smooth.
+    """
+    u = u.clip(max=1.0)
+    return 1.0 + u * u * u * (u * (15.0 - 6.0 * u) - 10.0)
+
+
 class RadialBasis(nn.Layer):
     """Gaussians on [0, cutoff], times an envelope that ends smoothly at the cutoff.
 
-    The envelope is ``1 - 10 u^3 + 15 u^4 - 6 u^5`` with ``u = x / cutoff``. Its first
-    two derivatives vanish at both ends, so energies built on it are smooth.
-
     Args:
-        cutoff: End of the range, Å for distances, 1/Å for reciprocal vectors.
+        cutoff: End of the range, 1/Å.
         num_basis: Number of Gaussians.
     """
 
@@ -116,54 +124,70 @@ class RadialBasis(nn.Layer):
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         """Return [..., num_basis] of lengths [...]."""
-        u = (x / self.cutoff).clip(max=1.0)
-        envelope = 1.0 + u * u * u * (u * (15.0 - 6.0 * u) - 10.0)
         gauss = paddle.exp(
             -0.5 * ((x.unsqueeze(-1) - self.centers) / self.width).square()
         )  # [..., num_basis]
-        return gauss * envelope.unsqueeze(-1)
+        return gauss * envelope(x / self.cutoff).unsqueeze(-1)
+
+
+class DistanceBasis(nn.Layer):
+    """Gaussians of ``exp(-r / 2 Å)``, times an envelope that ends at the cutoff.
+
+    They are narrow at the lengths of bonds and wide at the cutoff. The first one is at
+    0.8 Å, about the shortest distance of two atoms.
+
+    Args:
+        cutoff: Distance at which the functions end [Å].
+        num_radial: Number of functions, ``R``.
+    """
+
+    def __init__(self, cutoff: float, num_radial: int) -> None:
+        super().__init__()
+        self.cutoff = cutoff
+        first, last = math.exp(-SHORTEST / DECAY), math.exp(-cutoff / DECAY)
+        self.width = (first - last) / num_radial
+        self.register_buffer("centers", paddle.linspace(first, last, num_radial))
+
+    def forward(self, r: paddle.Tensor) -> paddle.Tensor:
+        """Return [..., R] of distances [...] Å."""
+        y = paddle.exp(-r / DECAY).unsqueeze(-1)
+        gauss = paddle.exp(-0.5 * ((y - self.centers) / self.width).square())
+        return gauss * envelope(r / self.cutoff).unsqueeze(-1)
 
 
 class Taps(nn.Layer):
-    """The taps of the convolutions: learned radial functions times 1, u and u u.
+    """The taps of the convolutions: radial functions times 1, u and u u.
 
     They correspond to the nine pixels below the kernel of a 3x3 convolution. ``u`` is
     the direction to the neighbour, and ``u u`` stands for the five components of its
     symmetric traceless square. All are normalised to a mean square of 1 on the sphere.
-    The radial functions are mixtures of the radial basis, so ``R`` of them resolve
-    distances as finely as the basis.
 
     Args:
         cutoff: End of the radial functions [Å].
-        num_basis: Gaussians of the radial basis.
         num_radial: Radial functions, ``R``.
-        num_tensor: How many of them are multiplied with ``u u`` too, ``T``.
+        num_tensor: How many of them, the first, are multiplied with ``u u`` too, ``H``.
     """
 
-    def __init__(
-        self, cutoff: float, num_basis: int, num_radial: int, num_tensor: int
-    ) -> None:
+    def __init__(self, cutoff: float, num_radial: int, num_tensor: int) -> None:
         super().__init__()
-        self.basis = RadialBasis(cutoff, num_basis)
-        self.mix = nn.Linear(num_basis, num_radial, bias_attr=False)
+        self.basis = DistanceBasis(cutoff, num_radial)
         self.num_tensor = num_tensor
 
     def forward(self, vector: paddle.Tensor, is_edge: paddle.Tensor) -> paddle.Tensor:
-        """Return [N, M, R + 3 R + 5 T] of edge vectors [N, M, 3] Å.
+        """Return [N, M, R + 3 R + 5 H] of edge vectors [N, M, 3] Å.
 
         ``is_edge`` [N, M, 1] is 0 in padding.
         """
         n, m, _ = vector.shape
         distance = (vector.square().sum(axis=-1) + EPS).sqrt()  # [N, M]
         unit = vector / distance.unsqueeze(-1)
-        radial = self.mix(self.basis(distance)) * is_edge  # [N, M, R]
-        angular = [math.sqrt(3.0) * unit]
+        radial = self.basis(distance) * is_edge  # [N, M, R]
+        vectors = math.sqrt(3.0) * unit.unsqueeze(-1) * radial.unsqueeze(2)
+        taps = [radial, vectors.reshape([n, m, -1])]
         if self.num_tensor:
-            angular.append(tensor_square(unit))
-        kinds = [radial, radial, radial[:, :, : self.num_tensor]]
-        taps = [radial]
-        for part, own in zip(angular, kinds[1:]):
-            taps.append((part.unsqueeze(-1) * own.unsqueeze(2)).reshape([n, m, -1]))
+            short = radial[:, :, : self.num_tensor].unsqueeze(2)
+            tensors = tensor_square(unit).unsqueeze(-1) * short
+            taps.append(tensors.reshape([n, m, -1]))
         return paddle.concat(taps, axis=-1)
 
 
@@ -193,7 +217,7 @@ class StructureGeometry(nn.Layer):
     Args:
         cutoff: Distance [Å] at which messages end.
         k_cut: Radius [1/Å] of the sphere of reciprocal vectors.
-        num_basis: Gaussians of distances and of lengths of reciprocal vectors.
+        num_basis: Gaussians of the lengths of reciprocal vectors.
         num_radial: Radial functions of the taps, see :class:`Taps`.
         num_tensor: How many of them have tensors.
     """
@@ -208,7 +232,7 @@ class StructureGeometry(nn.Layer):
     ) -> None:
         super().__init__()
         self.k_cut = k_cut
-        self.taps = Taps(cutoff, num_basis, num_radial, num_tensor)
+        self.taps = Taps(cutoff, num_radial, num_tensor)
         self.k_basis = RadialBasis(k_cut, num_basis)
 
     def forward(self, batch: dict, positions: paddle.Tensor) -> Geometry:
