@@ -38,14 +38,12 @@ PROPERTIES = (
     "row",
     "X",  # electronegativity, Pauling
     "atomic_radius",  # Å
-    "ionization_energy",  # eV
-    "electron_affinity",  # eV
     "boiling_point",  # K
 )
 
 
 def element_properties() -> np.ndarray:
-    """Return the properties by atomic number, [119, 7], of mean 0 and deviation 1.
+    """Return the properties by atomic number, [119, 5], of mean 0 and deviation 1.
 
     What is not known of an element is the mean of the others: some properties of noble
     gases, and all of elements heavier than plutonium. Row 0 belongs to no element.
@@ -61,10 +59,7 @@ def element_properties() -> np.ndarray:
 
 
 def _value(element: Element, name: str) -> float:
-    try:
-        value = getattr(element, name)
-    except KeyError:  # so pymatgen says that it has no electron affinity
-        value = None
+    value = getattr(element, name)
     return math.nan if value is None else float(value)
 
 
