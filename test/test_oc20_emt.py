@@ -563,6 +563,8 @@ def test_shipped_sample_is_small_and_sound():
             assert len(record.pos) <= 80 and record.edge_index is None
             sids.add(record.sid)
             found.add(tuple(np.unique(record.atomic_numbers[record.tags < 2])))
+            moved = np.linalg.norm(record.displacement[record.tags == 1], axis=1)
+            assert moved.mean() <= oc20_emt.MAX_SURFACE_SHIFT
         assert relaxed_fault(record) == ""
     assert len(sids) == sum(len(OC20LMDB(path)) for path in files) >= 300
     assert not compositions["train"] & compositions["val_ood_cat"]
