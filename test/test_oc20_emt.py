@@ -24,7 +24,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.build import add_adsorbate
 from ase.build import bulk
+from ase.build import fcc111
 from ase.build import molecule
 from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
@@ -316,6 +318,51 @@ def test_record_depends_on_seed_split_and_index_only(finished, generator):
     assert other["y_relaxed"] != alone["y_relaxed"]
 
 
+def slab_with_hydrogen():
+    """Relaxed clean Cu(111), and the same with H: atoms, tags, start, clean slab."""
+    clean = fcc111("Cu", (4, 4, 3), vacuum=10.0, periodic=True)
+    tags = (clean.positions[:, 2] > clean.positions[:, 2].max() - 1.0).astype(int)
+    atoms = clean.copy()
+    add_adsorbate(atoms, "H", 1.2, "fcc")
+    start = atoms.positions.copy()
+    assert oc20_emt.relax(clean, tags == 0)
+    tags = np.append(tags, 2)
+    assert oc20_emt.relax(atoms, tags == 0)
+    atoms.set_constraint()  # the tests move single atoms
+    return atoms, tags, start, clean
+
+
+def test_slabs_that_slide_are_dropped():
+    atoms, tags, start, clean = slab_with_hydrogen()
+    assert oc20_emt.slab_fault(start, atoms, tags, clean) == ""
+    # from the fcc to the hcp stacking: 1.5 Å, and next to no energy
+    atoms.positions[tags > 0] += [0.0, 3.61 / np.sqrt(6), 0.0]
+    assert oc20_emt.relax(atoms, tags == 0)
+    assert oc20_emt.slab_fault(start, atoms, tags, clean) == "slab_slides"
+
+
+def test_slabs_that_do_not_relax_back_are_dropped():
+    atoms, tags, start, clean = slab_with_hydrogen()
+    atom = np.flatnonzero(tags == 1)[5]
+    # pulled out as by an adsorbate: relaxes back, so the label holds no energy of it
+    atoms.positions[atom, 2] += 0.6
+    assert oc20_emt.slab_fault(start, atoms, tags, clean) == ""
+    # one of 16 surface atoms on top of others: 0.2 Å on average, but it stays there
+    atoms.positions[atom] += [0.0, 2.95, 1.5]
+    assert oc20_emt.slab_fault(start, atoms, tags, clean) == "slab_changes"
+
+
+@pytest.mark.parametrize(
+    ("limit", "reason"),
+    [("MAX_SURFACE_SHIFT", "slab_slides"), ("MAX_SLAB_CHANGE", "slab_changes")],
+)
+def test_generator_leaves_out_slabs_with_a_fault(generator, monkeypatch, limit, reason):
+    monkeypatch.setattr(oc20_emt, limit, -1.0)
+    monkeypatch.setattr(oc20_emt, "MAX_RELAXATIONS", 1)
+    with pytest.raises(oc20_emt.GenerationError, match=f"{reason}': 1"):
+        generator.record("train", 1)
+
+
 # ----------------------------------------------------------------------------- splits
 
 
@@ -516,6 +563,8 @@ def test_shipped_sample_is_small_and_sound():
             assert len(record.pos) <= 80 and record.edge_index is None
             sids.add(record.sid)
             found.add(tuple(np.unique(record.atomic_numbers[record.tags < 2])))
+            moved = np.linalg.norm(record.displacement[record.tags == 1], axis=1)
+            assert moved.mean() <= oc20_emt.MAX_SURFACE_SHIFT
         assert relaxed_fault(record) == ""
     assert len(sids) == sum(len(OC20LMDB(path)) for path in files) >= 300
     assert not compositions["train"] & compositions["val_ood_cat"]
