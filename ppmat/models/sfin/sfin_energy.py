@@ -294,10 +294,11 @@ class SFINEnergy(nn.Layer):
 
         Returns:
             ``loss_dict`` and ``pred_dict``. The loss is the sum of ``energy`` (mean
-            absolute error of the normalised energy), ``displacement`` times its weight
-            (Å, mean over the free atoms of each structure, then over structures) and
-            ``error`` (negative log-likelihood). Predictions are ``property_name``,
-            [S, 1] eV, and with the displacement head ``cart_coords_relaxed``, [N, 3] Å.
+            absolute error of the normalised energy, of one adsorbate),
+            ``displacement`` times its weight (Å, mean over the free atoms of each
+            structure, then over structures) and ``error`` (negative log-likelihood).
+            Predictions are ``property_name``, [S, 1] eV, and with the displacement
+            head ``cart_coords_relaxed``, [N, 3] Å.
         """
         atoms = batch["structure_array"]
         if self.training:
@@ -307,7 +308,7 @@ class SFINEnergy(nn.Layer):
         energy, relaxed, log_error = self.predict_at(batch, positions)
         label = batch[self.property_name].squeeze(-1)  # [S]
         error = (energy - (label - self.offset(atoms)) / self.data_std).abs()
-        losses = {"energy": error.mean()}
+        losses = {"energy": (error / self.adsorbates(atoms)).mean()}
         loss = losses["energy"]
         if relaxed is not None:
             miss = relaxed - atoms["cart_coords"] - batch["displacement"]  # [N, 3]
