@@ -74,14 +74,21 @@ def run_missing(args: argparse.Namespace) -> None:
 
 
 def read_folds(
-    folder: Path, row: str, folds: list[str], seeds: list[int]
+    folder: Path, row: str, folds: list[str], args: argparse.Namespace
 ) -> list[list[dict]]:
-    """Return the runs of a row, a list of folds for each seed that has all of them."""
+    """Return the runs of a row, a list of folds for each seed that has all of them.
+
+    Raises:
+        SystemExit: A network was trained for another number of epochs.
+    """
     found = []
-    for seed in seeds:
+    for seed in args.seeds:
         paths = [folder / fold / f"{file_name(row, seed)}.json" for fold in folds]
         if all(path.exists() for path in paths):
             found.append([json.loads(path.read_text()) for path in paths])
+            for path, run in zip(paths, found[-1]):
+                if run.get("epochs", args.epochs) != args.epochs:
+                    raise SystemExit(f"{path}: {run['epochs']} epochs, not --epochs")
     return found
 
 
@@ -124,7 +131,7 @@ def row_of(
     result: dict = {"name": name}
     for kind in FOLDS:
         folds = [fold for fold in args.folds if fold.startswith(kind)]
-        runs = read_folds(folder, of or name, folds, args.seeds) if folds else []
+        runs = read_folds(folder, of or name, folds, args) if folds else []
         if not runs:
             continue
         found = result[f"{kind} left out"] = summary(runs, kind, keys)
