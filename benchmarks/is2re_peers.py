@@ -456,7 +456,8 @@ class Training:
 
 
 def chunks(order: np.ndarray, size: int = BATCH) -> list[np.ndarray]:
-    return np.split(order, range(size, len(order), size))
+    """Cut rows into chunks; a last row alone, to be compiled anew, joins the others."""
+    return np.split(order, range(size, len(order) - 1, size))
 
 
 def train_network(
@@ -670,7 +671,8 @@ def main() -> None:
     torch.set_num_threads(1)
     # Radial functions far from their centre are subnormal numbers: three times slower.
     torch.set_flush_denormal(True)
-    # One for each row, in training and in prediction.
+    # One graph for each row in training, and one in prediction; later folds and seeds
+    # use them again.
     torch._dynamo.config.recompile_limit = 64
     step = search if args.search else speed if args.speed else run_all
     for fold in args.folds:
