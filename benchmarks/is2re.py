@@ -43,7 +43,6 @@ import numpy as np
 from benchmarks.is2re_peers import BATCH
 from benchmarks.is2re_peers import ROWS as PEERS
 from benchmarks.runs import IMAGES
-from benchmarks.runs import RATES
 from benchmarks.runs import RESULTS
 from benchmarks.runs import ROOT
 from benchmarks.runs import SPLITS
@@ -88,6 +87,7 @@ CHOICES = {
     "noisy nodes, share 0.5": [f"{MODEL}.noisy_nodes=0.5"],
     "energy read from all atoms": [f"{MODEL}.readout_tags=[0,1,2]"],
 }
+RATES = [0.001, 0.003, 0.006]  # learning rates of a search, as many as the peers'
 CURVES = {
     "full network": "full network, energy only",
     "spatial half, with relaxed structure": "spatial half",

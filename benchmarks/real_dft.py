@@ -41,9 +41,9 @@ from statistics import mean
 from benchmarks.data.xu_kitchin import FOLDS
 from benchmarks.is2re import COPY
 from benchmarks.is2re import PEERS
+from benchmarks.is2re import RATES
 from benchmarks.is2re import ROWS
 from benchmarks.is2re import gather_search
-from benchmarks.runs import RATES
 from benchmarks.runs import RESULTS
 from benchmarks.runs import best_rate
 from benchmarks.runs import file_name

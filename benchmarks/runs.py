@@ -41,7 +41,6 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs/results"
 IMAGES = ROOT / "docs/images"
 SPLITS = ["val_id", "val_ood_ads", "val_ood_cat"]  # validation splits of OC20
-RATES = [0.001, 0.003, 0.006]  # learning rates that a search tries with every row
 WARMUP = 0.05  # share of the steps in which the learning rate rises
 
 
