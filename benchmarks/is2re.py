@@ -13,18 +13,19 @@
 # limitations under the License.
 
 
-"""Adsorption energies on an EMT-relaxed set: SFIN and its peers; learning curves.
+"""Adsorption energies and relaxed positions on an EMT-relaxed set: SFIN and its peers.
 
 Each row of SFIN trains ``sfin_oc20_is2re.yaml`` with a few values changed, by the
-user's command, for the same number of epochs. Its averaged weights are scored on three
-validation splits. ``is2re_peers.py`` trains the peers on the same data, epochs and
-batches. Every (row, seed) leaves a file in ``--work``, so a benchmark that was stopped
-continues; the last step collects them.
+user's command, for the same number of epochs. Its averaged weights are scored on the
+validation splits. ``is2re_peers.py`` trains the peers on the same data, epochs, batches
+and targets. Every (row, seed) leaves a file in ``--work``, so a benchmark that was
+stopped continues; the last step collects them. The learning rate of a row is the best
+of a ``--search`` if there was one in ``--work``, else that of the configuration.
 
 Usage::
 
     python -m benchmarks.data.oc20_emt DATA --train 3000 --val 400
-    python -m benchmarks.is2re --data DATA --search 2         # learning rates
+    python -m benchmarks.is2re --data DATA --search --epochs 2  # learning rates
     python -m benchmarks.is2re --data DATA --jobs 2 --peers WORK_OF_THE_PEERS
     python -m benchmarks.is2re --data DATA --curves --jobs 2  # learning curves
     python -m benchmarks.is2re --data DATA --choices --jobs 2 # variants, one seed
@@ -39,10 +40,14 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.is2re_peers import BATCH
+from benchmarks.is2re_peers import ROWS as PEERS
 from benchmarks.runs import IMAGES
 from benchmarks.runs import RESULTS
 from benchmarks.runs import ROOT
 from benchmarks.runs import SPLITS
+from benchmarks.runs import WARMUP
+from benchmarks.runs import best_rate
 from benchmarks.runs import count_parameters
 from benchmarks.runs import file_name
 from benchmarks.runs import loader_of
@@ -54,6 +59,8 @@ from benchmarks.runs import read_runs
 from benchmarks.runs import result_of
 from benchmarks.runs import run_all
 from benchmarks.runs import run_parser
+from benchmarks.runs import search_name
+from benchmarks.runs import splits_in
 from benchmarks.runs import train_with_command
 from benchmarks.runs import values_of
 from benchmarks.runs import write
@@ -66,24 +73,25 @@ ENERGY_ONLY = [
     f"{MODEL}.noisy_nodes=0.0",
     f"{MODEL}.num_recycles=0",
 ]
-SPATIAL = [f"{MODEL}.backbone_cfg.halves=spatial"]
+BACKBONE = f"{MODEL}.backbone_cfg"
 ROWS = {
-    "spatial half, energy only": [*ENERGY_ONLY, *SPATIAL],
-    "full network, energy only": ENERGY_ONLY,
-    "spatial half, with relaxed structure": SPATIAL,
+    "full network": ENERGY_ONLY,
+    "spatial half, with relaxed structure": [f"{BACKBONE}.halves=spatial"],
+    "frequency half, with relaxed structure": [f"{BACKBONE}.halves=frequency"],
+    "no exchange, with relaxed structure": [f"{BACKBONE}.exchange=false"],
     "full network, with relaxed structure": [],
 }
+COPY = "copy of the input"
 # Variants of the last row, one seed each: reasons for the configuration's settings.
 CHOICES = {
     "noisy nodes, share 0.5": [f"{MODEL}.noisy_nodes=0.5"],
     "energy read from all atoms": [f"{MODEL}.readout_tags=[0,1,2]"],
 }
-PEERS = ["mean", "composition ridge", "SchNet", "PaiNN"]
-RATES = [0.001, 0.003, 0.006]
+RATES = [0.001, 0.003, 0.006]  # learning rates of a search, as many as the peers'
 CURVES = {
-    "spatial half, energy only": "spatial half",
-    "full network, energy only": "full network",
-    "full network, with relaxed structure": "full, with relaxed structure",
+    "full network": "full network, energy only",
+    "spatial half, with relaxed structure": "spatial half",
+    "full network, with relaxed structure": "full network",
 }
 # Epochs by records: with few records the training needs more epochs to converge.
 SIZES = {100: 25, 300: 18, 1000: 9}
@@ -98,20 +106,29 @@ def overrides(row: str, seed: int, name: str, args: argparse.Namespace) -> list[
         f"Trainer.max_epochs={args.epochs}",
         "Trainer.eval_freq=0",
         "Trainer.best_metric_indicator=null",
+        f"Global.batch_size={BATCH}",
         "Global.num_workers=0",
         f"Trainer.output_dir={args.work / name}",
-        f"{SCHEDULE}.warmup_epoch=0.25",
+        f"{SCHEDULE}.warmup_epoch={WARMUP * args.epochs}",
     ]
-    if args.rate:
-        words.append(f"{SCHEDULE}.learning_rate={args.rate}")
+    rate = args.rate or best_rate(args.work, row)
+    if rate:
+        words.append(f"{SCHEDULE}.learning_rate={rate}")
     if args.size:
         size = "Dataset.train.dataset.__init_params__.max_samples"
         words.append(f"{size}={args.size}")
     return words
 
 
-def predict(model, config: dict, split: str) -> dict:
-    """Return labels, predictions and expected errors of a split, each [S] eV."""
+def predict(model, config: dict, split: str) -> tuple[dict, dict]:
+    """Return the predictions of a split, and the scores of the relaxed positions.
+
+    The first has labels, predictions and expected errors, each [S] eV. The second is
+    empty if the model predicts no positions.
+    """
+    from ppmat.metrics import IS2RSMetric
+
+    metric = IS2RSMetric()
     found: dict[str, list] = {"label": [], "energy": [], "expected_error": []}
     for batch in loader_of(config, split):
         result = model.predict(batch)
@@ -119,14 +136,34 @@ def predict(model, config: dict, split: str) -> dict:
         found["energy"].append(result["y_relaxed"])
         if "expected_error" in result:
             found["expected_error"].append(result["expected_error"])
-    return {key: np.concatenate(parts) for key, parts in found.items() if parts}
+        if "cart_coords_relaxed" in result:
+            positions = np.concatenate(result["cart_coords_relaxed"])
+            predicted = {"pred_dict": {"cart_coords_relaxed": positions}}
+            metric.update_step(result=predicted, batch=batch, stage="eval")
+    energies = {key: np.concatenate(parts) for key, parts in found.items() if parts}
+    return energies, metric.compute_epoch()
+
+
+def score(model, config: dict, split: str, args: argparse.Namespace) -> dict:
+    """Return the scores of a split; energies are those of one adsorbate."""
+    from ppmat.datasets.oc20_lmdb import OC20LMDB
+    from ppmat.metrics.is2re_metric import energy_mae
+    from ppmat.metrics.is2re_metric import energy_within_threshold
+
+    energies, positions = predict(model, config, split)
+    np.savez_compressed(args.work / f"{args.name}_{split}.npz", **energies)
+    records = OC20LMDB(args.data, split)
+    adsorbates = np.array([record.num_adsorbates or 1 for record in records])
+    pair = (energies["energy"] / adsorbates, energies["label"] / adsorbates)
+    return {
+        "energy_mae": energy_mae(*pair),
+        "ewt": energy_within_threshold(*pair),
+        **{key: positions[key] for key in ("adwt", "copy_adwt") if key in positions},
+    }
 
 
 def one(row: str, seed: int, args: argparse.Namespace) -> None:
     """Train and score one row with one seed."""
-    from ppmat.metrics.is2re_metric import energy_mae
-    from ppmat.metrics.is2re_metric import energy_within_threshold
-
     model, config, seconds = train_with_command(
         "property_prediction",
         CONFIG,
@@ -143,13 +180,8 @@ def one(row: str, seed: int, args: argparse.Namespace) -> None:
         "parameters": count_parameters(model),
         "train_seconds": seconds,
     }
-    for split in SPLITS:
-        found = predict(model, config, split)
-        np.savez_compressed(args.work / f"{args.name}_{split}.npz", **found)
-        result[split] = {
-            "energy_mae": energy_mae(found["energy"], found["label"]),
-            "ewt": energy_within_threshold(found["energy"], found["label"]),
-        }
+    for split in splits_in(args.data):
+        result[split] = score(model, config, split, args)
     (args.work / f"{args.name}.json").write_text(json.dumps(result, indent=2))
 
 
@@ -173,34 +205,36 @@ def command(row: str, seed: int, name: str, args: argparse.Namespace, **more) ->
 
 
 def run_search(args: argparse.Namespace) -> dict:
-    """Try learning rates with the last row; all rows of SFIN use the best."""
-    row = list(ROWS)[-1]
-    names = {rate: file_name(row, 0, search=rate) for rate in RATES}
-    commands = {
-        name: command(row, 0, name, args, epochs=args.search, rate=rate)
-        for rate, name in names.items()
-    }
+    """Try the learning rates with every row."""
+    commands = {}
+    for row in ROWS:
+        for rate in RATES:
+            name = search_name(row, rate)
+            commands[name] = command(row, 0, name, args, rate=rate)
     run_all(commands, args.work, args.jobs, "benchmarks.is2re")
-    files = [args.work / f"{name}.json" for name in names.values()]
-    if args.peers is not None:
-        files = [*sorted(args.peers.glob("search_*.json")), *files]
-    rows = []
-    for found in map(json.loads, (path.read_text() for path in files)):
-        rows.append(
-            {
-                "name": found["row"],
-                "learning_rate": found["learning_rate"],
-                "atoms read": found.get("readout", "surface"),
-                "val_id": {"energy_mae": round(found["val_id"]["energy_mae"], 4)},
-            }
-        )
-    return result_of(
-        f"python -m benchmarks.is2re --data DATA --search {args.search} "
-        f"--peers PEERS --jobs {args.jobs}",
-        note=f"After {args.search} epochs, one seed. Atoms read: all, or those of "
-        "surface and adsorbate (tags 1 and 2).",
-        rows=rows,
+    return gather_search(
+        [args.peers, args.work],
+        f"python -m benchmarks.is2re --data DATA --peers PEERS --search --epochs "
+        f"{args.epochs} --jobs {args.jobs}",
+        note=f"After {args.epochs} epochs, one seed.",
     )
+
+
+def gather_search(folders: list[Path | None], command: str, note: str) -> dict:
+    """Return the mean energy MAE on val_id of each row and learning rate."""
+    errors: dict[tuple[str, float], list[float]] = {}
+    for folder in folders:
+        for path in sorted(folder.rglob("search_*.json")) if folder else ():
+            found = json.loads(path.read_text())
+            key = (found["row"], found["learning_rate"])
+            errors.setdefault(key, []).append(found["val_id"]["energy_mae"])
+    rows = []
+    for row in (*PEERS, *ROWS):
+        rates = {rate: v for (name, rate), v in sorted(errors.items()) if name == row}
+        if rates:
+            means = {f"{r:g}": round(float(np.mean(v)), 4) for r, v in rates.items()}
+            rows.append({"name": row, "val_id MAE [eV] at rate": means})
+    return result_of(command, note=note, rows=rows)
 
 
 def run_rows(args: argparse.Namespace, rows: dict, seeds: list[int]) -> None:
@@ -227,16 +261,17 @@ def run_curves(args: argparse.Namespace) -> None:
 
 def summary(row: str, seeds: list[dict]) -> dict:
     """Return the table row of a row's seeds."""
+    splits = [split for split in SPLITS if split in seeds[0]]
+    keys = [key for key in ("energy_mae", "ewt", "adwt") if key in seeds[0][splits[0]]]
     scores = {
-        split: {key: values_of(seeds, split, key) for key in ("energy_mae", "ewt")}
-        for split in SPLITS
+        split: {key: values_of(seeds, split, key) for key in keys} for split in splits
     }
     scores["mean"] = {
         key: [
-            round(sum(seed[split][key] for split in SPLITS) / len(SPLITS), 4)
+            round(sum(seed[split][key] for split in splits) / len(splits), 4)
             for seed in seeds
         ]
-        for key in ("energy_mae", "ewt")
+        for key in keys
     }
     result = {"name": row, "parameters": seeds[0]["parameters"]}
     if seeds[0].get("learning_rate"):
@@ -245,13 +280,20 @@ def summary(row: str, seeds: list[dict]) -> dict:
     return {**result, **scores}
 
 
+def copy_row(run: dict) -> dict:
+    """Return the table row of the input's positions, from a run that scored them."""
+    splits = [split for split in SPLITS if split in run]
+    values = {split: values_of([run], split, "copy_adwt") for split in splits}
+    return {"name": COPY, **{split: {"adwt": values[split]} for split in splits}}
+
+
 def gather(args: argparse.Namespace) -> dict:
     """Return the result of all rows and seeds."""
     rates = {}
     for folder in (args.peers, args.work):
         if folder is not None and (folder / "speed.json").exists():
             rates.update(json.loads((folder / "speed.json").read_text()))
-    rows = []
+    rows = [copy_row(*read_runs(args.work, list(ROWS)[-1], args.seeds[:1]))]
     for folder, names in ((args.peers, PEERS), (args.work, ROWS)):
         for row in names if folder is not None else ():
             found = summary(row, read_runs(folder, row, args.seeds))
@@ -328,7 +370,7 @@ def main() -> None:
     add = parser.add_argument
     add("--peers", type=Path, help="--work of is2re_peers.py")
     add("--out", type=Path, default=RESULTS)
-    add("--search", type=int, metavar="EPOCHS", help="try learning rates")
+    add("--search", action="store_true", help="try the learning rates")
     add("--curves", action="store_true", help="learning curves, after the rows")
     add("--choices", action="store_true", help="variants, after the rows")
     add("--full_size", type=int, default=3000, help="records of the whole train split")

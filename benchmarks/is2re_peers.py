@@ -13,12 +13,12 @@
 # limitations under the License.
 
 
-"""Adsorption energies by peers: mean, composition ridge, SchNet and PaiNN.
+"""Adsorption energies and relaxed positions by peers: means, ridge, SchNet, PaiNN.
 
 The networks are those of SchNetPack 2 (MIT) in PyTorch; the project depends on neither.
-The first step needs ``ppmat`` and writes the records to ``.npz`` files. All others run
-in an environment of their own, without ``ppmat``. SchNetPack 2.1.1 pins an old SymPy,
-which PyTorch 2.13 refuses, hence ``--no-deps``::
+The first step needs Paddle and writes the records to ``.npz`` files. All others run in
+an environment of their own, without Paddle. SchNetPack 2.1.1 pins an old SymPy, which
+PyTorch 2.13 refuses, hence ``--no-deps``::
 
     python -m venv PEERS
     PEERS/bin/pip install torch==2.13.0 \
@@ -29,17 +29,24 @@ which PyTorch 2.13 refuses, hence ``--no-deps``::
         torchmetrics==1.9.0 pytorch-lightning==2.6.6 tensorboard==2.21.0 \
         tensorboardX==2.6.5 hydra-core==1.3.8 hydra-colorlog==1.2.0 rich==15.0.0
 
-Every row learns ``y_relaxed`` from the initial positions, with the same epochs,
-batches, loss and schedule. The networks learn the residual of the composition ridge, as
-SFIN does. Every (row, seed) leaves a ``.json`` and its predictions in ``--work``, so a
-benchmark that was stopped continues. ``--compile`` makes the networks 1.3 to 1.8 times
-as fast, needs a C++ compiler, and changes energies by rounding only.
+Every network exists with and without a second target, the displacement of the free
+atoms to their relaxed positions, and has the epochs, batches, loss and schedule of
+SFIN. It learns the residual of the composition ridge, as SFIN does. Errors are those of
+one adsorbate: a structure with n adsorbates has n times the mean of one, and its error
+is divided by n.
+
+DATA has the folders ``train``, ``val_id`` and, if there are any, ``val_ood_ads`` and
+``val_ood_cat``. ``--folds`` names several such folders below DATA, and one process
+trains them all. Every (fold, row, seed) leaves a ``.json`` and its predictions in
+``--work``, so a benchmark that was stopped continues. The learning rate of a row is the
+best of a ``--search`` if there was one in ``--work``. ``--compile`` makes the networks
+1.3 to 1.8 times as fast, needs a C++ compiler, and changes results by rounding only.
 
 Usage::
 
     python -m benchmarks.data.oc20_emt DATA --train 3000 --val 400
     python -m benchmarks.is2re_peers --work WORK --export DATA
-    PEERS/bin/python -m benchmarks.is2re_peers --work WORK --search
+    PEERS/bin/python -m benchmarks.is2re_peers --work WORK --search --epochs 2
     PEERS/bin/python -m benchmarks.is2re_peers --work WORK --seeds 0 1 2
     PEERS/bin/python -m benchmarks.is2re_peers --work WORK --speed  # idle machine
 """
@@ -56,7 +63,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.runs import SPLITS
+from benchmarks.runs import WARMUP
+from benchmarks.runs import best_rate
 from benchmarks.runs import file_name
+from benchmarks.runs import search_name
+from benchmarks.runs import splits_in
 
 CUTOFF = 6.0  # Å, with MAX_NEIGHBORS the graph of OC20
 MAX_NEIGHBORS = 50
@@ -64,20 +75,21 @@ BATCH = 16
 PART = 4  # structures at once: their gradients are summed, with less memory and time
 ELEMENTS = 119
 ENERGY_THRESHOLD = 0.02  # eV
+DISTANCE_THRESHOLDS = np.arange(0.01, 0.5, 0.001)  # Å, of ADwT
+DISPLACEMENT_WEIGHT = (3.0, 0.3)  # 1/Å, at the start and at the end of training
+CURVE_POINTS = 5  # how often the validation splits are scored during training
 MEAN = "mean"
+ADSORBATE_MEAN = "mean of each adsorbate"
 RIDGE = "composition ridge"
-# The settings that --search finds best on val_id.
-ROWS: dict[str, dict[str, Any]] = {
-    MEAN: {},
-    RIDGE: {},
-    "SchNet": {"hidden": 128, "rbf": 50, "lr": 1e-3, "readout": "all", "tags": True},
-    "PaiNN": {"hidden": 64, "rbf": 20, "lr": 1e-3, "readout": "all", "tags": True},
+BASELINES = [MEAN, ADSORBATE_MEAN, RIDGE]
+NETWORKS = {
+    "SchNet": {"hidden": 128, "rbf": 50},
+    "PaiNN": {"hidden": 64, "rbf": 20},
 }
-SEARCH = [
-    {"lr": 1e-3, "readout": "all"},
-    {"lr": 3e-3, "readout": "all"},
-    {"lr": 3e-3, "readout": "surface"},
-]
+TWO_TARGETS = ", with relaxed structure"
+ROWS = [*BASELINES, *(name + end for name in NETWORKS for end in ("", TWO_TARGETS))]
+RATE = 1e-3  # without a search
+RATES = [0.0005, 0.001, 0.003]  # of a search
 
 
 # Data --------------------------------------------------------------------------------
@@ -87,20 +99,22 @@ def export(data: Path, work: Path) -> None:
     """Write the records of all splits below ``data`` to ``.npz`` files."""
     from ppmat.datasets.oc20_lmdb import OC20LMDB
 
-    for split in ["train", *SPLITS]:
-        rows = OC20LMDB(data, split=split)
-        records = [rows[index] for index in range(len(rows))]
+    work.mkdir(parents=True, exist_ok=True)
+    for split in ["train", *splits_in(data)]:
+        records = list(OC20LMDB(data, split=split))
         path = work / f"{split}.npz"
         np.savez(
             path,
             sid=np.array([record.sid for record in records]),
             num_atoms=np.array([len(record.pos) for record in records]),
+            num_adsorbates=np.array([record.num_adsorbates or 1 for record in records]),
             pos=np.concatenate([record.pos for record in records]),
             cell=np.stack([record.cell for record in records]),
             numbers=np.concatenate([record.atomic_numbers for record in records]),
             tags=np.concatenate([record.tags for record in records]),
             fixed=np.concatenate([record.fixed for record in records]),
             y=np.array([record.y_relaxed for record in records], dtype=np.float64),
+            displacement=np.concatenate([record.displacement for record in records]),
         )
         print(f"wrote {path}: {len(records)} records")
 
@@ -131,17 +145,15 @@ def neighbors(
 
 
 class Split:
-    """One split: structures, their energies and, made once, their edges."""
+    """One split: structures, their labels and, made once, their edges."""
 
-    def __init__(self, work: Path, name: str) -> None:
-        path = work / f"{name}.npz"
-        if not path.exists():
-            raise SystemExit(f"{path} is missing: run --export DATA first")
+    def __init__(self, path: Path) -> None:
         with np.load(path) as stored:
             self.__dict__.update(stored.items())
         self.atom_ends = np.cumsum(self.num_atoms)
+        self.structure = np.repeat(np.arange(len(self.y)), self.num_atoms)
         self.reference = np.zeros(len(self.y))  # eV, of the composition ridge
-        self.cache = work / f"{name}_edges.npz"
+        self.cache = path.with_name(f"{path.stem}_edges.npz")
 
     def __len__(self) -> int:
         return len(self.y)
@@ -183,7 +195,9 @@ class Split:
         ]
         first = np.cumsum(self.num_atoms[rows]) - self.num_atoms[rows]
         shift = np.repeat(first, self.num_edges[rows])
+        free = np.concatenate([~self.fixed[part] for part in atoms])
         structure = np.repeat(np.arange(len(rows)), self.num_atoms[rows])
+        num_free = np.bincount(structure, free, len(rows)).clip(min=1)
         parts = {
             "numbers": np.concatenate([self.numbers[part] for part in atoms]),
             "tags": np.concatenate([self.tags[part] for part in atoms]),
@@ -192,41 +206,86 @@ class Split:
             "other": np.concatenate([self.other[part] for part in edges]) + shift,
             "vector": np.concatenate([self.vector[part] for part in edges]),
             "y": (self.y - self.reference)[rows].astype(np.float32),
+            "num_adsorbates": self.num_adsorbates[rows].astype(np.float32),
+            "displacement": np.concatenate([self.displacement[part] for part in atoms]),
+            # of each atom in the mean over the free atoms of its structure
+            "share": (free / num_free[structure]).astype(np.float32),
         }
         return {key: torch.from_numpy(value) for key, value in parts.items()}
 
 
-# Rows --------------------------------------------------------------------------------
+def load(folder: Path, rows: list[str]) -> dict[str, Split]:
+    """Return the splits of an exported folder, with edges if a network is to run."""
+    paths = {name: folder / f"{name}.npz" for name in ["train", *SPLITS]}
+    if not paths["train"].exists():
+        raise SystemExit(f"{paths['train']} is missing: run --export DATA first")
+    splits = {name: Split(path) for name, path in paths.items() if path.exists()}
+    if set(rows) - set(BASELINES):
+        for split in splits.values():
+            split.load_edges()
+    return splits
+
+
+# Baselines ---------------------------------------------------------------------------
 
 
 def counts(split: Split) -> np.ndarray:
     """Return how many atoms of each (tag 1 or 2, element) a structure has, [S, 238]."""
-    structure = np.repeat(np.arange(len(split)), split.num_atoms)
     table = np.zeros((len(split), 3, ELEMENTS))
-    np.add.at(table, (structure, split.tags, split.numbers), 1.0)
+    np.add.at(table, (split.structure, split.tags, split.numbers), 1.0)
     return table[:, 1:].reshape(len(split), -1)
 
 
-def ridge(x: np.ndarray, y: np.ndarray, alpha: float) -> tuple[np.ndarray, float]:
-    """Return weights and constant of a ridge regression that penalises the weights."""
-    centre, level = x.mean(0), y.mean()
-    moved = x - centre
+def per_one(values: np.ndarray, n: np.ndarray) -> np.ndarray:
+    """Return ``m`` for which ``n * m`` is nearest to the values [S, ...]."""
+    return n @ values / (n @ n)
+
+
+def ridge(
+    x: np.ndarray, y: np.ndarray, n: np.ndarray, alpha: float
+) -> tuple[np.ndarray, float]:
+    """Return the weights and the constant of one adsorbate of a ridge regression.
+
+    Only the weights are penalised; n is the number of adsorbates.
+    """
+    centre, level = per_one(x, n), per_one(y, n)
+    moved = x - np.outer(n, centre)
     matrix = moved.T @ moved + alpha * np.eye(x.shape[1])
-    weights = np.linalg.solve(matrix, moved.T @ (y - level))
+    weights = np.linalg.solve(matrix, moved.T @ (y - n * level))
     return weights, float(level - centre @ weights)
 
 
 def fit_ridge(train: Split, seed: int) -> tuple[np.ndarray, float, float]:
     """Choose the penalty on a fifth of the training set, then fit on all of it."""
-    x = counts(train)
+    x, y, n = counts(train), train.y, train.num_adsorbates
     order = np.random.default_rng(seed).permutation(len(train))
     held, kept = np.split(order, [len(train) // 5])
     errors = {}
     for alpha in np.logspace(-3, 4, 29):
-        weights, constant = ridge(x[kept], train.y[kept], alpha)
-        errors[alpha] = np.abs(x[held] @ weights + constant - train.y[held]).mean()
+        weights, constant = ridge(x[kept], y[kept], n[kept], alpha)
+        error = x[held] @ weights + n[held] * constant - y[held]
+        errors[alpha] = np.abs(error / n[held]).mean()
     alpha = min(errors, key=errors.get)
-    return *ridge(x, train.y, alpha), float(alpha)
+    return *ridge(x, y, n, alpha), float(alpha)
+
+
+def adsorbate_means(train: Split, split: Split) -> np.ndarray:
+    """Return the mean of the training data with the same adsorbate, [S] eV.
+
+    An adsorbate that was not seen has the mean of all.
+    """
+
+    def kinds(of: Split) -> list[bytes]:
+        atoms = counts(of)[:, ELEMENTS:] / of.num_adsorbates[:, None]
+        return [row.tobytes() for row in atoms]
+
+    one, found = train.y / train.num_adsorbates, kinds(train)
+    means = {kind: one[[k == kind for k in found]].mean() for kind in set(found)}
+    means = [means.get(kind, one.mean()) for kind in kinds(split)]
+    return split.num_adsorbates * np.array(means)
+
+
+# Networks ----------------------------------------------------------------------------
 
 
 def schnetpack():
@@ -243,23 +302,21 @@ def schnetpack():
     return package
 
 
-def network(row: str, settings: dict[str, Any]):
-    """Return the network of a row: representation, and read-out of each atom."""
+def network(row: str):
+    """Return the network of a row: representation and heads."""
     from torch import nn
 
     spk = schnetpack()
-    kind = getattr(spk.representation, row.split(",")[0])
-    width = settings["hidden"]
-    return nn.ModuleDict(
+    kind = row.removesuffix(TWO_TARGETS)
+    width = NETWORKS[kind]["hidden"]
+    model = nn.ModuleDict(
         {
-            "representation": kind(
+            "representation": getattr(spk.representation, kind)(
                 n_atom_basis=width,
                 n_interactions=3,
-                radial_basis=spk.nn.GaussianRBF(settings["rbf"], CUTOFF),
+                radial_basis=spk.nn.GaussianRBF(NETWORKS[kind]["rbf"], CUTOFF),
                 cutoff_fn=spk.nn.CosineCutoff(CUTOFF),
-                nuclear_embedding=nn.Embedding(
-                    ELEMENTS * (3 if settings["tags"] else 1), width
-                ),
+                nuclear_embedding=nn.Embedding(ELEMENTS * 3, width),
             ),
             # Random sums over 50 atoms would start at errors of many eV.
             "readout": spk.nn.build_mlp(
@@ -267,55 +324,68 @@ def network(row: str, settings: dict[str, Any]):
             ),
         }
     )
+    if row.endswith(TWO_TARGETS):
+        if kind == "SchNet":
+            model["centre"] = nn.Linear(width, width)
+            model["other"] = nn.Linear(width, width, bias=False)
+        model["displacement"] = nn.Linear(width, 1, bias=False)
+        nn.init.normal_(model["displacement"].weight, std=0.01)
+    return model
 
 
-def energies(model, batch: dict[str, Any], settings: dict[str, Any]):
-    """Return the normalised energy of each structure, [S]."""
+def outputs(model, batch: dict[str, Any]):
+    """Return the normalised energies [S] and displacements, [N, 3] Å or None.
+
+    The vectors of PaiNN give the displacement by a linear map. SchNet has none: there
+    it is the sum over the edges of their directions, times a number that an MLP makes
+    of the scalars of both atoms, times the cut-off function.
+    """
     import torch
 
-    kinds = batch["numbers"]
-    if settings["tags"]:
-        kinds = kinds + ELEMENTS * batch["tags"]
+    centre, other = batch["centre"], batch["other"]
     inputs = {
-        "_atomic_numbers": kinds,
+        "_atomic_numbers": batch["numbers"] + ELEMENTS * batch["tags"],
         "_Rij": batch["vector"],
-        "_idx_i": batch["centre"],
-        "_idx_j": batch["other"],
+        "_idx_i": centre,
+        "_idx_j": other,
     }
-    features = model["representation"](inputs)["scalar_representation"]
-    atomic = model["readout"](features).squeeze(-1)
-    if settings["readout"] == "surface":
-        atomic = atomic * (batch["tags"] > 0)
-    total = torch.zeros(len(batch["y"]), dtype=atomic.dtype)
-    return total.index_add(0, batch["structure"], atomic)
+    features = model["representation"](inputs)
+    s = features["scalar_representation"]
+    energy = torch.zeros(len(batch["y"]), dtype=s.dtype)
+    energy = energy.index_add(0, batch["structure"], model["readout"](s).squeeze(-1))
+    if "displacement" not in model:
+        return energy, None
+    if "centre" not in model:
+        vectors = features["vector_representation"]  # [N, 3, hidden]
+        return energy, model["displacement"](vectors).squeeze(-1)
+    hidden = model["centre"](s)[centre] + model["other"](s)[other]
+    size = model["displacement"](torch.nn.functional.silu(hidden))
+    length = batch["vector"].norm(dim=-1, keepdim=True)
+    size = size * model["representation"].cutoff_fn(length) / length
+    moved = torch.zeros(len(s), 3, dtype=s.dtype)
+    return energy, moved.index_add(0, centre, size * batch["vector"])
 
 
 class Training:
     """Network, optimiser, schedule and averaged weights of one run."""
 
     def __init__(
-        self,
-        row: str,
-        settings: dict[str, Any],
-        train: Split,
-        steps: int,
-        compiled: bool = False,
+        self, row: str, rate: float, train: Split, steps: int, compiled: bool = False
     ) -> None:
         import torch
         from torch.optim import swa_utils
 
-        self.settings = settings
-        self.energies = torch.compile(energies, dynamic=True) if compiled else energies
-        self.model = network(row, settings)
+        self.outputs = torch.compile(outputs, dynamic=True) if compiled else outputs
+        self.model = network(row)
         self.averaged = swa_utils.AveragedModel(
             self.model, multi_avg_fn=swa_utils.get_ema_multi_avg_fn(0.99)
         )
-        rest = train.y - train.reference
-        self.mean, self.std = float(rest.mean()), float(rest.std())
+        self.std = float(np.sqrt(((train.y - train.reference) ** 2).mean()))
+        self.steps, self.done = steps, 0
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=settings["lr"], weight_decay=0.01
+            self.model.parameters(), lr=rate, weight_decay=0.01
         )
-        warm = max(1, steps // 8)
+        warm = max(1, round(steps * WARMUP))
         self.schedule = torch.optim.lr_scheduler.SequentialLR(
             self.optimizer,
             [
@@ -329,8 +399,20 @@ class Training:
             [warm],
         )
 
+    def loss(self, part: dict[str, Any]):
+        """Return the sums over structures of the loss and of the absolute errors."""
+        energy, moved = self.outputs(self.model, part)
+        error = (energy - part["y"] / self.std).abs() / part["num_adsorbates"]
+        loss = error = error.sum()
+        if moved is not None:
+            start, end = DISPLACEMENT_WEIGHT
+            weight = start + (end - start) * self.done / self.steps
+            miss = (moved - part["displacement"]).square().sum(-1)
+            loss = error + weight * ((miss + 1e-12).sqrt() * part["share"]).sum()
+        return loss, error
+
     def step(self, parts: list[dict[str, Any]]) -> float:
-        """Take one step with the parts of a batch; return the MAE in eV."""
+        """Take one step with the parts of a batch; return the energy MAE in eV."""
         import torch
 
         self.model.train()
@@ -338,40 +420,55 @@ class Training:
         total = 0.0
         self.optimizer.zero_grad()
         for part in parts:
-            target = (part["y"] - self.mean) / self.std
-            values = self.energies(self.model, part, self.settings)
-            loss = (values - target).abs().sum() / size
-            loss.backward()
-            total += float(loss.detach())
+            loss, error = self.loss(part)
+            (loss / size).backward()
+            total += float(error.detach()) / size
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 10.0)
         self.optimizer.step()
         self.schedule.step()
         self.averaged.update_parameters(self.model)
+        self.done += 1
         return total * self.std
 
-    def predict(self, parts: list[dict[str, Any]]) -> np.ndarray:
-        """Return the energies by the averaged weights, [S], eV."""
+    def predict(
+        self, parts: list[dict[str, Any]]
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return energies [S] eV and displacements [N, 3] Å by the averaged weights."""
         import torch
 
         model = self.averaged.module.eval()
         with torch.no_grad():
-            values = [self.energies(model, part, self.settings) for part in parts]
-        return torch.cat(values).double().numpy() * self.std + self.mean
+            found = [self.outputs(model, part) for part in parts]
+        energy = torch.cat([energy for energy, _ in found])
+        energy = energy.double().numpy() * self.std
+        if found[0][1] is None:
+            return energy, None
+        return energy, torch.cat([moved for _, moved in found]).double().numpy()
+
+    def predict_split(self, split: Split) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the predictions of a split, :meth:`predict` with the ridge."""
+        rows = chunks(np.arange(len(split)))
+        found = [self.predict(split.parts(part)) for part in rows]
+        energy = split.reference + np.concatenate([energy for energy, _ in found])
+        if found[0][1] is None:
+            return energy, None
+        return energy, np.concatenate([moved for _, moved in found])
 
 
 def chunks(order: np.ndarray, size: int = BATCH) -> list[np.ndarray]:
-    return np.split(order, range(size, len(order), size))
+    """Cut rows into chunks; a last row alone, to be compiled anew, joins the others."""
+    return np.split(order, range(size, len(order) - 1, size))
 
 
 def train_network(
     row: str,
-    settings: dict[str, Any],
+    rate: float,
     seed: int,
     epochs: int,
     splits: dict[str, Split],
     scored: list[str],
     compiled: bool,
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+) -> tuple[dict[str, Any], dict[str, tuple]]:
     """Train one network; return its figures and its predictions of ``scored``."""
     import torch
 
@@ -380,135 +477,163 @@ def train_network(
     train = splits["train"]
     weights, constant, _ = fit_ridge(train, seed)
     for split in splits.values():
-        split.reference = counts(split) @ weights + constant
+        split.reference = counts(split) @ weights + split.num_adsorbates * constant
     steps = epochs * len(chunks(np.arange(len(train))))
-    run = Training(row, settings, train, steps, compiled)
+    run = Training(row, rate, train, steps, compiled)
     if compiled:
         # Compile before the time is measured; the gradients are not used.
-        part = train.tensors(np.arange(PART))
-        run.energies(run.model, part, settings).sum().backward()
-    start, used = time.perf_counter(), time.process_time()
-    for epoch in range(epochs):
+        parts = train.parts(np.arange(BATCH))
+        run.loss(parts[0])[0].backward()
+        run.predict(parts)
+    seconds = used = 0.0
+    curve = []
+    for epoch in range(1, epochs + 1):
+        start, used_before = time.perf_counter(), time.process_time()
         order = chunks(rng.permutation(len(train)))
         errors = [run.step(train.parts(rows)) for rows in order]
+        seconds += time.perf_counter() - start
+        used += time.process_time() - used_before
         print(
-            f"{row} seed {seed} {settings} epoch {epoch + 1}: training MAE "
-            f"{np.mean(errors):.4f} eV, {time.perf_counter() - start:.0f} s",
+            f"{row} seed {seed} rate {rate:g} epoch {epoch}: training MAE "
+            f"{np.mean(errors):.4f} eV, {seconds:.0f} s",
             flush=True,
         )
-    trained, used = time.perf_counter(), time.process_time() - used
-    if compiled:
-        run.predict(train.parts(np.arange(BATCH)))
-    predicting = time.perf_counter()
-    predictions = {}
-    for name in scored:
-        split = splits[name]
-        batches = (split.parts(rows) for rows in chunks(np.arange(len(split))))
-        rest = np.concatenate([run.predict(batch) for batch in batches])
-        predictions[name] = split.reference + rest
-    predicting = time.perf_counter() - predicting
+        if epoch % max(1, epochs // CURVE_POINTS) == 0 or epoch == epochs:
+            start = time.perf_counter()
+            predictions = {name: run.predict_split(splits[name]) for name in scored}
+            predicting = time.perf_counter() - start
+            scores = {name: score(splits[name], *predictions[name]) for name in scored}
+            curve.append({"epoch": epoch, "seconds": round(seconds, 1), **scores})
     count = sum(len(splits[name]) for name in scored)
     figures = {
         "parameters": sum(p.numel() for p in run.model.parameters()),
-        "train_seconds": round(trained - start, 1),
+        "train_seconds": round(seconds, 1),
         "train_cpu_seconds": round(used, 1),
-        "train_structures_per_s": round(epochs * len(train) / (trained - start), 1),
+        "train_structures_per_s": round(epochs * len(train) / seconds, 1),
         "infer_structures_per_s": round(count / predicting, 1),
-        "learning_rate": settings["lr"],
-        "readout": settings["readout"],
-        "tags": settings["tags"],
+        "learning_rate": rate,
         "epochs": epochs,
         "compiled": compiled,
+        "curve": curve,
     }
     return figures, predictions
 
 
-def fit(
-    row: str, seed: int, epochs: int, splits: dict[str, Split], compiled: bool
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Fit any row; return its figures and its predictions of all scored splits."""
+def fit_baseline(
+    row: str, seed: int, splits: dict[str, Split], scored: list[str]
+) -> tuple[dict[str, Any], dict[str, tuple]]:
+    """Fit a row that is no network; as :func:`train_network`."""
     train = splits["train"]
-    if ROWS[row]:
-        return train_network(
-            row, ROWS[row], seed, epochs, splits, scored=SPLITS, compiled=compiled
-        )
     start = time.perf_counter()
     figures: dict[str, Any] = {"parameters": 1}
     if row == MEAN:
-        predictions = {s: np.full(len(splits[s]), train.y.mean()) for s in SPLITS}
+        mean = (train.y / train.num_adsorbates).mean()
+        energies = {name: splits[name].num_adsorbates * mean for name in scored}
+    elif row == ADSORBATE_MEAN:
+        energies = {name: adsorbate_means(train, splits[name]) for name in scored}
+        figures["parameters"] = len(set(adsorbate_means(train, train)))
     else:
         weights, constant, alpha = fit_ridge(train, seed)
         figures = {"parameters": int(np.count_nonzero(weights)) + 1, "alpha": alpha}
-        predictions = {s: counts(splits[s]) @ weights + constant for s in SPLITS}
+        energies = {
+            name: counts(splits[name]) @ weights
+            + splits[name].num_adsorbates * constant
+            for name in scored
+        }
     figures["train_seconds"] = round(time.perf_counter() - start, 3)
     figures["learning_rate"] = None
-    return figures, predictions
+    return figures, {name: (energies[name], None) for name in scored}
 
 
 # Steps -------------------------------------------------------------------------------
 
 
-def score(predicted: np.ndarray, wanted: np.ndarray) -> dict[str, float]:
-    """Return energy MAE in eV and the share within the threshold, strictly."""
-    error = np.abs(predicted - wanted)
-    return {
+def score(
+    split: Split, energy: np.ndarray, moved: np.ndarray | None
+) -> dict[str, float]:
+    """Return MAE [eV] and share within the threshold of one adsorbate, and ADwT."""
+    error = np.abs(energy - split.y) / split.num_adsorbates
+    result = {
         "energy_mae": float(error.mean()),
         "ewt": float((error < ENERGY_THRESHOLD).mean()),
     }
+    if moved is not None:
+        result["adwt"] = adwt(split, moved)
+    return result
 
 
-def run_all(args: argparse.Namespace, splits: dict[str, Split]) -> None:
-    """Fit and score the runs that are missing."""
+def adwt(split: Split, moved: np.ndarray) -> float:
+    """Return ADwT as ``ppmat.metrics.is2rs_metric``, of displacements [N, 3] Å."""
+    from ppmat.utils.periodic import minimum_image  # needs NumPy alone
+
+    distances = []
+    for index in range(len(split)):
+        atoms = split.atoms(index)
+        free = ~split.fixed[atoms]
+        miss = (moved - split.displacement)[atoms][free]
+        miss = minimum_image(miss, split.cell[index])
+        distances.append(np.linalg.norm(miss, axis=-1).mean())
+    return float((np.array(distances)[:, None] < DISTANCE_THRESHOLDS).mean())
+
+
+def run_all(args: argparse.Namespace, folder: Path, splits: dict[str, Split]) -> None:
+    """Fit and score the runs of a folder that are missing."""
+    scored = [name for name in SPLITS if name in splits]
     for row in args.rows:
         for seed in args.seeds:
-            path = args.work / f"{file_name(row, seed)}.json"
+            path = folder / f"{file_name(row, seed)}.json"
             if path.exists():
                 continue
-            figures, predictions = fit(row, seed, args.epochs, splits, args.compile)
+            if row in BASELINES:
+                figures, predictions = fit_baseline(row, seed, splits, scored)
+            else:
+                figures, predictions = train_network(
+                    row,
+                    best_rate(args.work, row) or RATE,
+                    seed,
+                    args.epochs,
+                    splits,
+                    scored,
+                    args.compile,
+                )
             result = {"row": row, "seed": seed, **figures}
-            for name in SPLITS:
+            for name in scored:
                 split = splits[name]
-                result[name] = score(predictions[name], split.y)
+                result[name] = score(split, *predictions[name])
                 np.savez(
-                    args.work / f"{file_name(row, seed)}_{name}.npz",
+                    folder / f"{file_name(row, seed)}_{name}.npz",
                     sid=split.sid,
                     y=split.y,
-                    prediction=predictions[name],
+                    prediction=predictions[name][0],
                 )
             path.write_text(json.dumps(result, indent=2))
-            print(row, seed, *(result[name] for name in SPLITS), flush=True)
+            print(folder.name, row, seed, *(result[s] for s in scored), flush=True)
 
 
-def search(args: argparse.Namespace, splits: dict[str, Split]) -> None:
-    """Score the settings of :data:`SEARCH` after a few epochs, on val_id alone."""
+def search(args: argparse.Namespace, folder: Path, splits: dict[str, Split]) -> None:
+    """Score the learning rates of the networks in a folder, on val_id alone."""
     for row in args.rows:
-        for number, trial in enumerate(SEARCH if ROWS[row] else []):
-            path = args.work / f"search_{file_name(row, number)}.json"
+        for rate in () if row in BASELINES else args.lr:
+            path = folder / f"{search_name(row, rate)}.json"
             if path.exists():
                 continue
             figures, predictions = train_network(
-                row,
-                {**ROWS[row], **trial},
-                0,
-                args.search_epochs,
-                splits,
-                scored=["val_id"],
-                compiled=args.compile,
+                row, rate, 0, args.epochs, splits, ["val_id"], args.compile
             )
-            result = score(predictions["val_id"], splits["val_id"].y)
+            result = score(splits["val_id"], *predictions["val_id"])
             path.write_text(json.dumps({"row": row, **figures, "val_id": result}))
-            print(row, trial, result, flush=True)
+            print(folder.name, row, rate, result, flush=True)
 
 
-def speed(args: argparse.Namespace, splits: dict[str, Split]) -> None:
+def speed(args: argparse.Namespace, folder: Path, splits: dict[str, Split]) -> None:
     """Write median structures/s of training steps and of inference, no loading."""
     split = splits["val_id"]
     batches = [split.parts(rows) for rows in chunks(np.arange(len(split)))[:6]]
     rates: dict[str, dict[str, float]] = {}
     for row in args.rows:
-        if not ROWS[row]:
+        if row in BASELINES:
             continue
-        run = Training(row, ROWS[row], splits["train"], 100, args.compile)
+        run = Training(row, RATE, splits["train"], 100, args.compile)
         rates[row] = {}
         for name, step in (("train", run.step), ("infer", run.predict)):
             step(batches[0])
@@ -516,43 +641,42 @@ def speed(args: argparse.Namespace, splits: dict[str, Split]) -> None:
             for batch in batches * 2:
                 start = time.perf_counter()
                 step(batch)
-                times.append(BATCH / (time.perf_counter() - start))
+                size = sum(len(part["y"]) for part in batch)
+                times.append(size / (time.perf_counter() - start))
             rates[row][f"{name}_structures_per_s"] = round(statistics.median(times), 1)
         print(row, rates[row], flush=True)
-    (args.work / "speed.json").write_text(json.dumps(rates, indent=2))
+    (folder / "speed.json").write_text(json.dumps(rates, indent=2))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--work", type=Path, default=Path("output/benchmark_peers"))
-    parser.add_argument("--export", type=Path, metavar="DATA", help="first step")
-    parser.add_argument("--search", action="store_true", help="try the settings")
-    parser.add_argument("--speed", action="store_true", help="only measure rates")
-    parser.add_argument("--compile", action="store_true", help="use torch.compile")
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--search-epochs", type=int, default=2)
+    add = parser.add_argument
+    add("--work", type=Path, default=Path("output/benchmark_peers"))
+    add("--folds", nargs="+", default=[""], help="folders below DATA, and below --work")
+    add("--export", type=Path, metavar="DATA", help="first step")
+    add("--search", action="store_true", help="try the learning rates")
+    add("--lr", type=float, nargs="+", default=RATES, help="those of --search")
+    add("--speed", action="store_true", help="only measure rates")
+    add("--compile", action="store_true", help="use torch.compile")
+    add("--rows", nargs="+", choices=ROWS, default=ROWS)
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    add("--epochs", type=int, default=5)
     args = parser.parse_args()
-    args.work.mkdir(parents=True, exist_ok=True)
     if args.export:
-        export(args.export, args.work)
+        for fold in args.folds:
+            export(args.export / fold, args.work / fold)
         return
     import torch
 
     torch.set_num_threads(1)
     # Radial functions far from their centre are subnormal numbers: three times slower.
     torch.set_flush_denormal(True)
-    splits = {name: Split(args.work, name) for name in ["train", *SPLITS]}
-    if any(ROWS[row] for row in args.rows):
-        for split in splits.values():
-            split.load_edges()
-    if args.search:
-        search(args, splits)
-    elif args.speed:
-        speed(args, splits)
-    else:
-        run_all(args, splits)
+    # One graph for each row in training, and one in prediction; later folds and seeds
+    # use them again.
+    torch._dynamo.config.recompile_limit = 64
+    step = search if args.search else speed if args.speed else run_all
+    for fold in args.folds:
+        step(args, args.work / fold, load(args.work / fold, args.rows))
 
 
 if __name__ == "__main__":

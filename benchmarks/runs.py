@@ -41,6 +41,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs/results"
 IMAGES = ROOT / "docs/images"
 SPLITS = ["val_id", "val_ood_ads", "val_ood_cat"]  # validation splits of OC20
+WARMUP = 0.05  # share of the steps in which the learning rate rises
 
 
 # Options -----------------------------------------------------------------------------
@@ -85,6 +86,33 @@ def file_name(row: str, seed: int, **more: object) -> str:
     """Return the name of a run's files."""
     extra = "".join(f"_{key}{value}" for key, value in more.items())
     return f"{row.replace(' ', '_').replace(',', '')}{extra}_{seed}"
+
+
+def search_name(row: str, rate: float) -> str:
+    """Return the name of the files of a run that tries a learning rate."""
+    return f"search_{file_name(row, 0, lr=rate)}"
+
+
+def best_rate(work: Path, row: str) -> float | None:
+    """Return the learning rate with the lowest mean energy MAE on val_id.
+
+    Args:
+        work: The files of the search are in this folder and those below it.
+        row: The row; None is returned if no rates were tried with it.
+    """
+    errors: dict[float, list[float]] = {}
+    for path in work.rglob("search_*.json"):
+        found = json.loads(path.read_text())
+        if found["row"] == row:
+            error = found["val_id"]["energy_mae"]
+            errors.setdefault(found["learning_rate"], []).append(error)
+    means = {rate: statistics.mean(values) for rate, values in errors.items()}
+    return min(means, key=means.get) if means else None
+
+
+def splits_in(data: Path) -> list[str]:
+    """Return the validation splits that a folder of data has."""
+    return [split for split in SPLITS if (data / split).exists()]
 
 
 def run_all(

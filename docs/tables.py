@@ -71,24 +71,23 @@ HEADINGS = {
 
 
 def energy_row(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row of adsorption energies: MAE of each split, means, then the rest.
+    """Return a row of adsorption energies: scores of each split, means, then the rest.
 
     Args:
-        row: With splits ``val_...``, each with lists ``energy_mae`` [eV] and ``ewt``,
-            one number a seed. Means are taken over splits for each seed.
+        row: With splits ``val_...``, each with lists ``energy_mae`` [eV], ``ewt`` and
+            ``adwt``, or some of them, one number a seed. Means are taken over splits
+            for each seed.
 
     Raises:
         ValueError: If the splits do not have the same number of seeds.
     """
     splits = {key: value for key, value in row.items() if key.startswith("val_")}
+    shown = {score for scores in splits.values() for score in scores}
+    shown = [score for score in ("energy_mae", "adwt", "ewt") if score in shown]
     fresh: dict[str, Any] = {"name": row["name"]}
-    fresh.update(
-        {
-            split: {"energy_mae": scores["energy_mae"]}
-            for split, scores in splits.items()
-        }
-    )
-    for score in ("energy_mae", "ewt") if splits else ():
+    for split, scores in splits.items():
+        fresh[split] = {score: scores[score] for score in shown if score != "ewt"}
+    for score in shown:
         seeds = [scores[score] for scores in splits.values()]
         if len(set(map(len, seeds))) > 1:
             raise ValueError(f"{row['name']}: {score} has other seeds in each split")
@@ -97,6 +96,16 @@ def energy_row(row: dict[str, Any]) -> dict[str, Any]:
     last = ("parameters", "train_structures_per_s", "infer_structures_per_s")
     fresh.update({key: row[key] for key in last if key in row})
     return fresh
+
+
+def fold_row(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of means over folds, without the scores of each fold."""
+    return {
+        key: {k: v for k, v in value.items() if k != "folds"}
+        if isinstance(value, dict)
+        else value
+        for key, value in row.items()
+    }
 
 
 def image_row(row: dict[str, Any]) -> dict[str, Any]:
@@ -128,7 +137,7 @@ def fixed(value: Any, digits: int) -> str:
     return text
 
 
-SHAPES = {"is2re": energy_row, "sfin_smoke": image_row}
+SHAPES = {"is2re": energy_row, "real_dft": fold_row, "sfin_smoke": image_row}
 
 
 def heading(key: str) -> str:

@@ -419,6 +419,22 @@ def test_energies_are_averaged_over_splits_for_each_seed(tmp_path):
         tables.rewrite(page, tmp_path)
 
 
+def test_rows_may_have_relaxed_positions_alone():
+    copied = {"name": "copy", "val_id": {"adwt": [0.5]}, "val_ood_ads": {"adwt": [0.7]}}
+    assert tables.flatten(tables.energy_row(copied)) == {
+        "": "copy",
+        "val_id ADwT": [0.5],
+        "val_ood_ads ADwT": [0.7],
+        "mean ADwT": [0.6],
+    }
+
+
+def test_the_scores_of_each_fold_are_not_in_the_table():
+    scores = {"seen": {"adwt": [0.9]}, "folds": {"Pt": {"seen": {"adwt": 0.9}}}}
+    row = tables.fold_row({"name": "net", "metal left out": scores})
+    assert tables.flatten(row) == {"": "net", "metal left out seen ADwT": [0.9]}
+
+
 def test_image_scores_come_as_psnr_and_ssim():
     row = {
         "name": "net",

@@ -382,6 +382,17 @@ def test_map_grows_with_the_content(tmp_path, monkeypatch):
     assert size < 2 * 300 * 8192  # no reserve beyond the pages in use
 
 
+def test_files_keep_the_number_of_adsorbates_that_is_stated(tmp_path):
+    records = [make_record(seed) for seed in range(3)]
+    records[1].num_adsorbates, records[2].num_adsorbates = 0, 2
+    write_lmdb(tmp_path / "data.lmdb", records)
+    rows = OC20LMDB(tmp_path)
+    assert [row.num_adsorbates for row in rows] == [None, 0, 2]
+    assert all(map(same, rows, records))
+    stated = ["num_adsorbates" in rows.fields(i) for i in range(3)]
+    assert stated == [False, True, True]  # official fields alone, unless stated
+
+
 def test_bad_records_are_not_written(tmp_path):
     record = make_record(1)
     record.pos[0] = np.nan

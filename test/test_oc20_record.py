@@ -141,6 +141,9 @@ BAD = {
     "pos of text": ({"pos": "abc"}, "pos is no array of numbers"),
     "ragged pos": ({"pos": [[1.0], [1.0, 2.0]]}, "pos is no array of numbers"),
     "ids": ({"sid": np.arange(2)}, "sid has shape"),
+    "half an adsorbate": ({"num_adsorbates": 1.5}, "num_adsorbates is 1.5, expected a"),
+    "adsorbates below 0": ({"num_adsorbates": -1}, "num_adsorbates is -1, expected a"),
+    "adsorbates without atoms": ({"num_adsorbates": 99}, "a whole number up to"),
 }
 
 
