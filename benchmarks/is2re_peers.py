@@ -89,6 +89,7 @@ NETWORKS = {
 TWO_TARGETS = ", with relaxed structure"
 ROWS = [*BASELINES, *(name + end for name in NETWORKS for end in ("", TWO_TARGETS))]
 RATE = 1e-3  # without a search
+READ = {"all": (0, 1, 2), "adsorbate": (2,)}  # tags of the atoms that have energies
 RATES = [0.0005, 0.001, 0.003]  # of a search
 
 
@@ -147,9 +148,10 @@ def neighbors(
 class Split:
     """One split: structures, their labels and, made once, their edges."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, read: str) -> None:
         with np.load(path) as stored:
             self.__dict__.update(stored.items())
+        self.read_tags = READ[read]
         self.atom_ends = np.cumsum(self.num_atoms)
         self.structure = np.repeat(np.arange(len(self.y)), self.num_atoms)
         self.reference = np.zeros(len(self.y))  # eV, of the composition ridge
@@ -201,6 +203,9 @@ class Split:
         parts = {
             "numbers": np.concatenate([self.numbers[part] for part in atoms]),
             "tags": np.concatenate([self.tags[part] for part in atoms]),
+            "read": np.isin(
+                np.concatenate([self.tags[part] for part in atoms]), self.read_tags
+            ).astype(np.float32),
             "structure": structure,
             "centre": np.concatenate([self.centre[part] for part in edges]) + shift,
             "other": np.concatenate([self.other[part] for part in edges]) + shift,
@@ -214,12 +219,12 @@ class Split:
         return {key: torch.from_numpy(value) for key, value in parts.items()}
 
 
-def load(folder: Path, rows: list[str]) -> dict[str, Split]:
+def load(folder: Path, rows: list[str], read: str) -> dict[str, Split]:
     """Return the splits of an exported folder, with edges if a network is to run."""
     paths = {name: folder / f"{name}.npz" for name in ["train", *SPLITS]}
     if not paths["train"].exists():
         raise SystemExit(f"{paths['train']} is missing: run --export DATA first")
-    splits = {name: Split(path) for name, path in paths.items() if path.exists()}
+    splits = {name: Split(path, read) for name, path in paths.items() if path.exists()}
     if set(rows) - set(BASELINES):
         for split in splits.values():
             split.load_edges()
@@ -230,10 +235,15 @@ def load(folder: Path, rows: list[str]) -> dict[str, Split]:
 
 
 def counts(split: Split) -> np.ndarray:
-    """Return how many atoms of each (tag 1 or 2, element) a structure has, [S, 238]."""
+    """Return how many atoms of each (tag, element) a structure has, [S, 357].
+
+    Of surface and adsorbate, or only of the adsorbate if the energy is read from it.
+    """
     table = np.zeros((len(split), 3, ELEMENTS))
     np.add.at(table, (split.structure, split.tags, split.numbers), 1.0)
-    return table[:, 1:].reshape(len(split), -1)
+    table[:, 0] = 0.0
+    table[:, 1] *= 1 in split.read_tags
+    return table.reshape(len(split), -1)
 
 
 def per_one(values: np.ndarray, n: np.ndarray) -> np.ndarray:
@@ -352,7 +362,8 @@ def outputs(model, batch: dict[str, Any]):
     features = model["representation"](inputs)
     s = features["scalar_representation"]
     energy = torch.zeros(len(batch["y"]), dtype=s.dtype)
-    energy = energy.index_add(0, batch["structure"], model["readout"](s).squeeze(-1))
+    atomic = model["readout"](s).squeeze(-1) * batch["read"]
+    energy = energy.index_add(0, batch["structure"], atomic)
     if "displacement" not in model:
         return energy, None
     if "centre" not in model:
@@ -656,6 +667,7 @@ def main() -> None:
     add("--export", type=Path, metavar="DATA", help="first step")
     add("--search", action="store_true", help="try the learning rates")
     add("--lr", type=float, nargs="+", default=RATES, help="those of --search")
+    add("--read", choices=READ, default="all", help="atoms that have energies")
     add("--speed", action="store_true", help="only measure rates")
     add("--compile", action="store_true", help="use torch.compile")
     add("--rows", nargs="+", choices=ROWS, default=ROWS)
@@ -676,7 +688,7 @@ def main() -> None:
     torch._dynamo.config.recompile_limit = 64
     step = search if args.search else speed if args.speed else run_all
     for fold in args.folds:
-        step(args, args.work / fold, load(args.work / fold, args.rows))
+        step(args, args.work / fold, load(args.work / fold, args.rows, args.read))
 
 
 if __name__ == "__main__":
