@@ -66,6 +66,9 @@ def _value(element: Element, name: str) -> float:
 class ElementEmbedding(nn.Layer):
     """Scalar channels of elements, computed from their properties.
 
+    The hidden units are bounded, so an element outside the range of those in the
+    training data is not far from them.
+
     Args:
         channels: Scalar channels.
         hidden: Hidden units.
@@ -80,5 +83,5 @@ class ElementEmbedding(nn.Layer):
 
     def forward(self, atom_types: paddle.Tensor) -> paddle.Tensor:
         """Return [N, channels] of the atomic numbers [N]."""
-        table = self.out(F.silu(self.hidden(self.properties)))  # [119, channels]
+        table = self.out(F.tanh(self.hidden(self.properties)))  # [119, channels]
         return paddle.gather(table, atom_types)

@@ -409,8 +409,8 @@ class SFINBackbone(nn.Layer):
         num_blocks: Residual blocks; each holds two interactive blocks.
         cutoff: Distance [Å] at which messages end; at most the graph's cutoff.
         k_cut: Radius [1/Å] of the sphere of reciprocal vectors; at most the graph's.
-        num_basis: Gaussians of the lengths of reciprocal vectors.
-        num_radial: Radial functions of distances, ``R``.
+        num_basis: Gaussians of distances and of the lengths of reciprocal vectors.
+        num_radial: Radial functions of distances, mixtures of the Gaussians, ``R``.
         halves: ``"both"``, ``"spatial"`` or ``"frequency"``.
         exchange: Whether the halves exchange features (the paths l2g and g2l).
         drop_path: Fraction of structures that skip a residual block in training
@@ -429,7 +429,7 @@ class SFINBackbone(nn.Layer):
         num_blocks: Annotated[int, Range(1, 256)] = 2,
         cutoff: Annotated[float, Range(above=0, most=50)] = 5.0,
         k_cut: Annotated[float, Range(0, 10)] = 1.0,
-        num_basis: Annotated[int, Range(1, 1024)] = 8,
+        num_basis: Annotated[int, Range(1, 1024)] = 20,
         num_radial: Annotated[int, Range(1, 1024)] = 8,
         halves: Literal["both", "spatial", "frequency"] = "both",
         exchange: bool = True,

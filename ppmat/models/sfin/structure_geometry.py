@@ -32,8 +32,6 @@ from typing import NamedTuple
 import paddle
 from paddle import nn
 
-SHORTEST = 0.8  # Å, centre of the first radial function
-DECAY = 2.0  # Å, see DistanceBasis
 EPS = 1e-8  # added below square roots, whose slope is infinite at 0; Å² or 1/Å²
 
 
@@ -112,7 +110,7 @@ class RadialBasis(nn.Layer):
     """Gaussians on [0, cutoff], times an envelope that ends smoothly at the cutoff.
 
     Args:
-        cutoff: End of the range, 1/Å.
+        cutoff: End of the range, Å for distances, 1/Å for reciprocal vectors.
         num_basis: Number of Gaussians.
     """
 
@@ -130,47 +128,28 @@ class RadialBasis(nn.Layer):
         return gauss * envelope(x / self.cutoff).unsqueeze(-1)
 
 
-class DistanceBasis(nn.Layer):
-    """Gaussians of ``exp(-r / 2 Å)``, times an envelope that ends at the cutoff.
-
-    They are narrow at the lengths of bonds and wide at the cutoff. The first one is at
-    0.8 Å, about the shortest distance of two atoms.
-
-    Args:
-        cutoff: Distance at which the functions end [Å].
-        num_radial: Number of functions, ``R``.
-    """
-
-    def __init__(self, cutoff: float, num_radial: int) -> None:
-        super().__init__()
-        self.cutoff = cutoff
-        first, last = math.exp(-SHORTEST / DECAY), math.exp(-cutoff / DECAY)
-        self.width = (first - last) / num_radial
-        self.register_buffer("centers", paddle.linspace(first, last, num_radial))
-
-    def forward(self, r: paddle.Tensor) -> paddle.Tensor:
-        """Return [..., R] of distances [...] Å."""
-        y = paddle.exp(-r / DECAY).unsqueeze(-1)
-        gauss = paddle.exp(-0.5 * ((y - self.centers) / self.width).square())
-        return gauss * envelope(r / self.cutoff).unsqueeze(-1)
-
-
 class Taps(nn.Layer):
-    """The taps of the convolutions: radial functions times 1, u and u u.
+    """The taps of the convolutions: learned radial functions times 1, u and u u.
 
     They correspond to the nine pixels below the kernel of a 3x3 convolution. ``u`` is
     the direction to the neighbour, and ``u u`` stands for the five components of its
     symmetric traceless square. All are normalised to a mean square of 1 on the sphere.
+    The radial functions are mixtures of narrower Gaussians, so few of them resolve
+    the distances that matter.
 
     Args:
         cutoff: End of the radial functions [Å].
+        num_basis: Gaussians.
         num_radial: Radial functions, ``R``.
         num_tensor: How many of them, the first, are multiplied with ``u u`` too, ``H``.
     """
 
-    def __init__(self, cutoff: float, num_radial: int, num_tensor: int) -> None:
+    def __init__(
+        self, cutoff: float, num_basis: int, num_radial: int, num_tensor: int
+    ) -> None:
         super().__init__()
-        self.basis = DistanceBasis(cutoff, num_radial)
+        self.basis = RadialBasis(cutoff, num_basis)
+        self.mix = nn.Linear(num_basis, num_radial, bias_attr=False)
         self.num_tensor = num_tensor
 
     def forward(self, vector: paddle.Tensor, is_edge: paddle.Tensor) -> paddle.Tensor:
@@ -181,7 +160,7 @@ class Taps(nn.Layer):
         n, m, _ = vector.shape
         distance = (vector.square().sum(axis=-1) + EPS).sqrt()  # [N, M]
         unit = vector / distance.unsqueeze(-1)
-        radial = self.basis(distance) * is_edge  # [N, M, R]
+        radial = self.mix(self.basis(distance)) * is_edge  # [N, M, R]
         vectors = math.sqrt(3.0) * unit.unsqueeze(-1) * radial.unsqueeze(2)
         taps = [radial, vectors.reshape([n, m, -1])]
         if self.num_tensor:
@@ -217,7 +196,7 @@ class StructureGeometry(nn.Layer):
     Args:
         cutoff: Distance [Å] at which messages end.
         k_cut: Radius [1/Å] of the sphere of reciprocal vectors.
-        num_basis: Gaussians of the lengths of reciprocal vectors.
+        num_basis: Gaussians of distances and of the lengths of reciprocal vectors.
         num_radial: Radial functions of the taps, see :class:`Taps`.
         num_tensor: How many of them have tensors.
     """
@@ -232,7 +211,7 @@ class StructureGeometry(nn.Layer):
     ) -> None:
         super().__init__()
         self.k_cut = k_cut
-        self.taps = Taps(cutoff, num_radial, num_tensor)
+        self.taps = Taps(cutoff, num_basis, num_radial, num_tensor)
         self.k_basis = RadialBasis(k_cut, num_basis)
 
     def forward(self, batch: dict, positions: paddle.Tensor) -> Geometry:
