@@ -160,9 +160,9 @@ def gather(args: argparse.Namespace) -> dict:
         if folder is not None:
             rows += [row_of(name, folder, args, keys) for name in names]
     return result_of(
-        f"python -m benchmarks.real_dft --data DATA --peers PEERS "
-        f"--epochs {args.epochs} --seeds {' '.join(map(str, args.seeds))} "
-        f"--jobs {args.jobs}",
+        f"python -m benchmarks.real_dft --data DATA --peers PEERS --folds "
+        f"{' '.join(args.folds)} --epochs {args.epochs} --seeds "
+        f"{' '.join(map(str, args.seeds))} --jobs {args.jobs}",
         note="Energy MAE of one adsorbate, and ADwT; mean over the folds, for each "
         "seed. Seen: structures of the metals and adsorbates in training. Unseen: the "
         "metal or adsorbate that was left out. Data: Xu and Kitchin, J. Phys. Chem. C "
