@@ -25,6 +25,8 @@ from helpers import random_slab
 
 from ppmat.models import build_model
 from ppmat.utils.registry import ConfigError
+from ppmat.utils.save_load import CheckpointError
+from ppmat.utils.save_load import apply_weights
 
 GRAPH = {"cutoff": 4.0, "max_neighbors": None, "k_cut": 1.3}
 BACKBONE = {
@@ -430,3 +432,17 @@ def test_refuses(params, word):
     init = {"backbone_cfg": BACKBONE, **params}
     with pytest.raises((ConfigError, ValueError), match=word):
         build_model({"__class_name__": "SFINEnergy", "__init_params__": init})
+
+
+def test_weights_of_the_former_network_are_refused_with_advice():
+    model = energy_model()
+    weights = {name: value.numpy() for name, value in model.state_dict().items()}
+    apply_weights(model, weights, "new.pdparams")
+    weights["backbone.element.weight"] = np.zeros((119, 16), dtype="float32")
+    with pytest.raises(CheckpointError, match="before the blocks.*Train again"):
+        apply_weights(model, weights, "old.pdparams")
+    weights.pop("backbone.element.weight")
+    weights["backbone.something"] = np.zeros(1, dtype="float32")
+    with pytest.raises(CheckpointError, match="another model") as fault:
+        apply_weights(model, weights, "other.pdparams")
+    assert "Train again" not in str(fault.value)

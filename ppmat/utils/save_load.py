@@ -319,6 +319,9 @@ def _set_of(file: str) -> _Set:
 def apply_weights(model: paddle.nn.Layer, weights: Any, source: str) -> None:
     """Load ``weights``, arrays by name, of the file ``source`` into a model.
 
+    A model may know weights of its former versions, and say what to do about them:
+    ``former_weights`` has hints by the name of a weight.
+
     Raises:
         CheckpointError: Names or shapes differ; the first few are listed.
     """
@@ -338,9 +341,11 @@ def apply_weights(model: paddle.nn.Layer, weights: Any, source: str) -> None:
             faults.append(f"{name}: shape {list(value.shape)}, the model has {shape}")
     if faults:
         more = f" (and {len(faults) - 6} more)" if len(faults) > 6 else ""
+        former = getattr(model, "former_weights", {})
         raise CheckpointError(
             f"{source} belongs to another model than {type(model).__name__}: "
-            f"{'; '.join(faults[:6])}{more}"
+            f"{'; '.join(faults[:6])}{more}",
+            hint=next((former[name] for name in weights if name in former), ""),
         )
     for name, tensor in wanted.items():
         tensor.set_value(paddle.to_tensor(weights[name]).astype(tensor.dtype))

@@ -36,6 +36,7 @@ from paddle.nn import functional as F
 from pymatgen.core import Element
 
 from ppmat.models.sfin.element_embedding import MAX_ATOMIC_NUMBER
+from ppmat.models.sfin.sfin_structure import FORMER_WEIGHTS
 from ppmat.models.sfin.sfin_structure import NUM_TAGS
 from ppmat.models.sfin.sfin_structure import GatedActivation
 from ppmat.models.sfin.sfin_structure import SFINBackbone
@@ -131,6 +132,7 @@ class SFINEnergy(nn.Layer):
         InputError: Settings that contradict each other or have no meaning.
     """
 
+    former_weights = FORMER_WEIGHTS
     nested_params = {"backbone_cfg": SFINBackbone}
 
     def __init__(

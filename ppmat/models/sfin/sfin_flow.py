@@ -33,6 +33,7 @@ import paddle
 from paddle import nn
 from paddle.nn import functional as F
 
+from ppmat.models.sfin.sfin_structure import FORMER_WEIGHTS
 from ppmat.models.sfin.sfin_structure import GatedActivation
 from ppmat.models.sfin.sfin_structure import SFINBackbone
 from ppmat.models.sfin.sfin_structure import displacement_head
@@ -119,6 +120,7 @@ class SFINFlow(nn.Layer):
 
     supports_num_atoms_sampling = False
     supports_chemical_formula_sampling = False
+    former_weights = FORMER_WEIGHTS
     nested_params = {"backbone_cfg": SFINBackbone, "scheduler_cfg": SCHEDULERS}
 
     def __init__(

@@ -54,6 +54,11 @@ from ppmat.models.sfin.structure_geometry import StructureGeometry
 from ppmat.utils.errors import InputError
 from ppmat.utils.ranges import Range
 
+# Hints for files of former versions, by the name of a weight that only they have.
+FORMER_WEIGHTS = {
+    "backbone.element.weight": "These weights were trained before the blocks of the "
+    "structure network changed. Train again, or predict with the code that made them."
+}
 NUM_TAGS = 3  # 0 sub-surface, 1 surface, 2 adsorbate
 
 
