@@ -162,11 +162,9 @@ class ChannelNorm(nn.Layer):
 class GatedActivation(nn.Layer):
     """The counterpart of BatchNorm and ReLU in Fig. 5b.
 
-    Scalars and vectors are normalised; then scalars gate vectors, and the lengths of
-    vectors and tensors enter the scalars. It uses one atom at a time, so a batch gives
-    the results of its single structures. Long vectors are shortened and short ones
-    kept, because dividing by a length near 0 would turn rounding errors into
-    directions.
+    All are normalised; then scalars gate vectors, and the lengths of vectors and
+    tensors enter the scalars. It uses one atom at a time, so a batch gives the results
+    of its single structures.
     """
 
     def __init__(self, channels: int, vectors: int, tensors: int = 0) -> None:
@@ -179,14 +177,22 @@ class GatedActivation(nn.Layer):
 
     def forward(self, x: Features) -> Features:
         """Return scalars [N, D] and vectors [N, 3, V] of the same shapes."""
-        size = x.v.square().sum(axis=1, keepdim=True).mean(axis=-1, keepdim=True)
-        v = x.v * (1.0 + size).rsqrt()  # [N, 3, V]; size is [N, 1, 1]
+        v = shorten(x.v)
         inputs = [self.norm(x.s), lengths(self.length(v))]
         if x.t is not None:
-            inputs.append(lengths(x.t))
+            inputs.append(lengths(shorten(x.t)))
         hidden = F.silu(self.hidden(paddle.concat(inputs, axis=-1)))
         s, gate = self.out(hidden).split(self.split, axis=-1)  # [N, D], [N, V]
         return Features(s, v * gate.unsqueeze(1))
+
+
+def shorten(x: paddle.Tensor) -> paddle.Tensor:
+    """Normalise long vectors [N, 3, C] or tensors [N, 5, C], and keep short ones.
+
+    Dividing by a length near 0 would turn rounding errors into directions.
+    """
+    size = x.square().sum(axis=1, keepdim=True).mean(axis=-1, keepdim=True)
+    return x * (1.0 + size).rsqrt()  # size is [N, 1, 1]
 
 
 def lengths(x: paddle.Tensor) -> paddle.Tensor:

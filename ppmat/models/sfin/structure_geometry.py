@@ -149,7 +149,12 @@ class Taps(nn.Layer):
     ) -> None:
         super().__init__()
         self.basis = RadialBasis(cutoff, num_basis)
-        self.mix = nn.Linear(num_basis, num_radial, bias_attr=False)
+        self.mix = nn.Linear(
+            num_basis,
+            num_radial,
+            weight_attr=nn.initializer.Normal(std=1.0),
+            bias_attr=False,
+        )
         self.num_tensor = num_tensor
 
     def forward(self, vector: paddle.Tensor, is_edge: paddle.Tensor) -> paddle.Tensor:
