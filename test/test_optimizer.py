@@ -191,8 +191,9 @@ def test_a_name_is_a_whole_word():
         ({"3": 0.1}, "lr_mult: no name in the model begins with '3'; .*: 0, 1, 2"),
         ({"0.wight": 0}, "begins with '0.wight'.*Did you mean '0.weight'"),
         ({"0": 0, "1": 0, "2": 0}, "freezes all parameters"),
-        ({"0": -0.1}, "Optimizer.__init_params__.lr_mult"),
-        (0.1, "Optimizer.__init_params__.lr_mult"),
+        ({"0": -0.1}, "lr_mult.0: AdamW wants 0 to 1,000, got -0.1"),
+        ({"1": 1, "0": "x"}, "__init_params__.lr_mult.0: AdamW wants float, got str"),
+        (0.1, "Optimizer.__init_params__.lr_mult: AdamW wants .*Mapping"),
     ],
 )
 def test_lr_mult_that_cannot_be_meant_is_refused(factors, text):
