@@ -102,7 +102,7 @@ def own_records(fold: Path, size: int, seed: int, out: Path) -> None:
     from ppmat.commands import oc20
     from ppmat.datasets.oc20_lmdb import OC20LMDB
 
-    drawn = out / "drawn.lmdb"
+    drawn = out.with_name("drawn.lmdb")
     count = min(size, len(OC20LMDB(fold / "train")))
     words = [f"--seed={seed}", "--overwrite"]
     subset = ["subset", str(fold / "train"), str(drawn), f"--random={count}", *words]

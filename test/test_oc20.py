@@ -210,6 +210,9 @@ def test_split_refuses_what_cannot_be_split(tmp_path, capsys):
     assert oc20.main(["split", str(tmp_path / "bare.lmdb"), str(out)]) == 2
     assert "bare.lmdb key '0': no atom has tag 2" in capsys.readouterr().out
     assert not out.exists()
+    assert oc20.main(["split", source, str(tmp_path)]) == 2
+    assert "holds LMDB files itself" in capsys.readouterr().out
+    assert not (tmp_path / "train").exists()
     inside = out / "train" / "data.lmdb"
     write_metals(inside)
     arguments = ["split", str(out / "train"), str(out), "--overwrite"]

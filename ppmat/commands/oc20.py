@@ -372,6 +372,9 @@ def split(args: argparse.Namespace) -> int:
     source = {os.path.realpath(file) for file in rows.files}
     inside = source & {os.path.realpath(file) for file in files.values()}
     refuse_if(inside, f"{args.out} holds the file that is read; choose another folder")
+    is_split = os.path.isdir(args.out) and lmdb_files(Path(args.out))
+    refuse_if(is_split, f"{args.out} holds LMDB files itself, which would be read in "
+        "place of its splits; choose another folder")  # fmt: skip
     groups = [
         group_of(rows[index], args.by, rows.where(index))
         for index in Progress(range(len(rows)), "reading")
