@@ -61,7 +61,7 @@ RATE = "Optimizer.__init_params__.lr.__init_params__.learning_rate"
 SCRATCH = "from scratch"
 MEAN = "mean of each adsorbate"
 ROWS = {
-    SCRATCH: [f"{FACTORS}=null", f"{RATE}=0.003", "Trainer.pretrained_model_path=null"],
+    SCRATCH: [f"{FACTORS}=null", "Trainer.pretrained_model_path=null"],
     "fine-tuned": [f"{FACTORS}=null"],
     "fine-tuned, backbone x 0.1": [f"{FACTORS}={{backbone: 0.1}}"],
     "fine-tuned, backbone frozen": [f"{FACTORS}={{backbone: 0}}"],
@@ -112,6 +112,16 @@ def own_records(fold: Path, size: int, seed: int, out: Path) -> None:
             raise SystemExit(status)
 
 
+def first_rate() -> float:
+    """Return the learning rate with which the network is trained from scratch."""
+    from ppmat.utils.config import load_config
+
+    config = load_config(str(FIRST_CONFIG))
+    for key in RATE.split("."):
+        config = config[key]
+    return config
+
+
 def one(row: str, seed: int, args: argparse.Namespace) -> None:
     """Train and score one row on the records of one size, fold and seed."""
     from ppmat.metrics.is2re_metric import energy_mae
@@ -129,6 +139,8 @@ def one(row: str, seed: int, args: argparse.Namespace) -> None:
         f"Trainer.output_dir={folder}",
         *ROWS[row],
     ]
+    if row == SCRATCH:
+        words.append(f"{RATE}={first_rate()}")
     model, config, seconds = train_with_command(
         "property_prediction", CONFIG, words, folder, weights="best.pdparams"
     )
@@ -141,12 +153,16 @@ def one(row: str, seed: int, args: argparse.Namespace) -> None:
     }
     config["Dataset"]["val"]["dataset"]["__init_params__"]["path"] = str(fold)
     for split, rows in scored_rows(data, fold).items():
-        pairs = [
-            (model.predict(batch)["y_relaxed"], batch["y_relaxed"].numpy().ravel())
+        found = [
+            (
+                model.predict(batch)["y_relaxed"],
+                batch["y_relaxed"].numpy().ravel(),
+                batch["structure_array"]["num_adsorbates"].numpy(),
+            )
             for batch in loader_of(config, split)
         ]
-        energies, labels = (np.concatenate(part)[rows] for part in zip(*pairs))
-        result[split] = energy_mae(energies, labels)
+        energies, labels, count = (np.concatenate(x)[rows] for x in zip(*found))
+        result[split] = energy_mae(energies / count, labels / count)
     (args.work / f"{args.name}.json").write_text(json.dumps(result, indent=2))
 
 
@@ -185,8 +201,8 @@ def mean_of_each_adsorbate(data: Path, fold: Path) -> dict[str, float]:
     overall = statistics.mean(means.values())  # for an adsorbate that was not drawn
 
     def error(record) -> float:
-        mean = means.get(adsorbate_of(record), overall)
-        return abs(mean * num_adsorbates(record) - record.y_relaxed)
+        energy = record.y_relaxed / num_adsorbates(record)
+        return abs(means.get(adsorbate_of(record), overall) - energy)
 
     return {
         split: statistics.mean(map(error, OC20LMDB(fold, split)[rows]))
@@ -294,7 +310,8 @@ def gather(args: argparse.Namespace) -> tuple[dict, dict]:
     return result(curve, args, note_of(scores, args)), result(
         by_metal,
         args,
-        "Energy MAE [eV] of a metal that is neither in training nor in validation.",
+        "Energy MAE [eV] per adsorbate, of a metal that is neither in training nor in "
+        "validation.",
     )
 
 
@@ -305,9 +322,9 @@ def note_of(scores: Mapping, args: argparse.Namespace) -> str:
     sizes = [run["records"] + run["stopped_by"] for run in runs]
     epochs = ", ".join(f"{args.most_epochs or SIZES[n]} for {n}" for n in args.sizes)
     return (
-        "Energy MAE [eV], mean over the metals held out. Records are those of training "
-        f"and of the metal that stops it; {largest} means all of a fold if it has "
-        f"fewer ({min(sizes)} to {max(sizes)} used). Epochs at most: {epochs}; stopped "
+        "Energy MAE [eV] per adsorbate, mean over the metals held out. Records are "
+        f"those of training and of the metal that stops it; {largest} means all of a "
+        f"fold if it has fewer ({min(sizes)} to {max(sizes)} used). Epochs at most: {epochs}; stopped "
         f"after {PATIENCE} without a better error."
     )
 

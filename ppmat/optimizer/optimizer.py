@@ -112,11 +112,10 @@ class OptimizerBase:
                 "parameters; leave one part to be trained"
             )
         optimizer = cls(**settings, **self._parameters(named))
-        parameters = dict(named)
-        for name, factor in factors.items():  # after Paddle's groups, which set 1
-            parameters[name].optimize_attr["learning_rate"] = factor
-            if factor == 0:
-                parameters[name].stop_gradient = True
+        # After Paddle's groups, which set the factor to 1
+        for name, parameter in [item for item in named if item[0] in factors]:
+            parameter.optimize_attr["learning_rate"] = factors[name]
+            parameter.stop_gradient |= factors[name] == 0
         for part, factor in (self.lr_mult or {}).items():
             what = f"learns at {factor:g} times the rate" if factor else "is frozen"
             logger.message(f"lr_mult: {part} {what}")
