@@ -324,8 +324,8 @@ def note_of(scores: Mapping, args: argparse.Namespace) -> str:
     return (
         "Energy MAE [eV] per adsorbate, mean over the metals held out. Records are "
         f"those of training and of the metal that stops it; {largest} means all of a "
-        f"fold if it has fewer ({min(sizes)} to {max(sizes)} used). Epochs at most: {epochs}; stopped "
-        f"after {PATIENCE} without a better error."
+        f"fold if it has fewer ({min(sizes)} to {max(sizes)} used). Epochs at most: "
+        f"{epochs}; stopped after {PATIENCE} without a better error."
     )
 
 
