@@ -176,7 +176,11 @@ def run_one(module: str, *words: object, python: str = "", **variables: str) -> 
 
 
 def train_with_command(
-    task: str, config: Path, overrides: Sequence[str], output: Path
+    task: str,
+    config: Path,
+    overrides: Sequence[str],
+    output: Path,
+    weights: str = "latest_ema.pdparams",
 ) -> tuple[Any, dict, float]:
     """Train a configuration through the command of a task folder.
 
@@ -185,9 +189,10 @@ def train_with_command(
         config: The YAML file.
         overrides: Changes, ``KEY=VALUE``.
         output: ``Trainer.output_dir`` among them.
+        weights: File of the weights, the average after the last step or the best.
 
     Returns:
-        The model with its averaged weights, the merged configuration, and seconds.
+        The model with these weights, the merged configuration, and seconds.
 
     Raises:
         SystemExit: The training failed.
@@ -204,7 +209,7 @@ def train_with_command(
     seconds = time.perf_counter() - start
     merged = load_config(str(output / config.name))
     model = build_model(merged["Model"])
-    save_load.load_pretrain(model, str(output / "checkpoints"), "latest_ema.pdparams")
+    save_load.load_pretrain(model, str(output / "checkpoints"), weights)
     model.eval()
     return model, merged, round(seconds, 1)
 

@@ -158,6 +158,17 @@ def bad_record(folder):
         return str(error)
 
 
+def frozen(folder):
+    """One part of two is trained, too slowly for the metric to become better."""
+    trainer = make_trainer(
+        folder, Structures(19), val=Structures(7, seed=5), lr_mult={"hidden": 0},
+        lr=1e-30, max_epochs=9, ema_decay=0.9, early_stopping_patience=2,
+        best_metric_indicator="eval_loss", name_for_best_metric="loss",
+    )  # fmt: skip
+    trainer.train()
+    return summary(trainer)
+
+
 class Normed(Toy):
     """Collects running statistics of the atoms it sees, other ones on each rank."""
 
@@ -302,6 +313,7 @@ def main(folder):
         "evaluation_1": tiny_evaluation(f"{folder}/evaluation", 1),
         "evaluation_5": tiny_evaluation(f"{folder}/evaluation", 5),
         "unused": unused(f"{folder}/unused"),
+        "frozen": frozen(f"{folder}/frozen"),
         "running_statistics": running_statistics(f"{folder}/normed"),
         "bad_record": bad_record(f"{folder}/bad"),
         "interrupted": interrupted(f"{folder}/interrupted"),

@@ -129,6 +129,7 @@ def make_trainer(
     batch_size=4,
     shuffle=True,
     loader=None,
+    lr_mult=None,
     **config,
 ):
     """Return a trainer with everything it needs; keywords are its settings."""
@@ -138,7 +139,10 @@ def make_trainer(
     loader = loader or data.loader(batch_size, shuffle)
     micro = config.get("gradient_accumulation_steps", 1)
     built, schedule = build_optimizer(
-        {"__class_name__": optimizer, "__init_params__": {"lr": lr}},
+        {
+            "__class_name__": optimizer,
+            "__init_params__": {"lr": lr, "lr_mult": lr_mult},
+        },
         model,
         config["max_epochs"],
         -(-len(loader) // micro),

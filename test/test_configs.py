@@ -35,6 +35,7 @@ SMALL = {
     "SFINSyntheticDataset": {"count": 2, "size": [24, 32]},
 }
 NAMES = {path: str(path.relative_to(ROOT)) for path in CONFIGS}
+FINETUNE = ROOT / "property_prediction/configs/sfin/sfin_oc20_finetune.yaml"
 SYNTHETIC = ROOT / "spectrum_enhancement/configs/sfin/sfin_synthetic.yaml"
 # Each file, and the one that is for two modes and two targets in all four forms.
 FORMS = [(path, ()) for path in CONFIGS if path != SYNTHETIC]
@@ -74,6 +75,9 @@ def data_sets(config):
 
 def shrunk(path, folder, overrides=()):
     """Return a configuration for one step of two samples and one evaluation."""
+    if path == FINETUNE:  # has no variable either, and no weights here
+        own = (f"Global.data_root={SAMPLE}", "Trainer.pretrained_model_path=null")
+        overrides = (*overrides, *own)
     config = load(path, *overrides, "Global.num_workers=0", "Global.batch_size=2")
     for block in data_sets(config):
         block["__init_params__"].update(SMALL[block["__class_name__"]])
@@ -84,11 +88,24 @@ def shrunk(path, folder, overrides=()):
     return config
 
 
+def test_fine_tuning_takes_the_network_that_is_pretrained():
+    """Weights, graph and head fit; the rest is how it is trained."""
+    config = load(FINETUNE)
+    first = load(FINETUNE.with_name("sfin_oc20_is2re.yaml"))
+    assert config["Model"] == first["Model"]
+    assert config["Global"]["graph"] == first["Global"]["graph"]
+    folder = Path(first["Trainer"]["output_dir"]) / "checkpoints"
+    weights = Path(config["Trainer"]["pretrained_model_path"])
+    assert weights == folder / "best.pdparams"
+    assert set(config["Optimizer"]["__init_params__"]["lr_mult"]) == {"backbone"}
+
+
 def test_there_are_configs():
     names = {path.name for path in CONFIGS}
     assert {"oc20.yaml", "oc20_10k.yaml", "oc20_all.yaml", "oc20_flow.yaml"} <= names
     is2re = ("", "_10k", "_all", "_smoke")
     assert {f"sfin_oc20_is2re{kind}.yaml" for kind in is2re} <= names
+    assert FINETUNE in CONFIGS
     image = ("haadf_enhance", "haadf_detect", "bf_enhance", "bf_detect", "smoke")
     assert {f"sfin_{kind}.yaml" for kind in image} <= names
     assert SYNTHETIC in CONFIGS

@@ -156,6 +156,77 @@ def test_export_and_subset(tmp_path, capsys):
         assert (got.sid, got.y_relaxed) == (want.sid, want.y_relaxed)
 
 
+def write_metals(path, count=12):
+    """Write records of three slabs, in turn; return their ids."""
+    records = []
+    for index in range(count):
+        record = make_record(index)
+        record.tags[0], record.tags[-1] = 0, 2
+        record.atomic_numbers[:] = (29, 46, 78)[index % 3]
+        record.atomic_numbers[record.tags == 2] = 8
+        records.append(record)
+    write_lmdb(path, records)
+    return [record.sid for record in records]
+
+
+def test_split_by_metals(tmp_path, capsys):
+    sids = write_metals(tmp_path / "all.lmdb")
+    source, out = str(tmp_path / "all.lmdb"), str(tmp_path / "mine")
+    arguments = ["split", source, out, "--by=metals", "--share=0.3"]
+    assert oc20.main(arguments) == 0
+    text = capsys.readouterr().out
+    train, val = (OC20LMDB(out, name) for name in ("train", "val_id"))
+    assert f"{out}/train/data.lmdb: 8 records\n  metals: " in text
+    assert all(text.count(f"{metal} 4") == 1 for metal in ("Cu", "Pd", "Pt"))
+    seen, unseen = (
+        {z for r in rows for z in r.atomic_numbers[r.tags < 2].tolist()}
+        for rows in (train, val)
+    )
+    assert (len(seen), len(unseen)) == (2, 1) and seen.isdisjoint(unseen)
+    assert sorted(r.sid for rows in (train, val) for r in rows) == sorted(sids)
+    assert train[0].edge_index is not None
+    first = [record.sid for record in val]
+    assert oc20.main(arguments) == 2 and "exists" in capsys.readouterr().out
+    found = set()
+    for seed in range(6):
+        assert oc20.main([*arguments, f"--seed={seed}", "--overwrite"]) == 0
+        found.add(tuple(r.sid for r in OC20LMDB(out, "val_id")))
+    assert tuple(first) in found and len(found) > 1
+    options = ["--by=records", "--share=0.25", "--overwrite"]
+    assert oc20.main(["split", source, out, *options]) == 0
+    assert (len(OC20LMDB(out, "train")), len(OC20LMDB(out, "val_id"))) == (9, 3)
+
+
+def test_split_refuses_what_cannot_be_split(tmp_path, capsys):
+    write_metals(tmp_path / "all.lmdb", 3)
+    source, out = str(tmp_path / "all.lmdb"), tmp_path / "mine"
+    for options, text in {
+        ("--by=adsorbates",): "all 3 records have O; wanted at least two groups",
+        ("--share=1",): "--share=1.0: wanted above 0, below 1",
+    }.items():
+        assert oc20.main(["split", source, str(out), *options]) == 2
+        assert text in capsys.readouterr().out
+    write_lmdb(tmp_path / "bare.lmdb", [make_bare()])
+    assert oc20.main(["split", str(tmp_path / "bare.lmdb"), str(out)]) == 2
+    assert "bare.lmdb key '0': no atom has tag 2" in capsys.readouterr().out
+    assert not out.exists()
+    assert oc20.main(["split", source, str(tmp_path)]) == 2
+    assert "holds LMDB files itself" in capsys.readouterr().out
+    assert not (tmp_path / "train").exists()
+    inside = out / "train" / "data.lmdb"
+    write_metals(inside)
+    arguments = ["split", str(out / "train"), str(out), "--overwrite"]
+    assert oc20.main(arguments) == 2
+    assert "holds the file that is read" in capsys.readouterr().out
+    assert len(OC20LMDB(inside)) == 12
+
+
+def make_bare():
+    record = make_record()
+    record.tags[:] = 0
+    return record
+
+
 def test_check_command(tmp_path, capsys):
     write_lmdb(tmp_path / "train" / "data.lmdb", map(make_record, range(5)))
     write_lmdb(tmp_path / "val_id" / "data.lmdb", map(make_record, range(3)))

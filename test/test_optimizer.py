@@ -22,6 +22,7 @@ from ppmat.optimizer import OPTIMIZERS
 from ppmat.optimizer import Adam
 from ppmat.optimizer import Momentum
 from ppmat.optimizer import build_optimizer
+from ppmat.utils.errors import InputError
 from ppmat.utils.registry import ConfigError
 
 
@@ -138,6 +139,66 @@ def test_one_dim_param_no_weight_decay():
 def test_pattern_without_a_match_is_said(capsys):
     build_optimizer(block(no_weight_decay_name="typo"), make_model(), 1, 1)
     assert "'typo' is part of no parameter name" in capsys.readouterr().out
+
+
+def steps_of(name, lr_mult, **extra):
+    """Return how far a step moves each weight, and the weights."""
+    model = make_model()
+    extra = {"momentum": 0.5, **extra} if name == "Momentum" else extra
+    before = {n: p.numpy().copy() for n, p in model.named_parameters()}
+    cfg = block(name, 0.01, lr_mult=lr_mult, weight_decay=0.1, **extra)
+    optimizer, _ = build_optimizer(cfg, model, 1, 1)
+    x = paddle.to_tensor(np.random.default_rng(0).normal(size=(8, 3)), "float32")
+    (model(x) - 1).square().mean().backward()
+    optimizer.step()
+    after = dict(model.named_parameters())
+    return {n: after[n].numpy() - value for n, value in before.items()}, after
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_lr_mult(name):
+    """The longest beginning counts; weight decay is slower too; 0 changes no bit."""
+    whole, _ = steps_of(name, {"2": 1})
+    some, parameters = steps_of(name, {"0": 0, "2": 0.1, "2.bias": 0.5})
+    factors = dict.fromkeys(whole, 1) | {"2.weight": 0.1, "2.bias": 0.5}
+    factors |= {"0.weight": 0, "0.bias": 0}
+    for key, factor in factors.items():
+        assert np.abs(whole[key]).max() > 1e-4
+        np.testing.assert_allclose(some[key], factor * whole[key], rtol=2e-3, atol=2e-7)
+        assert factor or not some[key].any()
+        assert parameters[key].stop_gradient == (factor == 0)
+
+
+def test_lr_mult_holds_beside_other_groups():
+    names = {"no_weight_decay_name": "bias"}
+    whole, _ = steps_of("Momentum", {"2": 1}, **names)
+    some, _ = steps_of("Momentum", {"2": 0.1, "1": 0}, **names)
+    np.testing.assert_allclose(some["2.bias"], 0.1 * whole["2.bias"], rtol=1e-3)
+    np.testing.assert_array_equal(some["0.bias"], whole["0.bias"])
+    assert not some["1.weight"].any()
+
+
+def test_a_name_is_a_whole_word():
+    model = nn.LayerDict({"back": nn.Linear(1, 1), "backbone": nn.Linear(1, 1)})
+    build_optimizer(block(lr_mult={"back": 0}), model, 1, 1)
+    frozen = {name for name, p in model.named_parameters() if p.stop_gradient}
+    assert frozen == {"back.weight", "back.bias"}
+
+
+@pytest.mark.parametrize(
+    "factors, text",
+    [
+        ({"3": 0.1}, "lr_mult: no name in the model begins with '3'; .*: 0, 1, 2"),
+        ({"0.wight": 0}, "begins with '0.wight'.*Did you mean '0.weight'"),
+        ({"0": 0, "1": 0, "2": 0}, "freezes all parameters"),
+        ({"0": -0.1}, "lr_mult.0: AdamW wants 0 to 1,000, got -0.1"),
+        ({"1": 1, "0": "x"}, "__init_params__.lr_mult.0: AdamW wants float, got str"),
+        (0.1, "Optimizer.__init_params__.lr_mult: AdamW wants .*Mapping"),
+    ],
+)
+def test_lr_mult_that_cannot_be_meant_is_refused(factors, text):
+    with pytest.raises(InputError, match=text):
+        build_optimizer(block(lr_mult=factors), make_model(), 1, 1)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ase.data import atomic_numbers
 from ase.io import write
 from helpers_predictor import ToyEnergy
 from helpers_predictor import energy_of
@@ -34,6 +35,8 @@ from omegaconf import OmegaConf
 
 from ppmat.commands.predict import main
 from ppmat.commands.predict import parse_args
+from ppmat.datasets.oc20_lmdb import write_lmdb
+from ppmat.datasets.record_groups import adsorbate_of
 from ppmat.datasets.submission import check_submission
 from ppmat.utils.files import locked
 
@@ -143,6 +146,33 @@ def test_splits_are_scored_and_submitted(run, tmp_path, capsys):
         assert file["id_energy"][0] == pytest.approx(energy_of(slab), rel=1e-6)
 
 
+def test_splits_are_scored_metal_by_metal(run, tmp_path, capsys):
+    """A split is still scored as a whole, and the mean is that of the splits."""
+    errors = {"Cu": [], "Pd": []}
+    records = write_split(tmp_path / "made", 5)
+    for slab, record, metal in zip(make_slabs(5), records, ["Pd", *["Cu"] * 4]):
+        record.atomic_numbers[record.tags < 2] = atomic_numbers[metal]
+        errors[metal].append(abs(energy_of(slab) + 1.0))
+    write_lmdb(tmp_path / "data/val_ood_cat/data.lmdb", records)
+    splits = ["--split", "val_ood_cat", "val_ood_ads", "--score_by=metals"]
+    assert run(*splits, "--save_path=scores") == 0
+    text = capsys.readouterr().out
+    found = OmegaConf.to_container(OmegaConf.load("scores/metrics.yaml"))
+    splits = ["val_ood_cat", "val_ood_ads", "mean"]
+    assert list(found)[:5] == [*splits, "val_ood_cat, Cu", "val_ood_cat, Pd"]
+    for metal, values in errors.items():
+        mae = found[f"val_ood_cat, {metal}"]["energy_mae"]
+        assert mae == pytest.approx(np.mean(values), rel=1e-6)
+        assert f"val_ood_cat, {metal}  " in text
+    whole = np.mean(errors["Cu"] + errors["Pd"])
+    assert found["val_ood_cat"]["energy_mae"] == pytest.approx(whole, rel=1e-6)
+    assert run("--split=val_ood_cat", "--score_by=adsorbates", "--save_path=more") == 0
+    found = OmegaConf.to_container(OmegaConf.load("more/metrics.yaml"))
+    assert len(found) > 1 and set(found) - {"val_ood_cat"} == {
+        f"val_ood_cat, {adsorbate_of(record)}" for record in records
+    }
+
+
 def test_exact_energies_are_within_the_threshold(run, tmp_path, monkeypatch):
     monkeypatch.setattr(
         ToyEnergy, "predict", lambda self, b: {"y_relaxed": -np.ones(len(b["id"]))}
@@ -192,6 +222,7 @@ BAD = {
     ),
     "submission split": (["--split=train", "--submission=a.npz"], "unknown split"),
     "submission alone": (["--input=slabs.traj", "--submission=a.npz"], "needs --split"),
+    "parts of files": (["--input=slabs.traj", "--score_by=metals"], "needs --split"),
     "unused split": (["--input=slabs.traj", "--split=id"], "only names a --submission"),
     "batch size": (["--input=slabs.traj", "--batch_size=0"], "--batch_size=0"),
     "override": (["--input=slabs.traj", "Predictt.a=1"], "Did you mean 'Predict'"),

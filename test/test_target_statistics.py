@@ -20,6 +20,7 @@ import statistics
 from pathlib import Path
 
 import numpy as np
+import paddle
 import pytest
 from helpers_trainer import read_rows
 from hypothesis import given
@@ -387,13 +388,78 @@ def test_a_resumed_run_measures_the_same(train, tmp_path):
     assert model_params(tmp_path / "out") == measured
 
 
-def test_pretrained_weights_keep_their_statistics_and_say_so(train, tmp_path):
-    train("Dataset.transform.__class_name__=no_scaling", name="first")
-    weights = tmp_path / "first/checkpoints/latest.pdparams"
-    status, shown = train(f"Trainer.pretrained_model_path={weights}")
-    assert status == 0 and "data_std, which replace those of Dataset.transform" in shown
-    found = weights_of(tmp_path / "out")
-    assert (float(found["data_mean"]), float(found["data_std"])) == (0.0, 1.0)
+def test_fine_tuning_takes_the_statistics_of_the_new_set(train, tmp_path):
+    """The counter starts again, and elements of the first set stay seen."""
+    first = ["Dataset.transform.__class_name__=no_scaling", "Trainer.max_epochs=2"]
+    train(*first, name="first")
+    path = tmp_path / "old.pdparams"
+    old = weights_of(tmp_path / "first")
+    assert (float(old["data_mean"]), float(old["data_std"])) == (0.0, 1.0)
+    old["elements_seen"][92] = True
+    old["error_factor"][...] = 3.0
+    paddle.save(old, str(path))
+    status, shown = train(f"Trainer.pretrained_model_path={path}", scaling=())
+    assert status == 0
+    kept = "data_mean, data_std, reference, batches_seen, error_factor"
+    assert f"Loaded weights {path}, except {kept}" in shown
+    found, params = weights_of(tmp_path / "out"), model_params(tmp_path / "out")
+    assert float(found["data_mean"]) == pytest.approx(params["data_mean"], rel=1e-6)
+    assert float(found["data_std"]) == pytest.approx(params["data_std"], rel=1e-6)
+    assert np.abs(found["reference"]).max() > 0 == np.abs(old["reference"]).max()
+    assert found["batches_seen"] == old["batches_seen"] / 2 > 0
+    assert found["error_factor"] == 1
+    alone = tmp_path / "alone"
+    train(scaling=(), name="alone")
+    new = weights_of(alone)["elements_seen"]
+    assert not new[92] and found["elements_seen"][92]
+    np.testing.assert_array_equal(found["elements_seen"], new | old["elements_seen"])
+
+
+def test_statistics_of_pretrained_weights_are_kept_if_there_are_no_others(
+    train, tmp_path
+):
+    train(name="first")
+    weights = f"Trainer.pretrained_model_path={tmp_path}/first/checkpoints/latest"
+    old = weights_of(tmp_path / "first")
+    for name, changes in {
+        "none": ["Dataset.transform=null"],
+        "told": ["Trainer.pretrained_exclude=[batches_seen]"],
+    }.items():
+        assert train(weights, *changes, name=name)[0] == 0
+        found = weights_of(tmp_path / name)
+        assert found["data_mean"] == old["data_mean"] != 0
+        assert found["batches_seen"] == old["batches_seen"]
+    mean = "Model.__init_params__.data_mean=-7.0"
+    assert train(weights, "Dataset.transform=null", mean, name="given")[0] == 0
+    found = weights_of(tmp_path / "given")
+    assert (found["data_mean"], found["data_std"]) == (-7, 1)
+
+
+def test_only_named_parts_of_pretrained_weights_are_loaded(train, tmp_path):
+    """A head of another size is left behind; a name of nothing is refused."""
+    train("Model.__init_params__.predict_error=false", name="first")
+    weights = f"Trainer.pretrained_model_path={tmp_path}/first/checkpoints/latest"
+    status, shown = train(weights, name="whole")
+    assert status == 2 and "missing error_head.hidden.weight" in shown
+    exclude = "Trainer.pretrained_exclude=[error_head,error_factor,energy_head]"
+    frozen = "Optimizer.__init_params__.lr_mult={backbone: 0, energy_head: 0}"
+    assert train(weights, exclude, frozen)[0] == 0
+    old, new = weights_of(tmp_path / "first"), weights_of(tmp_path / "out")
+    same = {name for name in old if np.array_equal(old[name], new[name])}
+    assert {name for name in old if name.startswith("backbone.")} <= same
+    assert not {name for name in same if name.startswith("energy_head.hidden")}
+    status, shown = train(weights, "Trainer.pretrained_exclude=[enrgy_head]", name="w")
+    assert status == 2
+    assert (
+        "Trainer.pretrained_exclude: no name in the model begins with 'enrgy" in shown
+    )
+    assert "Did you mean 'energy_head'?" in shown
+
+
+def test_slower_untrained_weights_are_reported(train):
+    status, shown = train("Optimizer.__init_params__.lr_mult={backbone: 0.1}")
+    assert status == 0 and "slows or freezes untrained weights" in shown
+    assert "lr_mult: backbone learns at 0.1 times the rate" in shown
 
 
 def test_split_by_ratio_measures_the_training_part(train, tmp_path):

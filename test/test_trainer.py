@@ -423,14 +423,28 @@ def test_average_is_evaluated_and_training_goes_on_with_the_weights(tmp_path):
     assert (tmp_path / "b" / "checkpoints" / "latest_ema.pdparams").exists()
 
 
-def test_early_stop(tmp_path):
+def test_early_stop(tmp_path, capsys):
+    """A resumed run counts on; one that has stopped stays so."""
     data = Structures(5)
-    trainer = make_trainer(
-        tmp_path, data, val=data, max_epochs=50, lr=1e-30, early_stopping_patience=3,
-        best_metric_indicator="eval_loss", name_for_best_metric="loss",
-    )  # fmt: skip
-    trainer.train()
-    assert trainer.state.epoch == 4 and trainer.state.best_epoch == 1
+
+    def train(epochs, path=None):
+        trainer = make_trainer(
+            tmp_path, data, val=data, max_epochs=epochs, lr=1e-30,
+            early_stopping_patience=3, best_metric_indicator="eval_loss",
+            name_for_best_metric="loss", resume_from_checkpoint=path,
+        )  # fmt: skip
+        trainer.train()
+        return trainer.state
+
+    latest = str(tmp_path / "checkpoints" / "latest")
+    assert train(2).epoch == 2
+    assert "Early stop" not in capsys.readouterr().out
+    for _ in range(2):
+        state = train(50, latest)
+        assert (state.epoch, state.best_epoch) == (4, 1)
+        text = capsys.readouterr().out
+        assert "Early stop: loss did not improve on" in text
+        assert "(epoch 1) 3 times" in text
 
 
 def test_reduce_on_plateau_follows_the_evaluation(tmp_path):
@@ -702,6 +716,36 @@ def test_pretrained_weights(tmp_path):
     )
     for name, value in weights_of(first).items():
         np.testing.assert_array_equal(value, weights_of(second)[name])
+
+
+def test_a_frozen_part_keeps_every_bit(tmp_path):
+    """Also in the average of the weights, in files, and in a resumed run."""
+
+    def train(epochs, path=None):
+        model = make_model()
+        for parameter in model.parameters():
+            parameter.set_value(paddle.full_like(parameter, 0.1))
+        trainer = make_trainer(
+            tmp_path, Structures(8), model, lr_mult={"hidden": 0}, max_epochs=epochs,
+            ema_decay=0.9, resume_from_checkpoint=path,
+        )  # fmt: skip
+        trainer.train()
+        return trainer
+
+    train(2)
+    trainer = train(3, str(tmp_path / "checkpoints" / "latest"))
+    assert trainer.state.global_step == 6
+    assert trainer.get_num_trainable_parameters() == 9 + 27
+    files = [f"checkpoints/latest{end}.pdparams" for end in ("", "_ema")]
+    files = [save_load.load_file(str(tmp_path / file)) for file in files]
+    for found in (weights_of(trainer.model), trainer.ema_model.params_shadow, *files):
+        same = {
+            name
+            for name, _ in trainer.model.named_parameters()
+            if (np.array(found[name]) == np.float32(0.1)).all()
+        }
+        assert {"hidden.weight", "hidden.bias"} <= same
+        assert "energy.weight" not in same
 
 
 def test_wrapped_model_is_refused(tmp_path):

@@ -29,6 +29,7 @@ from helpers_sampler import write_model
 from helpers_sampler import write_split
 from helpers_trainer import make_model
 from helpers_trainer import read_rows
+from helpers_trainer import weights_of
 
 from ppmat.utils import save_load
 
@@ -181,6 +182,15 @@ def test_parameters_used_on_one_rank_only(run):
     paddle.seed(0)
     initial = helpers_ranks.Moody(unused=True).spare.weight.tolist()
     assert first["spare.weight"] != initial
+
+
+def test_ranks_stop_early_together_and_keep_what_is_frozen(run):
+    _, ranks = run
+    initial = weights_of(make_model())
+    for report in (report["frozen"] for report in ranks):
+        assert report["state"]["epoch"] == 3
+        for name in ("hidden.weight", "hidden.bias"):
+            np.testing.assert_array_equal(report["weights"][name], initial[name])
 
 
 def test_all_ranks_name_the_bad_record(run):

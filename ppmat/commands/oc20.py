@@ -20,6 +20,7 @@
     python -m ppmat.commands.oc20 write OUT.lmdb INPUT ...
     python -m ppmat.commands.oc20 export PATH OUT.extxyz
     python -m ppmat.commands.oc20 subset PATH OUT.lmdb --rows 0:100
+    python -m ppmat.commands.oc20 split PATH OUT --by metals
 
 Exit status: 0; 1 if ``check`` found a faulty row or file, or ``write`` left some out; 2
 if the input is wrong.
@@ -50,6 +51,9 @@ from ppmat.datasets.oc20_lmdb import splits_below
 from ppmat.datasets.oc20_lmdb import write_lmdb
 from ppmat.datasets.oc20_record import OC20Record
 from ppmat.datasets.pyg_pickle import OC20FormatError
+from ppmat.datasets.record_groups import GROUPS
+from ppmat.datasets.record_groups import choose_held_out
+from ppmat.datasets.record_groups import group_of
 from ppmat.datasets.relaxation_export import FORMATS
 from ppmat.datasets.relaxation_export import export_records
 from ppmat.datasets.relaxations import MAX_STEP
@@ -98,6 +102,19 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add.add_argument("path", help="LMDB file or split folder")
     add.add_argument("out", help="LMDB file to write")
     _add_selection(add)
+    add = commands.add_parser(
+        "split",
+        help="write a training and a validation set",
+        description="OUT gets the splits train and val_id. Groups of records are held "
+        "out whole: those with the same elements in the slab, the same adsorbate "
+        "(empirical formula), or single records.",
+    )
+    add.add_argument("path", help="LMDB file or split folder")
+    add.add_argument("out", help="folder to write")
+    add.add_argument("--by", choices=list(GROUPS), default="metals", help="groups")
+    add.add_argument("--share", type=float, default=0.2, help="held out, about")
+    add.add_argument("--seed", type=int, default=0, help="of the order of the groups")
+    _add_overwrite(add)
     return parser.parse_args(argv)
 
 
@@ -170,7 +187,13 @@ def _add_write_options(parser: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     args = parse_args(argv)
-    run = {"check": check, "write": write, "export": export, "subset": subset}
+    run = {
+        "check": check,
+        "write": write,
+        "export": export,
+        "subset": subset,
+        "split": split,
+    }
     return exit_status(lambda: run[args.command](args))
 
 
@@ -335,6 +358,39 @@ def subset(args: argparse.Namespace) -> int:
     except OSError as error:
         return complain(error)
     print(f"{args.out}: {count} records")
+    return 0
+
+
+def split(args: argparse.Namespace) -> int:
+    """Write a training and a validation set, whose groups differ."""
+    refuse_if(not 0 < args.share < 1, f"--share={args.share}: wanted above 0, below 1")
+    rows = OC20LMDB(args.path)
+    files = {s: Path(args.out) / s / "data.lmdb" for s in ("train", "val_id")}
+    for file in files.values():
+        exists = file.exists() and not args.overwrite
+        refuse_if(exists, f"{file} exists; choose another folder or --overwrite it")
+    source = {os.path.realpath(file) for file in rows.files}
+    inside = source & {os.path.realpath(file) for file in files.values()}
+    refuse_if(inside, f"{args.out} holds the file that is read; choose another folder")
+    is_split = os.path.isdir(args.out) and lmdb_files(Path(args.out))
+    refuse_if(is_split, f"{args.out} holds LMDB files itself, which would be read in "
+        "place of its splits; choose another folder")  # fmt: skip
+    groups = [
+        group_of(rows[index], args.by, rows.where(index))
+        for index in Progress(range(len(rows)), "reading")
+    ]
+    held = choose_held_out(groups, args.share, args.seed)
+    is_held = np.array([group in held for group in groups])
+    try:
+        for name, mask in {"train": ~is_held, "val_id": is_held}.items():
+            count = write_lmdb(files[name], rows[mask], overwrite=args.overwrite)
+            print(f"{files[name]}: {count} records")
+            sizes = collections.Counter(np.array(groups)[mask].tolist())
+            text = ", ".join(f"{group} {n}" for group, n in sorted(sizes.items()))
+            if args.by != "records":
+                print(f"  {args.by}: {text}")
+    except OSError as error:
+        return complain(error)
     return 0
 
 

@@ -92,6 +92,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--calibrate", metavar="FILE.pdparams",
         help="measure the true errors on the one --split, and write the weights with "
         "expected errors scaled to them")  # fmt: skip
+    add("--score_by", choices=("metals", "adsorbates"),
+        help="also score each set of slab elements, or each adsorbate, of the splits "
+        "alone")  # fmt: skip
     add("overrides", nargs="*", metavar="KEY=VALUE", help="changes of the YAML")
     return parse_with_overrides(parser, argv, "checkpoint_path", "input", "split")
 
@@ -180,6 +183,8 @@ def _check_options(args: argparse.Namespace) -> None:
         refuse_if(not one, "--calibrate takes one --split and one checkpoint")
         wanted = f"--calibrate={args.calibrate}: wanted FILE.pdparams"
         refuse_if(not args.calibrate.endswith(".pdparams"), wanted)
+    no_labels = "--score_by needs --split: files of --input have no labels"
+    refuse_if(args.score_by and (given or not names), no_labels)
     no_names = "--submission needs --split, which names the arrays"
     refuse_if(args.submission and not names, no_names)
     no_use = "--split with --input only names a --submission"
@@ -239,6 +244,7 @@ def _predict_splits(
 
     is_first = dist.get_rank() == 0
     tables, scores, total_left_out = {}, {}, 0
+    parts: dict[str, dict[str, float]] = {}
     for split in args.split:
         rows = open_split(predictor.config, split)
         path = _csv_path(args.save_path, split)
@@ -255,12 +261,16 @@ def _predict_splits(
             logger.message(f"{split} has no labels, so it is not scored")
             continue
         scores[split] = values
+        if args.score_by:
+            found = score_groups(table, rows, predictor.property_name, args.score_by)
+            parts.update({f"{split}, {name}": part for name, part in found.items()})
         if left_out:
             logger.warning(f"the scores of {split} exclude the structures left out")
         if args.calibrate:
             _write_calibrated(predictor, table, rows, args.calibrate)
     if len(scores) > 1:
         scores["mean"] = mean_over_splits(scores)
+    scores.update(parts)
     if scores:
         print(_score_table(scores), flush=True)
         if args.save_path is not None and not _is_csv(args.save_path):
@@ -346,6 +356,37 @@ def score(table: Any, rows: Any, property_name: str) -> dict[str, float]:
         if pairs:
             metric.update(*np.array(pairs, dtype=np.float32).T)
     return metric.compute_epoch()
+
+
+def score_groups(
+    table: Any, rows: Any, property_name: str, by: str
+) -> dict[str, dict[str, float]]:
+    """Return MAE [eV] and EwT of each group of records, by its name.
+
+    Args:
+        table: The predictions, in the order of ``rows``.
+        rows: The records.
+        property_name: The label.
+        by: Kind of the groups, see :mod:`ppmat.datasets.record_groups`.
+    """
+    from ppmat.datasets.record_groups import group_of
+    from ppmat.metrics.is2re_metric import energy_mae
+    from ppmat.metrics.is2re_metric import energy_within_threshold
+
+    pairs: dict[str, list[tuple[float, float]]] = {}
+    for i, row in enumerate(table):
+        label = getattr(rows[i], property_name)
+        if row["error"] is None and label is not None:
+            group = group_of(rows[i], by, rows.where(i))
+            pairs.setdefault(group, []).append((row[property_name], label))
+    columns = {
+        name: np.array(found, dtype=np.float32).T
+        for name, found in sorted(pairs.items())
+    }
+    return {
+        name: {"energy_mae": energy_mae(*both), "ewt": energy_within_threshold(*both)}
+        for name, both in columns.items()
+    }
 
 
 def _score_table(scores: Mapping[str, Mapping[str, float]]) -> str:

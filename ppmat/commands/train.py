@@ -52,6 +52,14 @@ from ppmat.utils.registry import fits
 
 EXIT_NOT_FINITE = 3
 _SMALLEST_SHARE = 4  # structures of a batch; with fewer, processes mostly wait
+# Argument of a model to the buffer that holds it: statistics of the labels
+_STATISTICS = {
+    "data_mean": "data_mean",
+    "data_std": "data_std",
+    "element_reference": "reference",
+}
+# Buffers that count in a training, or were measured after it
+_OF_ONE_TRAINING = ("batches_seen", "error_factor")
 # Split to the flag of Global that asks for it
 _FLAGS = {"train": "do_train", "val": "do_eval", "test": "do_test"}
 
@@ -249,24 +257,30 @@ def _build(
         if dist.get_rank() == 0:
             save_config(config, merged)
         model = build_model(config["Model"])
-        if settings.pretrained_model_path is not None:
-            logger.warning(
-                "the weights of Trainer.pretrained_model_path include data_mean and "
-                "data_std, which replace those of Dataset.transform"
-            )
+    trainer_config = dict(config["Trainer"])
+    if do_train and settings.pretrained_model_path is not None:
+        if settings.pretrained_exclude is None:
+            trainer_config["pretrained_exclude"] = left_behind(config["Model"], model)
     optimizer = lr_scheduler = None
     if do_train:
         steps = -(-len(loaders["train"]) // settings.gradient_accumulation_steps)
         optimizer, lr_scheduler = build_optimizer(
             config["Optimizer"], model, settings.max_epochs, steps
         )
+        slowed = config["Optimizer"][PARAMS_KEY].get("lr_mult")
+        resumed = trainer_config["resume_from_checkpoint"]
+        if slowed and settings.pretrained_model_path is None and resumed is None:
+            logger.warning(
+                "Optimizer.__init_params__.lr_mult slows or freezes untrained weights: "
+                "Trainer.pretrained_model_path is not given"
+            )
     elif settings.pretrained_model_path is None:
         logger.warning(
             "Trainer.pretrained_model_path is not given: the weights evaluated are "
             "untrained"
         )
     trainer = build_trainer(
-        config["Trainer"],
+        trainer_config,
         model=model,
         train_dataloader=loaders["train"],
         val_dataloader=loaders["val"],
@@ -275,6 +289,22 @@ def _build(
         compute_metric_func_dict=build_metric(config.get("Metric")),
     )
     return trainer, loaders
+
+
+def left_behind(block: Mapping, model: Any) -> list[str]:
+    """Return which buffers of pretrained weights a new training does not take.
+
+    Counters start again, so that schedules do. The statistics of the labels are those
+    of the new data, measured by ``Dataset.transform`` or given in the block; the
+    weights keep theirs only if the block has none. Elements seen before stay seen.
+
+    Args:
+        block: The section ``Model``, with what ``Dataset.transform`` measured.
+        model: The model, whose buffers count.
+    """
+    given = set(_STATISTICS) & set(block.get(PARAMS_KEY) or {})
+    names = [*(_STATISTICS.values() if given else ()), *_OF_ONE_TRAINING]
+    return [name for name in names if name in model.state_dict()]
 
 
 def _log_end(trainer: Any, config: Mapping, source: str, task_dir: str) -> None:

@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import KW_ONLY
 from dataclasses import dataclass
@@ -27,11 +28,14 @@ from paddle import nn
 from paddle import optimizer as optim
 
 from ppmat.utils import logger
+from ppmat.utils.name_parts import names_in_part
 from ppmat.utils.ranges import Range
+from ppmat.utils.registry import ConfigError
 
 _Share = Annotated[float, Range(0, below=1)]  # of the old value in a running mean
 _Tiny = Annotated[float, Range(above=0, most=1)]
 _Decay = Annotated[float, Range(0, 100)]
+_Factors = Annotated[Mapping[str, float], Range(0, 1000)]
 Models = nn.Layer | Sequence[nn.Layer]
 Named = list[tuple[str, Any]]  # parameters by their names in the models
 
@@ -48,24 +52,74 @@ def _match(named: Named, patterns: str | None) -> set[str]:
     return chosen
 
 
+def rate_factors(named: Named, lr_mult: Mapping[str, float]) -> dict[str, float]:
+    """Return the factor of the learning rate of each parameter that has one.
+
+    Args:
+        named: Parameters by their names in the models.
+        lr_mult: Factor by the beginning of names; the longest beginning counts.
+
+    Raises:
+        InputError: No name begins so.
+
+    Example:
+        >>> layer = nn.Sequential(nn.Linear(1, 1))
+        >>> rate_factors(list(layer.named_parameters()), {"0": 0.1, "0.bias": 0})
+        {'0.weight': 0.1, '0.bias': 0}
+    """
+    names = [name for name, _ in named]
+    factors = {}
+    for part in sorted(lr_mult, key=len):
+        chosen = names_in_part(names, part, "Optimizer.__init_params__.lr_mult")
+        factors.update({name: lr_mult[part] for name in names if name in chosen})
+    return factors
+
+
 @dataclass
 class OptimizerBase:
-    """The arguments that all optimizers share."""
+    """The arguments that all optimizers share.
+
+    ``lr_mult`` trains parts of a model more slowly than the rest, or not at all, which
+    is what a small set needs after pre-training: ``{backbone: 0.1}`` multiplies the
+    learning rate of all parameters whose names begin with ``backbone.``, ``{backbone:
+    0}`` freezes them. Weight decay is multiplied too.
+    """
 
     learning_rate: float | optim.lr.LRScheduler
     _: KW_ONLY
     weight_decay: _Decay | None = None  # L2 coefficient
     grad_clip: Any = None  # Paddle's strategy of gradient clipping
+    lr_mult: _Factors | None = None  # factor of the rate by beginning of names; 0: none
 
     def __call__(self, model_list: Models) -> optim.Optimizer:
-        """Return Paddle's optimizer of the same name for the models' parameters."""
+        """Return Paddle's optimizer of the same name for the models' parameters.
+
+        Raises:
+            InputError: ``lr_mult`` names no parameter, or freezes all of them.
+        """
         models = [model_list] if isinstance(model_list, nn.Layer) else model_list
         named = [item for model in models for item in model.named_parameters()]
         bases = [c.__name__ for c in type(self).__mro__ if hasattr(optim, c.__name__)]
         cls = getattr(optim, bases[0])
         legal = inspect.signature(cls).parameters
         settings = {name: v for name, v in vars(self).items() if name in legal}
-        return cls(**settings, **self._parameters(named))
+        factors = rate_factors(named, self.lr_mult or {})
+        frozen = {name for name, factor in factors.items() if factor == 0}
+        trained = [(n, p) for n, p in named if n not in frozen and not p.stop_gradient]
+        if frozen and not trained:
+            raise ConfigError(
+                f"Optimizer.__init_params__.lr_mult: {dict(self.lr_mult)} freezes all "
+                "parameters; leave one part to be trained"
+            )
+        optimizer = cls(**settings, **self._parameters(named))
+        # After Paddle's groups, which set the factor to 1
+        for name, parameter in [item for item in named if item[0] in factors]:
+            parameter.optimize_attr["learning_rate"] = factors[name]
+            parameter.stop_gradient |= factors[name] == 0
+        for part, factor in (self.lr_mult or {}).items():
+            what = f"learns at {factor:g} times the rate" if factor else "is frozen"
+            logger.message(f"lr_mult: {part} {what}")
+        return optimizer
 
     def _parameters(self, named: Named) -> dict[str, Any]:
         """Return the arguments that say what is trained, and what of it decays."""

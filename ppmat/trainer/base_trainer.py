@@ -107,7 +107,10 @@ class BaseTrainer:
         start_ranks()
         if settings.pretrained_model_path is not None:
             save_load.load_pretrain(
-                model, settings.pretrained_model_path, settings.pretrained_weight_name
+                model,
+                settings.pretrained_model_path,
+                settings.pretrained_weight_name,
+                settings.pretrained_exclude or (),
             )
         reporter = Reporter(settings, dist.get_rank() == 0)
         data = {"train_dataloader": train_dataloader, "val_dataloader": val_dataloader}

@@ -261,6 +261,13 @@ def _type_hints(cls: type) -> dict[str, Any]:
 def _misfit(value: Any, hint: Any, where: str, owner: str) -> ConfigError:
     """Return the error for a value of a wrong type, or outside its range."""
     plain, ranges = _without_ranges(hint)
+    union = typing.get_origin(plain) in (typing.Union, types.UnionType)
+    for part in typing.get_args(plain) if union else [plain]:
+        if typing.get_origin(part) is Mapping and isinstance(value, Mapping):
+            key = next(k for k, item in value.items() if not fits({k: item}, hint))
+            # None, because there may be no range
+            item_hint = typing.Annotated[(typing.get_args(part)[1], None, *ranges)]
+            return _misfit(value[key], item_hint, f"{where}.{key}", owner)
     limits = " or ".join(map(str, ranges))
     if fits(value, plain) and limits:
         return ConfigError(f"{where}: {owner} wants {limits}, got {value!r}")

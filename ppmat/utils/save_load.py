@@ -36,6 +36,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ from ppmat.utils import download
 from ppmat.utils import logger
 from ppmat.utils import torch_checkpoint
 from ppmat.utils.errors import InputError
+from ppmat.utils.name_parts import names_in_part
 from ppmat.utils.restricted_pickle import PLAIN_TABLE
 from ppmat.utils.restricted_pickle import Budget
 from ppmat.utils.restricted_pickle import Global
@@ -316,14 +318,24 @@ def _set_of(file: str) -> _Set:
     return _Set(file[: -len(".pdparams")])
 
 
-def apply_weights(model: paddle.nn.Layer, weights: Any, source: str) -> None:
+def apply_weights(
+    model: paddle.nn.Layer, weights: Any, source: str, exclude: Sequence[str] = ()
+) -> None:
     """Load ``weights``, arrays by name, of the file ``source`` into a model.
 
     A model may know weights of its former versions, and say what to do about them:
     ``former_weights`` has hints by the name of a weight.
 
+    Args:
+        model: Receives the weights.
+        weights: The content of a file.
+        source: Its name, for errors.
+        exclude: Beginnings of names (``energy_head``) that stay as they are in the
+            model; only one of model and file need have them.
+
     Raises:
         CheckpointError: Names or shapes differ; the first few are listed.
+        InputError: No name begins as ``exclude`` says.
     """
     if not isinstance(weights, dict):
         raise CheckpointError(f"{source} holds no named weights")
@@ -331,6 +343,11 @@ def apply_weights(model: paddle.nn.Layer, weights: Any, source: str) -> None:
         weights = weights["state_dict"]
     weights = {k: v for k, v in weights.items() if k not in (_NAME_TABLE, "n_avg")}
     wanted = model.state_dict()
+    names = {name for name in [*wanted, *weights] if isinstance(name, str)}
+    where = "Trainer.pretrained_exclude"
+    for kept in [names_in_part(names, part, where) for part in exclude]:
+        wanted = {k: v for k, v in wanted.items() if k not in kept}
+        weights = {k: v for k, v in weights.items() if k not in kept}
     faults = [f"missing {k}" for k in wanted if k not in weights]
     faults += [f"unexpected {str(k)[:80]}" for k in weights if k not in wanted]
     for name in [k for k in wanted if k in weights]:
@@ -525,6 +542,7 @@ def load_pretrain(
     model: paddle.nn.Layer,
     path: str,
     weights_name: str | None = None,
+    exclude: Sequence[str] = (),
 ) -> None:
     """Load weights into a model.
 
@@ -535,10 +553,12 @@ def load_pretrain(
             (best > latest > last epoch > the only file), or the address of an archive
             or file of these.
         weights_name: File to take from the folder or archive.
+        exclude: See :func:`apply_weights`.
 
     Raises:
         CheckpointError: The file is missing or damaged, the folder is ambiguous, or
             the weights belong to another model.
+        InputError: No name begins as ``exclude`` says.
     """
     if download.is_url(path) and _is_torch(path):  # .pth.tar is no archive
         home = download.WEIGHTS_HOME
@@ -556,8 +576,9 @@ def load_pretrain(
         if file is None:
             raise _absent(path)
         weights = load_file(file)
-    apply_weights(model, weights, path)
-    logger.message(f"Loaded weights {path}")
+    apply_weights(model, weights, path, exclude)
+    kept = f", except {', '.join(exclude)}" if exclude else ""
+    logger.message(f"Loaded weights {path}{kept}")
 
 
 def _absent(path: str) -> CheckpointError:
