@@ -39,6 +39,7 @@ channels, ``R`` radial functions, half of them (``H``) with tensors, ``P`` atoms
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 from typing import Literal
 from typing import NamedTuple
@@ -100,6 +101,14 @@ def concat(halves: list[Features]) -> Features:
         paddle.concat([x.s for x in halves], axis=-1),
         paddle.concat([x.v for x in halves], axis=-1),
     )
+
+
+def split(x: Features, num_halves: int) -> list[Features]:
+    """Return the halves whose channels are side by side."""
+    if num_halves == 1:
+        return [x]
+    parts = [[None] * num_halves if c is None else c.split(num_halves, -1) for c in x]
+    return [Features(*half) for half in zip(*parts)]
 
 
 def displacement_head(vectors: int) -> nn.Linear:
@@ -217,7 +226,7 @@ class Messages(nn.Layer):
         self.split = [r, 3 * r, 5 * h] if h else [r, 3 * r]
 
     def forward(self, halves: list[Features], geo: Geometry) -> list[paddle.Tensor]:
-        """Return the sums [N, R, B Q], [N, 3 R, B Q] and, with tensors, [N, 5 H, B Q].
+        """Return the sums [N, R B Q], [N, 3, R B Q] and, with tensors, [N, 5, H B Q].
 
         The channels of the halves are side by side.
         """
@@ -226,38 +235,81 @@ class Messages(nn.Layer):
         sent = sent[0] if len(sent) == 1 else paddle.concat(sent, axis=-1)
         sent = paddle.gather(sent, geo.neighbour).reshape([n, m, -1])
         sums = paddle.matmul(geo.taps, sent, transpose_x=True)  # [N, 4 R + 5 H, B Q]
-        return sums.split(self.split, axis=1)
+        s, *others = sums.split(self.split, axis=1)
+        vectors_and_tensors = [x.reshape([n, c, -1]) for x, c in zip(others, (3, 5))]
+        return [s.reshape([n, -1]), *vectors_and_tensors]
+
+
+class Paths(nn.Layer):
+    """The paths l2l, g2l and l2g as one matrix.
+
+    ``[out_l, out_g] = [x_l, x_g] [[l2l, l2g], [g2l, 0]]`` for each of the taps. With
+    one half alone, the matrix is l2l.
+
+    Args:
+        taps: Number of taps.
+        inputs: Channels of a half that come in.
+        outputs: Channels of a half that go out.
+        exchange: Whether there are two halves.
+        bias: Whether to add one; vectors and tensors have none, so they turn.
+    """
+
+    def __init__(
+        self, taps: int, inputs: int, outputs: int, exchange: bool, bias: bool = False
+    ) -> None:
+        super().__init__()
+        bound = math.sqrt(6.0 / (taps * inputs * (1 + exchange) + outputs))
+        for name in ("l2l", "g2l", "l2g") if exchange else ("l2l",):
+            weight = self.create_parameter(
+                [taps, inputs, outputs],
+                default_initializer=nn.initializer.Uniform(-bound, bound),
+            )
+            self.add_parameter(name, weight)
+        self.bias = None
+        if bias:
+            width = outputs * (1 + exchange)
+            self.bias = self.create_parameter([width], is_bias=True)
+        self.exchange = exchange
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """Return [..., B outputs] of [..., taps B inputs]."""
+        weight = self.l2l
+        if self.exchange:
+            to_l = paddle.concat([self.l2l, self.g2l], axis=1)
+            to_g = paddle.concat([self.l2g, paddle.zeros_like(self.l2g)], axis=1)
+            weight = paddle.concat([to_l, to_g], axis=2)
+        return F.linear(x, weight.reshape([-1, weight.shape[-1]]), self.bias)
 
 
 class Convolution(nn.Layer):
-    """The counterpart of Conv boxes in Fig. 5b: mix own features and messages.
+    """The counterpart of the Conv boxes in Fig. 5b: mix own features and messages.
 
-    The boxes whose results are added have one matrix: l2l and g2l are a convolution of
-    ``B = 2`` halves. An atom's own features are the centre tap of the 3x3 convolution.
+    An atom's own features are the centre tap of the 3x3 convolution.
     """
 
-    def __init__(self, sizes: Sizes, num_halves: int) -> None:
+    def __init__(self, sizes: Sizes, exchange: bool) -> None:
         super().__init__()
-        channels, vectors = sizes.channels, sizes.vectors
-        self.centre = Mix(
-            channels * num_halves, vectors * num_halves, channels, vectors
-        )
-        taps = sizes.num_radial * sizes.messages * num_halves
-        self.scalar = nn.Linear(taps, channels, bias_attr=False)
-        self.vector = nn.Linear(taps, vectors, bias_attr=False)
+        channels, vectors, messages = sizes.channels, sizes.vectors, sizes.messages
+        self.centre_s = Paths(1, channels, channels, exchange, bias=True)
+        self.centre_v = Paths(1, vectors, vectors, exchange)
+        self.scalar = Paths(sizes.num_radial, messages, channels, exchange)
+        self.vector = Paths(sizes.num_radial, messages, vectors, exchange)
         self.tensor = None
         if sizes.tensors:
-            taps = sizes.num_tensor * sizes.messages * num_halves
-            self.tensor = nn.Linear(taps, sizes.tensors, bias_attr=False)
+            h = sizes.num_tensor
+            self.tensor = Paths(h, messages, sizes.tensors, exchange)
 
-    def forward(self, halves: list[Features], sums: list[paddle.Tensor]) -> Features:
-        """Return scalars [N, D], vectors [N, 3, V] and tensors [N, 5, T]."""
-        own = self.centre(concat(halves))
-        n = sums[0].shape[0]
+    def forward(self, x: Features, sums: list[paddle.Tensor]) -> Features:
+        """Return scalars [N, B D], vectors [N, 3, B V] and tensors [N, 5, B T].
+
+        Args:
+            x: Features of both halves side by side.
+            sums: From :class:`Messages`.
+        """
         return Features(
-            own.s + self.scalar(sums[0].reshape([n, -1])),
-            own.v + self.vector(sums[1].reshape([n, 3, -1])),
-            self.tensor and self.tensor(sums[2].reshape([n, 5, -1])),
+            self.centre_s(x.s) + self.scalar(sums[0]),
+            self.centre_v(x.v) + self.vector(sums[1]),
+            None if self.tensor is None else self.tensor(sums[2]),
         )
 
 
@@ -369,20 +421,17 @@ class InteractionBlock(nn.Layer):
         exchange: bool,
     ) -> None:
         super().__init__()
-        self.exchange = exchange and halves == "both"
-        self.num_messages = sizes.messages
-        self.to_l = self.g2g = None
+        exchange = exchange and halves == "both"
+        self.num_sending = 1 + exchange
+        self.conv = self.g2g = None
         tensors = []
         if halves != "frequency":
-            self.num_sending = 2 if self.exchange else 1
             self.messages = Messages(sizes, self.num_sending)
-            self.to_l = Convolution(sizes, self.num_sending)  # l2l and g2l
+            self.conv = Convolution(sizes, exchange)
             tensors.append(sizes.tensors)
         if halves != "spatial":
             self.g2g = FrequencyConv(sizes.channels, sizes.vectors, sizes.num_basis)
-            tensors.append(sizes.tensors if self.exchange else 0)
-        if self.exchange:
-            self.l2g = Convolution(sizes, 1)
+            tensors.append(sizes.tensors if exchange else 0)
         self.act = nn.LayerList(
             GatedActivation(sizes.channels, sizes.vectors, count) for count in tensors
         )
@@ -390,15 +439,13 @@ class InteractionBlock(nn.Layer):
     def forward(self, halves: list[Features], geo: Geometry) -> list[Features]:
         """Return the halves, scalars [N, D] and vectors [N, 3, V] each."""
         out = []
-        if self.to_l is not None:
+        if self.conv is not None:
             sending = halves[: self.num_sending]
-            sums = self.messages(sending, geo)
-            out.append(self.to_l(sending, sums))
+            mixed = self.conv(concat(sending), self.messages(sending, geo))
+            out = split(mixed, self.num_sending)
         if self.g2g is not None:
-            out.append(self.g2g(halves[-1], geo))
-        if self.exchange:
-            of_l = [part[:, :, : self.num_messages] for part in sums]
-            out[1] = add(out[1], self.l2g(halves[:1], of_l))
+            own = self.g2g(halves[-1], geo)
+            out[1:] = [add(own, x) for x in out[1:]] or [own]
         return [act(x) for act, x in zip(self.act, out)]
 
 
@@ -504,13 +551,7 @@ class SFINBackbone(nn.Layer):
             s = s + condition
         length = (moved.square().sum(axis=1) + EPS).sqrt()  # [N, 1]
         x = self.head(Features(paddle.concat([s, length], axis=-1), moved))
-        halves = [
-            Features(s, v)
-            for s, v in zip(
-                x.s.split(self.num_halves, axis=-1), x.v.split(self.num_halves, axis=-1)
-            )
-        ]
-        head = halves
+        halves = head = split(x, self.num_halves)
         for pair in self.blocks:
             identity = halves
             for block in pair:

@@ -169,8 +169,10 @@ class Taps(nn.Layer):
         vectors = math.sqrt(3.0) * unit.unsqueeze(-1) * radial.unsqueeze(2)
         taps = [radial, vectors.reshape([n, m, -1])]
         if self.num_tensor:
-            short = radial[:, :, : self.num_tensor].unsqueeze(2)
-            tensors = tensor_square(unit).unsqueeze(-1) * short
+            # paddle.split, as the gradient of a slice is slow
+            parts = [self.num_tensor, radial.shape[-1] - self.num_tensor]
+            own = radial.split(parts, axis=-1)[0].unsqueeze(2)
+            tensors = tensor_square(unit).unsqueeze(-1) * own
             taps.append(tensors.reshape([n, m, -1]))
         return paddle.concat(taps, axis=-1)
 
