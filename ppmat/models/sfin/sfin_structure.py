@@ -89,8 +89,9 @@ class Features(NamedTuple):
 
 def add(a: Features, b: Features) -> Features:
     """Add channel by channel."""
-    tensors = [t for t in (a.t, b.t) if t is not None]
-    return Features(a.s + b.s, a.v + b.v, sum(tensors[1:], *tensors[:1]))
+    if a.t is None or b.t is None:
+        return Features(a.s + b.s, a.v + b.v, b.t if a.t is None else a.t)
+    return Features(a.s + b.s, a.v + b.v, a.t + b.t)
 
 
 def concat(halves: list[Features]) -> Features:
