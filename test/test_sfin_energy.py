@@ -446,3 +446,17 @@ def test_weights_of_the_former_network_are_refused_with_advice():
     with pytest.raises(CheckpointError, match="another model") as fault:
         apply_weights(model, weights, "other.pdparams")
     assert "Train again" not in str(fault.value)
+
+
+@pytest.mark.parametrize("halves", ["both", "spatial", "frequency"])
+@pytest.mark.parametrize("tensors", [0, 2])
+def test_each_half_learns_energies_and_displacements(halves, tensors):
+    backbone = {**BACKBONE, "halves": halves, "tensors": tensors}
+    model = energy_model(backbone_cfg=backbone, displacement_weight=[1.0, 1.0])
+    data = batch(0, 1)
+    model(data)["loss_dict"]["loss"].backward()
+    grads = {n: p.grad for n, p in model.named_parameters()}
+    unused = [n for n, g in grads.items() if g is None]
+    taps = ["backbone.structure_geometry.taps.mix.weight"]  # of the spatial half
+    assert unused == (taps if halves == "frequency" else [])
+    assert all(bool(paddle.isfinite(grads[n]).all()) for n in grads if n not in unused)
