@@ -87,7 +87,7 @@ CHOICES = {
     "noisy nodes, share 0.5": [f"{MODEL}.noisy_nodes=0.5"],
     "energy read from all atoms": [f"{MODEL}.readout_tags=[0,1,2]"],
 }
-RATES = [0.001, 0.003, 0.006]  # learning rates of a search, as many as the peers'
+RATES = [0.001, 0.002, 0.004]  # learning rates of a search, as many as the peers'
 CURVES = {
     "full network": "full network, energy only",
     "spatial half, with relaxed structure": "spatial half",
@@ -114,6 +114,8 @@ def overrides(row: str, seed: int, name: str, args: argparse.Namespace) -> list[
     rate = args.rate or best_rate(args.work, row)
     if rate:
         words.append(f"{SCHEDULE}.learning_rate={rate}")
+    if args.read == "adsorbate":
+        words.append(f"{MODEL}.readout_tags=[2]")
     if args.size:
         size = "Dataset.train.dataset.__init_params__.max_samples"
         words.append(f"{size}={args.size}")
@@ -375,6 +377,12 @@ def main() -> None:
     add("--choices", action="store_true", help="variants, after the rows")
     add("--full_size", type=int, default=3000, help="records of the whole train split")
     add("--speed", action="store_true", help="only measure rates")
+    add(
+        "--read",
+        choices=["surface", "adsorbate"],
+        default="surface",
+        help="atoms that have energies: surface and adsorbate, or the adsorbate alone",
+    )
     add("--name", help="name of --one")
     add("--rate", type=float, help="learning rate of --one")
     add("--size", type=int, help="training records of --one")

@@ -32,6 +32,7 @@ from typing import NamedTuple
 import paddle
 from paddle import nn
 
+SCALE = 0.15  # of the taps: sums over about 40 neighbours are of order one
 EPS = 1e-8  # added below square roots, whose slope is infinite at 0; Å² or 1/Å²
 
 
@@ -165,7 +166,7 @@ class Taps(nn.Layer):
         n, m, _ = vector.shape
         distance = (vector.square().sum(axis=-1) + EPS).sqrt()  # [N, M]
         unit = vector / distance.unsqueeze(-1)
-        radial = self.mix(self.basis(distance)) * is_edge  # [N, M, R]
+        radial = SCALE * self.mix(self.basis(distance)) * is_edge  # [N, M, R]
         vectors = math.sqrt(3.0) * unit.unsqueeze(-1) * radial.unsqueeze(2)
         taps = [radial, vectors.reshape([n, m, -1])]
         if self.num_tensor:
