@@ -21,7 +21,7 @@ from pymatgen.core.periodic_table import Element
 
 from ppmat.models.sfin.element_embedding import NATURAL
 from ppmat.models.sfin.element_embedding import PROPERTIES
-from ppmat.models.sfin.element_embedding import ElementEmbedding
+from ppmat.models.sfin.element_embedding import PropertyEmbedding
 from ppmat.models.sfin.element_embedding import element_properties
 
 
@@ -67,13 +67,13 @@ def test_unseen_element_lies_near_a_similar_one():
     nearest = []
     for seed in range(20):
         paddle.seed(seed)
-        x = ElementEmbedding(16)(z).numpy()
+        x = PropertyEmbedding(16)(z).numpy()
         nearest.append(np.linalg.norm(x[1:] - x[0], axis=1).argmin())
     assert nearest == [0] * 20
 
 
 def test_table_is_not_saved_and_gradients_reach_the_weights():
-    layer = ElementEmbedding(4)
+    layer = PropertyEmbedding(4)
     assert "properties" not in layer.state_dict()
     layer(paddle.to_tensor([29, 78])).sum().backward()
     assert all(float(p.grad.abs().max()) > 0.0 for p in layer.parameters())

@@ -438,10 +438,10 @@ def test_weights_of_the_former_network_are_refused_with_advice():
     model = energy_model()
     weights = {name: value.numpy() for name, value in model.state_dict().items()}
     apply_weights(model, weights, "new.pdparams")
-    weights["backbone.element.weight"] = np.zeros((119, 16), dtype="float32")
+    weights["backbone.distance_basis.centers"] = np.zeros(6, dtype="float32")
     with pytest.raises(CheckpointError, match="before the blocks.*Train again"):
         apply_weights(model, weights, "old.pdparams")
-    weights.pop("backbone.element.weight")
+    weights.pop("backbone.distance_basis.centers")
     weights["backbone.something"] = np.zeros(1, dtype="float32")
     with pytest.raises(CheckpointError, match="another model") as fault:
         apply_weights(model, weights, "other.pdparams")

@@ -44,6 +44,7 @@ VARIANTS = [
     {"halves": "both", "exchange": False},
     {"halves": "spatial"},
     {"halves": "frequency"},
+    {"elements": "properties"},
 ]
 
 

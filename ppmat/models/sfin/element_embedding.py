@@ -12,16 +12,18 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Element embedding that starts from physical properties.
+"""Embeddings of elements: a learned row for each, or computed from properties.
 
-A free row for each element says nothing about an element that is not in the training
-data. Rows computed from properties place it near elements that are like it.
+A row of its own describes an element best, if the training data have it. It says
+nothing of other elements; rows computed from properties place them near elements that
+are like them.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
+from typing import Literal
 
 import numpy as np
 import paddle
@@ -63,7 +65,24 @@ def _value(element: Element, name: str) -> float:
     return math.nan if value is None else float(value)
 
 
-class ElementEmbedding(nn.Layer):
+class Lookup(nn.Layer):
+    """Rows of a learned table, [N] to [N, channels].
+
+    Paddle's Embedding has no second derivative, which forces in a loss need.
+    """
+
+    def __init__(self, rows: int, channels: int) -> None:
+        super().__init__()
+        self.weight = self.create_parameter(
+            [rows, channels], default_initializer=nn.initializer.Normal(std=0.5)
+        )
+
+    def forward(self, index: paddle.Tensor) -> paddle.Tensor:
+        """Return the rows [N, channels] at ``index`` [N]."""
+        return paddle.gather(self.weight, index)
+
+
+class PropertyEmbedding(nn.Layer):
     """Scalar channels of elements, computed from their properties.
 
     The hidden units are bounded, so an element outside the range of those in the
@@ -85,3 +104,12 @@ class ElementEmbedding(nn.Layer):
         """Return [N, channels] of the atomic numbers [N]."""
         table = self.out(F.tanh(self.hidden(self.properties)))  # [119, channels]
         return paddle.gather(table, atom_types)
+
+
+def element_embedding(
+    kind: Literal["table", "properties"], channels: int
+) -> Lookup | PropertyEmbedding:
+    """Return a layer from atomic numbers [N] to [N, channels]."""
+    if kind == "table":
+        return Lookup(MAX_ATOMIC_NUMBER + 1, channels)
+    return PropertyEmbedding(channels)

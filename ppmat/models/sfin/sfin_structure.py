@@ -48,7 +48,8 @@ import paddle
 from paddle import nn
 from paddle.nn import functional as F
 
-from ppmat.models.sfin.element_embedding import ElementEmbedding
+from ppmat.models.sfin.element_embedding import Lookup
+from ppmat.models.sfin.element_embedding import element_embedding
 from ppmat.models.sfin.structure_geometry import EPS
 from ppmat.models.sfin.structure_geometry import Geometry
 from ppmat.models.sfin.structure_geometry import StructureGeometry
@@ -57,8 +58,8 @@ from ppmat.utils.ranges import Range
 
 # Hints for files of former versions, by the name of a weight that only they have.
 FORMER_WEIGHTS = {
-    "backbone.element.weight": "These weights were trained before the blocks of the "
-    "structure network changed. Train again, or predict with the code that made them."
+    "backbone.distance_basis.centers": "These weights were trained before the blocks "
+    "of the network changed. Train again, or predict with the code that made them."
 }
 NUM_TAGS = 3  # 0 sub-surface, 1 surface, 2 adsorbate
 
@@ -133,23 +134,6 @@ class Mix(nn.Layer):
     def forward(self, x: Features) -> Features:
         """Return [N, out_s] and [N, 3, out_v] of [N, in_s] and [N, 3, in_v]."""
         return Features(self.scalar(x.s), self.vector(x.v))
-
-
-class Lookup(nn.Layer):
-    """Rows of a learned table, [N] to [N, channels].
-
-    Paddle's Embedding has no second derivative, which forces in a loss need.
-    """
-
-    def __init__(self, rows: int, channels: int) -> None:
-        super().__init__()
-        self.weight = self.create_parameter(
-            [rows, channels], default_initializer=nn.initializer.Normal(std=0.5)
-        )
-
-    def forward(self, index: paddle.Tensor) -> paddle.Tensor:
-        """Return the rows [N, channels] at ``index`` [N]."""
-        return paddle.gather(self.weight, index)
 
 
 class ChannelNorm(nn.Layer):
@@ -470,6 +454,9 @@ class SFINBackbone(nn.Layer):
         k_cut: Radius [1/Å] of the sphere of reciprocal vectors; at most the graph's.
         num_basis: Gaussians of distances and of the lengths of reciprocal vectors.
         num_radial: Radial functions of distances, mixtures of the Gaussians, ``R``.
+        elements: Embedding of the elements: a learned ``"table"``, or computed from
+            ``"properties"``, which says something of elements that are not in the
+            training data.
         halves: ``"both"``, ``"spatial"`` or ``"frequency"``.
         exchange: Whether the halves exchange features (the paths l2g and g2l).
         drop_path: Fraction of structures that skip a residual block in training
@@ -490,6 +477,7 @@ class SFINBackbone(nn.Layer):
         k_cut: Annotated[float, Range(0, 10)] = 1.0,
         num_basis: Annotated[int, Range(1, 1024)] = 20,
         num_radial: Annotated[int, Range(1, 1024)] = 8,
+        elements: Literal["table", "properties"] = "table",
         halves: Literal["both", "spatial", "frequency"] = "both",
         exchange: bool = True,
         drop_path: Annotated[float, Range(0, below=1)] = 0.0,
@@ -505,7 +493,7 @@ class SFINBackbone(nn.Layer):
         self.structure_geometry = StructureGeometry(
             cutoff, k_cut, num_basis, num_radial, sizes.num_tensor
         )
-        self.element = ElementEmbedding(self.out_channels)
+        self.element = element_embedding(elements, self.out_channels)
         self.tag = Lookup(NUM_TAGS, self.out_channels)
         self.free = Lookup(2, self.out_channels)
         self.head = Mix(self.out_channels + 1, 1, self.out_channels, self.out_vectors)
