@@ -24,9 +24,6 @@ from helpers import random_slab
 
 from ppmat.models.sfin.sfin_flow import SFINFlow
 from ppmat.models.sfin.sfin_structure import SFINBackbone
-from ppmat.models.sfin.structure_geometry import RadialBasis
-from ppmat.models.sfin.structure_geometry import pad_index
-from ppmat.models.sfin.structure_geometry import with_empty_row
 
 EXACT = 1e-9  # float64, relative to outputs of order one
 BROKEN = 1e-4  # what a broken twin must exceed
@@ -330,17 +327,6 @@ def test_smooth_at_the_cutoffs(what):
     assert np.abs(after - before).max() < 0.02 * max(np.abs(before).max(), 1.0)
 
 
-def test_radial_basis_ends_smoothly_and_its_twin_does_not():
-    basis = RadialBasis(4.0, 6)
-    h = 1e-3
-    x = paddle.to_tensor([4.0 - 2 * h, 4.0 - h, 4.0, 4.0 + h])
-    y = basis(x).numpy()
-    assert np.abs(y[2:]).max() == 0.0
-    assert np.abs(y[1] - y[0]).max() / h < 1e-3  # slope vanishes
-    gauss = np.exp(-0.5 * ((3.999 - basis.centers.numpy()) / basis.width) ** 2)
-    assert gauss.max() > 0.9  # without the envelope the last one would jump
-
-
 def test_isolated_atom_without_edges_or_wave_vectors():
     a = slab(0, n=2)
     one = {k: v if k == "cell" else v[:1] for k, v in a.items()}
@@ -352,15 +338,6 @@ def test_isolated_atom_without_edges_or_wave_vectors():
     assert all(np.isfinite(x).all() for x in run(model, [one]))
     both = run(model, [one, a])
     assert_close([x[:1] for x in both], run(model, [one]))
-
-
-def test_pad_index():
-    rows = pad_index(paddle.to_tensor([2, 0, 3]))
-    np.testing.assert_array_equal(rows.numpy(), [[0, 1, 5], [5, 5, 5], [2, 3, 4]])
-    padded = with_empty_row(paddle.arange(1, 6))
-    np.testing.assert_array_equal(
-        paddle.gather(padded, rows.flatten()).numpy(), [1, 2, 0, 0, 0, 0, 3, 4, 5]
-    )
 
 
 def test_gradients_reach_every_parameter_and_are_finite():

@@ -1,0 +1,89 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Radial functions, taps and padded rows of the structure network."""
+
+import numpy as np
+import paddle
+import pytest
+
+from ppmat.models.sfin.structure_geometry import RadialBasis
+from ppmat.models.sfin.structure_geometry import Taps
+from ppmat.models.sfin.structure_geometry import pad_index
+from ppmat.models.sfin.structure_geometry import tensor_square
+from ppmat.models.sfin.structure_geometry import with_empty_row
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    paddle.set_default_dtype("float64")
+    yield
+    paddle.set_default_dtype("float32")
+
+
+def directions(n):
+    x = np.random.default_rng(0).normal(size=(n, 3))
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def test_radial_basis_ends_smoothly_and_its_twin_does_not():
+    basis = RadialBasis(4.0, 6)
+    h = 1e-3
+    x = paddle.to_tensor([4.0 - 2 * h, 4.0 - h, 4.0, 4.0 + h])
+    y = basis(x).numpy()
+    assert np.abs(y[2:]).max() == 0.0
+    assert np.abs(y[1] - y[0]).max() / h < 1e-3  # slope vanishes
+    gauss = np.exp(-0.5 * ((3.999 - basis.centers.numpy()) / basis.width) ** 2)
+    assert gauss.max() > 0.9  # without the envelope the last one would jump
+
+
+def test_pad_index():
+    rows = pad_index(paddle.to_tensor([2, 0, 3]))
+    np.testing.assert_array_equal(rows.numpy(), [[0, 1, 5], [5, 5, 5], [2, 3, 4]])
+    padded = with_empty_row(paddle.arange(1, 6))
+    np.testing.assert_array_equal(
+        paddle.gather(padded, rows.flatten()).numpy(), [1, 2, 0, 0, 0, 0, 3, 4, 5]
+    )
+
+
+def test_tensor_squares_are_the_traceless_squares():
+    """The product of two of them is the Legendre polynomial of their angle."""
+    a, b = directions(50), directions(51)[1:]
+    x = tensor_square(paddle.to_tensor(a)).numpy()
+    y = tensor_square(paddle.to_tensor(b)).numpy()
+    cosine = (a * b).sum(axis=1)
+    legendre = 1.5 * cosine**2 - 0.5
+    np.testing.assert_allclose((x * y).sum(axis=1), 5.0 * legendre, atol=1e-12)
+    assert np.abs(x.mean(axis=0)).max() < 0.5 < np.abs(x).max()
+
+
+@pytest.mark.parametrize("num_tensor", [0, 2])
+def test_taps_are_radial_times_angular_and_zero_in_padding(num_tensor):
+    taps = Taps(5.0, num_basis=12, num_radial=4, num_tensor=num_tensor)
+    unit = directions(6).reshape(2, 3, 3)
+    vector = paddle.to_tensor(unit * np.array([1.0, 2.0, 4.9])[:, None])
+    is_edge = paddle.ones([2, 3, 1])
+    is_edge[1, 2] = 0.0
+    x = taps(vector, is_edge).numpy()
+    assert x.shape == (2, 3, 4 * 4 + 5 * num_tensor)
+    assert (x[1, 2] == 0.0).all()
+    radial = x[:, :, :4]
+    vectors = x[:, :, 4:16].reshape(2, 3, 3, 4)
+    want = np.sqrt(3.0) * unit[..., None] * radial[:, :, None]
+    np.testing.assert_allclose(vectors, want, atol=1e-12)
+    tensors = x[:, :, 16:].reshape(2, 3, 5, num_tensor)
+    want = np.sqrt(5.0) * np.abs(radial[:, :, :num_tensor])
+    np.testing.assert_allclose(np.linalg.norm(tensors, axis=2), want, atol=1e-12)
+    far = taps(vector / 4.9 * 5.001, is_edge).numpy()
+    assert np.abs(far[:, 2]).max() < 1e-6  # the third vector is beyond the cut-off
