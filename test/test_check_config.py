@@ -48,7 +48,7 @@ MAY_BE_0 = {
     *("warmup_epoch", "eta_min", "weight_decay", "beta1", "beta2", "noise_std"),
     *("lr_mult", "backbone"),
     *("ema_decay", "noisy_nodes", "dropout", "drop_path", "overlap", "uneven_share"),
-    *("flat_share", "readout_tags", "tags", "displacement_weight", "k_cut"),
+    *("flat_share", "readout_tags", "tags", "displacement_weight", "k_cut", "tensors"),
     *("split_seed", "early_stopping_patience", "num_recycles", "val_ratio", "momentum"),
 }
 MAY_BE_NEGATIVE = {"data_mean"}

@@ -463,7 +463,7 @@ class SFINBackbone(nn.Layer):
             (stochastic depth).
 
     Raises:
-        InputError: ``drop_path`` outside of [0, 1).
+        InputError: ``drop_path`` outside of [0, 1); tensors with one radial function.
     """
 
     def __init__(
@@ -485,6 +485,12 @@ class SFINBackbone(nn.Layer):
         super().__init__()
         if not 0.0 <= drop_path < 1.0:
             raise InputError(f"drop_path is {drop_path!r}", wanted="a fraction below 1")
+        if tensors and num_radial < 2:
+            raise InputError(
+                f"num_radial is {num_radial}, tensors is {tensors}",
+                wanted="num_radial of 2 or more, half of which have tensors",
+                hint="Set tensors to 0 to leave them out.",
+            )
         sizes = Sizes(channels, vectors, messages, tensors, num_radial, num_basis)
         self.drop_path = drop_path
         self.num_halves = 2 if halves == "both" else 1
