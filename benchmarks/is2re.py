@@ -289,12 +289,27 @@ def copy_row(run: dict) -> dict:
     return {"name": COPY, **{split: {"adwt": values[split]} for split in splits}}
 
 
-def gather(args: argparse.Namespace) -> dict:
-    """Return the result of all rows and seeds."""
+def read_rates(args: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Return the rates that were measured of the peers and of our rows."""
     rates = {}
     for folder in (args.peers, args.work):
         if folder is not None and (folder / "speed.json").exists():
             rates.update(json.loads((folder / "speed.json").read_text()))
+    return rates
+
+
+def gather_speed(args: argparse.Namespace) -> dict:
+    """Return the result of the rates alone."""
+    return result_of(
+        "python -m benchmarks.is2re --data DATA --peers PEERS --speed",
+        note="Medians of twelve batches of 16 structures, no loading.",
+        rows=[{"name": row, **rates} for row, rates in read_rates(args).items()],
+    )
+
+
+def gather(args: argparse.Namespace) -> dict:
+    """Return the result of all rows and seeds."""
+    rates = read_rates(args)
     rows = [copy_row(*read_runs(args.work, list(ROWS)[-1], args.seeds[:1]))]
     for folder, names in ((args.peers, PEERS), (args.work, ROWS)):
         for row in names if folder is not None else ():
@@ -399,11 +414,11 @@ def main() -> None:
         result = gather_curves(args)
         write(result, args.out / "is2re_curves.yaml")
         draw_curves(result, IMAGES / "is2re_curves.png")
+    elif args.speed:
+        (args.work / "speed.json").write_text(json.dumps(speed(args)))
+        write(gather_speed(args), args.out / "is2re_speed.yaml")
     else:
-        if args.speed:
-            (args.work / "speed.json").write_text(json.dumps(speed(args)))
-        else:
-            run_rows(args, ROWS, args.seeds)
+        run_rows(args, ROWS, args.seeds)
         write(gather(args), args.out / "is2re.yaml")
 
 
