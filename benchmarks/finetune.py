@@ -51,6 +51,7 @@ from benchmarks.runs import result_of
 from benchmarks.runs import run_all
 from benchmarks.runs import run_parser
 from benchmarks.runs import train_with_command
+from benchmarks.runs import words_of_one
 from benchmarks.runs import write
 
 FOLDER = ROOT / "property_prediction/configs/sfin"
@@ -230,12 +231,6 @@ def run_name(row: str, seed: int, size: int, metal: str) -> str:
     return file_name(row, seed, size=size, metal=metal)
 
 
-def command(row: str, seed: int, name: str, **more: object) -> list:
-    """Return the arguments of a run."""
-    flags = [part for key, value in more.items() for part in (f"--{key}", value)]
-    return [*flags, "--one", row, "--seed", seed, "--name", name]
-
-
 def run_rows(args: argparse.Namespace) -> None:
     """Run what is missing: the pre-training, then all rows."""
     shared = {"data": args.data, "work": args.work}
@@ -243,7 +238,8 @@ def run_rows(args: argparse.Namespace) -> None:
     if args.weights is None:
         name = "pretrained"
         more = {**shared, "emt": args.emt, "epochs": args.epochs}
-        run_all({name: command(PRETRAINING, 0, name, **more)}, args.work, 1, module)
+        words = words_of_one(PRETRAINING, 0, name, **more)
+        run_all({name: words}, args.work, 1, module)
         args.weights = args.work / name / "checkpoints/latest_ema.pdparams"
     commands = {}
     for size in args.sizes:
@@ -253,7 +249,7 @@ def run_rows(args: argparse.Namespace) -> None:
                     name = run_name(row, seed, size, metal)
                     more = {"size": size, "metal": metal, "weights": args.weights}
                     epochs = args.most_epochs or SIZES[size]
-                    commands[name] = command(
+                    commands[name] = words_of_one(
                         row, seed, name, **shared, **more, epochs=epochs
                     )
     run_all(commands, args.work, args.jobs, module)

@@ -60,9 +60,11 @@ from benchmarks.runs import result_of
 from benchmarks.runs import run_all
 from benchmarks.runs import run_parser
 from benchmarks.runs import search_name
+from benchmarks.runs import searched_rates
 from benchmarks.runs import splits_in
 from benchmarks.runs import train_with_command
 from benchmarks.runs import values_of
+from benchmarks.runs import words_of_one
 from benchmarks.runs import write
 
 CONFIG = ROOT / "property_prediction/configs/sfin/sfin_oc20_is2re.yaml"
@@ -125,15 +127,18 @@ def overrides(row: str, seed: int, name: str, args: argparse.Namespace) -> list[
 def predict(model, config: dict, split: str) -> tuple[dict, dict]:
     """Return the predictions of a split, and the scores of the relaxed positions.
 
-    The first has labels, predictions and expected errors, each [S] eV. The second is
-    empty if the model predicts no positions.
+    The first has labels, predictions and expected errors, each [S] eV, and the numbers
+    of adsorbates. The second is empty if the model predicts no positions.
     """
     from ppmat.metrics import IS2RSMetric
 
     metric = IS2RSMetric()
-    found: dict[str, list] = {"label": [], "energy": [], "expected_error": []}
+    names = ("label", "energy", "adsorbates", "expected_error")
+    found: dict[str, list] = {name: [] for name in names}
     for batch in loader_of(config, split):
         result = model.predict(batch)
+        adsorbates = batch["structure_array"]["num_adsorbates"].numpy()
+        found["adsorbates"].append(adsorbates.clip(min=1))
         found["label"].append(batch["y_relaxed"].numpy().ravel())
         found["energy"].append(result["y_relaxed"])
         if "expected_error" in result:
@@ -148,15 +153,12 @@ def predict(model, config: dict, split: str) -> tuple[dict, dict]:
 
 def score(model, config: dict, split: str, args: argparse.Namespace) -> dict:
     """Return the scores of a split; energies are those of one adsorbate."""
-    from ppmat.datasets.oc20_lmdb import OC20LMDB
     from ppmat.metrics.is2re_metric import energy_mae
     from ppmat.metrics.is2re_metric import energy_within_threshold
 
     energies, positions = predict(model, config, split)
     np.savez_compressed(args.work / f"{args.name}_{split}.npz", **energies)
-    records = OC20LMDB(args.data, split)
-    adsorbates = np.array([record.num_adsorbates or 1 for record in records])
-    pair = (energies["energy"] / adsorbates, energies["label"] / adsorbates)
+    pair = [energies[name] / energies["adsorbates"] for name in ("energy", "label")]
     return {
         "energy_mae": energy_mae(*pair),
         "ewt": energy_within_threshold(*pair),
@@ -202,8 +204,7 @@ def speed(args: argparse.Namespace) -> dict[str, dict[str, float]]:
 def command(row: str, seed: int, name: str, args: argparse.Namespace, **more) -> list:
     """Return the arguments of a run."""
     words = {"data": args.data, "work": args.work, "epochs": args.epochs, **more}
-    flags = [part for key, value in words.items() for part in (f"--{key}", value)]
-    return [*flags, "--one", row, "--seed", seed, "--name", name]
+    return words_of_one(row, seed, name, **words)
 
 
 def run_search(args: argparse.Namespace) -> dict:
@@ -223,19 +224,16 @@ def run_search(args: argparse.Namespace) -> dict:
 
 
 def gather_search(folders: list[Path | None], command: str, note: str) -> dict:
-    """Return the mean energy MAE on val_id of each row and learning rate."""
-    errors: dict[tuple[str, float], list[float]] = {}
-    for folder in folders:
-        for path in sorted(folder.rglob("search_*.json")) if folder else ():
-            found = json.loads(path.read_text())
-            key = (found["row"], found["learning_rate"])
-            errors.setdefault(key, []).append(found["val_id"]["energy_mae"])
+    """Return the mean energy MAE on val_id of each row and learning rate.
+
+    ``folders`` are those of the peers, if there is one, and of our rows.
+    """
     rows = []
-    for row in (*PEERS, *ROWS):
-        rates = {rate: v for (name, rate), v in sorted(errors.items()) if name == row}
-        if rates:
-            means = {f"{r:g}": round(float(np.mean(v)), 4) for r, v in rates.items()}
-            rows.append({"name": row, "val_id MAE [eV] at rate": means})
+    for folder, names in zip(folders, (PEERS, ROWS)):
+        for row in names if folder is not None else ():
+            if means := searched_rates(folder, row):
+                shown = {f"{rate:g}": round(error, 4) for rate, error in means.items()}
+                rows.append({"name": row, "val_id MAE [eV] at rate": shown})
     return result_of(command, note=note, rows=rows)
 
 
@@ -396,7 +394,8 @@ def main() -> None:
         "--read",
         choices=["surface", "adsorbate"],
         default="surface",
-        help="atoms that have energies: surface and adsorbate, or the adsorbate alone",
+        help="atoms that have energies: surface and adsorbate, or the adsorbate alone, "
+        "of --one",
     )
     add("--name", help="name of --one")
     add("--rate", type=float, help="learning rate of --one")

@@ -55,6 +55,7 @@ from benchmarks.runs import parse
 from benchmarks.runs import result_of
 from benchmarks.runs import run_all
 from benchmarks.runs import search_name
+from benchmarks.runs import words_of_one
 from benchmarks.runs import write
 
 
@@ -70,11 +71,16 @@ def run_missing(args: argparse.Namespace) -> None:
                     name = file_name(row, seed)
                     if args.search:
                         name = search_name(row, rate)
-                    words = ["--data", args.data / fold, "--work", args.work / fold]
-                    words += ["--epochs", args.epochs, "--one", row, "--seed", seed]
-                    words += ["--read", "adsorbate"]
-                    words += ["--name", name, *(["--rate", rate] if rate else [])]
-                    commands[f"{fold}/{name}"] = words
+                    commands[f"{fold}/{name}"] = words_of_one(
+                        row,
+                        seed,
+                        name,
+                        data=args.data / fold,
+                        work=args.work / fold,
+                        epochs=args.epochs,
+                        read="adsorbate",
+                        rate=rate,
+                    )
     run_all(commands, args.work, args.jobs, "benchmarks.is2re")
 
 
@@ -113,7 +119,7 @@ def summary(runs: list[list[dict]], kind: str, keys: dict[str, str]) -> dict:
             for name, key in keys.items()
             if key in runs[0][0][split]
         }
-        for part, split in (("seen", "val_id"), ("unseen", FOLDS[kind]))
+        for part, split in (("seen", "val_id"), ("unseen", FOLDS[kind][1]))
     }
 
 

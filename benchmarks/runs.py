@@ -93,12 +93,12 @@ def search_name(row: str, rate: float) -> str:
     return f"search_{file_name(row, 0, lr=rate)}"
 
 
-def best_rate(work: Path, row: str) -> float | None:
-    """Return the learning rate with the lowest mean energy MAE on val_id.
+def searched_rates(work: Path, row: str) -> dict[float, float]:
+    """Return the mean energy MAE on val_id of each learning rate that was tried.
 
     Args:
         work: The files of the search are in this folder and those below it.
-        row: The row; None is returned if no rates were tried with it.
+        row: The row.
     """
     errors: dict[float, list[float]] = {}
     for path in work.rglob("search_*.json"):
@@ -106,8 +106,27 @@ def best_rate(work: Path, row: str) -> float | None:
         if found["row"] == row:
             error = found["val_id"]["energy_mae"]
             errors.setdefault(found["learning_rate"], []).append(error)
-    means = {rate: statistics.mean(values) for rate, values in errors.items()}
+    return {rate: statistics.mean(errors[rate]) for rate in sorted(errors)}
+
+
+def best_rate(work: Path, row: str) -> float | None:
+    """Return the best of :func:`searched_rates`; None if no rates were tried."""
+    means = searched_rates(work, row)
     return min(means, key=means.get) if means else None
+
+
+def words_of_one(row: str, seed: int, name: str, **options: object) -> list:
+    """Return the arguments with which a benchmark makes one run, ``--one``.
+
+    Args:
+        row: The row.
+        seed: Its seed.
+        name: Name of the run's files.
+        options: Options of the benchmark; those that are None are left out.
+    """
+    given = {key: value for key, value in options.items() if value is not None}
+    flags = [part for key, value in given.items() for part in (f"--{key}", value)]
+    return [*flags, "--one", row, "--seed", seed, "--name", name]
 
 
 def splits_in(data: Path) -> list[str]:

@@ -47,12 +47,18 @@ from ase.io import read
 
 from ppmat.datasets.oc20_lmdb import write_lmdb
 from ppmat.datasets.oc20_record import OC20Record
+from ppmat.datasets.record_groups import adsorbate_of
+from ppmat.datasets.record_groups import metals_of
 from ppmat.datasets.surface_tags import ADSORBATE
 
 HELD_DEPTH = 3.0  # Å above the lowest atoms; two of the four layers
 SITE_GRID = 12  # fractions of the cell on which all nominal sites lie
 VAL_SHARE = 10  # one in so many records is kept for val_id
-FOLDS = {"metal": "val_ood_cat", "adsorbate": "val_ood_ads"}
+# What is left out: the name of a record's group, and the split of those left out.
+FOLDS = {
+    "metal": (metals_of, "val_ood_cat"),
+    "adsorbate": (adsorbate_of, "val_ood_ads"),
+}
 
 
 def initial_positions(relaxed: Atoms, clean: Atoms) -> np.ndarray:
@@ -95,28 +101,20 @@ def record_of(index: int, relaxed: Atoms, clean: Atoms) -> OC20Record:
     )
 
 
-def adsorbate_of(atoms: Atoms) -> str:
-    """Return the element on the surface; the entry of ``info`` may be a word."""
-    return atoms.get_chemical_symbols()[-1]
-
-
 def write_folds(path: Path, out: Path) -> None:
     """Write all folds of the files in ``path`` to ``out``."""
     slabs = read(path / "xu_kitchin_5metals_clean.extxyz", ":")
     clean = {slab.info["metal"]: slab for slab in slabs}
     frames = read(path / "xu_kitchin_5metals.extxyz", ":")
-    groups = {
-        "metal": [atoms.info["metal"] for atoms in frames],
-        "adsorbate": [adsorbate_of(atoms) for atoms in frames],
-    }
     records = [
         record_of(index, atoms, clean[atoms.info["metal"]])
         for index, atoms in enumerate(frames)
     ]
     held = np.random.default_rng(0).permutation(len(records)) % VAL_SHARE == 0
-    for kind, outside in FOLDS.items():
-        for name in sorted(set(groups[kind])):
-            left_out = np.array(groups[kind]) == name
+    for kind, (name_of, outside) in FOLDS.items():
+        groups = np.array([name_of(record) for record in records])
+        for name in sorted(set(groups)):
+            left_out = groups == name
             splits = {
                 outside: left_out,
                 "val_id": held & ~left_out,

@@ -32,6 +32,7 @@ import argparse
 import collections
 import os
 import sys
+from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
 from pathlib import Path
@@ -350,9 +351,8 @@ def export(args: argparse.Namespace) -> int:
 def subset(args: argparse.Namespace) -> int:
     """Copy rows to a new LMDB file."""
     rows = _selected(args)
-    source = {os.path.realpath(file) for file in rows.files}
-    inside = os.path.realpath(args.out) in source
-    refuse_if(inside, f"{args.out} is the file that is read; choose another name")
+    wrong = f"{args.out} is the file that is read; choose another name"
+    _refuse_source(rows, [args.out], wrong)
     try:
         count = write_lmdb(args.out, rows, overwrite=args.overwrite)
     except OSError as error:
@@ -369,9 +369,8 @@ def split(args: argparse.Namespace) -> int:
     for file in files.values():
         exists = file.exists() and not args.overwrite
         refuse_if(exists, f"{file} exists; choose another folder or --overwrite it")
-    source = {os.path.realpath(file) for file in rows.files}
-    inside = source & {os.path.realpath(file) for file in files.values()}
-    refuse_if(inside, f"{args.out} holds the file that is read; choose another folder")
+    wrong = f"{args.out} holds the file that is read; choose another folder"
+    _refuse_source(rows, files.values(), wrong)
     is_split = os.path.isdir(args.out) and lmdb_files(Path(args.out))
     refuse_if(is_split, f"{args.out} holds LMDB files itself, which would be read in "
         "place of its splits; choose another folder")  # fmt: skip
@@ -392,6 +391,12 @@ def split(args: argparse.Namespace) -> int:
     except OSError as error:
         return complain(error)
     return 0
+
+
+def _refuse_source(rows: OC20LMDB, files: Iterable[str | Path], wrong: str) -> None:
+    """Refuse to write one of the files if the rows are read from it."""
+    source = {os.path.realpath(file) for file in rows.files}
+    refuse_if(source & {os.path.realpath(file) for file in files}, wrong)
 
 
 def _selected(args: argparse.Namespace) -> OC20LMDB:

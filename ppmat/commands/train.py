@@ -52,14 +52,6 @@ from ppmat.utils.registry import fits
 
 EXIT_NOT_FINITE = 3
 _SMALLEST_SHARE = 4  # structures of a batch; with fewer, processes mostly wait
-# Argument of a model to the buffer that holds it: statistics of the labels
-_STATISTICS = {
-    "data_mean": "data_mean",
-    "data_std": "data_std",
-    "element_reference": "reference",
-}
-# Buffers that count in a training, or were measured after it
-_OF_ONE_TRAINING = ("batches_seen", "error_factor")
 # Split to the flag of Global that asks for it
 _FLAGS = {"train": "do_train", "val": "do_eval", "test": "do_test"}
 
@@ -300,10 +292,13 @@ def left_behind(block: Mapping, model: Any) -> list[str]:
 
     Args:
         block: The section ``Model``, with what ``Dataset.transform`` measured.
-        model: The model, whose buffers count.
+        model: The model. ``label_statistics`` are buffers by the arguments that give
+            them, ``of_one_training`` those that count in a training.
     """
-    given = set(_STATISTICS) & set(block.get(PARAMS_KEY) or {})
-    names = [*(_STATISTICS.values() if given else ()), *_OF_ONE_TRAINING]
+    statistics = getattr(model, "label_statistics", {})
+    given = set(statistics) & set(block.get(PARAMS_KEY) or {})
+    names = list(statistics.values()) if given else []
+    names += getattr(model, "of_one_training", ())
     return [name for name in names if name in model.state_dict()]
 
 

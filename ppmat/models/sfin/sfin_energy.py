@@ -133,6 +133,15 @@ class SFINEnergy(nn.Layer):
     """
 
     former_weights = FORMER_WEIGHTS
+    # What weights do not bring to a new training, see ``left_behind`` of the command:
+    # statistics of the labels, by the argument that gives them, and what is counted in
+    # a training or measured after it
+    label_statistics = {
+        "data_mean": "data_mean",
+        "data_std": "data_std",
+        "element_reference": "reference",
+    }
+    of_one_training = ("batches_seen", "error_factor")
     nested_params = {"backbone_cfg": SFINBackbone}
 
     def __init__(
