@@ -30,9 +30,9 @@ Each half, spatial or frequency, carries scalar channels and vector channels; ve
 turn with the structure. ``structure_geometry.py`` makes what the blocks see of
 positions.
 
-Shapes: ``N`` atoms, ``S`` structures, ``M`` neighbours of an atom, ``D`` scalar and
-``V`` vector channels of one half, ``Q`` message channels of one half, ``T`` tensor
-channels, ``R`` radial functions, half of them (``H``) with tensors, ``P`` atoms and
+Shapes: ``N`` atoms, ``S`` structures, ``M`` neighbours of an atom, ``D`` scalar, ``V``
+vector and ``T`` tensor channels, ``Q`` message channels, each of one half or of both
+side by side, ``R`` radial functions, half of them (``H``) with tensors, ``P`` atoms and
 ``K`` reciprocal vectors of a structure. Lengths are in Å.
 ``docs/oc20/sfin_structure.md`` derives invariances and normalisation.
 """
@@ -65,19 +65,16 @@ NUM_TAGS = 3  # 0 sub-surface, 1 surface, 2 adsorbate
 
 
 class Sizes(NamedTuple):
-    """Sizes of one half of a block."""
+    """Channels of one half, or of both side by side."""
 
     channels: int  # D
     vectors: int  # V
-    messages: int  # Q
     tensors: int  # T; 0 leaves tensors out
-    num_radial: int  # R
-    num_basis: int  # Gaussians of the length of reciprocal vectors
+    messages: int  # Q
 
-    @property
-    def num_tensor(self) -> int:
-        """Radial functions that have tensors, ``H``."""
-        return self.num_radial // 2 if self.tensors else 0
+    def times(self, ratio: float) -> Sizes:
+        """Return ``ratio`` of the channels, at least one of each kind that exists."""
+        return Sizes(*(max(round(ratio * size), min(size, 1)) for size in self))
 
 
 class Features(NamedTuple):
@@ -105,11 +102,14 @@ def concat(halves: list[Features]) -> Features:
     )
 
 
-def split(x: Features, num_halves: int) -> list[Features]:
+def split(x: Features, sizes: list[Sizes]) -> list[Features]:
     """Return the halves whose channels are side by side."""
-    if num_halves == 1:
+    if len(sizes) == 1:
         return [x]
-    parts = [[None] * num_halves if c is None else c.split(num_halves, -1) for c in x]
+    parts = [
+        [None] * len(sizes) if c is None else c.split(list(widths), -1)
+        for c, widths in zip(x, zip(*sizes))
+    ]
     return [Features(*half) for half in zip(*parts)]
 
 
@@ -197,29 +197,27 @@ def lengths(x: paddle.Tensor) -> paddle.Tensor:
 class Messages(nn.Layer):
     """Sum what the neighbours of each atom send, weighted by distance and direction.
 
-    A neighbour sends ``Q`` mixtures of its scalars for each of ``B`` halves. They are
-    summed with every tap of :class:`~ppmat.models.sfin.structure_geometry.Taps`, in one
-    product of matrices for each atom; no tensor for each edge and channel exists.
+    A neighbour sends ``Q`` mixtures of the scalars of each half. They are summed with
+    every tap of :class:`~ppmat.models.sfin.structure_geometry.Taps`, in one product of
+    matrices for each atom; no tensor for each edge and channel exists.
     """
 
-    def __init__(self, sizes: Sizes, num_halves: int) -> None:
+    def __init__(self, sizes: list[Sizes], num_radial: int, num_tensor: int) -> None:
         super().__init__()
-        self.send = nn.LayerList(
-            nn.Linear(sizes.channels, sizes.messages) for _ in range(num_halves)
-        )
-        r, h = sizes.num_radial, sizes.num_tensor
+        self.send = nn.LayerList(nn.Linear(x.channels, x.messages) for x in sizes)
+        r, h = num_radial, num_tensor
         self.split = [r, 3 * r, 5 * h] if h else [r, 3 * r]
 
     def forward(self, halves: list[Features], geo: Geometry) -> list[paddle.Tensor]:
-        """Return the sums [N, R B Q], [N, 3, R B Q] and, with tensors, [N, 5, H B Q].
+        """Return the sums [N, R Q], [N, 3, R Q] and, with tensors, [N, 5, H Q].
 
-        The channels of the halves are side by side.
+        ``Q`` is that of both halves, side by side.
         """
         n, m, _ = geo.taps.shape
         sent = [send(x.s) for send, x in zip(self.send, halves)]
         sent = sent[0] if len(sent) == 1 else paddle.concat(sent, axis=-1)
         sent = paddle.gather(sent, geo.neighbour).reshape([n, m, -1])
-        sums = paddle.matmul(geo.taps, sent, transpose_x=True)  # [N, 4 R + 5 H, B Q]
+        sums = paddle.matmul(geo.taps, sent, transpose_x=True)  # [N, 4 R + 5 H, Q]
         s, *others = sums.split(self.split, axis=1)
         vectors_and_tensors = [x.reshape([n, c, -1]) for x, c in zip(others, (3, 5))]
         return [s.reshape([n, -1]), *vectors_and_tensors]
@@ -233,35 +231,37 @@ class Paths(nn.Layer):
 
     Args:
         taps: Number of taps.
-        inputs: Channels of a half that come in.
-        outputs: Channels of a half that go out.
-        exchange: Whether there are two halves.
+        inputs: Channels of each half that come in.
+        outputs: Channels of each half that go out.
         bias: Whether to add one; vectors and tensors have none, so they turn.
     """
 
     def __init__(
-        self, taps: int, inputs: int, outputs: int, exchange: bool, bias: bool = False
+        self, taps: int, inputs: list[int], outputs: list[int], bias: bool = False
     ) -> None:
         super().__init__()
-        bound = math.sqrt(6.0 / (taps * inputs * (1 + exchange) + outputs))
-        for name in ("l2l", "g2l", "l2g") if exchange else ("l2l",):
+        bound = math.sqrt(6.0 / (taps * sum(inputs) + outputs[0]))
+        paths = {"l2l": (0, 0), "g2l": (1, 0), "l2g": (0, 1)}
+        for name in paths if len(inputs) == 2 else ["l2l"]:
+            start, end = paths[name]
             weight = self.create_parameter(
-                [taps, inputs, outputs],
+                [taps, inputs[start], outputs[end]],
                 default_initializer=nn.initializer.Uniform(-bound, bound),
             )
             self.add_parameter(name, weight)
         self.bias = None
         if bias:
-            width = outputs * (1 + exchange)
-            self.bias = self.create_parameter([width], is_bias=True)
-        self.exchange = exchange
+            self.bias = self.create_parameter([sum(outputs)], is_bias=True)
+        self.exchange = len(inputs) == 2
+        self.g2g = [taps, inputs[-1], outputs[-1]]  # the Fourier unit does this path
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        """Return [..., B outputs] of [..., taps B inputs]."""
+        """Return [..., outputs of both] of [..., taps times inputs of both]."""
         weight = self.l2l
         if self.exchange:
+            zeros = paddle.zeros(self.g2g, dtype=weight.dtype)
             to_l = paddle.concat([self.l2l, self.g2l], axis=1)
-            to_g = paddle.concat([self.l2g, paddle.zeros_like(self.l2g)], axis=1)
+            to_g = paddle.concat([self.l2g, zeros], axis=1)
             weight = paddle.concat([to_l, to_g], axis=2)
         return F.linear(x, weight.reshape([-1, weight.shape[-1]]), self.bias)
 
@@ -272,20 +272,17 @@ class Convolution(nn.Layer):
     An atom's own features are the centre tap of the 3x3 convolution.
     """
 
-    def __init__(self, sizes: Sizes, exchange: bool) -> None:
+    def __init__(self, sizes: list[Sizes], num_radial: int, num_tensor: int) -> None:
         super().__init__()
-        channels, vectors, messages = sizes.channels, sizes.vectors, sizes.messages
-        self.centre_s = Paths(1, channels, channels, exchange, bias=True)
-        self.centre_v = Paths(1, vectors, vectors, exchange)
-        self.scalar = Paths(sizes.num_radial, messages, channels, exchange)
-        self.vector = Paths(sizes.num_radial, messages, vectors, exchange)
-        self.tensor = None
-        if sizes.tensors:
-            h = sizes.num_tensor
-            self.tensor = Paths(h, messages, sizes.tensors, exchange)
+        channels, vectors, tensors, messages = map(list, zip(*sizes))
+        self.centre_s = Paths(1, channels, channels, bias=True)
+        self.centre_v = Paths(1, vectors, vectors)
+        self.scalar = Paths(num_radial, messages, channels)
+        self.vector = Paths(num_radial, messages, vectors)
+        self.tensor = Paths(num_tensor, messages, tensors) if num_tensor else None
 
     def forward(self, x: Features, sums: list[paddle.Tensor]) -> Features:
-        """Return scalars [N, B D], vectors [N, 3, B V] and tensors [N, 5, B T].
+        """Return scalars [N, D], vectors [N, 3, V] and tensors [N, 5, T] of both halves.
 
         Args:
             x: Features of both halves side by side.
@@ -394,40 +391,47 @@ class InteractionBlock(nn.Layer):
     ``out_g = l2g(x_l) + g2g(x_g)`` for the frequency half.
 
     Args:
-        sizes: Sizes of one half.
-        halves: ``"both"``, or one half alone, for comparisons.
+        sizes: Sizes of the spatial and the frequency half; None for one that is left
+            out, for comparisons.
         exchange: With both halves, whether the paths g2l and l2g exist.
+        num_radial: Radial functions of the messages, ``R``.
+        num_tensor: How many of them have tensors, ``H``.
+        num_basis: Gaussians of the lengths of reciprocal vectors.
     """
 
     def __init__(
         self,
-        sizes: Sizes,
-        halves: Literal["both", "spatial", "frequency"],
+        sizes: tuple[Sizes | None, Sizes | None],
         exchange: bool,
+        num_radial: int,
+        num_tensor: int,
+        num_basis: int,
     ) -> None:
         super().__init__()
-        exchange = exchange and halves == "both"
-        self.num_sending = 1 + exchange
+        local, spectral = sizes
+        exchange = exchange and None not in sizes
+        self.sending = []  # sizes of the halves that send messages
         self.conv = self.g2g = None
-        tensors = []
-        if halves != "frequency":
-            self.messages = Messages(sizes, self.num_sending)
-            self.conv = Convolution(sizes, exchange)
-            tensors.append(sizes.tensors)
-        if halves != "spatial":
-            self.g2g = FrequencyConv(sizes.channels, sizes.vectors, sizes.num_basis)
-            tensors.append(sizes.tensors if exchange else 0)
+        act = []
+        if local is not None:
+            self.sending = [local, spectral] if exchange else [local]
+            self.messages = Messages(self.sending, num_radial, num_tensor)
+            self.conv = Convolution(self.sending, num_radial, num_tensor)
+            act.append(local)
+        if spectral is not None:
+            self.g2g = FrequencyConv(spectral.channels, spectral.vectors, num_basis)
+            act.append(spectral if exchange else spectral._replace(tensors=0))
         self.act = nn.LayerList(
-            GatedActivation(sizes.channels, sizes.vectors, count) for count in tensors
+            GatedActivation(x.channels, x.vectors, x.tensors) for x in act
         )
 
     def forward(self, halves: list[Features], geo: Geometry) -> list[Features]:
         """Return the halves, scalars [N, D] and vectors [N, 3, V] each."""
         out = []
         if self.conv is not None:
-            sending = halves[: self.num_sending]
+            sending = halves[: len(self.sending)]
             mixed = self.conv(concat(sending), self.messages(sending, geo))
-            out = split(mixed, self.num_sending)
+            out = split(mixed, self.sending)
         if self.g2g is not None:
             own = self.g2g(halves[-1], geo)
             out[1:] = [add(own, x) for x in out[1:]] or [own]
@@ -445,10 +449,13 @@ class SFINBackbone(nn.Layer):
             backbone_cfg: {channels: 32, vectors: 16, cutoff: 5.0, k_cut: 1.0}
 
     Args:
-        channels: Scalar channels of each half, ``D``.
-        vectors: Vector channels of each half, ``V``.
-        tensors: Tensor channels of each half, ``T``; 0 leaves tensors out.
-        messages: Channels of each half that an atom sends to its neighbours, ``Q``.
+        channels: Scalar channels of the spatial half, ``D``.
+        vectors: Vector channels of the spatial half, ``V``.
+        tensors: Tensor channels of the spatial half, ``T``; 0 leaves tensors out.
+        messages: Channels of the spatial half that an atom sends to its neighbours,
+            ``Q``.
+        frequency_ratio: Channels of the frequency half, of each kind, as a fraction of
+            those of the spatial half.
         num_blocks: Residual blocks; each holds two interactive blocks.
         cutoff: Distance [Å] at which messages end; at most the graph's cutoff.
         k_cut: Radius [1/Å] of the sphere of reciprocal vectors; at most the graph's.
@@ -472,6 +479,7 @@ class SFINBackbone(nn.Layer):
         vectors: Annotated[int, Range(1, 4096)] = 16,
         tensors: Annotated[int, Range(0, 4096)] = 8,
         messages: Annotated[int, Range(1, 4096)] = 16,
+        frequency_ratio: Annotated[float, Range(above=0, most=1)] = 1.0,
         num_blocks: Annotated[int, Range(1, 256)] = 2,
         cutoff: Annotated[float, Range(above=0, most=50)] = 5.0,
         k_cut: Annotated[float, Range(0, 10)] = 1.0,
@@ -491,20 +499,30 @@ class SFINBackbone(nn.Layer):
                 wanted="num_radial of 2 or more, half of which have tensors",
                 hint="Set tensors to 0 to leave them out.",
             )
-        sizes = Sizes(channels, vectors, messages, tensors, num_radial, num_basis)
+        local = Sizes(channels, vectors, tensors, messages)
+        spectral = local.times(frequency_ratio)
+        sizes = {
+            "both": (local, spectral),
+            "spatial": (local, None),
+            "frequency": (None, spectral),
+        }[halves]
+        num_tensor = num_radial // 2 if tensors else 0
         self.drop_path = drop_path
-        self.num_halves = 2 if halves == "both" else 1
-        self.out_channels = channels * self.num_halves
-        self.out_vectors = vectors * self.num_halves
+        self.halves = [half for half in sizes if half is not None]
+        self.out_channels = sum(half.channels for half in self.halves)
+        self.out_vectors = sum(half.vectors for half in self.halves)
         self.structure_geometry = StructureGeometry(
-            cutoff, k_cut, num_basis, num_radial, sizes.num_tensor
+            cutoff, k_cut, num_basis, num_radial, num_tensor
         )
         self.element = element_embedding(elements, self.out_channels)
         self.tag = Lookup(NUM_TAGS, self.out_channels)
         self.free = Lookup(2, self.out_channels)
         self.head = Mix(self.out_channels + 1, 1, self.out_channels, self.out_vectors)
         self.blocks = nn.LayerList(
-            nn.LayerList(InteractionBlock(sizes, halves, exchange) for _ in range(2))
+            nn.LayerList(
+                InteractionBlock(sizes, exchange, num_radial, num_tensor, num_basis)
+                for _ in range(2)
+            )
             for _ in range(num_blocks)
         )
 
@@ -528,8 +546,8 @@ class SFINBackbone(nn.Layer):
             condition: Extra scalars [N, out_channels] added to the embedding.
 
         Returns:
-            :class:`Features` of both halves side by side, ``2 D`` scalar and ``2 V``
-            vector channels (``D`` and ``V`` of one half alone), and the geometry.
+            :class:`Features` of the halves side by side, ``out_channels`` scalars and
+            ``out_vectors`` vectors, and the geometry.
         """
         atoms = batch["structure_array"]
         start = atoms["cart_coords"]
@@ -541,12 +559,12 @@ class SFINBackbone(nn.Layer):
             self.element(atoms["atom_types"])
             + self.tag(atoms["tags"])
             + self.free(atoms["fixed"].astype("int64"))
-        )  # [N, 2 D]
+        )  # [N, out_channels]
         if condition is not None:
             s = s + condition
         length = (moved.square().sum(axis=1) + EPS).sqrt()  # [N, 1]
         x = self.head(Features(paddle.concat([s, length], axis=-1), moved))
-        halves = head = split(x, self.num_halves)
+        halves = head = split(x, self.halves)
         for pair in self.blocks:
             identity = halves
             for block in pair:
