@@ -150,7 +150,7 @@ def repeated(a, n):
     return {**copies, "pos": pos, "cell": cell, "num_adsorbates": n}
 
 
-SLOPES = {"H": [0.1, -0.4, 0.2, 0.3, -0.2], "Cu": [9.0, 9.0, 9.0, 9.0, 9.0]}
+SLOPES = {"H": [0.1, -0.4, 0.2, 0.3, -0.2], "Cu": [0.5, 0.1, -0.3, 0.2, 0.4]}
 EXTENSIVE = {
     "data_mean": -1.5,
     "data_std": 0.7,
@@ -243,7 +243,6 @@ def test_normalisation_and_reference():
 
 
 def test_adsorbate_energy_is_linear_in_the_properties_of_the_surface():
-    """The slopes of Cu count nowhere here, as no adsorbate has Cu."""
     plain, model = energy_model(), energy_model(surface_reference=SLOPES)
     structures, table = slabs(0, 1), element_properties()
     for s in structures:
@@ -252,9 +251,9 @@ def test_adsorbate_energy_is_linear_in_the_properties_of_the_surface():
     difference = energies(model, structures) - energies(plain, structures)
     want = [
         sum(
-            np.dot(SLOPES["H"], table[s["z"][s["tags"] == 1]].mean(axis=0))
-            for z, tag in zip(s["z"], s["tags"])
-            if tag == 2 and z == 1
+            np.dot(SLOPES[symbol], table[s["z"][s["tags"] == 1]].mean(axis=0))
+            for symbol, z in (("H", 1), ("Cu", 29))
+            for _ in np.flatnonzero((s["z"] == z) & (s["tags"] == 2))
         )
         for s in structures
     ]
