@@ -150,7 +150,7 @@ def repeated(a, n):
     return {**copies, "pos": pos, "cell": cell, "num_adsorbates": n}
 
 
-SLOPES = {"H": [0.1, -0.4, 0.2, 0.3, -0.2], "Cu": [0.5, 0.1, -0.3, 0.2, 0.4]}
+SLOPES = {"H": [0.1, -0.4, 0.2, 0.3, -0.2], "Cu": [1.5, 0.1, -0.3, 0.2, 0.4]}
 EXTENSIVE = {
     "data_mean": -1.5,
     "data_std": 0.7,
