@@ -24,6 +24,7 @@ from helpers import batch_of
 from helpers import random_slab
 
 from ppmat.models import build_model
+from ppmat.utils.element_properties import element_properties
 from ppmat.utils.registry import ConfigError
 from ppmat.utils.save_load import CheckpointError
 from ppmat.utils.save_load import apply_weights
@@ -149,7 +150,13 @@ def repeated(a, n):
     return {**copies, "pos": pos, "cell": cell, "num_adsorbates": n}
 
 
-EXTENSIVE = {"data_mean": -1.5, "data_std": 0.7, "element_reference": {"H": 0.3}}
+SLOPES = {"H": [0.1, -0.4, 0.2, 0.3, -0.2], "Cu": [1.5, 0.1, -0.3, 0.2, 0.4]}
+EXTENSIVE = {
+    "data_mean": -1.5,
+    "data_std": 0.7,
+    "element_reference": {"H": 0.3},
+    "surface_reference": SLOPES,
+}
 
 
 def mean_taken_once(model):
@@ -233,6 +240,25 @@ def test_normalisation_and_reference():
     assert float(result["loss_dict"]["energy"]) == pytest.approx(
         float(error.abs().mean()) / 0.7, rel=1e-5
     )
+
+
+def test_adsorbate_energy_is_linear_in_the_properties_of_the_surface():
+    plain, model = energy_model(), energy_model(surface_reference=SLOPES)
+    structures, table = slabs(0, 1), element_properties()
+    for s in structures:
+        s["z"][np.flatnonzero(s["tags"] == 1)[0]] = 78  # an alloy
+        s["z"][np.flatnonzero(s["tags"] == 2)[0]] = 1
+    difference = energies(model, structures) - energies(plain, structures)
+    want = [
+        sum(
+            np.dot(SLOPES[symbol], table[s["z"][s["tags"] == 1]].mean(axis=0))
+            for symbol, z in (("H", 1), ("Cu", 29))
+            for _ in np.flatnonzero((s["z"] == z) & (s["tags"] == 2))
+        )
+        for s in structures
+    ]
+    assert min(np.abs(want)) > 0.01
+    np.testing.assert_allclose(difference, want, atol=1e-5)
 
 
 def test_statistics_travel_with_the_weights():
@@ -423,6 +449,7 @@ def test_learns(params):
         ({"data_std": 0.0}, "data_std"),
         ({"pooling": "max"}, "pooling"),
         ({"element_reference": {"Xx": 1.0}}, "Xx"),
+        ({"surface_reference": {"H": [1.0]}}, "surface_reference.H has 1 slopes"),
         ({"displacement_weight": [1.0]}, "displacement_weight"),
         ({"readout_tags": [3]}, "readout_tags"),
         ({"backbone_cfg": {"chanels": 8}}, "chanels"),

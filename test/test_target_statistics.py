@@ -41,6 +41,8 @@ from ppmat.utils import logger
 from ppmat.utils import save_load
 from ppmat.utils.config import load_config
 from ppmat.utils.config import save_config
+from ppmat.utils.element_properties import PROPERTIES
+from ppmat.utils.element_properties import element_properties
 from ppmat.utils.registry import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -209,6 +211,49 @@ def test_the_mean_is_that_of_one_adsorbate():
     assert mean == pytest.approx(-1.5, abs=5e-3)
     assert std == pytest.approx(0.01, rel=0.1)
     assert list(energies.values()) == pytest.approx([0.5, -2.0, 1.0], abs=5e-3)
+
+
+class OnSurfaces(Composed):
+    """Adsorbates of counts [n, elements] on surfaces of two metals each."""
+
+    def __init__(self, counts, labels, metals):
+        super().__init__(counts, labels)
+        self.metals = metals
+
+    def __getitem__(self, index):
+        sample = super().__getitem__(index)
+        atoms = sample["structure_array"]
+        z, tags = atoms["atom_types"].data, atoms["tags"].data
+        z = np.append(z, self.metals[index])
+        atoms["atom_types"] = ConcatData(z)
+        atoms["tags"] = ConcatData(np.append(tags, [1, 1]))
+        return sample
+
+
+def test_surface_scaling_says_something_of_metals_it_has_not_seen():
+    """Planted slopes come back, and hold for a metal that no record has."""
+    rng = np.random.default_rng(0)
+    metals = rng.choice([27, 28, 29, 44, 45, 46, 47, 76, 77, 78], (300, 2))
+    counts = rng.integers(0, 3, (300, 3))
+    slopes = rng.normal(size=(3, len(PROPERTIES)))
+    surfaces = element_properties()[metals].mean(axis=1)
+
+    def energy(counts, surface):
+        return float(counts @ ([0.5, -1.0, 2.0] + slopes @ surface))
+
+    labels = [energy(*row) + 0.01 * rng.normal() for row in zip(counts, surfaces)]
+    loader = io.DataLoader(OnSurfaces(counts, labels, metals))
+    _, plain, _ = run_dataset_transform("composition_scaling", loader, "y", tags=[2])
+    mean, std, reference, found = run_dataset_transform(
+        "surface_scaling", loader, "y", tags=[2], ridge=1e-4
+    )
+    assert std == pytest.approx(plain, rel=0.01)  # the spread, not what is left of it
+    found = np.array([found[symbol] for symbol in ("H", "O", "Cu")])
+    unseen = element_properties()[79]
+    for one in np.eye(3):
+        got = mean + one @ (list(reference.values()) + found @ unseen)
+        assert got == pytest.approx(energy(one, unseen), abs=0.05)
+        assert abs(got - energy(one, 0 * unseen)) > 0.1  # the twin without slopes
 
 
 def test_composition_that_says_everything_is_refused():
@@ -400,7 +445,9 @@ def test_fine_tuning_takes_the_statistics_of_the_new_set(train, tmp_path):
     paddle.save(old, str(path))
     status, shown = train(f"Trainer.pretrained_model_path={path}", scaling=())
     assert status == 0
-    kept = "data_mean, data_std, reference, batches_seen, error_factor"
+    kept = (
+        "data_mean, data_std, reference, surface_slopes, batches_seen, error_factor"
+    )
     assert f"Loaded weights {path}, except {kept}" in shown
     found, params = weights_of(tmp_path / "out"), model_params(tmp_path / "out")
     assert float(found["data_mean"]) == pytest.approx(params["data_mean"], rel=1e-6)

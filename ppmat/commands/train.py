@@ -363,6 +363,7 @@ def take_best(trainer: Any) -> None:
 
 def check_statistics(config: Mapping) -> None:
     """Check ``Dataset.transform`` without reading data, also if nothing is trained."""
+    from ppmat.datasets.transform import REFERENCES
     from ppmat.datasets.transform import check_scaling
     from ppmat.datasets.transform import single_target
     from ppmat.models import MODELS
@@ -377,9 +378,9 @@ def check_statistics(config: Mapping) -> None:
     single_target(names)
     model, params = MODELS.parse(config["Model"], "Model")
     accepted = inspect.signature(model.__init__).parameters
+    scaling = config["Dataset"]["transform"][CLASS_KEY]
     filled = {"data_mean": 0.0, "data_std": 1.0}
-    if config["Dataset"]["transform"][CLASS_KEY] == "composition_scaling":
-        filled["element_reference"] = {}
+    filled |= {name: {} for name in REFERENCES.get(scaling, ())}
     refuse_if(
         not set(filled) <= set(accepted),
         f"Dataset.transform fills {', '.join(filled)} of the model, but "
@@ -391,18 +392,18 @@ def check_statistics(config: Mapping) -> None:
 
 def fill_statistics(config: dict[str, Any], train_loader: Any) -> None:
     """Write the statistics that ``Dataset.transform`` asks for into ``Model``."""
+    from ppmat.datasets.transform import REFERENCES
     from ppmat.datasets.transform import run_dataset_transform
     from ppmat.datasets.transform import single_target
 
     block = config["Dataset"]["transform"]
     target = single_target(config["Global"]["label_names"])
-    mean, std, *reference = run_dataset_transform(
+    mean, std, *references = run_dataset_transform(
         block[CLASS_KEY], train_loader, target, **(block.get(PARAMS_KEY) or {})
     )
     params = dict(config["Model"].get(PARAMS_KEY) or {})
     params.update(data_mean=mean, data_std=std)
-    if reference:
-        params["element_reference"] = reference[0]
+    params |= dict(zip(REFERENCES.get(block[CLASS_KEY], ()), references))
     config["Model"] = {**config["Model"], PARAMS_KEY: params}
     logger.message(
         f"{block[CLASS_KEY]} of {target} over {len(train_loader.dataset)} training "

@@ -22,11 +22,10 @@ from typing import Any
 import numpy as np
 
 from ppmat.datasets.pyg_pickle import OC20FormatError
+from ppmat.utils.element_properties import MAX_ATOMIC_NUMBER
 from ppmat.utils.periodic import LARGEST_COORDINATE
 from ppmat.utils.periodic import check_cell
 from ppmat.utils.periodic import check_cell_size
-
-MAX_ATOMIC_NUMBER = 118
 
 
 class FieldReader:

@@ -28,6 +28,7 @@ from ppmat.datasets.transform.target_statistics import custom_scaling
 from ppmat.datasets.transform.target_statistics import mean_std_scaling
 from ppmat.datasets.transform.target_statistics import no_scaling
 from ppmat.datasets.transform.target_statistics import single_target
+from ppmat.datasets.transform.target_statistics import surface_scaling
 from ppmat.datasets.transform.values import Abs
 from ppmat.datasets.transform.values import Log10
 from ppmat.datasets.transform.values import Normalize
@@ -45,11 +46,23 @@ TRANSFORMS = Registry(
     "transform", [Normalize, Log10, Scale, Abs, UnNormalize, PowerData]
 )
 SCALINGS = Registry(
-    "scaling", [no_scaling, mean_std_scaling, composition_scaling, custom_scaling]
+    "scaling",
+    [
+        no_scaling,
+        mean_std_scaling,
+        composition_scaling,
+        surface_scaling,
+        custom_scaling,
+    ],
 )
+# Arguments of the model that get what a scaling returns after mean and deviation
+REFERENCES = {
+    "composition_scaling": ("element_reference",),
+    "surface_scaling": ("element_reference", "surface_reference"),
+}
 
 __all__ = [*TRANSFORMS, *SCALINGS, "Compose", "build_post_transforms", "single_target"]
-__all__ += ["build_transforms", "check_scaling", "run_dataset_transform"]
+__all__ += ["REFERENCES", "build_transforms", "check_scaling", "run_dataset_transform"]
 
 
 class Compose:
@@ -111,7 +124,7 @@ def run_dataset_transform(
 ) -> tuple:
     """Return mean and standard deviation of the target, computed by a scaling.
 
-    ``composition_scaling`` also returns the energies of the elements.
+    More for the scalings in :data:`REFERENCES`.
 
     Args:
         trans_func: Name of a scaling.

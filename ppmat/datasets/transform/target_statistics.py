@@ -16,7 +16,8 @@
 
 Every scaling takes the training loader and the name of the target. It returns
 ``(mean, std)`` in the unit of the target; ``composition_scaling`` also returns the
-energies of the elements. A mean is that of one adsorbate: a record with n adsorbates
+energies of the elements, and ``surface_scaling`` how those of an adsorbate depend on the
+metals of the surface. A mean is that of one adsorbate: a record with n adsorbates
 (``num_adsorbates``) is described by n times the mean.
 """
 
@@ -33,12 +34,17 @@ from paddle import io
 from pymatgen.core import Element
 
 from ppmat.datasets.custom_data_type import ConcatData
+from ppmat.datasets.surface_tags import ADSORBATE
+from ppmat.datasets.surface_tags import SURFACE
+from ppmat.utils.element_properties import MAX_ATOMIC_NUMBER
+from ppmat.utils.element_properties import element_properties
 from ppmat.utils.misc import gather_objects
 from ppmat.utils.progress import Progress
 from ppmat.utils.ranges import Range
 from ppmat.utils.registry import ConfigError
 
-NUM_ELEMENTS = 119  # row 0 is no element
+NUM_ELEMENTS = MAX_ATOMIC_NUMBER + 1  # row 0 is no element
+NUM_TAGS = ADSORBATE + 1
 Target = str | Sequence[str]
 
 
@@ -101,28 +107,97 @@ def composition_scaling(
     Raises:
         ConfigError: See :func:`mean_std_scaling`.
     """
+    labels, adsorbates, counts = _read_compositions(train_loader, target)
+    x = counts[:, list(tags)].sum(axis=1)
+    mean, std, energies = _fit(labels, adsorbates, x, ridge)
+    return mean, std, _by_symbol(energies)
+
+
+def surface_scaling(
+    train_loader: io.DataLoader,
+    target: Target,
+    tags: Annotated[Sequence[int], Range(0, 2)] = (1, 2),
+    ridge: Annotated[float, Range(0, 10**9)] = 1.0,
+) -> tuple[float, float, dict[str, float], dict[str, list[float]]]:
+    """Return the composition model with energies that depend on the surface.
+
+    The energy of an adsorbate's atom gets one slope for each of the
+    :data:`~ppmat.utils.element_properties.PROPERTIES`, times the mean property of
+    the atoms of the surface (tag 1). Adsorption energies on different metals are close
+    to linear in each other (scaling relations, Abild-Pedersen et al., Phys. Rev. Lett.
+    2007, 99, 016105), so this says something of metals that are not in the training
+    data.
+
+    Args:
+        train_loader: As in :func:`composition_scaling`.
+        target: As there.
+        tags: As there.
+        ridge: Penalty on the square of an energy or slope, in records.
+
+    Returns:
+        Mean, standard deviation around :func:`composition_scaling`, the spread of
+        adsorption energies, energy by symbol, slopes by symbol.
+
+    Raises:
+        ConfigError: See :func:`mean_std_scaling`.
+    """
+    labels, adsorbates, counts = _read_compositions(train_loader, target)
+    atoms = counts[:, list(tags)].sum(axis=1)  # [n, 119]
+    _, std, _ = _fit(labels, adsorbates, atoms, ridge)
+    properties = element_properties()  # [119, P]
+    surface = counts[:, SURFACE] @ properties
+    surface /= counts[:, SURFACE].sum(axis=1, keepdims=True).clip(min=1)  # [n, P]
+    products = counts[:, ADSORBATE, :, None] * surface[:, None]  # [n, 119, P]
+    x = np.concatenate([atoms, products.reshape(len(labels), -1)], axis=1)
+    mean, _, weights = _fit(labels, adsorbates, x, ridge)
+    energies, slopes = np.split(weights, [NUM_ELEMENTS])
+    slopes = slopes.reshape(NUM_ELEMENTS, -1)
+    return mean, std, _by_symbol(energies), _by_symbol(slopes)
+
+
+def _read_compositions(
+    train_loader: io.DataLoader, target: Target
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return labels [n], numbers of adsorbates [n], and atoms by tag, [n, 3, 119]."""
     name = single_target(target)
-    rows = _read_all(train_loader.dataset, _read_label_and_composition, name, tags)
+    rows = _read_all(train_loader.dataset, _read_label_and_composition, name)
     labels = np.concatenate([label for label, _, _ in rows])
-    counts = np.array([count for _, _, count in rows])
-    adsorbates = np.array([n for _, n, _ in rows])
-    if len(labels) != len(counts):
+    if len(labels) != len(rows):
         raise ConfigError(
-            f"composition_scaling wants one label a record, got {len(labels)} in "
-            f"{len(counts)} records"
+            f"energies of elements want one label a record, got {len(labels)} in "
+            f"{len(rows)} records"
         )
-    met = np.flatnonzero(counts.any(axis=0))
-    x = counts[:, met] - np.outer(adsorbates, _per_one(counts[:, met], adsorbates))
+    return labels, np.array([n for _, n, _ in rows]), np.array([c for _, _, c in rows])
+
+
+def _fit(
+    labels: np.ndarray, adsorbates: np.ndarray, x: np.ndarray, ridge: float
+) -> tuple[float, float, np.ndarray]:
+    """Fit ``labels = mean * adsorbates + x @ weights``.
+
+    Returns:
+        Mean; standard deviation of the residuals; weights, 0 where a column of x is.
+    """
+    met = np.flatnonzero(x.any(axis=0))
+    kept = x[:, met]
+    moved = kept - np.outer(adsorbates, _per_one(kept, adsorbates))
     y = labels - adsorbates * _per_one(labels, adsorbates)
-    energies = np.linalg.solve(x.T @ x + ridge * np.eye(len(met)), x.T @ y)
-    mean, std = _mean_and_std(labels - counts[:, met] @ energies, adsorbates)
+    weights = np.zeros(x.shape[1])
+    matrix = moved.T @ moved + ridge * np.eye(len(met))
+    weights[met] = np.linalg.solve(matrix, moved.T @ y)
+    mean, std = _mean_and_std(labels - x @ weights, adsorbates)
     if not std > 0:
         raise ConfigError(
-            f"composition_scaling: the composition explains all {len(labels)} training "
-            "labels, so the residuals have no spread; use custom_scaling"
+            f"the composition explains all {len(labels)} training labels, so the "
+            "residuals have no spread; use custom_scaling"
         )
-    reference = {Element.from_Z(int(z)).symbol: float(e) for z, e in zip(met, energies)}
-    return mean, std, reference
+    return mean, std, weights
+
+
+def _by_symbol(rows: np.ndarray) -> dict[str, Any]:
+    """Return the rows [119, ...] that are not 0, by the symbol of their element."""
+    met = np.flatnonzero(rows.reshape(len(rows), -1).any(axis=1))
+    return {Element.from_Z(int(z)).symbol: rows[z].tolist() for z in met}
 
 
 def _per_one(values: np.ndarray, adsorbates: np.ndarray) -> np.ndarray:
@@ -204,16 +279,16 @@ def _read_all(dataset: io.Dataset, read: Callable, *args: Any) -> list[Any]:
 
 
 def _read_label_and_composition(
-    dataset: io.Dataset, index: int, name: str, tags: Sequence[int]
+    dataset: io.Dataset, index: int, name: str
 ) -> tuple[np.ndarray, int, np.ndarray]:
-    """Return label, number of adsorbates and composition of a record.
+    """Return label, number of adsorbates and composition of a record, by tag.
 
     The record is built once at most.
     """
     source = dataset if hasattr(dataset, "read_atoms") else {index: dataset[index]}
     return (
         *_read_label_and_adsorbates(source, index, name),
-        _read_composition(source, index, tags),
+        _read_composition(source, index),
     )
 
 
@@ -232,16 +307,16 @@ def _read_label_and_adsorbates(
     return _read_label(dataset, index, name), max(int(count), 1)
 
 
-def _read_composition(dataset: Any, index: int, tags: Sequence[int]) -> np.ndarray:
-    """Return how many atoms of each atomic number have one of the tags, [119]."""
+def _read_composition(dataset: Any, index: int) -> np.ndarray:
+    """Return how many atoms have each tag and atomic number, [3, 119]."""
     if hasattr(dataset, "read_atoms"):
         atom_types, atom_tags = dataset.read_atoms(index)
     else:
         atoms = dataset[index]["structure_array"]
         atom_types, atom_tags = atoms["atom_types"].data, atoms["tags"].data
-    return np.bincount(
-        np.asarray(atom_types)[np.isin(atom_tags, tags)], minlength=NUM_ELEMENTS
-    )
+    counts = np.zeros((NUM_TAGS, NUM_ELEMENTS))
+    np.add.at(counts, (np.asarray(atom_tags), np.asarray(atom_types)), 1.0)
+    return counts
 
 
 def _read_label(dataset: Any, index: int, name: str) -> np.ndarray:

@@ -35,15 +35,19 @@ from paddle import nn
 from paddle.nn import functional as F
 from pymatgen.core import Element
 
-from ppmat.models.sfin.element_embedding import MAX_ATOMIC_NUMBER
+from ppmat.models.sfin.sfin_structure import ADSORBATE
 from ppmat.models.sfin.sfin_structure import FORMER_WEIGHTS
 from ppmat.models.sfin.sfin_structure import NUM_TAGS
+from ppmat.models.sfin.sfin_structure import SURFACE
 from ppmat.models.sfin.sfin_structure import GatedActivation
 from ppmat.models.sfin.sfin_structure import SFINBackbone
 from ppmat.models.sfin.sfin_structure import displacement_head
 from ppmat.models.sfin.structure_geometry import free_atoms
 from ppmat.models.sfin.structure_geometry import mean_over_free_atoms
 from ppmat.models.sfin.structure_geometry import sum_per_structure
+from ppmat.utils.element_properties import MAX_ATOMIC_NUMBER
+from ppmat.utils.element_properties import PROPERTIES
+from ppmat.utils.element_properties import element_properties
 from ppmat.utils.errors import InputError
 from ppmat.utils.ranges import Range
 
@@ -69,8 +73,14 @@ class AtomHead(nn.Layer):
         return self.out(self.dropout(F.silu(self.hidden(s)))).squeeze(-1)
 
 
+def has_tag(atoms: dict, tag: int, dtype: paddle.dtype) -> paddle.Tensor:
+    """Return 1 for each atom with a tag and 0 for the others, [N]."""
+    return (atoms["tags"] == tag).astype(dtype)
+
+
 # eV; the energies of elements are of the order of 10 eV
 _References = Annotated[Mapping[str, float], Range(-(10**6), 10**6)]
+_Slopes = Annotated[Mapping[str, Sequence[float]], Range(-(10**6), 10**6)]
 
 
 class SFINEnergy(nn.Layer):
@@ -117,6 +127,11 @@ class SFINEnergy(nn.Layer):
         element_reference: Energy [eV] of an atom by element symbol. Its sum over the
             atoms in ``readout_tags`` is subtracted from the label before
             normalisation; the network learns the rest. A buffer.
+        surface_reference: Slopes [eV] by element symbol, one for each of the
+            :data:`~ppmat.utils.element_properties.PROPERTIES`. The energy of an
+            adsorbate's atom in ``element_reference`` is larger by the slopes times the
+            mean properties of the surface (tag 1), as ``surface_scaling`` fits. A
+            buffer.
         displacement_weight: Weight [1/Å] of the displacement loss at the start and at
             the end of training; None trains on energies alone.
         noisy_nodes: Fraction of the structures that get noisy positions.
@@ -140,6 +155,7 @@ class SFINEnergy(nn.Layer):
         "data_mean": "data_mean",
         "data_std": "data_std",
         "element_reference": "reference",
+        "surface_reference": "surface_slopes",
     }
     of_one_training = ("batches_seen", "error_factor")
     nested_params = {"backbone_cfg": SFINBackbone}
@@ -153,6 +169,7 @@ class SFINEnergy(nn.Layer):
         pooling: Literal["sum", "mean"] = "sum",
         readout_tags: Annotated[Sequence[int], Range(0, 2)] = (1, 2),
         element_reference: _References | None = None,
+        surface_reference: _Slopes | None = None,
         displacement_weight: Annotated[Sequence[float], Range(0, 10**6)] | None = None,
         noisy_nodes: Annotated[float, Range(0, 1)] = 0.0,
         noise_std: Annotated[float, Range(0, 10)] = 0.3,
@@ -204,6 +221,17 @@ class SFINEnergy(nn.Layer):
         for symbol, energy in (element_reference or {}).items():
             reference[Element(symbol).Z] = energy
         self.register_buffer("reference", reference)
+        properties = paddle.to_tensor(element_properties(), reference.dtype)
+        self.register_buffer("properties", properties, persistable=False)
+        slopes = paddle.zeros_like(properties)  # [119, P]
+        for symbol, values in (surface_reference or {}).items():
+            if len(values) != len(PROPERTIES):
+                raise InputError(
+                    f"surface_reference.{symbol} has {len(values)} slopes",
+                    wanted=f"{len(PROPERTIES)}, of {', '.join(PROPERTIES)}",
+                )
+            slopes[Element(symbol).Z] = paddle.to_tensor(values, slopes.dtype)
+        self.register_buffer("surface_slopes", slopes)
         self.register_buffer("batches_seen", paddle.zeros([], dtype="int64"))
         self.register_buffer(
             "elements_seen", paddle.zeros([MAX_ATOMIC_NUMBER + 1], dtype="bool")
@@ -260,7 +288,7 @@ class SFINEnergy(nn.Layer):
         """Sum or average values [N] over the atoms in ``readout_tags``, to [S]."""
         mask = paddle.zeros_like(values)
         for tag in self.readout_tags:
-            mask = mask + (atoms["tags"] == tag).astype(values.dtype)  # [N]
+            mask = mask + has_tag(atoms, tag, values.dtype)
         num_atoms = atoms["num_atoms"]
         total = sum_per_structure(values * mask, num_atoms)  # [S]
         if pooling == "sum":
@@ -351,9 +379,18 @@ class SFINEnergy(nn.Layer):
 
     def offset(self, atoms: dict) -> paddle.Tensor:
         """Return what is subtracted from the labels before division, [S] eV."""
-        reference = paddle.gather(self.reference, atoms["atom_types"])
+        atom_types, num_atoms = atoms["atom_types"], atoms["num_atoms"]
+        reference = paddle.gather(self.reference, atom_types)
         mean = self.data_mean * self.adsorbates(atoms)
-        return mean + self.pool(atoms, reference, "sum")
+        slopes = paddle.gather(self.surface_slopes, atom_types)  # [N, P]
+        adsorbate = has_tag(atoms, ADSORBATE, slopes.dtype).unsqueeze(1)  # [N, 1]
+        slopes = sum_per_structure(slopes * adsorbate, num_atoms)  # [S, P]
+        surface = has_tag(atoms, SURFACE, slopes.dtype).unsqueeze(1)  # [N, 1]
+        size = sum_per_structure(surface, num_atoms).clip(min=1.0)  # [S, 1]
+        properties = paddle.gather(self.properties, atom_types) * surface
+        properties = sum_per_structure(properties, num_atoms) / size  # [S, P]
+        linear = (slopes * properties).sum(axis=-1)
+        return mean + self.pool(atoms, reference, "sum") + linear
 
     def in_ev(self, atoms: dict, energy: paddle.Tensor) -> paddle.Tensor:
         """Undo the normalisation of energies [S]."""

@@ -61,7 +61,8 @@ FORMER_WEIGHTS = {
     "backbone.distance_basis.centers": "These weights were trained before the blocks "
     "of the network changed. Train again, or predict with the code that made them."
 }
-NUM_TAGS = 3  # 0 sub-surface, 1 surface, 2 adsorbate
+SUBSURFACE, SURFACE, ADSORBATE = 0, 1, 2  # tags
+NUM_TAGS = 3
 
 
 class Sizes(NamedTuple):

@@ -78,10 +78,10 @@ def with_empty_row(x: paddle.Tensor) -> paddle.Tensor:
 
 
 def sum_per_structure(values: paddle.Tensor, num_atoms: paddle.Tensor) -> paddle.Tensor:
-    """Sum the values [N] of each structure's atoms, to [S]."""
+    """Sum the values [N, ...] of each structure's atoms, to [S, ...]."""
     count = num_atoms.shape[0]
     structure = paddle.repeat_interleave(paddle.arange(count), num_atoms)  # [N]
-    zeros = paddle.zeros([count], dtype=values.dtype)
+    zeros = paddle.zeros([count, *values.shape[1:]], dtype=values.dtype)
     return paddle.index_add(zeros, structure, 0, values)
 
 
