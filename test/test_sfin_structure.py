@@ -106,7 +106,8 @@ class OriginBound(SFINBackbone):
 
     def geometry(self, batch, positions):
         geo = super().geometry(batch, positions)
-        return geo._replace(cos=geo.cos.abs())
+        cos, sin = geo.wave.split(2, axis=-1)
+        return geo._replace(wave=paddle.concat([cos.abs(), sin], axis=-1))
 
 
 class IndexBox(SFINBackbone):
@@ -115,7 +116,7 @@ class IndexBox(SFINBackbone):
 
     def geometry(self, batch, positions):
         geo = super().geometry(batch, positions)
-        there = geo.k_unit.abs().sum(axis=[2, 3]) > 0  # [S, K]
+        there = geo.k_unit.abs().sum(axis=[1, 3, 4]) > 0  # [S, K]
         flat = there.astype(geo.k_radial.dtype).unsqueeze(-1)
         return geo._replace(k_radial=flat.expand_as(geo.k_radial))
 

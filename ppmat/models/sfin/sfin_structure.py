@@ -324,50 +324,43 @@ class FourierUnit(nn.Layer):
         )
 
     def forward(self, x: Features, geo: Geometry) -> Features:
-        """Return scalars [N, D] and vectors [N, 3, V] of the same shapes."""
-        channels, vectors = self.split
-        width = channels + 3 * vectors
-        atoms = paddle.concat(
-            [x.s, x.v.reshape([-1, 3 * vectors])], axis=-1
-        )  # [N, D + 3 V]
-        atoms = paddle.gather(atoms, geo.pad)  # cos, sin are 0 in padding
-        atoms = atoms.reshape([geo.cos.shape[0], -1, width])  # [S, P, D + 3 V]
+        """Return scalars [N, D] and vectors [N, 3, V] of the same shapes.
 
-        # f = re - i im, each [S, K, D + 3 V]
-        re = paddle.matmul(geo.cos, atoms, transpose_x=True) * geo.density
-        im = paddle.matmul(geo.sin, atoms, transpose_x=True) * geo.density
-        re_s, re_v = self._kinds(re)  # [S, K, D], [S, K, 3, V]
-        im_s, im_v = self._kinds(im)
-        re_l = (re_v * geo.k_unit).sum(axis=2)  # [S, K, V]
-        im_l = (im_v * geo.k_unit).sum(axis=2)
-        re_s = paddle.concat([re_s, im_l], axis=-1)  # [S, K, D + V]; i (a-ib) = b + ia
-        im_s = paddle.concat([im_s, -re_l], axis=-1)
+        Real part and negative imaginary part are rows of the axis of size 2.
+        """
+        channels, vectors = self.split
+        count, num_atoms, num_rows = geo.wave.shape  # S, P, 2 K
+        kinds = [channels, 3 * vectors]
+        atoms = paddle.concat([x.s, x.v.reshape([-1, kinds[1]])], axis=-1)
+        atoms = paddle.gather(atoms, geo.pad)  # the wave is 0 in padding
+        atoms = atoms.reshape([count, num_atoms, -1])  # [S, P, D + 3 V]
+
+        f = paddle.matmul(geo.wave, atoms, transpose_x=True) * geo.density
+        s, v = f.reshape([count, 2, num_rows // 2, -1]).split(kinds, axis=-1)
+        v = v.reshape([*s.shape[:3], 3, vectors])  # [S, 2, K, 3, V]
+        along = times_i((v * geo.k_unit).sum(axis=3))
+        s = paddle.concat([s, along], axis=-1)  # [S, 2, K, D + V]
 
         shift, weight, weight_v = self.radial(geo.k_radial).split(
             [channels + vectors, channels + vectors, vectors], axis=-1
         )
-        modulus = (re_s.square() + im_s.square() + EPS).sqrt()  # [S, K, D + V]
+        modulus = (s.square().sum(axis=1) + EPS).sqrt()  # [S, K, D + V]
         weight = weight * F.sigmoid(self.gate(modulus) + shift)
-        re_s, re_l = (self.mix(re_s) * weight).split(self.split, axis=-1)
-        im_s, im_l = (self.mix(im_s) * weight).split(self.split, axis=-1)
-        weight_v = weight_v.unsqueeze(2)  # [S, K, 1, V]
-        re_v = re_v * weight_v + geo.k_unit * im_l.unsqueeze(2)
-        im_v = im_v * weight_v - geo.k_unit * re_l.unsqueeze(2)
+        s, along = (self.mix(s) * weight.unsqueeze(1)).split(self.split, axis=-1)
+        v = v * weight_v.unsqueeze([1, 3]) + geo.k_unit * times_i(along).unsqueeze(3)
 
-        shape = [*re_s.shape[:2], 3 * vectors]
-        re = paddle.concat([re_s, re_v.reshape(shape)], axis=-1)
-        im = paddle.concat([im_s, im_v.reshape(shape)], axis=-1)
+        f = paddle.concat([s, v.reshape([*s.shape[:3], -1])], axis=-1)
         # A sum over k and -k is twice the real part. [S, P, D + 3 V]
-        atoms = 2.0 * (paddle.matmul(geo.cos, re) + paddle.matmul(geo.sin, im))
-        atoms = paddle.gather(atoms.reshape([-1, width]), geo.place)
-        s, v = atoms.split([channels, 3 * vectors], axis=-1)
+        atoms = 2.0 * paddle.matmul(geo.wave, f.reshape([count, num_rows, -1]))
+        atoms = paddle.gather(atoms.reshape([count * num_atoms, -1]), geo.place)
+        s, v = atoms.split(kinds, axis=-1)
         return Features(s, v.reshape([-1, 3, vectors]))
 
-    def _kinds(self, f: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
-        """Split [S, K, D + 3 V] into [S, K, D] and [S, K, 3, V]."""
-        channels, vectors = self.split
-        s, v = f.split([channels, 3 * vectors], axis=-1)
-        return s, v.reshape([*f.shape[:2], 3, vectors])
+
+def times_i(f: paddle.Tensor) -> paddle.Tensor:
+    """Return ``i f`` of ``f = a - i b``, rows ``a`` and ``b`` of [S, 2, ...]."""
+    a, b = f.split(2, axis=1)
+    return paddle.concat([b, -a], axis=1)
 
 
 class FrequencyConv(nn.Layer):

@@ -46,9 +46,8 @@ class Geometry(NamedTuple):
     taps: paddle.Tensor  # [N, M, R + 3 R + 5 H] radial times angular, 0 in padding
     pad: paddle.Tensor  # [S * P] row of the atom at each padded place
     place: paddle.Tensor  # [N] padded place of each atom
-    cos: paddle.Tensor  # [S, P, K] cos(k.x), 0 in padding
-    sin: paddle.Tensor  # [S, P, K] sin(k.x), 0 in padding
-    k_unit: paddle.Tensor  # [S, K, 3, 1] direction of k, 0 in padding
+    wave: paddle.Tensor  # [S, P, 2 K] cos(k.x), then sin(k.x), 0 in padding
+    k_unit: paddle.Tensor  # [S, 1, K, 3, 1] direction of k, 0 in padding
     k_radial: paddle.Tensor  # [S, K, W] radial basis of |k|, 0 in padding
     density: paddle.Tensor  # [S, 1, 1] v_c / cell volume, see FourierUnit
 
@@ -274,9 +273,8 @@ class StructureGeometry(nn.Layer):
             taps=self.taps(vector, is_edge),
             pad=pad.flatten(),
             place=structure * pad.shape[1] + column,
-            cos=phase.cos() * mask,
-            sin=phase.sin() * mask,
-            k_unit=(k / k_length.unsqueeze(-1)).unsqueeze(-1),
+            wave=paddle.concat([phase.cos() * mask, phase.sin() * mask], axis=-1),
+            k_unit=(k / k_length.unsqueeze(-1)).unsqueeze([1, -1]),
             k_radial=self.k_basis(k_length) * is_k,
             density=sphere / paddle.linalg.det(lattice).abs().reshape([-1, 1, 1]),
         )
