@@ -42,6 +42,7 @@ import numpy as np
 
 from benchmarks.is2re_peers import BATCH
 from benchmarks.is2re_peers import ROWS as PEERS
+from benchmarks.is2re_peers import SURFACE
 from benchmarks.runs import IMAGES
 from benchmarks.runs import RESULTS
 from benchmarks.runs import ROOT
@@ -83,6 +84,10 @@ ROWS = {
     "no exchange, with relaxed structure": [f"{BACKBONE}.exchange=false"],
     "full network, with relaxed structure": [],
 }
+# With the reference for metals that are not in the training data
+NEW_METALS = {
+    list(ROWS)[-1] + SURFACE: ["Dataset.transform.__class_name__=surface_scaling"]
+}
 COPY = "copy of the input"
 # Variants of the last row, one seed each: reasons for the configuration's settings.
 CHOICES = {
@@ -102,7 +107,7 @@ SIZES = {100: 25, 300: 18, 1000: 9}
 def overrides(row: str, seed: int, name: str, args: argparse.Namespace) -> list[str]:
     """Return the changes of the configuration for a run."""
     words = [
-        *{**ROWS, **CHOICES}[row],
+        *{**ROWS, **NEW_METALS, **CHOICES}[row],
         f"Global.data_root={args.data}",
         f"Trainer.seed={seed}",
         f"Trainer.max_epochs={args.epochs}",
@@ -381,7 +386,9 @@ def draw_curves(result: dict, path: Path) -> None:
 
 
 def main() -> None:
-    parser = run_parser(__doc__, "output/benchmark_is2re", 5, [*ROWS, *CHOICES])
+    parser = run_parser(
+        __doc__, "output/benchmark_is2re", 5, [*ROWS, *NEW_METALS, *CHOICES]
+    )
     add = parser.add_argument
     add("--peers", type=Path, help="--work of is2re_peers.py")
     add("--out", type=Path, default=RESULTS)

@@ -31,9 +31,11 @@ PyTorch 2.13 refuses, hence ``--no-deps``::
 
 Every network exists with and without a second target, the displacement of the free
 atoms to their relaxed positions, and has the epochs, batches, loss and schedule of
-SFIN. It learns the residual of the composition ridge, as SFIN does. Errors are those of
-one adsorbate: a structure with n adsorbates has n times the mean of one, and its error
-is divided by n.
+SFIN. It learns the residual of the composition ridge, as SFIN does; with a surface
+reference that of a ridge whose energies of the adsorbate's elements are linear in
+properties of the surface, as ``surface_scaling`` of SFIN. Errors are those of one
+adsorbate: a structure with n adsorbates has n times the mean of one, and its error is
+divided by n.
 
 DATA has the folders ``train``, ``val_id`` and, if there are any, ``val_ood_ads`` and
 ``val_ood_cat``. ``--folds`` names several such folders below DATA, and one process
@@ -81,13 +83,17 @@ CURVE_POINTS = 5  # how often the validation splits are scored during training
 MEAN = "mean"
 ADSORBATE_MEAN = "mean of each adsorbate"
 RIDGE = "composition ridge"
-BASELINES = [MEAN, ADSORBATE_MEAN, RIDGE]
+SURFACE_RIDGE = "ridge of the surface reference"
+BASELINES = [MEAN, ADSORBATE_MEAN, RIDGE, SURFACE_RIDGE]
+SURFACE_PENALTY = 1.0  # as ridge of surface_scaling
 NETWORKS = {
     "SchNet": {"hidden": 128, "rbf": 50},
     "PaiNN": {"hidden": 64, "rbf": 20},
 }
 TWO_TARGETS = ", with relaxed structure"
+SURFACE = ", surface reference"
 ROWS = [*BASELINES, *(name + end for name in NETWORKS for end in ("", TWO_TARGETS))]
+ROWS += [f"PaiNN{TWO_TARGETS}{SURFACE}"]
 RATE = 1e-3  # without a search
 READ = {"all": (0, 1, 2), "adsorbate": (2,)}  # tags of the atoms that have energies
 RATES = [0.0005, 0.001, 0.003]  # of a search
@@ -99,7 +105,9 @@ RATES = [0.0005, 0.001, 0.003]  # of a search
 def export(data: Path, work: Path) -> None:
     """Write the records of all splits below ``data`` to ``.npz`` files."""
     from ppmat.datasets.oc20_lmdb import OC20LMDB
+    from ppmat.utils.element_properties import element_properties
 
+    properties = element_properties()
     work.mkdir(parents=True, exist_ok=True)
     for split in ["train", *splits_in(data)]:
         records = list(OC20LMDB(data, split=split))
@@ -116,6 +124,12 @@ def export(data: Path, work: Path) -> None:
             fixed=np.concatenate([record.fixed for record in records]),
             y=np.array([record.y_relaxed for record in records], dtype=np.float64),
             displacement=np.concatenate([record.displacement for record in records]),
+            surface=np.array(
+                [
+                    properties[record.atomic_numbers[record.tags == 1]].mean(axis=0)
+                    for record in records
+                ]
+            ),
         )
         print(f"wrote {path}: {len(records)} records")
 
@@ -265,6 +279,31 @@ def ridge(
     return weights, float(level - centre @ weights)
 
 
+def with_surface(split: Split) -> np.ndarray:
+    """Return :func:`counts`, and those of the adsorbate times properties, [S, 952]."""
+    x = counts(split)
+    products = x[:, -ELEMENTS:, None] * split.surface[:, None]
+    return np.concatenate([x, products.reshape(len(x), -1)], axis=1)
+
+
+def references(row: str, splits: dict[str, Split], seed: int) -> float:
+    """Set the energies [eV] that a network need not learn; return their spread.
+
+    The spread is that around the composition ridge for every network.
+    """
+    train = splits["train"]
+    weights, constant, alpha = fit_ridge(train, seed)
+    spread = train.y - counts(train) @ weights - train.num_adsorbates * constant
+    features = counts
+    if row.endswith(SURFACE):
+        features = with_surface
+        x, n = features(train), train.num_adsorbates
+        weights, constant = ridge(x, train.y, n, SURFACE_PENALTY)
+    for split in splits.values():
+        split.reference = features(split) @ weights + split.num_adsorbates * constant
+    return float(np.sqrt((spread**2).mean()))
+
+
 def fit_ridge(train: Split, seed: int) -> tuple[np.ndarray, float, float]:
     """Choose the penalty on a fifth of the training set, then fit on all of it."""
     x, y, n = counts(train), train.y, train.num_adsorbates
@@ -317,7 +356,7 @@ def network(row: str):
     from torch import nn
 
     spk = schnetpack()
-    kind = row.removesuffix(TWO_TARGETS)
+    kind = row.partition(",")[0]
     width = NETWORKS[kind]["hidden"]
     model = nn.ModuleDict(
         {
@@ -334,7 +373,7 @@ def network(row: str):
             ),
         }
     )
-    if row.endswith(TWO_TARGETS):
+    if TWO_TARGETS in row:
         if kind == "SchNet":
             model["centre"] = nn.Linear(width, width)
             model["other"] = nn.Linear(width, width, bias=False)
@@ -381,7 +420,7 @@ class Training:
     """Network, optimiser, schedule and averaged weights of one run."""
 
     def __init__(
-        self, row: str, rate: float, train: Split, steps: int, compiled: bool = False
+        self, row: str, rate: float, std: float, steps: int, compiled: bool = False
     ) -> None:
         import torch
         from torch.optim import swa_utils
@@ -391,8 +430,7 @@ class Training:
         self.averaged = swa_utils.AveragedModel(
             self.model, multi_avg_fn=swa_utils.get_ema_multi_avg_fn(0.99)
         )
-        self.std = float(np.sqrt(((train.y - train.reference) ** 2).mean()))
-        self.steps, self.done = steps, 0
+        self.std, self.steps, self.done = std, steps, 0
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=rate, weight_decay=0.01
         )
@@ -486,11 +524,9 @@ def train_network(
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     train = splits["train"]
-    weights, constant, _ = fit_ridge(train, seed)
-    for split in splits.values():
-        split.reference = counts(split) @ weights + split.num_adsorbates * constant
+    std = references(row, splits, seed)
     steps = epochs * len(chunks(np.arange(len(train))))
-    run = Training(row, rate, train, steps, compiled)
+    run = Training(row, rate, std, steps, compiled)
     if compiled:
         # Compile before the time is measured; the gradients are not used.
         parts = train.parts(np.arange(BATCH))
@@ -543,6 +579,11 @@ def fit_baseline(
     elif row == ADSORBATE_MEAN:
         energies = {name: adsorbate_means(train, splits[name]) for name in scored}
         figures["parameters"] = len(set(adsorbate_means(train, train)))
+    elif row == SURFACE_RIDGE:
+        references(SURFACE, splits, seed)
+        energies = {name: splits[name].reference for name in scored}
+        used = with_surface(train).any(axis=0)
+        figures["parameters"] = int(np.count_nonzero(used)) + 1
     else:
         weights, constant, alpha = fit_ridge(train, seed)
         figures = {"parameters": int(np.count_nonzero(weights)) + 1, "alpha": alpha}
@@ -644,7 +685,7 @@ def speed(args: argparse.Namespace, folder: Path, splits: dict[str, Split]) -> N
     for row in args.rows:
         if row in BASELINES:
             continue
-        run = Training(row, RATE, splits["train"], 100, args.compile)
+        run = Training(row, RATE, references(row, splits, 0), 100, args.compile)
         rates[row] = {}
         for name, step in (("train", run.step), ("infer", run.predict)):
             step(batches[0])

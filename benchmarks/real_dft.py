@@ -44,6 +44,7 @@ from statistics import mean
 
 from benchmarks.data.xu_kitchin import FOLDS
 from benchmarks.is2re import COPY
+from benchmarks.is2re import NEW_METALS
 from benchmarks.is2re import PEERS
 from benchmarks.is2re import RATES
 from benchmarks.is2re import ROWS
@@ -190,7 +191,8 @@ def main() -> None:
     add("--work", type=Path, default=Path("output/benchmark_real_dft"))
     add("--peers", type=Path, help="--work of is2re_peers.py")
     add("--folds", nargs="+", help="folders of DATA; all of them if not given")
-    add("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
+    rows = [*ROWS, *NEW_METALS]
+    add("--rows", nargs="+", choices=rows, default=rows)
     add("--seeds", type=int, nargs="+", default=[0, 1, 2])
     add("--epochs", type=int, default=60)
     add("--jobs", type=int, default=1, help="processes at a time")

@@ -16,7 +16,6 @@
 
 import numpy as np
 import paddle
-import pytest
 from pymatgen.core.periodic_table import Element
 
 from ppmat.models.sfin.element_embedding import PropertyEmbedding

@@ -445,9 +445,7 @@ def test_fine_tuning_takes_the_statistics_of_the_new_set(train, tmp_path):
     paddle.save(old, str(path))
     status, shown = train(f"Trainer.pretrained_model_path={path}", scaling=())
     assert status == 0
-    kept = (
-        "data_mean, data_std, reference, surface_slopes, batches_seen, error_factor"
-    )
+    kept = "data_mean, data_std, reference, surface_slopes, batches_seen, error_factor"
     assert f"Loaded weights {path}, except {kept}" in shown
     found, params = weights_of(tmp_path / "out"), model_params(tmp_path / "out")
     assert float(found["data_mean"]) == pytest.approx(params["data_mean"], rel=1e-6)

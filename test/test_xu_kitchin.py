@@ -105,6 +105,13 @@ def test_a_fold_holds_out_a_metal_or_an_adsorbate(folds):
         assert sorted(map(int, ids)) == list(range(54))
 
 
+def test_folds_validate_on_different_structures(folds):
+    """The same ones in all folds would be a small choice, lucky or not."""
+    names = ("adsorbate_F", "adsorbate_H", "adsorbate_O")
+    seen = [record.sid for name in names for record in read(folds, name)["val_id"]]
+    assert seen and len(set(seen)) == len(seen)
+
+
 def test_energies_are_those_of_all_adsorbates_together(folds):
     for records in read(folds, "metal_Cu").values():
         for record in records:

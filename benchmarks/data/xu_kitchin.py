@@ -31,8 +31,8 @@ Usage::
     python -m benchmarks.data.xu_kitchin PATH OUT
 
 ``OUT`` has a folder for each fold: ``metal_Pt`` holds Pt out as ``val_ood_cat``,
-``adsorbate_O`` holds O out as ``val_ood_ads``; of the other records a random tenth is
-``val_id``, and the rest ``train``.
+``adsorbate_O`` holds O out as ``val_ood_ads``; of the other records a random tenth,
+another one in each fold of a kind, is ``val_id``, and the rest ``train``.
 """
 
 from __future__ import annotations
@@ -110,11 +110,11 @@ def write_folds(path: Path, out: Path) -> None:
         record_of(index, atoms, clean[atoms.info["metal"]])
         for index, atoms in enumerate(frames)
     ]
-    held = np.random.default_rng(0).permutation(len(records)) % VAL_SHARE == 0
+    part = np.random.default_rng(0).permutation(len(records)) % VAL_SHARE
     for kind, (name_of, outside) in FOLDS.items():
         groups = np.array([name_of(record) for record in records])
-        for name in sorted(set(groups)):
-            left_out = groups == name
+        for number, name in enumerate(sorted(set(groups))):
+            left_out, held = groups == name, part == number
             splits = {
                 outside: left_out,
                 "val_id": held & ~left_out,

@@ -16,8 +16,8 @@
 
 Every scaling takes the training loader and the name of the target. It returns
 ``(mean, std)`` in the unit of the target; ``composition_scaling`` also returns the
-energies of the elements, and ``surface_scaling`` how those of an adsorbate depend on the
-metals of the surface. A mean is that of one adsorbate: a record with n adsorbates
+energies of the elements, and ``surface_scaling`` how those of an adsorbate depend on
+the metals of the surface. A mean is that of one adsorbate: a record with n adsorbates
 (``num_adsorbates``) is described by n times the mean.
 """
 

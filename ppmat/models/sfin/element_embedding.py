@@ -31,6 +31,7 @@ from ppmat.utils.element_properties import MAX_ATOMIC_NUMBER
 from ppmat.utils.element_properties import PROPERTIES
 from ppmat.utils.element_properties import element_properties
 
+
 class Lookup(nn.Layer):
     """Rows of a learned table, [N] to [N, channels].
 

@@ -283,7 +283,7 @@ class Convolution(nn.Layer):
         self.tensor = Paths(num_tensor, messages, tensors) if num_tensor else None
 
     def forward(self, x: Features, sums: list[paddle.Tensor]) -> Features:
-        """Return scalars [N, D], vectors [N, 3, V] and tensors [N, 5, T] of both halves.
+        """Return scalars [N, D], vectors [N, 3, V] and tensors [N, 5, T].
 
         Args:
             x: Features of both halves side by side.
