@@ -111,7 +111,7 @@ class SFINEnergy(nn.Layer):
         Model:
           __class_name__: SFINEnergy
           __init_params__:
-            backbone_cfg: {channels: 32, vectors: 16, cutoff: 5.0, k_cut: 1.0}
+            backbone_cfg: {channels: 32, vectors: 16, cutoff: 5.0, k_cut: 0.7}
             displacement_weight: [15, 1]
             num_recycles: 1
             predict_error: true

@@ -102,7 +102,7 @@ class SFINFlow(nn.Layer):
         Model:
           __class_name__: SFINFlow
           __init_params__:
-            backbone_cfg: {channels: 32, vectors: 16, cutoff: 5.0, k_cut: 1.0}
+            backbone_cfg: {channels: 32, vectors: 16, cutoff: 5.0, k_cut: 0.7}
             scheduler_cfg:
               __class_name__: FlowMatchingScheduler
               __init_params__: {noise_std: 0.1}

@@ -48,11 +48,10 @@ import paddle
 from paddle import nn
 from paddle.nn import functional as F
 
-from ppmat.models.sfin.element_embedding import Lookup
-from ppmat.models.sfin.element_embedding import element_embedding
 from ppmat.models.sfin.structure_geometry import EPS
 from ppmat.models.sfin.structure_geometry import Geometry
 from ppmat.models.sfin.structure_geometry import StructureGeometry
+from ppmat.utils.element_properties import MAX_ATOMIC_NUMBER
 from ppmat.utils.errors import InputError
 from ppmat.utils.ranges import Range
 
@@ -112,6 +111,23 @@ def split(x: Features, sizes: list[Sizes]) -> list[Features]:
         for c, widths in zip(x, zip(*sizes))
     ]
     return [Features(*half) for half in zip(*parts)]
+
+
+class Lookup(nn.Layer):
+    """Rows of a learned table, [N] to [N, channels].
+
+    Paddle's Embedding has no second derivative, which forces in a loss need.
+    """
+
+    def __init__(self, rows: int, channels: int) -> None:
+        super().__init__()
+        self.weight = self.create_parameter(
+            [rows, channels], default_initializer=nn.initializer.Normal(std=0.5)
+        )
+
+    def forward(self, index: paddle.Tensor) -> paddle.Tensor:
+        """Return the rows [N, channels] at ``index`` [N]."""
+        return paddle.gather(self.weight, index)
 
 
 def displacement_head(vectors: int) -> nn.Linear:
@@ -440,7 +456,7 @@ class SFINBackbone(nn.Layer):
 
         Model:
           __init_params__:
-            backbone_cfg: {channels: 32, vectors: 16, cutoff: 5.0, k_cut: 1.0}
+            backbone_cfg: {channels: 32, vectors: 16, cutoff: 5.0, k_cut: 0.7}
 
     Args:
         channels: Scalar channels of the spatial half, ``D``.
@@ -455,9 +471,6 @@ class SFINBackbone(nn.Layer):
         k_cut: Radius [1/Å] of the sphere of reciprocal vectors; at most the graph's.
         num_basis: Gaussians of distances and of the lengths of reciprocal vectors.
         num_radial: Radial functions of distances, mixtures of the Gaussians, ``R``.
-        elements: Embedding of the elements: a learned ``"table"``, or computed from
-            ``"properties"``, which says something of elements that are not in the
-            training data.
         halves: ``"both"``, ``"spatial"`` or ``"frequency"``.
         exchange: Whether the halves exchange features (the paths l2g and g2l).
         drop_path: Fraction of structures that skip a residual block in training
@@ -473,13 +486,12 @@ class SFINBackbone(nn.Layer):
         vectors: Annotated[int, Range(1, 4096)] = 16,
         tensors: Annotated[int, Range(0, 4096)] = 8,
         messages: Annotated[int, Range(1, 4096)] = 16,
-        frequency_ratio: Annotated[float, Range(above=0, most=1)] = 1.0,
+        frequency_ratio: Annotated[float, Range(above=0, most=1)] = 0.25,
         num_blocks: Annotated[int, Range(1, 256)] = 2,
         cutoff: Annotated[float, Range(above=0, most=50)] = 5.0,
-        k_cut: Annotated[float, Range(0, 10)] = 1.0,
+        k_cut: Annotated[float, Range(0, 10)] = 0.7,
         num_basis: Annotated[int, Range(1, 1024)] = 20,
         num_radial: Annotated[int, Range(1, 1024)] = 8,
-        elements: Literal["table", "properties"] = "table",
         halves: Literal["both", "spatial", "frequency"] = "both",
         exchange: bool = True,
         drop_path: Annotated[float, Range(0, below=1)] = 0.0,
@@ -508,7 +520,7 @@ class SFINBackbone(nn.Layer):
         self.structure_geometry = StructureGeometry(
             cutoff, k_cut, num_basis, num_radial, num_tensor
         )
-        self.element = element_embedding(elements, self.out_channels)
+        self.element = Lookup(MAX_ATOMIC_NUMBER + 1, self.out_channels)
         self.tag = Lookup(NUM_TAGS, self.out_channels)
         self.free = Lookup(2, self.out_channels)
         self.head = Mix(self.out_channels + 1, 1, self.out_channels, self.out_vectors)
