@@ -24,7 +24,6 @@ from helpers import random_slab
 
 from ppmat.models.sfin.sfin_flow import SFINFlow
 from ppmat.models.sfin.sfin_structure import SFINBackbone
-from ppmat.utils.errors import InputError
 
 EXACT = 1e-9  # float64, relative to outputs of order one
 BROKEN = 1e-4  # what a broken twin must exceed
@@ -42,7 +41,7 @@ VARIANTS = [
     {"halves": "both", "exchange": False},
     {"halves": "spatial"},
     {"halves": "frequency"},
-    {"elements": "properties"},
+    {"frequency_ratio": 1.0},
 ]
 
 
@@ -393,9 +392,3 @@ def test_drop_path_leaves_out_whole_structures():
     assert set(np.round(share[:, 0])) == {0.0, 2.0}
     model.eval()
     np.testing.assert_allclose(model(batch)[0].s.numpy(), full.s.numpy())
-
-
-def test_tensors_need_two_radial_functions():
-    with pytest.raises(InputError, match="num_radial is 1.*Set tensors to 0"):
-        backbone(num_radial=1)
-    assert run(backbone(num_radial=1, tensors=0), [slab()])[0].shape == (7, 16)

@@ -21,7 +21,6 @@ import pytest
 from ppmat.models.sfin.structure_geometry import RadialBasis
 from ppmat.models.sfin.structure_geometry import Taps
 from ppmat.models.sfin.structure_geometry import pad_index
-from ppmat.models.sfin.structure_geometry import tensor_square
 from ppmat.models.sfin.structure_geometry import with_empty_row
 
 
@@ -57,33 +56,18 @@ def test_pad_index():
     )
 
 
-def test_tensor_squares_are_the_traceless_squares():
-    """The product of two of them is the Legendre polynomial of their angle."""
-    a, b = directions(50), directions(51)[1:]
-    x = tensor_square(paddle.to_tensor(a)).numpy()
-    y = tensor_square(paddle.to_tensor(b)).numpy()
-    cosine = (a * b).sum(axis=1)
-    legendre = 1.5 * cosine**2 - 0.5
-    np.testing.assert_allclose((x * y).sum(axis=1), 5.0 * legendre, atol=1e-12)
-    assert np.abs(x.mean(axis=0)).max() < 0.5 < np.abs(x).max()
-
-
-@pytest.mark.parametrize("num_tensor", [0, 2])
-def test_taps_are_radial_times_angular_and_zero_in_padding(num_tensor):
-    taps = Taps(5.0, num_basis=12, num_radial=4, num_tensor=num_tensor)
+def test_taps_are_radial_times_angular_and_zero_in_padding():
+    taps = Taps(5.0, num_basis=12, num_radial=4)
     unit = directions(6).reshape(2, 3, 3)
     vector = paddle.to_tensor(unit * np.array([1.0, 2.0, 4.9])[:, None])
     is_edge = paddle.ones([2, 3, 1])
     is_edge[1, 2] = 0.0
     x = taps(vector, is_edge).numpy()
-    assert x.shape == (2, 3, 4 * 4 + 5 * num_tensor)
+    assert x.shape == (2, 3, 4 * 4)
     assert (x[1, 2] == 0.0).all()
     radial = x[:, :, :4]
-    vectors = x[:, :, 4:16].reshape(2, 3, 3, 4)
+    vectors = x[:, :, 4:].reshape(2, 3, 3, 4)
     want = np.sqrt(3.0) * unit[..., None] * radial[:, :, None]
     np.testing.assert_allclose(vectors, want, atol=1e-12)
-    tensors = x[:, :, 16:].reshape(2, 3, 5, num_tensor)
-    want = np.sqrt(5.0) * np.abs(radial[:, :, :num_tensor])
-    np.testing.assert_allclose(np.linalg.norm(tensors, axis=2), want, atol=1e-12)
     far = taps(vector / 4.9 * 5.001, is_edge).numpy()
     assert np.abs(far[:, 2]).max() < 1e-6  # the third vector is beyond the cut-off

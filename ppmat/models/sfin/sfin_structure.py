@@ -30,10 +30,10 @@ Each half, spatial or frequency, carries scalar channels and vector channels; ve
 turn with the structure. ``structure_geometry.py`` makes what the blocks see of
 positions.
 
-Shapes: ``N`` atoms, ``S`` structures, ``M`` neighbours of an atom, ``D`` scalar, ``V``
-vector and ``T`` tensor channels, ``Q`` message channels, each of one half or of both
-side by side, ``R`` radial functions, half of them (``H``) with tensors, ``P`` atoms and
-``K`` reciprocal vectors of a structure. Lengths are in Å.
+Shapes: ``N`` atoms, ``S`` structures, ``M`` neighbours of an atom, ``D`` scalar and
+``V`` vector channels, ``Q`` message channels, each of one half or of both side by side,
+``R`` radial functions, ``P`` atoms and ``K`` reciprocal vectors of a structure. Lengths
+are in Å.
 ``docs/oc20/sfin_structure.md`` derives invariances and normalisation.
 """
 
@@ -69,27 +69,23 @@ class Sizes(NamedTuple):
 
     channels: int  # D
     vectors: int  # V
-    tensors: int  # T; 0 leaves tensors out
     messages: int  # Q
 
     def times(self, ratio: float) -> Sizes:
-        """Return ``ratio`` of the channels, at least one of each kind that exists."""
-        return Sizes(*(max(round(ratio * size), min(size, 1)) for size in self))
+        """Return ``ratio`` of the channels, at least one of each kind."""
+        return Sizes(*(max(round(ratio * size), 1) for size in self))
 
 
 class Features(NamedTuple):
-    """Channels of atoms. Only convolutions make tensors, and activations use them."""
+    """Channels of atoms."""
 
     s: paddle.Tensor  # [N, D] scalars
     v: paddle.Tensor  # [N, 3, V] vectors
-    t: paddle.Tensor | None = None  # [N, 5, T] tensors
 
 
 def add(a: Features, b: Features) -> Features:
     """Add channel by channel."""
-    if a.t is None or b.t is None:
-        return Features(a.s + b.s, a.v + b.v, b.t if a.t is None else a.t)
-    return Features(a.s + b.s, a.v + b.v, a.t + b.t)
+    return Features(a.s + b.s, a.v + b.v)
 
 
 def concat(halves: list[Features]) -> Features:
@@ -106,11 +102,9 @@ def split(x: Features, sizes: list[Sizes]) -> list[Features]:
     """Return the halves whose channels are side by side."""
     if len(sizes) == 1:
         return [x]
-    parts = [
-        [None] * len(sizes) if c is None else c.split(list(widths), -1)
-        for c, widths in zip(x, zip(*sizes))
-    ]
-    return [Features(*half) for half in zip(*parts)]
+    s = x.s.split([size.channels for size in sizes], axis=-1)
+    v = x.v.split([size.vectors for size in sizes], axis=-1)
+    return [Features(*half) for half in zip(s, v)]
 
 
 class Lookup(nn.Layer):
@@ -173,32 +167,30 @@ class ChannelNorm(nn.Layer):
 class GatedActivation(nn.Layer):
     """The counterpart of BatchNorm and ReLU in Fig. 5b.
 
-    All are normalised; then scalars gate vectors, and the lengths of vectors and
-    tensors enter the scalars. It uses one atom at a time, so a batch gives the results
-    of its single structures.
+    All are normalised; then scalars gate vectors, and the lengths of vectors enter the
+    scalars. It uses one atom at a time, so a batch gives the results of its single
+    structures.
     """
 
-    def __init__(self, channels: int, vectors: int, tensors: int = 0) -> None:
+    def __init__(self, channels: int, vectors: int) -> None:
         super().__init__()
         self.norm = ChannelNorm(channels)
         self.length = nn.Linear(vectors, vectors, bias_attr=False)
-        self.hidden = nn.Linear(channels + vectors + tensors, channels)
+        self.hidden = nn.Linear(channels + vectors, channels)
         self.out = nn.Linear(channels, channels + vectors)
         self.split = [channels, vectors]
 
     def forward(self, x: Features) -> Features:
         """Return scalars [N, D] and vectors [N, 3, V] of the same shapes."""
         v = shorten(x.v)
-        inputs = [self.norm(x.s), lengths(self.length(v))]
-        if x.t is not None:
-            inputs.append(lengths(shorten(x.t)))
-        hidden = F.silu(self.hidden(paddle.concat(inputs, axis=-1)))
+        inputs = paddle.concat([self.norm(x.s), lengths(self.length(v))], axis=-1)
+        hidden = F.silu(self.hidden(inputs))
         s, gate = self.out(hidden).split(self.split, axis=-1)  # [N, D], [N, V]
         return Features(s, v * gate.unsqueeze(1))
 
 
 def shorten(x: paddle.Tensor) -> paddle.Tensor:
-    """Normalise long vectors [N, 3, C] or tensors [N, 5, C], and keep short ones.
+    """Normalise long vectors [N, 3, C], and keep short ones.
 
     Dividing by a length near 0 would turn rounding errors into directions.
     """
@@ -207,7 +199,7 @@ def shorten(x: paddle.Tensor) -> paddle.Tensor:
 
 
 def lengths(x: paddle.Tensor) -> paddle.Tensor:
-    """Return the lengths [N, C] of vectors [N, 3, C] or tensors [N, 5, C]."""
+    """Return the lengths [N, C] of vectors [N, 3, C]."""
     return (x.square().sum(axis=1) + EPS).sqrt()
 
 
@@ -219,25 +211,20 @@ class Messages(nn.Layer):
     matrices for each atom; no tensor for each edge and channel exists.
     """
 
-    def __init__(self, sizes: list[Sizes], num_radial: int, num_tensor: int) -> None:
+    def __init__(self, sizes: list[Sizes], num_radial: int) -> None:
         super().__init__()
         self.send = nn.LayerList(nn.Linear(x.channels, x.messages) for x in sizes)
-        r, h = num_radial, num_tensor
-        self.split = [r, 3 * r, 5 * h] if h else [r, 3 * r]
+        self.split = [num_radial, 3 * num_radial]
 
-    def forward(self, halves: list[Features], geo: Geometry) -> list[paddle.Tensor]:
-        """Return the sums [N, R Q], [N, 3, R Q] and, with tensors, [N, 5, H Q].
-
-        ``Q`` is that of both halves, side by side.
-        """
+    def forward(self, halves: list[Features], geo: Geometry) -> Features:
+        """Return the sums [N, R Q] and [N, 3, R Q], halves side by side in ``Q``."""
         n, m, _ = geo.taps.shape
         sent = [send(x.s) for send, x in zip(self.send, halves)]
         sent = sent[0] if len(sent) == 1 else paddle.concat(sent, axis=-1)
         sent = paddle.gather(sent, geo.neighbour).reshape([n, m, -1])
-        sums = paddle.matmul(geo.taps, sent, transpose_x=True)  # [N, 4 R + 5 H, Q]
-        s, *others = sums.split(self.split, axis=1)
-        vectors_and_tensors = [x.reshape([n, c, -1]) for x, c in zip(others, (3, 5))]
-        return [s.reshape([n, -1]), *vectors_and_tensors]
+        sums = paddle.matmul(geo.taps, sent, transpose_x=True)  # [N, 4 R, Q]
+        s, v = sums.split(self.split, axis=1)
+        return Features(s.reshape([n, -1]), v.reshape([n, 3, -1]))
 
 
 class Paths(nn.Layer):
@@ -250,7 +237,7 @@ class Paths(nn.Layer):
         taps: Number of taps.
         inputs: Channels of each half that come in.
         outputs: Channels of each half that go out.
-        bias: Whether to add one; vectors and tensors have none, so they turn.
+        bias: Whether to add one; vectors have none, so they turn.
     """
 
     def __init__(
@@ -289,26 +276,24 @@ class Convolution(nn.Layer):
     An atom's own features are the centre tap of the 3x3 convolution.
     """
 
-    def __init__(self, sizes: list[Sizes], num_radial: int, num_tensor: int) -> None:
+    def __init__(self, sizes: list[Sizes], num_radial: int) -> None:
         super().__init__()
-        channels, vectors, tensors, messages = map(list, zip(*sizes))
+        channels, vectors, messages = map(list, zip(*sizes))
         self.centre_s = Paths(1, channels, channels, bias=True)
         self.centre_v = Paths(1, vectors, vectors)
         self.scalar = Paths(num_radial, messages, channels)
         self.vector = Paths(num_radial, messages, vectors)
-        self.tensor = Paths(num_tensor, messages, tensors) if num_tensor else None
 
-    def forward(self, x: Features, sums: list[paddle.Tensor]) -> Features:
-        """Return scalars [N, D], vectors [N, 3, V] and tensors [N, 5, T].
+    def forward(self, x: Features, sums: Features) -> Features:
+        """Return scalars [N, D] and vectors [N, 3, V] of both halves side by side.
 
         Args:
             x: Features of both halves side by side.
             sums: From :class:`Messages`.
         """
         return Features(
-            self.centre_s(x.s) + self.scalar(sums[0]),
-            self.centre_v(x.v) + self.vector(sums[1]),
-            None if self.tensor is None else self.tensor(sums[2]),
+            self.centre_s(x.s) + self.scalar(sums.s),
+            self.centre_v(x.v) + self.vector(sums.v),
         )
 
 
@@ -405,7 +390,6 @@ class InteractionBlock(nn.Layer):
             out, for comparisons.
         exchange: With both halves, whether the paths g2l and l2g exist.
         num_radial: Radial functions of the messages, ``R``.
-        num_tensor: How many of them have tensors, ``H``.
         num_basis: Gaussians of the lengths of reciprocal vectors.
     """
 
@@ -414,7 +398,6 @@ class InteractionBlock(nn.Layer):
         sizes: tuple[Sizes | None, Sizes | None],
         exchange: bool,
         num_radial: int,
-        num_tensor: int,
         num_basis: int,
     ) -> None:
         super().__init__()
@@ -422,17 +405,14 @@ class InteractionBlock(nn.Layer):
         exchange = exchange and None not in sizes
         self.sending = []  # sizes of the halves that send messages
         self.conv = self.g2g = None
-        act = []
         if local is not None:
             self.sending = [local, spectral] if exchange else [local]
-            self.messages = Messages(self.sending, num_radial, num_tensor)
-            self.conv = Convolution(self.sending, num_radial, num_tensor)
-            act.append(local)
+            self.messages = Messages(self.sending, num_radial)
+            self.conv = Convolution(self.sending, num_radial)
         if spectral is not None:
             self.g2g = FrequencyConv(spectral.channels, spectral.vectors, num_basis)
-            act.append(spectral if exchange else spectral._replace(tensors=0))
         self.act = nn.LayerList(
-            GatedActivation(x.channels, x.vectors, x.tensors) for x in act
+            GatedActivation(x.channels, x.vectors) for x in sizes if x is not None
         )
 
     def forward(self, halves: list[Features], geo: Geometry) -> list[Features]:
@@ -456,12 +436,11 @@ class SFINBackbone(nn.Layer):
 
         Model:
           __init_params__:
-            backbone_cfg: {channels: 32, vectors: 16, cutoff: 5.0, k_cut: 0.7}
+            backbone_cfg: {channels: 48, vectors: 24, cutoff: 5.0, k_cut: 0.7}
 
     Args:
         channels: Scalar channels of the spatial half, ``D``.
         vectors: Vector channels of the spatial half, ``V``.
-        tensors: Tensor channels of the spatial half, ``T``; 0 leaves tensors out.
         messages: Channels of the spatial half that an atom sends to its neighbours,
             ``Q``.
         frequency_ratio: Channels of the frequency half, of each kind, as a fraction of
@@ -477,15 +456,14 @@ class SFINBackbone(nn.Layer):
             (stochastic depth).
 
     Raises:
-        InputError: ``drop_path`` outside of [0, 1); tensors with one radial function.
+        InputError: ``drop_path`` outside of [0, 1).
     """
 
     def __init__(
         self,
-        channels: Annotated[int, Range(1, 4096)] = 32,
-        vectors: Annotated[int, Range(1, 4096)] = 16,
-        tensors: Annotated[int, Range(0, 4096)] = 8,
-        messages: Annotated[int, Range(1, 4096)] = 16,
+        channels: Annotated[int, Range(1, 4096)] = 48,
+        vectors: Annotated[int, Range(1, 4096)] = 24,
+        messages: Annotated[int, Range(1, 4096)] = 24,
         frequency_ratio: Annotated[float, Range(above=0, most=1)] = 0.25,
         num_blocks: Annotated[int, Range(1, 256)] = 2,
         cutoff: Annotated[float, Range(above=0, most=50)] = 5.0,
@@ -499,26 +477,19 @@ class SFINBackbone(nn.Layer):
         super().__init__()
         if not 0.0 <= drop_path < 1.0:
             raise InputError(f"drop_path is {drop_path!r}", wanted="a fraction below 1")
-        if tensors and num_radial < 2:
-            raise InputError(
-                f"num_radial is {num_radial}, tensors is {tensors}",
-                wanted="num_radial of 2 or more, half of which have tensors",
-                hint="Set tensors to 0 to leave them out.",
-            )
-        local = Sizes(channels, vectors, tensors, messages)
+        local = Sizes(channels, vectors, messages)
         spectral = local.times(frequency_ratio)
         sizes = {
             "both": (local, spectral),
             "spatial": (local, None),
             "frequency": (None, spectral),
         }[halves]
-        num_tensor = num_radial // 2 if tensors else 0
         self.drop_path = drop_path
         self.halves = [half for half in sizes if half is not None]
         self.out_channels = sum(half.channels for half in self.halves)
         self.out_vectors = sum(half.vectors for half in self.halves)
         self.structure_geometry = StructureGeometry(
-            cutoff, k_cut, num_basis, num_radial, num_tensor
+            cutoff, k_cut, num_basis, num_radial
         )
         self.element = Lookup(MAX_ATOMIC_NUMBER + 1, self.out_channels)
         self.tag = Lookup(NUM_TAGS, self.out_channels)
@@ -526,7 +497,7 @@ class SFINBackbone(nn.Layer):
         self.head = Mix(self.out_channels + 1, 1, self.out_channels, self.out_vectors)
         self.blocks = nn.LayerList(
             nn.LayerList(
-                InteractionBlock(sizes, exchange, num_radial, num_tensor, num_basis)
+                InteractionBlock(sizes, exchange, num_radial, num_basis)
                 for _ in range(2)
             )
             for _ in range(num_blocks)

@@ -18,10 +18,10 @@
 :class:`Geometry`, once in a forward pass; all blocks read it. The functions on atoms,
 which the heads share, come first.
 
-Shapes: ``N`` atoms, ``S`` structures, ``E`` edges, ``R`` radial functions, ``H`` of
-them with tensors, ``W`` radial functions of wave vectors. Padded to the largest count
-in the batch: ``M`` neighbours of an atom, ``P`` atoms and ``K`` reciprocal vectors of
-a structure. Lengths are in Å, reciprocal vectors in 1/Å, cell vectors are rows.
+Shapes: ``N`` atoms, ``S`` structures, ``E`` edges, ``R`` radial functions, ``W``
+radial functions of wave vectors. Padded to the largest count in the batch: ``M``
+neighbours of an atom, ``P`` atoms and ``K`` reciprocal vectors of a structure. Lengths
+are in Å, reciprocal vectors in 1/Å, cell vectors are rows.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Geometry(NamedTuple):
     """
 
     neighbour: paddle.Tensor  # [N * M] row of each neighbour
-    taps: paddle.Tensor  # [N, M, R + 3 R + 5 H] radial times angular, 0 in padding
+    taps: paddle.Tensor  # [N, M, R + 3 R] radial times angular, 0 in padding
     pad: paddle.Tensor  # [S * P] row of the atom at each padded place
     place: paddle.Tensor  # [N] padded place of each atom
     wave: paddle.Tensor  # [S, P, 2 K] cos(k.x), then sin(k.x), 0 in padding
@@ -129,24 +129,20 @@ class RadialBasis(nn.Layer):
 
 
 class Taps(nn.Layer):
-    """The taps of the convolutions: learned radial functions times 1, u and u u.
+    """The taps of the convolutions: learned radial functions times 1 and ``u``.
 
     They correspond to the nine pixels below the kernel of a 3x3 convolution. ``u`` is
-    the direction to the neighbour, and ``u u`` stands for the five components of its
-    symmetric traceless square. All are normalised to a mean square of 1 on the sphere.
-    The radial functions are mixtures of narrower Gaussians, so few of them resolve
-    the distances that matter.
+    the direction to the neighbour, times the root of 3, so that the mean square of its
+    components on the sphere is 1. The radial functions are mixtures of narrower
+    Gaussians, so few of them resolve the distances that matter.
 
     Args:
         cutoff: End of the radial functions [Å].
         num_basis: Gaussians.
         num_radial: Radial functions, ``R``.
-        num_tensor: How many of them, the first, are multiplied with ``u u`` too, ``H``.
     """
 
-    def __init__(
-        self, cutoff: float, num_basis: int, num_radial: int, num_tensor: int
-    ) -> None:
+    def __init__(self, cutoff: float, num_basis: int, num_radial: int) -> None:
         super().__init__()
         self.basis = RadialBasis(cutoff, num_basis)
         self.mix = nn.Linear(
@@ -155,10 +151,9 @@ class Taps(nn.Layer):
             weight_attr=nn.initializer.Normal(std=1.0),
             bias_attr=False,
         )
-        self.num_tensor = num_tensor
 
     def forward(self, vector: paddle.Tensor, is_edge: paddle.Tensor) -> paddle.Tensor:
-        """Return [N, M, R + 3 R + 5 H] of edge vectors [N, M, 3] Å.
+        """Return [N, M, R + 3 R] of edge vectors [N, M, 3] Å.
 
         ``is_edge`` [N, M, 1] is 0 in padding.
         """
@@ -167,34 +162,7 @@ class Taps(nn.Layer):
         unit = vector / distance.unsqueeze(-1)
         radial = SCALE * self.mix(self.basis(distance)) * is_edge  # [N, M, R]
         vectors = math.sqrt(3.0) * unit.unsqueeze(-1) * radial.unsqueeze(2)
-        taps = [radial, vectors.reshape([n, m, -1])]
-        if self.num_tensor:
-            # paddle.split, as the gradient of a slice is slow
-            parts = [self.num_tensor, radial.shape[-1] - self.num_tensor]
-            own = radial.split(parts, axis=-1)[0].unsqueeze(2)
-            tensors = tensor_square(unit).unsqueeze(-1) * own
-            taps.append(tensors.reshape([n, m, -1]))
-        return paddle.concat(taps, axis=-1)
-
-
-def tensor_square(unit: paddle.Tensor) -> paddle.Tensor:
-    """Return the symmetric traceless squares, [..., 5], of unit vectors [..., 3].
-
-    The components are the real spherical harmonics of degree 2, so that the sum of
-    their squares does not change if the vectors are turned.
-    """
-    x, y, z = unit.unbind(axis=-1)
-    a, b = math.sqrt(15.0), math.sqrt(5.0)
-    return paddle.stack(
-        [
-            a * x * y,
-            a * y * z,
-            a * z * x,
-            0.5 * a * (x * x - y * y),
-            0.5 * b * (2.0 * z * z - x * x - y * y),
-        ],
-        axis=-1,
-    )
+        return paddle.concat([radial, vectors.reshape([n, m, -1])], axis=-1)
 
 
 class StructureGeometry(nn.Layer):
@@ -205,7 +173,6 @@ class StructureGeometry(nn.Layer):
         k_cut: Radius [1/Å] of the sphere of reciprocal vectors.
         num_basis: Gaussians of distances and of the lengths of reciprocal vectors.
         num_radial: Radial functions of the taps, see :class:`Taps`.
-        num_tensor: How many of them have tensors.
     """
 
     def __init__(
@@ -214,11 +181,10 @@ class StructureGeometry(nn.Layer):
         k_cut: float,
         num_basis: int,
         num_radial: int,
-        num_tensor: int,
     ) -> None:
         super().__init__()
         self.k_cut = k_cut
-        self.taps = Taps(cutoff, num_basis, num_radial, num_tensor)
+        self.taps = Taps(cutoff, num_basis, num_radial)
         self.k_basis = RadialBasis(k_cut, num_basis)
 
     def forward(self, batch: dict, positions: paddle.Tensor) -> Geometry:
