@@ -36,6 +36,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -215,7 +216,7 @@ def command(row: str, seed: int, name: str, args: argparse.Namespace, **more) ->
 def run_search(args: argparse.Namespace) -> dict:
     """Try the learning rates with every row."""
     commands = {}
-    for row in ROWS:
+    for row in args.rows:
         for rate in RATES:
             name = search_name(row, rate)
             commands[name] = command(row, 0, name, args, rate=rate)
@@ -242,7 +243,7 @@ def gather_search(folders: list[Path | None], command: str, note: str) -> dict:
     return result_of(command, note=note, rows=rows)
 
 
-def run_rows(args: argparse.Namespace, rows: dict, seeds: list[int]) -> None:
+def run_rows(args: argparse.Namespace, rows: Iterable[str], seeds: list[int]) -> None:
     """Run what is missing of some rows."""
     commands = {}
     for seed in seeds:
@@ -311,13 +312,17 @@ def gather_speed(args: argparse.Namespace) -> dict:
 
 
 def gather(args: argparse.Namespace) -> dict:
-    """Return the result of all rows and seeds."""
+    """Return the result of the rows that were run, with the seeds that were."""
     rates = read_rates(args)
     rows = [copy_row(*read_runs(args.work, list(ROWS)[-1], args.seeds[:1]))]
     for folder, names in ((args.peers, PEERS), (args.work, ROWS)):
         for row in names if folder is not None else ():
-            found = summary(row, read_runs(folder, row, args.seeds))
-            rows.append({**found, **rates.get(row, {})})
+            seeds = [
+                s for s in args.seeds if (folder / f"{file_name(row, s)}.json").exists()
+            ]
+            if seeds:
+                found = summary(row, read_runs(folder, row, seeds))
+                rows.append({**found, **rates.get(row, {})})
     return result_of(
         "python -m benchmarks.is2re --data DATA --peers PEERS "
         f"--epochs {args.epochs} --seeds {' '.join(map(str, args.seeds))} "
@@ -392,6 +397,7 @@ def main() -> None:
     add = parser.add_argument
     add("--peers", type=Path, help="--work of is2re_peers.py")
     add("--out", type=Path, default=RESULTS)
+    add("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
     add("--search", action="store_true", help="try the learning rates")
     add("--curves", action="store_true", help="learning curves, after the rows")
     add("--choices", action="store_true", help="variants, after the rows")
@@ -424,7 +430,7 @@ def main() -> None:
         (args.work / "speed.json").write_text(json.dumps(speed(args)))
         write(gather_speed(args), args.out / "is2re_speed.yaml")
     else:
-        run_rows(args, ROWS, args.seeds)
+        run_rows(args, args.rows, args.seeds)
         write(gather(args), args.out / "is2re.yaml")
 
 
