@@ -14,6 +14,8 @@
 
 """The splits of the Xu-Kitchin data: sites, layers, energies, what is left out."""
 
+import json
+
 import numpy as np
 import pytest
 from ase import Atoms
@@ -110,6 +112,40 @@ def test_folds_validate_on_different_structures(folds):
     names = ("adsorbate_F", "adsorbate_H", "adsorbate_O")
     seen = [record.sid for name in names for record in read(folds, name)["val_id"]]
     assert seen and len(set(seen)) == len(seen)
+
+
+def test_json_files_give_the_same_folds(folds, tmp_path):
+    """Coverage that was not calculated has a text in place of a structure."""
+    energies, structures = {}, {}
+    frames, clean = xu_kitchin.read_xyz(folds.parent)
+    for atoms in frames:
+        where = [atoms.info[key] for key in ("metal", "adsorbate", "site")]
+        labels, entries = energies, structures
+        for key in where:
+            labels, entries = labels.setdefault(key, {}), entries.setdefault(key, {})
+        entries.setdefault("0.0", entry(clean[where[0]]))
+        entries[str(len(atoms))] = entry(atoms)
+        labels[str(len(atoms))] = float(atoms.info["e_ads_eV_per_adsorbate"])
+        labels["9.0"], entries["9.0"] = -1.0, "not calculated"
+    for name, table in (("energies", energies), ("structures", structures)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(table))
+    xu_kitchin.write_folds(tmp_path, tmp_path / "out")
+    one, other = read(folds, "metal_Cu"), read(tmp_path / "out", "metal_Cu")
+    for split, records in one.items():
+        assert [r.sid for r in records] == [r.sid for r in other[split]]
+        for a, b in zip(records, other[split]):
+            assert a.y_relaxed == pytest.approx(b.y_relaxed)
+            np.testing.assert_allclose(a.pos, b.pos, atol=1e-5)
+            np.testing.assert_allclose(a.pos_relaxed, b.pos_relaxed, atol=1e-5)
+
+
+def entry(atoms):
+    """Return what the JSON files hold of a structure."""
+    return {
+        "symbols": atoms.get_chemical_symbols(),
+        "pos": atoms.positions.tolist(),
+        "cell": atoms.cell.tolist(),
+    }
 
 
 def test_energies_are_those_of_all_adsorbates_together(folds):

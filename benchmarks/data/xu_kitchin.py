@@ -17,8 +17,10 @@
 The data are 631 relaxed structures of one to four atoms (H, C, N, O, F, S, Cl or Br) on
 fcc(111) slabs of Pt, Ir, Rh, Cu and Ag (PBE; J. Phys. Chem. C 2014, 118, 25597,
 doi 10.1021/jp508805h). They are in the supporting information, and not shipped here.
-``PATH`` is a folder with two extended XYZ files: ``xu_kitchin_5metals.extxyz``, and
-``xu_kitchin_5metals_clean.extxyz`` with the clean slabs. Their comment lines hold
+``PATH`` is a folder with ``structures.json`` and ``energies.json`` as
+facebookresearch/fairchem has them in ``docs/catalysts/examples_tutorials``; or with two
+extended XYZ files, ``xu_kitchin_5metals.extxyz``, and
+``xu_kitchin_5metals_clean.extxyz`` with the clean slabs, whose comment lines hold
 ``metal``, ``adsorbate``, ``site`` and ``e_ads_eV_per_adsorbate``.
 
 The initial structure of a record is the clean slab, with the adsorbates on their
@@ -38,6 +40,7 @@ another one in each fold of a kind, is ``val_id``, and the rest ``train``.
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +56,8 @@ from ppmat.datasets.surface_tags import ADSORBATE
 
 HELD_DEPTH = 3.0  # Å above the lowest atoms; two of the four layers
 SITE_GRID = 12  # fractions of the cell on which all nominal sites lie
+METALS = ("Pt", "Ag", "Ir", "Rh", "Cu")  # in the order of the XYZ files
+CLEAN = "0.0"  # coverage of the clean slab in the JSON files
 VAL_SHARE = 10  # one in so many records is kept for val_id
 # What is left out: the name of a record's group, and the split of those left out.
 FOLDS = {
@@ -101,11 +106,42 @@ def record_of(index: int, relaxed: Atoms, clean: Atoms) -> OC20Record:
     )
 
 
-def write_folds(path: Path, out: Path) -> None:
-    """Write all folds of the files in ``path`` to ``out``."""
+def read_xyz(path: Path) -> tuple[list[Atoms], dict[str, Atoms]]:
+    """Return relaxed structures, and clean slabs by metal, of the XYZ files."""
     slabs = read(path / "xu_kitchin_5metals_clean.extxyz", ":")
     clean = {slab.info["metal"]: slab for slab in slabs}
-    frames = read(path / "xu_kitchin_5metals.extxyz", ":")
+    return read(path / "xu_kitchin_5metals.extxyz", ":"), clean
+
+
+def read_json(path: Path) -> tuple[list[Atoms], dict[str, Atoms]]:
+    """Return the same of the JSON files; entries without a structure are left out."""
+
+    def slab(entry: dict) -> Atoms:
+        return Atoms(entry["symbols"], entry["pos"], cell=entry["cell"], pbc=True)
+
+    energies, structures = (
+        json.loads((path / f"{name}.json").read_text())
+        for name in ("energies", "structures")
+    )
+    frames, clean = [], {}
+    for metal in filter(energies.__contains__, METALS):
+        for adsorbate, sites in energies[metal].items():
+            for site, labels in sites.items():
+                entries = structures[metal][adsorbate][site]
+                clean.setdefault(metal, slab(entries[CLEAN]))
+                for coverage, energy in labels.items():
+                    if isinstance(entries[coverage], dict):
+                        atoms = slab(entries[coverage])
+                        atoms.info = {"metal": metal, "adsorbate": adsorbate}
+                        atoms.info |= {"site": site, "e_ads_eV_per_adsorbate": energy}
+                        frames.append(atoms)
+    return frames, clean
+
+
+def write_folds(path: Path, out: Path) -> None:
+    """Write all folds of the files in ``path`` to ``out``."""
+    is_json = (path / "structures.json").exists()
+    frames, clean = read_json(path) if is_json else read_xyz(path)
     records = [
         record_of(index, atoms, clean[atoms.info["metal"]])
         for index, atoms in enumerate(frames)
