@@ -151,8 +151,6 @@ def row_of(
         if first["learning_rate"] and not of:
             result["parameters"] = first["parameters"]
             result["learning_rate"] = first["learning_rate"]
-            seconds = [mean(run["train_seconds"] for run in seed) for seed in runs]
-            found["train_minutes"] = [round(value / 60, 2) for value in seconds]
         found["folds"] = {}
         for fold, seeds in zip(folds, zip(*runs)):
             parts = summary([[run] for run in seeds], kind, keys)
