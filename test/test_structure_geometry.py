@@ -20,6 +20,7 @@ import pytest
 
 from ppmat.models.sfin.structure_geometry import RadialBasis
 from ppmat.models.sfin.structure_geometry import Taps
+from ppmat.models.sfin.structure_geometry import cell_normals
 from ppmat.models.sfin.structure_geometry import pad_index
 from ppmat.models.sfin.structure_geometry import with_empty_row
 
@@ -71,3 +72,11 @@ def test_taps_are_radial_times_angular_and_zero_in_padding():
     np.testing.assert_allclose(vectors, want, atol=1e-12)
     far = taps(vector / 4.9 * 5.001, is_edge).numpy()
     assert np.abs(far[:, 2]).max() < 1e-6  # the third vector is beyond the cut-off
+
+
+def test_cell_normals_over_the_volume_are_the_inverse():
+    cells = np.random.default_rng(0).normal(size=(5, 3, 3))  # of both handednesses
+    normals, volume = (x.numpy() for x in cell_normals(paddle.to_tensor(cells)))
+    inverse = np.linalg.inv(cells).transpose(0, 2, 1)
+    np.testing.assert_allclose(normals / volume[:, None, None], inverse, atol=1e-12)
+    np.testing.assert_allclose(volume, np.linalg.det(cells), atol=1e-12)

@@ -97,6 +97,20 @@ def mean_over_free_atoms(values: paddle.Tensor, atoms: dict) -> paddle.Tensor:
     return (sum_per_structure(values * free, num_atoms) / num_free).mean()
 
 
+def cell_normals(lattice: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
+    """Return ``b x c, c x a, a x b``, [S, 3, 3] Å², and the signed volume, [S] Å³.
+
+    Their ratio is the inverse of the cell vectors. Paddle's inverse, determinant and
+    roll have no second derivative, which the stress in a loss needs.
+    """
+    turn = paddle.to_tensor([[0, 1, 0], [0, 0, 1], [1, 0, 0]], lattice.dtype)
+    back = turn.t()
+    b, c = paddle.matmul(turn, lattice), paddle.matmul(back, lattice)
+    left = paddle.matmul(b, back) * paddle.matmul(c, turn)
+    normals = left - paddle.matmul(b, turn) * paddle.matmul(c, back)
+    return normals, (lattice * normals).sum(axis=2).mean(axis=1)
+
+
 def envelope(u: paddle.Tensor) -> paddle.Tensor:
     """Return ``1 - 10 u^3 + 15 u^4 - 6 u^5`` for u below 1, else 0.
 
@@ -223,7 +237,8 @@ class StructureGeometry(nn.Layer):
         m = paddle.gather(
             with_empty_row(graph["k_index"].astype(dtype)), k_pad.flatten()
         ).reshape([*k_pad.shape, 3])  # [S, K, 3] Miller indices
-        reciprocal = 2.0 * math.pi * paddle.linalg.inv(lattice).transpose([0, 2, 1])
+        normals, volume = cell_normals(lattice)
+        reciprocal = 2.0 * math.pi * normals / volume.reshape([-1, 1, 1])
         k = paddle.matmul(m, reciprocal)  # [S, K, 3]
         k_length = (k.square().sum(axis=-1) + EPS).sqrt()  # [S, K]
         is_k = (k_pad < graph["num_k"].sum()).astype(dtype).unsqueeze(-1)  # [S, K, 1]
@@ -242,5 +257,5 @@ class StructureGeometry(nn.Layer):
             wave=paddle.concat([phase.cos() * mask, phase.sin() * mask], axis=-1),
             k_unit=(k / k_length.unsqueeze(-1)).unsqueeze([1, -1]),
             k_radial=self.k_basis(k_length) * is_k,
-            density=sphere / paddle.linalg.det(lattice).abs().reshape([-1, 1, 1]),
+            density=sphere / volume.abs().reshape([-1, 1, 1]),
         )
