@@ -120,12 +120,12 @@ _sample_section.__name__ = "Sample"
 
 def _measured(config: Mapping[str, Any]) -> list[str]:
     """Return the arguments of the model that ``Dataset.transform`` measures."""
-    from ppmat.datasets.transform import REFERENCES
+    from ppmat.datasets.transform import FILLED
 
     transform = (config.get("Dataset") or {}).get("transform")
     if not isinstance(transform, Mapping):
         return []
-    return ["data_mean", "data_std", *REFERENCES.get(transform.get(CLASS_KEY), ())]
+    return list(FILLED.get(transform.get(CLASS_KEY), ()))
 
 
 def _check_datasets(section: Mapping[str, Any]) -> None:

@@ -363,7 +363,7 @@ def take_best(trainer: Any) -> None:
 
 def check_statistics(config: Mapping) -> None:
     """Check ``Dataset.transform`` without reading data, also if nothing is trained."""
-    from ppmat.datasets.transform import REFERENCES
+    from ppmat.datasets.transform import FILLED
     from ppmat.datasets.transform import check_scaling
     from ppmat.datasets.transform import single_target
     from ppmat.models import MODELS
@@ -375,12 +375,13 @@ def check_statistics(config: Mapping) -> None:
         "Dataset.transform normalises the target named by Global.label_names, e.g. "
         f"[y_relaxed]; found {names!r}",
     )
-    single_target(names)
+    scaling = config["Dataset"]["transform"][CLASS_KEY]
+    if scaling != "potential_scaling":  # which is of energies and forces
+        single_target(names)
     model, params = MODELS.parse(config["Model"], "Model")
     accepted = inspect.signature(model.__init__).parameters
-    scaling = config["Dataset"]["transform"][CLASS_KEY]
-    filled = {"data_mean": 0.0, "data_std": 1.0}
-    filled |= {name: {} for name in REFERENCES.get(scaling, ())}
+    example = {"data_mean": 0.0, "data_std": 1.0}
+    filled = {name: example.get(name, {}) for name in FILLED[scaling]}
     refuse_if(
         not set(filled) <= set(accepted),
         f"Dataset.transform fills {', '.join(filled)} of the model, but "
@@ -392,23 +393,32 @@ def check_statistics(config: Mapping) -> None:
 
 def fill_statistics(config: dict[str, Any], train_loader: Any) -> None:
     """Write the statistics that ``Dataset.transform`` asks for into ``Model``."""
-    from ppmat.datasets.transform import REFERENCES
+    from ppmat.datasets.transform import FILLED
     from ppmat.datasets.transform import run_dataset_transform
-    from ppmat.datasets.transform import single_target
 
     block = config["Dataset"]["transform"]
-    target = single_target(config["Global"]["label_names"])
-    mean, std, *references = run_dataset_transform(
+    target = config["Global"]["label_names"]
+    found = run_dataset_transform(
         block[CLASS_KEY], train_loader, target, **(block.get(PARAMS_KEY) or {})
     )
-    params = dict(config["Model"].get(PARAMS_KEY) or {})
-    params.update(data_mean=mean, data_std=std)
-    params |= dict(zip(REFERENCES.get(block[CLASS_KEY], ()), references))
+    filled = dict(zip(FILLED[block[CLASS_KEY]], found))
+    params = dict(config["Model"].get(PARAMS_KEY) or {}) | filled
     config["Model"] = {**config["Model"], PARAMS_KEY: params}
+    names = target if isinstance(target, str) else ", ".join(target)
     logger.message(
-        f"{block[CLASS_KEY]} of {target} over {len(train_loader.dataset)} training "
-        f"records: data_mean {mean:.6g}, data_std {std:.6g}"
+        f"{block[CLASS_KEY]} of {names} over {len(train_loader.dataset)} training "
+        f"records: {', '.join(map(_shown, filled.items()))}"
     )
+
+
+def _shown(item: tuple[str, Any]) -> str:
+    """Return name and value of a statistic; numbers by element as a list."""
+    name, value = item
+    if isinstance(value, float):
+        return f"{name} {value:.6g}"
+    if any(not isinstance(number, float) for number in value.values()):
+        return f"{name} of {', '.join(value)}"
+    return f"{name} " + ", ".join(f"{key} {x:.6g}" for key, x in value.items())
 
 
 def build_loaders(

@@ -161,7 +161,7 @@ class OC20IS2REDataset(io.Dataset):
             check_choice("property_names: label", name, _LABEL_FIELDS)
         self.property_names = tuple(property_names or ())
         self.build_structure = _structure_builder(build_structure_cfg)
-        self.build_graph = _graph_converter(build_graph_cfg)
+        self.build_graph = graph_converter(build_graph_cfg)
         self.transforms = transforms
         self.missing_tags = missing_tags
         self.reuse_edges = reuse_edges
@@ -423,7 +423,8 @@ def _check_cell_is_kept(builder: BuildStructure) -> None:
             )
 
 
-def _graph_converter(cfg: Mapping | None) -> PeriodicGraphConverter | None:
+def graph_converter(cfg: Mapping | None) -> PeriodicGraphConverter | None:
+    """Return the converter of a block; None for None."""
     if cfg is None:
         return None
     where = "build_graph_cfg"

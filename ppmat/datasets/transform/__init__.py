@@ -27,6 +27,7 @@ from ppmat.datasets.transform.target_statistics import composition_scaling
 from ppmat.datasets.transform.target_statistics import custom_scaling
 from ppmat.datasets.transform.target_statistics import mean_std_scaling
 from ppmat.datasets.transform.target_statistics import no_scaling
+from ppmat.datasets.transform.target_statistics import potential_scaling
 from ppmat.datasets.transform.target_statistics import single_target
 from ppmat.datasets.transform.target_statistics import surface_scaling
 from ppmat.datasets.transform.values import Abs
@@ -52,17 +53,24 @@ SCALINGS = Registry(
         mean_std_scaling,
         composition_scaling,
         surface_scaling,
+        potential_scaling,
         custom_scaling,
     ],
 )
-# Arguments of the model that get what a scaling returns after mean and deviation
-REFERENCES = {
-    "composition_scaling": ("element_reference",),
-    "surface_scaling": ("element_reference", "surface_reference"),
+# Arguments of the model that get what a scaling returns
+FILLED = dict.fromkeys(SCALINGS, ("data_mean", "data_std")) | {
+    "composition_scaling": ("data_mean", "data_std", "element_reference"),
+    "surface_scaling": (
+        "data_mean",
+        "data_std",
+        "element_reference",
+        "surface_reference",
+    ),
+    "potential_scaling": ("data_std", "element_reference"),
 }
 
 __all__ = [*TRANSFORMS, *SCALINGS, "Compose", "build_post_transforms", "single_target"]
-__all__ += ["REFERENCES", "build_transforms", "check_scaling", "run_dataset_transform"]
+__all__ += ["FILLED", "build_transforms", "check_scaling", "run_dataset_transform"]
 
 
 class Compose:
@@ -122,9 +130,7 @@ def check_scaling(cfg: Mapping, where: str = "Dataset.transform") -> None:
 def run_dataset_transform(
     trans_func: str, train_loader: Any, target: Target, **params: Any
 ) -> tuple:
-    """Return mean and standard deviation of the target, computed by a scaling.
-
-    More for the scalings in :data:`REFERENCES`.
+    """Return what a scaling computes, for the arguments in :data:`FILLED`.
 
     Args:
         trans_func: Name of a scaling.

@@ -155,6 +155,52 @@ def surface_scaling(
     return mean, std, _by_symbol(energies), _by_symbol(slopes)
 
 
+def potential_scaling(
+    train_loader: io.DataLoader,
+    target: Target,
+    ridge: Annotated[float, Range(0, 10**9)] = 1e-6,
+) -> tuple[float, dict[str, float]]:
+    """Return the scale of an interatomic potential, and the energies of the elements.
+
+    The energies of the elements explain the energies of the cells best, by least
+    squares. Where compositions cannot tell elements apart, for instance in one
+    compound, the energy is shared evenly.
+
+    Args:
+        train_loader: Loader of the training data; only its data set is read.
+        target: Names of the labels, among them ``energy`` [1] eV and ``forces``.
+        ridge: Penalty on the square of an energy above the mean of an atom.
+
+    Returns:
+        Root mean square of the components of forces [eV/Å]; energy by symbol [eV].
+
+    Raises:
+        ConfigError: All forces are zero.
+    """
+    rows = _read_all(train_loader.dataset, _read_frame)
+    energies = np.array([energy for energy, _, _, _ in rows])
+    counts = np.array([count for _, _, _, count in rows])  # [n, 119]
+    squares, components = np.sum([(s, c) for _, s, c, _ in rows], axis=0)
+    if not squares > 0:
+        raise ConfigError(f"potential_scaling: the forces of {len(rows)} frames are 0")
+    met = np.flatnonzero(counts.any(axis=0))
+    x = counts[:, met]
+    mean = energies.sum() / x.sum()  # of one atom
+    matrix = x.T @ x + ridge * np.eye(len(met))
+    above = np.linalg.solve(matrix, x.T @ (energies - mean * x.sum(axis=1)))
+    found = np.zeros(NUM_ELEMENTS)
+    found[met] = mean + above
+    return float(np.sqrt(squares / components)), _by_symbol(found)
+
+
+def _read_frame(dataset: Any, index: int) -> tuple[float, float, int, np.ndarray]:
+    """Return energy, sum of squares and number of forces, and atoms by element."""
+    record, labels = dataset.frames[index]
+    counts = np.bincount(record.atomic_numbers, minlength=NUM_ELEMENTS)
+    forces = labels["forces"].astype("float64")
+    return labels["energy"][0], np.square(forces).sum(), forces.size, counts
+
+
 def _read_compositions(
     train_loader: io.DataLoader, target: Target
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

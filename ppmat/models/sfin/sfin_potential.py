@@ -40,7 +40,7 @@ _References = Annotated[Mapping[str, float], Range(-(10**6), 10**6)]
 class Derivatives(NamedTuple):
     """A potential at given structures."""
 
-    energy: paddle.Tensor  # [S] eV, of the whole cell
+    energy: paddle.Tensor  # [S] eV, of the whole cell, float64
     forces: paddle.Tensor  # [N, 3] eV/Å
     stress: paddle.Tensor  # [S, 3, 3] eV/Å^3, positive under tension as in ASE
 
@@ -65,7 +65,8 @@ class SFINPotential(nn.Layer):
         backbone_cfg: Constructor arguments of :class:`SFINBackbone`.
         data_std: Unit of the atomic energies that the network gives [eV]; the scale of
             the forces in eV/Å is of the same size. A buffer, saved with the weights.
-        element_reference: Energy of an atom by element symbol [eV]. A buffer.
+        element_reference: Energy of an atom by element symbol [eV]. A float64 buffer,
+            since total energies have more digits than float32 holds.
         energy_weight: Weight of the error of the energy of one atom, at the start and
             at the end of training.
         force_weight: The same for the forces.
@@ -106,7 +107,7 @@ class SFINPotential(nn.Layer):
         self.readout = GatedActivation(channels, vectors)
         self.energy_head = AtomHead(channels)
         self.register_buffer("data_std", paddle.full([], data_std))
-        reference = paddle.zeros([MAX_ATOMIC_NUMBER + 1])
+        reference = paddle.zeros([MAX_ATOMIC_NUMBER + 1], dtype="float64")
         for symbol, energy in (element_reference or {}).items():
             reference[Element(symbol).Z] = energy
         self.register_buffer("reference", reference)
@@ -119,7 +120,7 @@ class SFINPotential(nn.Layer):
     def energy_at(
         self, batch: dict, positions: paddle.Tensor, lattice: paddle.Tensor
     ) -> paddle.Tensor:
-        """Return the energies [S] eV.
+        """Return the energies above the reference, [S] eV.
 
         Args:
             batch: ``structure_array`` and ``graph``.
@@ -137,7 +138,6 @@ class SFINPotential(nn.Layer):
         }
         features, _ = self.backbone({**batch, "structure_array": plain})
         atomic = self.data_std * self.energy_head(self.readout(features).s)  # [N]
-        atomic = atomic + paddle.gather(self.reference, atoms["atom_types"])
         return sum_per_structure(atomic, atoms["num_atoms"])
 
     def derivatives(self, batch: dict, keep_graph: bool = False) -> Derivatives:
@@ -164,6 +164,8 @@ class SFINPotential(nn.Layer):
                 [energy.sum()], [positions, strain], create_graph=keep_graph
             )
         volume = paddle.linalg.det(lattice).abs().reshape([-1, 1, 1])
+        reference = paddle.gather(self.reference, atoms["atom_types"])
+        energy = energy.astype("float64") + sum_per_structure(reference, num_atoms)
         return Derivatives(energy, -gradients[0], gradients[1] / volume)
 
     def before_train(self, trainer) -> None:
@@ -172,7 +174,7 @@ class SFINPotential(nn.Layer):
         self.num_batches = epochs * len(trainer.train_dataloader)
 
     def weight_of(self, name: str) -> float:
-        """Return the weight of a loss at this batch; the first one without a trainer."""
+        """Return the weight of a loss now; without a trainer it is the first one."""
         start, end = self.weights[name]
         if self.num_batches is None:
             return start
@@ -185,7 +187,7 @@ class SFINPotential(nn.Layer):
 
         Args:
             batch: ``structure_array``, ``graph``, and the labels that have a weight:
-                ``energy`` [S, 1] eV of the whole cell, ``forces`` [N, 3] eV/Å,
+                ``energy`` [S, 1] eV of the whole cell, float64, ``forces`` [N, 3] eV/Å,
                 ``stress`` [S, 3, 3] eV/Å^3.
 
         Returns:
@@ -198,7 +200,7 @@ class SFINPotential(nn.Layer):
         predicted = found._asdict() | {"energy": found.energy.unsqueeze(-1)}
         losses, loss = {}, 0.0
         for name in self.weights:
-            error = predicted[name] - batch[name]
+            error = (predicted[name] - batch[name]).astype(self.data_std.dtype)
             if name == "energy":
                 error = error.squeeze(-1) / atoms["num_atoms"].astype(error.dtype)
             if name == "forces":
