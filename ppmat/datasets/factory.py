@@ -52,6 +52,7 @@ from ppmat.datasets.collate_fn import DefaultCollator
 from ppmat.datasets.loader import Loader
 from ppmat.datasets.loader import WorkerInit
 from ppmat.datasets.oc20_is2re_dataset import OC20IS2REDataset
+from ppmat.datasets.potential_dataset import PotentialDataset
 from ppmat.datasets.sfin_dataset import SFINDataset
 from ppmat.datasets.sfin_synthetic_dataset import SFINSyntheticDataset
 from ppmat.datasets.transform import build_transforms
@@ -67,7 +68,10 @@ from ppmat.utils.registry import check_call
 from ppmat.utils.registry import check_keys
 from ppmat.utils.registry import fits
 
-DATASETS = Registry("data set", [OC20IS2REDataset, SFINDataset, SFINSyntheticDataset])
+DATASETS = Registry(
+    "data set",
+    [OC20IS2REDataset, PotentialDataset, SFINDataset, SFINSyntheticDataset],
+)
 COLLATORS = Registry("collator", [DefaultCollator])
 SAMPLERS = Registry("batch sampler", [BatchSampler, DistributedBatchSampler])
 

@@ -25,6 +25,7 @@ import paddle
 
 from ppmat.metrics.is2re_metric import IS2REMetric
 from ppmat.metrics.is2rs_metric import IS2RSMetric
+from ppmat.metrics.potential_metric import PotentialMetric
 from ppmat.metrics.sfin_metric import SFINStreamingAdapter
 from ppmat.metrics.streaming_base import StreamingMetricBase
 from ppmat.metrics.structure_check_metric import StructureCheckMetric
@@ -34,6 +35,7 @@ __all__ = [
     "IS2REMetric",
     "IS2RSMetric",
     "IgnoreNanMetricWrapper",
+    "PotentialMetric",
     "SFINStreamingAdapter",
     "StreamingMetricBase",
     "StructureCheckMetric",
@@ -65,6 +67,7 @@ METRICS = Registry(
     [
         IS2REMetric,
         IS2RSMetric,
+        PotentialMetric,
         IgnoreNanMetricWrapper,
         SFINStreamingAdapter,
         StructureCheckMetric,

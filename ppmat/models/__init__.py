@@ -35,6 +35,7 @@ from ppmat.datasets.graph_utils import PeriodicGraphConverter
 from ppmat.models.sfin.sfin import SFIN
 from ppmat.models.sfin.sfin_energy import SFINEnergy
 from ppmat.models.sfin.sfin_flow import SFINFlow
+from ppmat.models.sfin.sfin_potential import SFINPotential
 from ppmat.utils import download
 from ppmat.utils import logger
 from ppmat.utils import save_load
@@ -56,6 +57,7 @@ __all__ = [
     "SFIN",
     "SFINEnergy",
     "SFINFlow",
+    "SFINPotential",
     "build_graph_converter",
     "build_model",
     "build_model_from_name",
@@ -64,7 +66,7 @@ __all__ = [
 ]
 
 GRAPH_CONVERTERS = Registry("graph converter", [PeriodicGraphConverter])
-MODELS = Registry("model", [SFIN, SFINEnergy, SFINFlow])
+MODELS = Registry("model", [SFIN, SFINEnergy, SFINFlow, SFINPotential])
 
 _UPSTREAM = "https://paddle-org.bj.bcebos.com/paddlematerials/checkpoints"
 # Packages that are part of this tree.
