@@ -1,0 +1,194 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""SFINCalculator: energies, forces and stress for ASE."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import paddle
+from ase import Atoms
+from ase.calculators.calculator import Calculator
+from ase.calculators.calculator import PropertyNotImplementedError
+from ase.calculators.calculator import all_changes
+from ase.stress import full_3x3_to_voigt_6_stress
+
+from ppmat.datasets.graph_utils.periodic_graph import reciprocal_indices
+from ppmat.datasets.oc20_record import structure_to_record
+from ppmat.datasets.potential_dataset import CLOSEST
+from ppmat.datasets.potential_dataset import periodic_box
+from ppmat.models import build_graph_converter
+from ppmat.models import build_trained_model
+from ppmat.models.sfin.sfin_potential import SFINPotential
+from ppmat.utils import logger
+from ppmat.utils.errors import InputError
+from ppmat.utils.neighbours import neighbour_pairs
+from ppmat.utils.registry import ConfigError
+
+PathLike = str | os.PathLike
+
+
+class SFINCalculator(Calculator):
+    """A trained potential as an ASE calculator.
+
+    Units are those of ASE: eV, eV/Å, eV/Å^3, of the whole cell. Neighbours are found
+    from the atoms that are given; with ``skin``, pairs a little further apart are kept
+    too, and are used until an atom has moved by half of it. Results do not depend on
+    the skin. Constraints of the atoms are applied by ASE, as with every calculator.
+
+    Along directions that are not periodic the atoms stand alone, as far as messages
+    reach. There is a stress only if all directions are periodic.
+
+    Args:
+        config_path: YAML of your own model, as training writes it.
+        checkpoint_path: Its weights.
+        model_name: A registered model instead.
+        weights_name: Weights of a registered model.
+        config_overrides: ``KEY=VALUE`` with a dotted key, applied to the YAML.
+        skin: Distance [Å] beyond the cut-off within which pairs are kept.
+        allow_unseen: Compute elements that the training data do not have. Their
+            energies mean nothing.
+
+    Raises:
+        ConfigError: The arguments or the YAML are not valid, or the model is no
+            potential.
+        CheckpointError: The weights cannot be read or belong to another model.
+
+    Example::
+
+        atoms.calc = SFINCalculator("sfin_potential.yaml", "best.pdparams")
+        atoms.get_forces()
+    """
+
+    implemented_properties = ["energy", "free_energy", "forces", "stress"]
+
+    def __init__(
+        self,
+        config_path: PathLike | None = None,
+        checkpoint_path: PathLike | None = None,
+        model_name: str | None = None,
+        weights_name: str | None = None,
+        config_overrides: Iterable[str] | None = None,
+        skin: float = 0.5,
+        allow_unseen: bool = False,
+    ) -> None:
+        super().__init__()
+        if not 0.0 <= skin <= 10.0:
+            raise InputError(f"skin is {skin!r}", wanted="0 to 10 Å")
+        paths = [p and os.fspath(p) for p in (config_path, checkpoint_path)]
+        model, config = build_trained_model(
+            model_name, weights_name, *paths, config_overrides
+        )
+        if not isinstance(model, SFINPotential):
+            kind = type(model).__name__
+            raise ConfigError(f"{kind} is no potential; wanted SFINPotential")
+        block = (config.get("Predict") or {}).get("graph_converter")
+        converter = build_graph_converter(block, "Predict.graph_converter")
+        if converter is None or converter.max_neighbors is not None:
+            raise ConfigError(
+                "Predict.graph_converter of a potential wants max_neighbors: null"
+            )
+        self.model = model
+        self.cutoff, self.k_cut = converter.cutoff, converter.k_cut
+        self.skin, self.allow_unseen = float(skin), allow_unseen
+        self.searches = 0  # of neighbours, since the calculator was made
+        self._pairs: _Pairs | None = None
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = all_changes,
+    ) -> None:
+        """Compute what ASE asks for; see ``ase.calculators.calculator``."""
+        super().calculate(atoms, properties, system_changes)
+        if "stress" in properties and not self.atoms.pbc.all():
+            raise PropertyNotImplementedError(
+                "there is a stress only if all directions are periodic"
+            )
+        if self._pairs is None or not self._pairs.hold(self.atoms, self.skin):
+            self._check_elements(self.atoms)
+            self._pairs = _Pairs(self.atoms, self.cutoff + self.skin, self.k_cut)
+            self.searches += 1
+        found = self.model.predict(self._pairs.batch(self.atoms))
+        energy = float(found["energy"][0])
+        self.results = {
+            "energy": energy,
+            "free_energy": energy,
+            "forces": found["forces"][0].astype("float64"),
+        }
+        if self.atoms.pbc.all():
+            stress = found["stress"][0].astype("float64")
+            self.results["stress"] = full_3x3_to_voigt_6_stress(stress)
+
+    def _check_elements(self, atoms: Atoms) -> None:
+        seen = self.model.elements_seen.numpy()
+        unseen = sorted({a.symbol for a in atoms if not seen[a.number]})
+        if not unseen:
+            return
+        if not self.allow_unseen:
+            raise InputError(
+                f"{', '.join(unseen)} is not in the training data of the potential",
+                hint="allow_unseen=True computes it; the energies mean nothing.",
+            )
+        logger.warning(f"not in the training data: {', '.join(unseen)}")
+
+
+class _Pairs:
+    """Pairs of neighbours, found once and used while atoms move little."""
+
+    def __init__(self, atoms: Atoms, reach: float, k_cut: float) -> None:
+        record = structure_to_record(
+            periodic_box(atoms, reach), "", CLOSEST, warn=False
+        )
+        self.start = atoms.positions.copy()
+        self.cell, self.pbc = atoms.cell.array.copy(), atoms.pbc.copy()
+        self.numbers = atoms.numbers.copy()
+        # the record may have wrapped atoms; pairs belong to the positions as they are
+        self.box = record.cell
+        pairs = neighbour_pairs(atoms.positions, self.box, reach)
+        order = np.argsort(pairs.centre, kind="stable")
+        k_index = reciprocal_indices(self.box, k_cut)
+        edges = np.stack([pairs.centre, pairs.neighbour], axis=1)[order]
+        self.graph = {
+            "edge_index": paddle.to_tensor(edges.astype("int64")),
+            "pbc_offset": paddle.to_tensor(pairs.image[order].astype("int64")),
+            "num_edges": paddle.to_tensor([len(edges)], "int64"),
+            "k_index": paddle.to_tensor(k_index.astype("int64")),
+            "num_k": paddle.to_tensor([len(k_index)], "int64"),
+        }
+
+    def hold(self, atoms: Atoms, skin: float) -> bool:
+        """Return whether the pairs are still all within the cut-off."""
+        if len(atoms) != len(self.start) or (atoms.numbers != self.numbers).any():
+            return False
+        if (atoms.pbc != self.pbc).any() or (atoms.cell.array != self.cell).any():
+            return False
+        moved = np.linalg.norm(atoms.positions - self.start, axis=1)
+        return bool(moved.max(initial=0.0) < 0.5 * skin)
+
+    def batch(self, atoms: Atoms) -> dict[str, Any]:
+        """Return a batch of the one structure."""
+        structure = {
+            "cart_coords": paddle.to_tensor(atoms.positions, "float32"),
+            "lattice": paddle.to_tensor(self.box[None], "float32"),
+            "atom_types": paddle.to_tensor(atoms.numbers, "int64"),
+            "num_atoms": paddle.to_tensor([len(atoms)], "int64"),
+        }
+        return {"structure_array": structure, "graph": self.graph}
