@@ -62,7 +62,7 @@ def add_potential_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--checkpoint_path", help="weights that belong to --config_path")
     add("--input", nargs="+", required=True,
-        help="files of structures, folders, patterns; FILE@INDEX picks frames")  # fmt: skip
+        help="files, folders, patterns; FILE@INDEX picks frames")  # fmt: skip
     add("--allow_unseen", action="store_true",
         help="compute elements that are not in the training data")  # fmt: skip
     add("overrides", nargs="*", metavar="KEY=VALUE", help="changes of the YAML")
@@ -120,9 +120,8 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
             logger.error(f"{atoms.info.get('sid', '')}: {error}")
             left_out += 1
             continue
-        found = {
-            key: calculator.results[key] for key in LABELS if key in calculator.results
-        }
+        results = calculator.results
+        found = {name: results[name] for name in LABELS if name in results}
         errors.add(found, labels)
         result = atoms.copy()
         result.calc = SinglePointCalculator(result, **found)
@@ -155,10 +154,9 @@ class Errors:
         """Add a structure; the error of an energy is that of one atom [eV]."""
         for name, errors in self.found.items():
             if labels.get(name) is not None:
+                count = len(found["forces"]) if name == "energy" else 1
                 error = np.ravel(found[name] - np.asarray(labels[name]))
-                errors.append(
-                    error / len(found["forces"]) if name == "energy" else error
-                )
+                errors.append(error / count)
 
     def lines(self) -> list[str]:
         """Return a line for each kind of label that was there."""

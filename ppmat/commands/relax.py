@@ -79,16 +79,16 @@ def _relax(calculator, args: argparse.Namespace) -> int:
     from ppmat.utils.errors import InputError
 
     os.makedirs(args.save_path, exist_ok=True)
-    frames, faults = [], 0
+    frames, faults, left_out = [], 0, 0
     for structure in iter_structures(args.input):
         if isinstance(structure, Unreadable):
             logger.error(str(structure))
-            faults += 1
+            faults, left_out = faults + 1, left_out + 1
             continue
         atoms = structure if hasattr(structure, "pbc") else structure.to_atoms()
         sid = str(atoms.info["sid"])
         path = os.path.join(args.save_path, f"{sid.replace(os.sep, '_')}.traj")
-        start = atoms.positions
+        start = atoms.positions.copy()
         if os.path.exists(path) and os.path.getsize(path):
             atoms = read(path)  # goes on where it was stopped
         atoms.calc = calculator
@@ -100,7 +100,7 @@ def _relax(calculator, args: argparse.Namespace) -> int:
             converged = optimizer.run(fmax=args.fmax, steps=args.max_steps)
         except InputError as error:
             logger.error(f"{sid}: {error}")
-            faults += 1
+            faults, left_out = faults + 1, left_out + 1
             continue
         faults += not converged
         forces = atoms.get_forces()
@@ -116,9 +116,8 @@ def _relax(calculator, args: argparse.Namespace) -> int:
         path = os.path.join(args.save_path, "relaxed.extxyz")
         write(path, frames, format="extxyz")
         logger.message(f"Wrote {path}: {counted(len(frames), 'structure')}")
-    return status_of(
-        faults, len(frames), "structure", "did not converge or was left out"
-    )
+    verb = "not converged or left out"
+    return status_of(faults, len(frames) + left_out, "structure", verb)
 
 
 def single_point(atoms):
