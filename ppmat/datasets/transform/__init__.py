@@ -62,7 +62,15 @@ REFERENCES = {
 }
 
 __all__ = [*TRANSFORMS, *SCALINGS, "Compose", "build_post_transforms", "single_target"]
-__all__ += ["REFERENCES", "build_transforms", "check_scaling", "run_dataset_transform"]
+# Scalings that read the labels of the training data
+MEASURED = ("mean_std_scaling", *REFERENCES)
+__all__ += [
+    "MEASURED",
+    "REFERENCES",
+    "build_transforms",
+    "check_scaling",
+    "run_dataset_transform",
+]
 
 
 class Compose:
