@@ -259,8 +259,23 @@ def test_surface_scaling_says_something_of_metals_it_has_not_seen():
 def test_composition_that_says_everything_is_refused():
     counts = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1]])
     data = Composed(counts, [2.0, 2.0, 2.0])
-    with pytest.raises(ConfigError, match="explains all"):
+    with pytest.raises(ConfigError, match="what the composition explains"):
         run_dataset_transform("composition_scaling", io.DataLoader(data), "y")
+
+
+def test_surface_scaling_wants_surfaces():
+    counts = np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0]])
+    with pytest.raises(ConfigError, match="3 of 3 .* no atoms of the surface"):
+        data = io.DataLoader(Composed(counts, [1.0, 2.0, 4.0]))
+        run_dataset_transform("surface_scaling", data, "y", tags=[2])
+
+
+def test_statistics_that_the_scaling_does_not_measure_are_refused(train):
+    """Else the label would be normalised without them, and predicted with them."""
+    slopes = "Model.__init_params__.surface_reference={O: [1, 1, 1, 1, 5]}"
+    status, shown = train(slopes, scaling=())
+    assert status == 2
+    assert "surface_reference is given, but composition_scaling measures" in shown
 
 
 def test_composition_is_read_without_making_samples():

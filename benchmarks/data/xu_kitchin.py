@@ -57,6 +57,7 @@ from ppmat.datasets.surface_tags import ADSORBATE
 HELD_DEPTH = 3.0  # Å above the lowest atoms; two of the four layers
 SITE_GRID = 12  # fractions of the cell on which all nominal sites lie
 METALS = ("Pt", "Ag", "Ir", "Rh", "Cu")  # in the order of the XYZ files
+XYZ, XYZ_CLEAN = "xu_kitchin_5metals.extxyz", "xu_kitchin_5metals_clean.extxyz"
 CLEAN = "0.0"  # coverage of the clean slab in the JSON files
 VAL_SHARE = 10  # one in so many records is kept for val_id
 # What is left out: the name of a record's group, and the split of those left out.
@@ -108,9 +109,9 @@ def record_of(index: int, relaxed: Atoms, clean: Atoms) -> OC20Record:
 
 def read_xyz(path: Path) -> tuple[list[Atoms], dict[str, Atoms]]:
     """Return relaxed structures, and clean slabs by metal, of the XYZ files."""
-    slabs = read(path / "xu_kitchin_5metals_clean.extxyz", ":")
+    slabs = read(path / XYZ_CLEAN, ":")
     clean = {slab.info["metal"]: slab for slab in slabs}
-    return read(path / "xu_kitchin_5metals.extxyz", ":"), clean
+    return read(path / XYZ, ":"), clean
 
 
 def read_json(path: Path) -> tuple[list[Atoms], dict[str, Atoms]]:
@@ -119,10 +120,13 @@ def read_json(path: Path) -> tuple[list[Atoms], dict[str, Atoms]]:
     def slab(entry: dict) -> Atoms:
         return Atoms(entry["symbols"], entry["pos"], cell=entry["cell"], pbc=True)
 
-    energies, structures = (
-        json.loads((path / f"{name}.json").read_text())
-        for name in ("energies", "structures")
-    )
+    def table(name: str) -> dict:
+        try:
+            return json.loads((path / name).read_text())
+        except (OSError, ValueError) as error:
+            raise SystemExit(f"{path / name} cannot be read: {error}") from error
+
+    energies, structures = table("energies.json"), table("structures.json")
     frames, clean = [], {}
     for metal in filter(energies.__contains__, METALS):
         for adsorbate, sites in energies[metal].items():
@@ -139,9 +143,21 @@ def read_json(path: Path) -> tuple[list[Atoms], dict[str, Atoms]]:
 
 
 def write_folds(path: Path, out: Path) -> None:
-    """Write all folds of the files in ``path`` to ``out``."""
-    is_json = (path / "structures.json").exists()
-    frames, clean = read_json(path) if is_json else read_xyz(path)
+    """Write all folds of the files in ``path`` to ``out``.
+
+    Raises:
+        SystemExit: The files are not there, or an energy is no number.
+    """
+    found = [(path / name).exists() for name in ("structures.json", XYZ)]
+    if not any(found):
+        raise SystemExit(
+            f"{path}: wanted a folder with structures.json and energies.json, or with "
+            f"{XYZ} and {XYZ_CLEAN}"
+        )
+    frames, clean = read_json(path) if found[0] else read_xyz(path)
+    for atoms in frames:
+        if not np.isfinite(atoms.info["e_ads_eV_per_adsorbate"]):
+            raise SystemExit(f"{path}: the energy of {atoms.info} is no number")
     records = [
         record_of(index, atoms, clean[atoms.info["metal"]])
         for index, atoms in enumerate(frames)

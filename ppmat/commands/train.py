@@ -364,6 +364,7 @@ def take_best(trainer: Any) -> None:
 def check_statistics(config: Mapping) -> None:
     """Check ``Dataset.transform`` without reading data, also if nothing is trained."""
     from ppmat.datasets.transform import FILLED
+    from ppmat.datasets.transform import MEASURED
     from ppmat.datasets.transform import check_scaling
     from ppmat.datasets.transform import single_target
     from ppmat.models import MODELS
@@ -386,6 +387,14 @@ def check_statistics(config: Mapping) -> None:
         not set(filled) <= set(accepted),
         f"Dataset.transform fills {', '.join(filled)} of the model, but "
         f"{model.__name__} lacks such arguments; remove the block",
+    )
+    given = set(getattr(model, "label_statistics", {})) - set(filled)
+    given = sorted(name for name in given if params.get(name) is not None)
+    refuse_if(
+        given and scaling in MEASURED,
+        f"Model.{PARAMS_KEY}.{', '.join(given)} is given, but {scaling} measures the "
+        "statistics of the labels without it; remove it, or choose the scaling that "
+        "measures it",
     )
     # The statistics of the data take long, so the keys of the model are checked first.
     check_call(model, {**params, **filled}, f"Model.{PARAMS_KEY}")

@@ -68,9 +68,12 @@ FILLED = dict.fromkeys(SCALINGS, ("data_mean", "data_std")) | {
     ),
     "potential_scaling": ("data_std", "element_reference"),
 }
+# Scalings that read the labels of the training data
+MEASURED = set(SCALINGS) - {"no_scaling", "custom_scaling"}
 
 __all__ = [*TRANSFORMS, *SCALINGS, "Compose", "build_post_transforms", "single_target"]
-__all__ += ["FILLED", "build_transforms", "check_scaling", "run_dataset_transform"]
+__all__ += ["FILLED", "MEASURED", "build_transforms", "check_scaling"]
+__all__ += ["run_dataset_transform"]
 
 
 class Compose:

@@ -139,14 +139,19 @@ def surface_scaling(
         adsorption energies, energy by symbol, slopes by symbol.
 
     Raises:
-        ConfigError: See :func:`mean_std_scaling`.
+        ConfigError: See :func:`mean_std_scaling`; a record has no surface atoms.
     """
     labels, adsorbates, counts = _read_compositions(train_loader, target)
     atoms = counts[:, list(tags)].sum(axis=1)  # [n, 119]
     _, std, _ = _fit(labels, adsorbates, atoms, ridge)
-    properties = element_properties()  # [119, P]
-    surface = counts[:, SURFACE] @ properties
-    surface /= counts[:, SURFACE].sum(axis=1, keepdims=True).clip(min=1)  # [n, P]
+    size = counts[:, SURFACE].sum(axis=1, keepdims=True)  # [n, 1]
+    if not size.all():
+        raise ConfigError(
+            f"surface_scaling: {(size == 0).sum()} of {len(size)} training records "
+            "have no atoms of the surface (tag 1), whose properties it reads; set "
+            "their tags, or use composition_scaling"
+        )
+    surface = counts[:, SURFACE] @ element_properties() / size  # [n, P]
     products = counts[:, ADSORBATE, :, None] * surface[:, None]  # [n, 119, P]
     x = np.concatenate([atoms, products.reshape(len(labels), -1)], axis=1)
     mean, _, weights = _fit(labels, adsorbates, x, ridge)
@@ -234,8 +239,9 @@ def _fit(
     mean, std = _mean_and_std(labels - x @ weights, adsorbates)
     if not std > 0:
         raise ConfigError(
-            f"the composition explains all {len(labels)} training labels, so the "
-            "residuals have no spread; use custom_scaling"
+            f"Dataset.transform: the {len(labels)} training labels do not differ from "
+            "what the composition explains, so they have no spread to divide by; use "
+            "custom_scaling with numbers of your own"
         )
     return mean, std, weights
 

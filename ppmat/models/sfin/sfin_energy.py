@@ -73,6 +73,13 @@ class AtomHead(nn.Layer):
         return self.out(self.dropout(F.silu(self.hidden(s)))).squeeze(-1)
 
 
+def atomic_number(symbol: str, where: str) -> int:
+    """Return the atomic number of a symbol that an argument names."""
+    if not Element.is_valid_symbol(symbol):
+        raise InputError(f"{where} names {symbol!r}", wanted="symbols of elements")
+    return Element(symbol).Z
+
+
 def has_tag(atoms: dict, tag: int, dtype: paddle.dtype) -> paddle.Tensor:
     """Return 1 for each atom with a tag and 0 for the others, [N]."""
     return (atoms["tags"] == tag).astype(dtype)
@@ -219,7 +226,7 @@ class SFINEnergy(nn.Layer):
         self.register_buffer("data_std", paddle.full([], data_std))
         reference = paddle.zeros([MAX_ATOMIC_NUMBER + 1])
         for symbol, energy in (element_reference or {}).items():
-            reference[Element(symbol).Z] = energy
+            reference[atomic_number(symbol, "element_reference")] = energy
         self.register_buffer("reference", reference)
         properties = paddle.to_tensor(element_properties(), reference.dtype)
         self.register_buffer("properties", properties, persistable=False)
@@ -230,7 +237,8 @@ class SFINEnergy(nn.Layer):
                     f"surface_reference.{symbol} has {len(values)} slopes",
                     wanted=f"{len(PROPERTIES)}, of {', '.join(PROPERTIES)}",
                 )
-            slopes[Element(symbol).Z] = paddle.to_tensor(values, slopes.dtype)
+            z = atomic_number(symbol, "surface_reference")
+            slopes[z] = paddle.to_tensor(values, slopes.dtype)
         self.register_buffer("surface_slopes", slopes)
         self.register_buffer("batches_seen", paddle.zeros([], dtype="int64"))
         self.register_buffer(

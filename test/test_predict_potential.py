@@ -1,0 +1,113 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The commands of interatomic_potentials: train, predict, relax."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase.build import add_adsorbate
+from ase.build import fcc111
+from ase.constraints import FixAtoms
+from ase.io import read
+from ase.io import write
+
+from ppmat.commands import predict_potential
+from ppmat.commands import relax
+from ppmat.commands import train
+
+ROOT = Path(__file__).resolve().parents[1]
+TASK = str(ROOT / "interatomic_potentials")
+EXAMPLE = ROOT / "interatomic_potentials/example_data/emt"
+SMALL = [
+    "Model.__init_params__.backbone_cfg.channels=8",
+    "Model.__init_params__.backbone_cfg.vectors=4",
+    "Model.__init_params__.backbone_cfg.messages=4",
+    "Model.__init_params__.backbone_cfg.num_blocks=1",
+    "Dataset.train.dataset.__init_params__.max_samples=16",
+    "Dataset.val.dataset.__init_params__.max_samples=4",
+]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Options of a small potential, trained for two epochs."""
+    out = tmp_path_factory.mktemp("potential") / "run"
+    words = ["-c=configs/sfin/sfin_potential.yaml", "Trainer.max_epochs=2", *SMALL]
+    words += [f"Global.data_root={EXAMPLE}", f"Trainer.output_dir={out}"]
+    assert train.main(TASK, [*words, "--processes=1"]) == 0
+    return [
+        f"--config_path={out / 'sfin_potential.yaml'}",
+        f"--checkpoint_path={out / 'checkpoints/best.pdparams'}",
+    ]
+
+
+def test_predict_scores_labelled_frames(trained, tmp_path, capsys):
+    out = tmp_path / "predicted.extxyz"
+    words = [*trained, "--input", str(EXAMPLE / "val.extxyz.gz@:4")]
+    assert predict_potential.main(TASK, [*words, f"--save_path={out}"]) == 0
+    shown = capsys.readouterr().out
+    found, labels = read(out, ":"), read(EXAMPLE / "val.extxyz.gz", ":4")
+    assert len(found) == 4
+    errors = [
+        (a.get_potential_energy() - b.get_potential_energy()) / len(a)
+        for a, b in zip(found, labels)
+    ]
+    assert f"energy: MAE {np.abs(errors).mean():.4f}" in shown
+    forces = [a.get_forces() - b.get_forces() for a, b in zip(found, labels)]
+    mean = np.abs(np.concatenate(forces)).mean()
+    assert f"forces: MAE {mean:.4f}" in shown
+
+
+def test_relax_holds_atoms_and_goes_on(trained, tmp_path, capsys):
+    slab = fcc111("Cu", (2, 2, 3), vacuum=6.0, periodic=True)
+    add_adsorbate(slab, "O", 1.6, "fcc")
+    slab.set_constraint(FixAtoms([0, 1, 2, 3]))
+    slab.info.clear()
+    write(tmp_path / "slab.traj", slab)
+    words = [*trained, "--input", str(tmp_path / "slab.traj")]
+    words += [f"--save_path={tmp_path / 'relaxed'}", "--fmax=0.001"]
+    assert relax.main(TASK, [*words, "--max_steps=3"]) == 2  # none has converged
+    assert "NOT converged after 3 steps" in capsys.readouterr().out
+    assert relax.main(TASK, [*words, "--max_steps=2"]) == 2
+    steps = read(tmp_path / "relaxed/slab.traj", ":")
+    assert len(steps) == 4 + 3  # the first frame of the second run is the last before
+    assert steps[-1].get_potential_energy() < steps[0].get_potential_energy()
+    moved = steps[-1].positions - slab.positions
+    assert (moved[:4] == 0.0).all() and np.abs(moved).max() > 1e-3
+    last = read(tmp_path / "relaxed/relaxed.extxyz")
+    np.testing.assert_allclose(last.positions, steps[-1].positions, atol=1e-7)
+
+
+def test_unseen_elements_are_left_out(trained, tmp_path, caplog):
+    path = tmp_path / "gold.traj"
+    write(path, fcc111("Au", (1, 1, 3), vacuum=6.0, periodic=True))
+    words = [*trained, "--input", str(path)]
+    assert predict_potential.main(TASK, words) == 2
+    assert "Au is not in the training data" in caplog.text
+    assert predict_potential.main(TASK, [*words, "--allow_unseen"]) == 0
+
+
+@pytest.mark.parametrize(
+    "words, fault",
+    [
+        (["--input", "no.traj"], "not found"),
+        (["--input", os.devnull, "--save_path=a.csv"], "wanted FILE.extxyz"),
+    ],
+)
+def test_wrong_options(trained, words, fault, caplog):
+    assert predict_potential.main(TASK, [*trained, *words]) == 2
+    assert fault in caplog.text
