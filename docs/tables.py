@@ -137,7 +137,12 @@ def fixed(value: Any, digits: int) -> str:
     return text
 
 
-SHAPES = {"is2re": energy_row, "real_dft": fold_row, "sfin_smoke": image_row}
+SHAPES = {
+    "is2re": energy_row,
+    "is2re_1500": energy_row,
+    "real_dft": fold_row,
+    "sfin_smoke": image_row,
+}
 
 
 def heading(key: str) -> str:
