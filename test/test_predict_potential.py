@@ -16,6 +16,7 @@
 
 import os
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from ase.io import write
 from ppmat.commands import predict_potential
 from ppmat.commands import relax
 from ppmat.commands import train
+from ppmat.utils.config import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 TASK = str(ROOT / "interatomic_potentials")
@@ -53,6 +55,15 @@ def trained(tmp_path_factory):
         f"--config_path={out / 'sfin_potential.yaml'}",
         f"--checkpoint_path={out / 'checkpoints/best.pdparams'}",
     ]
+
+
+def test_training_names_the_command_that_comes_next(tmp_path):
+    config = load_config(f"{TASK}/configs/sfin/sfin_potential.yaml")
+    text = train.next_command(config, "run/a.yaml", "best.pdparams", TASK)
+    words = shlex.split(text)[2:]
+    args = predict_potential.parse_args(words)
+    assert args.input == ["interatomic_potentials/example_data/emt/val.extxyz.gz"]
+    assert args.save_path == "run/predicted.extxyz"
 
 
 def test_predict_scores_labelled_frames(trained, tmp_path, capsys):

@@ -331,15 +331,20 @@ def next_command(config: Mapping, merged: str, weights: str, task_dir: str) -> s
     """
     block = (config["Dataset"].get("val") or {}).get("dataset") or {}
     params = block.get(PARAMS_KEY) or {}
-    split = params.get("split", "val")
+    folder = os.path.dirname(merged)
     generates = os.path.exists(os.path.join(task_dir, "sample.py"))
     script = os.path.join(task_dir, "sample.py" if generates else "predict.py")
     words = ["python", os.path.relpath(script)]
     words += [f"--config_path={merged}", f"--checkpoint_path={weights}"]
     if generates:
         words += ["--mode=compute_metric"]
-    words += [f"--split={split}"]
-    words += [f"--save_path={os.path.join(os.path.dirname(merged), 'scores')}"]
+    if block.get(CLASS_KEY) == "PotentialDataset":  # files, which have no splits
+        paths = params["path"]
+        words += ["--input", *([paths] if isinstance(paths, str) else paths)]
+        words += [f"--save_path={os.path.join(folder, 'predicted.extxyz')}"]
+    else:
+        words += [f"--split={params.get('split', 'val')}"]
+        words += [f"--save_path={os.path.join(folder, 'scores')}"]
     return shlex.join(words)
 
 
