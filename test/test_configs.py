@@ -31,6 +31,7 @@ CONFIGS = sorted(ROOT.glob("*/configs/**/*.yaml"))
 # How a data set is made small.
 SMALL = {
     "OC20IS2REDataset": {"max_samples": 2},
+    "PotentialDataset": {"max_samples": 2},
     "SFINDataset": {"data_count": 2},
     "SFINSyntheticDataset": {"count": 2, "size": [24, 32]},
 }

@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import math
 import warnings
+from typing import Any
 
 import numpy as np
-from pymatgen.core.periodic_table import Element
 
 MAX_ATOMIC_NUMBER = 118
 NATURAL = 94  # elements up to plutonium; of heavier ones little is measured
@@ -41,6 +41,8 @@ def element_properties() -> np.ndarray:
     What is not known of an element is the mean of the others: some properties of noble
     gases, and all of elements heavier than plutonium. Row 0 belongs to no element.
     """
+    from pymatgen.core.periodic_table import Element  # slow to import
+
     elements = [Element.from_Z(z) for z in range(1, MAX_ATOMIC_NUMBER + 1)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pymatgen warns of each unknown value
@@ -51,6 +53,6 @@ def element_properties() -> np.ndarray:
     return np.concatenate([np.zeros((1, len(PROPERTIES))), np.nan_to_num(table)])
 
 
-def _value(element: Element, name: str) -> float:
+def _value(element: Any, name: str) -> float:
     value = getattr(element, name)
     return math.nan if value is None else float(value)
