@@ -31,7 +31,10 @@ CONFIGS = sorted(ROOT.glob("*/configs/**/*.yaml"))
 # How a data set is made small.
 SMALL = {
     "OC20IS2REDataset": {"max_samples": 2},
-    "PotentialDataset": {"max_samples": 2},
+    # slabs; small cells of bulk have no wave vectors below k_cut
+    "PotentialDataset": {
+        "path": "interatomic_potentials/example_data/emt/val.extxyz.gz@-2:"
+    },
     "SFINDataset": {"data_count": 2},
     "SFINSyntheticDataset": {"count": 2, "size": [24, 32]},
 }
