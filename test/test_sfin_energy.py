@@ -286,7 +286,7 @@ def test_auxiliary_weight_falls_over_the_training():
     model.before_train(OfTrainer())
     seen = []
     for _ in range(12):
-        seen.append(model.current_displacement_weight())
+        seen.append(model.weight_now(model.displacement_weight))
         model(data)
     np.testing.assert_allclose(seen[:10], 15 - 1.4 * np.arange(10), rtol=1e-6)
     assert seen[10:] == [1.0, 1.0]
@@ -296,7 +296,7 @@ def test_auxiliary_weight_falls_over_the_training():
     again = energy_model(**JOINT)
     again.set_state_dict(model.state_dict())
     again.before_train(OfTrainer())
-    assert again.current_displacement_weight() == 1.0
+    assert again.weight_now(again.displacement_weight) == 1.0
 
 
 def test_noisy_nodes_stand_on_their_way():

@@ -30,11 +30,11 @@ from typing import Annotated
 from typing import Literal
 
 import paddle
-import paddle.distributed as dist
 from paddle import nn
 from paddle.nn import functional as F
 from pymatgen.core import Element
 
+from ppmat.models.sfin.batch_counter import BatchCounter
 from ppmat.models.sfin.sfin_structure import ADSORBATE
 from ppmat.models.sfin.sfin_structure import FORMER_WEIGHTS
 from ppmat.models.sfin.sfin_structure import NUM_TAGS
@@ -90,7 +90,7 @@ _References = Annotated[Mapping[str, float], Range(-(10**6), 10**6)]
 _Slopes = Annotated[Mapping[str, Sequence[float]], Range(-(10**6), 10**6)]
 
 
-class SFINEnergy(nn.Layer):
+class SFINEnergy(BatchCounter):
     """Adsorption energy as a sum over the atoms of adsorbate and surface.
 
     The energy is that of all adsorbates in the cell together. It is extensive with
@@ -240,28 +240,6 @@ class SFINEnergy(nn.Layer):
             z = atomic_number(symbol, "surface_reference")
             slopes[z] = paddle.to_tensor(values, slopes.dtype)
         self.register_buffer("surface_slopes", slopes)
-        self.register_buffer("batches_seen", paddle.zeros([], dtype="int64"))
-        self.register_buffer(
-            "elements_seen", paddle.zeros([MAX_ATOMIC_NUMBER + 1], dtype="bool")
-        )
-        self.num_batches: int | None = None
-
-    def before_train(self, trainer) -> None:
-        """Set the number of batches over which the displacement weight falls."""
-        epochs = trainer.config.max_epochs
-        self.num_batches = epochs * len(trainer.train_dataloader)
-
-    def current_displacement_weight(self) -> float:
-        """Return the weight [1/Å] of the displacement loss at this batch.
-
-        Without a trainer the length of training is unknown, and the weight stays at
-        its first value.
-        """
-        start, end = self.displacement_weight
-        if self.num_batches is None:
-            return start
-        done = min(float(self.batches_seen) / self.num_batches, 1.0)
-        return start + (end - start) * done
 
     def predict_at(
         self, batch: dict, positions: paddle.Tensor
@@ -361,7 +339,8 @@ class SFINEnergy(nn.Layer):
             miss = relaxed - atoms["cart_coords"] - batch["displacement"]  # [N, 3]
             length = (miss.square().sum(axis=-1) + 1e-12).sqrt()  # [N]
             losses["displacement"] = mean_over_free_atoms(length, atoms)
-            loss = loss + self.current_displacement_weight() * losses["displacement"]
+            weight = self.weight_now(self.displacement_weight)
+            loss = loss + weight * losses["displacement"]
         if log_error is not None:
             losses["error"] = (error.detach() * (-log_error).exp() + log_error).mean()
             loss = loss + losses["error"]
@@ -371,15 +350,6 @@ class SFINEnergy(nn.Layer):
         if relaxed is not None:
             predicted["cart_coords_relaxed"] = relaxed
         return {"loss_dict": {"loss": loss, **losses}, "pred_dict": predicted}
-
-    @paddle.no_grad()
-    def count_batch(self, atom_types: paddle.Tensor) -> None:
-        """Count a training batch and mark its elements, those of all processes."""
-        self.batches_seen.add_(paddle.ones_like(self.batches_seen))
-        count = paddle.bincount(atom_types, minlength=MAX_ATOMIC_NUMBER + 1)
-        if dist.get_world_size() > 1:
-            dist.all_reduce(count)
-        self.elements_seen.set_value(paddle.logical_or(self.elements_seen, count > 0))
 
     def adsorbates(self, atoms: dict) -> paddle.Tensor:
         """Return the number of adsorbates of each structure, at least 1, [S]."""

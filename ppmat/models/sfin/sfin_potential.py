@@ -22,9 +22,9 @@ from typing import Annotated
 from typing import NamedTuple
 
 import paddle
-from paddle import nn
 from pymatgen.core import Element
 
+from ppmat.models.sfin.batch_counter import BatchCounter
 from ppmat.models.sfin.sfin_energy import AtomHead
 from ppmat.models.sfin.sfin_structure import GatedActivation
 from ppmat.models.sfin.sfin_structure import SFINBackbone
@@ -45,7 +45,7 @@ class Derivatives(NamedTuple):
     stress: paddle.Tensor  # [S, 3, 3] eV/Å^3, positive under tension as in ASE
 
 
-class SFINPotential(nn.Layer):
+class SFINPotential(BatchCounter):
     """Interatomic potential with the backbone of SFIN.
 
     ``E = sum_i E_ref(Z_i) + data_std e(s_i)``. Forces are ``-dE/dx``, and the stress is
@@ -111,11 +111,6 @@ class SFINPotential(nn.Layer):
         for symbol, energy in (element_reference or {}).items():
             reference[Element(symbol).Z] = energy
         self.register_buffer("reference", reference)
-        self.register_buffer("batches_seen", paddle.zeros([], dtype="int64"))
-        self.register_buffer(
-            "elements_seen", paddle.zeros([MAX_ATOMIC_NUMBER + 1], dtype="bool")
-        )
-        self.num_batches: int | None = None
 
     def energy_at(
         self, batch: dict, positions: paddle.Tensor, lattice: paddle.Tensor
@@ -168,20 +163,6 @@ class SFINPotential(nn.Layer):
         energy = energy.astype("float64") + sum_per_structure(reference, num_atoms)
         return Derivatives(energy, -gradients[0], gradients[1] / volume)
 
-    def before_train(self, trainer) -> None:
-        """Set the number of batches over which the weights change."""
-        epochs = trainer.config.max_epochs
-        self.num_batches = epochs * len(trainer.train_dataloader)
-
-    def weight_of(self, name: str) -> float:
-        """Return the weight of a loss now; without a trainer it is the first one."""
-        start, end = self.weights[name]
-        if self.num_batches is None:
-            return start
-        return start + (end - start) * min(
-            float(self.batches_seen) / self.num_batches, 1.0
-        )
-
     def forward(self, batch: dict) -> dict:
         """Compute the loss, energies, forces and stress.
 
@@ -199,24 +180,17 @@ class SFINPotential(nn.Layer):
         atoms = batch["structure_array"]
         predicted = found._asdict() | {"energy": found.energy.unsqueeze(-1)}
         losses, loss = {}, 0.0
-        for name in self.weights:
+        for name, ends in self.weights.items():
             error = (predicted[name] - batch[name]).astype(self.data_std.dtype)
             if name == "energy":
                 error = error.squeeze(-1) / atoms["num_atoms"].astype(error.dtype)
             if name == "forces":
                 error = (error.square().sum(axis=-1) + 1e-12).sqrt()
             losses[name] = error.abs().mean()
-            loss = loss + self.weight_of(name) * losses[name] / self.data_std
+            loss = loss + self.weight_now(ends) * losses[name] / self.data_std
         if self.training:
             self.count_batch(atoms["atom_types"])
         return {"loss_dict": {"loss": loss, **losses}, "pred_dict": predicted}
-
-    @paddle.no_grad()
-    def count_batch(self, atom_types: paddle.Tensor) -> None:
-        """Count a training batch and mark its elements."""
-        self.batches_seen.add_(paddle.ones_like(self.batches_seen))
-        count = paddle.bincount(atom_types, minlength=MAX_ATOMIC_NUMBER + 1)
-        self.elements_seen.set_value(paddle.logical_or(self.elements_seen, count > 0))
 
     def predict(self, batch: dict) -> dict:
         """Predict without labels.

@@ -1,0 +1,70 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What a model counts during its training: batches, and the elements in them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import paddle
+import paddle.distributed as dist
+from paddle import nn
+
+from ppmat.utils.element_properties import MAX_ATOMIC_NUMBER
+
+
+class BatchCounter(nn.Layer):
+    """Base class of models whose loss has weights that change during the training.
+
+    Attributes:
+        batches_seen: Training batches so far. A buffer, saved with the weights.
+        elements_seen: Whether an element was in one of them, by atomic number. A
+            buffer.
+        num_batches: Batches of the whole training; None without a trainer.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("batches_seen", paddle.zeros([], dtype="int64"))
+        self.register_buffer(
+            "elements_seen", paddle.zeros([MAX_ATOMIC_NUMBER + 1], dtype="bool")
+        )
+        self.num_batches: int | None = None
+
+    def before_train(self, trainer) -> None:
+        """Set the number of batches over which weights change."""
+        epochs = trainer.config.max_epochs
+        self.num_batches = epochs * len(trainer.train_dataloader)
+
+    def weight_now(self, ends: Sequence[float]) -> float:
+        """Return a weight at this batch, linear between start and end of training.
+
+        Without a trainer the length of training is unknown, and the weight stays at
+        its first value.
+        """
+        start, end = ends
+        if self.num_batches is None:
+            return start
+        done = min(float(self.batches_seen) / self.num_batches, 1.0)
+        return start + (end - start) * done
+
+    @paddle.no_grad()
+    def count_batch(self, atom_types: paddle.Tensor) -> None:
+        """Count a training batch and mark its elements, those of all processes."""
+        self.batches_seen.add_(paddle.ones_like(self.batches_seen))
+        count = paddle.bincount(atom_types, minlength=MAX_ATOMIC_NUMBER + 1)
+        if dist.get_world_size() > 1:
+            dist.all_reduce(count)
+        self.elements_seen.set_value(paddle.logical_or(self.elements_seen, count > 0))
