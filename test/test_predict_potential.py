@@ -84,7 +84,7 @@ def test_predict_scores_labelled_frames(trained, tmp_path, capsys):
     assert score == pytest.approx(np.abs(np.concatenate(forces)).mean(), abs=2e-5)
 
 
-def test_relax_holds_atoms_and_goes_on(trained, tmp_path, capsys):
+def test_relax_holds_atoms_and_goes_on(trained, tmp_path, capsys, caplog):
     slab = fcc111("Cu", (2, 2, 3), vacuum=6.0, periodic=True)
     add_adsorbate(slab, "O", 1.6, "fcc")
     slab.set_constraint(FixAtoms([0, 1, 2, 3]))
@@ -92,9 +92,9 @@ def test_relax_holds_atoms_and_goes_on(trained, tmp_path, capsys):
     write(tmp_path / "slab.traj", slab)
     words = [*trained, "--input", str(tmp_path / "slab.traj")]
     words += [f"--save_path={tmp_path / 'relaxed'}", "--fmax=0.001"]
-    assert relax.main(TASK, [*words, "--max_steps=3"]) == 2  # none has converged
+    assert relax.main(TASK, [*words, "--max_steps=3"]) == 1
     assert "NOT converged after 3 steps" in capsys.readouterr().out
-    assert relax.main(TASK, [*words, "--max_steps=2"]) == 2
+    assert relax.main(TASK, [*words, "--max_steps=2"]) == 1
     steps = read(tmp_path / "relaxed/slab.traj", ":")
     assert len(steps) == 4 + 2
     assert steps[-1].get_potential_energy() < steps[0].get_potential_energy()
@@ -102,6 +102,14 @@ def test_relax_holds_atoms_and_goes_on(trained, tmp_path, capsys):
     assert (moved[:4] == 0.0).all() and np.abs(moved).max() > 1e-3
     last = read(tmp_path / "relaxed/relaxed.extxyz")
     np.testing.assert_allclose(last.positions, steps[-1].positions, atol=1e-7)
+    assert relax.main(TASK, [*words, "--fmax=9", "--max_steps=2"]) == 0
+    slab.rattle(0.1)  # another structure of the same name
+    write(tmp_path / "slab.traj", slab)
+    assert relax.main(TASK, words) == 2
+    assert "relaxation of another structure" in caplog.text
+    (tmp_path / "relaxed/slab.traj").write_bytes(b"- of Ulm")
+    assert relax.main(TASK, words) == 2
+    assert "cannot be read" in caplog.text
 
 
 def test_unseen_elements_are_left_out(trained, tmp_path, caplog):

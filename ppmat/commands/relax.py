@@ -25,6 +25,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ppmat.commands.options import EXIT_SOME_LEFT_OUT
 from ppmat.commands.options import counted
 from ppmat.commands.options import lock_output
 from ppmat.commands.options import new_parser
@@ -70,7 +71,6 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
 
 
 def _relax(calculator, args: argparse.Namespace) -> int:
-    from ase.io import read
     from ase.io import write
     from ase.optimize import FIRE
 
@@ -79,20 +79,19 @@ def _relax(calculator, args: argparse.Namespace) -> int:
     from ppmat.utils.errors import InputError
 
     os.makedirs(args.save_path, exist_ok=True)
-    frames, faults, left_out = [], 0, 0
+    frames, unconverged, left_out = [], 0, 0
     for structure in iter_structures(args.input):
         if isinstance(structure, Unreadable):
             logger.error(str(structure))
-            faults, left_out = faults + 1, left_out + 1
+            left_out += 1
             continue
         atoms = structure if hasattr(structure, "pbc") else structure.to_atoms()
         sid = str(atoms.info["sid"])
         path = os.path.join(args.save_path, f"{sid.replace(os.sep, '_')}.traj")
         start = atoms.positions.copy()
-        if os.path.exists(path) and os.path.getsize(path):
-            atoms = read(path)  # goes on where it was stopped
-        atoms.calc = calculator
         try:
+            atoms = last_frame(path, atoms)
+            atoms.calc = calculator
             # the trajectory grows, also over several runs
             optimizer = FIRE(
                 atoms, trajectory=path, append_trajectory=True, logfile=None
@@ -100,9 +99,9 @@ def _relax(calculator, args: argparse.Namespace) -> int:
             converged = optimizer.run(fmax=args.fmax, steps=args.max_steps)
         except InputError as error:
             logger.error(f"{sid}: {error}")
-            faults, left_out = faults + 1, left_out + 1
+            left_out += 1
             continue
-        faults += not converged
+        unconverged += not converged
         forces = atoms.get_forces()
         print(
             f"{sid}: {'converged' if converged else 'NOT converged'} after "
@@ -116,8 +115,41 @@ def _relax(calculator, args: argparse.Namespace) -> int:
         path = os.path.join(args.save_path, "relaxed.extxyz")
         write(path, frames, format="extxyz")
         logger.message(f"Wrote {path}: {counted(len(frames), 'structure')}")
-    verb = "not converged or left out"
-    return status_of(faults, len(frames) + left_out, "structure", verb)
+    status = status_of(left_out, len(frames) + left_out, "structure")
+    if unconverged:
+        logger.error(
+            f"not converged: {counted(unconverged, 'structure')}; the same command "
+            "goes on, with more --max_steps"
+        )
+        status = max(status, EXIT_SOME_LEFT_OUT)
+    return status
+
+
+def last_frame(path: str, atoms):
+    """Return where a relaxation was stopped; the atoms themselves if there is none.
+
+    Raises:
+        InputError: The trajectory cannot be read, or starts with another structure.
+    """
+    from ase.io import read
+
+    from ppmat.utils.errors import InputError
+
+    if not os.path.exists(path) or not os.path.getsize(path):
+        return atoms
+    hint = "Choose another --save_path, or remove the file."
+    try:
+        frames = read(path, ":")
+    except Exception as error:  # ASE raises many
+        raise InputError(f"{path} cannot be read: {error}", hint=hint) from error
+    first = frames[0]
+    same = len(first) == len(atoms) and (first.numbers == atoms.numbers).all()
+    if same:
+        moved = np.abs(first.positions - atoms.positions).max()
+        same = max(moved, np.abs(first.cell - atoms.cell).max()) < 1e-4
+    if not same:
+        raise InputError(f"{path} is the relaxation of another structure", hint=hint)
+    return frames[-1]
 
 
 def single_point(atoms):
