@@ -51,9 +51,10 @@ def check_keys(cfg: Mapping, legal: Iterable[str], where: str) -> None:
     legal = list(legal)
     for key in cfg:
         if key not in legal:
+            names = ", ".join(sorted(map(str, legal))) or "none"
             raise ConfigError(
-                f"{where}: unknown key '{key}'. Legal keys: "
-                f"{', '.join(sorted(map(str, legal)))}.{nearest(key, legal)}"
+                f"{where}: unknown key '{key}'. Legal keys: {names}."
+                f"{nearest(key, legal)}"
             )
 
 
