@@ -56,6 +56,17 @@ def random_slab(rng, n=7, skew=0.8):
     }
 
 
+def repeated(a, n):
+    """The cell n times along its first vector."""
+    copies = {
+        k: np.concatenate([a[k]] * n) for k in ("z", "tags", "fixed", "displacement")
+    }
+    shifts = np.arange(n)[:, None, None] * a["cell"][0]
+    pos = (a["pos"] + shifts).reshape(-1, 3)
+    cell = a["cell"] * [[n], [1], [1]]
+    return {**copies, "pos": pos, "cell": cell, "num_adsorbates": n}
+
+
 def sample_of(slab, name="0", dtype="float64", **graph):
     """Turn a slab into a sample of the batch format, graph included."""
     structure = Structure(

@@ -29,6 +29,7 @@ from ase.constraints import FixAtoms
 from ase.io import write
 from ase.md.verlet import VelocityVerlet
 from ase.optimize import BFGS
+from helpers import to_tensors
 
 from ppmat.calculator import SFINCalculator
 from ppmat.datasets.collate_fn import DefaultCollator
@@ -95,13 +96,7 @@ def test_it_computes_what_training_sees(potential, tmp_path):
         str(tmp_path / "one.extxyz"), ["energy", "forces", "stress"], None, GRAPH
     )
     batch = DefaultCollator()([data[0]])
-
-    def tensors(tree):
-        if isinstance(tree, dict):
-            return {key: tensors(value) for key, value in tree.items()}
-        return paddle.to_tensor(tree) if isinstance(tree, np.ndarray) else tree
-
-    found = calc.model.predict(tensors(batch))
+    found = calc.model.predict(to_tensors(batch))
     assert energy == pytest.approx(float(found["energy"][0]), abs=1e-5)
     assert energy == pytest.approx(float(batch["energy"][0, 0]), abs=1e-5)
     np.testing.assert_allclose(forces, found["forces"][0], atol=1e-5)

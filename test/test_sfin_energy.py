@@ -22,6 +22,7 @@ import paddle
 import pytest
 from helpers import batch_of
 from helpers import random_slab
+from helpers import repeated
 
 from ppmat.models import build_model
 from ppmat.utils.element_properties import element_properties
@@ -138,17 +139,6 @@ def test_mean_pooling():
     np.testing.assert_allclose(
         energies(mean, structures) * count, energies(total, structures), rtol=1e-5
     )
-
-
-def repeated(a, n):
-    """The cell n times along its first vector."""
-    copies = {
-        k: np.concatenate([a[k]] * n) for k in ("z", "tags", "fixed", "displacement")
-    }
-    shifts = np.arange(n)[:, None, None] * a["cell"][0]
-    pos = (a["pos"] + shifts).reshape(-1, 3)
-    cell = a["cell"] * [[n], [1], [1]]
-    return {**copies, "pos": pos, "cell": cell, "num_adsorbates": n}
 
 
 SLOPES = {"H": [0.1, -0.4, 0.2, 0.3, -0.2], "Cu": [1.5, 0.1, -0.3, 0.2, 0.4]}

@@ -19,6 +19,7 @@ import paddle
 import pytest
 from helpers import batch_of
 from helpers import random_slab
+from helpers import repeated
 
 from ppmat.models.sfin.sfin_potential import SFINPotential
 from ppmat.utils.errors import InputError
@@ -101,14 +102,6 @@ def test_stress_is_the_derivative_by_strain(halves):
         slope = (up - down) / (2 * h * volume)
         scale = np.abs(stress).max()
         assert slope == pytest.approx(stress[i, j], abs=1e-5 * scale)
-
-
-def repeated(a, n):
-    copies = {k: np.concatenate([a[k]] * n) for k in ("z", "tags", "fixed")}
-    copies["displacement"] = np.concatenate([a["displacement"]] * n)
-    shifts = np.arange(n)[:, None, None] * a["cell"][0]
-    pos = (a["pos"] + shifts).reshape(-1, 3)
-    return {**copies, "pos": pos, "cell": a["cell"] * [[n], [1], [1]]}
 
 
 def test_a_supercell_has_the_energy_and_forces_of_its_cells():

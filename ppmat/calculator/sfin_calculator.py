@@ -28,8 +28,9 @@ from ase.calculators.calculator import Calculator
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.calculator import all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
+from pymatgen.io.ase import AseAtomsAdaptor
 
-from ppmat.datasets.graph_utils.periodic_graph import reciprocal_indices
+from ppmat.datasets.graph_utils.periodic_graph import PeriodicGraphConverter
 from ppmat.datasets.oc20_record import structure_to_record
 from ppmat.datasets.potential_dataset import CLOSEST
 from ppmat.datasets.potential_dataset import periodic_box
@@ -38,7 +39,6 @@ from ppmat.models import build_trained_model
 from ppmat.models.sfin.sfin_potential import SFINPotential
 from ppmat.utils import logger
 from ppmat.utils.errors import InputError
-from ppmat.utils.neighbours import neighbour_pairs
 from ppmat.utils.registry import ConfigError
 
 PathLike = str | os.PathLike
@@ -105,7 +105,9 @@ class SFINCalculator(Calculator):
                 "Predict.graph_converter of a potential wants max_neighbors: null"
             )
         self.model = model
-        self.cutoff, self.k_cut = converter.cutoff, converter.k_cut
+        self.build_graph = PeriodicGraphConverter(
+            converter.cutoff + skin, None, converter.k_cut
+        )
         self.skin, self.allow_unseen = float(skin), allow_unseen
         self.searches = 0  # of neighbours, since the calculator was made
         self._pairs: _Pairs | None = None
@@ -124,7 +126,7 @@ class SFINCalculator(Calculator):
             )
         if self._pairs is None or not self._pairs.hold(self.atoms, self.skin):
             self._check_elements(self.atoms)
-            self._pairs = _Pairs(self.atoms, self.cutoff + self.skin, self.k_cut)
+            self._pairs = _Pairs(self.atoms, self.build_graph)
             self.searches += 1
         found = self.model.predict(self._pairs.batch(self.atoms))
         energy = float(found["energy"][0])
@@ -153,25 +155,19 @@ class SFINCalculator(Calculator):
 class _Pairs:
     """Pairs of neighbours, found once and used while atoms move little."""
 
-    def __init__(self, atoms: Atoms, reach: float, k_cut: float) -> None:
-        record = structure_to_record(
-            periodic_box(atoms, reach), "", CLOSEST, warn=False
-        )
+    def __init__(self, atoms: Atoms, build_graph: PeriodicGraphConverter) -> None:
+        box = periodic_box(atoms, build_graph.cutoff)
+        # checks the structure; its atoms may be wrapped, those of ``box`` are not
+        structure_to_record(box, "", CLOSEST, warn=False)
         self.start = atoms.positions.copy()
         self.cell, self.pbc = atoms.cell.array.copy(), atoms.pbc.copy()
         self.numbers = atoms.numbers.copy()
-        # the record may have wrapped atoms; pairs belong to the positions as they are
-        self.box = record.cell
-        pairs = neighbour_pairs(atoms.positions, self.box, reach)
-        order = np.argsort(pairs.centre, kind="stable")
-        k_index = reciprocal_indices(self.box, k_cut)
-        edges = np.stack([pairs.centre, pairs.neighbour], axis=1)[order]
-        self.graph = {
-            "edge_index": paddle.to_tensor(edges.astype("int64")),
-            "pbc_offset": paddle.to_tensor(pairs.image[order].astype("int64")),
-            "num_edges": paddle.to_tensor([len(edges)], "int64"),
-            "k_index": paddle.to_tensor(k_index.astype("int64")),
-            "num_k": paddle.to_tensor([len(k_index)], "int64"),
+        graph = build_graph(AseAtomsAdaptor.get_structure(box))
+        self.graph = {key: paddle.to_tensor(value.data) for key, value in graph.items()}
+        self.structure = {
+            "lattice": paddle.to_tensor(box.cell.array[None], "float32"),
+            "atom_types": paddle.to_tensor(atoms.numbers, "int64"),
+            "num_atoms": paddle.to_tensor([len(atoms)], "int64"),
         }
 
     def hold(self, atoms: Atoms, skin: float) -> bool:
@@ -185,10 +181,6 @@ class _Pairs:
 
     def batch(self, atoms: Atoms) -> dict[str, Any]:
         """Return a batch of the one structure."""
-        structure = {
-            "cart_coords": paddle.to_tensor(atoms.positions, "float32"),
-            "lattice": paddle.to_tensor(self.box[None], "float32"),
-            "atom_types": paddle.to_tensor(atoms.numbers, "int64"),
-            "num_atoms": paddle.to_tensor([len(atoms)], "int64"),
-        }
+        positions = paddle.to_tensor(atoms.positions, "float32")
+        structure = {**self.structure, "cart_coords": positions}
         return {"structure_array": structure, "graph": self.graph}

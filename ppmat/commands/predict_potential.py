@@ -20,8 +20,10 @@ Importing it loads no Paddle.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 from typing import Any
 
 import numpy as np
@@ -36,6 +38,9 @@ from ppmat.commands.options import status_of
 from ppmat.commands.options import task_command
 from ppmat.utils import logger
 
+if TYPE_CHECKING:
+    from ase import Atoms
+
 _EPILOG = """\
 Exit status: 0 done, 1 some structures were left out (they are listed), 2 wrong input.
 
@@ -44,6 +49,8 @@ examples:
              --checkpoint_path=best.pdparams --input frames.extxyz
              --save_path=predicted.extxyz
 """
+_MAX_ROWS = 20  # printed rows
+_UNITS = {"energy": "eV an atom", "forces": "eV/Å a component"}  # of errors
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -88,14 +95,34 @@ def make_calculator(args: argparse.Namespace, task_dir: str) -> Any:
     )
 
 
+def iter_atoms(inputs: Sequence[str], faults: list[str]) -> Iterator[Atoms]:
+    """Yield structures as atoms, with an id; unreadable ones are logged as faults."""
+    from ppmat.datasets.oc20_record import OC20Record
+    from ppmat.datasets.structure_reader import Unreadable
+    from ppmat.datasets.structure_reader import iter_structures
+
+    for structure in iter_structures(inputs):
+        if isinstance(structure, Unreadable):
+            add_fault(faults, str(structure))
+        elif isinstance(structure, OC20Record):
+            yield structure.to_atoms()
+        else:
+            yield structure
+
+
+def add_fault(faults: list[str], text: str) -> None:
+    """Log why a structure is left out, and keep the text."""
+    logger.error(text)
+    faults.append(text)
+
+
 def run(args: argparse.Namespace, task_dir: str) -> int:
     """Run the command; returns the exit status."""
     from ase.calculators.singlepoint import SinglePointCalculator
     from ase.io import write
 
     from ppmat.datasets.potential_dataset import LABELS
-    from ppmat.datasets.structure_reader import Unreadable
-    from ppmat.datasets.structure_reader import iter_structures
+    from ppmat.metrics import PotentialMetric
     from ppmat.utils.errors import InputError
 
     out = args.save_path
@@ -103,13 +130,9 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
         out and not out.endswith(".extxyz"), f"--save_path={out}: wanted FILE.extxyz"
     )
     calculator = make_calculator(args, task_dir)
-    frames, errors, left_out = [], Errors(), 0
-    for structure in iter_structures(args.input):
-        if isinstance(structure, Unreadable):
-            logger.error(str(structure))
-            left_out += 1
-            continue
-        atoms = structure if hasattr(structure, "pbc") else structure.to_atoms()
+    frames, faults, metric = [], [], PotentialMetric()
+    for atoms in iter_atoms(args.input, faults):
+        sid = atoms.info["sid"]
         labels = dict(atoms.calc.results) if atoms.calc is not None else {}
         plain = atoms.copy()
         plain.set_constraint()
@@ -117,57 +140,29 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
         try:
             plain.get_potential_energy()
         except InputError as error:
-            logger.error(f"{atoms.info.get('sid', '')}: {error}")
-            left_out += 1
+            add_fault(faults, f"{sid}: {error}")
             continue
         results = calculator.results
         found = {name: results[name] for name in LABELS if name in results}
-        errors.add(found, labels)
+        batch = {**labels, "structure_array": {"num_atoms": [len(atoms)]}}
+        metric.update_step(result={"pred_dict": found}, batch=batch, stage="test")
         result = atoms.copy()
         result.calc = SinglePointCalculator(result, **found)
         frames.append(result)
         if len(frames) <= _MAX_ROWS:
             largest = np.linalg.norm(found["forces"], axis=1).max()
-            print(
-                f"{atoms.info.get('sid', '')}: {found['energy']:.6f} eV, "
-                f"largest force {largest:.4f} eV/Å"
-            )
+            energy = found["energy"]
+            print(f"{sid}: {energy:.6f} eV, largest force {largest:.4f} eV/Å")
     if out and frames:
         Path(out).parent.mkdir(parents=True, exist_ok=True)
         write(out, frames, format="extxyz")
         logger.message(f"Wrote {out}: {counted(len(frames), 'structure')}")
-    for line in errors.lines():
-        print(line)
-    return status_of(left_out, len(frames) + left_out, "structure")
-
-
-_MAX_ROWS = 20  # printed rows
-
-
-class Errors:
-    """Errors of predictions where the input has labels."""
-
-    def __init__(self) -> None:
-        self.found: dict[str, list[np.ndarray]] = {"energy": [], "forces": []}
-
-    def add(self, found: dict, labels: dict) -> None:
-        """Add a structure; the error of an energy is that of one atom [eV]."""
-        for name, errors in self.found.items():
-            if labels.get(name) is not None:
-                count = len(found["forces"]) if name == "energy" else 1
-                error = np.ravel(found[name] - np.asarray(labels[name]))
-                errors.append(error / count)
-
-    def lines(self) -> list[str]:
-        """Return a line for each kind of label that was there."""
-        units = {"energy": "eV an atom", "forces": "eV/Å a component"}
-        lines = []
-        for name, parts in self.found.items():
-            if parts:
-                errors = np.concatenate(parts)
-                mae, rmse = np.abs(errors).mean(), np.sqrt(np.square(errors).mean())
-                lines.append(f"{name}: MAE {mae:.5f}, RMSE {rmse:.5f} {units[name]}")
-        return lines
+    scores = metric.compute_epoch()
+    for name, unit in _UNITS.items():
+        if f"{name}_mae" in scores:
+            mae, rmse = scores[f"{name}_mae"], scores[f"{name}_rmse"]
+            print(f"{name}: MAE {mae:.5f}, RMSE {rmse:.5f} {unit}")
+    return status_of(len(faults), len(frames) + len(faults), "structure")
 
 
 main = task_command(parse_args, run)

@@ -33,7 +33,9 @@ from ppmat.commands.options import parse_with_overrides
 from ppmat.commands.options import refuse_if
 from ppmat.commands.options import status_of
 from ppmat.commands.options import task_command
+from ppmat.commands.predict_potential import add_fault
 from ppmat.commands.predict_potential import add_potential_options
+from ppmat.commands.predict_potential import iter_atoms
 from ppmat.commands.predict_potential import make_calculator
 from ppmat.utils import logger
 
@@ -74,18 +76,11 @@ def _relax(calculator, args: argparse.Namespace) -> int:
     from ase.io import write
     from ase.optimize import FIRE
 
-    from ppmat.datasets.structure_reader import Unreadable
-    from ppmat.datasets.structure_reader import iter_structures
     from ppmat.utils.errors import InputError
 
     os.makedirs(args.save_path, exist_ok=True)
-    frames, unconverged, left_out = [], 0, 0
-    for structure in iter_structures(args.input):
-        if isinstance(structure, Unreadable):
-            logger.error(str(structure))
-            left_out += 1
-            continue
-        atoms = structure if hasattr(structure, "pbc") else structure.to_atoms()
+    frames, faults, unconverged = [], [], 0
+    for atoms in iter_atoms(args.input, faults):
         sid = str(atoms.info["sid"])
         path = os.path.join(args.save_path, f"{sid.replace(os.sep, '_')}.traj")
         start = atoms.positions.copy()
@@ -98,8 +93,7 @@ def _relax(calculator, args: argparse.Namespace) -> int:
             )
             converged = optimizer.run(fmax=args.fmax, steps=args.max_steps)
         except InputError as error:
-            logger.error(f"{sid}: {error}")
-            left_out += 1
+            add_fault(faults, f"{sid}: {error}")
             continue
         unconverged += not converged
         forces = atoms.get_forces()
@@ -115,7 +109,7 @@ def _relax(calculator, args: argparse.Namespace) -> int:
         path = os.path.join(args.save_path, "relaxed.extxyz")
         write(path, frames, format="extxyz")
         logger.message(f"Wrote {path}: {counted(len(frames), 'structure')}")
-    status = status_of(left_out, len(frames) + left_out, "structure")
+    status = status_of(len(faults), len(frames) + len(faults), "structure")
     if unconverged:
         logger.error(
             f"not converged: {counted(unconverged, 'structure')}; the same command "

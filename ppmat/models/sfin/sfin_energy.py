@@ -80,13 +80,23 @@ def atomic_number(symbol: str, where: str) -> int:
     return Element(symbol).Z
 
 
+def reference_table(
+    element_reference: Mapping[str, float] | None, dtype: str
+) -> paddle.Tensor:
+    """Return the energies [119] eV by atomic number, 0 for elements without one."""
+    table = paddle.zeros([MAX_ATOMIC_NUMBER + 1], dtype=dtype)
+    for symbol, energy in (element_reference or {}).items():
+        table[atomic_number(symbol, "element_reference")] = energy
+    return table
+
+
 def has_tag(atoms: dict, tag: int, dtype: paddle.dtype) -> paddle.Tensor:
     """Return 1 for each atom with a tag and 0 for the others, [N]."""
     return (atoms["tags"] == tag).astype(dtype)
 
 
 # eV; the energies of elements are of the order of 10 eV
-_References = Annotated[Mapping[str, float], Range(-(10**6), 10**6)]
+ElementReferences = Annotated[Mapping[str, float], Range(-(10**6), 10**6)]
 _Slopes = Annotated[Mapping[str, Sequence[float]], Range(-(10**6), 10**6)]
 
 
@@ -175,7 +185,7 @@ class SFINEnergy(BatchCounter):
         data_std: Annotated[float, Range(above=0, most=10**6)] = 1.0,
         pooling: Literal["sum", "mean"] = "sum",
         readout_tags: Annotated[Sequence[int], Range(0, 2)] = (1, 2),
-        element_reference: _References | None = None,
+        element_reference: ElementReferences | None = None,
         surface_reference: _Slopes | None = None,
         displacement_weight: Annotated[Sequence[float], Range(0, 10**6)] | None = None,
         noisy_nodes: Annotated[float, Range(0, 1)] = 0.0,
@@ -224,9 +234,7 @@ class SFINEnergy(BatchCounter):
 
         self.register_buffer("data_mean", paddle.full([], data_mean))
         self.register_buffer("data_std", paddle.full([], data_std))
-        reference = paddle.zeros([MAX_ATOMIC_NUMBER + 1])
-        for symbol, energy in (element_reference or {}).items():
-            reference[atomic_number(symbol, "element_reference")] = energy
+        reference = reference_table(element_reference, paddle.get_default_dtype())
         self.register_buffer("reference", reference)
         properties = paddle.to_tensor(element_properties(), reference.dtype)
         self.register_buffer("properties", properties, persistable=False)

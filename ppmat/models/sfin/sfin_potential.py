@@ -16,25 +16,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Annotated
 from typing import NamedTuple
 
 import paddle
-from pymatgen.core import Element
 
 from ppmat.models.sfin.batch_counter import BatchCounter
 from ppmat.models.sfin.sfin_energy import AtomHead
+from ppmat.models.sfin.sfin_energy import ElementReferences
+from ppmat.models.sfin.sfin_energy import reference_table
 from ppmat.models.sfin.sfin_structure import GatedActivation
 from ppmat.models.sfin.sfin_structure import SFINBackbone
+from ppmat.models.sfin.structure_geometry import cell_normals
 from ppmat.models.sfin.structure_geometry import sum_per_structure
-from ppmat.utils.element_properties import MAX_ATOMIC_NUMBER
 from ppmat.utils.errors import InputError
 from ppmat.utils.ranges import Range
 
 _Weights = Annotated[Sequence[float], Range(0, 10**6)]
-_References = Annotated[Mapping[str, float], Range(-(10**6), 10**6)]
 
 
 class Derivatives(NamedTuple):
@@ -84,7 +83,7 @@ class SFINPotential(BatchCounter):
         self,
         backbone_cfg: dict,
         data_std: Annotated[float, Range(above=0, most=10**6)] = 1.0,
-        element_reference: _References | None = None,
+        element_reference: ElementReferences | None = None,
         energy_weight: _Weights = (1.0, 10.0),
         force_weight: _Weights = (1.0, 1.0),
         stress_weight: _Weights = (0.0, 0.0),
@@ -107,9 +106,7 @@ class SFINPotential(BatchCounter):
         self.readout = GatedActivation(channels, vectors)
         self.energy_head = AtomHead(channels)
         self.register_buffer("data_std", paddle.full([], data_std))
-        reference = paddle.zeros([MAX_ATOMIC_NUMBER + 1], dtype="float64")
-        for symbol, energy in (element_reference or {}).items():
-            reference[Element(symbol).Z] = energy
+        reference = reference_table(element_reference, "float64")
         self.register_buffer("reference", reference)
 
     def energy_at(
@@ -158,7 +155,7 @@ class SFINPotential(BatchCounter):
             gradients = paddle.grad(
                 [energy.sum()], [positions, strain], create_graph=keep_graph
             )
-        volume = paddle.linalg.det(lattice).abs().reshape([-1, 1, 1])
+        volume = cell_normals(lattice)[1].abs().reshape([-1, 1, 1])
         reference = paddle.gather(self.reference, atoms["atom_types"])
         energy = energy.astype("float64") + sum_per_structure(reference, num_atoms)
         return Derivatives(energy, -gradients[0], gradients[1] / volume)
