@@ -40,7 +40,7 @@ from ppmat.utils.registry import check_keys
 PathLike = str | os.PathLike[str]
 
 SECTIONS = ("Global", "Trainer", "Model", "Optimizer", "Metric", "Dataset")
-SECTIONS += ("Predict", "Sample")
+SECTIONS += ("Predict", "Sample", "Distil")
 # Keys of ``Global`` that the program reads; all others serve interpolations
 GLOBAL_KEYS = ("do_train", "do_eval", "do_test", "label_names", "spacing")
 _REFERENCE = r"\$\{(?:Global|\.+)[.\[]*(\w+)"  # ${Global.x}, ${Global[x]}, ${.x}

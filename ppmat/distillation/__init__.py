@@ -1,0 +1,33 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Distillation and fine-tuning of interatomic potentials: from a teacher to a student.
+
+The steps of an iteration are modules: :mod:`exploration`, :mod:`frame_filter`,
+:mod:`selection`, :mod:`labelling`; :mod:`loop` has their order. Importing this package
+loads neither Paddle nor a teacher.
+"""
+
+from ppmat.utils.lazy import lazy
+
+_NAMES = {
+    "TEACHERS": "teachers",
+    "register": "teachers",
+    "DistilSettings": "settings",
+    "Distillation": "loop",
+}
+
+__all__ = list(_NAMES)
+
+__getattr__, __dir__ = lazy(__name__, _NAMES)
