@@ -193,7 +193,12 @@ def _dynamics(
     MaxwellBoltzmannDistribution(atoms, temperature_K=kelvin, rng=rng)
     if trajectory.pressure is None:
         dynamics = Langevin(
-            atoms, step, temperature_K=kelvin, friction=_FRICTION, rng=rng
+            atoms,
+            step,
+            temperature_K=kelvin,
+            friction=_FRICTION,
+            rng=rng,
+            fixcm=False,  # True is not quite a canonical ensemble, and ends in ASE
         )
     else:
         dynamics = Inhomogeneous_NPTBerendsen(
