@@ -55,6 +55,7 @@ CORE = [
 
 # Files for machines without Paddle, and what checks them. No converter: Paddle2ONNX has
 # no wheel for Python 3.13.
+CLUSTER = ["dask[distributed]>=2024.8"]
 ONNX = ["onnx>=1.17", "onnxruntime>=1.20"]
 
 setup(
@@ -85,8 +86,16 @@ setup(
             "nbclient>=0.10",  # runs docs/notebooks
             "ipykernel>=6.29",
             *ONNX,
+            *CLUSTER,
         ],
         "onnx": ONNX,
+        # Exploration and labels of distil.py on many machines; dask-jobqueue starts
+        # workers with SLURM or PBS.
+        "cluster": CLUSTER,
+        # Teachers of distil.py. They bring PyTorch; nothing else here needs it.
+        "chgnet": ["chgnet>=0.4.2"],
+        "sevenn": ["sevenn>=0.13"],
+        "tblite": ["tblite>=0.8"],  # LGPL
         "dev": ["ruff==0.17.5", "pre-commit>=4"],
         "generator": ["fairchem-data-oc==0.0.1"],
         # GPL (RosettaSciIO: dm3, dm4, emd, ser, hspy), so never a core dependency;

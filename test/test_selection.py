@@ -12,98 +12,106 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Regions and masks of images."""
+"""Frames are chosen by novelty, whatever their orientation and size."""
 
 import numpy as np
 import pytest
+from ase.build import bulk
+from ase.build import fcc111
+from ase.io import read
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
 
-from ppmat.stem.images.image_inputs import ImageFile
-from ppmat.stem.images.image_inputs import find_images
-from ppmat.stem.images.micrograph import read_micrograph
-from ppmat.stem.images.micrograph import write_micrograph
-from ppmat.stem.images.micrograph_base import Micrograph
-from ppmat.stem.images.selection import Selection
-from ppmat.stem.images.selection import apply_mask
-from ppmat.stem.images.selection import cut_region
-from ppmat.utils.errors import InputError
+from ppmat.distillation.selection import Selection
+from ppmat.distillation.selection import describe
 
-VALUES = np.arange(2 * 7 * 9, dtype=np.uint16).reshape(2, 7, 9)
-MASK = np.zeros((7, 9), bool)
-MASK[2:5, 3:8] = True
+FRAMES = read("interatomic_potentials/example_data/emt/train.extxyz.gz", ":")
 
 
-@pytest.fixture
-def image(tmp_path):
-    write_micrograph(
-        tmp_path / "a.tif", VALUES, (0.2, 0.3), "nm", {"dwell": 3}, dtype="uint16"
-    )
-    return read_micrograph(tmp_path / "a.tif")
+def rattled(atoms, size, seed):
+    atoms = atoms.copy()
+    atoms.rattle(size, seed=seed)
+    return atoms
 
 
-def test_a_region_keeps_type_pixel_size_and_place(image):
-    part = cut_region(image, (1, 2, 4, 5))
-    assert np.array_equal(part.data, VALUES[:, 1:5, 2:7])
-    assert part.data.dtype == np.uint16 and part.offset == (1, 2)
-    assert (part.pixel_size, part.units) == ((0.2, 0.3), "nm")
-    assert part.metadata == {"dwell": 3} and image.offset == (0, 0)
-    inner = cut_region(part, (2, 1, 2, 2))  # a region of a region
-    assert inner.offset == (3, 3)
-    assert np.array_equal(inner.data, VALUES[:, 3:5, 3:5])
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 63), st.floats(0, 360), st.integers(0, 1000))
+def test_descriptors_do_not_depend_on_the_frame(index, angle, seed):
+    atoms = FRAMES[index].copy()
+    elements = np.unique(atoms.numbers)
+    before = describe(atoms, elements)
+    order = np.random.default_rng(seed).permutation(len(atoms))
+    moved = atoms[order]
+    moved.rotate(angle, (1, 2, 3), rotate_cell=True)
+    moved.positions += np.random.default_rng(seed).normal(size=3)
+    assert np.allclose(describe(moved, elements), before[order], atol=1e-10)
 
 
-@pytest.mark.parametrize(
-    "region", [(0, 0, 8, 9), (0, 0, 7, 10), (-1, 0, 3, 3), (2, 2, 0, 3), (7, 0, 1, 1)]
-)
-def test_a_region_outside_is_refused(image, region):
-    with pytest.raises(InputError, match=r"a.tif: .* not inside its 7 x 9 pixels"):
-        cut_region(image, region)
+def test_descriptors_tell_directions_and_elements_apart():
+    # the same distances around the atom: opposite, or in a right angle
+    from ase import Atoms
+
+    straight = Atoms("Cu3", [[0, 0, 0], [0, 0, 2.5], [0, 0, -2.5]])
+    bent = Atoms("Cu3", [[0, 0, 0], [0, 0, 2.5], [0, 2.5, 0]])
+    other = Atoms("CuPt2", straight.positions)
+    elements = [29, 78]
+    first = describe(straight, elements)[0]
+    assert np.abs(first - describe(bent, elements)[0]).max() > 0.1
+    assert np.abs(first - describe(other, elements)[0]).max() > 0.1
 
 
-def test_pixels_outside_the_mask_are_missing(image):
-    part = apply_mask(image, MASK)
-    assert part.data.dtype == np.float32
-    assert np.array_equal(np.isfinite(part.data), np.stack([MASK, MASK]))
-    assert np.array_equal(part.data[:, MASK], VALUES[:, MASK])
-    large = Micrograph(np.array([[2**31, 1]], np.int64))
-    assert apply_mask(large, np.array([[1, 0]])).data[0, 0] == 2**31
-    with pytest.raises(InputError, match="has 3 x 3 pixels; wanted 7 x 9 as .*a.tif"):
-        apply_mask(image, np.ones((3, 3)))
-    with pytest.raises(InputError, match="zero everywhere"):
-        apply_mask(image, 0 * MASK)
+def test_new_elements_come_first_and_copies_last():
+    copper = [rattled(bulk("Cu", cubic=True), 0.05, i) for i in range(6)]
+    platinum = rattled(bulk("Pt", cubic=True), 0.05, 0)
+    twin = copper[2].copy()
+    frames = [*copper, platinum, twin]
+    taken, gains = Selection(frames, copper[:1]).choose(8, 0.0)
+    assert taken[0] == 6 and gains[0] == np.inf
+    assert not {2, 7} <= set(taken)  # one of the twins adds nothing
+    assert 0 not in taken  # it is chosen already
+    finite = gains[1:]
+    assert finite == sorted(finite, reverse=True)
 
 
-@pytest.mark.parametrize("kind", ["npy", "tif", "png"])
-def test_mask_and_region_of_files(image, tmp_path, kind):
-    path = tmp_path / f"mask.{kind}"
-    if kind == "npy":
-        np.save(path, MASK)
-    elif kind == "tif":
-        write_micrograph(path, MASK.astype("u1"), dtype="uint8")
-    else:
-        from PIL import Image
-
-        Image.fromarray(MASK).save(path)
-    selection = Selection((1, 2, 5, 5), str(path))
-    (found,) = find_images(image.path, selection)
-    part = found.read()
-    wanted = np.where(MASK, VALUES, np.nan)[:, 1:6, 2:7]
-    assert np.array_equal(part.data, wanted, equal_nan=True)
-    assert part.offset == (1, 2)
-    record = found.record("0")["selection"]
-    assert record["region"] == [1, 2, 5, 5]
-    assert record["mask"]["path"] == str(path)
-    # The hash is that of the used pixels, whatever the format.
-    np.save(tmp_path / "same.npy", MASK)
-    same = Selection(None, str(tmp_path / "same.npy")).record()
-    assert same["mask"]["sha256"] == record["mask"]["sha256"]
-    np.save(tmp_path / "other.npy", ~MASK)
-    other = Selection(None, str(tmp_path / "other.npy")).record()
-    assert other["mask"]["sha256"] != record["mask"]["sha256"]
+def test_gain_is_that_of_the_nearest_by_definition():
+    """Against distances between all atoms, computed without the class."""
+    frames, chosen = FRAMES[:6], FRAMES[20:23]
+    everything = [*frames, *chosen]
+    elements = np.unique(np.concatenate([a.numbers for a in everything]))
+    rows = [describe(a, elements) for a in everything]
+    numbers = np.concatenate([a.numbers for a in everything])
+    spread = {}
+    for element in elements:
+        std = np.concatenate(rows)[numbers == element].std(axis=0)
+        spread[element] = np.where(std > 1e-6, std, 1.0)
+    expected = []
+    for atoms, own in zip(frames, rows):
+        nearest = []
+        for number, row in zip(atoms.numbers, own):
+            others = [
+                other
+                for far, their in zip(chosen, rows[6:])
+                for other, kind in zip(their, far.numbers)
+                if kind == number
+            ]
+            apart = (np.array(others) - row) / spread[number]
+            nearest.append(np.linalg.norm(apart, axis=1).min())
+        expected.append(np.mean(nearest) / np.sqrt(2 * own.shape[1]))
+    assert np.allclose(Selection(frames, chosen).gains(), expected, rtol=1e-4)
 
 
-def test_images_found_before_keep_their_selection(image):
-    region = Selection((0, 0, 2, 2))
-    files = find_images(image.path, region)
-    assert find_images(files) == files == [ImageFile(image.path, None, region)]
-    both = find_images([*files, image.path])
-    assert [file.read().data.shape for file in both] == [(2, 2, 2), (2, 7, 9)]
+def test_size_does_not_matter():
+    small = rattled(bulk("Cu", cubic=True), 0.08, 0)
+    large = small.repeat((3, 1, 1))
+    reference = [bulk("Cu", cubic=True)]
+    gains = Selection([small, large], reference).gains()
+    assert gains[0] == pytest.approx(gains[1], rel=1e-4)
+
+
+def test_min_gain_ends_the_selection():
+    slabs = [rattled(fcc111("Cu", (2, 2, 2), vacuum=5), 0.02 * i, i) for i in range(8)]
+    taken, gains = Selection(slabs).choose(8, 0.3)
+    more, _ = Selection(slabs).choose(8, 0.0)
+    assert min(gains) >= 0.3 and len(taken) < len(more) == 8
+    assert Selection(slabs[:1], slabs[:1]).choose(3, 0.0) == ([], [])

@@ -21,6 +21,7 @@ potential must know the forces on them.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -68,10 +69,10 @@ def plan(
         seed: Of the run.
         iteration: From 0.
         held_out: Share of the trajectories for validation, and the same for the test;
-            at least one each unless it is 0.
+            at least one each unless it is 0. One of each structure stays in training.
 
     Raises:
-        InputError: No trajectory is left to train on.
+        InputError: There are too few trajectories for that.
     """
     kinds: list[tuple[float | None, float | None]] = [
         (temperature, pressure)
@@ -83,14 +84,20 @@ def plan(
     roles = ["train"] * len(todo)
     if held_out:
         count = max(1, round(held_out * len(todo)))
-        if 2 * count >= len(todo):
-            raise InputError(
-                f"{len(todo)} trajectories: validation and test take {2 * count}",
-                hint="More start structures, temperatures or copies make more.",
-            )
         order = np.random.default_rng([seed, iteration]).permutation(len(todo))
-        for number, index in enumerate(order[: 2 * count]):
-            roles[index] = "val" if number < count else "test"
+        left = Counter(start for start, *_ in todo)
+        names = ["val"] * count + ["test"] * count
+        for index in order:
+            # One of each start is trained on, so that no element is missing
+            if names and left[todo[index][0]] > 1:
+                left[todo[index][0]] -= 1
+                roles[index] = names.pop(0)
+        if names:
+            raise InputError(
+                f"{len(todo)} trajectories of {starts} structures: validation and test "
+                f"want {2 * count}, and one of each structure is trained on",
+                hint="More temperatures or copies make more.",
+            )
     return [
         Trajectory(start, (seed, iteration, number), role, temperature, pressure)
         for number, ((start, temperature, pressure), role) in enumerate(

@@ -1,0 +1,294 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The loop of distil.py: its data, its stops, and what is refused."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.io import read
+from ase.io import write
+
+from ppmat.commands import distil
+from ppmat.commands import train
+from ppmat.distillation import loop
+from ppmat.distillation import teachers
+from ppmat.distillation.exploration import labelled
+from ppmat.distillation.loop import Distillation
+from ppmat.distillation.settings import DistilSettings
+from ppmat.utils.config import load_config
+from ppmat.utils.errors import InputError
+from ppmat.utils.files import StoredRunError
+from ppmat.utils.registry import ConfigError
+
+ROOT = Path(__file__).resolve().parents[1]
+TASK = str(ROOT / "interatomic_potentials")
+EXAMPLE = ROOT / "interatomic_potentials/example_data/emt"
+SMALL = [
+    "Model.__init_params__.backbone_cfg.channels=8",
+    "Model.__init_params__.backbone_cfg.vectors=4",
+    "Model.__init_params__.backbone_cfg.messages=4",
+    "Model.__init_params__.backbone_cfg.num_blocks=1",
+    "Trainer.max_epochs=2",
+]
+EXPLORE = {
+    "temperatures": [300],
+    "steps": 4,
+    "interval": 2,
+    "copies": 3,
+    "rattle_copies": 2,
+    "rattle_rounds": 2,
+    "rattle_steps": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def potential(tmp_path_factory):
+    """Return YAML and weights of a small potential."""
+    out = tmp_path_factory.mktemp("potential") / "run"
+    words = ["-c=configs/sfin/sfin_potential.yaml", *SMALL, "--processes=1"]
+    words += [f"Global.data_root={EXAMPLE}", f"Trainer.output_dir={out}"]
+    every = EXAMPLE / "train.extxyz.gz@::6"
+    words += [f"Dataset.train.dataset.__init_params__.path={every}"]
+    assert train.main(TASK, words) == 0
+    return out / "sfin_potential.yaml", out / "checkpoints/best.pdparams"
+
+
+def starts():
+    return [bulk("Cu", cubic=True), bulk("Pt", cubic=True)]
+
+
+def in_this_process(function, tasks, settings):
+    """Stand for run_tasks, which test_executors.py tests; it starts no process."""
+    for key, arguments in tasks.items():
+        yield key, function(*arguments)
+
+
+def section(folder, **more):
+    return {
+        "output_dir": str(folder),
+        "start": "none",
+        "teacher": {"name": "emt"},
+        "explore": EXPLORE,
+        "select": {"frames": 6, "min_gain": 0.0},
+        "converged": {"force_error": 0.0},
+        **more,
+    }
+
+
+def run(folder, potential, **more):
+    """Run the loop, with a student that is trained already."""
+
+    def train(config, words, out):
+        out.mkdir(exist_ok=True)
+        (out / "words.json").write_text(json.dumps(list(words)))
+        return potential
+
+    settings = DistilSettings.from_dict(section(folder, **more))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "run_tasks", in_this_process)
+        return Distillation(settings, starts(), train).run()
+
+
+def data_of(folder):
+    """Return a digest of each file that is trained on or scored with."""
+    files = [*folder.glob("iteration_*/*.extxyz"), *folder.glob("held_out/*.extxyz")]
+    return {
+        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in files
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, potential):
+    """Return the folder and the scores of two iterations without a stop."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, run(folder, potential, max_iterations=2)
+
+
+def test_held_out_trajectories_are_never_trained_on(whole):
+    folder, _ = whole
+    trained = read(folder / "iteration_01/data/train.extxyz.gz", ":")
+    used = {frame.info["trajectory"] for frame in trained}
+    for role in ("val", "test"):
+        held = read(folder / f"held_out/{role}.extxyz", ":")
+        assert held and not used & {frame.info["trajectory"] for frame in held}
+    assert {name[0] for name in used} == {"0", "1"}  # of both iterations
+
+
+def test_frames_have_the_labels_of_the_teacher(whole):
+    folder, scores = whole
+    frames = read(folder / "iteration_01/labelled.extxyz", ":")
+    assert len(frames) == scores[1]["selected"] == 6
+    for frame in frames:
+        fresh = frame.copy()
+        fresh.calc = EMT()
+        assert np.allclose(frame.get_forces(), fresh.get_forces(), atol=1e-6)
+
+
+def test_scores_are_those_of_the_predictions(whole):
+    folder, scores = whole
+    test = read(folder / "held_out/test.extxyz", ":")
+    found = read(folder / "iteration_01/predicted.extxyz", ":")
+    errors = [a.get_forces() - b.get_forces() for a, b in zip(test, found)]
+    rmse = np.sqrt(np.mean(np.concatenate(errors) ** 2))
+    std = np.concatenate([a.get_forces() for a in test]).std()
+    assert scores[1]["force_rmse"] == pytest.approx(rmse, rel=1e-4)
+    assert scores[1]["force_error"] == pytest.approx(rmse / std, rel=1e-4)
+    assert set(scores[1]["force_rmse_of"]) <= {"Cu", "Pt"}
+
+
+@pytest.mark.parametrize("stop", [2, 9, 13])
+def test_a_killed_run_goes_on_with_the_same_data(
+    whole, stop, tmp_path, potential, monkeypatch
+):
+    done = []
+    real = loop.write_frames
+
+    def write_until(path, frames):
+        done.append(path)
+        if len(done) == stop:
+            raise KeyboardInterrupt
+        real(path, frames)
+
+    monkeypatch.setattr(loop, "write_frames", write_until)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, potential, max_iterations=2)
+    monkeypatch.setattr(loop, "write_frames", real)
+    scores = run(tmp_path, potential, max_iterations=2)
+    assert data_of(tmp_path) == data_of(whole[0])
+    assert scores == whole[1]
+
+
+def test_more_iterations_go_on_and_other_settings_do_not(whole, tmp_path, potential):
+    folder = tmp_path / "copy"
+    shutil.copytree(whole[0], folder)
+    with pytest.raises(StoredRunError, match="other seed"):
+        run(folder, potential, max_iterations=2, seed=7)
+    before = data_of(folder)
+    assert len(run(folder, potential, max_iterations=3)) == 3
+    assert before.items() <= data_of(folder).items()
+
+
+def test_the_loop_ends_when_it_has_converged(whole, tmp_path, potential):
+    folder = tmp_path / "copy"
+    shutil.copytree(whole[0], folder)
+    wanted = {"force_error": 10.0}
+    assert len(run(folder, potential, max_iterations=9, converged=wanted)) == 2
+
+
+def test_fine_tuning_starts_from_a_potential_and_replays(tmp_path, potential):
+    config, weights = map(str, potential)
+    block = {"start": {"config_path": config, "checkpoint_path": weights}}
+    block |= {"replay": str(EXAMPLE / "train.extxyz.gz"), "replay_frames": 5}
+    (scores,) = run(tmp_path, potential, train=block)
+    frames = read(tmp_path / "iteration_00/data/train.extxyz.gz", ":")
+    assert len(frames) == scores["frames"] + 5
+    words = json.loads((tmp_path / "iteration_00/training/words.json").read_text())
+    assert f"Trainer.pretrained_model_path={weights}" in words
+
+
+def test_labels_of_another_code_are_awaited(tmp_path, potential):
+    config, weights = map(str, potential)
+    more = {
+        "teacher": {"name": "external"},
+        "explore": {**EXPLORE, "calculator": "student"},
+        "train": {"start": {"config_path": config, "checkpoint_path": weights}},
+    }
+    awaited = []
+    for _ in range(3):
+        with pytest.raises(loop.LabelsAwaitedError) as caught:
+            run(tmp_path, potential, **more)
+        assert caught.value.status == 4
+        awaited += [path for path in tmp_path.rglob("*.extxyz")
+                    if path.name in ("val.to_label.extxyz", "test.to_label.extxyz",
+                                     "selected.extxyz")]  # fmt: skip
+        path = awaited[-1] if len(awaited) == 1 else max(
+            awaited, key=lambda file: file.stat().st_mtime
+        )
+        frames = read(path, ":")
+        assert all(frame.calc is None for frame in frames)
+        given = {"val.to_label": "val", "test.to_label": "test", "selected": "labelled"}
+        answer = path.with_name(f"{given[path.stem]}.given.extxyz")
+        for frame in frames:
+            frame.calc = EMT()
+        write(answer, [labelled(frame) for frame in frames])
+    (scores,) = run(tmp_path, potential, **more)
+    assert scores["frames"] == 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"teacher": {"name": "emtt"}}, "emtt.*Did you mean 'emt'"),
+        ({"teacher": {"name": "emt", "x": 1}}, "Distil.teacher.*unknown key 'x'"),
+        ({"explore": {"temperature": [3]}}, "Distil.explore.*unknown key 'temperature'"),
+        ({"explore": [EXPLORE, {"steps": 1}]}, "explore.1: steps 1 is less than inter"),
+        ({"explore": {"copies": 0, "rattle_copies": 0}}, "so there is no frame"),
+        ({"explore": {"temperatures": [-3]}}, "temperatures: Explore wants above 0"),
+        ({"select": {"frames": 0}}, "frames: Select wants 1 to 1,000,000, got 0"),
+        ({"train": {"start": {"config_path": "a"}}}, "train.start: has config_path"),
+        ({"teacher": {"name": "external"}}, "external labels cannot move atoms"),
+        ({"executor": {"kind": "slurm"}}, "kind"),
+    ],
+)
+def test_wrong_settings_name_their_place(tmp_path, changes, words):
+    with pytest.raises(InputError, match=words):
+        DistilSettings.from_dict({**section(tmp_path), **changes})
+
+
+def test_a_teacher_that_is_not_installed_says_how(monkeypatch):
+    def missing(name):
+        raise ImportError(f"No module named '{name}'")
+
+    monkeypatch.setattr(teachers.importlib, "import_module", missing)
+    with pytest.raises(InputError, match=r"pip install 'ppmat\[chgnet\]'"):
+        teachers.chgnet()
+
+
+def test_register_adds_a_teacher_once(monkeypatch):
+    monkeypatch.setattr(teachers, "TEACHERS", dict(teachers.TEACHERS))
+    teachers.register("mine", starts)
+    teachers.register("mine", starts)
+    teachers.check_teacher({"name": "mine"}, "Distil.teacher")
+    with pytest.raises(ConfigError, match="'mine' is there already"):
+        teachers.register("mine", section)
+
+
+def test_command_distils_from_files(tmp_path, capsys):
+    """The user's command, in which the student is really trained."""
+    write(tmp_path / "starts.extxyz", starts())
+    out = tmp_path / "out"
+    config = load_config(f"{TASK}/configs/sfin/distil.yaml")["Distil"]
+    words = ["-c=configs/sfin/distil.yaml", f"Distil.output_dir={out}"]
+    words += [f"Distil.start={tmp_path / 'starts.extxyz'}", "Distil.max_iterations=1"]
+    words += [f"Distil.explore.{key}={json.dumps(v)}" for key, v in EXPLORE.items()]
+    words += [f"Distil.train.overrides={json.dumps(SMALL)}", "Distil.select.frames=8"]
+    words += ["Distil.executor.workers=1"]
+    assert config["train"]["config"] == "configs/sfin/sfin_potential.yaml"
+    assert distil.main(TASK, words) == 0
+    names = {path.name for path in out.iterdir()}
+    assert {"parity.png", "learning_curve.png", "potential", "state.json"} <= names
+    assert sorted(path.suffix for path in (out / "potential").iterdir()) == [
+        ".pdparams",
+        ".yaml",
+    ]
+    assert distil.main(TASK, [*words, "Distil.seed=3"]) == 2
+    assert "belongs to a run with other seed" in "".join(capsys.readouterr())
