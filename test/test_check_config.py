@@ -17,6 +17,7 @@
 
 import copy
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -50,6 +51,8 @@ MAY_BE_0 = {
     *("ema_decay", "noisy_nodes", "dropout", "drop_path", "overlap", "uneven_share"),
     *("flat_share", "readout_tags", "tags", "displacement_weight", "k_cut"),
     *("energy_weight", "force_weight", "stress_weight"),
+    *("strain", "displacement", "copies", "rattle_copies", "rattle_displacement"),
+    *("rattle_steps", "min_gain", "force_error"),
     *("split_seed", "early_stopping_patience", "num_recycles", "val_ratio", "momentum"),
 }
 MAY_BE_NEGATIVE = {"data_mean"}
@@ -84,7 +87,8 @@ def with_value(config, path, value):
 def resolved(path):
     config = load_config(path)
     # Keys of Global only stand for values elsewhere, which are tried there.
-    config["Global"] = {k: v for k, v in config["Global"].items() if k == "spacing"}
+    given = config.get("Global", {}).items()
+    config["Global"] = {key: value for key, value in given if key == "spacing"}
     return config
 
 
@@ -107,7 +111,8 @@ def test_values_that_cannot_be_meant_are_refused(path):
             with pytest.raises(ConfigError) as caught:
                 check_config(with_value(config, place, value))
             dotted = ".".join(key for key in place if isinstance(key, str))
-            assert dotted in str(caught.value), (value, str(caught.value))
+            text = re.sub(r"explore\.\d\.", "explore.", str(caught.value))
+            assert dotted in text, (value, text)
 
 
 def sections_and_blocks(config):
@@ -150,7 +155,7 @@ def test_each_number_of_a_constructor_has_a_range(registry):
 
 
 def test_the_path_and_the_range_are_named():
-    config = load_config(FILES[0])
+    config = load_config(next(f for f in FILES if f.name == "sfin_potential.yaml"))
     with pytest.raises(ConfigError, match=r"Trainer\.max_epochs: .* 1 to 1,0"):
         check_config(with_value(config, ("Trainer", "max_epochs"), 0))
     place = ("Dataset", "train", "loader", "num_workers")

@@ -220,8 +220,10 @@ def test_labels_of_another_code_are_awaited(tmp_path, potential):
         awaited += [path for path in tmp_path.rglob("*.extxyz")
                     if path.name in ("val.to_label.extxyz", "test.to_label.extxyz",
                                      "selected.extxyz")]  # fmt: skip
-        path = awaited[-1] if len(awaited) == 1 else max(
-            awaited, key=lambda file: file.stat().st_mtime
+        path = (
+            awaited[-1]
+            if len(awaited) == 1
+            else max(awaited, key=lambda file: file.stat().st_mtime)
         )
         frames = read(path, ":")
         assert all(frame.calc is None for frame in frames)
@@ -239,12 +241,18 @@ def test_labels_of_another_code_are_awaited(tmp_path, potential):
     [
         ({"teacher": {"name": "emtt"}}, "emtt.*Did you mean 'emt'"),
         ({"teacher": {"name": "emt", "x": 1}}, "Distil.teacher.*unknown key 'x'"),
-        ({"explore": {"temperature": [3]}}, "Distil.explore.*unknown key 'temperature'"),
+        (
+            {"explore": {"temperature": [3]}},
+            "Distil.explore.*key 'temperature'",
+        ),
         ({"explore": [EXPLORE, {"steps": 1}]}, "explore.1: steps 1 is less than inter"),
         ({"explore": {"copies": 0, "rattle_copies": 0}}, "so there is no frame"),
         ({"explore": {"temperatures": [-3]}}, "temperatures: Explore wants above 0"),
         ({"select": {"frames": 0}}, "frames: Select wants 1 to 1,000,000, got 0"),
-        ({"train": {"start": {"config_path": "a"}}}, "train.start: has config_path"),
+        (
+            {"train": {"start": {"config_path": "a"}}},
+            "train.start: start needs checkpoint_path",
+        ),
         ({"teacher": {"name": "external"}}, "external labels cannot move atoms"),
         ({"executor": {"kind": "slurm"}}, "kind"),
     ],

@@ -30,8 +30,9 @@ TASKS = (
     "spectrum_enhancement",
 )
 FLOORS = {
-    **dict.fromkeys((*TASKS, "benchmarks"), 7),
-    "ppmat.commands": 6,
+    **dict.fromkeys((*TASKS, "benchmarks"), 8),
+    "ppmat.commands": 7,
+    "ppmat.distillation": 6,
     **dict.fromkeys(("ppmat.predictor", "ppmat.sampler", "ppmat.calculator"), 5),
     **dict.fromkeys(("ppmat.models", "ppmat.trainer"), 4),
     "ppmat.datasets": 3,
@@ -54,6 +55,7 @@ THIRD_PARTIES = {
 }
 OPTIONAL = {"visualdl", "tensorboardX", "wandb", "fairchem", "pandas", "rsciio"}
 OPTIONAL |= {"onnx", "onnxruntime", "abtem", "h5py"}
+OPTIONAL |= {"dask", "chgnet", "sevenn", "tblite"}
 
 
 def package_of(module: str) -> str:

@@ -51,7 +51,9 @@ def computed(atoms):
 def as_a_code_returns(atoms, seed):
     """Return labelled atoms, sorted by element, wrapped, a little rounded."""
     order = np.argsort(atoms.numbers, kind="stable")
-    order = np.concatenate([order[:1], np.random.default_rng(seed).permutation(order[1:])])
+    order = np.concatenate(
+        [order[:1], np.random.default_rng(seed).permutation(order[1:])]
+    )
     done = computed(atoms[order])
     labels = dict(done.calc.results)
     done.wrap()

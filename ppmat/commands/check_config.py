@@ -41,6 +41,7 @@ def check_config(config: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: A key is unknown, or a value cannot be meant; with the YAML path.
     """
+    from ppmat.distillation.settings import DistilSettings
     from ppmat.metrics import METRICS
     from ppmat.models import MODELS
     from ppmat.optimizer import check_optimizer
@@ -59,6 +60,8 @@ def check_config(config: Mapping[str, Any]) -> None:
     METRICS.check_all(config.get("Metric"), "Metric")
     _check_datasets(config.get("Dataset") or {})
     _check_sample(config)
+    if config.get("Distil"):
+        DistilSettings.from_dict(config["Distil"])
     if config.get("Predict"):
         check_call(_predict_section, config["Predict"], "Predict")
         _check_blocks(config["Predict"], "Predict")

@@ -56,6 +56,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace, task_dir: str) -> int:
     """Run the command; returns the exit status."""
+    from ppmat.commands.check_config import check_config
     from ppmat.distillation.labelling import read_frames
     from ppmat.distillation.loop import Distillation
     from ppmat.distillation.scores import draw_learning
@@ -68,8 +69,10 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
     config = load_config(path, args.overrides)
     if not config.get("Distil"):
         raise ConfigError(f"{path}: the section Distil is missing")
+    check_config(config)
     settings = DistilSettings.from_dict(config["Distil"])
-    find_task_config(settings.train.config, task_dir)
+    of_student = find_task_config(settings.train.config, task_dir)
+    check_config(load_config(of_student, settings.train.overrides))
     starts = read_starts(settings.start)
 
     def train(config: str, words: Sequence[str], folder: Path) -> tuple[Path, Path]:

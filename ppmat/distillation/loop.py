@@ -108,8 +108,8 @@ class Distillation:
             hint="Choose another Distil.output_dir, or remove that one.",
         )
         self.iterations: list[dict] = self.manifest.state.get("iterations", [])
-        name, *_ = [settings.teacher["name"]]
-        params = {k: v for k, v in settings.teacher.items() if k != "name"}
+        params = dict(settings.teacher)
+        name = params.pop("name")
         self.teacher = None if name == EXTERNAL else Source(TEACHERS[name], **params)
 
     def run(self) -> list[dict]:
@@ -191,24 +191,30 @@ class Distillation:
         source = self._student(number)
         if explore.calculator == "teacher" or source is None:
             source = self.teacher
-        files = {
-            i: folder / "explored" / f"{i:05d}.extxyz" for i, _ in enumerate(todo)
-        }
+        files = {i: folder / "explored" / f"{i:05d}.extxyz" for i, _ in enumerate(todo)}
         tasks = {
             i: (trajectory, self.starts[trajectory.start], explore, source)
             for i, trajectory in enumerate(todo)
             if not files[i].exists()
         }
-        bar = Progress(desc="exploring", total=len(todo), initial=len(todo) - len(tasks))
+        faults: list[str] = []
+        done = len(todo) - len(tasks)
+        bar = Progress(desc="exploring", total=len(todo), initial=done)
         for i, found in run_tasks(run_trajectory, tasks, settings.executor):
             frames = found.frames
             if source is not self.teacher:  # labels of a student are not kept
                 frames = [frame.copy() for frame in frames]
             if found.fault:
+                faults.append(found.fault)
                 logger.info(f"trajectory {i} of {folder.name}: {found.fault}")
             write_frames(files[i], frames)
             bar.update()
         bar.close()
+        if faults:
+            logger.warning(
+                f"{len(faults)} of {len(todo)} trajectories ended early, for "
+                f"instance: {faults[0]}"
+            )
         return self._filtered(todo, files)
 
     def _filtered(
@@ -236,7 +242,9 @@ class Distillation:
                 raise InputError(f"the trajectories for {role} have no frame left")
             wanted = self.settings.select.held_out_frames
             step = -(-len(frames) // wanted)
-            self._label(folder / f"{role}.to_label.extxyz", frames[::step], folder, role)
+            self._label(
+                folder / f"{role}.to_label.extxyz", frames[::step], folder, role
+            )
 
     def _select(
         self, folder: Path, frames: list[Atoms], before: list[Atoms]

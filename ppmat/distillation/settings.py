@@ -48,7 +48,7 @@ class Explore:
     # pressure null keeps the cell
     temperatures: Annotated[Sequence[float], Range(above=0, most=20_000)] = (300, 900)
     pressures: Sequence[Annotated[float, Range(-1000, 1000)] | None] = (None,)
-    steps: _Count = 200
+    steps: _Some = 200
     time_step: Annotated[float, Range(above=0, most=20)] = 2.0  # fs
     interval: _Some = 20  # steps between frames
     copies: _Count = 1  # of each such trajectory; 0 for none
@@ -146,23 +146,19 @@ class DistilSettings:
             ConfigError: Unknown or missing key, or a value that cannot be.
         """
         check_call(cls, config, where)
-        check_teacher(config["teacher"], f"{where}.teacher")
+        teacher = _block(config["teacher"], f"{where}.teacher")
+        check_teacher(teacher, f"{where}.teacher")
         parts = {}
         for name, part in _PARTS.items():
-            block = config.get(name) or {}
+            block = _block(config.get(name), f"{where}.{name}")
             check_call(part, block, f"{where}.{name}")
             parts[name] = part(**block)
-        parts["explore"] = _explore(config.get("explore") or {}, f"{where}.explore")
+        parts["explore"] = _explore(config.get("explore"), f"{where}.explore")
         result = cls(**{**config, **parts})
         train = result.train
         if train.start is not None:
-            legal = {"config_path", "checkpoint_path"}
-            if set(train.start) != legal:
-                raise ConfigError(
-                    f"{where}.train.start: has {', '.join(train.start) or 'no key'}",
-                    wanted=" and ".join(sorted(legal)),
-                )
-        if config["teacher"]["name"] == EXTERNAL:
+            check_call(_trained, train.start, f"{where}.train.start")
+        if teacher["name"] == EXTERNAL:
             students = [each.calculator == "student" for each in result.explore]
             if not all(students) or train.start is None:
                 raise ConfigError(
@@ -176,16 +172,31 @@ class DistilSettings:
         return self.explore[min(iteration, len(self.explore) - 1)]
 
 
+def _trained(config_path: str, checkpoint_path: str) -> None:
+    """Show the keys of a trained potential in its signature."""
+
+
+_trained.__name__ = "start"  # errors name the owner of a key
+
+
+def _block(block: Any, where: str) -> Mapping:
+    """Return a block, empty for None.
+
+    Raises:
+        ConfigError: It is something else.
+    """
+    if block is not None and not isinstance(block, Mapping):
+        raise ConfigError(f"{where}: {block!r}", wanted="a block of keys")
+    return block or {}
+
+
 def _explore(block: Any, where: str) -> tuple[Explore, ...]:
     """Return the stages of the exploration, checked."""
-    stages = [block] if isinstance(block, Mapping) else block
-    if not isinstance(stages, list) or not stages:
-        raise ConfigError(f"{where}: {block!r}", wanted="a block, or a list of blocks")
+    stages = block if isinstance(block, list) and block else [block]
     found = []
     for number, stage in enumerate(stages):
-        place = where if stages is not block else f"{where}.{number}"
-        if not isinstance(stage, Mapping):
-            raise ConfigError(f"{place}: {stage!r}", wanted="a block")
+        place = f"{where}.{number}" if stages is block else where
+        stage = _block(stage, place)
         check_call(Explore, stage, place)
         explore = Explore(**stage)
         if not explore.copies and not explore.rattle_copies:

@@ -24,12 +24,14 @@ import functools
 import importlib
 from collections.abc import Callable
 from collections.abc import Mapping
+from typing import Annotated
 from typing import Any
 
 from ase.calculators.calculator import Calculator
 
 from ppmat.utils.errors import InputError
-from ppmat.utils.errors import check_choice
+from ppmat.utils.errors import nearest
+from ppmat.utils.ranges import Range
 from ppmat.utils.registry import ConfigError
 from ppmat.utils.registry import check_call
 
@@ -75,7 +77,8 @@ def sevenn(
 
 
 def tblite(
-    method: str = "GFN2-xTB", electronic_temperature: float = 1000.0
+    method: str = "GFN2-xTB",
+    electronic_temperature: Annotated[float, Range(0, 10**5)] = 1000.0,
 ) -> Calculator:
     """Return extended tight binding.
 
@@ -141,7 +144,12 @@ def check_teacher(block: Mapping[str, Any], where: str) -> None:
     """
     params = dict(block)
     name = params.pop("name", None)
-    check_choice(f"{where}.name", name, [*TEACHERS, EXTERNAL])
+    if name not in (legal := [*TEACHERS, EXTERNAL]):
+        raise ConfigError(
+            f"{where}.name is {name!r}",
+            wanted=f"one of {', '.join(legal)}",
+            hint=nearest(name, legal).strip(),
+        )
     if name != EXTERNAL:
         check_call(TEACHERS[name], params, where)
     elif params:
