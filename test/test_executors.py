@@ -16,6 +16,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -77,3 +79,44 @@ def test_processes_that_always_end_are_an_error():
 def test_the_error_of_a_task_is_raised():
     with pytest.raises(ValueError, match="this is wrong"):
         list(run_tasks(wrong, {0: ()}, HERE))
+
+
+def test_workers_end_with_a_killed_program(tmp_path):
+    """Else each killed run would leave its workers waiting for ever."""
+    code = (
+        "from ppmat.distillation.executors import run_tasks\n"
+        "from ppmat.distillation.settings import Executor\n"
+        "from test_executors import note_and_wait\n"
+        "if __name__ == '__main__':\n"
+        f"    list(run_tasks(note_and_wait, {{0: ({str(tmp_path)!r},)}}, Executor()))\n"
+    )
+    script = tmp_path / "program.py"
+    script.write_text(code)
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path.cwd())])
+    environment = {**os.environ, "PYTHONPATH": paths}
+    program = subprocess.Popen([sys.executable, script], env=environment)
+    try:
+        worker = int(
+            _wait_for(lambda: "".join(p.name for p in tmp_path.glob("*[0-9]")))
+        )
+    finally:
+        program.kill()
+        program.wait()
+    _wait_for(lambda: not os.path.exists(f"/proc/{worker}/cmdline") or _ended(worker))
+
+
+def note_and_wait(folder):
+    (Path(folder) / str(os.getpid())).touch()
+    time.sleep(120)
+
+
+def _ended(process):
+    return "Z" in Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
+
+
+def _wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    return found

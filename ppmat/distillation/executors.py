@@ -23,6 +23,8 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
+import threading
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -95,13 +97,24 @@ def _pool(settings: Executor, tasks: int) -> Iterator[Pool]:
     if settings.kind == "processes":
         # A forked process would share the threads of Paddle and PyTorch
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(settings.workers, tasks), context) as pool:
+        workers = min(settings.workers, tasks)
+        with ProcessPoolExecutor(workers, context, _end_with_parent) as pool:
             yield pool
         return
     with _dask(settings) as client:
         # retries: a task whose worker dies is run by another one
         with client.get_executor(pure=False, retries=_TRIES) as pool:
             yield pool
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it has ended, also after SIGKILL."""
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 @contextlib.contextmanager
