@@ -294,11 +294,12 @@ def main() -> None:
         splits = None
         for row in args.rows:
             for seed in args.seeds:
-                path = args.work / f"{file_name(row, seed, set=name)}.json"
+                epochs = args.epochs or EPOCHS[name]
+                run = file_name(row, seed, set=name, epochs=epochs)
+                path = args.work / f"{run}.json"
                 if path.exists():
                     continue
                 splits = splits or load(args.data / name)
-                epochs = args.epochs or EPOCHS[name]
                 figures = train(row, seed, args.lr, epochs, splits)
                 result = {"set": name, "row": row, "seed": seed, **figures}
                 path.write_text(json.dumps(result, indent=2))

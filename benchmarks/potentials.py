@@ -122,9 +122,9 @@ def run_rows(args: argparse.Namespace) -> None:
             for row in rows_of(name):
                 if row not in args.rows:
                     continue
-                run = file_name(row, seed, set=name)
-                more = {"data": args.data, "work": args.work, "set": name}
                 epochs = args.epochs or EPOCHS[name]
+                run = file_name(row, seed, set=name, epochs=epochs)
+                more = {"data": args.data, "work": args.work, "set": name}
                 commands[run] = words_of_one(row, seed, run, **more, epochs=epochs)
     run_all(commands, args.work, args.jobs, "benchmarks.potentials")
 
@@ -137,11 +137,12 @@ def gather(args: argparse.Namespace) -> dict:
     """
     rows = []
     for name in args.sets:
+        more = {"set": name, "epochs": args.epochs or EPOCHS[name]}
         wanted = [(args.work, row) for row in rows_of(name) if row in args.rows]
         wanted += [(args.peers, row) for row in PEERS if args.peers]
         for folder, row in wanted:
             try:
-                runs = read_runs(folder, row, args.seeds, set=name)
+                runs = read_runs(folder, row, args.seeds, **more)
             except FileNotFoundError as error:
                 raise SystemExit(f"{error.filename} is missing: run it first") from None
             rows.append({"name": f"{name}, {row}", **figures_of(runs)})
