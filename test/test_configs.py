@@ -36,13 +36,11 @@ CONFIGS = sorted(
 # How a data set is made small.
 SMALL = {
     "OC20IS2REDataset": {"max_samples": 2},
-    # slabs; small cells of bulk have no wave vectors below k_cut
-    "PotentialDataset": {
-        "path": "interatomic_potentials/example_data/emt/val.extxyz.gz@-2:"
-    },
+    "PotentialDataset": {},  # LAST of each file
     "SFINDataset": {"data_count": 2},
     "SFINSyntheticDataset": {"count": 2, "size": [24, 32]},
 }
+LAST = "@-2:"  # slabs; small cells of bulk have no wave vectors below k_cut
 NAMES = {path: str(path.relative_to(ROOT)) for path in CONFIGS}
 FINETUNE = ROOT / "property_prediction/configs/sfin/sfin_oc20_finetune.yaml"
 SYNTHETIC = ROOT / "spectrum_enhancement/configs/sfin/sfin_synthetic.yaml"
@@ -90,6 +88,8 @@ def shrunk(path, folder, overrides=()):
     config = load(path, *overrides, "Global.num_workers=0", "Global.batch_size=2")
     for block in data_sets(config):
         block["__init_params__"].update(SMALL[block["__class_name__"]])
+        if block["__class_name__"] == "PotentialDataset":
+            block["__init_params__"]["path"] += LAST
     rate = config["Optimizer"]["__init_params__"]["lr"]
     if "warmup_epoch" in rate["__init_params__"]:
         rate["__init_params__"]["warmup_epoch"] = 0

@@ -226,6 +226,8 @@ def _build(
     """
     import paddle.distributed as dist
 
+    from ppmat.datasets.repeated_frames import check_splits
+    from ppmat.datasets.repeated_frames import frames_of
     from ppmat.metrics import build_metric
     from ppmat.models import build_model
     from ppmat.optimizer import build_optimizer
@@ -240,6 +242,8 @@ def _build(
     model = None if measured else build_model(config["Model"])
     wanted = {**asked, "val": do_train or asked["val"]}
     loaders = build_loaders(config["Dataset"], wanted, settings.seed)
+    built = {split: loader for split, loader in loaders.items() if loader is not None}
+    check_splits({split: frames_of(part.dataset) for split, part in built.items()})
     for split, flag in _FLAGS.items():
         missing = f"Dataset.{split} is missing, but Global.{flag} is true"
         refuse_if(asked[split] and loaders[split] is None, missing)

@@ -31,7 +31,6 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Annotated
 from typing import Any
-from typing import NamedTuple
 
 import numpy as np
 from ase import Atoms
@@ -40,10 +39,13 @@ from paddle import io
 
 from ppmat.datasets.custom_data_type import ConcatData
 from ppmat.datasets.graph_utils.periodic_graph import PeriodicGraphConverter
+from ppmat.datasets.label_checks import Frame
+from ppmat.datasets.label_checks import check_labels
 from ppmat.datasets.oc20_is2re_dataset import graph_converter
 from ppmat.datasets.oc20_is2re_dataset import record_to_sample
 from ppmat.datasets.oc20_record import OC20Record
 from ppmat.datasets.oc20_record import structure_to_record
+from ppmat.datasets.repeated_frames import warn_of_repeated
 from ppmat.datasets.structure_reader import Unreadable
 from ppmat.datasets.structure_reader import iter_structures
 from ppmat.utils import logger
@@ -54,13 +56,6 @@ from ppmat.utils.ranges import Range
 LABELS = ("energy", "forces", "stress")
 CLOSEST = 0.3  # Å; H2 has 0.74 Å, and a compressed bond is longer than this
 LARGEST_FORCE = 1000.0  # eV/Å; a larger one has another unit, or no meaning
-
-
-class Frame(NamedTuple):
-    """A structure and its labels."""
-
-    record: OC20Record
-    labels: dict[str, np.ndarray]
 
 
 class PotentialDataset(io.Dataset):
@@ -82,7 +77,8 @@ class PotentialDataset(io.Dataset):
         transforms: Applied to each sample; in YAML a list of blocks.
 
     Raises:
-        InputError: A frame cannot be read, or lacks a label; an illegal argument.
+        InputError: A frame cannot be read, or lacks a label; labels have another unit,
+            sign or reference; an illegal argument.
     """
 
     nested_params = {"build_graph_cfg": [PeriodicGraphConverter]}
@@ -117,10 +113,11 @@ class PotentialDataset(io.Dataset):
             )
             if len(self.frames) == max_samples:
                 break
-        logger.info(
-            f"{', '.join(paths)}: {len(self.frames)} frames with "
-            f"{', '.join(property_names)}"
-        )
+        where = ", ".join(paths)
+        names = ", ".join(property_names)
+        logger.info(f"{where}: {len(self.frames)} frames with {names}")
+        check_labels(self.frames, where)
+        warn_of_repeated(self.frames, where)
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -128,7 +125,7 @@ class PotentialDataset(io.Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         if not 0 <= index < len(self.frames):
             raise IndexError(f"frame {index} of {len(self.frames)}")
-        record, labels = self.frames[index]
+        record, labels, _ = self.frames[index]
         sample = record_to_sample(record, build_graph=self.build_graph, labels=())
         for name, value in labels.items():
             sample[name] = value if name == "energy" else ConcatData(value)
@@ -155,12 +152,13 @@ def frame_of(
     """
     if isinstance(structure, OC20Record):
         record, found = structure, {"energy": structure.y_init}
+        pbc = np.ones(3, dtype=bool)
         found["forces"] = structure.force
         where = f"sid {record.sid}"
     else:
         sid = str(structure.info.get("sid", ""))
         where = f"frame {sid!r}"
-        plain = periodic_box(structure, reach)
+        plain, pbc = periodic_box(structure, reach), structure.pbc.copy()
         record = structure_to_record(plain, sid, CLOSEST, warn=False)
         found = _labels_of(structure, keys, where)
     labels = {}
@@ -192,7 +190,7 @@ def frame_of(
     for name in ("forces", "stress"):
         if name in labels:
             labels[name] = labels[name].astype("float32")
-    return Frame(record, labels)
+    return Frame(record, labels, pbc)
 
 
 def _labels_of(atoms: Atoms, keys: Mapping[str, str], where: str) -> dict[str, Any]:

@@ -200,7 +200,7 @@ def potential_scaling(
 
 def _read_frame(dataset: Any, index: int) -> tuple[float, float, int, np.ndarray]:
     """Return energy, sum of squares and number of forces, and atoms by element."""
-    record, labels = dataset.frames[index]
+    record, labels, _ = dataset.frames[index]
     counts = np.bincount(record.atomic_numbers, minlength=NUM_ELEMENTS)
     forces = labels["forces"].astype("float64")
     return labels["energy"][0], np.square(forces).sum(), forces.size, counts
