@@ -50,13 +50,13 @@ CUTOFF = 5.0  # Å
 ELEMENTS = 119
 # Epochs by set, so that the steps are about 10,000, but fewer of cells of 100 atoms.
 EPOCHS = {
-    "mlearn_Cu": 60,
-    "mlearn_Mo": 150,
-    "mlearn_Si": 120,
-    "acac": 150,
-    "lode_CC": 1500,
-    "lode_PA": 1500,
-    "lode_AA": 1500,
+    "mlearn_Cu": 12,
+    "mlearn_Mo": 30,
+    "mlearn_Si": 24,
+    "acac": 60,
+    "lode_CC": 400,
+    "lode_PA": 400,
+    "lode_AA": 400,
 }
 BATCH = 4  # frames a step
 EVALUATIONS = 30  # on val in a training, about
