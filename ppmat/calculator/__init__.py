@@ -16,7 +16,10 @@
 
 from ppmat.utils.lazy import lazy
 
-_NAMES = {"SFINCalculator": "sfin_calculator"}
+_NAMES = {
+    "EnsembleCalculator": "ensemble_calculator",
+    "SFINCalculator": "sfin_calculator",
+}
 
 __all__ = list(_NAMES)
 

@@ -40,6 +40,7 @@ from ppmat.models.sfin.sfin_potential import SFINPotential
 from ppmat.utils import logger
 from ppmat.utils.errors import InputError
 from ppmat.utils.registry import ConfigError
+from ppmat.utils.save_load import fingerprint
 
 PathLike = str | os.PathLike
 
@@ -108,6 +109,7 @@ class SFINCalculator(Calculator):
         self.build_graph = PeriodicGraphConverter(
             converter.cutoff + skin, None, converter.k_cut
         )
+        self.cutoff = converter.cutoff
         self.skin, self.allow_unseen = float(skin), allow_unseen
         self.searches = 0  # of neighbours, since the calculator was made
         self._pairs: _Pairs | None = None
@@ -120,24 +122,43 @@ class SFINCalculator(Calculator):
     ) -> None:
         """Compute what ASE asks for; see ``ase.calculators.calculator``."""
         super().calculate(atoms, properties, system_changes)
-        if "stress" in properties and not self.atoms.pbc.all():
-            raise PropertyNotImplementedError(
-                "there is a stress only if all directions are periodic"
-            )
-        if self._pairs is None or not self._pairs.hold(self.atoms, self.skin):
-            self._check_elements(self.atoms)
-            self._pairs = _Pairs(self.atoms, self.build_graph)
+        check_stress(self.atoms, properties)
+        self.results = self.results_of(self.batch_of(self.atoms), self.atoms)
+
+    def batch_of(self, atoms: Atoms) -> dict[str, Any]:
+        """Return a batch of the atoms; search neighbours if atoms have moved far."""
+        if self._pairs is None or not self._pairs.hold(atoms, self.skin):
+            self._check_elements(atoms)
+            self._pairs = _Pairs(atoms, self.build_graph)
             self.searches += 1
-        found = self.model.predict(self._pairs.batch(self.atoms))
+        return self._pairs.batch(atoms)
+
+    def results_of(self, batch: dict[str, Any], atoms: Atoms) -> dict[str, Any]:
+        """Return energy, forces and, if all directions are periodic, stress.
+
+        Args:
+            batch: What :meth:`batch_of` returned for the atoms.
+            atoms: The atoms.
+        """
+        found = self.model.predict(batch)
         energy = float(found["energy"][0])
-        self.results = {
+        results = {
             "energy": energy,
             "free_energy": energy,
             "forces": found["forces"][0].astype("float64"),
         }
-        if self.atoms.pbc.all():
+        if atoms.pbc.all():
             stress = found["stress"][0].astype("float64")
-            self.results["stress"] = full_3x3_to_voigt_6_stress(stress)
+            results["stress"] = full_3x3_to_voigt_6_stress(stress)
+        return results
+
+    def search_again(self) -> None:
+        """Search neighbours at the next calculation, whatever has moved."""
+        self._pairs = None
+
+    def fingerprints(self) -> list[str]:
+        """Return a hash of the weights."""
+        return [fingerprint(self.model)]
 
     def _check_elements(self, atoms: Atoms) -> None:
         seen = self.model.elements_seen.numpy()
@@ -150,6 +171,14 @@ class SFINCalculator(Calculator):
                 hint="allow_unseen=True computes it; the energies mean nothing.",
             )
         logger.warning(f"not in the training data: {', '.join(unseen)}")
+
+
+def check_stress(atoms: Atoms, properties: Sequence[str]) -> None:
+    """Raise ASE's error if a stress is wanted of atoms that have none."""
+    if "stress" in properties and not atoms.pbc.all():
+        raise PropertyNotImplementedError(
+            "there is a stress only if all directions are periodic"
+        )
 
 
 class _Pairs:

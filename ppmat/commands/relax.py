@@ -34,9 +34,12 @@ from ppmat.commands.options import refuse_if
 from ppmat.commands.options import status_of
 from ppmat.commands.options import task_command
 from ppmat.commands.predict_potential import add_fault
+from ppmat.commands.predict_potential import add_max_spread
 from ppmat.commands.predict_potential import add_potential_options
+from ppmat.commands.predict_potential import add_spread
 from ppmat.commands.predict_potential import iter_atoms
 from ppmat.commands.predict_potential import make_calculator
+from ppmat.commands.predict_potential import status_of_spread
 from ppmat.utils import logger
 
 _EPILOG = """\
@@ -60,7 +63,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="converged if no force is larger [eV/Å]")  # fmt: skip
     add("--max_steps", type=int, default=300)
     add("--save_path", required=True, metavar="FOLDER")
-    return parse_with_overrides(parser, argv, "input")
+    add_max_spread(parser, "exit status 1")
+    return parse_with_overrides(parser, argv, "input", "checkpoint_path")
 
 
 def run(args: argparse.Namespace, task_dir: str) -> int:
@@ -79,7 +83,7 @@ def _relax(calculator, args: argparse.Namespace) -> int:
     from ppmat.utils.errors import InputError
 
     os.makedirs(args.save_path, exist_ok=True)
-    frames, faults, unconverged = [], [], 0
+    frames, faults, unknown, unconverged = [], [], [], 0
     for atoms in iter_atoms(args.input, faults):
         sid = str(atoms.info["sid"])
         path = os.path.join(args.save_path, f"{sid.replace(os.sep, '_')}.traj")
@@ -97,14 +101,15 @@ def _relax(calculator, args: argparse.Namespace) -> int:
             continue
         unconverged += not converged
         forces = atoms.get_forces()
+        frames.append(atoms.copy())
+        frames[-1].calc = single_point(atoms)
         print(
             f"{sid}: {'converged' if converged else 'NOT converged'} after "
             f"{counted(optimizer.nsteps, 'step')}, {atoms.get_potential_energy():.6f} "
             f"eV, largest force {np.linalg.norm(forces, axis=1).max():.4f} eV/Å, moved "
             f"by up to {np.linalg.norm(atoms.positions - start, axis=1).max():.3f} Å"
+            + add_spread(frames[-1], calculator.results, args.max_spread, unknown)
         )
-        frames.append(atoms.copy())
-        frames[-1].calc = single_point(atoms)
     if frames:
         path = os.path.join(args.save_path, "relaxed.extxyz")
         write(path, frames, format="extxyz")
@@ -116,7 +121,7 @@ def _relax(calculator, args: argparse.Namespace) -> int:
             "goes on, with more --max_steps"
         )
         status = max(status, EXIT_SOME_LEFT_OUT)
-    return status
+    return max(status, status_of_spread(unknown, args.max_spread))
 
 
 def last_frame(path: str, atoms):
