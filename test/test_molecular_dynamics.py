@@ -16,6 +16,7 @@
 
 import numpy as np
 import pytest
+from ase import Atoms
 from ase import units
 from ase.build import bulk
 from ase.build import fcc111
@@ -36,7 +37,7 @@ from ppmat.utils.errors import InputError
 
 @pytest.fixture(scope="module")
 def calc(tmp_path_factory):
-    return make_potential(tmp_path_factory.mktemp("potential"), skin=0.02)
+    return make_potential(tmp_path_factory.mktemp("potential"))
 
 
 class Metal(EMT):
@@ -117,21 +118,50 @@ def test_held_atoms_stay_and_do_not_count(calc, tmp_path):
 
 @pytest.mark.parametrize("ensemble", ["nve", "nvt", "npt"])
 def test_a_continued_run_has_the_same_frames(ensemble, calc, tmp_path):
-    options = {"ensemble": ensemble, "coupling_time": 50.0}
-    whole = run(crystal(), calc, tmp_path / "whole.traj", 12, **options)
-    run(crystal(), calc, tmp_path / "parts.traj", 4, **options)
-    parts = run(crystal(), calc, tmp_path / "parts.traj", 12, **options)
+    """To the last digit, though atoms move so far that neighbours are found anew."""
+    atoms = crystal()
+    atoms.rattle(0.1, seed=0)
+    options = {"ensemble": ensemble, "time_step": 4.0, "temperature": 1000.0}
+    whole = run(atoms, calc, tmp_path / "whole.traj", 16, **options)
+    for steps in (4, 8, 16):
+        parts = run(atoms, calc, tmp_path / "parts.traj", steps, **options)
     frames = [read(tmp_path / f"{name}.traj", ":") for name in ("whole", "parts")]
-    assert len(frames[0]) == len(frames[1]) == 4
+    assert len(frames[0]) == len(frames[1]) == 5
     for one, other in zip(*frames):
         assert (one.positions == other.positions).all()
         assert (one.get_momenta() == other.get_momenta()).all()
         assert (one.cell == other.cell).all()
     assert whole.rows == parts.rows
     texts = [(tmp_path / f"{name}.csv").read_text() for name in ("whole", "parts")]
-    assert texts[0] == texts[1] and texts[0].count("\n") == 5
-    moved = np.abs(frames[0][-1].cell.array - crystal().cell.array).max()
+    assert texts[0] == texts[1] and texts[0].count("\n") == 6
+    moved = np.abs(frames[0][-1].cell.array - atoms.cell.array).max()
     assert (moved > 1e-4) == (ensemble == "npt")
+
+
+def test_the_barostat_goes_on_with_its_momentum(tmp_path):
+    copper = bulk("Cu", cubic=True)
+    volumes = []
+    for change in (0.0, 10.0):
+        path = tmp_path / f"{change}.traj"
+        run(copper, Metal(), path, 8, ensemble="npt")
+        frames = read(path, ":")
+        assert frames[-1].info["barostat_momentum"] != 0.0
+        frames[-1].info["barostat_momentum"] += change
+        write(path, frames)
+        volumes.append(
+            run(copper, Metal(), path, 12, ensemble="npt").rows[-1]["volume"]
+        )
+    assert volumes[1] > volumes[0] + 1e-4
+
+
+def test_each_block_has_its_own_noise(tmp_path):
+    """Hot atoms that nothing but noise moves: velocities of blocks are unlike."""
+    gas = Atoms("Cu8", 20.0 * np.indices((2, 2, 2)).reshape(3, 8).T, pbc=False)
+    options = {"coupling_time": 10.0, "interval": 50}
+    run(gas, Metal(), tmp_path / "a.traj", 400, **options)
+    momenta = [frame.get_momenta().ravel() for frame in read(tmp_path / "a.traj", ":")]
+    alike = np.corrcoef(momenta[1:])[~np.eye(8, dtype=bool)]
+    assert np.abs(alike).max() < 0.7
 
 
 def test_a_killed_run_loses_and_doubles_nothing(calc, tmp_path, monkeypatch):
@@ -157,37 +187,33 @@ def test_a_killed_run_loses_and_doubles_nothing(calc, tmp_path, monkeypatch):
     assert len(read(tmp_path / "killed.traj", ":")) == 5
 
 
-@pytest.mark.parametrize("ensemble, mean", [("nvt", 1200), ("npt", 1200), ("nve", 600)])
+@pytest.mark.parametrize("ensemble, mean", [("nvt", 1200), ("nve", 600)])
 def test_the_thermostat_keeps_the_temperature(ensemble, mean, tmp_path):
     """Without one, half of it becomes potential energy."""
     copper = bulk("Cu", cubic=True).repeat((2, 2, 1))
-    coupling = {} if ensemble == "nve" else {"coupling_time": 50.0}
-    done = run(
-        copper, Metal(), tmp_path / "a.traj", 1000, temperature=1200.0,
-        ensemble=ensemble, **coupling,
-    )  # fmt: skip
-    found = np.mean([row["temperature"] for row in done.rows[50:]])
-    assert found == pytest.approx(mean, rel=0.12)
+    options = {"time_step": 4.0, "temperature": 1200.0, "ensemble": ensemble}
+    if ensemble == "nvt":
+        options["coupling_time"] = 50.0
+    rows = run(copper, Metal(), tmp_path / "a.traj", 200, **options).rows
+    found = np.mean([row["temperature"] for row in rows[15:]])
+    assert found == pytest.approx(mean, rel=0.15)
 
 
 def test_the_barostat_keeps_the_pressure(tmp_path):
     """The volume under 10 GPa is that of the equation of state."""
     copper = bulk("Cu", cubic=True).repeat((2, 2, 1))
-    done = run(
-        copper, Metal(), tmp_path / "a.traj", 1000, ensemble="npt", pressure=10.0,
-        coupling_time=20.0, temperature=100.0,
-    )  # fmt: skip
-    mean = {
-        name: np.mean([row[name] for row in done.rows[50:]])
-        for name in ("pressure", "volume")
-    }
-    assert mean["pressure"] == pytest.approx(10.0, abs=0.7)
+    options = {"ensemble": "npt", "pressure": 10.0, "coupling_time": 20.0}
+    options |= {"time_step": 4.0, "temperature": 200.0}
+    rows = run(copper, Metal(), tmp_path / "a.traj", 200, **options).rows
+    names = "pressure", "volume", "temperature"
+    mean = {name: np.mean([row[name] for row in rows[20:]]) for name in names}
+    assert mean["pressure"] == pytest.approx(10.0, abs=1.0)
+    assert mean["temperature"] == pytest.approx(200.0, rel=0.2)
+    scale = (mean["volume"] / copper.cell.volume) ** (1 / 3)
+    copper.set_cell(scale * copper.cell, scale_atoms=True)
     copper.calc = EMT()
-    copper.set_cell(
-        copper.cell * (mean["volume"] / copper.cell.volume) ** (1 / 3), scale_atoms=True
-    )
     static = -copper.get_stress()[:3].mean() / units.GPa
-    assert static == pytest.approx(10.0, abs=1.0)  # 100 K push a little
+    assert static == pytest.approx(10.0, abs=1.5)  # the rest is thermal
 
 
 def test_stop_rules(tmp_path):
@@ -205,14 +231,14 @@ def test_stop_rules(tmp_path):
 
 def test_stops_when_atoms_fly_apart(tmp_path):
     near = bulk("Cu", cubic=True)
-    near.positions[1] = [0.9, 0.0, 0.0]
+    near.positions[1] = [0.5, 0.0, 0.0]
     with pytest.raises(RunStopped, match="step 0: atom . .Cu. would move by"):
-        run(near, Metal(), tmp_path / "near.traj")
+        run(near, Metal(), tmp_path / "near.traj", time_step=10.0)
     assert len(read(tmp_path / "near_stopped.extxyz")) == 4
-    near.positions[1] = [1.7, 0.0, 0.0]
+    near.positions[1] = [1.2, 0.0, 0.0]
     with pytest.raises(RunStopped, match=r"step [1-9]\d*: (the temper|atom)"):
         run(near, Metal(), tmp_path / "later.traj", ensemble="nve", temperature=1e-3)
-    assert read(tmp_path / "later.traj", 0).positions[1, 0] == 1.7
+    assert read(tmp_path / "later.traj", 0).positions[1, 0] == 1.2
 
 
 def test_stops_when_the_cell_collapses(tmp_path):
@@ -238,7 +264,7 @@ def test_stops_when_forces_are_not_finite(calc, tmp_path, monkeypatch):
 
 
 def test_stops_where_potentials_disagree(calc, tmp_path):
-    ensemble = EnsembleCalculator([calc, make_potential(tmp_path, 4, skin=0.02)])
+    ensemble = EnsembleCalculator([calc, make_potential(tmp_path, 4)])
     with pytest.raises(RunStopped, match="leaves what the potentials know"):
         run(crystal(), ensemble, tmp_path / "a.traj", spread=1e-3)
     stopped = read(tmp_path / "a_stopped.extxyz")
