@@ -339,10 +339,9 @@ class MolecularDynamics:
     def _stop(self, step: int, reason: str) -> None:
         """Write the structure and raise :class:`RunStopped`."""
         atoms = self.atoms.copy()
-        atoms.info |= {"step": step, "stopped": reason}
+        atoms.info = {"step": step, "stopped": reason}
         if "forces_spread" in self.calculator.results:
             atoms.arrays["forces_spread"] = self.calculator.results["forces_spread"]
-            atoms.info.pop("forces_spread", None)
         with replacing(self._stopped) as temporary:
             write(temporary, atoms, format="extxyz")
         raise RunStopped(f"stopped at step {step}: {reason}")

@@ -25,11 +25,12 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
-from ase.neighborlist import neighbor_list
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from ppmat.datasets.potential_dataset import periodic_box
 from ppmat.utils.files import replacing
+from ppmat.utils.neighbours import neighbour_pairs
 
 _MOST_PAIRS = 6  # lines in a picture that can still be told apart
 
@@ -104,10 +105,11 @@ def pair_distances(
         if a != b or count[a] > 1 or frames[0].pbc.any():
             found[a, b] = np.zeros(bins)
     for frame in frames:
-        first, second, distance = neighbor_list("ijd", frame, reach)
+        box = periodic_box(frame, reach)
+        pairs = neighbour_pairs(box.positions, box.cell.array, reach)
         for a, b in found:
-            chosen = (symbols[first] == a) & (symbols[second] == b)
-            around = np.histogram(distance[chosen], edges)[0] / count[a]
+            chosen = (symbols[pairs.centre] == a) & (symbols[pairs.neighbour] == b)
+            around = np.histogram(pairs.distance[chosen], edges)[0] / count[a]
             if frame.pbc.all():
                 around = around * frame.cell.volume / (shells * count[b])
             else:
