@@ -98,6 +98,7 @@ def test_start_has_the_temperature_and_no_drift(calc, tmp_path):
     assert (first[0].get_momenta() == first[1].get_momenta()).all()
     assert (first[0].get_momenta() != first[2].get_momenta()).any()
     assert hot.rows == again.rows != other.rows
+    assert not first[0].constraints  # other tools would refuse them
     for atoms in (first[0], hot.atoms):
         np.testing.assert_allclose(atoms.get_momenta().sum(axis=0), 0.0, atol=1e-9)
 
@@ -152,6 +153,9 @@ def test_the_barostat_goes_on_with_its_momentum(tmp_path):
             run(copper, Metal(), path, 12, ensemble="npt").rows[-1]["volume"]
         )
     assert volumes[1] > volumes[0] + 1e-4
+    copper.info["barostat_momentum"] = 1e3  # of the run that the structure is from
+    run(copper, Metal(), tmp_path / "other.traj", 4, ensemble="npt")
+    assert read(path, 1).info == read(tmp_path / "other.traj", 1).info
 
 
 def test_each_block_has_its_own_noise(tmp_path):
@@ -279,6 +283,9 @@ def test_npt_wants_a_crystal(calc, tmp_path):
     slab = fcc111("Cu", (2, 1, 3), vacuum=4.0)
     with pytest.raises(InputError, match="periodic in all directions"):
         run(slab, calc, tmp_path / "a.traj", ensemble="npt")
+    with pytest.raises(InputError, match="npt, and periodic are .False, False, False"):
+        run(Atoms("Cu2", [[0, 0, 0], [0, 0, 3]], pbc=True), calc, tmp_path / "a.traj",
+            ensemble="npt")  # fmt: skip
     slab.pbc = True
     with pytest.raises(InputError, match="a layer of 8.0 Å is empty"):
         run(slab, calc, tmp_path / "a.traj", ensemble="npt")
@@ -312,6 +319,9 @@ def test_another_run_is_refused_and_kept(calc, tmp_path):
     with pytest.raises(InputError, match="no run of molecular dynamics wrote it"):
         run(crystal(), calc, path)
     assert path.read_bytes() == before
+    (tmp_path / "c.csv").write_text("mine")
+    with pytest.raises(InputError, match="c.csv: is there, and no run"):
+        run(crystal(), calc, tmp_path / "c.traj")
     (tmp_path / "b").mkdir()
     run(crystal(), calc, tmp_path / "b/a.traj", 8)
     frames = read(tmp_path / "b/a.traj", ":")

@@ -56,6 +56,7 @@ from ppmat.utils.errors import check_choice
 from ppmat.utils.errors import text_of
 from ppmat.utils.files import RunManifest
 from ppmat.utils.files import replacing
+from ppmat.utils.files import writing
 from ppmat.utils.periodic import empty_layers
 from ppmat.utils.result_store import Column
 from ppmat.utils.result_store import csv_lines
@@ -213,10 +214,9 @@ class MolecularDynamics:
                 f"{steps} steps", wanted=f"a multiple of the interval, {interval}"
             )
         self._stopped.unlink(missing_ok=True)
-        log = self.path.with_suffix(".csv")
-        with replacing(log) as temporary:  # the trajectory decides what is in it
+        with replacing(self._log) as temporary:  # the trajectory decides what is in it
             temporary.write_text("".join(csv_lines(self.rows, COLUMNS)), "utf-8")
-        with Trajectory(self.path, "a") as out, open(log, "a", encoding="utf-8") as csv:
+        with Trajectory(self.path, "a") as out, open(self._log, "a", 1, "utf-8") as csv:
             if not self.rows:
                 self._check(0)
                 yield self._write(out, csv)
@@ -228,11 +228,18 @@ class MolecularDynamics:
         """Add a frame and its line; return the frame."""
         spread = largest_spread(self.atoms, self.calculator.results)
         self.atoms.info |= {"step": self.step, "forces_spread": spread}
-        out.write(self.atoms)
         self.rows.append(log_row(self.atoms, self.settings))
-        csv.write(list(csv_lines(self.rows[-1:], COLUMNS))[1])
-        csv.flush()
+        frame = self.atoms.copy()
+        frame.calc = self.calculator
+        frame.set_constraint([c for c in frame.constraints if type(c) is not FixCom])
+        with writing(self.path):
+            out.write(frame)
+            csv.write(list(csv_lines(self.rows[-1:], COLUMNS))[1])
         return self.atoms
+
+    @property
+    def _log(self) -> Path:
+        return self.path.with_suffix(".csv")
 
     @property
     def _stopped(self) -> Path:
@@ -241,18 +248,20 @@ class MolecularDynamics:
     def _read_trajectory(self, known: bool) -> Atoms | None:
         """Fill ``rows`` from the trajectory; return its last frame."""
         self.rows: list[dict[str, Any]] = []
-        last, fault = None, ""
+        for path in (self.path, self._log, self._stopped):
+            if path.exists() and not known:
+                found = "is there, and no run of molecular dynamics wrote it"
+                raise InputError(found, where=str(path), hint=_HINT)
         if not self.path.exists() or not self.path.stat().st_size:
-            return last
-        if not known:
-            fault = "is there, and no run of molecular dynamics wrote it"
-        else:
-            try:
-                with Trajectory(self.path) as stored:
-                    for last in stored:
-                        self.rows.append(log_row(last, self.settings))
-            except Exception as error:  # ASE raises many
-                fault = f"cannot be read: {text_of(error)}"
+            return None
+        last, fault = None, ""
+        try:
+            with Trajectory(self.path) as stored:
+                for last in stored:
+                    _hold_centre(last, self.settings)
+                    self.rows.append(log_row(last, self.settings))
+        except Exception as error:  # ASE raises many
+            fault = f"cannot be read: {text_of(error)}"
         steps = [row["step"] for row in self.rows]
         if steps != [i * self.settings.interval for i in range(len(steps))]:
             fault = "lacks frames"
@@ -308,7 +317,7 @@ class MolecularDynamics:
         """Stop if the structure breaks a rule, or would in the next step."""
         atoms, time_step = self.atoms, self.settings.time_step * units.fs
         forces, velocities = atoms.get_forces(), atoms.get_velocities()
-        if not np.isfinite([*forces.flat, *velocities.flat]).all():
+        if not (np.isfinite(forces).all() and np.isfinite(velocities).all()):
             self._stop(step, "forces or velocities are not finite")
         temperature = atoms.get_temperature()
         if temperature > self._hottest:
@@ -372,9 +381,9 @@ def _check_structure(atoms: Atoms, settings: MDSettings, cutoff: float) -> None:
     """Raise ``InputError`` if the ensemble has no meaning for the structure."""
     if settings.ensemble != "npt":
         return
-    if not atoms.pbc.all():
+    if not atoms.pbc.all() or atoms.cell.rank < 3:
         raise InputError(
-            f"npt, and periodic are {atoms.pbc.tolist()}",
+            f"npt, and periodic are {(atoms.pbc & atoms.cell.any(1)).tolist()}",
             wanted="a structure that is periodic in all directions",
             hint="Use nvt.",
         )
@@ -396,8 +405,7 @@ def _check_structure(atoms: Atoms, settings: MDSettings, cutoff: float) -> None:
 def _first_frame(atoms: Atoms, settings: MDSettings) -> Atoms:
     """Return the structure with velocities of the temperature."""
     atoms = atoms.copy()
-    if settings.ensemble != "npt" and not atoms.constraints:
-        atoms.set_constraint(FixCom())
+    _hold_centre(atoms, settings)
     if len(atoms) < 2 or atoms.get_number_of_degrees_of_freedom() < 1:
         raise InputError(
             "nothing can move",
@@ -408,8 +416,19 @@ def _first_frame(atoms: Atoms, settings: MDSettings) -> Atoms:
     thermalize_momenta(atoms, temperature, rng=noise, exact_temperature=True)
     if not atoms.constraints:
         Stationary(atoms)
+    atoms.info.pop("barostat_momentum", None)  # of the run that the structure is from
     atoms.info["step"] = 0
     return atoms
+
+
+def _hold_centre(atoms: Atoms, settings: MDSettings) -> None:
+    """Hold the centre of mass, if nothing else is held.
+
+    The integrator of ``npt`` does not work with it. Frames are written without it,
+    since it is no property of the structure.
+    """
+    if settings.ensemble != "npt" and not atoms.constraints:
+        atoms.set_constraint(FixCom())
 
 
 def _hash_of(atoms: Atoms) -> str:
