@@ -16,7 +16,11 @@
 
 from ppmat.utils.lazy import lazy
 
-_NAMES = {"SFINCalculator": "sfin_calculator"}
+_NAMES = {
+    "SFINCalculator": "sfin_calculator",
+    "evaluate_many": "batch_evaluation",
+    "relax_batch": "batch_relaxation",
+}
 
 __all__ = list(_NAMES)
 

@@ -213,7 +213,15 @@ def periodic_box(atoms: Atoms, reach: float) -> Atoms:
 
     A direction that is not periodic gets a cell vector, normal to the periodic ones if
     it has none, that leaves more than ``reach`` Å between images.
+
+    Raises:
+        InputError: There is no atom, or a periodic direction has no cell vector.
     """
+    if not len(atoms):
+        raise InputError("the structure has no atoms")
+    if (atoms.pbc & ~atoms.cell.any(1)).any():
+        found = f"the structure has pbc {atoms.pbc} but a cell vector of zero length"
+        raise InputError(found, wanted="a cell vector along each periodic direction")
     plain = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
     plain.info["sid"] = atoms.info.get("sid", "")
     if not atoms.pbc.all():
