@@ -23,8 +23,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 from typing import Any
+from typing import Protocol
 
 import numpy as np
 import paddle
@@ -40,9 +40,6 @@ from ppmat.datasets.potential_dataset import CLOSEST
 from ppmat.datasets.potential_dataset import periodic_box
 from ppmat.models.sfin.sfin_potential import SFINPotential
 from ppmat.utils.errors import InputError
-
-if TYPE_CHECKING:
-    from ppmat.calculator.sfin_calculator import SFINCalculator
 
 ATOMS_AT_ONCE = 500  # of a batch whose size is not given
 
@@ -78,6 +75,22 @@ class Pairs:
         positions = ConcatData(atoms.positions.astype("float32"))
         structure = {**self.structure, "cart_coords": positions}
         return {"structure_array": structure, "graph": self.graph}
+
+
+class BatchCalculator(Protocol):
+    """What computes batches, such as ``SFINCalculator``."""
+
+    def pairs_of(self, atoms: Atoms, known: Pairs | None = None) -> Pairs:
+        """Return the neighbours: the known ones if they hold, else those of a search.
+
+        Raises:
+            InputError: The structure cannot be used.
+        """
+
+    def evaluate(
+        self, structures: Sequence[Atoms], pairs: Sequence[Pairs]
+    ) -> list[dict[str, Any]]:
+        """Return the results of each structure, whose pairs hold."""
 
 
 def evaluate_batch(
@@ -132,7 +145,7 @@ def has_room(batch: Sequence[Atoms], atoms: Atoms, batch_size: int | None) -> bo
 
 def evaluate_many(
     structures: Iterable[Atoms],
-    calculator: SFINCalculator,
+    calculator: BatchCalculator,
     batch_size: int | None = None,
 ) -> Iterator[tuple[Atoms, dict[str, Any] | InputError]]:
     """Yield each structure with its results, or with the reason why it has none.
@@ -157,7 +170,7 @@ def evaluate_many(
 
 
 def _results_or_faults(
-    batch: Sequence[Atoms], calculator: SFINCalculator
+    batch: Sequence[Atoms], calculator: BatchCalculator
 ) -> Iterator[tuple[Atoms, dict[str, Any] | InputError]]:
     found: list[Pairs | InputError] = []
     for atoms in batch:

@@ -20,7 +20,6 @@ import os
 from collections import deque
 from collections.abc import Iterator
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 from typing import Any
 from typing import NamedTuple
 
@@ -31,14 +30,12 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io.trajectory import Trajectory
 from ase.optimize import FIRE
 
+from ppmat.calculator.batch_evaluation import BatchCalculator
 from ppmat.calculator.batch_evaluation import Pairs
 from ppmat.calculator.batch_evaluation import has_room
 from ppmat.calculator.batch_evaluation import is_finite
 from ppmat.datasets.potential_dataset import LARGEST_FORCE
 from ppmat.utils.errors import InputError
-
-if TYPE_CHECKING:
-    from ppmat.calculator.sfin_calculator import SFINCalculator
 
 PathLike = str | os.PathLike
 
@@ -56,7 +53,7 @@ class Relaxation(NamedTuple):
 
 def relax_batch(
     structures: Sequence[Atoms],
-    calculator: SFINCalculator,
+    calculator: BatchCalculator,
     fmax: float = 0.05,
     max_steps: int = 300,
     batch_size: int | None = None,

@@ -106,6 +106,7 @@ class SFINCalculator(Calculator):
         self.skin, self.allow_unseen = float(skin), allow_unseen
         self.searches = 0  # of neighbours, since the calculator was made
         self._pairs: Pairs | None = None
+        self._warned: set[str] = set()  # elements
 
     def calculate(
         self,
@@ -123,11 +124,7 @@ class SFINCalculator(Calculator):
         (self.results,) = self.evaluate([self.atoms], [self._pairs])
 
     def pairs_of(self, atoms: Atoms, known: Pairs | None = None) -> Pairs:
-        """Return the neighbours: the known ones if they hold, else those of a search.
-
-        Raises:
-            InputError: The structure cannot be used, or has unseen elements.
-        """
+        """Return neighbours; unseen elements are an error. See ``BatchCalculator``."""
         if known is not None and known.hold(atoms, self.skin):
             return known
         self._check_elements(atoms)
@@ -142,12 +139,14 @@ class SFINCalculator(Calculator):
 
     def _check_elements(self, atoms: Atoms) -> None:
         seen = self.model.elements_seen.numpy()
-        unseen = sorted({a.symbol for a in atoms if not seen[a.number]})
-        if not unseen:
-            return
-        if not self.allow_unseen:
+        unseen = {a.symbol for a in atoms if not seen[a.number]}
+        if unseen and not self.allow_unseen:
+            names = ", ".join(sorted(unseen))
             raise InputError(
-                f"{', '.join(unseen)} is not in the training data of the potential",
+                f"{names} is not in the training data of the potential",
                 hint="allow_unseen=True computes it; the energies mean nothing.",
             )
-        logger.warning(f"not in the training data: {', '.join(unseen)}")
+        if unseen - self._warned:
+            names = ", ".join(sorted(unseen - self._warned))
+            logger.warning(f"not in the training data: {names}")
+            self._warned |= unseen
