@@ -12,10 +12,9 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A small potential with random weights, and structures for it."""
+"""Small potentials with weights that were drawn, as files and calculators."""
 
 import paddle
-from ase.build import bulk
 
 from ppmat.calculator import SFINCalculator
 from ppmat.models import build_model
@@ -29,11 +28,9 @@ BACKBONE = {"channels": 8, "vectors": 4, "messages": 4, "num_blocks": 1}
 BACKBONE |= {"cutoff": 4.0, "k_cut": 0.9}
 
 
-def random_potential(
-    folder, graph=GRAPH, elements=(1, 6, 8, 29), halves="both", **options
-):
-    """Write a potential into a folder and make its calculator."""
-    paddle.seed(3)
+def write_potential(folder, seed=3, elements=(1, 8, 29), halves="both", graph=GRAPH):
+    """Write YAML and weights; return their paths."""
+    paddle.seed(seed)
     block = {
         "__class_name__": "SFINPotential",
         "__init_params__": {
@@ -47,14 +44,12 @@ def random_potential(
     weight.set_value(0.3 * paddle.randn(weight.shape))
     for number in elements:
         model.elements_seen[number] = True
-    paddle.save(model.state_dict(), str(folder / "best.pdparams"))
-    config = {"Model": block, "Predict": {"graph_converter": graph}}
-    save_config(config, str(folder / "model.yaml"))
-    return SFINCalculator(folder / "model.yaml", folder / "best.pdparams", **options)
+    paths = folder / f"model{seed}.yaml", folder / f"seed{seed}.pdparams"
+    save_config({"Model": block, "Predict": {"graph_converter": graph}}, str(paths[0]))
+    paddle.save(model.state_dict(), str(paths[1]))
+    return paths
 
 
-def crystal(seed=0):
-    """Eight atoms of copper away from their places."""
-    atoms = bulk("Cu", cubic=True).repeat((2, 1, 1))
-    atoms.rattle(0.1, seed=seed)
-    return atoms
+def make_potential(folder, seed=3, skin=0.5, **options):
+    """Return the calculator of :func:`write_potential`."""
+    return SFINCalculator(*write_potential(folder, seed, **options), skin=skin)

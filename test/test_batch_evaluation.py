@@ -21,8 +21,7 @@ from ase.build import bulk
 from ase.build import fcc111
 from ase.build import molecule
 from ase.constraints import FixAtoms
-from helpers_potential import crystal
-from helpers_potential import random_potential
+from helpers_potential import make_potential
 
 from ppmat.calculator import evaluate_many
 from ppmat.calculator.batch_evaluation import has_room
@@ -31,7 +30,16 @@ from ppmat.utils.errors import InputError
 
 @pytest.fixture(scope="module")
 def calculator(tmp_path_factory):
-    return random_potential(tmp_path_factory.mktemp("potential"), allow_unseen=True)
+    calculator = make_potential(tmp_path_factory.mktemp("potential"))
+    calculator.allow_unseen = True
+    return calculator
+
+
+def crystal(seed=0):
+    """Copper away from its places."""
+    atoms = bulk("Cu", cubic=True).repeat((2, 1, 1))
+    atoms.rattle(0.1, seed=seed)
+    return atoms
 
 
 def structures():
@@ -77,7 +85,7 @@ def test_constraints_do_not_change_forces(calculator):
 
 
 def test_faults_stand_in_their_places(tmp_path):
-    calculator = random_potential(tmp_path)
+    calculator = make_potential(tmp_path)
     touching = Atoms("Cu2", [[0, 0, 0], [0, 0, 0.01]], cell=[9, 9, 9], pbc=True)
     flat = Atoms("Cu", pbc=[True, False, False])
     given = [touching, crystal(), bulk("Au"), flat, Atoms(), structures()[1]]

@@ -26,8 +26,7 @@ from ase.constraints import FixBondLength
 from ase.constraints import FixedLine
 from ase.io import read
 from ase.optimize import FIRE
-from helpers_potential import crystal
-from helpers_potential import random_potential
+from helpers_potential import make_potential
 
 from ppmat.calculator import relax_batch
 from ppmat.utils.errors import InputError
@@ -35,7 +34,15 @@ from ppmat.utils.errors import InputError
 
 @pytest.fixture(scope="module")
 def calculator(tmp_path_factory):
-    return random_potential(tmp_path_factory.mktemp("potential"))
+    folder = tmp_path_factory.mktemp("potential")
+    return make_potential(folder, elements=(1, 6, 8, 29))
+
+
+def crystal(seed=0):
+    """Copper away from its places."""
+    atoms = bulk("Cu", cubic=True).repeat((2, 1, 1))
+    atoms.rattle(0.1, seed=seed)
+    return atoms
 
 
 def slab(height=1.3):

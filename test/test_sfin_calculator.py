@@ -14,10 +14,9 @@
 
 """SFINCalculator in ASE: neighbours, skin, constraints, directions, dynamics."""
 
-import functools
-
 import ase
 import numpy as np
+import paddle
 import pytest
 from ase import units
 from ase.build import bulk
@@ -31,20 +30,56 @@ from ase.io import write
 from ase.md.verlet import VelocityVerlet
 from ase.optimize import BFGS
 from helpers import to_tensors
-from helpers_potential import GRAPH
-from helpers_potential import crystal
-from helpers_potential import random_potential
 
+from ppmat.calculator import SFINCalculator
 from ppmat.datasets.collate_fn import DefaultCollator
 from ppmat.datasets.potential_dataset import PotentialDataset
+from ppmat.models import build_model
+from ppmat.utils.config import save_config
 from ppmat.utils.errors import InputError
 from ppmat.utils.registry import ConfigError
+
+GRAPH = {
+    "__class_name__": "PeriodicGraphConverter",
+    "__init_params__": {"cutoff": 4.0, "max_neighbors": None, "k_cut": 0.9},
+}
+BACKBONE = {"channels": 8, "vectors": 4, "messages": 4, "num_blocks": 1}
+BACKBONE |= {"cutoff": 4.0, "k_cut": 0.9}
 
 
 @pytest.fixture(scope="module")
 def potential(tmp_path_factory):
     """Return a function that writes a potential and makes its calculator."""
-    return functools.partial(random_potential, tmp_path_factory.mktemp("potential"))
+    folder = tmp_path_factory.mktemp("potential")
+
+    def make(graph=GRAPH, elements=(1, 6, 8, 29), halves="both", **options):
+        paddle.seed(3)
+        block = {
+            "__class_name__": "SFINPotential",
+            "__init_params__": {
+                "backbone_cfg": {**BACKBONE, "halves": halves},
+                "data_std": 3.0,
+                "element_reference": {"Cu": -3.5, "O": -2.0},
+            },
+        }
+        model = build_model(block)
+        weight = model.energy_head.out.weight
+        weight.set_value(0.3 * paddle.randn(weight.shape))
+        for number in elements:
+            model.elements_seen[number] = True
+        paddle.save(model.state_dict(), str(folder / "best.pdparams"))
+        config = {"Model": block, "Predict": {"graph_converter": graph}}
+        save_config(config, str(folder / "model.yaml"))
+        paths = folder / "model.yaml", folder / "best.pdparams"
+        return SFINCalculator(*paths, **options)
+
+    return make
+
+
+def crystal(seed=0):
+    atoms = bulk("Cu", cubic=True).repeat((2, 1, 1))
+    atoms.rattle(0.1, seed=seed)
+    return atoms
 
 
 def test_it_computes_what_training_sees(potential, tmp_path):
