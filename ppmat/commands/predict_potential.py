@@ -134,7 +134,7 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
     calculator = make_calculator(args, task_dir)
     frames, faults, metric = [], [], PotentialMetric()
     done = evaluate_many(iter_atoms(args.input, faults), calculator)
-    for atoms, results in Progress(done, "predicting", unit="structure"):
+    for atoms, results in Progress(done, "predicting", unit=" structures"):
         sid = atoms.info["sid"]
         if isinstance(results, InputError):
             add_fault(faults, f"{sid}: {results}")

@@ -93,7 +93,7 @@ def _relax(calculator, args: argparse.Namespace) -> int:
         structures, calculator, args.fmax, args.max_steps, args.batch_size, paths
     )
     frames, unconverged = {}, 0
-    for done in Progress(ended, "relaxing", total=len(structures), unit="structure"):
+    for done in Progress(ended, "relaxing", total=len(structures), unit=" structures"):
         sid, atoms = structures[done.index].info["sid"], done.atoms
         if done.fault is not None:
             add_fault(faults, f"{sid}: {done.fault}")
