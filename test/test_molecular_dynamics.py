@@ -170,16 +170,16 @@ def test_each_block_has_its_own_noise(tmp_path):
 
 def test_a_killed_run_loses_and_doubles_nothing(calc, tmp_path, monkeypatch):
     whole = run(crystal(), calc, tmp_path / "whole.traj", 16)
-    calls, results_of = [], calc.results_of
+    calls, evaluate = [], calc.evaluate
 
-    def killed(batch, atoms):
+    def killed(structures, pairs):
         calls.append(1)
         if len(calls) == 11:
             raise KeyboardInterrupt
-        return results_of(batch, atoms)
+        return evaluate(structures, pairs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(calc, "results_of", killed)
+        patch.setattr(calc, "evaluate", killed)
         with pytest.raises(KeyboardInterrupt):
             run(crystal(), calc, tmp_path / "killed.traj", 16)
     log = tmp_path / "killed.csv"
@@ -253,15 +253,15 @@ def test_stops_when_the_cell_collapses(tmp_path):
 
 
 def test_stops_when_forces_are_not_finite(calc, tmp_path, monkeypatch):
-    results_of = calc.results_of
+    evaluate = calc.evaluate
     calls = []
 
-    def broken(batch, atoms):
+    def broken(structures, pairs):
         calls.append(1)
-        found = results_of(batch, atoms)
-        return found | {"forces": found["forces"] * (np.nan if len(calls) > 6 else 1)}
+        (found,) = evaluate(structures, pairs)
+        return [found | {"forces": found["forces"] * (np.nan if len(calls) > 6 else 1)}]
 
-    monkeypatch.setattr(calc, "results_of", broken)
+    monkeypatch.setattr(calc, "evaluate", broken)
     with pytest.raises(RunStopped, match="step 6: forces or velocities"):
         run(crystal(), calc, tmp_path / "nan.traj")
     assert len(read(tmp_path / "nan.traj", ":")) == 2

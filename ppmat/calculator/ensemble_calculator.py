@@ -27,6 +27,7 @@ from ase.calculators.calculator import all_changes
 from ase.constraints import FixAtoms
 from ase.constraints import constrained_indices
 
+from ppmat.calculator.batch_evaluation import Pairs
 from ppmat.calculator.sfin_calculator import SFINCalculator
 from ppmat.calculator.sfin_calculator import check_stress
 from ppmat.utils.errors import InputError
@@ -74,6 +75,7 @@ class EnsembleCalculator(Calculator):
             raise InputError(f"{len(members)} member", wanted="two or more")
         self.members = list(members)
         self.cutoff = members[0].cutoff
+        self._pairs: Pairs | None = None
         prints = self.fingerprints()
         seen = [member.model.elements_seen.numpy() for member in members]
         for i in range(1, len(members)):
@@ -102,26 +104,41 @@ class EnsembleCalculator(Calculator):
         """Compute what ASE asks for; see ``ase.calculators.calculator``."""
         super().calculate(atoms, properties, system_changes)
         check_stress(self.atoms, properties)
-        batch = self.members[0].batch_of(self.atoms)
-        each = [member.results_of(batch, self.atoms) for member in self.members]
-        values = {name: np.array([one[name] for one in each]) for name in each[0]}
-        means = {name: value.mean(axis=0) for name, value in values.items()}
-        away = np.square(values["forces"] - means["forces"]).sum(axis=-1)  # [M, N]
-        self.results = {
-            **means,
-            "energy": float(means["energy"]),
-            "free_energy": float(means["energy"]),
-            "energy_spread": float(values["energy"].std()),
-            "forces_spread": np.sqrt(away.mean(axis=0)),
-        }
+        self._pairs = self.pairs_of(self.atoms, self._pairs)
+        (self.results,) = self.evaluate([self.atoms], [self._pairs])
+
+    def pairs_of(self, atoms: Atoms, known: Pairs | None = None) -> Pairs:
+        """Return the neighbours, which are those of all members."""
+        return self.members[0].pairs_of(atoms, known)
+
+    def evaluate(
+        self, structures: Sequence[Atoms], pairs: Sequence[Pairs]
+    ) -> list[dict[str, Any]]:
+        """Return means and spreads of several structures, whose pairs hold, at once."""
+        each = [member.evaluate(structures, pairs) for member in self.members]
+        return [_mean_and_spread(of_one) for of_one in zip(*each)]
 
     def search_again(self) -> None:
         """Search neighbours at the next calculation, whatever has moved."""
-        self.members[0].search_again()
+        self._pairs = None
 
     def fingerprints(self) -> list[str]:
         """Return a hash of the weights of each member."""
         return [text for member in self.members for text in member.fingerprints()]
+
+
+def _mean_and_spread(each: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the results of the ensemble from those of the members."""
+    values = {name: np.array([one[name] for one in each]) for name in each[0]}
+    means = {name: value.mean(axis=0) for name, value in values.items()}
+    away = np.square(values["forces"] - means["forces"]).sum(axis=-1)  # [M, N]
+    return {
+        **means,
+        "energy": float(means["energy"]),
+        "free_energy": float(means["energy"]),
+        "energy_spread": float(values["energy"].std()),
+        "forces_spread": np.sqrt(away.mean(axis=0)),
+    }
 
 
 def largest_spread(atoms: Atoms, results: Mapping[str, Any]) -> float | None:

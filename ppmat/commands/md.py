@@ -20,7 +20,6 @@ Importing it loads no Paddle.
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -39,6 +38,7 @@ from ppmat.commands.predict_potential import add_max_spread
 from ppmat.commands.predict_potential import add_potential_options
 from ppmat.commands.predict_potential import iter_atoms
 from ppmat.commands.predict_potential import make_calculator
+from ppmat.commands.relax import trajectory_paths
 from ppmat.utils import logger
 
 if TYPE_CHECKING:
@@ -124,9 +124,9 @@ def _run_all(args: argparse.Namespace, calculator, settings, rules) -> int:
     from ppmat.utils.progress import Progress
 
     faults, stopped, done = [], 0, 0
-    for atoms in iter_atoms(args.input, faults):
+    structures = list(iter_atoms(args.input, faults))
+    for atoms, path in zip(structures, trajectory_paths(structures, args.save_path)):
         sid = str(atoms.info["sid"])
-        path = os.path.join(args.save_path, f"{sid.replace(os.sep, '_')}.traj")
         try:
             dynamics = MolecularDynamics(atoms, calculator, settings, path, rules)
             if dynamics.step:

@@ -185,9 +185,11 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
     from ase.calculators.singlepoint import SinglePointCalculator
     from ase.io import write
 
+    from ppmat.calculator import evaluate_many
     from ppmat.datasets.potential_dataset import LABELS
     from ppmat.metrics import PotentialMetric
     from ppmat.utils.errors import InputError
+    from ppmat.utils.progress import Progress
 
     out = args.save_path
     refuse_if(
@@ -195,18 +197,13 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
     )
     calculator = make_calculator(args, task_dir)
     frames, faults, unknown, metric = [], [], [], PotentialMetric()
-    for atoms in iter_atoms(args.input, faults):
+    done = evaluate_many(iter_atoms(args.input, faults), calculator)
+    for atoms, results in Progress(done, "predicting", unit=" structures"):
         sid = atoms.info["sid"]
-        labels = dict(atoms.calc.results) if atoms.calc is not None else {}
-        plain = atoms.copy()
-        plain.set_constraint()
-        plain.calc = calculator
-        try:
-            plain.get_potential_energy()
-        except InputError as error:
-            add_fault(faults, f"{sid}: {error}")
+        if isinstance(results, InputError):
+            add_fault(faults, f"{sid}: {results}")
             continue
-        results = calculator.results
+        labels = dict(atoms.calc.results) if atoms.calc is not None else {}
         found = {name: results[name] for name in LABELS if name in results}
         batch = {**labels, "structure_array": {"num_atoms": [len(atoms)]}}
         metric.update_step(result={"pred_dict": found}, batch=batch, stage="test")
@@ -217,7 +214,7 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
         text = f"{sid}: {found['energy']:.6f} eV, largest force {largest:.4f} eV/Å"
         text += add_spread(result, results, args.max_spread, unknown)
         if len(frames) <= _MAX_ROWS:
-            print(text)
+            Progress.write(text)
     if out and frames:
         Path(out).parent.mkdir(parents=True, exist_ok=True)
         write(out, frames, format="extxyz")
