@@ -58,6 +58,7 @@ LIGHT = (
     "ppmat.commands.sample",
     "ppmat.trainer",
     "ppmat.commands.train",
+    "ppmat.commands.md",
 )
 HEAVY = {"paddle", "pymatgen", "matplotlib", "ase"}
 WITH_ASE = ("ppmat.datasets.structure_reader", "ppmat.commands.synthesize")

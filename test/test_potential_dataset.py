@@ -118,6 +118,23 @@ def test_open_directions_are_out_of_reach():
     assert (image[:, 2] != 0).any()  # the twin: the cell as it is
 
 
+def test_vacuum_that_is_long_enough_stays():
+    """Else the box, which reciprocal vectors see, would follow each move of an atom."""
+    slab = fcc111("Cu", (2, 2, 2), vacuum=8.0)
+    slab.pbc = [True, True, False]
+    np.testing.assert_allclose(periodic_box(slab, 5.0).cell, slab.cell)
+    slab.positions[0, 2] += 0.3
+    np.testing.assert_allclose(periodic_box(slab, 5.0).cell, slab.cell)
+    water = molecule("H2O", vacuum=8.0)
+    np.testing.assert_allclose(periodic_box(water, 5.0).cell, water.cell)
+    water.cell[0] = [900.0, 0.0, 0.0]
+    assert periodic_box(water, 5.0).cell[0, 0] == 50.0
+    slab.cell[2] = [3.0, 0.0, 9.0]  # tilted and too short: its height counts
+    height = np.ptp(slab.positions[:, 2])
+    box = periodic_box(slab, 12.0)
+    np.testing.assert_allclose(box.cell[2], [0, 0, height + 13.0], atol=1e-9)
+
+
 def test_refuses_what_has_no_meaning(tmp_path):
     (atoms,) = frames(1)
     limited = {**GRAPH, "__init_params__": {"cutoff": 4.0, "max_neighbors": 12}}

@@ -112,6 +112,57 @@ def test_relax_holds_atoms_and_goes_on(trained, tmp_path, capsys, caplog):
     assert "cannot be read" in caplog.text
 
 
+def test_relax_does_many_and_lists_faults(trained, tmp_path, capsys, caplog):
+    """One at a time and three at once end in the same places, in the same order."""
+    slabs = [fcc111("Cu", (1, 1, n), vacuum=6.0, periodic=True) for n in (5, 3, 4)]
+    slabs.insert(1, fcc111("Au", (1, 1, 3), vacuum=6.0, periodic=True))
+    for slab in slabs:
+        slab.positions[-1, 2] += 0.2
+        slab.info.clear()
+    write(tmp_path / "slabs.traj", slabs)
+    words = [*trained, "--input", str(tmp_path / "slabs.traj"), "--max_steps=8"]
+    found = []
+    for size in ("--batch_size=1", "--batch_size=3"):
+        out = tmp_path / size
+        assert relax.main(TASK, [*words, size, f"--save_path={out}"]) == 1
+        found.append(read(out / "relaxed.extxyz", ":"))
+        steps = re.findall(r"(slabs_\d): .*after (\d+) step", capsys.readouterr().out)
+        assert sorted(sid for sid, _ in steps) == ["slabs_0", "slabs_2", "slabs_3"]
+        for sid, number in steps:
+            assert len(read(out / f"{sid}.traj", ":")) == int(number) + 1
+        assert not (out / "slabs_1.traj").exists()
+    assert "slabs_1: Au is not in the training data" in caplog.text
+    assert [len(atoms) for atoms in found[0]] == [5, 3, 4]
+    for one, two in zip(*found):
+        np.testing.assert_allclose(one.positions, two.positions, atol=1e-4)
+        assert abs(one.get_potential_energy() - two.get_potential_energy()) < 1e-4
+
+
+def test_relax_refuses_ids_with_one_file_name(trained, tmp_path, caplog):
+    slabs = [fcc111("Cu", (1, 1, 3), vacuum=6.0, periodic=True) for _ in range(2)]
+    for slab, sid in zip(slabs, ("a/b", "a_b")):
+        slab.info["sid"] = sid
+    write(tmp_path / "slabs.traj", slabs)
+    words = [*trained, "--input", str(tmp_path / "slabs.traj")]
+    assert relax.main(TASK, [*words, f"--save_path={tmp_path / 'out'}"]) == 2
+    assert "2 structures would share a_b.traj" in caplog.text
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "word, fault",
+    [
+        ("--batch_size=0", "wanted at least 1"),
+        ("--max_steps=0", "wanted at least 1"),
+        ("--fmax=nan", "wanted 0 to 10"),
+    ],
+)
+def test_relax_refuses_wrong_options(trained, word, fault, caplog):
+    words = [*trained, "--input", os.devnull, "--save_path=no", word]
+    assert relax.main(TASK, words) == 2
+    assert fault in caplog.text and not os.path.exists("no")
+
+
 def test_unseen_elements_are_left_out(trained, tmp_path, caplog):
     path = tmp_path / "gold.traj"
     write(path, fcc111("Au", (1, 1, 3), vacuum=6.0, periodic=True))

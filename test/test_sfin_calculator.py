@@ -203,6 +203,31 @@ def test_constraints_are_those_of_ase(potential):
     assert np.abs(atoms.positions - start).max() > 1e-3
 
 
+def test_unseen_elements_are_reported_once(potential, caplog):
+    calc = potential(allow_unseen=True)
+    for number in range(3):
+        atoms = bulk("Au", a=4.0 + 0.1 * number)
+        atoms.calc = calc
+        atoms.get_potential_energy()
+    assert calc.searches == 3
+    assert caplog.text.count("not in the training data: Au") == 1
+
+
+def test_energies_do_not_depend_on_the_past(potential):
+    """A slab with vacuum keeps its box when neighbours are searched again."""
+    slab = fcc111("Cu", (2, 2, 2), vacuum=8.0)
+    slab.pbc = [True, True, False]
+    slab.calc = calc = potential()
+    slab.positions[-1, 2] += 0.3
+    slab.get_potential_energy()
+    slab.positions[-1, 2] -= 0.2
+    energy, searches = slab.get_potential_energy(), calc.searches
+    assert searches == 1
+    fresh = slab.copy()
+    fresh.calc = potential()
+    assert fresh.get_potential_energy() == pytest.approx(energy, abs=1e-5)
+
+
 def test_refuses_what_it_cannot_know(potential):
     atoms = bulk("Au")
     atoms.calc = potential()

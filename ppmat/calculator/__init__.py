@@ -16,7 +16,14 @@
 
 from ppmat.utils.lazy import lazy
 
-_NAMES = {"SFINCalculator": "sfin_calculator"}
+_NAMES = {
+    "EnsembleCalculator": "ensemble_calculator",
+    "MDSettings": "molecular_dynamics",
+    "MolecularDynamics": "molecular_dynamics",
+    "SFINCalculator": "sfin_calculator",
+    "evaluate_many": "batch_evaluation",
+    "relax_batch": "batch_relaxation",
+}
 
 __all__ = list(_NAMES)
 

@@ -21,25 +21,21 @@ from collections.abc import Iterable
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-import paddle
 from ase import Atoms
 from ase.calculators.calculator import Calculator
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.calculator import all_changes
-from ase.stress import full_3x3_to_voigt_6_stress
-from pymatgen.io.ase import AseAtomsAdaptor
 
+from ppmat.calculator.batch_evaluation import Pairs
+from ppmat.calculator.batch_evaluation import evaluate_batch
 from ppmat.datasets.graph_utils.periodic_graph import PeriodicGraphConverter
-from ppmat.datasets.oc20_record import structure_to_record
-from ppmat.datasets.potential_dataset import CLOSEST
-from ppmat.datasets.potential_dataset import periodic_box
 from ppmat.models import build_graph_converter
 from ppmat.models import build_trained_model
 from ppmat.models.sfin.sfin_potential import SFINPotential
 from ppmat.utils import logger
 from ppmat.utils.errors import InputError
 from ppmat.utils.registry import ConfigError
+from ppmat.utils.save_load import fingerprint
 
 PathLike = str | os.PathLike
 
@@ -108,9 +104,11 @@ class SFINCalculator(Calculator):
         self.build_graph = PeriodicGraphConverter(
             converter.cutoff + skin, None, converter.k_cut
         )
+        self.cutoff = converter.cutoff
         self.skin, self.allow_unseen = float(skin), allow_unseen
         self.searches = 0  # of neighbours, since the calculator was made
-        self._pairs: _Pairs | None = None
+        self._pairs: Pairs | None = None
+        self._warned: set[str] = set()  # elements
 
     def calculate(
         self,
@@ -120,67 +118,50 @@ class SFINCalculator(Calculator):
     ) -> None:
         """Compute what ASE asks for; see ``ase.calculators.calculator``."""
         super().calculate(atoms, properties, system_changes)
-        if "stress" in properties and not self.atoms.pbc.all():
-            raise PropertyNotImplementedError(
-                "there is a stress only if all directions are periodic"
-            )
-        if self._pairs is None or not self._pairs.hold(self.atoms, self.skin):
-            self._check_elements(self.atoms)
-            self._pairs = _Pairs(self.atoms, self.build_graph)
-            self.searches += 1
-        found = self.model.predict(self._pairs.batch(self.atoms))
-        energy = float(found["energy"][0])
-        self.results = {
-            "energy": energy,
-            "free_energy": energy,
-            "forces": found["forces"][0].astype("float64"),
-        }
-        if self.atoms.pbc.all():
-            stress = found["stress"][0].astype("float64")
-            self.results["stress"] = full_3x3_to_voigt_6_stress(stress)
+        check_stress(self.atoms, properties)
+        self._pairs = self.pairs_of(self.atoms, self._pairs)
+        (self.results,) = self.evaluate([self.atoms], [self._pairs])
+
+    def pairs_of(self, atoms: Atoms, known: Pairs | None = None) -> Pairs:
+        """Return neighbours; unseen elements are an error. See ``BatchCalculator``."""
+        if known is not None and known.hold(atoms, self.skin):
+            return known
+        self._check_elements(atoms)
+        self.searches += 1
+        return Pairs(atoms, self.build_graph)
+
+    def evaluate(
+        self, structures: Sequence[Atoms], pairs: Sequence[Pairs]
+    ) -> list[dict[str, Any]]:
+        """Return the results of several structures, whose pairs hold, at once."""
+        return evaluate_batch(self.model, structures, pairs)
+
+    def search_again(self) -> None:
+        """Search neighbours at the next calculation, whatever has moved."""
+        self._pairs = None
+
+    def fingerprints(self) -> list[str]:
+        """Return a hash of the weights."""
+        return [fingerprint(self.model)]
 
     def _check_elements(self, atoms: Atoms) -> None:
         seen = self.model.elements_seen.numpy()
-        unseen = sorted({a.symbol for a in atoms if not seen[a.number]})
-        if not unseen:
-            return
-        if not self.allow_unseen:
+        unseen = {a.symbol for a in atoms if not seen[a.number]}
+        if unseen and not self.allow_unseen:
+            names = ", ".join(sorted(unseen))
             raise InputError(
-                f"{', '.join(unseen)} is not in the training data of the potential",
+                f"{names} is not in the training data of the potential",
                 hint="allow_unseen=True computes it; the energies mean nothing.",
             )
-        logger.warning(f"not in the training data: {', '.join(unseen)}")
+        if unseen - self._warned:
+            names = ", ".join(sorted(unseen - self._warned))
+            logger.warning(f"not in the training data: {names}")
+            self._warned |= unseen
 
 
-class _Pairs:
-    """Pairs of neighbours, found once and used while atoms move little."""
-
-    def __init__(self, atoms: Atoms, build_graph: PeriodicGraphConverter) -> None:
-        box = periodic_box(atoms, build_graph.cutoff)
-        # checks the structure; its atoms may be wrapped, those of ``box`` are not
-        structure_to_record(box, "", CLOSEST, warn=False)
-        self.start = atoms.positions.copy()
-        self.cell, self.pbc = atoms.cell.array.copy(), atoms.pbc.copy()
-        self.numbers = atoms.numbers.copy()
-        graph = build_graph(AseAtomsAdaptor.get_structure(box))
-        self.graph = {key: paddle.to_tensor(value.data) for key, value in graph.items()}
-        self.structure = {
-            "lattice": paddle.to_tensor(box.cell.array[None], "float32"),
-            "atom_types": paddle.to_tensor(atoms.numbers, "int64"),
-            "num_atoms": paddle.to_tensor([len(atoms)], "int64"),
-        }
-
-    def hold(self, atoms: Atoms, skin: float) -> bool:
-        """Return whether the pairs are still all within the cut-off."""
-        if len(atoms) != len(self.start) or (atoms.numbers != self.numbers).any():
-            return False
-        if (atoms.pbc != self.pbc).any() or (atoms.cell.array != self.cell).any():
-            return False
-        moved = np.linalg.norm(atoms.positions - self.start, axis=1)
-        return bool(moved.max(initial=0.0) < 0.5 * skin)
-
-    def batch(self, atoms: Atoms) -> dict[str, Any]:
-        """Return a batch of the one structure."""
-        positions = paddle.to_tensor(atoms.positions, "float32")
-        structure = {**self.structure, "cart_coords": positions}
-        return {"structure_array": structure, "graph": self.graph}
+def check_stress(atoms: Atoms, properties: Sequence[str]) -> None:
+    """Raise ASE's error if a stress is wanted of atoms that have none."""
+    if "stress" in properties and not atoms.pbc.all():
+        raise PropertyNotImplementedError(
+            "there is a stress only if all directions are periodic"
+        )

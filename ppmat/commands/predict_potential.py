@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ from typing import Any
 
 import numpy as np
 
+from ppmat.commands.options import EXIT_SOME_LEFT_OUT
 from ppmat.commands.options import add_model_options
 from ppmat.commands.options import announce_task_config
 from ppmat.commands.options import counted
@@ -60,14 +62,17 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_potential_options(parser)
     add = parser.add_argument
     add("--save_path", metavar="FILE.extxyz", help="also write structures and results")
-    return parse_with_overrides(parser, argv, "input")
+    add_max_spread(parser, "exit status 1")
+    return parse_with_overrides(parser, argv, "input", "checkpoint_path")
 
 
 def add_potential_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the commands that apply a potential to structures."""
     add_model_options(parser)
     add = parser.add_argument
-    add("--checkpoint_path", help="weights that belong to --config_path")
+    add("--checkpoint_path", nargs="+", default=[], metavar="FILE",
+        help="weights that belong to --config_path; several, trained from different "
+        "seeds, also give the spread of the forces")  # fmt: skip
     add("--input", nargs="+", required=True,
         help="files, folders, patterns; FILE@INDEX picks frames")  # fmt: skip
     add("--allow_unseen", action="store_true",
@@ -75,24 +80,48 @@ def add_potential_options(parser: argparse.ArgumentParser) -> None:
     add("overrides", nargs="*", metavar="KEY=VALUE", help="changes of the YAML")
 
 
+def add_max_spread(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add the limit of the spread; ``what`` is done beyond it."""
+    parser.add_argument(
+        "--max_spread",
+        type=float,
+        help=f"with several --checkpoint_path: {what} if their forces on an atom "
+        "differ by more [eV/Å]",
+    )
+
+
 def make_calculator(args: argparse.Namespace, task_dir: str) -> Any:
-    """Return the calculator that the options ask for."""
+    """Return the calculator that the options ask for: of several weights the mean."""
+    limit, paths = args.max_spread, args.checkpoint_path
+    refuse_if(
+        limit is not None and not limit > 0, f"--max_spread={limit}: wanted above 0"
+    )
+    refuse_if(
+        limit is not None and len(paths) < 2,
+        "--max_spread wants several --checkpoint_path, trained from different seeds",
+    )
     import paddle
 
+    from ppmat.calculator import EnsembleCalculator
     from ppmat.calculator import SFINCalculator
     from ppmat.datasets.structure_reader import find_inputs
 
     find_inputs(args.input)  # reports a wrong path before the model is loaded
     if args.device:
         paddle.set_device(args.device)
-    return SFINCalculator(
-        announce_task_config(args.config_path, task_dir, args.overrides, False),
-        args.checkpoint_path,
-        args.model_name,
-        args.weights_name,
-        args.overrides,
-        allow_unseen=args.allow_unseen,
-    )
+    config = announce_task_config(args.config_path, task_dir, args.overrides, False)
+    members = [
+        SFINCalculator(
+            config,
+            path,
+            args.model_name,
+            args.weights_name,
+            args.overrides,
+            allow_unseen=args.allow_unseen,
+        )
+        for path in paths or [None]
+    ]
+    return members[0] if len(members) == 1 else EnsembleCalculator(members)
 
 
 def iter_atoms(inputs: Sequence[str], faults: list[str]) -> Iterator[Atoms]:
@@ -116,43 +145,76 @@ def add_fault(faults: list[str], text: str) -> None:
     faults.append(text)
 
 
+def add_spread(
+    atoms: Atoms, results: Mapping[str, Any], limit: float | None, unknown: list[str]
+) -> str:
+    """Keep the spread of an ensemble with a result, and return a text about it.
+
+    Args:
+        atoms: The structure as it will be written.
+        results: Those of the calculator; without a spread nothing is done.
+        limit: ``--max_spread``.
+        unknown: Gets the id of a structure beyond the limit.
+    """
+    from ppmat.calculator.ensemble_calculator import largest_spread
+
+    spread = largest_spread(atoms, results)
+    if spread is None:
+        return ""
+    atoms.arrays["forces_spread"] = results["forces_spread"]
+    atoms.info["energy_spread"] = results["energy_spread"]
+    if limit and spread > limit:
+        unknown.append(str(atoms.info["sid"]))
+    return f", spread {results['energy_spread']:.4f} eV, {spread:.4f} eV/Å"
+
+
+def status_of_spread(unknown: Sequence[str], limit: float | None) -> int:
+    """Log which structures are beyond ``--max_spread``; returns the exit status."""
+    if not unknown:
+        return 0
+    names = ", ".join(unknown[:_MAX_ROWS]) + (", ..." if unknown[_MAX_ROWS:] else "")
+    logger.error(
+        f"the potentials do not know {counted(len(unknown), 'structure')} (forces "
+        f"differ by more than {limit:g} eV/Å): {names}"
+    )
+    return EXIT_SOME_LEFT_OUT
+
+
 def run(args: argparse.Namespace, task_dir: str) -> int:
     """Run the command; returns the exit status."""
     from ase.calculators.singlepoint import SinglePointCalculator
     from ase.io import write
 
+    from ppmat.calculator import evaluate_many
     from ppmat.datasets.potential_dataset import LABELS
     from ppmat.metrics import PotentialMetric
     from ppmat.utils.errors import InputError
+    from ppmat.utils.progress import Progress
 
     out = args.save_path
     refuse_if(
         out and not out.endswith(".extxyz"), f"--save_path={out}: wanted FILE.extxyz"
     )
     calculator = make_calculator(args, task_dir)
-    frames, faults, metric = [], [], PotentialMetric()
-    for atoms in iter_atoms(args.input, faults):
+    frames, faults, unknown, metric = [], [], [], PotentialMetric()
+    done = evaluate_many(iter_atoms(args.input, faults), calculator)
+    for atoms, results in Progress(done, "predicting", unit=" structures"):
         sid = atoms.info["sid"]
-        labels = dict(atoms.calc.results) if atoms.calc is not None else {}
-        plain = atoms.copy()
-        plain.set_constraint()
-        plain.calc = calculator
-        try:
-            plain.get_potential_energy()
-        except InputError as error:
-            add_fault(faults, f"{sid}: {error}")
+        if isinstance(results, InputError):
+            add_fault(faults, f"{sid}: {results}")
             continue
-        results = calculator.results
+        labels = dict(atoms.calc.results) if atoms.calc is not None else {}
         found = {name: results[name] for name in LABELS if name in results}
         batch = {**labels, "structure_array": {"num_atoms": [len(atoms)]}}
         metric.update_step(result={"pred_dict": found}, batch=batch, stage="test")
         result = atoms.copy()
         result.calc = SinglePointCalculator(result, **found)
         frames.append(result)
+        largest = np.linalg.norm(found["forces"], axis=1).max()
+        text = f"{sid}: {found['energy']:.6f} eV, largest force {largest:.4f} eV/Å"
+        text += add_spread(result, results, args.max_spread, unknown)
         if len(frames) <= _MAX_ROWS:
-            largest = np.linalg.norm(found["forces"], axis=1).max()
-            energy = found["energy"]
-            print(f"{sid}: {energy:.6f} eV, largest force {largest:.4f} eV/Å")
+            Progress.write(text)
     if out and frames:
         Path(out).parent.mkdir(parents=True, exist_ok=True)
         write(out, frames, format="extxyz")
@@ -162,7 +224,8 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
         if f"{name}_mae" in scores:
             mae, rmse = scores[f"{name}_mae"], scores[f"{name}_rmse"]
             print(f"{name}: MAE {mae:.5f}, RMSE {rmse:.5f} {unit}")
-    return status_of(len(faults), len(frames) + len(faults), "structure")
+    status = status_of(len(faults), len(frames) + len(faults), "structure")
+    return max(status, status_of_spread(unknown, args.max_spread))
 
 
 main = task_command(parse_args, run)

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -34,9 +35,12 @@ from ppmat.commands.options import refuse_if
 from ppmat.commands.options import status_of
 from ppmat.commands.options import task_command
 from ppmat.commands.predict_potential import add_fault
+from ppmat.commands.predict_potential import add_max_spread
 from ppmat.commands.predict_potential import add_potential_options
+from ppmat.commands.predict_potential import add_spread
 from ppmat.commands.predict_potential import iter_atoms
 from ppmat.commands.predict_potential import make_calculator
+from ppmat.commands.predict_potential import status_of_spread
 from ppmat.utils import logger
 
 _EPILOG = """\
@@ -58,15 +62,23 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--fmax", type=float, default=0.05,
         help="converged if no force is larger [eV/Å]")  # fmt: skip
-    add("--max_steps", type=int, default=300)
+    add("--max_steps", type=int, default=300, help="most steps of a structure")
+    add("--batch_size", type=int,
+        help="structures relaxed at once; default: as many as have 500 "
+        "atoms")  # fmt: skip
     add("--save_path", required=True, metavar="FOLDER")
-    return parse_with_overrides(parser, argv, "input")
+    add_max_spread(parser, "exit status 1")
+    return parse_with_overrides(parser, argv, "input", "checkpoint_path")
 
 
 def run(args: argparse.Namespace, task_dir: str) -> int:
     """Run the command; returns the exit status."""
     refuse_if(not 0 < args.fmax < 10, f"--fmax={args.fmax}: wanted 0 to 10 eV/Å")
     refuse_if(args.max_steps < 1, f"--max_steps={args.max_steps}: wanted at least 1")
+    refuse_if(
+        args.batch_size is not None and args.batch_size < 1,
+        f"--batch_size={args.batch_size}: wanted at least 1",
+    )
     calculator = make_calculator(args, task_dir)
     with lock_output(args.save_path):
         return _relax(calculator, args)
@@ -74,40 +86,37 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
 
 def _relax(calculator, args: argparse.Namespace) -> int:
     from ase.io import write
-    from ase.optimize import FIRE
 
-    from ppmat.utils.errors import InputError
+    from ppmat.calculator import relax_batch
+    from ppmat.utils.progress import Progress
 
-    os.makedirs(args.save_path, exist_ok=True)
-    frames, faults, unconverged = [], [], 0
-    for atoms in iter_atoms(args.input, faults):
-        sid = str(atoms.info["sid"])
-        path = os.path.join(args.save_path, f"{sid.replace(os.sep, '_')}.traj")
-        start = atoms.positions.copy()
-        try:
-            atoms = last_frame(path, atoms)
-            atoms.calc = calculator
-            # the trajectory grows, also over several runs
-            optimizer = FIRE(
-                atoms, trajectory=path, append_trajectory=True, logfile=None
-            )
-            converged = optimizer.run(fmax=args.fmax, steps=args.max_steps)
-        except InputError as error:
-            add_fault(faults, f"{sid}: {error}")
+    faults: list[str] = []
+    structures = list(iter_atoms(args.input, faults))
+    paths = trajectory_paths(structures, args.save_path)
+    ended = relax_batch(
+        structures, calculator, args.fmax, args.max_steps, args.batch_size, paths
+    )
+    frames, unknown, unconverged = {}, [], 0
+    for done in Progress(ended, "relaxing", total=len(structures), unit=" structures"):
+        sid, atoms = structures[done.index].info["sid"], done.atoms
+        if done.fault is not None:
+            add_fault(faults, f"{sid}: {done.fault}")
             continue
-        unconverged += not converged
+        unconverged += not done.converged
         forces = atoms.get_forces()
-        print(
-            f"{sid}: {'converged' if converged else 'NOT converged'} after "
-            f"{counted(optimizer.nsteps, 'step')}, {atoms.get_potential_energy():.6f} "
+        frames[done.index] = atoms.copy()
+        frames[done.index].calc = single_point(atoms)
+        moved = atoms.positions - structures[done.index].positions
+        Progress.write(
+            f"{sid}: {'converged' if done.converged else 'NOT converged'} after "
+            f"{counted(done.steps, 'step')}, {atoms.get_potential_energy():.6f} "
             f"eV, largest force {np.linalg.norm(forces, axis=1).max():.4f} eV/Å, moved "
-            f"by up to {np.linalg.norm(atoms.positions - start, axis=1).max():.3f} Å"
+            f"by up to {np.linalg.norm(moved, axis=1).max():.3f} Å"
+            + add_spread(frames[done.index], done.results, args.max_spread, unknown)
         )
-        frames.append(atoms.copy())
-        frames[-1].calc = single_point(atoms)
     if frames:
         path = os.path.join(args.save_path, "relaxed.extxyz")
-        write(path, frames, format="extxyz")
+        write(path, [frames[index] for index in sorted(frames)], format="extxyz")
         logger.message(f"Wrote {path}: {counted(len(frames), 'structure')}")
     status = status_of(len(faults), len(frames) + len(faults), "structure")
     if unconverged:
@@ -116,34 +125,20 @@ def _relax(calculator, args: argparse.Namespace) -> int:
             "goes on, with more --max_steps"
         )
         status = max(status, EXIT_SOME_LEFT_OUT)
-    return status
+    return max(status, status_of_spread(unknown, args.max_spread))
 
 
-def last_frame(path: str, atoms):
-    """Return where a relaxation was stopped; the atoms themselves if there is none.
+def trajectory_paths(structures: Sequence, folder: str) -> list[str]:
+    """Return the trajectory of each structure, named by its id.
 
     Raises:
-        InputError: The trajectory cannot be read, or starts with another structure.
+        ConfigError: Two have the same name.
     """
-    from ase.io import read
-
-    from ppmat.utils.errors import InputError
-
-    if not os.path.exists(path) or not os.path.getsize(path):
-        return atoms
-    hint = "Choose another --save_path, or remove the file."
-    try:
-        frames = read(path, ":")
-    except Exception as error:  # ASE raises many
-        raise InputError(f"{path} cannot be read: {error}", hint=hint) from error
-    first = frames[0]
-    same = len(first) == len(atoms) and (first.numbers == atoms.numbers).all()
-    if same:
-        moved = np.abs(first.positions - atoms.positions).max()
-        same = max(moved, np.abs(first.cell - atoms.cell).max()) < 1e-4
-    if not same:
-        raise InputError(f"{path} is the relaxation of another structure", hint=hint)
-    return frames[-1]
+    names = [str(atoms.info["sid"]).replace(os.sep, "_") for atoms in structures]
+    for name, number in Counter(names).items():
+        refuse_if(number > 1, f"{number} structures would share {name}.traj: their ids "
+                  f"differ in {os.sep} and _ only")  # fmt: skip
+    return [os.path.join(folder, f"{name}.traj") for name in names]
 
 
 def single_point(atoms):

@@ -55,6 +55,7 @@ from ppmat.utils.ranges import Range
 
 LABELS = ("energy", "forces", "stress")
 CLOSEST = 0.3  # Å; H2 has 0.74 Å, and a compressed bond is longer than this
+LONGEST_VACUUM = 50.0  # Å; of a given cell vector where nothing is periodic
 LARGEST_FORCE = 1000.0  # eV/Å; a larger one has another unit, or no meaning
 
 
@@ -209,20 +210,32 @@ def _labels_of(atoms: Atoms, keys: Mapping[str, str], where: str) -> dict[str, A
 def periodic_box(atoms: Atoms, reach: float) -> Atoms:
     """Return atoms alone, periodic in all directions, without tags and constraints.
 
-    A direction that is not periodic gets a cell vector, normal to the periodic ones if
-    it has none, that leaves more than ``reach`` Å between images.
+    A direction that is not periodic gets a cell vector normal to the periodic ones. It
+    is as long as the given one (at most 50 Å), or longer, so that more than ``reach`` Å
+    are between images.
+
+    Raises:
+        InputError: There is no atom, or no volume between periodic cell vectors.
     """
+    if not len(atoms):
+        raise InputError("the structure has no atoms")
+    periodic = atoms.cell.array[atoms.pbc]
+    finite = np.isfinite(periodic).all()
+    if not finite or np.linalg.matrix_rank(periodic) < len(periodic):
+        raise InputError(
+            f"cell vectors of the periodic directions are {periodic.tolist()}",
+            wanted="vectors that are not zero and not parallel",
+        )
     plain = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
     plain.info["sid"] = atoms.info.get("sid", "")
     if not atoms.pbc.all():
         cell = atoms.cell.copy()
         cell[~atoms.pbc] = 0.0
-        cell = cell.complete().array
+        cell = cell.complete().array  # the new vectors have length 1
         inverse = np.linalg.inv(cell)
         for axis in np.flatnonzero(~atoms.pbc):
-            along = atoms.positions @ inverse[:, axis]
-            length = np.linalg.norm(cell[axis])
-            extent = np.ptp(along) * length + reach + 1.0
-            cell[axis] *= max(extent / length, 1.0)
+            extent = np.ptp(atoms.positions @ inverse[:, axis])
+            given = min(abs(atoms.cell[axis] @ cell[axis]), LONGEST_VACUUM)
+            cell[axis] *= max(given, extent + reach + 1.0)
         plain.cell, plain.pbc = cell, True
     return plain
