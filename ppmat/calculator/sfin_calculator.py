@@ -39,6 +39,8 @@ from ppmat.utils.save_load import fingerprint
 
 PathLike = str | os.PathLike
 
+DEFAULT_MODEL = "sfin_potential_chgnet_small"  # in ppmat/models/packages
+
 
 class SFINCalculator(Calculator):
     """A trained potential as an ASE calculator.
@@ -52,7 +54,8 @@ class SFINCalculator(Calculator):
     reach. There is a stress only if all directions are periodic.
 
     Args:
-        config_path: YAML of your own model, as training writes it.
+        config_path: YAML of your own model, as training writes it. Without a model the
+            shipped one is used, :data:`DEFAULT_MODEL`: a student of CHGNet, not DFT.
         checkpoint_path: Its weights.
         model_name: A registered model instead.
         weights_name: Weights of a registered model.
@@ -87,6 +90,8 @@ class SFINCalculator(Calculator):
         super().__init__()
         if not 0.0 <= skin <= 10.0:
             raise InputError(f"skin is {skin!r}", wanted="0 to 10 Å")
+        if (model_name, config_path, checkpoint_path) == (None, None, None):
+            model_name = DEFAULT_MODEL
         paths = [p and os.fspath(p) for p in (config_path, checkpoint_path)]
         model, config = build_trained_model(
             model_name, weights_name, *paths, config_overrides

@@ -29,7 +29,6 @@ from ppmat.commands.options import EXIT_SOME_LEFT_OUT
 from ppmat.commands.options import counted
 from ppmat.commands.options import lock_output
 from ppmat.commands.options import new_parser
-from ppmat.commands.options import parse_with_overrides
 from ppmat.commands.options import refuse_if
 from ppmat.commands.options import status_of
 from ppmat.commands.options import task_command
@@ -38,6 +37,7 @@ from ppmat.commands.predict_potential import add_max_spread
 from ppmat.commands.predict_potential import add_potential_options
 from ppmat.commands.predict_potential import iter_atoms
 from ppmat.commands.predict_potential import make_calculator
+from ppmat.commands.predict_potential import parse_potential_options
 from ppmat.commands.relax import trajectory_paths
 from ppmat.utils import logger
 
@@ -84,7 +84,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--max_temperature", type=float, help="stop above it [K]; ten times "
         "--temperature, at least 3000, if not given")  # fmt: skip
     add("--save_path", required=True, metavar="FOLDER")
-    return parse_with_overrides(parser, argv, "input", "checkpoint_path")
+    return parse_potential_options(parser, argv)
 
 
 def run(args: argparse.Namespace, task_dir: str) -> int:

@@ -63,7 +63,18 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--save_path", metavar="FILE.extxyz", help="also write structures and results")
     add_max_spread(parser, "exit status 1")
-    return parse_with_overrides(parser, argv, "input", "checkpoint_path")
+    return parse_potential_options(parser, argv)
+
+
+def parse_potential_options(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None
+) -> argparse.Namespace:
+    """Return the options of a parser with :func:`add_potential_options`."""
+    args = parse_with_overrides(parser, argv, "input", "checkpoint_path", "files")
+    args.input = args.files + args.input
+    if not args.input:
+        parser.error("no structure is given; wanted files, folders or patterns")
+    return args
 
 
 def add_potential_options(parser: argparse.ArgumentParser) -> None:
@@ -73,11 +84,12 @@ def add_potential_options(parser: argparse.ArgumentParser) -> None:
     add("--checkpoint_path", nargs="+", default=[], metavar="FILE",
         help="weights that belong to --config_path; several, trained from different "
         "seeds, also give the spread of the forces")  # fmt: skip
-    add("--input", nargs="+", required=True,
-        help="files, folders, patterns; FILE@INDEX picks frames")  # fmt: skip
+    add("--input", nargs="+", default=[], help="structures, as FILE")
     add("--allow_unseen", action="store_true",
         help="compute elements that are not in the training data")  # fmt: skip
-    add("overrides", nargs="*", metavar="KEY=VALUE", help="changes of the YAML")
+    add("files", nargs="*", metavar="FILE", help="structures: files, folders, "
+        "patterns; FILE@INDEX picks frames. KEY=VALUE changes the YAML")  # fmt: skip
+    parser.set_defaults(overrides=[])
 
 
 def add_max_spread(parser: argparse.ArgumentParser, what: str) -> None:

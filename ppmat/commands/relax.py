@@ -30,7 +30,6 @@ from ppmat.commands.options import EXIT_SOME_LEFT_OUT
 from ppmat.commands.options import counted
 from ppmat.commands.options import lock_output
 from ppmat.commands.options import new_parser
-from ppmat.commands.options import parse_with_overrides
 from ppmat.commands.options import refuse_if
 from ppmat.commands.options import status_of
 from ppmat.commands.options import task_command
@@ -40,6 +39,7 @@ from ppmat.commands.predict_potential import add_potential_options
 from ppmat.commands.predict_potential import add_spread
 from ppmat.commands.predict_potential import iter_atoms
 from ppmat.commands.predict_potential import make_calculator
+from ppmat.commands.predict_potential import parse_potential_options
 from ppmat.commands.predict_potential import status_of_spread
 from ppmat.utils import logger
 
@@ -66,9 +66,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--batch_size", type=int,
         help="structures relaxed at once; default: as many as have 500 "
         "atoms")  # fmt: skip
-    add("--save_path", required=True, metavar="FOLDER")
+    add("--save_path", default="relaxed", metavar="FOLDER")
     add_max_spread(parser, "exit status 1")
-    return parse_with_overrides(parser, argv, "input", "checkpoint_path")
+    return parse_potential_options(parser, argv)
 
 
 def run(args: argparse.Namespace, task_dir: str) -> int:
