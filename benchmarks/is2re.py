@@ -27,8 +27,6 @@ Usage::
     python -m benchmarks.data.oc20_emt DATA --train 3000 --val 400
     python -m benchmarks.is2re --data DATA --search --epochs 2  # learning rates
     python -m benchmarks.is2re --data DATA --jobs 2 --peers WORK_OF_THE_PEERS
-    python -m benchmarks.is2re --data DATA --curves --jobs 2  # learning curves
-    python -m benchmarks.is2re --data DATA --choices --jobs 2 # variants, one seed
     python -m benchmarks.is2re --data DATA --speed            # on an idle machine
 """
 
@@ -44,7 +42,6 @@ import numpy as np
 from benchmarks.is2re_peers import BATCH
 from benchmarks.is2re_peers import ROWS as PEERS
 from benchmarks.is2re_peers import SURFACE
-from benchmarks.runs import IMAGES
 from benchmarks.runs import RESULTS
 from benchmarks.runs import ROOT
 from benchmarks.runs import SPLITS
@@ -55,7 +52,6 @@ from benchmarks.runs import file_name
 from benchmarks.runs import loader_of
 from benchmarks.runs import measure_rates
 from benchmarks.runs import minutes_of
-from benchmarks.runs import new_figure
 from benchmarks.runs import parse
 from benchmarks.runs import read_runs
 from benchmarks.runs import result_of
@@ -90,25 +86,13 @@ NEW_METALS = {
     list(ROWS)[-1] + SURFACE: ["Dataset.transform.__class_name__=surface_scaling"]
 }
 COPY = "copy of the input"
-# Variants of the last row, one seed each: reasons for the configuration's settings.
-CHOICES = {
-    "noisy nodes, share 0.5": [f"{MODEL}.noisy_nodes=0.5"],
-    "energy read from all atoms": [f"{MODEL}.readout_tags=[0,1,2]"],
-}
 RATES = [0.001, 0.002, 0.004]  # learning rates of a search, as many as the peers'
-CURVES = {
-    "full network": "full network, energy only",
-    "spatial half, with relaxed structure": "spatial half",
-    "full network, with relaxed structure": "full network",
-}
-# Epochs by records: with few records the training needs more epochs to converge.
-SIZES = {100: 25, 300: 18, 1000: 9}
 
 
 def overrides(row: str, seed: int, name: str, args: argparse.Namespace) -> list[str]:
     """Return the changes of the configuration for a run."""
     words = [
-        *{**ROWS, **NEW_METALS, **CHOICES}[row],
+        *{**ROWS, **NEW_METALS}[row],
         f"Global.data_root={args.data}",
         f"Trainer.seed={seed}",
         f"Trainer.max_epochs={args.epochs}",
@@ -124,9 +108,6 @@ def overrides(row: str, seed: int, name: str, args: argparse.Namespace) -> list[
         words.append(f"{SCHEDULE}.learning_rate={rate}")
     if args.read == "adsorbate":
         words.append(f"{MODEL}.readout_tags=[2]")
-    if args.size:
-        size = "Dataset.train.dataset.__init_params__.max_samples"
-        words.append(f"{size}={args.size}")
     return words
 
 
@@ -184,7 +165,6 @@ def one(row: str, seed: int, args: argparse.Namespace) -> None:
     result = {
         "row": row,
         "seed": seed,
-        "size": args.size,
         "epochs": args.epochs,
         "learning_rate": schedule["learning_rate"],
         "parameters": count_parameters(model),
@@ -250,18 +230,6 @@ def run_rows(args: argparse.Namespace, rows: Iterable[str], seeds: list[int]) ->
         for row in rows:
             name = file_name(row, seed)
             commands[name] = command(row, seed, name, args)
-    run_all(commands, args.work, args.jobs, "benchmarks.is2re")
-
-
-def run_curves(args: argparse.Namespace) -> None:
-    """Run what is missing of the learning curves."""
-    commands = {}
-    for size, epochs in SIZES.items():
-        for row in CURVES:
-            name = file_name(row, args.seeds[0], size=size)
-            commands[name] = command(
-                row, args.seeds[0], name, args, epochs=epochs, size=size
-            )
     run_all(commands, args.work, args.jobs, "benchmarks.is2re")
 
 
@@ -332,76 +300,13 @@ def gather(args: argparse.Namespace) -> dict:
     )
 
 
-def gather_choices(args: argparse.Namespace) -> dict:
-    """Return the result of the variants, below the row that they vary."""
-    rows = []
-    for row in [list(ROWS)[-1], *CHOICES]:
-        found = summary(row, read_runs(args.work, row, args.seeds[:1]))
-        rows.append({"name": row, **{s: found[s]["energy_mae"] for s in SPLITS}})
-        rows[-1]["mean"] = found["mean"]["energy_mae"]
-    return result_of(
-        "python -m benchmarks.is2re --data DATA --choices "
-        f"--epochs {args.epochs} --seeds {args.seeds[0]} --jobs {args.jobs}",
-        note="Energy MAE [eV] of one seed; below the first row, one thing changed.",
-        rows=rows,
-    )
-
-
-def gather_curves(args: argparse.Namespace) -> dict:
-    """Return mean MAE over the splits by size, and the fitted power of the size."""
-    rows = []
-    for row, name in CURVES.items():
-        points = {}
-        for size in SIZES:
-            seeds = read_runs(args.work, row, args.seeds[:1], size=size)
-            points[size] = summary(row, seeds)
-        points[args.full_size] = summary(row, read_runs(args.work, row, args.seeds[:1]))
-        errors = [point["mean"]["energy_mae"][0] for point in points.values()]
-        slope, _ = np.polyfit(np.log(list(points)), np.log(errors), 1)
-        rows.append(
-            {
-                "name": name,
-                **{f"{n:,} structures": error for n, error in zip(points, errors)},
-                "exponent": round(float(slope), 3),
-            }
-        )
-    return result_of(
-        "python -m benchmarks.is2re --data DATA --curves "
-        f"--epochs {args.epochs} --seeds {args.seeds[0]} --jobs {args.jobs}",
-        note="Mean energy MAE [eV] of the validation splits, one seed. Epochs: "
-        + ", ".join(f"{e} for {n}" for n, e in SIZES.items())
-        + f", {args.epochs} for {args.full_size}.",
-        rows=rows,
-    )
-
-
-def draw_curves(result: dict, path: Path) -> None:
-    """Draw the learning curves."""
-    figure, axes = new_figure(figsize=(5, 4))
-    for row in result["rows"]:
-        points = {k: v for k, v in row.items() if k.endswith("structures")}
-        sizes = [int(key.split()[0].replace(",", "")) for key in points]
-        label = f"{row['name']}: N^{row['exponent']:.2f}"
-        axes.loglog(sizes, list(points.values()), "o-", label=label)
-    axes.set_xlabel("training structures N")
-    axes.set_ylabel("mean energy MAE [eV]")
-    axes.legend()
-    figure.tight_layout()
-    figure.savefig(path, dpi=150)
-
-
 def main() -> None:
-    parser = run_parser(
-        __doc__, "output/benchmark_is2re", 5, [*ROWS, *NEW_METALS, *CHOICES]
-    )
+    parser = run_parser(__doc__, "output/benchmark_is2re", 5, [*ROWS, *NEW_METALS])
     add = parser.add_argument
     add("--peers", type=Path, help="--work of is2re_peers.py")
     add("--out", type=Path, default=RESULTS)
     add("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
     add("--search", action="store_true", help="try the learning rates")
-    add("--curves", action="store_true", help="learning curves, after the rows")
-    add("--choices", action="store_true", help="variants, after the rows")
-    add("--full_size", type=int, default=3000, help="records of the whole train split")
     add("--speed", action="store_true", help="only measure rates")
     add(
         "--read",
@@ -412,20 +317,11 @@ def main() -> None:
     )
     add("--name", help="name of --one")
     add("--rate", type=float, help="learning rate of --one")
-    add("--size", type=int, help="training records of --one")
     args = parse(parser)
     if args.one:
         one(args.one, args.seed, args)
     elif args.search:
         write(run_search(args), args.out / "is2re_search.yaml")
-    elif args.choices:
-        run_rows(args, CHOICES, args.seeds[:1])
-        write(gather_choices(args), args.out / "is2re_choices.yaml")
-    elif args.curves:
-        run_curves(args)
-        result = gather_curves(args)
-        write(result, args.out / "is2re_curves.yaml")
-        draw_curves(result, IMAGES / "is2re_curves.png")
     elif args.speed:
         (args.work / "speed.json").write_text(json.dumps(speed(args)))
         write(gather_speed(args), args.out / "is2re_speed.yaml")
