@@ -139,7 +139,6 @@ def fixed(value: Any, digits: int) -> str:
 
 SHAPES = {
     "is2re": energy_row,
-    "is2re_1500": energy_row,
     "real_dft": fold_row,
     "sfin_smoke": image_row,
 }
