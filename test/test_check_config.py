@@ -55,7 +55,7 @@ MAY_BE_0 = {
     *("rattle_steps", "min_gain", "force_error"),
     *("split_seed", "early_stopping_patience", "num_recycles", "val_ratio", "momentum"),
 }
-MAY_BE_NEGATIVE = {"data_mean"}
+MAY_BE_NEGATIVE = {"data_mean", "element_reference"}
 
 
 @pytest.fixture(autouse=True)
@@ -104,6 +104,8 @@ def test_values_that_cannot_be_meant_are_refused(path):
     assert len(places) > 20
     for place in places:
         name = [key for key in place if isinstance(key, str)][-1]
+        if "element_reference" in place:  # by symbol
+            name = "element_reference"
         values = list(NEVER)
         values += [] if name in MAY_BE_NEGATIVE else [-1]
         values += [] if name in MAY_BE_0 | MAY_BE_NEGATIVE else [0]

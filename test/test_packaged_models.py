@@ -20,8 +20,16 @@ import re
 import numpy as np
 import paddle
 import pytest
+from ase.build import add_adsorbate
+from ase.build import bulk
+from ase.build import fcc111
+from ase.build import molecule
+from ase.constraints import FixAtoms
+from ase.optimize import FIRE
 from omegaconf import OmegaConf
 
+from ppmat.calculator import SFINCalculator
+from ppmat.calculator.sfin_calculator import DEFAULT_MODEL
 from ppmat.models import PACKAGES
 from ppmat.predictor import SpectrumPredictor
 from ppmat.predictor import enhance
@@ -33,12 +41,13 @@ from ppmat.utils.model_package import find_packages
 
 FOUND = find_packages(PACKAGES)
 MOST_BYTES = 4_000_000  # together
+MADE_UP = {DEFAULT_MODEL: "not DFT"}  # what its labels are not; images: synthetic
 MODE_OF = {name: mode for mode, name in PACKAGED_MODELS.items()}
 
 
 def test_each_mode_has_a_package_and_together_they_are_small():
     named = [name for models in MODELS_OF_TASK.values() for name in models.values()]
-    assert set(FOUND) == set(named) and len(named) == len(set(named))
+    assert set(FOUND) == {*named, DEFAULT_MODEL} and len(named) == len(set(named))
     files = [path for path in PACKAGES.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= MOST_BYTES
 
@@ -55,7 +64,7 @@ def test_a_package_is_whole(name):
         assert not re.search(r"(?<![\w.~])/(home|root|tmp|work|Users)/", text), file
     results = OmegaConf.load(folder / "results.yaml")
     assert {"command", "machine", "date", "trained_on", "rows"} <= set(results)
-    assert "synthetic" in name and "synthetic" in results.trained_on.lower()
+    assert MADE_UP.get(name, "synthetic") in results.trained_on
     assert len(results.rows) > 0
 
 
@@ -86,3 +95,28 @@ def test_a_package_cleans_an_image(name, capsys):
     clean = enhance(noisy, eager, tile_size=predictor.defaults.tile_size)
     assert clean.shape == truth.shape and np.isfinite(clean).all()
     assert error(clean, truth) < 0.6 * error(noisy, truth)
+
+
+@pytest.mark.parametrize(
+    ("metal", "length"), [("Cu", 3.63), ("Pt", 3.97), ("Ag", 4.15)]
+)
+def test_the_potential_knows_the_lattice_constants_of_pbe(metal, length):
+    """The stress crosses zero near them."""
+    calculator = SFINCalculator()
+    pressures = []
+    for scale in (0.985, 1.015):
+        crystal = bulk(metal, a=scale * length, cubic=True)
+        crystal.calc = calculator
+        pressures.append(-crystal.get_stress()[:3].mean())
+    assert pressures[0] > 0 > pressures[1]
+
+
+def test_the_potential_relaxes_an_adsorbate():
+    slab = fcc111("Cu", (2, 2, 3), a=3.63, vacuum=8.0)
+    add_adsorbate(slab, molecule("CO"), 2.1, "ontop", mol_index=1)
+    slab.set_constraint(FixAtoms([atom.index for atom in slab if atom.tag > 1]))
+    slab.calc = SFINCalculator()
+    assert FIRE(slab, logfile=None).run(fmax=0.1, steps=100)
+    carbon, oxygen = slab.symbols.search("C")[0], slab.symbols.search("O")[0]
+    assert 1.1 < slab.get_distance(carbon, oxygen) < 1.25
+    assert 1.7 < slab.get_distances(carbon, range(12), mic=True).min() < 2.1
