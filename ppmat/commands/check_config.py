@@ -29,6 +29,7 @@ from ppmat.utils.config import GLOBAL_KEYS
 from ppmat.utils.config import check_sections
 from ppmat.utils.ranges import Range
 from ppmat.utils.registry import CLASS_KEY
+from ppmat.utils.registry import PARAMS_KEY
 from ppmat.utils.registry import check_call
 from ppmat.utils.registry import check_keys
 
@@ -122,13 +123,18 @@ _sample_section.__name__ = "Sample"
 
 
 def _measured(config: Mapping[str, Any]) -> list[str]:
-    """Return the arguments of the model that ``Dataset.transform`` measures."""
+    """Return what ``Dataset.transform`` measures and ``Model`` does not have yet."""
     from ppmat.datasets.transform import FILLED
 
     transform = (config.get("Dataset") or {}).get("transform")
     if not isinstance(transform, Mapping):
         return []
-    return list(FILLED.get(transform.get(CLASS_KEY), ()))
+    params = config["Model"]
+    if isinstance(params, Mapping):
+        params = params.get(PARAMS_KEY)
+    given = params if isinstance(params, Mapping) else {}  # else refused later
+    names = FILLED.get(transform.get(CLASS_KEY), ())
+    return [name for name in names if name not in given]
 
 
 def _check_datasets(section: Mapping[str, Any]) -> None:
