@@ -58,7 +58,7 @@ ROWS = {
     SCRATCH: [],
     TUNED: [f"Trainer.pretrained_model_path={SHIPPED}", f"{RATE}=0.001"],
 }
-EPOCHS = {10: 100, 25: 60, 50: 40, 100: 25}  # by frames
+EPOCHS = {10: 60, 25: 40, 50: 25, 100: 15}  # by frames
 VALIDATION = 10  # frames
 
 
