@@ -29,11 +29,13 @@ FOLDER = ROOT / "docs" / "notebooks"
 STARTED_IN = {  # folder by notebook; both must do
     "relax_and_rank_adsorption_sites": ROOT,
     "stem_calibrate_enhance_detect": FOLDER,
+    "train_a_potential": FOLDER,
     "train_on_your_own_trajectories": FOLDER,
 }
 CAVEAT = {  # what a reader must have been told before believing a number
     "relax_and_rank_adsorption_sites": "EMT is not DFT",
     "stem_calibrate_enhance_detect": "The images here are synthetic",
+    "train_a_potential": "EMT is not DFT",
     "train_on_your_own_trajectories": "EMT is not DFT",
 }
 LARGEST = 300_000  # bytes of a committed notebook
@@ -114,7 +116,7 @@ def test_faults_are_found():
 
 # Run before the first cell: Python commands in the kernel, which loads Paddle once.
 COMMANDS_HERE = """
-import contextlib, io, runpy, subprocess, sys
+import contextlib, io, os, runpy, subprocess, sys
 
 import ppmat, paddle  # so that commands stay in this process
 
@@ -124,7 +126,8 @@ def run(command, check=False, genuine=subprocess.run, **options):
         return genuine(command, check=check, **options)
     module = words[0] == "-m"
     argv, path, status, text = sys.argv, list(sys.path), 0, io.StringIO()
-    sys.argv = words[1:] if module else words
+    # Workers of a command look for its file from where the kernel started
+    sys.argv = words[1:] if module else [os.path.abspath(words[0]), *words[1:]]
     try:
         with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
             runner = runpy.run_module if module else runpy.run_path

@@ -90,7 +90,8 @@ def draw_parity(
         (_forces(frames).ravel(), _forces(found).ravel(), "force [eV/Å]", right),
     ]
     for x, y, name, axes in pairs:
-        axes.plot(x, y, ".", markersize=2, alpha=0.5, rasterized=True)
+        size = 2 if len(x) > 500 else 6
+        axes.plot(x, y, ".", markersize=size, alpha=0.5, rasterized=True)
         ends = [min(x.min(), y.min()), max(x.max(), y.max())]
         axes.plot(ends, ends, color="black", linewidth=0.8)
         rmse = _root_mean_square(y - x)
