@@ -38,7 +38,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "architecture.md"
 OUTPUT = ROOT / "docs" / "images" / "architecture.png"
 WIDTH, HEIGHT = 13.0, 8.6  # inches; also the units of the drawing
-COLOURS = ("#8c8c8c", "#2f6fa8", "#3f9a8a", "#c8792b", "#a84f6b", "#6b5aa8", "#5a5a5a")
+COLOURS = ("#8c8c8c", "#2f6fa8", "#3f9a8a", "#c8792b", "#a84f6b", "#6b5aa8")
+COLOURS += ("#7a8b3a", "#5a5a5a")
 
 
 def floors() -> dict[str, int]:
