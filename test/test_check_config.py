@@ -177,3 +177,13 @@ def test_nan_of_a_yaml_file_is_refused(tmp_path):
     path.write_text(text)
     with pytest.raises(ConfigError, match=r"Optimizer\.__init_params__\.weight_decay"):
         check_config(load_config(path))
+
+
+@pytest.mark.parametrize("name", ["cutoff", "k_cut"])
+def test_a_graph_that_ends_before_the_network_is_refused(name):
+    config = load_config(next(f for f in FILES if f.name == "sfin_potential.yaml"))
+    block = ("Dataset", "train", "dataset", "__init_params__", "build_graph_cfg")
+    for place in (block, ("Predict", "graph_converter")):
+        short = with_value(config, (*place, "__init_params__", name), 0.3)
+        with pytest.raises(ConfigError, match=f"{place[0]}.*{name} is 0.3, and Model"):
+            check_config(short)

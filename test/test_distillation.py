@@ -16,13 +16,16 @@
 
 import hashlib
 import json
+import os
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from ase.build import bulk
 from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read
 from ase.io import write
 
@@ -30,7 +33,6 @@ from ppmat.commands import distil
 from ppmat.commands import train
 from ppmat.distillation import loop
 from ppmat.distillation import teachers
-from ppmat.distillation.exploration import labelled
 from ppmat.distillation.loop import Distillation
 from ppmat.distillation.settings import DistilSettings
 from ppmat.utils.config import load_config
@@ -212,28 +214,87 @@ def test_labels_of_another_code_are_awaited(tmp_path, potential):
         "explore": {**EXPLORE, "calculator": "student"},
         "train": {"start": {"config_path": config, "checkpoint_path": weights}},
     }
-    awaited = []
-    for _ in range(3):
-        with pytest.raises(loop.LabelsAwaitedError) as caught:
-            run(tmp_path, potential, **more)
-        assert caught.value.status == 4
-        awaited += [path for path in tmp_path.rglob("*.extxyz")
-                    if path.name in ("val.to_label.extxyz", "test.to_label.extxyz",
-                                     "selected.extxyz")]  # fmt: skip
-        path = (
-            awaited[-1]
-            if len(awaited) == 1
-            else max(awaited, key=lambda file: file.stat().st_mtime)
-        )
-        frames = read(path, ":")
-        assert all(frame.calc is None for frame in frames)
-        given = {"val.to_label": "val", "test.to_label": "test", "selected": "labelled"}
-        answer = path.with_name(f"{given[path.stem]}.given.extxyz")
-        for frame in frames:
-            frame.calc = EMT()
-        write(answer, [labelled(frame) for frame in frames])
+    with pytest.raises(loop.LabelsAwaitedError) as caught:
+        run(tmp_path, potential, **more)
+    assert caught.value.status == 4
+    sent = {
+        tmp_path / "held_out/val.to_label.extxyz": "val",
+        tmp_path / "held_out/test.to_label.extxyz": "test",
+        tmp_path / "iteration_00/selected.extxyz": "labelled",
+    }
+    for path, name in sent.items():
+        answer(path, path.with_name(f"{name}.given.extxyz"))
     (scores,) = run(tmp_path, potential, **more)
     assert scores["frames"] == 6
+
+
+def answer(path, given, sign=1):
+    """Stand for the user's code: label the frames of a file."""
+    frames = read(path, ":")
+    assert frames and all(frame.calc is None for frame in frames)
+    for frame in frames:
+        frame.calc = EMT()
+        labels = {"energy": frame.get_potential_energy()}
+        labels["forces"] = sign * frame.get_forces()
+        frame.calc = SinglePointCalculator(frame, **labels)
+    write(given, frames)
+
+
+def test_corrected_labels_are_read_again(tmp_path, potential, monkeypatch):
+    """Also if a student was trained on the wrong ones, unless it is finished."""
+    config, weights = map(str, potential)
+    more = {
+        "teacher": {"name": "external"},
+        "explore": {**EXPLORE, "calculator": "student"},
+        "train": {"start": {"config_path": config, "checkpoint_path": weights}},
+    }
+    with pytest.raises(loop.LabelsAwaitedError):
+        run(tmp_path, potential, **more)
+    held, own = tmp_path / "held_out", tmp_path / "iteration_00"
+    for role in ("val", "test"):
+        answer(held / f"{role}.to_label.extxyz", held / f"{role}.given.extxyz")
+    given = own / "labelled.given.extxyz"
+    answer(own / "selected.extxyz", given, sign=-1)
+    monkeypatch.setattr(loop.Distillation, "_evaluate", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(tmp_path, potential, **more)
+    (own / "training/old").touch()
+    monkeypatch.undo()
+    answer(own / "selected.extxyz", given)
+    os.utime(given, (time.time() + 5, time.time() + 5))
+    run(tmp_path, potential, **more)
+    assert not (own / "training/old").exists()
+    for frame in read(own / "data/train.extxyz.gz", ":"):
+        right = frame.copy()
+        right.calc = EMT()
+        assert np.allclose(frame.get_forces(), right.get_forces(), atol=1e-6)
+
+
+def test_a_start_of_another_architecture_is_refused_first(tmp_path, potential, capsys):
+    write(tmp_path / "starts.extxyz", starts())
+    start = dict(zip(("config_path", "checkpoint_path"), map(str, potential)))
+    words = ["-c=configs/sfin/distil.yaml", f"Distil.output_dir={tmp_path / 'out'}"]
+    words += [f"Distil.start={tmp_path / 'starts.extxyz'}"]
+    words += [f"Distil.train.start={json.dumps(start)}"]
+    assert distil.main(TASK, words) == 2
+    assert "CheckpointError" in "".join(capsys.readouterr())
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["no_labels.traj", "binary.extxyz", "nan.extxyz"])
+def test_a_replay_that_cannot_be_used_is_refused_first(tmp_path, potential, name):
+    path = tmp_path / name
+    frame = starts()[0]
+    if name == "nan.extxyz":
+        forces = np.full((len(frame), 3), np.nan)
+        frame.calc = SinglePointCalculator(frame, energy=0.0, forces=forces)
+    if name == "binary.extxyz":
+        path.write_bytes(bytes(range(256)))
+    else:
+        write(path, frame)
+    words = "cannot be read|has no label|not finite"
+    with pytest.raises(InputError, match=words):
+        run(tmp_path / "out", potential, train={"replay": str(path)})
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ from ase.optimize import BFGS
 from helpers import to_tensors
 
 from ppmat.calculator import SFINCalculator
+from ppmat.calculator.sfin_calculator import DEFAULT_MODEL
 from ppmat.datasets.collate_fn import DefaultCollator
 from ppmat.datasets.potential_dataset import PotentialDataset
 from ppmat.models import build_model
@@ -244,3 +245,26 @@ def test_refuses_what_it_cannot_know(potential):
     touching.calc = potential()
     with pytest.raises(InputError, match="same place"):
         touching.get_potential_energy()
+
+
+def test_atoms_many_cells_away_keep_their_places():
+    """In single precision 1e6 cells are further than an atom's place is known."""
+    calculator = SFINCalculator()
+    near = bulk("Cu", cubic=True).repeat((2, 1, 1))
+    near.rattle(0.05, seed=0)
+    far = near.copy()
+    far.positions[0] += 1e6 * far.cell[0]
+    far.positions[3] -= 1e5 * far.cell[2]
+    energies, forces = [], []
+    for atoms in (near, far):
+        atoms.calc = calculator
+        energies.append(atoms.get_potential_energy())
+        forces.append(atoms.get_forces())
+    assert energies[0] == pytest.approx(energies[1], abs=1e-4)
+    assert np.allclose(*forces, atol=1e-4)
+
+
+def test_a_graph_that_is_too_short_is_refused():
+    name = "Predict.graph_converter.__init_params__.cutoff"
+    with pytest.raises(ConfigError, match="cutoff 3 .* the potential wants 5"):
+        SFINCalculator(model_name=DEFAULT_MODEL, config_overrides=[f"{name}=3.0"])

@@ -48,7 +48,11 @@ class Pairs:
     """Pairs of neighbours, found once and used while atoms move little."""
 
     def __init__(self, atoms: Atoms, build_graph: PeriodicGraphConverter) -> None:
-        box = periodic_box(atoms, build_graph.cutoff)
+        # In single precision an atom many cells away would lose its place
+        self.shift = _into_cell(atoms)
+        near = atoms.copy()
+        near.positions += self.shift
+        box = periodic_box(near, build_graph.cutoff)
         # checks the structure; its atoms may be wrapped, those of ``box`` are not
         structure_to_record(box, "", CLOSEST, warn=False)
         self.start = atoms.positions.copy()
@@ -72,9 +76,23 @@ class Pairs:
 
     def sample(self, atoms: Atoms) -> dict[str, Any]:
         """Return the atoms, which the pairs hold for, as a sample of a batch."""
-        positions = ConcatData(atoms.positions.astype("float32"))
+        positions = ConcatData((atoms.positions + self.shift).astype("float32"))
         structure = {**self.structure, "cart_coords": positions}
         return {"structure_array": structure, "graph": self.graph}
+
+
+def _into_cell(atoms: Atoms) -> np.ndarray:
+    """Return the lattice vectors, [N, 3] Å, that bring each atom into the cell.
+
+    Only along periodic directions. Values that are not finite stay, to be refused.
+    """
+    cell, periodic = atoms.cell.complete().array, atoms.pbc
+    if not periodic.any() or abs(np.linalg.det(cell)) < 1e-9:
+        return np.zeros_like(atoms.positions)
+    with np.errstate(invalid="ignore"):
+        cells = np.floor(atoms.positions @ np.linalg.inv(cell))
+    cells[:, ~periodic] = 0.0
+    return np.where(np.isfinite(cells), -cells, 0.0) @ cell
 
 
 class BatchCalculator(Protocol):

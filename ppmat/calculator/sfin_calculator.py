@@ -105,6 +105,12 @@ class SFINCalculator(Calculator):
             raise ConfigError(
                 "Predict.graph_converter of a potential wants max_neighbors: null"
             )
+        cutoff, k_cut = model.backbone.reach
+        if converter.cutoff < cutoff or converter.k_cut < k_cut:
+            raise ConfigError(
+                f"Predict.graph_converter has cutoff {converter.cutoff:g} and k_cut "
+                f"{converter.k_cut:g}; the potential wants {cutoff:g} and {k_cut:g}"
+            )
         self.model = model
         self.build_graph = PeriodicGraphConverter(
             converter.cutoff + skin, None, converter.k_cut

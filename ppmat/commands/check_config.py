@@ -30,6 +30,7 @@ from ppmat.utils.config import check_sections
 from ppmat.utils.ranges import Range
 from ppmat.utils.registry import CLASS_KEY
 from ppmat.utils.registry import PARAMS_KEY
+from ppmat.utils.registry import ConfigError
 from ppmat.utils.registry import check_call
 from ppmat.utils.registry import check_keys
 
@@ -66,6 +67,7 @@ def check_config(config: Mapping[str, Any]) -> None:
     if config.get("Predict"):
         check_call(_predict_section, config["Predict"], "Predict")
         _check_blocks(config["Predict"], "Predict")
+    _check_reach(config)
 
 
 def _check_global(section: Mapping[str, Any]) -> None:
@@ -150,6 +152,31 @@ def _check_datasets(section: Mapping[str, Any]) -> None:
     check_keys(blocks, (*SPLITS, "transform"), "Dataset")
     for split, block in blocks.items():
         check_dataloader(block, f"Dataset.{split}")
+
+
+def _check_reach(config: Mapping[str, Any]) -> None:
+    """Check that the graphs reach as far as the backbone, or energies would jump."""
+    model = (config.get("Model") or {}).get(PARAMS_KEY) or {}
+    backbone = model.get("backbone_cfg") or {}
+    graphs = {
+        "Predict.graph_converter": (config.get("Predict") or {}).get("graph_converter"),
+        "Sample.graph_converter": (config.get("Sample") or {}).get("graph_converter"),
+    }
+    for split in SPLITS:
+        data = (config.get("Dataset") or {}).get(split) or {}
+        params = (data.get("dataset") or {}).get(PARAMS_KEY) or {}
+        where = f"Dataset.{split}.dataset.{PARAMS_KEY}.build_graph_cfg"
+        graphs[where] = params.get("build_graph_cfg")
+    names = ("cutoff",) if backbone.get("halves") == "spatial" else ("cutoff", "k_cut")
+    for where, block in graphs.items():
+        given = (block or {}).get(PARAMS_KEY) or {}
+        for name in names:
+            if name in given and name in backbone and given[name] < backbone[name]:
+                raise ConfigError(
+                    f"{where}.{PARAMS_KEY}.{name} is {given[name]:g}, and "
+                    f"Model.{PARAMS_KEY}.backbone_cfg.{name} is {backbone[name]:g}",
+                    wanted="a graph that reaches as far as the network",
+                )
 
 
 def _check_sample(config: Mapping[str, Any]) -> None:

@@ -20,9 +20,12 @@ Importing it loads no Paddle.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,6 +35,8 @@ from ppmat.commands.options import new_parser
 from ppmat.commands.options import task_command
 from ppmat.utils import logger
 from ppmat.utils.errors import InputError
+
+_PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 _EPILOG = """\
 A run that was stopped goes on with the same command. Exit status: 0 done, 1 a process
@@ -72,7 +77,10 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
     check_config(config)
     settings = DistilSettings.from_dict(config["Distil"])
     of_student = find_task_config(settings.train.config, task_dir)
-    check_config(load_config(of_student, settings.train.overrides))
+    student = load_config(of_student, settings.train.overrides)
+    check_config(student)
+    if settings.train.start is not None:
+        check_start(settings.train.start, student)
     starts = read_starts(settings.start)
 
     def train(config: str, words: Sequence[str], folder: Path) -> tuple[Path, Path]:
@@ -89,6 +97,20 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
         draw_learning(iterations, folder / "learning_curve.png")
     logger.message(f"The potential is in {folder / 'potential'}; see parity.png")
     return 0
+
+
+def check_start(start: Mapping[str, str], student: Mapping) -> None:
+    """Check that a trained potential can be used, and that the student takes it.
+
+    Raises:
+        InputError: Its weights belong to another model, or it is no potential.
+    """
+    from ppmat.calculator import SFINCalculator
+    from ppmat.models import build_model
+    from ppmat.utils import save_load
+
+    SFINCalculator(**start)
+    save_load.load_pretrain(build_model(student["Model"]), start["checkpoint_path"])
 
 
 def read_starts(inputs: str | Sequence[str]) -> list:
@@ -126,7 +148,7 @@ def train_student(
         script = os.path.join(task_dir, "train.py")
         command = [sys.executable, script, "-c", config, "--resume", *words]
         command += [f"Trainer.output_dir={folder}"]
-        status = subprocess.run(command).returncode
+        status = subprocess.run(command, preexec_fn=_end_with_parent).returncode
         if status:
             raise InputError(
                 f"the training in {folder} ended with status {status}",
@@ -134,6 +156,11 @@ def train_student(
             )
         done.touch()
     return merged, weights
+
+
+def _end_with_parent() -> None:
+    """Let Linux send SIGTERM to this process when the one that started it ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 main = task_command(parse_args, run)

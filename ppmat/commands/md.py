@@ -78,7 +78,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "barostat takes ten times as much; 100 if not given [fs]")  # fmt: skip
     add("--time_step", type=float, default=1.0,
         help="[fs]; 0.5 is usual with hydrogen")  # fmt: skip
-    add("--steps", type=int, required=True, help="in all, also over several runs")
+    add("--steps", type=int, required=True, help="in all, also over several "
+        "runs; a multiple of --interval")  # fmt: skip
     add("--interval", type=int, default=20, help="steps between two frames")
     add("--seed", type=int, default=0, help="of first velocities and noise")
     add("--max_temperature", type=float, help="stop above it [K]; ten times "
@@ -102,8 +103,8 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
     )
     refuse_if(
         args.steps < 1 or args.interval < 1 or args.steps % args.interval,
-        f"--steps={args.steps}, --interval={args.interval}: wanted a multiple of the "
-        "interval",
+        f"--steps={args.steps}, --interval={args.interval}: wanted at least one "
+        "interval, and a multiple of it",
     )
     from ppmat.calculator.molecular_dynamics import MDSettings
     from ppmat.calculator.molecular_dynamics import StopRules

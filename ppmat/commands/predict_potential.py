@@ -112,15 +112,13 @@ def make_calculator(args: argparse.Namespace, task_dir: str) -> Any:
         limit is not None and len(paths) < 2,
         "--max_spread wants several --checkpoint_path, trained from different seeds",
     )
-    import paddle
-
     from ppmat.calculator import EnsembleCalculator
     from ppmat.calculator import SFINCalculator
     from ppmat.datasets.structure_reader import find_inputs
+    from ppmat.utils.misc import choose_device
 
     find_inputs(args.input)  # reports a wrong path before the model is loaded
-    if args.device:
-        paddle.set_device(args.device)
+    choose_device(args.device)
     config = announce_task_config(args.config_path, task_dir, args.overrides, False)
     members = [
         SFINCalculator(

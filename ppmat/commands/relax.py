@@ -44,7 +44,8 @@ from ppmat.commands.predict_potential import status_of_spread
 from ppmat.utils import logger
 
 _EPILOG = """\
-The folder gets a trajectory of each structure and relaxed.extxyz, the last frames.
+The folder gets a trajectory of each structure, and relaxed.extxyz with the last frames
+of the structures that were given.
 Structures whose trajectory has converged are not relaxed again.
 Exit status: 0 all converged, 1 some did not or were left out, 2 wrong input.
 
@@ -62,7 +63,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--fmax", type=float, default=0.05,
         help="converged if no force is larger [eV/Å]")  # fmt: skip
-    add("--max_steps", type=int, default=300, help="most steps of a structure")
+    add("--max_steps", type=int, default=300,
+        help="most steps of a structure in this run")  # fmt: skip
     add("--batch_size", type=int,
         help="structures relaxed at once; default: as many as have 500 "
         "atoms")  # fmt: skip

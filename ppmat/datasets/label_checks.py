@@ -46,9 +46,7 @@ BLOCK = 12  # pairs that are judged together; files joined to one can differ
 MOST_BLOCKS = 10
 LEAST_PAIRS = 5
 NOISE = 1e-4  # eV; smaller differences may be those of self-consistency
-SMALL_MOVE = (
-    0.5  # Å; over longer paths the mean of the forces at both ends is too rough
-)
+SMALL_MOVE = 0.5  # Å; over longer paths the mean of both forces is too rough
 SMALL_STRAIN = 0.1
 SAME_CELL = 1e-3  # Å
 GOOD_SLOPES = (0.5, 1.65)  # real sets have 0.68 to 1.2 by the curvature of the paths
@@ -436,7 +434,9 @@ def _refuse_slope(
     words = " or ".join(found) or f"{name} of a unit that is not known here"
     if slope.value < 0:
         words += OPPOSITE[name]
-    factor = near[0] if found else abs(slope.value)
+    sign = "" if slope.value > 0 else "-"
+    factors = [f"{sign}{unit:.5g}" for unit in near[: len(found)]]
+    factor = " or ".join(factors) or f"{slope.value:.5g}"
     ends = [frames[row].record.sid for row in (steps[0].first, steps[-1].second)]
     raise InputError(
         f"{where}: {name} and energies do not fit: between {slope.pairs} pairs of like "
@@ -444,9 +444,9 @@ def _refuse_slope(
         f"{slope.error:.1g} times the work of the {name}. This looks like {words}",
         wanted="energies of the cell in eV, forces in eV/Å, stress in eV/Å^3 positive "
         "under tension",
-        hint=f"If the energies are right, multiply the {name} by "
-        f"{np.copysign(factor, slope.value):.5g}; if the {name} are, divide the "
-        "energies by it.",
+        hint=f"If the energies are right, multiply the {name} by {factor}; if the "
+        f"{name} are, divide the energies by it. If both have another unit, convert "
+        "both.",
     )
 
 

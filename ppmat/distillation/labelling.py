@@ -42,6 +42,27 @@ def read_frames(path: Path) -> list[Atoms]:
     return read(path, ":", format="extxyz")
 
 
+def read_labelled(path: Path) -> list[Atoms]:
+    """Read frames with energy and forces, of any format of ASE.
+
+    Raises:
+        InputError: They cannot be read, or lack a label.
+    """
+    try:
+        frames = read(path, ":")
+    except Exception as error:  # ASE raises many
+        raise InputError(f"{path} cannot be read: {error}") from error
+    for number, frame in enumerate(frames):
+        labels = {} if frame.calc is None else frame.calc.results
+        where = f"{path} frame {number}"
+        if "energy" not in labels or "forces" not in labels:
+            have = ", ".join(labels) or "no label"
+            raise InputError(f"{where} has {have}", wanted="energy and forces")
+        if not all(np.isfinite(labels[name]).all() for name in ("energy", "forces")):
+            raise InputError(f"{where}: energy or forces are not finite")
+    return frames
+
+
 def match(wanted: Sequence[Atoms], path: Path) -> tuple[list[Atoms], int]:
     """Return the frames of a user's file that are among the wanted ones.
 
@@ -58,17 +79,8 @@ def match(wanted: Sequence[Atoms], path: Path) -> tuple[list[Atoms], int]:
     Raises:
         InputError: A frame is none of the wanted ones, or lacks energy or forces.
     """
-    try:
-        given = read(path, ":")
-    except Exception as error:  # ASE raises many
-        raise InputError(f"{path} cannot be read: {error}") from error
     found: dict[int, Atoms] = {}
-    for number, frame in enumerate(given):
-        where = f"{path} frame {number}"
-        labels = {} if frame.calc is None else frame.calc.results
-        if "energy" not in labels or "forces" not in labels:
-            have = ", ".join(labels) or "no label"
-            raise InputError(f"{where} has {have}", wanted="energy and forces")
+    for number, frame in enumerate(read_labelled(path)):
         for index, atoms in enumerate(wanted):
             order = _order(atoms, frame)
             if order is not None:
@@ -76,7 +88,7 @@ def match(wanted: Sequence[Atoms], path: Path) -> tuple[list[Atoms], int]:
                 break
         else:
             raise InputError(
-                f"{where} is none of the frames that were sent out",
+                f"{path} frame {number} is none of the frames that were sent out",
                 hint="Compute them as they are, without relaxation.",
             )
     return [found[i] for i in sorted(found)], len(wanted) - len(found)

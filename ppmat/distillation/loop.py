@@ -30,6 +30,7 @@ of the trajectory. So a run that was killed goes on and has the same data::
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections import Counter
@@ -50,6 +51,7 @@ from ppmat.distillation.exploration import run_trajectory
 from ppmat.distillation.frame_filter import filtered
 from ppmat.distillation.labelling import match
 from ppmat.distillation.labelling import read_frames
+from ppmat.distillation.labelling import read_labelled
 from ppmat.distillation.labelling import write_frames
 from ppmat.distillation.references import aligned
 from ppmat.distillation.scores import force_scores
@@ -110,12 +112,16 @@ class Distillation:
         self.iterations: list[dict] = self.manifest.state.get("iterations", [])
         params = dict(settings.teacher)
         name = params.pop("name")
+        replay = settings.train.replay
+        self.replay = [] if replay is None else read_labelled(Path(replay))
+        self.awaited: list[str] = []  # frames that wait for labels
         self.teacher = None if name == EXTERNAL else Source(TEACHERS[name], **params)
 
     def run(self) -> list[dict]:
         """Run what is missing; returns the scores of the iterations."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.manifest.write(iterations=self.iterations)
+        self._warn_of_late_labels()
         while len(self.iterations) < self.settings.max_iterations:
             if self.iterations and (reason := self._finished(self.iterations[-1])):
                 logger.message(reason)
@@ -132,6 +138,21 @@ class Distillation:
                 f"{1000 * found['energy_rmse']:.2f} meV/atom"
             )
         return self.iterations
+
+    def _warn_of_late_labels(self) -> None:
+        """Warn of labels that were corrected after their iteration was finished."""
+        folders = [self.folder / "held_out"] if self.iterations else []
+        folders += [
+            self.folder / f"iteration_{number:02d}"
+            for number in range(len(self.iterations))
+        ]
+        for given in (file for f in folders for file in f.glob("*.given.extxyz")):
+            done = given.with_name(given.name.replace(".given", ""))
+            if _is_newer(given, done):
+                logger.warning(
+                    f"{given} has changed after its iteration was finished, and is not "
+                    "read again; begin in another output_dir to use it"
+                )
 
     def _finished(self, last: dict) -> str:
         """Return why the loop ends, or ''."""
@@ -153,6 +174,12 @@ class Distillation:
             self._hold_out(explored)
         selected, gains = self._select(folder, explored["train"], before)
         new = self._label(folder / "selected.extxyz", selected, folder)
+        if self.awaited:
+            raise LabelsAwaitedError(
+                "frames wait for labels",
+                hint="Compute energies and forces, and run the same command again: "
+                + "; ".join(self.awaited),
+            )
         frames = [*before, *new]
         if not frames:
             raise InputError("no frame is left to train on", hint="See Distil.filter.")
@@ -269,18 +296,14 @@ class Distillation:
         self, path: Path, frames: list[Atoms], folder: Path, name: str = "labelled"
     ) -> list[Atoms]:
         """Return frames with the teacher's labels; those of exploration are taken."""
-        done = folder / f"{name}.extxyz"
-        if done.exists():
+        done, given = folder / f"{name}.extxyz", folder / f"{name}.given.extxyz"
+        if done.exists() and not _is_newer(given, done):
             return read_frames(done)
         if self.teacher is None:
             write_frames(path, frames)
-            given = folder / f"{name}.given.extxyz"
             if not given.exists():
-                raise LabelsAwaitedError(
-                    f"{len(frames)} frames in {path} wait for labels",
-                    hint=f"Compute energies and forces of them, write {given}, and run "
-                    "the same command again.",
-                )
+                self.awaited.append(f"{len(frames)} of {path} as {given}")
+                return []
             found, missing = match(frames, given)
             if missing:
                 logger.warning(f"{given}: {missing} frames have no labels")
@@ -312,8 +335,7 @@ class Distillation:
         """Write what the student is trained on."""
         folder.mkdir(exist_ok=True)
         train = self.settings.train
-        if train.replay is not None:
-            old = read_frames(Path(train.replay))
+        if old := self.replay:
             rng = np.random.default_rng(self.settings.seed)
             picked = rng.permutation(len(old))[: train.replay_frames]
             frames = [*frames, *aligned([old[i] for i in sorted(picked)], old, frames)]
@@ -338,6 +360,7 @@ class Distillation:
         if first is not None:
             words += [f"Trainer.pretrained_model_path={first}"]
         words += train.overrides
+        self._drop_outdated(folder, number)
         config, weights = self.train(train.config, words, folder / "training")
         target = self.folder / "potential"
         target.mkdir(exist_ok=True)
@@ -347,6 +370,23 @@ class Distillation:
             with replacing(target / file.name) as temporary:
                 shutil.copyfile(file, temporary)
         return config, weights
+
+    def _drop_outdated(self, folder: Path, number: int) -> None:
+        """Remove a training on labels that the user has corrected since, and scores."""
+        files = [
+            self.folder / "held_out" / f"{role}.extxyz" for role in ("val", "test")
+        ]
+        files += [
+            self.folder / f"iteration_{n:02d}" / "labelled.extxyz"
+            for n in range(number + 1)
+        ]
+        digest = hashlib.sha256(b"".join(file.read_bytes() for file in files))
+        path = folder / "labels.sha256"
+        if path.exists() and path.read_text() != digest.hexdigest():
+            logger.message(f"The labels have changed: {folder.name} is trained anew")
+            shutil.rmtree(folder / "training", ignore_errors=True)
+            (folder / "scores.json").unlink(missing_ok=True)
+        path.write_text(digest.hexdigest())
 
     def _evaluate(self, folder: Path, student: Source) -> dict[str, Any]:
         """Return the errors of a student on the test."""
@@ -358,6 +398,11 @@ class Distillation:
             write_frames(folder / "predicted.extxyz", found)
             _write_json(path, force_scores(frames, found))
         return json.loads(path.read_text())
+
+
+def _is_newer(file: Path, other: Path) -> bool:
+    """Return whether a file is there and was written after the other one."""
+    return file.exists() and file.stat().st_mtime > other.stat().st_mtime
 
 
 def _paths(config: Path, weights: Path) -> dict[str, str]:

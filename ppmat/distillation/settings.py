@@ -46,8 +46,8 @@ class Explore:
     displacement: _Length = 0.05  # of the start's atoms, standard deviation
     # Molecular dynamics: a trajectory for each temperature [K] and pressure [GPa];
     # pressure null keeps the cell
-    temperatures: Annotated[Sequence[float], Range(above=0, most=20_000)] = (300, 900)
-    pressures: Sequence[Annotated[float, Range(-1000, 1000)] | None] = (None,)
+    temperatures: Annotated[list[float], Range(above=0, most=20_000)] = (300, 900)
+    pressures: list[Annotated[float, Range(-1000, 1000)] | None] = (None,)
     steps: _Some = 200
     time_step: Annotated[float, Range(above=0, most=20)] = 2.0  # fs
     interval: _Some = 20  # steps between frames
@@ -86,7 +86,7 @@ class Train:
     """How the student is trained."""
 
     config: str = "configs/sfin/sfin_potential.yaml"
-    overrides: Sequence[str] = ()  # KEY=VALUE of that file
+    overrides: list[str] = ()  # KEY=VALUE of that file
     # A trained potential to start from: its YAML and weights
     start: Mapping[str, str] | None = None
     begin: Literal["start", "previous"] = "start"  # of later iterations

@@ -26,7 +26,7 @@ from ppmat.datasets.transform import build_post_transforms
 from ppmat.models import build_graph_converter
 from ppmat.models import build_trained_model
 from ppmat.utils.download import is_url
-from ppmat.utils.registry import ConfigError
+from ppmat.utils.misc import choose_device
 
 PathLike = str | os.PathLike[str]
 
@@ -80,12 +80,7 @@ class BasePredictor:
             ConfigError: See :func:`ppmat.models.build_trained_model`.
             CheckpointError: The weights cannot be read or belong to another model.
         """
-        if self.device is not None:
-            try:
-                paddle.set_device(self.device)
-            except (ValueError, RuntimeError) as error:
-                found = f"device is {self.device!r}: {str(error).splitlines()[0]}"
-                raise ConfigError(found) from error
+        choose_device(self.device)
         self.device = paddle.get_device()
         self.model, self.config = build_trained_model(
             self.model_name,

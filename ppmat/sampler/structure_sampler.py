@@ -24,7 +24,6 @@ from dataclasses import replace
 from typing import Any
 from typing import Literal
 
-import paddle
 import paddle.distributed as dist
 from ase import Atoms
 from pymatgen.core import Structure
@@ -65,6 +64,7 @@ from ppmat.sampler.structure_writer import file_stem
 from ppmat.sampler.structure_writer import result_to_atoms
 from ppmat.utils import logger
 from ppmat.utils.errors import check_choice
+from ppmat.utils.misc import choose_device
 from ppmat.utils.misc import wait_for_all
 from ppmat.utils.progress import Progress
 from ppmat.utils.registry import ConfigError
@@ -132,8 +132,7 @@ class StructureSampler:
         config_overrides: Sequence[str] | None = None,
         device: str | None = None,
     ) -> None:
-        if device is not None:
-            paddle.set_device(device)
+        choose_device(device)
         self.model, self.config = build_trained_model(
             model_name, weights_name, config_path, checkpoint_path, config_overrides
         )

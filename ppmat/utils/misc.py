@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Helpers that several packages need: means, sums over ranks, seeds."""
+"""Helpers that several packages need: means, sums over ranks, seeds, devices."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ import paddle.distributed as dist
 
 from ppmat.utils.meeting import meet
 from ppmat.utils.meeting import start_ranks
+from ppmat.utils.registry import ConfigError
 
 
 class AverageMeter:
@@ -67,6 +68,21 @@ class AverageMeter:
         """The mean so far; NaN before the first update."""
         count = float(self.count)
         return float(self.sum) / count if count else float("nan")
+
+
+def choose_device(device: str | None) -> None:
+    """Make Paddle compute on a device, ``cpu``, ``gpu`` or ``gpu:0``; None keeps it.
+
+    Raises:
+        ConfigError: There is no such device, or Paddle was built without it.
+    """
+    if device is None:
+        return
+    try:
+        paddle.set_device(device)
+    except (ValueError, RuntimeError) as error:
+        found = f"device is {device!r}: {str(error).splitlines()[0]}"
+        raise ConfigError(found) from error
 
 
 def sum_over_ranks(values: Sequence | np.ndarray) -> paddle.Tensor:

@@ -485,6 +485,8 @@ class SFINBackbone(nn.Layer):
             "frequency": (None, spectral),
         }[halves]
         self.drop_path = drop_path
+        # What the graph must reach: Å, and 1/Å
+        self.reach = cutoff, k_cut if sizes[1] else 0.0
         self.halves = [half for half in sizes if half is not None]
         self.out_channels = sum(half.channels for half in self.halves)
         self.out_vectors = sum(half.vectors for half in self.halves)
