@@ -28,6 +28,7 @@ from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read
 from ase.io import write
+from helpers_potential import SMALL as SMALLER
 
 from ppmat.commands import distil
 from ppmat.commands import train
@@ -43,13 +44,7 @@ from ppmat.utils.registry import ConfigError
 ROOT = Path(__file__).resolve().parents[1]
 TASK = str(ROOT / "interatomic_potentials")
 EXAMPLE = ROOT / "interatomic_potentials/example_data/emt"
-SMALL = [
-    "Model.__init_params__.backbone_cfg.channels=8",
-    "Model.__init_params__.backbone_cfg.vectors=4",
-    "Model.__init_params__.backbone_cfg.messages=4",
-    "Model.__init_params__.backbone_cfg.num_blocks=1",
-    "Trainer.max_epochs=2",
-]
+SMALL = [*SMALLER, "Trainer.max_epochs=2"]
 EXPLORE = {
     "temperatures": [300],
     "steps": 4,

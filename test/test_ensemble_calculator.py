@@ -111,7 +111,7 @@ def test_members_must_fit(members, tmp_path):
         EnsembleCalculator([members[0], other])
     with pytest.raises(InputError, match="other neighbours"):
         EnsembleCalculator([members[0], make_potential(tmp_path, 7, skin=0.0)])
-    wide = {"cutoff": 4.0, "max_neighbors": None, "k_cut": 0.8}
+    wide = {"cutoff": 4.0, "max_neighbors": None, "k_cut": 1.0}
     graph = {**GRAPH, "__init_params__": wide}
     with pytest.raises(InputError, match="other neighbours"):
         EnsembleCalculator([members[0], make_potential(tmp_path, 8, graph=graph)])

@@ -26,6 +26,7 @@ from ase.build import fcc111
 from ase.constraints import FixAtoms
 from ase.io import read
 from ase.io import write
+from helpers_potential import SMALL as SMALLER
 
 from ppmat.commands import predict_potential
 from ppmat.commands import relax
@@ -35,13 +36,7 @@ from ppmat.utils.config import load_config
 ROOT = Path(__file__).resolve().parents[1]
 TASK = str(ROOT / "interatomic_potentials")
 EXAMPLE = ROOT / "interatomic_potentials/example_data/emt"
-SMALL = [
-    "Model.__init_params__.backbone_cfg.channels=8",
-    "Model.__init_params__.backbone_cfg.vectors=4",
-    "Model.__init_params__.backbone_cfg.messages=4",
-    "Model.__init_params__.backbone_cfg.num_blocks=1",
-    "Dataset.val.dataset.__init_params__.max_samples=4",
-]
+SMALL = [*SMALLER, "Dataset.val.dataset.__init_params__.max_samples=4"]
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,6 @@
 
 import ase
 import numpy as np
-import paddle
 import pytest
 from ase import units
 from ase.build import bulk
@@ -30,22 +29,15 @@ from ase.io import write
 from ase.md.verlet import VelocityVerlet
 from ase.optimize import BFGS
 from helpers import to_tensors
+from helpers_potential import GRAPH
+from helpers_potential import write_potential
 
 from ppmat.calculator import SFINCalculator
 from ppmat.calculator.sfin_calculator import DEFAULT_MODEL
 from ppmat.datasets.collate_fn import DefaultCollator
 from ppmat.datasets.potential_dataset import PotentialDataset
-from ppmat.models import build_model
-from ppmat.utils.config import save_config
 from ppmat.utils.errors import InputError
 from ppmat.utils.registry import ConfigError
-
-GRAPH = {
-    "__class_name__": "PeriodicGraphConverter",
-    "__init_params__": {"cutoff": 4.0, "max_neighbors": None, "k_cut": 0.9},
-}
-BACKBONE = {"channels": 8, "vectors": 4, "messages": 4, "num_blocks": 1}
-BACKBONE |= {"cutoff": 4.0, "k_cut": 0.9}
 
 
 @pytest.fixture(scope="module")
@@ -54,24 +46,7 @@ def potential(tmp_path_factory):
     folder = tmp_path_factory.mktemp("potential")
 
     def make(graph=GRAPH, elements=(1, 6, 8, 29), halves="both", **options):
-        paddle.seed(3)
-        block = {
-            "__class_name__": "SFINPotential",
-            "__init_params__": {
-                "backbone_cfg": {**BACKBONE, "halves": halves},
-                "data_std": 3.0,
-                "element_reference": {"Cu": -3.5, "O": -2.0},
-            },
-        }
-        model = build_model(block)
-        weight = model.energy_head.out.weight
-        weight.set_value(0.3 * paddle.randn(weight.shape))
-        for number in elements:
-            model.elements_seen[number] = True
-        paddle.save(model.state_dict(), str(folder / "best.pdparams"))
-        config = {"Model": block, "Predict": {"graph_converter": graph}}
-        save_config(config, str(folder / "model.yaml"))
-        paths = folder / "model.yaml", folder / "best.pdparams"
+        paths = write_potential(folder, 3, elements, halves, graph)
         return SFINCalculator(*paths, **options)
 
     return make

@@ -22,18 +22,16 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import Calculator
-from ase.calculators.calculator import all_changes
 from ase.constraints import FixAtoms
 from ase.constraints import constrained_indices
 
 from ppmat.calculator.batch_evaluation import Pairs
+from ppmat.calculator.sfin_calculator import BatchOfOne
 from ppmat.calculator.sfin_calculator import SFINCalculator
-from ppmat.calculator.sfin_calculator import check_stress
 from ppmat.utils.errors import InputError
 
 
-class EnsembleCalculator(Calculator):
+class EnsembleCalculator(BatchOfOne):
     """Potentials of one YAML, trained from different seeds, as one ASE calculator.
 
     Energy, forces and stress are the means of the members; forces remain the gradient
@@ -75,7 +73,6 @@ class EnsembleCalculator(Calculator):
             raise InputError(f"{len(members)} member", wanted="two or more")
         self.members = list(members)
         self.cutoff = members[0].cutoff
-        self._pairs: Pairs | None = None
         prints = self.fingerprints()
         seen = [member.model.elements_seen.numpy() for member in members]
         for i in range(1, len(members)):
@@ -95,18 +92,6 @@ class EnsembleCalculator(Calculator):
                     f"member {i + 1} was trained on other elements than member 1"
                 )
 
-    def calculate(
-        self,
-        atoms: Atoms | None = None,
-        properties: Sequence[str] = ("energy",),
-        system_changes: Sequence[str] = all_changes,
-    ) -> None:
-        """Compute what ASE asks for; see ``ase.calculators.calculator``."""
-        super().calculate(atoms, properties, system_changes)
-        check_stress(self.atoms, properties)
-        self._pairs = self.pairs_of(self.atoms, self._pairs)
-        (self.results,) = self.evaluate([self.atoms], [self._pairs])
-
     def pairs_of(self, atoms: Atoms, known: Pairs | None = None) -> Pairs:
         """Return the neighbours, which are those of all members."""
         return self.members[0].pairs_of(atoms, known)
@@ -117,10 +102,6 @@ class EnsembleCalculator(Calculator):
         """Return means and spreads of several structures, whose pairs hold, at once."""
         each = [member.evaluate(structures, pairs) for member in self.members]
         return [_mean_and_spread(of_one) for of_one in zip(*each)]
-
-    def search_again(self) -> None:
-        """Search neighbours at the next calculation, whatever has moved."""
-        self._pairs = None
 
     def fingerprints(self) -> list[str]:
         """Return a hash of the weights of each member."""

@@ -42,7 +42,37 @@ PathLike = str | os.PathLike
 DEFAULT_MODEL = "sfin_potential_chgnet_small"  # in ppmat/models/packages
 
 
-class SFINCalculator(Calculator):
+class BatchOfOne(Calculator):
+    """A calculator for ASE that computes a structure as a batch of one.
+
+    Subclasses are a ``BatchCalculator``: they have ``pairs_of`` and ``evaluate``.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pairs: Pairs | None = None
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = all_changes,
+    ) -> None:
+        """Compute what ASE asks for; see ``ase.calculators.calculator``."""
+        super().calculate(atoms, properties, system_changes)
+        if "stress" in properties and not self.atoms.pbc.all():
+            raise PropertyNotImplementedError(
+                "there is a stress only if all directions are periodic"
+            )
+        self._pairs = self.pairs_of(self.atoms, self._pairs)
+        (self.results,) = self.evaluate([self.atoms], [self._pairs])
+
+    def search_again(self) -> None:
+        """Search neighbours at the next calculation, whatever has moved."""
+        self._pairs = None
+
+
+class SFINCalculator(BatchOfOne):
     """A trained potential as an ASE calculator.
 
     Units are those of ASE: eV, eV/Å, eV/Å^3, of the whole cell. Neighbours are found
@@ -118,20 +148,7 @@ class SFINCalculator(Calculator):
         self.cutoff = converter.cutoff
         self.skin, self.allow_unseen = float(skin), allow_unseen
         self.searches = 0  # of neighbours, since the calculator was made
-        self._pairs: Pairs | None = None
         self._warned: set[str] = set()  # elements
-
-    def calculate(
-        self,
-        atoms: Atoms | None = None,
-        properties: Sequence[str] = ("energy",),
-        system_changes: Sequence[str] = all_changes,
-    ) -> None:
-        """Compute what ASE asks for; see ``ase.calculators.calculator``."""
-        super().calculate(atoms, properties, system_changes)
-        check_stress(self.atoms, properties)
-        self._pairs = self.pairs_of(self.atoms, self._pairs)
-        (self.results,) = self.evaluate([self.atoms], [self._pairs])
 
     def pairs_of(self, atoms: Atoms, known: Pairs | None = None) -> Pairs:
         """Return neighbours; unseen elements are an error. See ``BatchCalculator``."""
@@ -146,10 +163,6 @@ class SFINCalculator(Calculator):
     ) -> list[dict[str, Any]]:
         """Return the results of several structures, whose pairs hold, at once."""
         return evaluate_batch(self.model, structures, pairs)
-
-    def search_again(self) -> None:
-        """Search neighbours at the next calculation, whatever has moved."""
-        self._pairs = None
 
     def fingerprints(self) -> list[str]:
         """Return a hash of the weights."""
@@ -168,11 +181,3 @@ class SFINCalculator(Calculator):
             names = ", ".join(sorted(unseen - self._warned))
             logger.warning(f"not in the training data: {names}")
             self._warned |= unseen
-
-
-def check_stress(atoms: Atoms, properties: Sequence[str]) -> None:
-    """Raise ASE's error if a stress is wanted of atoms that have none."""
-    if "stress" in properties and not atoms.pbc.all():
-        raise PropertyNotImplementedError(
-            "there is a stress only if all directions are periodic"
-        )
