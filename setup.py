@@ -45,7 +45,7 @@ CORE = [
     "lmdb>=1.5.1",
     "omegaconf>=2.4",
     "tqdm>=4.66.3",
-    "ase>=3.26",
+    "ase>=3.29",
     "matplotlib>=3.8",
     # Microscope images: PNG, TIFF, MRC.
     "pillow>=11.0",

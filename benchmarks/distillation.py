@@ -46,7 +46,7 @@ from ase.build import fcc111
 from ase.build import molecule
 from ase.calculators.calculator import Calculator
 from ase.md.langevin import Langevin
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
+from ase.md.velocitydistribution import thermalize_momenta
 from ase.md.verlet import VelocityVerlet
 
 from benchmarks.data.xu_kitchin import read_xyz
@@ -119,7 +119,7 @@ def speed(calculator: Calculator, atoms: Atoms, steps: int) -> dict:
     atoms = atoms.copy()
     atoms.calc = calculator
     rng = np.random.default_rng(0)
-    MaxwellBoltzmannDistribution(atoms, temperature_K=300, rng=rng)
+    thermalize_momenta(atoms, temperature_K=300, rng=rng)
     dynamics = VelocityVerlet(atoms, TIME_STEP * units.fs)
     dynamics.run(1)
     seconds = []
@@ -141,7 +141,7 @@ def trajectory(
     atoms = atoms.copy()
     atoms.calc = calculator
     rng = np.random.default_rng(0)
-    MaxwellBoltzmannDistribution(atoms, temperature_K=kelvin, rng=rng)
+    thermalize_momenta(atoms, temperature_K=kelvin, rng=rng)
     dynamics = Langevin(
         atoms,
         TIME_STEP * units.fs,

@@ -34,7 +34,7 @@ from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.md.langevin import Langevin
 from ase.md.nptberendsen import Inhomogeneous_NPTBerendsen
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
+from ase.md.velocitydistribution import thermalize_momenta
 from ase.optimize import FIRE
 
 from ppmat.distillation.settings import Explore
@@ -197,7 +197,7 @@ def _dynamics(
     """Move atoms to each frame in turn; yields why the trajectory ends, or ''."""
     kelvin = trajectory.temperature
     step = settings.time_step * units.fs
-    MaxwellBoltzmannDistribution(atoms, temperature_K=kelvin, rng=rng)
+    thermalize_momenta(atoms, temperature_K=kelvin, rng=rng)
     if trajectory.pressure is None:
         dynamics = Langevin(
             atoms,
