@@ -27,6 +27,7 @@ from ase.constraints import FixAtoms
 from ase.io import read
 from ase.io import write
 from helpers_potential import SMALL as SMALLER
+from PIL import Image
 
 from ppmat.commands import predict_potential
 from ppmat.commands import relax
@@ -68,6 +69,7 @@ def test_predict_scores_labelled_frames(trained, tmp_path, capsys):
     shown = capsys.readouterr().out
     found, labels = read(out, ":"), read(EXAMPLE / "val.extxyz.gz", ":4")
     assert len(found) == 4
+    assert Image.open(tmp_path / "predicted_parity.png").size > (400, 200)
     errors = [
         (a.get_potential_energy() - b.get_potential_energy()) / len(a)
         for a, b in zip(found, labels)

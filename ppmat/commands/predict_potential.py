@@ -61,7 +61,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = new_parser(about, _EPILOG)
     add_potential_options(parser)
     add = parser.add_argument
-    add("--save_path", metavar="FILE.extxyz", help="also write structures and results")
+    add("--save_path", metavar="FILE.extxyz", help="also write structures and results; "
+        "if structures have labels, FILE_parity.png too")  # fmt: skip
     add_max_spread(parser, "exit status 1")
     return parse_potential_options(parser, argv)
 
@@ -197,6 +198,7 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
 
     from ppmat.calculator import evaluate_many
     from ppmat.datasets.potential_dataset import LABELS
+    from ppmat.distillation.scores import draw_parity
     from ppmat.metrics import PotentialMetric
     from ppmat.utils.errors import InputError
     from ppmat.utils.progress import Progress
@@ -207,6 +209,7 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
     )
     calculator = make_calculator(args, task_dir)
     frames, faults, unknown, metric = [], [], [], PotentialMetric()
+    labelled = []  # pairs of structures with labels and with results
     done = evaluate_many(iter_atoms(args.input, faults), calculator)
     for atoms, results in Progress(done, "predicting", unit=" structures"):
         sid = atoms.info["sid"]
@@ -220,6 +223,8 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
         result = atoms.copy()
         result.calc = SinglePointCalculator(result, **found)
         frames.append(result)
+        if {"energy", "forces"} <= labels.keys():
+            labelled.append((atoms, result))
         largest = np.linalg.norm(found["forces"], axis=1).max()
         text = f"{sid}: {found['energy']:.6f} eV, largest force {largest:.4f} eV/Å"
         text += add_spread(result, results, args.max_spread, unknown)
@@ -229,6 +234,10 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
         Path(out).parent.mkdir(parents=True, exist_ok=True)
         write(out, frames, format="extxyz")
         logger.message(f"Wrote {out}: {counted(len(frames), 'structure')}")
+        if labelled:
+            picture = Path(out).with_name(f"{Path(out).stem}_parity.png")
+            draw_parity(*zip(*labelled), picture, ("label", "predicted"))
+            logger.message(f"Drew {picture}")
     scores = metric.compute_epoch()
     for name, unit in _UNITS.items():
         if f"{name}_mae" in scores:

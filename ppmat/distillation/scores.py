@@ -68,7 +68,10 @@ def _root_mean_square(values: np.ndarray) -> float:
 
 
 def draw_parity(
-    frames: Sequence[Atoms], found: Sequence[Atoms], path: Path, truth: str = "teacher"
+    frames: Sequence[Atoms],
+    found: Sequence[Atoms],
+    path: Path,
+    names: tuple[str, str] = ("teacher", "student"),
 ) -> None:
     """Draw energies and forces of a student against the truth.
 
@@ -76,7 +79,7 @@ def draw_parity(
         frames: Frames with labels.
         found: The same with those of the student.
         path: The picture.
-        truth: What the labels are of.
+        names: What the labels are of, and the predictions.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -95,7 +98,7 @@ def draw_parity(
         ends = [min(x.min(), y.min()), max(x.max(), y.max())]
         axes.plot(ends, ends, color="black", linewidth=0.8)
         rmse = _root_mean_square(y - x)
-        axes.set(xlabel=f"{truth}: {name}", ylabel=f"student: {name}")
+        axes.set(xlabel=f"{names[0]}: {name}", ylabel=f"{names[1]}: {name}")
         axes.set_title(f"RMSE {rmse:.4f}")
         axes.set_aspect("equal", "datalim")
     figure.savefig(path, dpi=150)
