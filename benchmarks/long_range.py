@@ -71,13 +71,15 @@ BACKBONE = {
 SCALE = 0.1  # eV; the label's spread divided by the atoms that are summed
 SPATIAL = "spatial half only"
 WIDE = "spatial half only, as many parameters as full"
-FULL = "full network"
-BOX = "full network, index box"
+QUARTER = "full network"  # the frequency half has a quarter of the channels
+FULL = "full network, equal halves"
+BOX = "full network, equal halves, index box"
 ROWS = {
     SPATIAL: {"halves": "spatial"},
     WIDE: {"halves": "spatial", "channels": 44, "vectors": 14},
-    FULL: {},
-    BOX: {},
+    QUARTER: {},
+    FULL: {"frequency_ratio": 1.0},
+    BOX: {"frequency_ratio": 1.0},
 }
 BOX_SIZE = (1, 1, 3)
 ON_TWINS = "MAE on the twins [eV]"
