@@ -194,6 +194,7 @@ def part(name: str, args: argparse.Namespace) -> dict:
             found[who] = [
                 speed(calculator, slab(size), 3 if atoms > 1000 else 10)
                 for atoms, size in SIZES.items()
+                if who == "student" or atoms <= args.teacher_atoms
             ]
     elif name == "dynamics":
         runs = {}
@@ -239,6 +240,7 @@ def main() -> None:
     add("--kelvin", type=float, default=500.0)
     add("--steps", type=int, default=5000)
     add("--teacher_steps", type=int, default=1000)
+    add("--teacher_atoms", type=int, default=1000, help="most atoms that fit in memory")
     add("--work", type=Path, default=Path("output/benchmark_distillation"))
     add("--out", type=Path, default=RESULTS / "distillation.yaml")
     args = parser.parse_args()

@@ -70,7 +70,7 @@ BACKBONE = {
 }
 SCALE = 0.1  # eV; the label's spread divided by the atoms that are summed
 SPATIAL = "spatial half only"
-WIDE = "spatial half only, as many parameters as full"
+WIDE = "spatial half only, wider"
 QUARTER = "full network"  # the frequency half has a quarter of the channels
 FULL = "full network, equal halves"
 BOX = "full network, equal halves, index box"
