@@ -104,8 +104,8 @@ def test_one_stops_and_the_others_run(inputs, tmp_path, caplog):
 @pytest.mark.parametrize(
     "words, fault",
     [
-        (["--steps=3", "--interval=2"], "wanted a multiple of the interval"),
-        (["--steps=0"], "wanted a multiple of the interval"),
+        (["--steps=3", "--interval=2"], "wanted at least one interval"),
+        (["--steps=0"], "wanted at least one interval"),
         (["--ensemble=nve", "--coupling_time=50"], "--coupling_time does nothing"),
         (["--ensemble=nvt", "--pressure=1"], "--pressure does nothing"),
         (["--temperature=-5"], "temperature is -5.0; wanted 0.001"),
