@@ -20,7 +20,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from ppmat.distillation.references import aligned
-from ppmat.distillation.references import element_energies
+from ppmat.distillation.references import energies_of_elements
 
 
 def frame(formula, energy):
@@ -39,7 +39,7 @@ NAMES = ["Cu4", "Cu4O", "Cu8O3", "Cu2"]
 
 
 def test_element_energies_are_found():
-    found = element_energies([frame(n, total(n, -3.0, -5.0)) for n in NAMES])
+    found = energies_of_elements([frame(n, total(n, -3.0, -5.0)) for n in NAMES])
     assert found[29] == pytest.approx(-3.0, abs=1e-4)
     assert found[8] == pytest.approx(-5.0, abs=1e-4)
     assert found[1] == 0.0

@@ -23,23 +23,15 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import chemical_symbols
 
-_RIDGE = 1e-6
+from ppmat.utils.element_energies import element_energies
 
 
-def element_energies(frames: Sequence[Atoms]) -> np.ndarray:
-    """Return the energy of an atom of each element, [119] eV, by least squares.
-
-    What compositions cannot tell apart is shared evenly.
-    """
+def energies_of_elements(frames: Sequence[Atoms]) -> np.ndarray:
+    """Return the energy of an atom of each element, [119] eV, by least squares."""
     size = len(chemical_symbols)
     counts = np.array([np.bincount(f.numbers, minlength=size) for f in frames], float)
     energies = np.array([frame.get_potential_energy() for frame in frames])
-    mean = energies.sum() / counts.sum()
-    rest = energies - mean * counts.sum(axis=1)
-    matrix = counts.T @ counts + _RIDGE * np.eye(size)
-    found = np.linalg.solve(matrix, counts.T @ rest) + mean
-    found[~counts.any(axis=0)] = 0.0
-    return found
+    return element_energies(counts, energies)
 
 
 def aligned(
@@ -52,7 +44,7 @@ def aligned(
         old: The old set.
         new: The new set; elements that it lacks keep their energies.
     """
-    before, after = element_energies(old), element_energies(new)
+    before, after = energies_of_elements(old), energies_of_elements(new)
     shift = np.where(after != 0.0, after - before, 0.0)
     result = []
     for frame in frames:

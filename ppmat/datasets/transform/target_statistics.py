@@ -36,6 +36,7 @@ from pymatgen.core import Element
 from ppmat.datasets.custom_data_type import ConcatData
 from ppmat.datasets.surface_tags import ADSORBATE
 from ppmat.datasets.surface_tags import SURFACE
+from ppmat.utils.element_energies import element_energies
 from ppmat.utils.element_properties import MAX_ATOMIC_NUMBER
 from ppmat.utils.element_properties import element_properties
 from ppmat.utils.misc import gather_objects
@@ -188,13 +189,7 @@ def potential_scaling(
     squares, components = np.sum([(s, c) for _, s, c, _ in rows], axis=0)
     if not squares > 0:
         raise ConfigError(f"potential_scaling: the forces of {len(rows)} frames are 0")
-    met = np.flatnonzero(counts.any(axis=0))
-    x = counts[:, met]
-    mean = energies.sum() / x.sum()  # of one atom
-    matrix = x.T @ x + ridge * np.eye(len(met))
-    above = np.linalg.solve(matrix, x.T @ (energies - mean * x.sum(axis=1)))
-    found = np.zeros(NUM_ELEMENTS)
-    found[met] = mean + above
+    found = element_energies(counts, energies, ridge)
     return float(np.sqrt(squares / components)), _by_symbol(found)
 
 
