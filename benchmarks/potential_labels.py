@@ -36,6 +36,7 @@ import numpy as np
 from ase.io import read
 from ase.io import write as write_frames
 
+from benchmarks.potentials import score_test
 from benchmarks.runs import RESULTS
 from benchmarks.runs import ROOT
 from benchmarks.runs import file_name
@@ -75,9 +76,6 @@ def drawn(data: Path, frames: int, seed: int, out: Path) -> Path:
 
 def one(row: str, seed: int, args: argparse.Namespace) -> None:
     """Train one row with some frames, and score it on the test frames."""
-    from ppmat.datasets import build_dataloader
-    from ppmat.metrics.potential_metric import PotentialMetric
-
     folder = args.work / args.name
     own = drawn(args.data / args.set, args.frames, seed, folder / "frames")
     epochs = EPOCHS[args.frames]
@@ -95,10 +93,7 @@ def one(row: str, seed: int, args: argparse.Namespace) -> None:
     model, config, seconds = train_with_command(
         "interatomic_potentials", CONFIG, words, folder, weights="best.pdparams"
     )
-    metric = PotentialMetric()
-    for batch in build_dataloader(config["Dataset"]["test"]):
-        metric.update_step(result=model(batch), batch=batch, stage="test")
-    result = {"train_seconds": seconds, **metric.compute_epoch(stage="test")}
+    result = {"train_seconds": seconds, **score_test(model, config)}
     (args.work / f"{args.name}.json").write_text(json.dumps(result, indent=2))
 
 

@@ -35,6 +35,7 @@ import argparse
 import json
 import shlex
 from pathlib import Path
+from typing import Any
 
 from benchmarks.potential_peers import BATCH
 from benchmarks.potential_peers import ENERGY_WEIGHT
@@ -76,11 +77,19 @@ def rows_of(name: str) -> list[str]:
     return [SPATIAL] if name in WITHOUT_CELL else list(ROWS)
 
 
-def one(row: str, seed: int, args: argparse.Namespace) -> None:
-    """Train one row on one set, and score it on the test frames."""
+def score_test(model: Any, config: dict) -> dict[str, float]:
+    """Return the errors of a potential on the test frames of a configuration."""
     from ppmat.datasets import build_dataloader
     from ppmat.metrics.potential_metric import PotentialMetric
 
+    metric = PotentialMetric()
+    for batch in build_dataloader(config["Dataset"]["test"]):
+        metric.update_step(result=model(batch), batch=batch, stage="test")
+    return metric.compute_epoch(stage="test")
+
+
+def one(row: str, seed: int, args: argparse.Namespace) -> None:
+    """Train one row on one set, and score it on the test frames."""
     folder = args.work / args.name
     words = [
         f"Global.data_root={args.data / args.set}",
@@ -99,9 +108,6 @@ def one(row: str, seed: int, args: argparse.Namespace) -> None:
     model, config, seconds = train_with_command(
         "interatomic_potentials", CONFIG, words, folder, weights="best.pdparams"
     )
-    metric = PotentialMetric()
-    for batch in build_dataloader(config["Dataset"]["test"]):
-        metric.update_step(result=model(batch), batch=batch, stage="test")
     result = {
         "set": args.set,
         "row": row,
@@ -109,7 +115,7 @@ def one(row: str, seed: int, args: argparse.Namespace) -> None:
         "parameters": count_parameters(model),
         "train_seconds": seconds,
         "epochs": args.epochs,
-        "test": metric.compute_epoch(stage="test"),
+        "test": score_test(model, config),
     }
     (args.work / f"{args.name}.json").write_text(json.dumps(result, indent=2))
 

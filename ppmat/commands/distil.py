@@ -33,6 +33,7 @@ from ppmat.commands.options import find_task_config
 from ppmat.commands.options import lock_output
 from ppmat.commands.options import new_parser
 from ppmat.commands.options import task_command
+from ppmat.commands.predict_potential import as_atoms
 from ppmat.utils import logger
 from ppmat.utils.errors import InputError
 
@@ -91,7 +92,7 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
         logger.init_logger(log_file=str(folder / "run.log"))
         distillation = Distillation(settings, starts, train)
         iterations = distillation.run()
-        last = folder / f"iteration_{len(iterations) - 1:02d}"
+        last = distillation.folder_of(len(iterations) - 1)
         test = read_frames(folder / "held_out" / "test.extxyz")
         draw_parity(test, read_frames(last / "predicted.extxyz"), folder / "parity.png")
         draw_learning(iterations, folder / "learning_curve.png")
@@ -119,7 +120,6 @@ def read_starts(inputs: str | Sequence[str]) -> list:
     Raises:
         InputError: One cannot be read.
     """
-    from ppmat.datasets.oc20_record import OC20Record
     from ppmat.datasets.structure_reader import Unreadable
     from ppmat.datasets.structure_reader import iter_structures
 
@@ -127,9 +127,7 @@ def read_starts(inputs: str | Sequence[str]) -> list:
     for structure in iter_structures([inputs] if isinstance(inputs, str) else inputs):
         if isinstance(structure, Unreadable):
             raise InputError(str(structure))
-        if isinstance(structure, OC20Record):
-            structure = structure.to_atoms()
-        found.append(structure)
+        found.append(as_atoms(structure))
     return found
 
 

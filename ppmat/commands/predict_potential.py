@@ -43,6 +43,8 @@ from ppmat.utils import logger
 if TYPE_CHECKING:
     from ase import Atoms
 
+    from ppmat.datasets.oc20_record import OC20Record
+
 _EPILOG = """\
 Exit status: 0 done, 1 some structures were left out (they are listed), 2 wrong input.
 
@@ -137,17 +139,21 @@ def make_calculator(args: argparse.Namespace, task_dir: str) -> Any:
 
 def iter_atoms(inputs: Sequence[str], faults: list[str]) -> Iterator[Atoms]:
     """Yield structures as atoms, with an id; unreadable ones are logged as faults."""
-    from ppmat.datasets.oc20_record import OC20Record
     from ppmat.datasets.structure_reader import Unreadable
     from ppmat.datasets.structure_reader import iter_structures
 
     for structure in iter_structures(inputs):
         if isinstance(structure, Unreadable):
             add_fault(faults, str(structure))
-        elif isinstance(structure, OC20Record):
-            yield structure.to_atoms()
         else:
-            yield structure
+            yield as_atoms(structure)
+
+
+def as_atoms(structure: Atoms | OC20Record) -> Atoms:
+    """Return a structure of a file, or of a data set, as atoms."""
+    from ppmat.datasets.oc20_record import OC20Record
+
+    return structure.to_atoms() if isinstance(structure, OC20Record) else structure
 
 
 def add_fault(faults: list[str], text: str) -> None:

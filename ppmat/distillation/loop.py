@@ -117,6 +117,10 @@ class Distillation:
         self.awaited: list[str] = []  # frames that wait for labels
         self.teacher = None if name == EXTERNAL else Source(TEACHERS[name], **params)
 
+    def folder_of(self, iteration: int) -> Path:
+        """Return the folder of an iteration, from 0."""
+        return self.folder / f"iteration_{iteration:02d}"
+
     def run(self) -> list[dict]:
         """Run what is missing; returns the scores of the iterations."""
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -142,10 +146,7 @@ class Distillation:
     def _warn_of_late_labels(self) -> None:
         """Warn of labels that were corrected after their iteration was finished."""
         folders = [self.folder / "held_out"] if self.iterations else []
-        folders += [
-            self.folder / f"iteration_{number:02d}"
-            for number in range(len(self.iterations))
-        ]
+        folders += map(self.folder_of, range(len(self.iterations)))
         for given in (file for f in folders for file in f.glob("*.given.extxyz")):
             done = given.with_name(given.name.replace(".given", ""))
             if _is_newer(given, done):
@@ -166,7 +167,7 @@ class Distillation:
     # An iteration --------------------------------------------------------------------
 
     def _iterate(self, number: int) -> dict:
-        folder = self.folder / f"iteration_{number:02d}"
+        folder = self.folder_of(number)
         (folder / "explored").mkdir(parents=True, exist_ok=True)
         before = self._labelled_before(number)
         explored = self._explore(folder, number)
@@ -183,8 +184,8 @@ class Distillation:
         frames = [*before, *new]
         if not frames:
             raise InputError("no frame is left to train on", hint="See Distil.filter.")
-        self._write_data(folder / "data", frames)
-        config, weights = self._train(folder, number)
+        stress = self._write_data(folder / "data", frames)
+        config, weights = self._train(folder, number, stress)
         scores = self._evaluate(folder, Source(sfin, **_paths(config, weights)))
         return {
             "frames": len(frames),
@@ -196,11 +197,12 @@ class Distillation:
 
     def _labelled_before(self, number: int) -> list[Atoms]:
         """Return what the iterations before this one labelled."""
-        files = [
-            self.folder / f"iteration_{before:02d}" / "labelled.extxyz"
-            for before in range(number)
-        ]
+        files = self._labelled_files(number)
         return [frame for file in files for frame in read_frames(file)]
+
+    def _labelled_files(self, iterations: int) -> list[Path]:
+        """Return the files of what the first iterations labelled."""
+        return [self.folder_of(n) / "labelled.extxyz" for n in range(iterations)]
 
     def _student(self, number: int) -> Source | None:
         """Return the newest student, or the potential to start from."""
@@ -254,7 +256,9 @@ class Distillation:
         for role, frames in roles.items():
             roles[role], reasons = filtered(frames, self.settings.filter)
             left_out += reasons
-        counts = ", ".join(f"{n} {role}" for role, n in _counts(roles).items() if n)
+        counts = ", ".join(
+            f"{len(kept)} {role}" for role, kept in roles.items() if kept
+        )
         reasons = ", ".join(f"{why} {n}" for why, n in left_out.items()) or "none"
         logger.message(f"Explored: {counts}. Left out: {reasons}")
         return roles
@@ -331,8 +335,8 @@ class Distillation:
         write_frames(done, found)
         return found
 
-    def _write_data(self, folder: Path, frames: list[Atoms]) -> None:
-        """Write what the student is trained on."""
+    def _write_data(self, folder: Path, frames: list[Atoms]) -> bool:
+        """Write what the student is trained on; returns whether all has a stress."""
         folder.mkdir(exist_ok=True)
         train = self.settings.train
         if old := self.replay:
@@ -340,17 +344,20 @@ class Distillation:
             picked = rng.permutation(len(old))[: train.replay_frames]
             frames = [*frames, *aligned([old[i] for i in sorted(picked)], old, frames)]
         write_frames(folder / "train.extxyz.gz", frames)
-        for role in ("val", "test"):
-            held = read_frames(self.folder / "held_out" / f"{role}.extxyz")
-            write_frames(folder / f"{role}.extxyz.gz", held)
+        held = {
+            role: read_frames(self.folder / "held_out" / f"{role}.extxyz")
+            for role in ("val", "test")
+        }
+        for role, own in held.items():
+            write_frames(folder / f"{role}.extxyz.gz", own)
+        return all("stress" in f.calc.results for f in [*frames, *held["val"]])
 
-    def _train(self, folder: Path, number: int) -> tuple[Path, Path]:
+    def _train(self, folder: Path, number: int, stress: bool) -> tuple[Path, Path]:
         """Train the student of an iteration; returns its YAML and weights."""
-        train, data = self.settings.train, folder / "data"
-        words = [f"Global.data_root={data}", f"Trainer.seed={self.settings.seed}"]
-        frames = read_frames(data / "train.extxyz.gz")
-        held = read_frames(data / "val.extxyz.gz")
-        if not all("stress" in frame.calc.results for frame in [*frames, *held]):
+        train = self.settings.train
+        words = [f"Global.data_root={folder / 'data'}"]
+        words += [f"Trainer.seed={self.settings.seed}"]
+        if not stress:
             logger.info("some frames have no stress, so none is learned")
             words += ["Global.label_names=[energy,forces]"]
             words += ["Model.__init_params__.stress_weight=[0,0]"]
@@ -376,10 +383,7 @@ class Distillation:
         files = [
             self.folder / "held_out" / f"{role}.extxyz" for role in ("val", "test")
         ]
-        files += [
-            self.folder / f"iteration_{n:02d}" / "labelled.extxyz"
-            for n in range(number + 1)
-        ]
+        files += self._labelled_files(number + 1)
         digest = hashlib.sha256(b"".join(file.read_bytes() for file in files))
         path = folder / "labels.sha256"
         if path.exists() and path.read_text() != digest.hexdigest():
@@ -414,10 +418,6 @@ def _potential(folder: Path) -> tuple[Path, Path]:
     (config,) = (folder / "potential").glob("*.yaml")
     (weights,) = (folder / "potential").glob("*.pdparams")
     return config, weights
-
-
-def _counts(roles: dict[str, list]) -> dict[str, int]:
-    return {role: len(frames) for role, frames in roles.items()}
 
 
 def _write_json(path: Path, value: Any) -> None:
