@@ -15,6 +15,7 @@
 """The pages: links, commands and tables match the tree."""
 
 import dataclasses
+import doctest
 import importlib.util
 import io
 import os
@@ -29,6 +30,7 @@ from functools import cache
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import pytest
 import yaml
 
@@ -268,12 +270,46 @@ def test_targets_named_in_running_text_exist():
             assert target in make_targets(), f"{name}: make {target}"
 
 
-def test_both_readmes_show_the_same_commands():
-    english, chinese = (
-        (ROOT / name).read_text(encoding="utf-8")
-        for name in ("README.md", "README_zh.md")
-    )
+def examples(text: str) -> str:
+    """Return the Python sessions of a page; a later one may use names of an earlier."""
+    return "".join(re.findall(r"^```pycon\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
+
+
+def failed_examples(text: str, name: str) -> str:
+    """Run the Python sessions of a page; return the report of what differs."""
+    report = []
+    test = doctest.DocTestParser().get_doctest(examples(text), {}, name, name, 0)
+    assert test.examples
+    doctest.DocTestRunner(verbose=False).run(test, out=report.append)
+    return "".join(report)
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in pages() if examples((ROOT / n).read_text(encoding="utf-8"))]
+)
+def test_examples_of_pages_run(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with np.printoptions():  # an example may set them
+        assert failed_examples((ROOT / name).read_text(encoding="utf-8"), name) == ""
+
+
+def test_a_wrong_example_is_found():
+    page = "text\n```pycon\n>>> x = 2\n```\n\n```pycon\n>>> x + 1\n3\n```\n"
+    assert failed_examples(page, "page") == ""
+    assert "Got:\n    3" in failed_examples(page.replace("3\n", "4\n"), "page")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("README.md", "README_zh.md"),
+        ("docs/oc20/questions.md", "docs/oc20/questions_zh.md"),
+    ],
+)
+def test_both_languages_show_the_same(names):
+    english, chinese = ((ROOT / name).read_text(encoding="utf-8") for name in names)
     assert commands(english) == commands(chinese)
+    assert examples(english) == examples(chinese)
     assert without_code(english).count("\n## ") == without_code(chinese).count("\n## ")
 
 
