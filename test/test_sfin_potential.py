@@ -36,6 +36,9 @@ BACKBONE = {
     "frequency_ratio": 0.5,
 }
 
+ANGULAR = {"vector_messages": 3, "products": True, "tensors": 2}
+BACKBONES = [{"halves": half} for half in ("both", "spatial", "frequency")] + [ANGULAR]
+
 
 @pytest.fixture(autouse=True)
 def float64():
@@ -68,9 +71,9 @@ def strained(a, strain):
     return {**a, "pos": a["pos"] @ change, "cell": a["cell"] @ change}
 
 
-@pytest.mark.parametrize("halves", ["both", "spatial", "frequency"])
-def test_forces_are_the_negative_gradient(halves):
-    model = potential(backbone={"halves": halves})
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_forces_are_the_negative_gradient(backbone):
+    model = potential(backbone=backbone)
     a, h = slab(1), 1e-4
     forces = model.predict(batch_of([a], **GRAPH))["forces"][0]
     assert np.abs(forces).max() > 1e-3
@@ -85,10 +88,10 @@ def test_forces_are_the_negative_gradient(halves):
         assert -slope == pytest.approx(forces[i, axis], abs=1e-6 * scale)
 
 
-@pytest.mark.parametrize("halves", ["both", "spatial", "frequency"])
-def test_stress_is_the_derivative_by_strain(halves):
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_stress_is_the_derivative_by_strain(backbone):
     """With k vectors and edges that change with the cell; symmetric, of right sign."""
-    model = potential(backbone={"halves": halves})
+    model = potential(backbone=backbone)
     a, h = slab(2), 1e-4
     stress = model.predict(batch_of([a], **GRAPH))["stress"][0]
     np.testing.assert_allclose(stress, stress.T, atol=1e-12)

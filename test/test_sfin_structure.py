@@ -36,12 +36,14 @@ SMALL = {
     "k_cut": 1.3,
     "num_basis": 6,
 }
+ANGULAR = {"vector_messages": 3, "products": True, "tensors": 2}
 VARIANTS = [
     {"halves": "both"},
     {"halves": "both", "exchange": False},
     {"halves": "spatial"},
     {"halves": "frequency"},
     {"frequency_ratio": 1.0},
+    ANGULAR,
 ]
 
 
@@ -292,6 +294,17 @@ def test_full_network_differs_from_its_parts():
     assert difference(outputs[0], outputs[3]) > BROKEN
 
 
+@pytest.mark.parametrize("name", ["send_v", "send_t", "factors"])
+def test_vector_messages_products_and_tensors_count(name):
+    a = slab()
+    model = backbone(**ANGULAR)
+    before = run(model, [a])
+    for path, weight in model.named_parameters():
+        if name in path:
+            weight.set_value(paddle.zeros_like(weight))
+    assert difference(before, run(model, [a])) > BROKEN
+
+
 def test_frequency_half_sees_beyond_the_cutoff():
     far = slab(4, n=2)
     far["cell"] = np.diag([9.0, 9.0, 40.0])
@@ -341,9 +354,10 @@ def test_isolated_atom_without_edges_or_wave_vectors():
     assert_close([x[:1] for x in both], run(model, [one]))
 
 
-def test_gradients_reach_every_parameter_and_are_finite():
+@pytest.mark.parametrize("more", [{}, ANGULAR])
+def test_gradients_reach_every_parameter_and_are_finite(more):
     model = SFINFlow(
-        backbone_cfg=SMALL,
+        backbone_cfg={**SMALL, **more},
         scheduler_cfg={
             "__class_name__": "FlowMatchingScheduler",
             "__init_params__": {"noise_std": 0.1},
@@ -357,10 +371,11 @@ def test_gradients_reach_every_parameter_and_are_finite():
     assert all(bool(paddle.isfinite(p.grad).all()) for p in model.parameters())
 
 
-def test_second_derivatives_exist():
+@pytest.mark.parametrize("more", [{}, ANGULAR])
+def test_second_derivatives_exist(more):
     """Needed by potentials: forces inside a loss."""
     batch = batch_of([slab(0)], **GRAPH)
-    model = backbone()
+    model = backbone(**more)
     positions = batch["structure_array"]["cart_coords"].clone()
     positions.stop_gradient = False
     x, _ = model(batch, positions)

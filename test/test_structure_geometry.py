@@ -21,6 +21,7 @@ import pytest
 from ppmat.models.sfin.structure_geometry import RadialBasis
 from ppmat.models.sfin.structure_geometry import Taps
 from ppmat.models.sfin.structure_geometry import cell_normals
+from ppmat.models.sfin.structure_geometry import degree_2
 from ppmat.models.sfin.structure_geometry import pad_index
 from ppmat.models.sfin.structure_geometry import with_empty_row
 
@@ -63,15 +64,36 @@ def test_taps_are_radial_times_angular_and_zero_in_padding():
     vector = paddle.to_tensor(unit * np.array([1.0, 2.0, 4.9])[:, None])
     is_edge = paddle.ones([2, 3, 1])
     is_edge[1, 2] = 0.0
-    x = taps(vector, is_edge).numpy()
+    radial, x, second = taps(vector, is_edge)
+    radial, x = radial.numpy(), x.numpy()
+    assert second is None
     assert x.shape == (2, 3, 4 * 4)
     assert (x[1, 2] == 0.0).all()
-    radial = x[:, :, :4]
+    np.testing.assert_array_equal(x[:, :, :4], radial)
     vectors = x[:, :, 4:].reshape(2, 3, 3, 4)
     want = np.sqrt(3.0) * unit[..., None] * radial[:, :, None]
     np.testing.assert_allclose(vectors, want, atol=1e-12)
-    far = taps(vector / 4.9 * 5.001, is_edge).numpy()
+    far = taps(vector / 4.9 * 5.001, is_edge)[1].numpy()
     assert np.abs(far[:, 2]).max() < 1e-6  # the third vector is beyond the cut-off
+
+
+def test_taps_of_degree_2_are_radial_times_harmonics():
+    taps = Taps(5.0, num_basis=12, num_radial=4, second=True)
+    unit = directions(6).reshape(2, 3, 3)
+    radial, _, second = taps(paddle.to_tensor(2.0 * unit), paddle.ones([2, 3, 1]))
+    harmonics = degree_2(paddle.to_tensor(unit)).unsqueeze(-1)  # [2, 3, 5, 1]
+    want = (harmonics * radial.unsqueeze(2)).reshape([2, 3, 5 * 4])
+    np.testing.assert_allclose(second.numpy(), want.numpy(), atol=1e-12)
+
+
+def test_products_of_degree_2_are_legendre_polynomials_of_the_angle():
+    """The addition theorem; without one of the five, products turn with the frame."""
+    unit = directions(7)
+    harmonics = degree_2(paddle.to_tensor(unit)).numpy()
+    cosine = unit @ unit.T
+    want = 5.0 * (1.5 * cosine**2 - 0.5)  # 5 P_2: mean square 1 of each of the five
+    np.testing.assert_allclose(harmonics @ harmonics.T, want, atol=1e-12)
+    assert np.abs(harmonics[:, 1:] @ harmonics[:, 1:].T - want).max() > 0.1
 
 
 def test_cell_normals_over_the_volume_are_the_inverse():

@@ -221,7 +221,7 @@ class SFINEnergy(BatchCounter):
 
         self.backbone = SFINBackbone(**backbone_cfg)
         channels, vectors = self.backbone.out_channels, self.backbone.out_vectors
-        self.readout = GatedActivation(channels, vectors)
+        self.readout = GatedActivation(channels, vectors, self.backbone.products)
         self.energy_head = AtomHead(channels, dropout)
         self.displacement_head = None
         if displacement_weight is not None:

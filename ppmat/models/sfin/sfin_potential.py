@@ -103,7 +103,7 @@ class SFINPotential(BatchCounter):
         self.weights = {name: pair for name, pair in weights.items() if any(pair)}
         self.backbone = SFINBackbone(**backbone_cfg)
         channels, vectors = self.backbone.out_channels, self.backbone.out_vectors
-        self.readout = GatedActivation(channels, vectors)
+        self.readout = GatedActivation(channels, vectors, self.backbone.products)
         self.energy_head = AtomHead(channels)
         self.register_buffer("data_std", paddle.full([], data_std))
         reference = reference_table(element_reference, "float64")

@@ -69,11 +69,13 @@ class Sizes(NamedTuple):
 
     channels: int  # D
     vectors: int  # V
-    messages: int  # Q
+    messages: int  # Q, scalars that an atom sends
+    vector_messages: int = 0  # vectors that it sends
+    tensors: int = 0  # scalars that it sends for sums of degree 2
 
     def times(self, ratio: float) -> Sizes:
-        """Return ``ratio`` of the channels, at least one of each kind."""
-        return Sizes(*(max(round(ratio * size), 1) for size in self))
+        """Return ``ratio`` of the channels, at least one of each kind that exists."""
+        return Sizes(*(max(round(ratio * size), min(size, 1)) for size in self))
 
 
 class Features(NamedTuple):
@@ -81,6 +83,15 @@ class Features(NamedTuple):
 
     s: paddle.Tensor  # [N, D] scalars
     v: paddle.Tensor  # [N, 3, V] vectors
+
+
+class Sums(NamedTuple):
+    """What the neighbours of each atom send, summed with the taps."""
+
+    s: paddle.Tensor  # [N, R Q] of scalars
+    v: paddle.Tensor  # [N, 3, R Q] of scalars times directions
+    carried: paddle.Tensor | None  # [N, 3, R times vector messages] of vectors
+    t: paddle.Tensor | None  # [N, 5, R times tensors] of scalars times degree 2
 
 
 def add(a: Features, b: Features) -> Features:
@@ -168,17 +179,23 @@ class GatedActivation(nn.Layer):
     """The counterpart of BatchNorm and ReLU in Fig. 5b.
 
     All are normalised; then scalars gate vectors, and the lengths of vectors enter the
-    scalars. It uses one atom at a time, so a batch gives the results of its single
-    structures.
+    scalars. With ``products``, so do gated scalar products of vectors, as in the update
+    of PaiNN (Schütt et al., ICML 2021, arXiv:2102.03150). It uses one atom at a time,
+    so a batch gives the results of its single structures.
     """
 
-    def __init__(self, channels: int, vectors: int) -> None:
+    def __init__(self, channels: int, vectors: int, products: bool = False) -> None:
         super().__init__()
         self.norm = ChannelNorm(channels)
         self.length = nn.Linear(vectors, vectors, bias_attr=False)
         self.hidden = nn.Linear(channels + vectors, channels)
         self.out = nn.Linear(channels, channels + vectors)
         self.split = [channels, vectors]
+        self.factors = None
+        if products:
+            self.factors = nn.Linear(vectors, 2 * vectors, bias_attr=False)
+            self.product = nn.Linear(vectors, channels, bias_attr=False)
+            self.gate = nn.Linear(channels, channels)
 
     def forward(self, x: Features) -> Features:
         """Return scalars [N, D] and vectors [N, 3, V] of the same shapes."""
@@ -186,7 +203,15 @@ class GatedActivation(nn.Layer):
         inputs = paddle.concat([self.norm(x.s), lengths(self.length(v))], axis=-1)
         hidden = F.silu(self.hidden(inputs))
         s, gate = self.out(hidden).split(self.split, axis=-1)  # [N, D], [N, V]
+        if self.factors is not None:
+            s = s + self.gate(hidden) * self.product(dot_halves(self.factors(v)))
         return Features(s, v * gate.unsqueeze(1))
+
+
+def dot_halves(x: paddle.Tensor) -> paddle.Tensor:
+    """Return the products [N, C] of the first and last channels of [N, axes, 2 C]."""
+    a, b = x.split(2, axis=-1)
+    return (a * b).sum(axis=1)
 
 
 def shorten(x: paddle.Tensor) -> paddle.Tensor:
@@ -208,23 +233,57 @@ class Messages(nn.Layer):
 
     A neighbour sends ``Q`` mixtures of the scalars of each half. They are summed with
     every tap of :class:`~ppmat.models.sfin.structure_geometry.Taps`, in one product of
-    matrices for each atom; no tensor for each edge and channel exists.
+    matrices for each atom; no tensor for each edge and channel exists. If there are
+    vector messages, vectors are summed with the radial functions; if there are tensors,
+    further mixtures of scalars are summed with the taps of degree 2.
     """
 
     def __init__(self, sizes: list[Sizes], num_radial: int) -> None:
         super().__init__()
+        local = sizes[0]
         self.send = nn.LayerList(nn.Linear(x.channels, x.messages) for x in sizes)
+        self.send_v = self.send_t = None
+        if local.vector_messages:
+            self.send_v = nn.LayerList(
+                nn.Linear(x.vectors, x.vector_messages, bias_attr=False) for x in sizes
+            )
+        if local.tensors:
+            self.send_t = nn.LayerList(nn.Linear(x.channels, x.tensors) for x in sizes)
         self.split = [num_radial, 3 * num_radial]
 
-    def forward(self, halves: list[Features], geo: Geometry) -> Features:
-        """Return the sums [N, R Q] and [N, 3, R Q], halves side by side in ``Q``."""
-        n, m, _ = geo.taps.shape
-        sent = [send(x.s) for send, x in zip(self.send, halves)]
-        sent = sent[0] if len(sent) == 1 else paddle.concat(sent, axis=-1)
-        sent = paddle.gather(sent, geo.neighbour).reshape([n, m, -1])
-        sums = paddle.matmul(geo.taps, sent, transpose_x=True)  # [N, 4 R, Q]
+    def forward(self, halves: list[Features], geo: Geometry) -> Sums:
+        """Return the sums, halves side by side in the channels."""
+        n, _, r = geo.radial.shape
+        scalars, vectors = [x.s for x in halves], [x.v for x in halves]
+        sums = summed(geo.taps, self.send, scalars, geo)  # [N, 4 R, Q]
         s, v = sums.split(self.split, axis=1)
-        return Features(s.reshape([n, -1]), v.reshape([n, 3, -1]))
+        carried = t = None
+        if self.send_v is not None:
+            # [N, R, 3, vector messages] to [N, 3, R times vector messages]
+            carried = summed(geo.radial, self.send_v, vectors, geo)
+            carried = carried.reshape([n, r, 3, -1]).transpose([0, 2, 1, 3])
+            carried = carried.reshape([n, 3, -1])
+        if self.send_t is not None:
+            t = summed(geo.taps_2, self.send_t, scalars, geo).reshape([n, 5, -1])
+        return Sums(s.reshape([n, -1]), v.reshape([n, 3, -1]), carried, t)
+
+
+def summed(
+    taps: paddle.Tensor, send: nn.LayerList, x: list[paddle.Tensor], geo: Geometry
+) -> paddle.Tensor:
+    """Return the sums over neighbours with every tap, [N, taps, columns sent].
+
+    Args:
+        taps: Of each edge, [N, M, taps].
+        send: Makes of each half what an atom sends.
+        x: The halves, [N, D] or [N, 3, V].
+        geo: The neighbours.
+    """
+    sent = [layer(half) for layer, half in zip(send, x)]
+    sent = sent[0] if len(sent) == 1 else paddle.concat(sent, axis=-1)
+    n, m, _ = taps.shape
+    sent = paddle.gather(sent.reshape([n, -1]), geo.neighbour).reshape([n, m, -1])
+    return paddle.matmul(taps, sent, transpose_x=True)
 
 
 class Paths(nn.Layer):
@@ -273,28 +332,39 @@ class Paths(nn.Layer):
 class Convolution(nn.Layer):
     """The counterpart of the Conv boxes in Fig. 5b: mix own features and messages.
 
-    An atom's own features are the centre tap of the 3x3 convolution.
+    An atom's own features are the centre tap of the 3x3 convolution. Tensors of degree
+    2 enter as their scalar products only.
     """
 
     def __init__(self, sizes: list[Sizes], num_radial: int) -> None:
         super().__init__()
-        channels, vectors, messages = map(list, zip(*sizes))
+        channels, vectors, messages, carried, tensors = map(list, zip(*sizes))
         self.centre_s = Paths(1, channels, channels, bias=True)
         self.centre_v = Paths(1, vectors, vectors)
         self.scalar = Paths(num_radial, messages, channels)
         self.vector = Paths(num_radial, messages, vectors)
+        self.carried = self.factors = None
+        if carried[0]:
+            self.carried = Paths(num_radial, carried, vectors)
+        if tensors[0]:
+            count = sum(tensors)
+            self.factors = nn.Linear(num_radial * count, 2 * count, bias_attr=False)
+            self.product = nn.Linear(count, sum(channels), bias_attr=False)
 
-    def forward(self, x: Features, sums: Features) -> Features:
+    def forward(self, x: Features, sums: Sums) -> Features:
         """Return scalars [N, D] and vectors [N, 3, V] of both halves side by side.
 
         Args:
             x: Features of both halves side by side.
             sums: From :class:`Messages`.
         """
-        return Features(
-            self.centre_s(x.s) + self.scalar(sums.s),
-            self.centre_v(x.v) + self.vector(sums.v),
-        )
+        s = self.centre_s(x.s) + self.scalar(sums.s)
+        v = self.centre_v(x.v) + self.vector(sums.v)
+        if self.carried is not None:
+            v = v + self.carried(sums.carried)
+        if self.factors is not None:
+            s = s + self.product(dot_halves(self.factors(sums.t)))
+        return Features(s, v)
 
 
 class FourierUnit(nn.Layer):
@@ -391,6 +461,7 @@ class InteractionBlock(nn.Layer):
         exchange: With both halves, whether the paths g2l and l2g exist.
         num_radial: Radial functions of the messages, ``R``.
         num_basis: Gaussians of the lengths of reciprocal vectors.
+        products: See :class:`GatedActivation`.
     """
 
     def __init__(
@@ -399,6 +470,7 @@ class InteractionBlock(nn.Layer):
         exchange: bool,
         num_radial: int,
         num_basis: int,
+        products: bool,
     ) -> None:
         super().__init__()
         local, spectral = sizes
@@ -412,7 +484,9 @@ class InteractionBlock(nn.Layer):
         if spectral is not None:
             self.g2g = FrequencyConv(spectral.channels, spectral.vectors, num_basis)
         self.act = nn.LayerList(
-            GatedActivation(x.channels, x.vectors) for x in sizes if x is not None
+            GatedActivation(x.channels, x.vectors, products)
+            for x in sizes
+            if x is not None
         )
 
     def forward(self, halves: list[Features], geo: Geometry) -> list[Features]:
@@ -452,6 +526,12 @@ class SFINBackbone(nn.Layer):
         num_radial: Radial functions of distances, mixtures of the Gaussians, ``R``.
         halves: ``"both"``, ``"spatial"`` or ``"frequency"``.
         exchange: Whether the halves exchange features (the paths l2g and g2l).
+        vector_messages: Vector channels of the spatial half that an atom sends to its
+            neighbours; 0 for none.
+        products: Whether scalar products of vectors enter the scalars of an activation.
+        tensors: Sums of degree 2 of the spatial half, of which scalar products enter
+            the scalars; 0 for none. The three halve the errors of forces, and cost
+            time; see ``docs/potentials/results.md``.
         drop_path: Fraction of structures that skip a residual block in training
             (stochastic depth).
 
@@ -472,12 +552,15 @@ class SFINBackbone(nn.Layer):
         num_radial: Annotated[int, Range(1, 1024)] = 8,
         halves: Literal["both", "spatial", "frequency"] = "both",
         exchange: bool = True,
+        vector_messages: Annotated[int, Range(0, 4096)] = 0,
+        products: bool = False,
+        tensors: Annotated[int, Range(0, 4096)] = 0,
         drop_path: Annotated[float, Range(0, below=1)] = 0.0,
     ) -> None:
         super().__init__()
         if not 0.0 <= drop_path < 1.0:
             raise InputError(f"drop_path is {drop_path!r}", wanted="a fraction below 1")
-        local = Sizes(channels, vectors, messages)
+        local = Sizes(channels, vectors, messages, vector_messages, tensors)
         spectral = local.times(frequency_ratio)
         sizes = {
             "both": (local, spectral),
@@ -490,8 +573,9 @@ class SFINBackbone(nn.Layer):
         self.halves = [half for half in sizes if half is not None]
         self.out_channels = sum(half.channels for half in self.halves)
         self.out_vectors = sum(half.vectors for half in self.halves)
+        self.products = products
         self.structure_geometry = StructureGeometry(
-            cutoff, k_cut, num_basis, num_radial
+            cutoff, k_cut, num_basis, num_radial, second=tensors > 0
         )
         self.element = Lookup(MAX_ATOMIC_NUMBER + 1, self.out_channels)
         self.tag = Lookup(NUM_TAGS, self.out_channels)
@@ -499,7 +583,7 @@ class SFINBackbone(nn.Layer):
         self.head = Mix(self.out_channels + 1, 1, self.out_channels, self.out_vectors)
         self.blocks = nn.LayerList(
             nn.LayerList(
-                InteractionBlock(sizes, exchange, num_radial, num_basis)
+                InteractionBlock(sizes, exchange, num_radial, num_basis, products)
                 for _ in range(2)
             )
             for _ in range(num_blocks)

@@ -43,7 +43,9 @@ class Geometry(NamedTuple):
     """
 
     neighbour: paddle.Tensor  # [N * M] row of each neighbour
-    taps: paddle.Tensor  # [N, M, R + 3 R] radial times angular, 0 in padding
+    radial: paddle.Tensor  # [N, M, R] radial functions, 0 in padding
+    taps: paddle.Tensor  # [N, M, R + 3 R] radial times 1 and direction, 0 in padding
+    taps_2: paddle.Tensor | None  # [N, M, 5 R] radial times degree 2, 0 in padding
     pad: paddle.Tensor  # [S * P] row of the atom at each padded place
     place: paddle.Tensor  # [N] padded place of each atom
     wave: paddle.Tensor  # [S, P, 2 K] cos(k.x), then sin(k.x), 0 in padding
@@ -142,6 +144,18 @@ class RadialBasis(nn.Layer):
         return gauss * envelope(x / self.cutoff).unsqueeze(-1)
 
 
+def degree_2(unit: paddle.Tensor) -> paddle.Tensor:
+    """Return the five real spherical harmonics of degree 2, [..., 5] of [..., 3].
+
+    The mean square of each on the sphere is 1. A rotation mixes them by an orthogonal
+    matrix, so sums over products of all five do not change.
+    """
+    x, y, z = unit.split(3, axis=-1)
+    functions = [x * y, y * z, z * x, 0.5 * (x * x - y * y)]
+    functions.append((1.5 * z * z - 0.5) / math.sqrt(3.0))
+    return math.sqrt(15.0) * paddle.concat(functions, axis=-1)
+
+
 class Taps(nn.Layer):
     """The taps of the convolutions: learned radial functions times 1 and ``u``.
 
@@ -154,10 +168,14 @@ class Taps(nn.Layer):
         cutoff: End of the radial functions [Å].
         num_basis: Gaussians.
         num_radial: Radial functions, ``R``.
+        second: Whether taps of degree 2 are made.
     """
 
-    def __init__(self, cutoff: float, num_basis: int, num_radial: int) -> None:
+    def __init__(
+        self, cutoff: float, num_basis: int, num_radial: int, second: bool = False
+    ) -> None:
         super().__init__()
+        self.second = second
         self.basis = RadialBasis(cutoff, num_basis)
         self.mix = nn.Linear(
             num_basis,
@@ -166,17 +184,25 @@ class Taps(nn.Layer):
             bias_attr=False,
         )
 
-    def forward(self, vector: paddle.Tensor, is_edge: paddle.Tensor) -> paddle.Tensor:
-        """Return [N, M, R + 3 R] of edge vectors [N, M, 3] Å.
+    def forward(
+        self, vector: paddle.Tensor, is_edge: paddle.Tensor
+    ) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor | None]:
+        """Return ``radial``, ``taps`` and ``taps_2`` of :class:`Geometry`.
 
-        ``is_edge`` [N, M, 1] is 0 in padding.
+        Args:
+            vector: To the neighbours, [N, M, 3] Å.
+            is_edge: [N, M, 1], 0 in padding.
         """
         n, m, _ = vector.shape
         distance = (vector.square().sum(axis=-1) + EPS).sqrt()  # [N, M]
         unit = vector / distance.unsqueeze(-1)
         radial = SCALE * self.mix(self.basis(distance)) * is_edge  # [N, M, R]
         vectors = math.sqrt(3.0) * unit.unsqueeze(-1) * radial.unsqueeze(2)
-        return paddle.concat([radial, vectors.reshape([n, m, -1])], axis=-1)
+        taps = paddle.concat([radial, vectors.reshape([n, m, -1])], axis=-1)
+        if not self.second:
+            return radial, taps, None
+        tensors = degree_2(unit).unsqueeze(-1) * radial.unsqueeze(2)  # [N, M, 5, R]
+        return radial, taps, tensors.reshape([n, m, -1])
 
 
 class StructureGeometry(nn.Layer):
@@ -187,6 +213,7 @@ class StructureGeometry(nn.Layer):
         k_cut: Radius [1/Å] of the sphere of reciprocal vectors.
         num_basis: Gaussians of distances and of the lengths of reciprocal vectors.
         num_radial: Radial functions of the taps, see :class:`Taps`.
+        second: Whether taps of degree 2 are made.
     """
 
     def __init__(
@@ -195,10 +222,11 @@ class StructureGeometry(nn.Layer):
         k_cut: float,
         num_basis: int,
         num_radial: int,
+        second: bool = False,
     ) -> None:
         super().__init__()
         self.k_cut = k_cut
-        self.taps = Taps(cutoff, num_basis, num_radial)
+        self.taps = Taps(cutoff, num_basis, num_radial, second)
         self.k_basis = RadialBasis(k_cut, num_basis)
 
     def forward(self, batch: dict, positions: paddle.Tensor) -> Geometry:
@@ -249,9 +277,12 @@ class StructureGeometry(nn.Layer):
         mask = is_atom * is_k.transpose([0, 2, 1])  # [S, P, K], as phase
         sphere = 6.0 * math.pi**2 / self.k_cut**3  # v_c, Å³
         column = paddle.arange(positions.shape[0]) - first  # [N] place in own structure
+        radial, taps, taps_2 = self.taps(vector, is_edge)
         return Geometry(
             neighbour=neighbour,
-            taps=self.taps(vector, is_edge),
+            radial=radial,
+            taps=taps,
+            taps_2=taps_2,
             pad=pad.flatten(),
             place=structure * pad.shape[1] + column,
             wave=paddle.concat([phase.cos() * mask, phase.sin() * mask], axis=-1),
