@@ -59,8 +59,12 @@ from benchmarks.runs import write
 
 CONFIG = ROOT / "interatomic_potentials/configs/sfin/sfin_potential.yaml"
 MODEL = "Model.__init_params__"
-FULL, SPATIAL = "SFIN", "SFIN, spatial half only"
-ROWS = {FULL: [], SPATIAL: [f"{MODEL}.backbone_cfg.halves=spatial"]}
+FULL, SPATIAL, EQUAL = "SFIN", "SFIN, spatial half only", "SFIN, equal halves"
+ROWS = {
+    FULL: [],
+    SPATIAL: [f"{MODEL}.backbone_cfg.halves=spatial"],
+    EQUAL: [f"{MODEL}.backbone_cfg.frequency_ratio=1"],  # for what is far apart
+}
 WITHOUT_CELL = ("acac",)
 # The dimers are in a box of 30 Å, with 78 pairs of wave vectors below 0.7 1/Å. The 228
 # below 1.0 1/Å resolve the ions as well as their distance.
@@ -74,7 +78,9 @@ WORDS = {name: DIMERS if name.startswith("lode") else [] for name in EPOCHS}
 
 def rows_of(name: str) -> list[str]:
     """Return the rows of a set."""
-    return [SPATIAL] if name in WITHOUT_CELL else list(ROWS)
+    if name in WITHOUT_CELL:
+        return [SPATIAL]
+    return list(ROWS) if name.startswith("lode") else [FULL, SPATIAL]
 
 
 def score_test(model: Any, config: dict) -> dict[str, float]:
