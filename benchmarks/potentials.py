@@ -27,6 +27,8 @@ Usage::
     python -m benchmarks.data.real_potentials PATH DATA
     python -m benchmarks.potentials --data DATA --jobs 2
     python -m benchmarks.potentials --data DATA --gather --peers WORK_OF_THE_PEERS
+    python -m benchmarks.potentials --data DATA --sets acac --epochs 12 --rows \
+        "SFIN, spatial half only" "SFIN, tensors=0" ... --result potential_network.yaml
 """
 
 from __future__ import annotations
@@ -59,12 +61,20 @@ from benchmarks.runs import write
 
 CONFIG = ROOT / "interatomic_potentials/configs/sfin/sfin_potential.yaml"
 MODEL = "Model.__init_params__"
+RESULT = "potentials.yaml"
 FULL, SPATIAL, EQUAL = "SFIN", "SFIN, spatial half only", "SFIN, equal halves"
 ROWS = {
     FULL: [],
     SPATIAL: [f"{MODEL}.backbone_cfg.halves=spatial"],
     EQUAL: [f"{MODEL}.backbone_cfg.frequency_ratio=1"],  # for what is far apart
 }
+MAIN = list(ROWS)
+OPTIONS = ["vector_messages=0", "products=false", "tensors=0"]
+ABLATED = {f"SFIN, {o}": [f"{MODEL}.backbone_cfg.{o}"] for o in OPTIONS}
+ABLATED["SFIN, none of the three"] = [
+    words for row in ABLATED.values() for words in row
+]
+ROWS.update(ABLATED)
 WITHOUT_CELL = ("acac",)
 # The dimers are in a box of 30 Å, with 78 pairs of wave vectors below 0.7 1/Å. The 228
 # below 1.0 1/Å resolve the ions as well as their distance.
@@ -74,13 +84,15 @@ DIMERS = [
     f"{MODEL}.backbone_cfg.k_cut={WAVES}",
 ]
 WORDS = {name: DIMERS if name.startswith("lode") else [] for name in EPOCHS}
+WORDS |= {name: ROWS[SPATIAL] for name in WITHOUT_CELL}
 
 
 def rows_of(name: str) -> list[str]:
     """Return the rows of a set."""
     if name in WITHOUT_CELL:
-        return [SPATIAL]
-    return list(ROWS) if name.startswith("lode") else [FULL, SPATIAL]
+        return [SPATIAL, *ABLATED]
+    both = [FULL, SPATIAL, *ABLATED]
+    return [*both, EQUAL] if name.startswith("lode") else both
 
 
 def score_test(model: Any, config: dict) -> dict[str, float]:
@@ -158,9 +170,10 @@ def gather(args: argparse.Namespace) -> dict:
                 runs = read_runs(folder, row, seeds, **more)
                 rows.append({"name": f"{name}, {row}", **figures_of(runs)})
     words = ["--sets", *args.sets, "--seeds", *map(str, args.seeds)]
-    words += ["--rows", *args.rows] if len(args.rows) < len(ROWS) else []
+    words += ["--rows", *args.rows] if args.rows != MAIN else []
     words += ["--epochs", str(args.epochs)] if args.epochs else []
     words += ["--peers", "PEERS"] if args.peers else []
+    words += ["--result", args.result] if args.result != RESULT else []
     return result_of(
         f"python -m benchmarks.potentials --data DATA {shlex.join(words)}",
         note="Errors on the test frames, one number a seed. mlearn: Zuo et al., J. "
@@ -190,10 +203,11 @@ def main() -> None:
     parser = run_parser(__doc__, "output/benchmark_potentials", None, ROWS)
     add = parser.add_argument
     add("--sets", nargs="+", choices=list(EPOCHS), default=list(EPOCHS))
-    add("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
+    add("--rows", nargs="+", choices=list(ROWS), default=MAIN)
     add("--gather", action="store_true", help="only collect the runs that are there")
     add("--peers", type=Path, help="--work of potential_peers.py, for --gather")
     add("--out", type=Path, default=RESULTS)
+    add("--result", default=RESULT, help="name of the file in --out")
     add("--name", help="name of --one")
     add("--set", choices=list(EPOCHS), help="set of --one")
     args = parse(parser)
@@ -202,7 +216,7 @@ def main() -> None:
         return
     if not args.gather:
         run_rows(args)
-    write(gather(args), args.out / "potentials.yaml")
+    write(gather(args), args.out / args.result)
 
 
 if __name__ == "__main__":
