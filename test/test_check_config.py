@@ -47,7 +47,7 @@ MAY_BE_0 = {
     *("save_freq", "save_freq_steps", "log_freq", "start_eval_epoch", "eval_freq"),
     *("num_workers", "seed", "pair_share"),
     *("warmup_epoch", "eta_min", "weight_decay", "beta1", "beta2", "noise_std"),
-    *("lr_mult", "backbone"),
+    *("lr_mult", "backbone", "vector_messages", "tensors"),
     *("ema_decay", "noisy_nodes", "dropout", "drop_path", "overlap", "uneven_share"),
     *("flat_share", "readout_tags", "tags", "displacement_weight", "k_cut"),
     *("energy_weight", "force_weight", "stress_weight"),
