@@ -40,6 +40,7 @@ BACKBONE = {
     "num_basis": 6,
     "frequency_ratio": 1.0,
 }
+ANGULAR = {"vector_messages": 3, "products": True, "tensors": 2}
 JOINT = {"displacement_weight": [15.0, 1.0]}
 
 
@@ -467,9 +468,10 @@ def test_weights_of_the_former_network_are_refused_with_advice():
     assert "Train again" not in str(fault.value)
 
 
+@pytest.mark.parametrize("angular", [{}, ANGULAR])
 @pytest.mark.parametrize("halves", ["both", "spatial", "frequency"])
-def test_each_half_learns_energies_and_displacements(halves):
-    backbone = {**BACKBONE, "halves": halves}
+def test_each_half_learns_energies_and_displacements(halves, angular):
+    backbone = {**BACKBONE, "halves": halves, **angular}
     model = energy_model(backbone_cfg=backbone, displacement_weight=[1.0, 1.0])
     data = batch(0, 1)
     model(data)["loss_dict"]["loss"].backward()
