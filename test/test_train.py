@@ -290,6 +290,25 @@ def test_resume_by_override(tmp_path):
     assert call(tmp_path, "-c", path, wrong) == 2
 
 
+@pytest.mark.parametrize("by_override", [False, True])
+def test_the_file_of_a_resumed_run_begins_a_new_one(by_override, tmp_path, capsys):
+    path = write(tmp_path, config(tmp_path))
+    assert call(tmp_path, "-c", path) == 0
+    latest = tmp_path / "out" / "checkpoints" / "latest"
+    start = f"Trainer.resume_from_checkpoint={latest}" if by_override else "--resume"
+    assert call(tmp_path, "-c", path, start, "Trainer.max_epochs=3") == 0
+    merged = tmp_path / "out" / os.path.basename(path)
+    assert call(tmp_path, "-c", str(merged)) == 2
+    assert "Continue it with --resume" in capsys.readouterr().out
+    assert call(tmp_path, "-c", str(merged), f"Trainer.output_dir={tmp_path}/b") == 0
+    epochs = [row["epoch"] for row in read_rows(tmp_path / "b", "train(epoch)")]
+    assert epochs == ["1", "2", "3"]
+    assert call(tmp_path, "-c", str(merged), f"Trainer.output_dir={tmp_path}/c",
+                f"Trainer.resume_from_checkpoint={latest}") == 0  # fmt: skip
+    given = load_config(tmp_path / "c" / os.path.basename(path))["Trainer"]
+    assert given["resume_from_checkpoint"] == str(latest)  # decides what the run is
+
+
 def test_one_data_set_split_by_ratio(tmp_path):
     block = split(20)
     block.pop("sampler")

@@ -169,15 +169,17 @@ def run(
             run_folder.check_folder(output_dir, os.path.basename(source))
             if start is not None:
                 run_folder.warn_of_changes(config, merged)
-        config["Trainer"]["resume_from_checkpoint"] = gather_objects(start)[0]
+        start = gather_objects(start)[0]
+        if run_folder.holds(output_dir, start):  # a run of the saved file is a new one
+            config["Trainer"]["resume_from_checkpoint"] = None
         _log_start(config, source, overrides)
         if is_master:
             save_config(config, merged)
-        trainer, loaders = _build(config, asked, settings, merged)
+        trainer, loaders = _build(config, asked, settings, merged, start)
         if asked["train"]:
             if overwrite and is_master:
                 run_folder.remove_checkpoints(output_dir)
-            trainer.train()
+            trainer.train(resume_from_checkpoint=start)
             if is_master and (picture := draw_loss_curve(output_dir)):
                 logger.message(f"Drew {picture}")
         for split in ("val", "test"):
@@ -217,7 +219,11 @@ def _log_start(config: Mapping, source: str, overrides: Sequence[str]) -> None:
 
 
 def _build(
-    config: dict[str, Any], asked: Mapping[str, bool], settings: Any, merged: str
+    config: dict[str, Any],
+    asked: Mapping[str, bool],
+    settings: Any,
+    merged: str,
+    start: str | None,
 ) -> tuple[Any, dict[str, Any]]:
     """Return the trainer and the loader of each split.
 
@@ -264,8 +270,7 @@ def _build(
             config["Optimizer"], model, settings.max_epochs, steps
         )
         slowed = config["Optimizer"][PARAMS_KEY].get("lr_mult")
-        resumed = trainer_config["resume_from_checkpoint"]
-        if slowed and settings.pretrained_model_path is None and resumed is None:
+        if slowed and settings.pretrained_model_path is None and start is None:
             logger.warning(
                 "Optimizer.__init_params__.lr_mult slows or freezes untrained weights: "
                 "Trainer.pretrained_model_path is not given"

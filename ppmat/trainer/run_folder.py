@@ -87,7 +87,7 @@ def choose_start(
         ConfigError: The folder holds a training, and neither is chosen.
     """
     newest = newest_checkpoint(output_dir)
-    own = given and Path(output_dir).resolve() in Path(given).resolve().parents
+    own = holds(output_dir, given)
     if overwrite and own:
         raise ConfigError(f"Trainer.resume_from_checkpoint={given} is overwritten")
     if overwrite or own:
@@ -103,6 +103,13 @@ def choose_start(
         hint="Continue it with --resume, replace it with --overwrite, or choose "
         "another Trainer.output_dir.",
     )
+
+
+def holds(output_dir: str, checkpoint: str | None) -> bool:
+    """Return whether a checkpoint is one of the folder of a run; None is not."""
+    if checkpoint is None:
+        return False
+    return Path(output_dir).resolve() in Path(checkpoint).resolve().parents
 
 
 def remove_checkpoints(output_dir: str) -> None:
