@@ -115,13 +115,16 @@ def test_one_stops_and_the_others_run(inputs, tmp_path, caplog):
         (["--time_step=100"], "time_step is 100.0"),
         (["--ensemble=npt"], "a structure that is periodic in all directions"),
         (["--input", "no.traj"], "not found"),
+        (["--input", "GOLD"], "Au is not in the training data"),
     ],
 )
 def test_wrong_options(inputs, tmp_path, words, fault, caplog):
-    always = ["--input", inputs["slab"], "--steps=20", f"--save_path={tmp_path / 'md'}"]
+    always = ["--input", inputs["slab"], "--steps=20"]
+    always += [f"--save_path={tmp_path / 'new/md'}"]
+    words = [inputs["gold"] if word == "GOLD" else word for word in words]
     assert md.main(TASK, [*inputs["one"], *always, *words]) == 2
     assert fault in caplog.text
-    assert not list(tmp_path.glob("md/*"))
+    assert not (tmp_path / "new").exists()
 
 
 def test_the_input_is_not_overwritten(inputs, tmp_path, caplog):

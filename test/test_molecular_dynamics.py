@@ -303,6 +303,18 @@ def test_refuses_what_cannot_move(calc, tmp_path):
             run(atoms, calc, tmp_path / "a.traj")
 
 
+def test_what_is_refused_leaves_no_file(calc, tmp_path):
+    with pytest.raises(InputError, match="Au is not in the training data"):
+        run(bulk("Au", cubic=True), calc, tmp_path / "a.traj")
+    near = crystal()
+    near.positions[1] = near.positions[0] + 0.1
+    with pytest.raises(InputError, match="at the same place"):
+        run(near, calc, tmp_path / "a.traj")
+    with pytest.raises(InputError, match="a multiple of the interval"):
+        run(crystal(), calc, tmp_path / "a.traj", 13)
+    assert not list(tmp_path.iterdir())
+
+
 def test_another_run_is_refused_and_kept(calc, tmp_path):
     path = tmp_path / "a.traj"
     run(crystal(), calc, path, 4)

@@ -165,7 +165,7 @@ class MolecularDynamics:
 
     Raises:
         InputError: The structure or the settings do not fit, or the trajectory is that
-            of another run.
+            of another run. Nothing has been written then.
 
     Example::
 
@@ -191,15 +191,15 @@ class MolecularDynamics:
         self._hottest = rules.max_temperature or max(10 * settings.temperature, 3000.0)
         decides = asdict(settings)
         decides |= {"structure": _hash_of(atoms), "weights": calculator.fingerprints()}
-        manifest = RunManifest(self.path.with_suffix(".json"), decides, _HINT)
-        last = self._read_trajectory(known=manifest.path.exists())
+        self._manifest = RunManifest(self.path.with_suffix(".json"), decides, _HINT)
+        last = self._read_trajectory(known=self._manifest.path.exists())
         self.atoms = _first_frame(atoms, settings) if last is None else last
         self.step = self.atoms.info["step"]
         self._first_volume = atoms.cell.volume
         calculator.reset()
         calculator.search_again()
         self.atoms.calc = calculator
-        manifest.write()
+        self.atoms.get_forces()  # refuses a structure before anything is written
 
     def frames(self, steps: int) -> Iterator[Atoms]:
         """Run until ``steps`` are done in all; yield each frame after it is written.
@@ -213,6 +213,7 @@ class MolecularDynamics:
             raise InputError(
                 f"{steps} steps", wanted=f"a multiple of the interval, {interval}"
             )
+        self._manifest.write()
         self._stopped.unlink(missing_ok=True)
         with replacing(self._log) as temporary:  # the trajectory decides what is in it
             temporary.write_text("".join(csv_lines(self.rows, COLUMNS)), "utf-8")

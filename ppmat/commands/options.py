@@ -28,6 +28,7 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
+from pathlib import Path
 
 from ppmat.commands.processes import Ranks
 from ppmat.commands.processes import choose_processes
@@ -151,21 +152,23 @@ def report_submission(path: str, splits: Iterable[str], left_out: int) -> bool:
 def lock_output(path: str | None) -> Iterator[None]:
     """Hold the lock of an output folder, or of a ``.csv`` file, and make its folder.
 
-    A folder that is new and receives nothing is removed again.
+    Folders that are new and receive nothing are removed again.
     """
     if path is None:
         yield
         return
-    folder = (os.path.dirname(path) if path.endswith(".csv") else path) or "."
-    is_new = rank() == 0 and not os.path.isdir(folder)
+    folder = Path(path).parent if path.endswith(".csv") else Path(path)
+    new = [
+        f for f in (folder, *folder.parents) if rank() == 0 and not os.path.exists(f)
+    ]
     make_folder(folder)
     try:
         with locked_for_all(path):
             yield
     finally:
-        if is_new:
-            with contextlib.suppress(OSError):  # it holds results
-                os.rmdir(folder)
+        with contextlib.suppress(OSError):  # one holds results
+            for empty in new:
+                empty.rmdir()
 
 
 def keep_freed_memory() -> None:
