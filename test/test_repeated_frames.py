@@ -53,11 +53,12 @@ def test_key_is_of_the_geometry_alone():
     other.positions += 1e-7
     other.calc = SinglePointCalculator(other, energy=3.0, forces=np.zeros((4, 3)))
     assert key_of(frame(other)) == one
-    moved, alloy, strained = atoms.copy(), atoms.copy(), atoms.copy()
+    moved, alloy, strained, open_ = (atoms.copy() for _ in range(4))
     moved.positions[0, 0] += 1e-3
     alloy.numbers[0] = 79
     strained.cell[0, 0] += 1e-3
-    for different in (moved, alloy, strained):
+    open_.pbc = False
+    for different in (moved, alloy, strained, open_):
         different.calc = atoms.calc
         different.calc.atoms = different
         assert key_of(frame(different)) != one

@@ -14,25 +14,23 @@
 
 """Find frames that occur twice: in one set, and in training and evaluation.
 
-Two frames are the same if elements, positions and cell are, to 1e-4 Å, in any order of
-the atoms. Not seen: a frame that is moved, turned, wrapped or repeated; and neighbours
-of one trajectory, which differ but hold nothing new.
+:func:`~ppmat.utils.periodic.geometry_key` says which frames are the same. Not seen: a
+frame that is moved, turned, wrapped or repeated; and neighbours of one trajectory,
+which differ but hold nothing new.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from collections.abc import Sequence
 
-import numpy as np
 from paddle import io
 
 from ppmat.datasets.label_checks import Frame
 from ppmat.utils import logger
 from ppmat.utils.errors import InputError
+from ppmat.utils.periodic import geometry_key
 
-ROUNDING = 1e-4  # Å
 SHOWN = 5  # ids in a message
 
 
@@ -42,13 +40,7 @@ def key_of(frame: Frame) -> bytes:
     The box of a structure that is not periodic depends on its atoms alone.
     """
     record = frame.record
-    places = np.rint(record.pos / ROUNDING).astype(np.int64)
-    table = np.column_stack([record.atomic_numbers, places])
-    table = table[np.lexsort(table.T[::-1])]
-    cell = np.rint(record.cell / ROUNDING).astype(np.int64)
-    return hashlib.blake2b(
-        table.tobytes() + cell.tobytes() + frame.pbc.tobytes(), digest_size=16
-    ).digest()
+    return geometry_key(record.atomic_numbers, record.pos, record.cell, frame.pbc)
 
 
 def frames_of(dataset: io.Dataset) -> Sequence[Frame]:

@@ -25,6 +25,7 @@ from ase.data import covalent_radii
 from ase.neighborlist import neighbor_list
 
 from ppmat.distillation.settings import Filter
+from ppmat.utils.periodic import geometry_key
 
 CLOSE = "atoms too close"
 FORCE = "force too large"
@@ -53,7 +54,7 @@ def filtered(
     kept, left_out, seen = [], Counter(), set()
     for atoms in frames:
         forces = None if atoms.calc is None else atoms.calc.results.get("forces")
-        key = _key(atoms)
+        key = geometry_key(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)
         if closest(atoms) < settings.closest:
             left_out[CLOSE] += 1
         elif forces is not None and not _below(forces, settings.largest_force):
@@ -69,10 +70,3 @@ def filtered(
 def _below(forces: np.ndarray, largest: float) -> bool:
     """Return whether all forces are finite and not larger; NaN is not."""
     return bool(np.linalg.norm(forces, axis=1).max(initial=0.0) <= largest)
-
-
-def _key(atoms: Atoms) -> bytes:
-    """Return a key that equal frames share: elements, positions and cell to 1e-4 Å."""
-    numbers = np.concatenate([atoms.positions.ravel(), atoms.cell.array.ravel()])
-    rounded = np.round(numbers, 4) + 0.0  # no negative zero
-    return atoms.numbers.tobytes() + rounded.tobytes()

@@ -12,13 +12,14 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Geometry of periodic cells: shortest periodic images, layers without atoms.
+"""Geometry of periodic cells: shortest periodic images, empty layers, equal frames.
 
 Cells are rows: ``cart = frac @ cell``.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -28,7 +29,7 @@ import numpy as np
 _SHIFTS = np.array(list(itertools.product((-1, 0, 1), repeat=3)), dtype=np.float64)
 _PLANE_SHIFTS = np.array(list(itertools.product((-1, 0, 1), repeat=2)))
 
-
+ROUNDING = 1e-4  # Å; frames are the same if nothing differs by more
 LARGEST_COORDINATE = 4000.0  # Å; float32 holds smaller ones to 0.0002 Å
 _NEAR = 200.0  # Å; float32 holds smaller coordinates to 0.00001 Å
 _LARGEST_WRAPPED = 1e11  # Å; float64 holds smaller ones to 0.00002 Å
@@ -222,6 +223,29 @@ def vacuum(pos: np.ndarray, cell: np.ndarray) -> EmptyLayer:
     """
     layers = empty_layers(pos, cell)
     return max(reversed(layers), key=lambda layer: round(layer.thickness, 3))
+
+
+def geometry_key(
+    numbers: np.ndarray, pos: np.ndarray, cell: np.ndarray, pbc: np.ndarray
+) -> bytes:
+    """Return bytes that are equal for the same frame, in any order of its atoms.
+
+    Elements, positions and cell to :data:`ROUNDING`, and periodic directions count. A
+    frame that is moved, turned, wrapped or repeated has another key.
+
+    Args:
+        numbers: Atomic numbers, shape [N].
+        pos: Positions, shape [N, 3], in Å.
+        cell: Lattice vectors as rows, shape [3, 3], in Å.
+        pbc: Which directions are periodic, bool, shape [3].
+    """
+    places = np.rint(pos / ROUNDING).astype(np.int64)
+    table = np.column_stack([numbers, places])
+    table = table[np.lexsort(table.T[::-1])]
+    cell = np.rint(cell / ROUNDING).astype(np.int64)
+    return hashlib.blake2b(
+        table.tobytes() + cell.tobytes() + pbc.tobytes(), digest_size=16
+    ).digest()
 
 
 def _search(vectors: np.ndarray, basis: np.ndarray) -> np.ndarray:
