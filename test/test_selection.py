@@ -14,6 +14,8 @@
 
 """Frames are chosen by novelty, whatever their orientation and size."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from ase.build import bulk
@@ -23,6 +25,7 @@ from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from ppmat.distillation import selection
 from ppmat.distillation.selection import Selection
 from ppmat.distillation.selection import describe
 
@@ -115,3 +118,16 @@ def test_min_gain_ends_the_selection():
     more, _ = Selection(slabs).choose(8, 0.0)
     assert min(gains) >= 0.3 and len(taken) < len(more) == 8
     assert Selection(slabs[:1], slabs[:1]).choose(3, 0.0) == ([], [])
+
+
+def test_memory_is_that_of_one_table(monkeypatch):
+    numbers = np.random.default_rng(0).random((500, 36))
+    monkeypatch.setattr(selection, "describe", lambda atoms, _: numbers[: len(atoms)])
+    monkeypatch.setattr(selection, "BLOCK", 500)
+    frames = 100 * [bulk("CuPt", "rocksalt", a=5.0).repeat((5, 5, 10))]
+    tracemalloc.start()
+    found = Selection(frames, [frames[0][:20]])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.rows.dtype == "float32" and len(found.rows) == 100 * 500 + 20
+    assert peak < 1.5 * found.rows.nbytes

@@ -21,6 +21,10 @@ over all atoms of the element. The novelty of an atom is the distance of its num
 those of the nearest chosen atom of its element, over ``sqrt(2 d)``, the distance of two
 independent atoms with d numbers. The novelty of a frame is the mean over its atoms, so
 that large cells are not preferred; the novelty of the next frame is the gain.
+
+Memory: an atom has 18 numbers for each element, in single precision, and all else
+needs little. 100,000 frames of 60 atoms with four elements take 2.1 GB (ten times what
+10,000 took); the frames themselves are not in it.
 """
 
 from __future__ import annotations
@@ -37,6 +41,7 @@ from ppmat.utils.progress import Progress
 CUTOFF = 5.0  # Å
 CENTRES = np.linspace(1.0, CUTOFF, 9)  # Å
 WIDTH = 0.5  # Å
+BLOCK = 20_000  # atoms whose distances are computed at once
 
 
 def describe(atoms: Atoms, elements: Sequence[int]) -> np.ndarray:
@@ -72,20 +77,20 @@ class Selection:
         frames = [*candidates, *chosen]
         elements = np.unique(np.concatenate([frame.numbers for frame in frames]))
         numbers = np.concatenate([frame.numbers for frame in frames])
-        rows = np.concatenate(
-            [describe(frame, elements) for frame in Progress(frames, "descriptors")]
-        )
-        for element in elements:  # to standard deviations
-            own = numbers == element
-            spread = rows[own].std(axis=0)
-            rows[own] /= np.where(spread > 1e-6, spread, 1.0)
-        rows /= np.sqrt(2 * rows.shape[1])
         ends = np.cumsum([len(frame) for frame in frames])
         self.starts = ends - [len(frame) for frame in frames]
         self.count = len(candidates)
         total = self.starts[self.count] if chosen else ends[-1]
         self.numbers = numbers
-        self.rows = rows.astype("float32")
+        width = len(elements) * 2 * len(CENTRES)
+        self.rows = np.empty((len(numbers), width), "float32")
+        for i, frame in enumerate(Progress(frames, "descriptors")):
+            self.rows[self.starts[i] : ends[i]] = describe(frame, elements)
+        for element in elements:  # to standard deviations
+            own = np.flatnonzero(numbers == element)
+            for column in self.rows.T:  # one at a time, which takes little memory
+                spread = column[own].std(dtype=float)
+                column[own] /= (spread if spread > 1e-6 else 1.0) * np.sqrt(2 * width)
         self.novelty = np.full(total, np.inf)  # of the candidates' atoms
         self.of_element = {e: np.flatnonzero(numbers[:total] == e) for e in elements}
         self.ends = ends
@@ -97,11 +102,10 @@ class Selection:
         own = np.arange(self.starts[frame], self.ends[frame])
         for element in np.unique(self.numbers[own]):
             atoms = self.of_element[element]
-            if not len(atoms):
-                continue
             new = self.rows[own[self.numbers[own] == element]]
-            nearest = cdist(self.rows[atoms], new).min(axis=1)
-            self.novelty[atoms] = np.minimum(self.novelty[atoms], nearest)
+            for part in np.array_split(atoms, len(atoms) // BLOCK + 1):
+                nearest = cdist(self.rows[part], new).min(axis=1)
+                self.novelty[part] = np.minimum(self.novelty[part], nearest)
 
     def gains(self) -> np.ndarray:
         """Return the novelty of each candidate; infinite if an element is new."""
