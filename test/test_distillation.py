@@ -15,6 +15,7 @@
 """The loop of distil.py: its data, its stops, and what is refused."""
 
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -325,6 +326,43 @@ def test_a_teacher_that_is_not_installed_says_how(monkeypatch):
     monkeypatch.setattr(teachers.importlib, "import_module", missing)
     with pytest.raises(InputError, match=r"pip install 'ppmat\[chgnet\]'"):
         teachers.chgnet()
+
+
+@pytest.mark.parametrize(
+    "package, extra, words",
+    [
+        ("chgnet", "chgnet", ["Distil.teacher.name=chgnet"]),
+        ("distributed", "cluster", ["Distil.executor.kind=dask"]),
+        (None, "", ["Distil.teacher.name=chgnet", "Distil.executor.kind=dask",
+                    "Distil.executor.address=127.0.0.1:1"]),
+    ],
+)  # fmt: skip
+def test_what_is_not_installed_is_refused_first(
+    package, extra, words, tmp_path, monkeypatch, capsys
+):
+    """The teacher of a cluster elsewhere is not looked for here."""
+    specs = {"chgnet": None, "distributed": package != "distributed" or None}
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *more: specs[name] if name in specs else find(name, *more),
+    )
+    words = ["-c=configs/sfin/distil.yaml", *words, f"Distil.output_dir={tmp_path}/out"]
+    assert distil.main(TASK, [*words, "Distil.start=nothing.traj"]) == 2
+    missing = f"{package} is not installed. pip install 'ppmat[{extra}]'"
+    shown = "".join(capsys.readouterr())
+    assert (missing if package else "nothing.traj") in shown
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_replay_that_is_missing_leaves_no_folder(tmp_path, capsys):
+    write(tmp_path / "starts.extxyz", starts())
+    words = ["-c=configs/sfin/distil.yaml", f"Distil.output_dir={tmp_path}/out"]
+    words += [f"Distil.start={tmp_path}/starts.extxyz", "Distil.train.replay=no.extxyz"]
+    assert distil.main(TASK, words) == 2
+    assert "no.extxyz cannot be read" in "".join(capsys.readouterr())
+    assert not (tmp_path / "out").exists()
 
 
 def test_register_adds_a_teacher_once(monkeypatch):

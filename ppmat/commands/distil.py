@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import importlib.util
 import os
 import signal
 import subprocess
@@ -28,6 +29,7 @@ import sys
 from collections.abc import Mapping
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ppmat.commands.options import find_task_config
 from ppmat.commands.options import lock_output
@@ -36,6 +38,9 @@ from ppmat.commands.options import task_command
 from ppmat.commands.predict_potential import as_atoms
 from ppmat.utils import logger
 from ppmat.utils.errors import InputError
+
+if TYPE_CHECKING:
+    from ppmat.distillation.settings import DistilSettings
 
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
@@ -77,6 +82,7 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
         raise ConfigError(f"{path}: the section Distil is missing")
     check_config(config)
     settings = DistilSettings.from_dict(config["Distil"])
+    check_installed(settings)
     of_student = find_task_config(settings.train.config, task_dir)
     student = load_config(of_student, settings.train.overrides)
     check_config(student)
@@ -89,8 +95,8 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
 
     with lock_output(settings.output_dir):
         folder = Path(settings.output_dir)
-        logger.init_logger(log_file=str(folder / "run.log"))
         distillation = Distillation(settings, starts, train)
+        logger.init_logger(log_file=str(folder / "run.log"))
         iterations = distillation.run()
         last = distillation.folder_of(len(iterations) - 1)
         test = read_frames(folder / "held_out" / "test.extxyz")
@@ -98,6 +104,30 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
         draw_learning(iterations, folder / "learning_curve.png")
     logger.message(f"The potential is in {folder / 'potential'}; see parity.png")
     return 0
+
+
+def check_installed(settings: DistilSettings) -> None:
+    """Check, without an import, that the optional packages of a run are here.
+
+    A Dask cluster with an address imports the teacher where its workers are.
+
+    Raises:
+        InputError: One is not installed.
+    """
+    from ppmat.distillation.teachers import OPTIONAL
+
+    teacher, executor = settings.teacher["name"], settings.executor
+    is_dask = executor.kind == "dask"
+    extras = {"distributed": "cluster"} if is_dask else {}
+    if teacher in OPTIONAL and not (is_dask and executor.address):
+        extras[teacher] = teacher
+    for package, extra in extras.items():
+        if importlib.util.find_spec(package) is None:
+            raise InputError(
+                f"the package {package} is not installed",
+                where="Distil",
+                hint=f"pip install 'ppmat[{extra}]'",
+            )
 
 
 def check_start(start: Mapping[str, str], student: Mapping) -> None:

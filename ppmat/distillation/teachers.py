@@ -36,6 +36,7 @@ from ppmat.utils.registry import ConfigError
 from ppmat.utils.registry import check_call
 
 EXTERNAL = "external"  # the user's own code labels files
+OPTIONAL = ("chgnet", "sevenn", "tblite")  # teachers, named by their packages
 
 
 def emt() -> Calculator:
