@@ -14,6 +14,7 @@
 
 """The commands of interatomic_potentials: train, predict, relax."""
 
+import argparse
 import os
 import re
 import shlex
@@ -29,6 +30,7 @@ from ase.io import write
 from helpers_potential import SMALL as SMALLER
 from PIL import Image
 
+from ppmat.commands import md
 from ppmat.commands import predict_potential
 from ppmat.commands import relax
 from ppmat.commands import train
@@ -135,15 +137,53 @@ def test_relax_does_many_and_lists_faults(trained, tmp_path, capsys, caplog):
         assert abs(one.get_potential_energy() - two.get_potential_energy()) < 1e-4
 
 
-def test_relax_refuses_ids_with_one_file_name(trained, tmp_path, caplog):
-    slabs = [fcc111("Cu", (1, 1, 3), vacuum=6.0, periodic=True) for _ in range(2)]
-    for slab, sid in zip(slabs, ("a/b", "a_b")):
-        slab.info["sid"] = sid
-    write(tmp_path / "slabs.traj", slabs)
-    words = [*trained, "--input", str(tmp_path / "slabs.traj")]
-    assert relax.main(TASK, [*words, f"--save_path={tmp_path / 'out'}"]) == 2
-    assert "2 structures would share a_b.traj" in caplog.text
-    assert not (tmp_path / "out").exists()
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """Files with and without ids, two of them with the same name."""
+    monkeypatch.chdir(tmp_path)
+    plain = fcc111("Cu", (1, 1, 3), vacuum=6.0, periodic=True)
+    plain.info.clear()
+    named, other = plain.copy(), plain.copy()
+    named.info["sid"], other.info["sid"] = "x/y", "x_y"
+    for folder in "ab":
+        os.mkdir(folder)
+        write(f"{folder}/slab.traj", plain)
+    write("frames.traj", [plain, plain])
+    write("run.traj", [named, named])  # as md.py writes it
+    write("ids.traj", [named, other])
+
+
+def test_names_do_not_depend_on_other_inputs(files):
+    def names(*inputs):
+        args = argparse.Namespace(input=inputs, save_path="out")
+        structures, paths = relax.read_named(args, faults)
+        ids = [str(atoms.info["sid"]).replace("/", "_") for atoms in structures]
+        assert paths == [f"out/{sid}.traj" for sid in ids]
+        return ids
+
+    faults = []
+    alone = [names(path) for path in ("b/slab.traj", "frames.traj", "run.traj")]
+    assert alone == [["slab"], ["frames_0", "frames_1"], ["x_y_0", "x_y_1"]]
+    together = names("run.traj", "frames.traj", "b/slab.traj")
+    assert together == [*alone[2], *alone[1], *alone[0]]
+    assert faults == []
+
+
+@pytest.mark.parametrize("command", [relax, md])
+@pytest.mark.parametrize(
+    "inputs, fault",
+    [
+        (["a/slab.traj", "b/slab.traj"], "b/slab.traj frame 0 would share out/slab"),
+        (["ids.traj"], "ids.traj frame 0 and ids.traj frame 1 would share out/x_y"),
+        (["a/slab.traj", "a/slab.traj"], "a/slab.traj frame 0 and a/slab.traj frame 0"),
+    ],
+)
+def test_equal_names_are_refused(trained, files, command, inputs, fault, caplog):
+    steps = ["--steps=20"] if command is md else []
+    words = [*trained, "--save_path=out", *steps, "--input", *inputs]
+    assert command.main(TASK, words) == 2
+    assert fault in caplog.text and "its own --save_path" in caplog.text
+    assert not os.path.exists("out")
 
 
 @pytest.mark.parametrize(

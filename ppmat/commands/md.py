@@ -35,10 +35,9 @@ from ppmat.commands.options import task_command
 from ppmat.commands.predict_potential import add_fault
 from ppmat.commands.predict_potential import add_max_spread
 from ppmat.commands.predict_potential import add_potential_options
-from ppmat.commands.predict_potential import iter_atoms
 from ppmat.commands.predict_potential import make_calculator
 from ppmat.commands.predict_potential import parse_potential_options
-from ppmat.commands.relax import trajectory_paths
+from ppmat.commands.relax import read_named
 from ppmat.utils import logger
 
 if TYPE_CHECKING:
@@ -125,8 +124,7 @@ def _run_all(args: argparse.Namespace, calculator, settings, rules) -> int:
     from ppmat.utils.progress import Progress
 
     faults, stopped, done = [], 0, 0
-    structures = list(iter_atoms(args.input, faults))
-    for atoms, path in zip(structures, trajectory_paths(structures, args.save_path)):
+    for atoms, path in zip(*read_named(args, faults)):
         sid = str(atoms.info["sid"])
         try:
             dynamics = MolecularDynamics(atoms, calculator, settings, path, rules)

@@ -20,6 +20,7 @@ Importing it loads no Paddle.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -137,12 +138,11 @@ def make_calculator(args: argparse.Namespace, task_dir: str) -> Any:
     return members[0] if len(members) == 1 else EnsembleCalculator(members)
 
 
-def iter_atoms(inputs: Sequence[str], faults: list[str]) -> Iterator[Atoms]:
+def iter_atoms(structures: Iterable, faults: list[str]) -> Iterator[Atoms]:
     """Yield structures as atoms, with an id; unreadable ones are logged as faults."""
     from ppmat.datasets.structure_reader import Unreadable
-    from ppmat.datasets.structure_reader import iter_structures
 
-    for structure in iter_structures(inputs):
+    for structure in structures:
         if isinstance(structure, Unreadable):
             add_fault(faults, str(structure))
         else:
@@ -153,7 +153,11 @@ def as_atoms(structure: Atoms | OC20Record) -> Atoms:
     """Return a structure of a file, or of a data set, as atoms."""
     from ppmat.datasets.oc20_record import OC20Record
 
-    return structure.to_atoms() if isinstance(structure, OC20Record) else structure
+    if not isinstance(structure, OC20Record):
+        return structure
+    atoms = structure.to_atoms()
+    atoms.info |= {"source": structure.source, "frame": structure.frame}
+    return atoms
 
 
 def add_fault(faults: list[str], text: str) -> None:
@@ -204,6 +208,7 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
 
     from ppmat.calculator import evaluate_many
     from ppmat.datasets.potential_dataset import LABELS
+    from ppmat.datasets.structure_reader import iter_structures
     from ppmat.distillation.scores import draw_parity
     from ppmat.metrics import PotentialMetric
     from ppmat.utils.errors import InputError
@@ -216,7 +221,8 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
     calculator = make_calculator(args, task_dir)
     frames, faults, unknown, metric = [], [], [], PotentialMetric()
     labelled = []  # pairs of structures with labels and with results
-    done = evaluate_many(iter_atoms(args.input, faults), calculator)
+    structures = iter_atoms(iter_structures(args.input), faults)
+    done = evaluate_many(structures, calculator)
     for atoms, results in Progress(done, "predicting", unit=" structures"):
         sid = atoms.info["sid"]
         if isinstance(results, InputError):

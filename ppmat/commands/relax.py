@@ -42,6 +42,7 @@ from ppmat.commands.predict_potential import make_calculator
 from ppmat.commands.predict_potential import parse_potential_options
 from ppmat.commands.predict_potential import status_of_spread
 from ppmat.utils import logger
+from ppmat.utils.errors import InputError
 
 _EPILOG = """\
 The folder gets a trajectory of each structure, and relaxed.extxyz with the last frames
@@ -93,8 +94,7 @@ def _relax(calculator, args: argparse.Namespace) -> int:
     from ppmat.utils.progress import Progress
 
     faults: list[str] = []
-    structures = list(iter_atoms(args.input, faults))
-    paths = trajectory_paths(structures, args.save_path)
+    structures, paths = read_named(args, faults)
     ended = relax_batch(
         structures, calculator, args.fmax, args.max_steps, args.batch_size, paths
     )
@@ -130,17 +130,34 @@ def _relax(calculator, args: argparse.Namespace) -> int:
     return max(status, status_of_spread(unknown, args.max_spread))
 
 
-def trajectory_paths(structures: Sequence, folder: str) -> list[str]:
-    """Return the trajectory of each structure, named by its id.
+def read_named(args: argparse.Namespace, faults: list[str]) -> tuple[list, list[str]]:
+    """Return the structures, and the trajectory of each, which its id names.
+
+    The id is ``info["sid"]`` or the name of the file; frames of a file that share one
+    get their number. So other inputs do not change it.
 
     Raises:
-        ConfigError: Two have the same name.
+        InputError: Two structures have the same name.
     """
-    names = [str(atoms.info["sid"]).replace(os.sep, "_") for atoms in structures]
-    for name, number in Counter(names).items():
-        refuse_if(number > 1, f"{number} structures would share {name}.traj: their ids "
-                  f"differ in {os.sep} and _ only")  # fmt: skip
-    return [os.path.join(folder, f"{name}.traj") for name in names]
+    from ppmat.datasets.structure_reader import iter_by_stem
+    from ppmat.datasets.structure_reader import place_text
+
+    structures = list(iter_atoms(iter_by_stem(args.input), faults))
+    shared = Counter((a.info["sid"], a.info["source"]) for a in structures)
+    places: dict[str, str] = {}
+    for info in (atoms.info for atoms in structures):
+        if shared[info["sid"], info["source"]] > 1:
+            info["sid"] = f"{info['sid']}_{info['frame']}"
+        name, place = str(info["sid"]), place_text(info["source"], info["frame"])
+        path = os.path.join(args.save_path, f"{name.replace(os.sep, '_')}.traj")
+        if path in places:
+            raise InputError(
+                f"{places[path]} and {place} would share {path}",
+                wanted="other names of files or, if structures have one, info['sid']",
+                hint="Rename one, or give each its own --save_path.",
+            )
+        places[path] = place
+    return structures, list(places)
 
 
 def single_point(atoms):

@@ -358,6 +358,16 @@ def iter_structures(
     ids.report()
 
 
+def iter_by_stem(inputs: Sequence[str]) -> Iterator[Atoms | OC20Record | Unreadable]:
+    """Yield structures with ids that no other file changes, and that may be repeated.
+
+    As :func:`iter_structures`, where the id of a file is its name without folder and
+    suffix.
+    """
+    for file in find_inputs(inputs):
+        yield from _structures_of(file, stem_of(file.path))
+
+
 def _structures_of(
     file: InputFile, name: str
 ) -> Iterator[Atoms | OC20Record | Unreadable]:
