@@ -186,6 +186,28 @@ def test_equal_names_are_refused(trained, files, command, inputs, fault, caplog)
     assert not os.path.exists("out")
 
 
+def test_relaxed_has_all_structures_of_the_folder(trained, files, caplog):
+    words = [*trained, "--save_path=out", "--fmax=1e-3", "--max_steps=1", "--input"]
+    assert relax.main(TASK, [*words, "b/slab.traj"]) == 1
+    before = Path("out/relaxed.extxyz").read_text()
+    assert relax.main(TASK, [*words, "frames.traj"]) == 1
+    after = Path("out/relaxed.extxyz").read_text()
+    assert after.startswith(before) and len(after) > 2.5 * len(before)
+    assert relax.main(TASK, [*words, "b/slab.traj"]) == 1  # goes on
+    frames = read("out/relaxed.extxyz", ":")
+    names = [atoms.info["relaxation"] for atoms in frames]
+    assert names == ["slab.traj", "frames_0.traj", "frames_1.traj"]
+    last = read("out/slab.traj")
+    np.testing.assert_allclose(frames[0].positions, last.positions, atol=1e-7)
+    for text in (after.replace("weights=sha256:", "weights=sha256:0"), "3\nmine"):
+        Path("out/relaxed.extxyz").write_text(text)
+        assert relax.main(TASK, [*words, "ids.traj@0"]) == 2
+        assert Path("out/relaxed.extxyz").read_text() == text
+        assert not Path("out/x_y.traj").exists()
+    assert "relax.py did not relax with these weights. Choose another" in caplog.text
+    assert "relaxed.extxyz cannot be read" in caplog.text
+
+
 @pytest.mark.parametrize(
     "word, fault",
     [

@@ -23,6 +23,7 @@ import argparse
 import os
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -43,10 +44,14 @@ from ppmat.commands.predict_potential import parse_potential_options
 from ppmat.commands.predict_potential import status_of_spread
 from ppmat.utils import logger
 from ppmat.utils.errors import InputError
+from ppmat.utils.files import replacing
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 _EPILOG = """\
 The folder gets a trajectory of each structure, and relaxed.extxyz with the last frames
-of the structures that were given.
+of all structures that were relaxed there, also by earlier commands.
 Structures whose trajectory has converged are not relaxed again.
 Exit status: 0 all converged, 1 some did not or were left out, 2 wrong input.
 
@@ -95,6 +100,9 @@ def _relax(calculator, args: argparse.Namespace) -> int:
 
     faults: list[str] = []
     structures, paths = read_named(args, faults)
+    relaxed = os.path.join(args.save_path, "relaxed.extxyz")
+    weights = f"sha256:{','.join(calculator.fingerprints())}"
+    before = _read_relaxed(relaxed, weights)
     ended = relax_batch(
         structures, calculator, args.fmax, args.max_steps, args.batch_size, paths
     )
@@ -108,6 +116,8 @@ def _relax(calculator, args: argparse.Namespace) -> int:
         forces = atoms.get_forces()
         frames[done.index] = atoms.copy()
         frames[done.index].calc = single_point(atoms)
+        name = os.path.basename(paths[done.index])
+        frames[done.index].info |= {"relaxation": name, "weights": weights}
         moved = atoms.positions - structures[done.index].positions
         Progress.write(
             f"{sid}: {'converged' if done.converged else 'NOT converged'} after "
@@ -117,9 +127,10 @@ def _relax(calculator, args: argparse.Namespace) -> int:
             + add_spread(frames[done.index], done.results, args.max_spread, unknown)
         )
     if frames:
-        path = os.path.join(args.save_path, "relaxed.extxyz")
-        write(path, [frames[index] for index in sorted(frames)], format="extxyz")
-        logger.message(f"Wrote {path}: {counted(len(frames), 'structure')}")
+        new = {frames[i].info["relaxation"]: frames[i] for i in sorted(frames)}
+        with replacing(relaxed) as temporary:
+            write(temporary, [*(before | new).values()], format="extxyz")
+        logger.message(f"Wrote {relaxed}: {counted(len(before | new), 'structure')}")
     status = status_of(len(faults), len(frames) + len(faults), "structure")
     if unconverged:
         logger.error(
@@ -128,6 +139,30 @@ def _relax(calculator, args: argparse.Namespace) -> int:
         )
         status = max(status, EXIT_SOME_LEFT_OUT)
     return max(status, status_of_spread(unknown, args.max_spread))
+
+
+def _read_relaxed(path: str, weights: str) -> dict[str, Atoms]:
+    """Return what earlier commands relaxed, by the names of the trajectories.
+
+    Raises:
+        InputError: The file has something else, or results of other weights.
+    """
+    from ase.io import read
+
+    if not os.path.exists(path):
+        return {}
+    hint = "Choose another --save_path, or remove what is there."
+    try:
+        frames = read(path, ":", format="extxyz")
+    except Exception as error:  # ASE raises many
+        raise InputError(f"{path} cannot be read: {error}", hint=hint) from error
+    if {atoms.info.get("weights") for atoms in frames} != {weights}:
+        raise InputError(
+            "has structures that relax.py did not relax with these weights",
+            where=path,
+            hint=hint,
+        )
+    return {atoms.info["relaxation"]: atoms for atoms in frames}
 
 
 def read_named(args: argparse.Namespace, faults: list[str]) -> tuple[list, list[str]]:
