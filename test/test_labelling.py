@@ -40,6 +40,13 @@ def sent():
     return found
 
 
+def test_slabs_of_ase_are_written_without_a_warning(sent, tmp_path, recwarn):
+    assert "adsorbate_info" in sent[0].info  # which extxyz cannot hold
+    write_frames(tmp_path / "a.extxyz", sent)
+    assert [str(w.message) for w in recwarn] == []
+    assert len(read_frames(tmp_path / "a.extxyz")) == 3
+
+
 def computed(atoms):
     atoms = atoms.copy()
     atoms.calc = EMT()

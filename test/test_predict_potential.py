@@ -101,6 +101,9 @@ def test_relax_holds_atoms_and_goes_on(trained, tmp_path, capsys, caplog):
     assert (moved[:4] == 0.0).all() and np.abs(moved).max() > 1e-3
     last = read(tmp_path / "relaxed/relaxed.extxyz")
     np.testing.assert_allclose(last.positions, steps[-1].positions, atol=1e-7)
+    forces = [atoms.get_forces(apply_constraint=False) for atoms in (last, steps[-1])]
+    np.testing.assert_allclose(*forces, atol=1e-7)
+    assert np.abs(forces[0][:4]).max() > 1e-3  # of held atoms too, as labels are
     assert relax.main(TASK, [*words, "--fmax=9", "--max_steps=2"]) == 0
     slab.rattle(0.1)  # another structure of the same name
     write(tmp_path / "slab.traj", slab)

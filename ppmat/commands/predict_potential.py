@@ -204,11 +204,11 @@ def status_of_spread(unknown: Sequence[str], limit: float | None) -> int:
 def run(args: argparse.Namespace, task_dir: str) -> int:
     """Run the command; returns the exit status."""
     from ase.calculators.singlepoint import SinglePointCalculator
-    from ase.io import write
 
     from ppmat.calculator import evaluate_many
     from ppmat.datasets.potential_dataset import LABELS
     from ppmat.datasets.structure_reader import iter_structures
+    from ppmat.distillation.labelling import write_frames
     from ppmat.distillation.scores import draw_parity
     from ppmat.metrics import PotentialMetric
     from ppmat.utils.errors import InputError
@@ -244,7 +244,7 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
             Progress.write(text)
     if out and frames:
         Path(out).parent.mkdir(parents=True, exist_ok=True)
-        write(out, frames, format="extxyz")
+        write_frames(Path(out), frames)
         logger.message(f"Wrote {out}: {counted(len(frames), 'structure')}")
         if labelled:
             picture = Path(out).with_name(f"{Path(out).stem}_parity.png")

@@ -23,6 +23,7 @@ import argparse
 import os
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -44,7 +45,6 @@ from ppmat.commands.predict_potential import parse_potential_options
 from ppmat.commands.predict_potential import status_of_spread
 from ppmat.utils import logger
 from ppmat.utils.errors import InputError
-from ppmat.utils.files import replacing
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -93,9 +93,8 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
 
 
 def _relax(calculator, args: argparse.Namespace) -> int:
-    from ase.io import write
-
     from ppmat.calculator import relax_batch
+    from ppmat.distillation.labelling import write_frames
     from ppmat.utils.progress import Progress
 
     faults: list[str] = []
@@ -115,7 +114,7 @@ def _relax(calculator, args: argparse.Namespace) -> int:
         unconverged += not done.converged
         forces = atoms.get_forces()
         frames[done.index] = atoms.copy()
-        frames[done.index].calc = single_point(atoms)
+        frames[done.index].calc = atoms.calc
         name = os.path.basename(paths[done.index])
         frames[done.index].info |= {"relaxation": name, "weights": weights}
         moved = atoms.positions - structures[done.index].positions
@@ -128,8 +127,7 @@ def _relax(calculator, args: argparse.Namespace) -> int:
         )
     if frames:
         new = {frames[i].info["relaxation"]: frames[i] for i in sorted(frames)}
-        with replacing(relaxed) as temporary:
-            write(temporary, [*(before | new).values()], format="extxyz")
+        write_frames(Path(relaxed), [*(before | new).values()])
         logger.message(f"Wrote {relaxed}: {counted(len(before | new), 'structure')}")
     status = status_of(len(faults), len(frames) + len(faults), "structure")
     if unconverged:
@@ -147,13 +145,13 @@ def _read_relaxed(path: str, weights: str) -> dict[str, Atoms]:
     Raises:
         InputError: The file has something else, or results of other weights.
     """
-    from ase.io import read
+    from ppmat.distillation.labelling import read_frames
 
     if not os.path.exists(path):
         return {}
     hint = "Choose another --save_path, or remove what is there."
     try:
-        frames = read(path, ":", format="extxyz")
+        frames = read_frames(path)
     except Exception as error:  # ASE raises many
         raise InputError(f"{path} cannot be read: {error}", hint=hint) from error
     if {atoms.info.get("weights") for atoms in frames} != {weights}:
@@ -193,14 +191,6 @@ def read_named(args: argparse.Namespace, faults: list[str]) -> tuple[list, list[
             )
         places[path] = place
     return structures, list(places)
-
-
-def single_point(atoms):
-    """Return a calculator that keeps energy and forces of atoms."""
-    from ase.calculators.singlepoint import SinglePointCalculator
-
-    energy, forces = atoms.get_potential_energy(), atoms.get_forces()
-    return SinglePointCalculator(atoms, energy=energy, forces=forces)
 
 
 main = task_command(parse_args, run)

@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,7 +34,8 @@ CLOSE = 0.01  # Å; the same atom if it is not further away
 
 def write_frames(path: Path, frames: Sequence[Atoms]) -> None:
     """Write frames as extxyz, whole or not at all; ``.gz`` compresses."""
-    with replacing(path) as temporary:
+    with replacing(path) as temporary, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of entries of info that extxyz cannot hold
         write(temporary, list(frames), format="extxyz")
 
 
