@@ -356,6 +356,17 @@ def test_what_is_not_installed_is_refused_first(
     assert not (tmp_path / "out").exists()
 
 
+def test_starts_that_cannot_be_read_are_all_listed(tmp_path, capsys):
+    for name in ("a.traj", "b.traj"):
+        (tmp_path / name).write_bytes(b"- of Ulm")
+    words = ["-c=configs/sfin/distil.yaml", f"Distil.output_dir={tmp_path}/out"]
+    assert distil.main(TASK, [*words, f"Distil.start={tmp_path}/*.traj"]) == 2
+    shown = "".join(capsys.readouterr())
+    assert all(f"{name}.traj: cannot be read as traj" in shown for name in "ab")
+    assert "Distil.start: 2 structures cannot be read" in shown
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_replay_that_is_missing_leaves_no_folder(tmp_path, capsys):
     write(tmp_path / "starts.extxyz", starts())
     words = ["-c=configs/sfin/distil.yaml", f"Distil.output_dir={tmp_path}/out"]

@@ -31,15 +31,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ppmat.commands.options import counted
 from ppmat.commands.options import find_task_config
 from ppmat.commands.options import lock_output
 from ppmat.commands.options import new_parser
 from ppmat.commands.options import task_command
-from ppmat.commands.predict_potential import as_atoms
+from ppmat.commands.predict_potential import iter_atoms
 from ppmat.utils import logger
 from ppmat.utils.errors import InputError
 
 if TYPE_CHECKING:
+    from ase import Atoms
+
     from ppmat.distillation.settings import DistilSettings
 
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl
@@ -144,20 +147,20 @@ def check_start(start: Mapping[str, str], student: Mapping) -> None:
     save_load.load_pretrain(build_model(student["Model"]), start["checkpoint_path"])
 
 
-def read_starts(inputs: str | Sequence[str]) -> list:
+def read_starts(inputs: str | Sequence[str]) -> list[Atoms]:
     """Return the start structures.
 
     Raises:
-        InputError: One cannot be read.
+        InputError: Some cannot be read.
     """
-    from ppmat.datasets.structure_reader import Unreadable
     from ppmat.datasets.structure_reader import iter_structures
 
-    found = []
-    for structure in iter_structures([inputs] if isinstance(inputs, str) else inputs):
-        if isinstance(structure, Unreadable):
-            raise InputError(str(structure))
-        found.append(as_atoms(structure))
+    faults: list[str] = []
+    inputs = [inputs] if isinstance(inputs, str) else inputs
+    found = list(iter_atoms(iter_structures(inputs), faults))
+    if faults:
+        unread = f"{counted(len(faults), 'structure')} cannot be read (listed above)"
+        raise InputError(unread, where="Distil.start")
     return found
 
 

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from ppmat.datasets.oc20_record import OC20Record
+    from ppmat.datasets.structure_reader import Unreadable
 
 _EPILOG = """\
 Exit status: 0 done, 1 some structures were left out (they are listed), 2 wrong input.
@@ -138,26 +139,22 @@ def make_calculator(args: argparse.Namespace, task_dir: str) -> Any:
     return members[0] if len(members) == 1 else EnsembleCalculator(members)
 
 
-def iter_atoms(structures: Iterable, faults: list[str]) -> Iterator[Atoms]:
+def iter_atoms(
+    structures: Iterable[Atoms | OC20Record | Unreadable], faults: list[str]
+) -> Iterator[Atoms]:
     """Yield structures as atoms, with an id; unreadable ones are logged as faults."""
+    from ppmat.datasets.oc20_record import OC20Record
     from ppmat.datasets.structure_reader import Unreadable
 
     for structure in structures:
         if isinstance(structure, Unreadable):
             add_fault(faults, str(structure))
+        elif isinstance(structure, OC20Record):
+            atoms = structure.to_atoms()
+            atoms.info |= {"source": structure.source, "frame": structure.frame}
+            yield atoms
         else:
-            yield as_atoms(structure)
-
-
-def as_atoms(structure: Atoms | OC20Record) -> Atoms:
-    """Return a structure of a file, or of a data set, as atoms."""
-    from ppmat.datasets.oc20_record import OC20Record
-
-    if not isinstance(structure, OC20Record):
-        return structure
-    atoms = structure.to_atoms()
-    atoms.info |= {"source": structure.source, "frame": structure.frame}
-    return atoms
+            yield structure
 
 
 def add_fault(faults: list[str], text: str) -> None:
