@@ -239,8 +239,16 @@ def test_unseen_elements_are_left_out(trained, tmp_path, caplog):
     [
         (["--input", "no.traj"], "not found"),
         (["--input", os.devnull, "--save_path=a.csv"], "wanted FILE.extxyz"),
+        (["--input", "bad.traj", "--save_path=new/folder/a.extxyz"], "cannot be read"),
+        (["--input", "a/slab.traj", "--save_path=bad.traj/a.extxyz"],
+         "bad.traj: cannot be written: "),
     ],
-)
-def test_wrong_options(trained, words, fault, caplog):
+)  # fmt: skip
+def test_wrong_options(trained, files, words, fault, caplog, capsys):
+    """They are found before anything is computed, and leave nothing."""
+    Path("bad.traj").write_bytes(b"- of Ulm")
+    before = set(Path().rglob("*"))
     assert predict_potential.main(TASK, [*trained, *words]) == 2
     assert fault in caplog.text
+    assert "largest force" not in capsys.readouterr().out
+    assert set(Path().rglob("*")) == before

@@ -150,17 +150,18 @@ def report_submission(path: str, splits: Iterable[str], left_out: int) -> bool:
 
 @contextlib.contextmanager
 def lock_output(path: str | None) -> Iterator[None]:
-    """Hold the lock of an output folder, or of a ``.csv`` file, and make its folder.
+    """Hold the lock of an output folder or file, and make the folder.
 
-    Folders that are new and receive nothing are removed again.
+    A file is known by its suffix, ``.csv`` or ``.extxyz``. Folders that are new and
+    receive nothing are removed again.
     """
     if path is None:
         yield
         return
-    folder = Path(path).parent if path.endswith(".csv") else Path(path)
-    new = [
-        f for f in (folder, *folder.parents) if rank() == 0 and not os.path.exists(f)
-    ]
+    is_file = path.endswith((".csv", ".extxyz"))
+    folder = Path(path).parent if is_file else Path(path)
+    above = () if rank() else (folder, *folder.parents)
+    new = [each for each in above if not os.path.exists(each)]
     make_folder(folder)
     try:
         with locked_for_all(path):

@@ -34,6 +34,7 @@ from ppmat.commands.options import EXIT_SOME_LEFT_OUT
 from ppmat.commands.options import add_model_options
 from ppmat.commands.options import announce_task_config
 from ppmat.commands.options import counted
+from ppmat.commands.options import lock_output
 from ppmat.commands.options import new_parser
 from ppmat.commands.options import parse_with_overrides
 from ppmat.commands.options import refuse_if
@@ -200,6 +201,15 @@ def status_of_spread(unknown: Sequence[str], limit: float | None) -> int:
 
 def run(args: argparse.Namespace, task_dir: str) -> int:
     """Run the command; returns the exit status."""
+    out = args.save_path
+    is_wrong = out is not None and not out.endswith(".extxyz")
+    refuse_if(is_wrong, f"--save_path={out}: wanted FILE.extxyz")
+    calculator = make_calculator(args, task_dir)
+    with lock_output(out):
+        return _predict(calculator, args)
+
+
+def _predict(calculator: Any, args: argparse.Namespace) -> int:
     from ase.calculators.singlepoint import SinglePointCalculator
 
     from ppmat.calculator import evaluate_many
@@ -212,10 +222,6 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
     from ppmat.utils.progress import Progress
 
     out = args.save_path
-    refuse_if(
-        out and not out.endswith(".extxyz"), f"--save_path={out}: wanted FILE.extxyz"
-    )
-    calculator = make_calculator(args, task_dir)
     frames, faults, unknown, metric = [], [], [], PotentialMetric()
     labelled = []  # pairs of structures with labels and with results
     structures = iter_atoms(iter_structures(args.input), faults)
@@ -240,7 +246,6 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
         if len(frames) <= _MAX_ROWS:
             Progress.write(text)
     if out and frames:
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
         write_frames(Path(out), frames)
         logger.message(f"Wrote {out}: {counted(len(frames), 'structure')}")
         if labelled:
