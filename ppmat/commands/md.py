@@ -27,7 +27,6 @@ import numpy as np
 
 from ppmat.commands.options import EXIT_SOME_LEFT_OUT
 from ppmat.commands.options import counted
-from ppmat.commands.options import lock_output
 from ppmat.commands.options import new_parser
 from ppmat.commands.options import refuse_if
 from ppmat.commands.options import status_of
@@ -35,6 +34,7 @@ from ppmat.commands.options import task_command
 from ppmat.commands.predict_potential import add_fault
 from ppmat.commands.predict_potential import add_max_spread
 from ppmat.commands.predict_potential import add_potential_options
+from ppmat.commands.predict_potential import lock_folder
 from ppmat.commands.predict_potential import make_calculator
 from ppmat.commands.predict_potential import parse_potential_options
 from ppmat.commands.relax import read_named
@@ -113,7 +113,7 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
     settings = MDSettings(**{k: v for k, v in chosen.items() if v is not None})
     rules = StopRules(args.max_temperature, args.max_spread)
     calculator = make_calculator(args, task_dir)
-    with lock_output(args.save_path):
+    with lock_folder(args.save_path):
         return _run_all(args, calculator, settings, rules)
 
 

@@ -24,6 +24,7 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from typing import Any
@@ -138,6 +139,13 @@ def make_calculator(args: argparse.Namespace, task_dir: str) -> Any:
         for path in paths or [None]
     ]
     return members[0] if len(members) == 1 else EnsembleCalculator(members)
+
+
+def lock_folder(path: str) -> AbstractContextManager[None]:
+    """Return :func:`lock_output` of a folder; the name of a file is refused."""
+    is_file = path.endswith((".csv", ".extxyz", ".traj", ".xyz"))
+    refuse_if(is_file, f"--save_path={path}: wanted a folder")
+    return lock_output(path)
 
 
 def iter_atoms(

@@ -30,7 +30,6 @@ import numpy as np
 
 from ppmat.commands.options import EXIT_SOME_LEFT_OUT
 from ppmat.commands.options import counted
-from ppmat.commands.options import lock_output
 from ppmat.commands.options import new_parser
 from ppmat.commands.options import refuse_if
 from ppmat.commands.options import status_of
@@ -40,6 +39,7 @@ from ppmat.commands.predict_potential import add_max_spread
 from ppmat.commands.predict_potential import add_potential_options
 from ppmat.commands.predict_potential import add_spread
 from ppmat.commands.predict_potential import iter_atoms
+from ppmat.commands.predict_potential import lock_folder
 from ppmat.commands.predict_potential import make_calculator
 from ppmat.commands.predict_potential import parse_potential_options
 from ppmat.commands.predict_potential import status_of_spread
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
         f"--batch_size={args.batch_size}: wanted at least 1",
     )
     calculator = make_calculator(args, task_dir)
-    with lock_output(args.save_path):
+    with lock_folder(args.save_path):
         return _relax(calculator, args)
 
 
