@@ -379,7 +379,7 @@ def test_a_second_training_in_one_folder_is_refused(tmp_path, capsys):
 
 
 def test_a_training_holds_its_folder(tmp_path, monkeypatch):
-    def train(trainer):
+    def train(trainer, **options):
         with pytest.raises(StoredRunError), locked(tmp_path / "out"):
             pass
         held.append(trainer)
