@@ -35,7 +35,7 @@ CLOSE = 0.01  # Å; the same atom if it is not further away
 def write_frames(path: Path, frames: Sequence[Atoms]) -> None:
     """Write frames as extxyz, whole or not at all; ``.gz`` compresses."""
     with replacing(path) as temporary, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of entries of info that extxyz cannot hold
+        warnings.filterwarnings("ignore", "Skipping unhashable information")
         write(temporary, list(frames), format="extxyz")
 
 
