@@ -79,6 +79,10 @@ ROWS = {
     "spatial half, with relaxed structure": [f"{BACKBONE}.halves=spatial"],
     "frequency half, with relaxed structure": [f"{BACKBONE}.halves=frequency"],
     "no exchange, with relaxed structure": [f"{BACKBONE}.exchange=false"],
+    "full network with tensors, with relaxed structure": [  # as sfin_potential.yaml
+        f"{BACKBONE}.{option}"
+        for option in ("vector_messages=12", "products=true", "tensors=24")
+    ],
     "full network, with relaxed structure": [],
 }
 # With the reference for metals that are not in the training data
