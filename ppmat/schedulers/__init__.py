@@ -20,12 +20,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ppmat.schedulers.scheduling_ddpm import DDPMScheduler
 from ppmat.schedulers.scheduling_flow_matching import FlowMatchingScheduler
 from ppmat.utils.registry import Registry
 
-__all__ = ["FlowMatchingScheduler", "build_scheduler"]
+__all__ = ["DDPMScheduler", "FlowMatchingScheduler", "build_scheduler"]
 
-SCHEDULERS = Registry("scheduler", [FlowMatchingScheduler])
+SCHEDULERS = Registry("scheduler", [DDPMScheduler, FlowMatchingScheduler])
 
 
 def build_scheduler(cfg: Mapping | None, where: str = "scheduler") -> Any:
