@@ -32,6 +32,7 @@ from typing import Any
 import paddle.nn as nn
 
 from ppmat.datasets.graph_utils import PeriodicGraphConverter
+from ppmat.models.ardiff.ardiff import ARDiff
 from ppmat.models.sfin.sfin import SFIN
 from ppmat.models.sfin.sfin_energy import SFINEnergy
 from ppmat.models.sfin.sfin_flow import SFINFlow
@@ -52,6 +53,7 @@ from ppmat.utils.registry import ConfigError
 from ppmat.utils.registry import Registry
 
 __all__ = [
+    "ARDiff",
     "MODEL_REGISTRY",
     "PeriodicGraphConverter",
     "SFIN",
@@ -66,7 +68,7 @@ __all__ = [
 ]
 
 GRAPH_CONVERTERS = Registry("graph converter", [PeriodicGraphConverter])
-MODELS = Registry("model", [SFIN, SFINEnergy, SFINFlow, SFINPotential])
+MODELS = Registry("model", [ARDiff, SFIN, SFINEnergy, SFINFlow, SFINPotential])
 
 _UPSTREAM = "https://paddle-org.bj.bcebos.com/paddlematerials/checkpoints"
 # Packages that are part of this tree.

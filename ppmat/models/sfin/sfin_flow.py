@@ -24,7 +24,6 @@ backbone's output. Positions and displacements are in Å.
 
 from __future__ import annotations
 
-import zlib
 from typing import Annotated
 from typing import Literal
 
@@ -33,6 +32,8 @@ import paddle
 from paddle import nn
 from paddle.nn import functional as F
 
+from ppmat.models.generated_structures import random_streams
+from ppmat.models.generated_structures import structure_results
 from ppmat.models.sfin.sfin_structure import FORMER_WEIGHTS
 from ppmat.models.sfin.sfin_structure import GatedActivation
 from ppmat.models.sfin.sfin_structure import SFINBackbone
@@ -65,25 +66,11 @@ class TimeEmbedding(nn.Layer):
         return self.out(F.silu(self.hidden(waves)))
 
 
-def structure_ids(batch: dict) -> list[str]:
-    """Return the ids of a batch, or numbers if it has none."""
-    count = batch["structure_array"]["num_atoms"].shape[0]
-    return batch.get("id") or [str(i) for i in range(count)]
-
-
 def draw_noise(batch: dict, seed: int, sample: int) -> paddle.Tensor:
-    """Draw standard normal noise for each atom, [N, 3].
-
-    Seed, structure id and sample number start a random stream for each structure. A
-    structure therefore gets the same noise in any batch.
-    """
+    """Draw standard normal noise for each atom, [N, 3]; see ``random_streams``."""
     counts = batch["structure_array"]["num_atoms"].tolist()
-    draws = [
-        np.random.default_rng(
-            [seed, zlib.crc32(str(name).encode()), sample]
-        ).standard_normal((n, 3))
-        for name, n in zip(structure_ids(batch), counts)
-    ]
+    streams = random_streams(batch, seed, sample)
+    draws = [stream.standard_normal((n, 3)) for stream, n in zip(streams, counts)]
     dtype = batch["structure_array"]["cart_coords"].dtype
     return paddle.to_tensor(np.concatenate(draws), dtype=dtype)
 
@@ -232,10 +219,7 @@ class SFINFlow(nn.Layer):
             num_samples: Samples of each initial structure.
 
         Returns:
-            ``{"result": [...]}``, one dict of plain lists and numbers for each sample;
-            the samples of a structure are neighbours. Keys: ``num_atoms``,
-            ``atom_types``, ``lattice`` (rows, Å), ``frac_coords``, ``cart_coords`` (Å,
-            not wrapped), ``tags``, ``fixed``, ``id`` and ``sample`` (its number).
+            See :func:`~ppmat.models.generated_structures.structure_results`.
         """
         steps = num_inference_steps
         steps = self.num_inference_steps if steps is None else steps
@@ -247,25 +231,4 @@ class SFINFlow(nn.Layer):
             ).numpy()
             for sample in range(num_samples)
         ]  # [N, 3] each
-        counts = atoms["num_atoms"].tolist()
-        ids = structure_ids(batch_data)
-        rows = np.cumsum([0, *counts])  # [S + 1]
-        lattice = atoms["lattice"].numpy()
-        fields = {key: atoms[key].numpy() for key in ("atom_types", "tags", "fixed")}
-        result = []
-        for i, (n, name) in enumerate(zip(counts, ids)):
-            part = slice(rows[i], rows[i + 1])
-            inverse = np.linalg.inv(lattice[i].astype("float64"))
-            for sample, positions in enumerate(draws):
-                result.append(
-                    {
-                        "num_atoms": n,
-                        "lattice": lattice[i].tolist(),
-                        "cart_coords": positions[part].tolist(),
-                        "frac_coords": (positions[part] @ inverse).tolist(),
-                        **{key: value[part].tolist() for key, value in fields.items()},
-                        "id": name,
-                        "sample": sample,
-                    }
-                )
-        return {"result": result}
+        return structure_results(batch_data, draws)
