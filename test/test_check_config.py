@@ -38,7 +38,7 @@ from ppmat.utils.registry import ConfigError
 from ppmat.utils.registry import _type_hints
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = sorted(ROOT.glob("*/configs/sfin/*.yaml"))
+FILES = sorted(ROOT.glob("*/configs/*/*.yaml"))
 FILES += sorted(ROOT.glob("ppmat/models/packages/*/sfin*.yaml"))
 NAMES = [path.name for path in FILES]
 NEVER = [math.nan, math.inf, -math.inf, 1e20, 10**20, "many", [[]], {}]
@@ -51,6 +51,7 @@ MAY_BE_0 = {
     *("ema_decay", "noisy_nodes", "dropout", "drop_path", "overlap", "uneven_share"),
     *("flat_share", "readout_tags", "tags", "displacement_weight", "k_cut"),
     *("energy_weight", "force_weight", "stress_weight"),
+    *("jitter", "temperature"),
     *("strain", "displacement", "copies", "rattle_copies", "rattle_displacement"),
     *("rattle_steps", "min_gain", "force_error"),
     *("split_seed", "early_stopping_patience", "num_recycles", "val_ratio", "momentum"),

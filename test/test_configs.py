@@ -44,6 +44,19 @@ LAST = "@-2:"  # slabs; small cells of bulk have no wave vectors below k_cut
 NAMES = {path: str(path.relative_to(ROOT)) for path in CONFIGS}
 FINETUNE = ROOT / "property_prediction/configs/sfin/sfin_oc20_finetune.yaml"
 SYNTHETIC = ROOT / "spectrum_enhancement/configs/sfin/sfin_synthetic.yaml"
+# The sizes of the notes would take 2 GB here.
+ARDIFF = ROOT / "structure_generation/configs/ardiff/oc20.yaml"
+NARROW = [
+    f"Model.__init_params__.{key}"
+    for key in (
+        "decoder_cfg.hidden_size=64",
+        "decoder_cfg.intermediate_size=64",
+        "diff_width=32",
+        "diff_steps=3",
+    )
+]
+# Layers that start at zero let the gradient reach the others after some steps.
+STEPS = {"ARDiff": 4}
 # Each file, and the one that is for two modes and two targets in all four forms.
 FORMS = [(path, ()) for path in CONFIGS if path != SYNTHETIC]
 FORMS += [
@@ -81,10 +94,15 @@ def data_sets(config):
 
 
 def shrunk(path, folder, overrides=()):
-    """Return a configuration for one step of two samples and one evaluation."""
+    """Return a configuration for one step of two samples and one evaluation.
+
+    Some models take more than one step, see :data:`STEPS`.
+    """
     if path == FINETUNE:  # has no variable either, and no weights here
         own = (f"Global.data_root={SAMPLE}", "Trainer.pretrained_model_path=null")
         overrides = (*overrides, *own)
+    if path == ARDIFF:
+        overrides = (*overrides, *NARROW)
     config = load(path, *overrides, "Global.num_workers=0", "Global.batch_size=2")
     for block in data_sets(config):
         block["__init_params__"].update(SMALL[block["__class_name__"]])
@@ -93,7 +111,8 @@ def shrunk(path, folder, overrides=()):
     rate = config["Optimizer"]["__init_params__"]["lr"]
     if "warmup_epoch" in rate["__init_params__"]:
         rate["__init_params__"]["warmup_epoch"] = 0
-    config["Trainer"].update(output_dir=str(folder), max_epochs=1, eval_freq=1)
+    steps = STEPS.get(config["Model"]["__class_name__"], 1)
+    config["Trainer"].update(output_dir=str(folder), max_epochs=steps, eval_freq=steps)
     return config
 
 
@@ -115,6 +134,7 @@ def test_there_are_configs():
     is2re = ("", "_10k", "_all", "_smoke")
     assert {f"sfin_oc20_is2re{kind}.yaml" for kind in is2re} <= names
     assert FINETUNE in CONFIGS
+    assert ARDIFF in CONFIGS
     image = ("haadf_enhance", "haadf_detect", "bf_enhance", "bf_detect", "smoke")
     assert {f"sfin_{kind}.yaml" for kind in image} <= names
     assert SYNTHETIC in CONFIGS
@@ -142,10 +162,11 @@ def test_config_trains_and_evaluates(path, overrides, tmp_path, monkeypatch, ima
         trainer = entry.run(config, str(path))
     finally:
         logger.init_logger()
-    assert trainer.state.global_step == 1
+    assert trainer.state.global_step == len(reached)
     assert (tmp_path / "checkpoints" / "best.pdparams").exists()
     weights = [w for w in trainer.model.parameters() if not w.stop_gradient]
-    (used,) = reached
+    used = reached[-1]
+    assert len(reached) == config["Trainer"]["max_epochs"]
     assert 0.9 * len(weights) < used <= len(weights)
 
 

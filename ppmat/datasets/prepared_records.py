@@ -66,7 +66,6 @@ class PreparedRecords(Sequence):
     Attributes:
         rows: Numbers of these structures in the input.
         left_out: The others.
-        all_free: Number of those that can be used without any held atom.
     """
 
     def __init__(
@@ -82,7 +81,8 @@ class PreparedRecords(Sequence):
         self.missing_tags = missing_tags
         self.rows: list[int] = []
         self.left_out: list[Unreadable] = []
-        self.all_free = 0
+        self._free: dict[int, bool] = {}  # whether no atom is held
+        self._sizes: dict[int, int] = {}  # numbers of atoms
         self._kept: dict[int, OC20Record] = {}  # records that are not in a data set
         self._renamed: dict[int, str] = {}
         self._repeated, self._ids = repeated, UniqueIds()
@@ -111,7 +111,8 @@ class PreparedRecords(Sequence):
             self.left_out.append(Unreadable(sid, str(error), source, frame))
             return
         self.rows.append(row)
-        self.all_free += not record.fixed.any()
+        self._free[row] = not record.fixed.any()
+        self._sizes[row] = len(record.pos)
         if not stored:
             self._kept[row] = record
 
@@ -145,6 +146,23 @@ class PreparedRecords(Sequence):
         record = self._plain(row)
         sid = self._renamed.get(row)
         return record if sid is None else dataclasses.replace(record, sid=sid)
+
+    @property
+    def all_free(self) -> int:
+        """Number of the structures without any held atom."""
+        return sum(self._free[row] for row in self.rows)
+
+    def leave_out_larger(self, most: int) -> None:
+        """Leave out the structures of more than ``most`` atoms."""
+        for index, row in enumerate(self.rows):
+            if self._sizes[row] > most:
+                record = self[index]
+                reason = f"{self._sizes[row]} atoms; the model takes at most {most}"
+                frame = row if record.source is None else record.frame
+                fault = Unreadable(record.sid, reason, record.source, frame)
+                self.left_out.append(fault)
+                self._kept.pop(row, None)
+        self.rows = [row for row in self.rows if self._sizes[row] <= most]
 
     def check(self, on_error: str) -> None:
         """Raise ``InputError`` if there is no record, or one is missing with ``raise``.

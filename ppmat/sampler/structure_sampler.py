@@ -420,6 +420,8 @@ class StructureSampler:
             records = PreparedRecords(structures, missing_tags)
         if not len(records.structures):
             raise ConfigError("from_structures: there is no structure to relax")
+        if hasattr(self.model, "max_sites"):
+            records.leave_out_larger(self.model.max_sites)
         records.check(on_error)
         wanted = SampleOptions(
             batch_size=batch_size, seed=seed, progress=progress and not one, **options
