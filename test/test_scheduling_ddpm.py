@@ -23,6 +23,7 @@ import pytest
 
 from ppmat.schedulers import build_scheduler
 from ppmat.schedulers.scheduling_ddpm import DDPMScheduler
+from ppmat.utils.errors import InputError
 from ppmat.utils.registry import ConfigError
 
 MEAN, SD = 0.7, 0.4
@@ -142,7 +143,9 @@ def test_the_multistep_solver_is_of_second_order():
 def test_wrong_use_is_named():
     scheduler = DDPMScheduler()
     for count in (0, 1001):
-        with pytest.raises(ValueError, match="num_inference_steps is"):
+        with pytest.raises(
+            InputError, match=f"{count} inference steps; wanted 1 to 996"
+        ):
             scheduler.set_timesteps(count)
     scheduler.set_timesteps(2)
     x = paddle.zeros([1, 3])

@@ -33,6 +33,7 @@ from typing import NamedTuple
 import numpy as np
 import paddle
 
+from ppmat.utils.errors import InputError
 from ppmat.utils.ranges import Range
 
 _OFFSET = 0.008  # of the cosine: the first steps add some noise
@@ -129,13 +130,13 @@ class DDPMScheduler:
         ``"dpmpp_2m"``. Choices that fall together, where there are many, count once.
 
         Raises:
-            ValueError: Fewer than one, or more than there are.
+            InputError: Fewer than one, or more than there are.
         """
         half_log_snr = np.log(self.signal / self.sigma)  # falls with time
         start = int(np.flatnonzero(half_log_snr >= _START)[-1])
         if not 1 <= num_inference_steps <= start + 1:
-            raise ValueError(
-                f"num_inference_steps is {num_inference_steps}; wanted 1 to {start + 1}"
+            raise InputError(
+                f"{num_inference_steps} inference steps", wanted=f"1 to {start + 1}"
             )
         grid = np.linspace(start, 0, num_inference_steps)
         if self.solver == "dpmpp_2m":

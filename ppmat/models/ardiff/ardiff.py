@@ -43,7 +43,7 @@ from ppmat.models.generated_structures import random_streams
 from ppmat.models.generated_structures import structure_ids
 from ppmat.models.generated_structures import structure_results
 from ppmat.models.sfin.structure_geometry import sum_per_structure
-from ppmat.schedulers import SCHEDULERS
+from ppmat.schedulers import DDPMScheduler
 from ppmat.schedulers import build_scheduler
 from ppmat.utils.errors import InputError
 from ppmat.utils.ranges import Range
@@ -84,7 +84,7 @@ class ARDiff(nn.Layer):
     supports_chemical_formula_sampling = False
     nested_params = {
         "decoder_cfg": Decoder,
-        "scheduler_cfg": SCHEDULERS,
+        "scheduler_cfg": [DDPMScheduler],
         "augmentation_cfg": Augmentation,
     }
 
@@ -105,6 +105,7 @@ class ARDiff(nn.Layer):
         self.coordinates = Coordinates(scale_coords, displacement_std)
         self.decoder = Decoder(**decoder_cfg)
         self.scheduler = build_scheduler(scheduler_cfg)
+        self.scheduler.set_timesteps(diff_steps)  # refuses too many
         self.embedding = TokenEmbedding(self.decoder.hidden_size)
         self.head = DiffusionHead(self.decoder.hidden_size, diff_width, diff_depth)
         self.augmentation = Augmentation(**(augmentation_cfg or {}))

@@ -40,7 +40,7 @@ from ppmat.models.sfin.sfin_structure import SFINBackbone
 from ppmat.models.sfin.sfin_structure import displacement_head
 from ppmat.models.sfin.structure_geometry import free_atoms
 from ppmat.models.sfin.structure_geometry import mean_over_free_atoms
-from ppmat.schedulers import SCHEDULERS
+from ppmat.schedulers import FlowMatchingScheduler
 from ppmat.schedulers import build_scheduler
 from ppmat.utils.ranges import Range
 
@@ -108,7 +108,10 @@ class SFINFlow(nn.Layer):
     supports_num_atoms_sampling = False
     supports_chemical_formula_sampling = False
     former_weights = FORMER_WEIGHTS
-    nested_params = {"backbone_cfg": SFINBackbone, "scheduler_cfg": SCHEDULERS}
+    nested_params = {
+        "backbone_cfg": SFINBackbone,
+        "scheduler_cfg": [FlowMatchingScheduler],
+    }
 
     def __init__(
         self,
