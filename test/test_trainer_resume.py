@@ -371,7 +371,10 @@ def test_broken_twin_of_the_chain_is_found(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize("step", [3, 5])
-def test_signal_finishes_the_step_and_saves(tmp_path, number, step):
+def test_signal_finishes_the_step_and_saves(tmp_path, number, step, request):
+    inherited = signal.signal(number, signal.SIG_DFL)  # nohup ignores SIGHUP
+    request.addfinalizer(lambda: signal.signal(number, inherited))
+
     class Signalled(Draws):
         def forward(self, batch):
             result = super().forward(batch)
