@@ -530,8 +530,8 @@ class SFINBackbone(nn.Layer):
             neighbours; 0 for none.
         products: Whether scalar products of vectors enter the scalars of an activation.
         tensors: Sums of degree 2 of the spatial half, of which scalar products enter
-            the scalars; 0 for none. The three halve the errors of forces, and cost
-            time; see ``docs/potentials/results.md``.
+            the scalars; 0 for none. What the three give, and what they cost, is in
+            ``docs/potentials/results.md``.
         drop_path: Fraction of structures that skip a residual block in training
             (stochastic depth).
 
