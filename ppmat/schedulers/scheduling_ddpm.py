@@ -91,6 +91,7 @@ class DDPMScheduler:
         kept = np.maximum(wanted[1:] / wanted[:-1], 1 - _MAX_BETA)
         self.signal = np.sqrt(np.cumprod(kept))
         self.sigma = np.sqrt(1 - np.cumprod(kept))
+        self._half_log_snr = np.log(self.signal / self.sigma)  # falls with time
         self.timesteps: list[int] = []
         self._call = 0
         self._last: paddle.Tensor | None = None  # the clean point of the last call
@@ -132,7 +133,7 @@ class DDPMScheduler:
         Raises:
             InputError: Fewer than one, or more than there are.
         """
-        half_log_snr = np.log(self.signal / self.sigma)  # falls with time
+        half_log_snr = self._half_log_snr
         start = int(np.flatnonzero(half_log_snr >= _START)[-1])
         if not 1 <= num_inference_steps <= start + 1:
             raise InputError(
@@ -213,7 +214,7 @@ class DDPMScheduler:
         sample: paddle.Tensor,
     ) -> paddle.Tensor:
         """Integrate to the next point, with the clean point extrapolated linearly."""
-        half_log_snr = np.log(self.signal / self.sigma)
+        half_log_snr = self._half_log_snr
         size = half_log_snr[following] - half_log_snr[t]
         if before is not None:
             last = self.timesteps[self._call - 2]

@@ -33,7 +33,8 @@ from paddle.nn import functional as F
 from ppmat.utils.errors import InputError
 from ppmat.utils.ranges import Range
 
-Cache = list[tuple[paddle.Tensor, paddle.Tensor]]  # keys and values of each layer
+Seen = tuple[paddle.Tensor, paddle.Tensor]  # keys and values, [S, C, H, D / H] each
+Cache = list[Seen]  # of each layer
 
 
 class RMSNorm(nn.Layer):
@@ -89,8 +90,8 @@ class Attention(nn.Layer):
         x: paddle.Tensor,
         position: paddle.Tensor,
         mask: paddle.Tensor,
-        before: tuple[paddle.Tensor, paddle.Tensor] | None,
-    ) -> tuple[paddle.Tensor, tuple[paddle.Tensor, paddle.Tensor]]:
+        before: Seen | None,
+    ) -> tuple[paddle.Tensor, Seen]:
         """Return [S, T, D], and keys and values [S, C, H, D / H] for the next call."""
         shape = [*x.shape[:2], self.heads, -1]
         query = rotate(self.query(x).reshape(shape), position, self.theta)
@@ -131,8 +132,8 @@ class DecoderLayer(nn.Layer):
         x: paddle.Tensor,
         position: paddle.Tensor,
         mask: paddle.Tensor,
-        before: tuple[paddle.Tensor, paddle.Tensor] | None,
-    ) -> tuple[paddle.Tensor, tuple[paddle.Tensor, paddle.Tensor]]:
+        before: Seen | None,
+    ) -> tuple[paddle.Tensor, Seen]:
         mixed, seen = self.attention(self.attention_norm(x), position, mask, before)
         x = x + mixed
         return x + self.mlp(self.mlp_norm(x)), seen

@@ -25,9 +25,8 @@ import paddle
 from paddle import nn
 
 from ppmat.models.ardiff.token_layout import TokenLayout
+from ppmat.models.sfin.sfin_structure import NUM_TAGS
 from ppmat.utils.element_properties import MAX_ATOMIC_NUMBER
-
-_NUM_TAGS = 3
 
 
 def triple_mlp(width: int) -> nn.Sequential:
@@ -50,7 +49,7 @@ class TokenEmbedding(nn.Layer):
         super().__init__()
         self.special = nn.Embedding(2, width)  # <bos> and <coord>
         self.element = nn.Embedding(MAX_ATOMIC_NUMBER + 1, width)
-        self.tag = nn.Embedding(_NUM_TAGS, width)
+        self.tag = nn.Embedding(NUM_TAGS, width)
         self.lattice = triple_mlp(width)
         self.vector = nn.Embedding(3, width)  # which lattice vector it is
         self.initial = triple_mlp(width)
