@@ -14,6 +14,8 @@
 
 """relax_batch takes the steps of ASE's FIRE; structures do not see each other."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from ase import Atoms
@@ -158,6 +160,18 @@ def test_faults_do_not_end_the_others(calculator, monkeypatch):
     assert "force of nan" in faults[-1] or "force of nan" in faults[-3]
     for one, two in zip(ended[2:7], alone):
         np.testing.assert_allclose(one.atoms.positions, two.atoms.positions, atol=1e-4)
+
+
+def test_a_trajectory_of_other_weights_does_not_go_on(
+    calculator, tmp_path, monkeypatch
+):
+    path = str(tmp_path / "one.traj")
+    list(relax_batch([crystal()], calculator, max_steps=2, trajectories=[path]))
+    before = Path(path).read_bytes()
+    monkeypatch.setattr(type(calculator), "fingerprints", lambda self: ["others"])
+    (end,) = relax_batch([crystal()], calculator, max_steps=2, trajectories=[path])
+    assert "one.traj was not made with these weights" in str(end.fault)
+    assert Path(path).read_bytes() == before
 
 
 def test_a_stopped_relaxation_goes_on(calculator, tmp_path):

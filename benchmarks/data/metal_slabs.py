@@ -115,6 +115,7 @@ def main() -> None:
         Atoms(a.numbers, a.positions, cell=a.cell, pbc=True)
         for a in structures(np.random.default_rng(args.seed))
     ]
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     write(args.out, found, format="extxyz")
     print(f"{args.out}: {len(found)} structures, {sum(map(len, found))} atoms")
 

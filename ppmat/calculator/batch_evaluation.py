@@ -110,6 +110,9 @@ class BatchCalculator(Protocol):
     ) -> list[dict[str, Any]]:
         """Return the results of each structure, whose pairs hold."""
 
+    def fingerprints(self) -> list[str]:
+        """Return a hash of the weights of each network."""
+
 
 def evaluate_batch(
     model: SFINPotential, structures: Sequence[Atoms], pairs: Sequence[Pairs]

@@ -76,7 +76,8 @@ def relax_batch(
         max_steps: Most steps of a structure.
         batch_size: Structures at once; None takes 500 atoms, or one structure.
         trajectories: ``.traj`` file of each structure, to which the steps are appended.
-            A structure whose file exists goes on from the last frame.
+            A structure whose file exists goes on from the last frame. A file of other
+            weights is an error of its structure.
 
     Raises:
         InputError: An argument is not valid.
@@ -91,6 +92,7 @@ def relax_batch(
             wanted="fmax above 0, max_steps 0 or more, batch_size at least 1 or None",
         )
     paths = [None] * len(structures) if trajectories is None else trajectories
+    weights = [] if trajectories is None else calculator.fingerprints()
     waiting = deque(zip(range(len(structures)), structures, paths, strict=True))
     running: list[_Running] = []
     while waiting or running:
@@ -99,7 +101,7 @@ def relax_batch(
         ):
             index, atoms, path = waiting.popleft()
             try:
-                running.append(_Running(index, atoms, path))
+                running.append(_Running(index, atoms, path, weights))
             except InputError as error:
                 yield Relaxation(index, atoms, {}, False, 0, error)
         ready = []
@@ -126,9 +128,11 @@ def relax_batch(
 class _Running:
     """A structure of the batch."""
 
-    def __init__(self, index: int, atoms: Atoms, path: PathLike | None) -> None:
-        self.index, self.path = index, path
-        self.atoms = (atoms if path is None else last_frame(path, atoms)).copy()
+    def __init__(
+        self, index: int, atoms: Atoms, path: PathLike | None, weights: list[str]
+    ) -> None:
+        self.index, self.path, self.weights = index, path, weights
+        self.atoms = atoms.copy() if path is None else last_frame(path, atoms, weights)
         self.pairs: Pairs | None = None
         self.optimizer = FIRE(self.atoms, logfile=None)
         self.steps = 0
@@ -167,24 +171,28 @@ class _Running:
     def _write(self) -> None:
         with Trajectory(self.path, "a") as frames:
             if self.steps or not len(frames):  # else it begins where the file ends
-                frames.set_description(self.optimizer.todict())
+                how = self.optimizer.todict() | {"weights": self.weights}
+                frames.set_description(how)
                 frames.write(self.atoms)
 
 
-def last_frame(path: PathLike, atoms: Atoms) -> Atoms:
-    """Return atoms where their relaxation was stopped; unchanged if there is none.
+def last_frame(path: PathLike, atoms: Atoms, weights: list[str]) -> Atoms:
+    """Return a copy of atoms, where their relaxation was stopped if there is one.
 
     Raises:
-        InputError: The trajectory cannot be read, or starts with another structure.
+        InputError: The trajectory cannot be read, starts with another structure, or is
+            of other weights.
     """
+    stopped = atoms.copy()
     if not os.path.exists(path) or not os.path.getsize(path):
-        return atoms
+        return stopped
     hint = "Choose another folder, or remove the file."
     try:
         with Trajectory(path) as frames:
             if not len(frames):
-                return atoms
+                return stopped
             first, last = frames[0], frames[-1]
+            moved_by = (frames.description or {}).get("weights")
     except Exception as error:  # ASE raises many
         raise InputError(f"{path} cannot be read: {error}", hint=hint) from error
     same = len(first) == len(atoms) and (first.numbers == atoms.numbers).all()
@@ -193,6 +201,7 @@ def last_frame(path: PathLike, atoms: Atoms) -> Atoms:
         same = max(moved, np.abs(first.cell - atoms.cell).max()) < 1e-4
     if not same:
         raise InputError(f"{path} is the relaxation of another structure", hint=hint)
-    stopped = atoms.copy()
+    if moved_by != weights:
+        raise InputError(f"{path} was not made with these weights", hint=hint)
     stopped.positions = last.positions
     return stopped
