@@ -110,6 +110,17 @@ def accumulated(folder, batch_size, micro):
     return summary(trainer)
 
 
+def shared_out(folder, strategy, batch_size, epochs=4, start=None):
+    """Adam with a clip that acts in every step; also resumed."""
+    trainer = make_trainer(
+        folder, Structures(19), make_model(), batch_size=batch_size, clip=0.01,
+        strategy=strategy, max_epochs=epochs, ema_decay=0.9,
+    )  # fmt: skip
+    trainer.train(resume_from_checkpoint=start)
+    moments = [k for k in trainer.optimizer.state_dict() if "moment" in k]
+    return {**summary(trainer), "moments": sorted(moments)}
+
+
 def noise(folder):
     trainer = make_trainer(folder, Structures(16), make_model(noise=0.1))
     trainer.train()
@@ -309,6 +320,12 @@ def main(folder):
     results = {
         "trajectory": trajectory(f"{folder}/trajectory", 4),
         "accumulated": accumulated(f"{folder}/accumulated", 2, 2),
+        "whole": shared_out(f"{folder}/whole", "DDP", 4),
+        "parts": shared_out(f"{folder}/parts", "Zero1", 4),
+        "half": shared_out(f"{folder}/half", "Zero1", 4, epochs=2),
+        "resumed": shared_out(
+            f"{folder}/resumed", "Zero1", 4, start=f"{folder}/half/checkpoints/latest"
+        ),
         "noise": noise(f"{folder}/noise"),
         "evaluation_1": tiny_evaluation(f"{folder}/evaluation", 1),
         "evaluation_5": tiny_evaluation(f"{folder}/evaluation", 5),

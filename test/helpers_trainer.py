@@ -130,6 +130,7 @@ def make_trainer(
     shuffle=True,
     loader=None,
     lr_mult=None,
+    clip=None,
     **config,
 ):
     """Return a trainer with everything it needs; keywords are its settings."""
@@ -142,6 +143,7 @@ def make_trainer(
         {
             "__class_name__": optimizer,
             "__init_params__": {"lr": lr, "lr_mult": lr_mult},
+            "clip_norm_global": clip,
         },
         model,
         config["max_epochs"],

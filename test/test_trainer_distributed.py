@@ -114,6 +114,31 @@ def test_same_run_as_one_process_with_the_global_batch(run, tmp_path):
     assert {float(row["structures(metric)"]) for row in evaluations} == {7.0}
 
 
+def test_zero1_takes_the_steps_of_one_process(run, tmp_path):
+    folder, ranks = run
+    alone = helpers_ranks.shared_out(str(tmp_path), "DDP", 8)
+    for report in ranks:
+        assert report["parts"]["weights"] == report["whole"]["weights"]
+        assert_close(report["parts"]["weights"], alone["weights"])
+        assert report["resumed"]["weights"] == report["whole"]["weights"]
+    rows = [read_rows(folder / name, "train(epoch)") for name in ("parts", "whole")]
+    losses, wanted = ([row["loss(loss)"] for row in rows_] for rows_ in rows)
+    assert losses == wanted
+    mine, others = (set(report["parts"]["moments"]) for report in ranks)
+    both = set(ranks[0]["whole"]["moments"])
+    assert mine and others and not mine & others
+    assert len(mine | others) == len(both)
+
+
+def test_a_checkpoint_of_zero1_has_the_whole_state(run, tmp_path):
+    """One process goes on where two stopped."""
+    folder, ranks = run
+    start = str(folder / "half/checkpoints/latest")
+    alone = helpers_ranks.shared_out(str(tmp_path), "DDP", 8, start=start)
+    assert alone["state"]["global_step"] == ranks[0]["whole"]["state"]["global_step"]
+    assert_close(alone["weights"], ranks[0]["whole"]["weights"], 1e-3)
+
+
 def test_ranks_agree_on_best_value_and_rate(run):
     """The rate does fall in this run, and ``best`` is not the last epoch by rule."""
     folder, ranks = run

@@ -31,6 +31,7 @@ from paddle import nn
 from paddle import optimizer as optim
 from paddle.optimizer.lr import ReduceOnPlateau
 
+from ppmat.optimizer.zero1 import Zero1
 from ppmat.trainer import checkpointing
 from ppmat.trainer.config import TrainerConfig
 from ppmat.trainer.evaluation import evaluate
@@ -119,6 +120,8 @@ class BaseTrainer:
         self.run.set_up_amp()
         self.updater: Update | None = None
         if optimizer is not None:
+            if settings.strategy == "Zero1" and dist.get_world_size() > 1:
+                self.run.zero1 = Zero1(optimizer)
             self.updater = Update(self.run)
             if settings.ema_decay > 0:
                 self.run.ema_model = ExponentialMovingAverage(

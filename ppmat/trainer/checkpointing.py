@@ -54,7 +54,7 @@ def save(run: Run, prefix: str, print_log: bool = True) -> None:
     }
     save_load.save_checkpoint(
         run.model,
-        run.optimizer,
+        run.stepper,
         {**run.state.to_dict(), "run": extra},
         run.scaler,
         output_dir=run.config.output_dir,
@@ -94,7 +94,7 @@ def restore(run: Run, path: str) -> None:
         CheckpointError: It does not fit this model, optimizer or data.
     """
     loaded = save_load.load_checkpoint(
-        path, run.model, run.optimizer, run.scaler, run.ema_model
+        path, run.model, run.stepper, run.scaler, run.ema_model
     )
     run.state = state = TrainerState.from_dict(loaded)
     saved = loaded.get("run")

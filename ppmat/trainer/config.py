@@ -75,6 +75,9 @@ class TrainerConfig:
     # For several processes: allow parameters that some losses do not depend on. False
     # is a little faster and fails on such models
     find_unused_parameters: bool = True
+    # Several processes: each keeps the optimizer's state of all parameters, or, with
+    # Zero1, of a part of them
+    strategy: Literal["DDP", "Zero1"] = "DDP"
     use_amp: bool = False  # automatic mixed precision; Paddle has none on CPUs
     amp_level: Literal["O1", "O2"] = "O1"  # O1: per operation; O2: the weights as well
     amp_dtype: Literal["float16", "bfloat16"] = "float16"  # float16 has a loss scaler

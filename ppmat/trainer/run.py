@@ -31,6 +31,7 @@ import paddle
 from paddle import nn
 from paddle import optimizer as optim
 
+from ppmat.optimizer.zero1 import Zero1
 from ppmat.trainer import meters
 from ppmat.trainer.config import TrainerConfig
 from ppmat.trainer.meters import StreamingMetrics
@@ -99,6 +100,7 @@ class Run:
     val_dataloader: paddle.io.DataLoader | None = None
     optimizer: optim.Optimizer | None = None  # None to evaluate only
     lr_scheduler: optim.lr.LRScheduler | None = None  # None for a fixed rate
+    zero1: Zero1 | None = None  # takes the steps instead of the optimizer
     use_amp: bool = False  # the model computes in mixed precision
     scaler: paddle.amp.GradScaler | None = None  # of float16 training
     ema_model: ExponentialMovingAverage | None = None  # average of the weights
@@ -114,6 +116,11 @@ class Run:
     epoch_means: TrainingMeans = field(default_factory=TrainingMeans)
     epoch_rng: dict[str, Any] | None = None  # random state when the epoch began
     resume_rng: dict[str, Any] | None = None  # of a checkpoint, still to be restored
+
+    @property
+    def stepper(self) -> Any:
+        """What takes steps, and has the state of a checkpoint."""
+        return self.zero1 or self.optimizer
 
     def set_up_amp(self) -> None:
         """Prepare model and optimizer for mixed precision, if it is asked for."""

@@ -175,15 +175,15 @@ class Update:
         """Change the weights unless the step is skipped; returns whether it did."""
         run = self.run
         if run.scaler is not None:
-            run.scaler.unscale_(run.optimizer)
+            run.scaler.unscale_(run.stepper)
         self.grad_norm = _norm([p.grad for p in self.parameters if p.grad is not None])
         ids = [batch_ids(b) or f"(number {i}, no ids)" for i, b in enumerate(group)]
         self._unread = _Flags(ids, finite, shared, self.grad_norm, run.state.epoch)
         taken = self.check() if self._at_once else True
         if taken and run.scaler is not None:
-            run.scaler.step(run.optimizer)
+            run.scaler.step(run.stepper)
         elif taken:
-            run.optimizer.step()
+            run.stepper.step()
         if run.scaler is not None:
             run.scaler.update()
         run.optimizer.clear_grad(set_to_zero=False)

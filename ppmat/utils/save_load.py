@@ -199,7 +199,9 @@ def save_checkpoint(
     ema_model: Any = None,
     params_from_ema: bool = False,
 ) -> None:
-    """Write one checkpoint (rank 0 only), completely or not at all.
+    """Write one checkpoint, completely or not at all; all ranks call this.
+
+    Rank 0 writes.
 
     Args:
         model: The model, not wrapped.
@@ -219,6 +221,7 @@ def save_checkpoint(
     """
     if output_dir is None:
         raise ValueError("save_checkpoint: output_dir is None, wanted a folder")
+    steps = optimizer and optimizer.state_dict()  # each rank may hold a part
     if dist.get_rank() != 0:
         return
     members: dict[str, Any] = {}
@@ -229,9 +232,10 @@ def save_checkpoint(
         weights = {k: v.clone() for k, v in model.state_dict().items()}
         ema_model.restore()
     members[f"{prefix}.pdparams"] = weights
+    if steps is not None:
+        members[f"{prefix}.pdopt"] = steps
     for ending, part in (
         ("_ema.pdparams", ema_model),
-        (".pdopt", optimizer),
         (".pdscaler", grad_scaler),
     ):
         if part is not None:
