@@ -31,6 +31,7 @@ from scipy.special import erf
 from ppmat.models import build_model
 from ppmat.models.ardiff.coordinates import Coordinates
 from ppmat.models.ardiff.diffusion_head import DiffusionHead
+from ppmat.models.ardiff.packing import pack
 from ppmat.models.ardiff.token_layout import token_layout
 from ppmat.models.generated_structures import random_streams
 from ppmat.sampler import StructureSampler
@@ -112,6 +113,41 @@ def test_layout_of_two_structures():
     assert (np.diag(mask)).all() and not np.triu(mask, 1).any()
     assert not mask[2:, :2].any()  # padding is not seen
     assert mask[11, 2:12].all()  # the slot sees its whole prefix
+
+
+def test_sequences_share_rows_longest_first():
+    lengths = [4, 7, 2, 3, 5]
+    used = np.zeros([5, 8], dtype=bool)
+    for row, length in zip(used, lengths):
+        row[8 - length :] = True  # a prefix is padded at the left
+    packing = pack(used, columns=9)
+    sequence = packing.sequence.numpy()
+    assert [sorted(set(row) - {-1}) for row in sequence] == [[1, 2], [0, 4], [3]]
+    for number, length in enumerate(lengths):
+        assert (sequence == number).sum() == length
+        places = packing.place.numpy()[number, used[number]]
+        assert (packing.source.numpy().flat[places] // 8 == number).all()
+        assert (np.diff(places) == 1).all()
+    mask = packing.mask.numpy()
+    row, column = np.argwhere(sequence == 2).min(axis=0)
+    assert not mask[row, column, :column].any() and mask[row, column, column]
+    assert pack(used, columns=1).sequence.shape[1] == 7  # the longest one fits
+
+
+@pytest.mark.parametrize("columns", [1, 40, 400])
+def test_packed_rows_give_the_same_loss_and_gradients(columns):
+    slabs = [slab(seed, n) for seed, n in enumerate((7, 2, 5, 3))]
+    found = []
+    for pack_columns in (None, columns):
+        model = ardiff(pack_columns=pack_columns, augmentation_cfg={"rotate": False})
+        model.train()
+        paddle.seed(3)
+        loss = model(batch(*slabs))["loss_dict"]["loss"]
+        loss.backward()
+        grads = [p.grad.numpy() for p in model.parameters() if p.grad is not None]
+        found.append([loss.numpy(), *grads])
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-4, atol=2e-6)
 
 
 @pytest.mark.parametrize("way", [(10.0, None), (None, 0.4)])

@@ -37,6 +37,7 @@ from ppmat.models.ardiff.coordinates import Coordinates
 from ppmat.models.ardiff.decoder import Decoder
 from ppmat.models.ardiff.diffusion_head import DiffusionHead
 from ppmat.models.ardiff.embedding import TokenEmbedding
+from ppmat.models.ardiff.packing import pack
 from ppmat.models.ardiff.token_layout import TokenLayout
 from ppmat.models.ardiff.token_layout import token_layout
 from ppmat.models.generated_structures import random_streams
@@ -77,6 +78,8 @@ class ARDiff(nn.Layer):
         diff_mul: Noise levels that the head is trained on for each position.
         diff_steps: Denoising steps in evaluation, and the default of :meth:`sample`.
         max_sites: Most atoms of a structure.
+        pack_columns: In training, sequences share rows of this length; None gives each
+            a row that is padded to the longest one of the batch.
         augmentation_cfg: Constructor arguments of :class:`Augmentation`, for training.
     """
 
@@ -99,6 +102,7 @@ class ARDiff(nn.Layer):
         diff_mul: Annotated[int, Range(1, 1000)] = 4,
         diff_steps: Annotated[int, Range(1, 100_000)] = 100,
         max_sites: Annotated[int, Range(1, 10**6)] = 500,
+        pack_columns: Annotated[int, Range(1, 10**6)] | None = None,
         augmentation_cfg: dict | None = None,
     ) -> None:
         super().__init__()
@@ -112,6 +116,7 @@ class ARDiff(nn.Layer):
         self.diff_mul = diff_mul
         self.diff_steps = diff_steps
         self.max_sites = max_sites
+        self.pack_columns = pack_columns
 
     def forward(self, batch: dict) -> dict:
         """Compute the diffusion loss and, in evaluation, relaxed structures.
@@ -164,8 +169,19 @@ class ARDiff(nn.Layer):
         slots = self.embedding.slots(atoms, initial, layout)
         slots = slots + self.embedding.previous(last)
         columns = paddle.concat([prefix, slots], axis=1)
-        hidden, _ = self.decoder(columns, layout.position, layout.mask)
+        if self.training and self.pack_columns is not None:
+            hidden = self._packed(columns, layout)
+        else:
+            hidden, _ = self.decoder(columns, layout.position, layout.mask)
         return hidden[:, prefix.shape[1] :].flatten(0, 1)[layout.place]
+
+    def _packed(self, columns: paddle.Tensor, layout: TokenLayout) -> paddle.Tensor:
+        """Return the hidden states of columns [S, T, D], in rows of several."""
+        packing = pack(layout.used.numpy(), self.pack_columns)
+        rows = columns.flatten(0, 1)[packing.source]  # [R, L, D]
+        position = layout.position.flatten()[packing.source]
+        hidden, _ = self.decoder(rows, position, packing.mask)
+        return hidden.flatten(0, 1)[packing.place]
 
     def diffusion_loss(
         self,
