@@ -17,7 +17,7 @@
 Every row is ``ardiff/oc20_small.yaml`` with a few values changed, trained by the user's
 command for the same number of epochs, but for the long one; the last row is the
 regressor of SFIN, ``sfin/oc20.yaml``. The averaged weights are scored by one sample of
-each structure of the validation splits. The long row is also sampled in other ways, on
+each structure of the validation splits, at temperature 0. The long row is also sampled in other ways, on
 ``val_id``. Every (row, seed) leaves a file in ``--work``, so a benchmark that was
 stopped continues.
 
@@ -77,12 +77,20 @@ ROWS = {
 }
 SOLVER = f"{MODEL}.scheduler_cfg.__init_params__.solver"
 SAMPLED = {  # words and arguments of ``sample``
-    "20 steps of DPM-Solver++(2M)": ([], {"diff_steps": 20}),
-    "10 steps of DPM-Solver++(2M)": ([], {"diff_steps": 10}),
-    "100 random steps": ([f"{SOLVER}=ddpm"], {"diff_steps": 100}),
-    "20 random steps": ([f"{SOLVER}=ddpm"], {"diff_steps": 20}),
-    "20 steps, no noise": ([], {"diff_steps": 20, "temperature": 0.0}),
-    "lowest EMT energy of 8": ([], {"diff_steps": 20, "num_samples": 8}),
+    "temperature 0.3": ([], {"temperature": 0.3}),
+    "temperature 1": ([], {"temperature": 1.0}),
+    "temperature 1, 10 steps": ([], {"temperature": 1.0, "diff_steps": 10}),
+    **{
+        f"temperature 1, {steps} random steps": (
+            [f"{SOLVER}=ddpm"],
+            {"temperature": 1.0, "diff_steps": steps},
+        )
+        for steps in (20, 100)
+    },
+    "temperature 1, lowest EMT energy of 8": (
+        [],
+        {"temperature": 1.0, "num_samples": 8},
+    ),
 }
 
 

@@ -325,7 +325,7 @@ def test_slots_are_drawn_from_the_states_that_the_loss_sees():
     seen = []
     inner = model._denoise
     model._denoise = lambda hidden, noise: seen.append(hidden) or inner(hidden, noise)
-    moved = model.draw(data, random_streams(data, 0, 0), 5)
+    moved = model.draw(data, random_streams(data, 0, 0), 5, 1.0)
     moved = moved - data["structure_array"]["cart_coords"]
     layout = token_layout(data["structure_array"])
     hidden = model.hidden(data["structure_array"], layout, moved[layout.free] / 0.3)
@@ -390,6 +390,11 @@ def test_temperature():
     assert 0 < np.abs(mild - cold).max() < np.abs(warm - cold).max()
     with pytest.raises(InputError, match="temperature is 0 and num_samples 2"):
         model.sample(data, temperature=0.0, num_samples=2)
+    frozen = ardiff(temperature=0.0)  # in evaluation, and where sample() has no number
+    frozen.eval()
+    positions_now = frozen({**data, "displacement": paddle.zeros([7, 3])})["pred_dict"]
+    np.testing.assert_allclose(positions_now["cart_coords_relaxed"], cold, atol=1e-5)
+    np.testing.assert_array_equal(positions(frozen.sample(data, seed=8))[0], cold)
 
 
 def test_a_structure_without_free_atoms_stays():

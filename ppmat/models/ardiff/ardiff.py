@@ -77,6 +77,7 @@ class ARDiff(nn.Layer):
         diff_depth: Residual blocks of the diffusion head.
         diff_mul: Noise levels that the head is trained on for each position.
         diff_steps: Denoising steps in evaluation, and the default of :meth:`sample`.
+        temperature: Factor of the noise, likewise.
         max_sites: Most atoms of a structure.
         pack_columns: In training, sequences share rows of this length; None gives each
             a row that is padded to the longest one of the batch.
@@ -101,6 +102,7 @@ class ARDiff(nn.Layer):
         diff_depth: Annotated[int, Range(1, 1000)] = 3,
         diff_mul: Annotated[int, Range(1, 1000)] = 4,
         diff_steps: Annotated[int, Range(1, 100_000)] = 100,
+        temperature: Annotated[float, Range(0, 10)] = 1.0,
         max_sites: Annotated[int, Range(1, 10**6)] = 500,
         pack_columns: Annotated[int, Range(1, 10**6)] | None = None,
         augmentation_cfg: dict | None = None,
@@ -115,6 +117,7 @@ class ARDiff(nn.Layer):
         self.augmentation = Augmentation(**(augmentation_cfg or {}))
         self.diff_mul = diff_mul
         self.diff_steps = diff_steps
+        self.temperature = temperature
         self.max_sites = max_sites
         self.pack_columns = pack_columns
 
@@ -147,7 +150,7 @@ class ARDiff(nn.Layer):
         result = {"loss_dict": {"loss": loss}}
         if not self.training:
             streams = random_streams(batch, seed=0, sample=0)
-            drawn = self.draw(batch, streams, self.diff_steps)
+            drawn = self.draw(batch, streams, self.diff_steps, self.temperature)
             result["pred_dict"] = {"cart_coords_relaxed": drawn}
         return result
 
@@ -220,7 +223,7 @@ class ARDiff(nn.Layer):
         batch: dict,
         streams: list[np.random.Generator],
         diff_steps: int,
-        temperature: float = 1.0,
+        temperature: float,
     ) -> paddle.Tensor:
         """Draw relaxed positions, slot by slot, [N, 3] Å.
 
@@ -279,7 +282,7 @@ class ARDiff(nn.Layer):
         diff_steps: Annotated[int, Range(1, 100_000)] | None = None,
         seed: Annotated[int, Range(0, 2**32 - 1)] = 0,
         num_samples: Annotated[int, Range(1, 10_000)] = 1,
-        temperature: Annotated[float, Range(0, 10)] = 1.0,
+        temperature: Annotated[float, Range(0, 10)] | None = None,
     ) -> dict:
         """Generate relaxed structures.
 
@@ -288,8 +291,8 @@ class ARDiff(nn.Layer):
             diff_steps: Denoising steps of a position; None takes the model's own.
             seed: Seed of the noise; the same seed gives the same structures.
             num_samples: Samples of each initial structure.
-            temperature: Factor of the noise. Below 1 the samples are closer to each
-                other; 0 gives one answer.
+            temperature: Factor of the noise; None takes the model's own. Below 1 the
+                samples are closer to each other; 0 gives one answer.
 
         Returns:
             See :func:`~ppmat.models.generated_structures.structure_results`.
@@ -299,11 +302,14 @@ class ARDiff(nn.Layer):
                 samples are wanted without noise.
         """
         self._check_sites(batch_data)
+        if temperature is None:
+            temperature = self.temperature
         if temperature == 0 and num_samples > 1:
             raise InputError(
                 f"temperature is 0 and num_samples {num_samples}, so all samples would "
                 "be equal",
-                wanted="a temperature above 0, or one sample",
+                wanted="a temperature above 0, as with "
+                "Sample.model_sample_params.temperature=1, or one sample",
             )
         steps = self.diff_steps if diff_steps is None else diff_steps
         draws = [
