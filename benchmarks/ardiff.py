@@ -17,14 +17,14 @@
 Every row is ``ardiff/oc20_small.yaml`` with a few values changed, trained by the user's
 command for the same number of epochs, but for the long one; the last row is the
 regressor of SFIN, ``sfin/oc20.yaml``. The averaged weights are scored by one sample of
-each structure of the validation splits, at temperature 0. The long row is also sampled in other ways, on
-``val_id``. Every (row, seed) leaves a file in ``--work``, so a benchmark that was
-stopped continues.
+each structure of the validation splits, at temperature 0. The long row is also sampled
+in other ways, on ``val_id``. Every (row, seed) leaves a file in ``--work``, so a
+benchmark that was stopped continues.
 
 Usage::
 
-    python -m benchmarks.data.oc20_emt DATA --train 1500 --val 200
-    python -m benchmarks.ardiff --data DATA --epochs 8 --long 40 --seeds 0
+    python -m benchmarks.ardiff --data structure_generation/example_data/oc20_emt \\
+        --epochs 15 --long 60 --seeds 0
 """
 
 from __future__ import annotations
@@ -223,9 +223,9 @@ def gather(args: argparse.Namespace) -> dict:
 
 
 def main() -> None:
-    parser = run_parser(__doc__, "output/benchmark_ardiff", 8, ROWS)
+    parser = run_parser(__doc__, "output/benchmark_ardiff", 15, ROWS)
     add = parser.add_argument
-    add("--long", type=int, default=40, help="epochs of the long row")
+    add("--long", type=int, default=60, help="epochs of the long row")
     add("--out", type=Path, default=RESULTS / "ardiff.yaml")
     add("--name", help="name of --one")
     args = parse(parser)
