@@ -22,6 +22,7 @@ import pytest
 from helpers import batch_of
 from helpers import random_slab
 
+from ppmat.metrics import IS2RSMetric
 from ppmat.models import build_model
 from ppmat.sampler import StructureSampler
 from ppmat.utils.errors import InputError
@@ -137,6 +138,23 @@ def test_sample_contract_and_cell_relations():
         assert isinstance(r["cart_coords"][0][0], float)
     first, second = results[0]["cart_coords"], results[1]["cart_coords"]
     assert np.abs(np.array(first) - second).max() > 1e-3  # samples differ
+
+
+def test_metric_of_the_results_is_that_of_the_trainer():
+    data = batch(0, 1, 2)
+    start = data["structure_array"]["cart_coords"]
+    data["cart_coords_relaxed"] = start + data["displacement"]
+    model, metric = flow(), IS2RSMetric()
+    model.eval()
+    metric.update_step(result=model(data), batch=data, stage="eval")
+    want = metric.compute_epoch()
+    results = model.sample(data)["result"]
+    assert metric(results) == pytest.approx(want, rel=1e-6)
+    assert want["adwt"] > 0 and want["position_mae"] != want["copy_position_mae"]
+    assert metric.compute_epoch() == want  # a call leaves the sums alone
+    del data["cart_coords_relaxed"]
+    with pytest.raises(InputError, match="result 0 has no cart_coords_relaxed"):
+        metric(model.sample(data)["result"])
 
 
 def test_seed_decides_and_batching_does_not():
