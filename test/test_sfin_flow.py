@@ -239,6 +239,14 @@ def test_sampler_refuses_to_start_from_nothing(call):
         getattr(sampler, method)(argument)
 
 
+def test_a_formula_alone_is_refused():
+    counts = {"num_atoms": paddle.to_tensor([2])}
+    formula = {"atom_types": paddle.to_tensor([29, 8]), **counts}
+    for arrays in (counts, formula):  # batches that other samplers would make
+        with pytest.raises(InputError, match="no positions.*by_chemical_formula"):
+            flow().sample({"structure_array": arrays})
+
+
 def test_no_steps_is_an_error_not_the_default():
     with pytest.raises(ValueError, match="num_inference_steps must be at least 1"):
         flow().sample(batch(0), num_inference_steps=0)

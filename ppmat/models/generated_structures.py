@@ -24,6 +24,19 @@ import zlib
 
 import numpy as np
 
+from ppmat.utils.errors import InputError
+
+
+def check_initial_structures(batch: dict) -> None:
+    """Raise an InputError for a batch of formulas or numbers of atoms."""
+    if "cart_coords" not in batch["structure_array"]:
+        raise InputError(
+            "the batch has no positions",
+            wanted="initial structures: the model relaxes, it invents none",
+            hint="Sample for a data set (--mode=by_dataloader) or for files of "
+            "structures, not by_chemical_formula or by_num_atoms.",
+        )
+
 
 def structure_ids(batch: dict) -> list[str]:
     """Return the ids of a batch, or numbers if it has none."""
