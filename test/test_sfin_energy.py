@@ -24,6 +24,7 @@ from helpers import batch_of
 from helpers import random_slab
 from helpers import repeated
 
+from ppmat.models import SFINEnergy
 from ppmat.models import build_model
 from ppmat.utils.element_properties import element_properties
 from ppmat.utils.errors import InputError
@@ -234,6 +235,14 @@ def test_normalisation_and_reference():
     assert float(result["loss_dict"]["energy"]) == pytest.approx(
         float(error.abs().mean()) / 0.7, rel=1e-5
     )
+
+
+def test_statistics_may_be_arrays_without_axes():
+    """PaddleMaterials 0.3.0 measures them as NumPy arrays and hands those over."""
+    measured = {"data_mean": np.array(-1.25, "float32"), "data_std": np.array(0.5)}
+    model = SFINEnergy(copy.deepcopy(BACKBONE), **measured)
+    assert (float(model.data_mean), float(model.data_std)) == (-1.25, 0.5)
+    assert model.data_std.dtype == model.data_mean.dtype == paddle.float32
 
 
 def test_adsorbate_energy_is_linear_in_the_properties_of_the_surface():

@@ -236,8 +236,8 @@ class SFINEnergy(BatchCounter):
             # Scales expected errors; above 1 if errors exceed those in training.
             self.register_buffer("error_factor", paddle.ones([]))
 
-        self.register_buffer("data_mean", paddle.full([], data_mean))
-        self.register_buffer("data_std", paddle.full([], data_std))
+        self.register_buffer("data_mean", paddle.full([], float(data_mean)))
+        self.register_buffer("data_std", paddle.full([], float(data_std)))
         reference = reference_table(element_reference, paddle.get_default_dtype())
         self.register_buffer("reference", reference)
         properties = paddle.to_tensor(element_properties(), reference.dtype)

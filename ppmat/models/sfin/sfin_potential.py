@@ -109,7 +109,7 @@ class SFINPotential(BatchCounter):
         channels, vectors = self.backbone.out_channels, self.backbone.out_vectors
         self.readout = GatedActivation(channels, vectors, self.backbone.products)
         self.energy_head = AtomHead(channels)
-        self.register_buffer("data_std", paddle.full([], data_std))
+        self.register_buffer("data_std", paddle.full([], float(data_std)))
         reference = reference_table(element_reference, "float64")
         self.register_buffer("reference", reference)
 
