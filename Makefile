@@ -17,7 +17,7 @@ DEMO_ARGS ?=
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format tables sample-data clean distclean
+.PHONY: help demo test lint format tables sample-data gpu-check clean distclean
 
 help:
 	@echo 'make demo         install, train on the shipped sample, relax val_id, table and pictures'
@@ -26,6 +26,7 @@ help:
 	@echo 'make format       apply both'
 	@echo 'make tables       rewrite the result tables in the pages from docs/results/'
 	@echo 'make sample-data  regenerate structure_generation/example_data/oc20_emt'
+	@echo 'make gpu-check    compare GPUs with the CPU, see docs/core/gpu.md; fails without a GPU'
 	@echo 'make clean        remove caches and output/;  make distclean: .venv as well'
 
 $(BIN)/python:
@@ -86,6 +87,10 @@ sample-data: $(VENV)/.stamp-generator
 	  --train 240 --val 40 --seed 0 --max-atoms 60
 	cd output/oc20_emt && cp -r train val_id val_ood_ads val_ood_cat statistics.json \
 	  $(CURDIR)/structure_generation/example_data/oc20_emt/
+
+# The Python that has the GPU build of Paddle, not .venv, which has the CPU one.
+gpu-check:
+	$(PYTHON) -m benchmarks.gpu_check $(GPU_ARGS)
 
 clean:
 	rm -rf output build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
