@@ -196,6 +196,7 @@ def run(root: Path, series: Path, output: Path, side: str, weights: Path) -> dic
         **slabs,
         # random numbers are drawn in another order in each trainer
         f"Model.{PARAMS}.noisy_nodes": 0.0,
+        f"Model.{PARAMS}.weight_batches": 8,  # two epochs
     }
     if side == "core":  # reads structures in its predictor, not in a converter
         energy["Predict.graph_converter.__class_name__"] = "PeriodicGraphConverter"

@@ -15,7 +15,6 @@
 """Small generative models and slabs for the tests of predictors and samplers."""
 
 import os
-import zlib
 
 import numpy as np
 import paddle
@@ -25,6 +24,8 @@ from ase.constraints import FixAtoms
 from ppmat.datasets.oc20_lmdb import write_lmdb
 from ppmat.datasets.oc20_record import structure_to_record
 from ppmat.models import MODELS
+from ppmat.models.generated_structures import random_streams
+from ppmat.models.generated_structures import structure_results
 from ppmat.utils.config import save_config
 
 GRAPH = {
@@ -51,31 +52,14 @@ class ToyRelaxer(paddle.nn.Layer):
         if self.needs_graph:
             assert batch["graph"]["num_edges"].shape == [len(batch["id"])]
         arrays = {k: v.numpy() for k, v in batch["structure_array"].items()}
-        ends = np.cumsum(arrays["num_atoms"])
-        result = []
-        for i, (name, end) in enumerate(zip(batch["id"], ends, strict=True)):
-            rows = slice(end - arrays["num_atoms"][i], end)
-            free = ~arrays["fixed"][rows][:, None]
-            for sample in range(num_samples):
-                draw = np.random.default_rng([seed, zlib.crc32(name.encode()), sample])
-                pos = arrays["cart_coords"][rows]
-                move = noise * draw.normal(size=pos.shape) + [0, 0, self.lift.item()]
-                pos = pos + (move * free).astype("float32")
-                cell = arrays["lattice"][i]
-                result.append(
-                    {
-                        "num_atoms": len(pos),
-                        "atom_types": arrays["atom_types"][rows].tolist(),
-                        "lattice": cell.tolist(),
-                        "cart_coords": pos.tolist(),
-                        "frac_coords": (pos @ np.linalg.inv(cell)).tolist(),
-                        "tags": arrays["tags"][rows].tolist(),
-                        "fixed": arrays["fixed"][rows].tolist(),
-                        "id": name,
-                        "sample": sample,
-                    }
-                )
-        return {"result": result}
+        free, start = ~arrays["fixed"][:, None], arrays["cart_coords"]
+        draws = []
+        for sample in range(num_samples):
+            streams = zip(random_streams(batch, seed, sample), arrays["num_atoms"])
+            moves = np.concatenate([r.normal(size=(n, 3)) for r, n in streams])
+            moves = noise * moves + [0, 0, self.lift.item()]
+            draws.append(start + (moves * free).astype("float32"))
+        return structure_results(batch, draws)
 
 
 @MODELS.register

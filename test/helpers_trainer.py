@@ -84,7 +84,7 @@ class Toy(nn.Layer):
 
     def before_train(self, trainer):
         self.hooked += 1
-        self.epochs_to_train = trainer.config.max_epochs
+        self.epochs_to_train = trainer.max_epochs
 
     def forward(self, batch):
         atoms = batch["structure_array"]

@@ -323,6 +323,14 @@ def test_neighbours_in_the_batch_change_nothing_and_the_seed_does(way, solver):
     assert np.abs(other - a)[free].max() > 1e-2
 
 
+def test_a_formula_alone_is_refused():
+    counts = {"num_atoms": paddle.to_tensor([2])}
+    formula = {"atom_types": paddle.to_tensor([29, 8]), **counts}
+    for arrays in (counts, formula):  # batches that other samplers would make
+        with pytest.raises(InputError, match="no positions.*by_chemical_formula"):
+            ardiff().sample({"structure_array": arrays})
+
+
 def test_contract_of_sample():
     data = batch(slab(0, 4), slab(1))
     start = np.split(data["structure_array"]["cart_coords"].numpy(), [4])

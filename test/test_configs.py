@@ -14,6 +14,7 @@
 
 """Every YAML of the task folders is loaded, built and run for one training step."""
 
+import re
 from pathlib import Path
 
 import paddle
@@ -94,16 +95,18 @@ def data_sets(config):
 
 
 def shrunk(path, folder, overrides=()):
-    """Return a configuration for one step of two samples and one evaluation.
+    """Return a configuration for one step of two samples, an evaluation and a test.
 
     Some models take more than one step, see :data:`STEPS`.
     """
     if path == FINETUNE:  # has no variable either, and no weights here
         own = (f"Global.data_root={SAMPLE}", "Trainer.pretrained_model_path=null")
-        overrides = (*overrides, *own)
+        held_out = "Dataset.test.dataset.__init_params__.split=val_ood_cat"
+        overrides = (*overrides, *own, held_out)
     if path == ARDIFF:
         overrides = (*overrides, *NARROW)
-    config = load(path, *overrides, "Global.num_workers=0", "Global.batch_size=2")
+    everywhere = ("num_workers=0", "batch_size=2", "do_test=true")
+    config = load(path, *overrides, *(f"Global.{change}" for change in everywhere))
     for block in data_sets(config):
         block["__init_params__"].update(SMALL[block["__class_name__"]])
         if block["__class_name__"] == "PotentialDataset":
@@ -143,7 +146,9 @@ def test_there_are_configs():
 @pytest.mark.parametrize(
     "path, overrides", FORMS, ids=[" ".join((NAMES[p], *more)) for p, more in FORMS]
 )
-def test_config_trains_and_evaluates(path, overrides, tmp_path, monkeypatch, images):
+def test_config_trains_evaluates_and_tests(
+    path, overrides, tmp_path, monkeypatch, images
+):
     """The best checkpoint is there only if the metric it is chosen by was computed."""
     clear, reached = paddle.optimizer.Optimizer.clear_grad, []
 
@@ -164,6 +169,8 @@ def test_config_trains_and_evaluates(path, overrides, tmp_path, monkeypatch, ima
         logger.init_logger()
     assert trainer.state.global_step == len(reached)
     assert (tmp_path / "checkpoints" / "best.pdparams").exists()
+    log = (tmp_path / "run.log").read_text(encoding="utf-8")
+    assert re.search(r"Evaluating \d+ samples \(test\)", log)
     weights = [w for w in trainer.model.parameters() if not w.stop_gradient]
     used = reached[-1]
     assert len(reached) == config["Trainer"]["max_epochs"]

@@ -122,6 +122,11 @@ def test_other_keys_and_missing_labels_are_passed_by():
     assert metric.compute_epoch() == {"energy_mae": 0.25, "ewt": 1.0}
 
 
+def test_a_call_is_the_mean_absolute_error():
+    pred, true = paddle.to_tensor([[-1.0], [0.5]]), paddle.to_tensor([[-1.5], [0.5]])
+    assert float(IS2REMetric()(pred, true)) == 0.25
+
+
 def test_shapes_that_do_not_match_are_named():
     with pytest.raises(ValueError, match=r"\(3, 1\) and true energies \(2,\)"):
         absolute_errors(np.zeros((3, 1)), np.zeros(2))

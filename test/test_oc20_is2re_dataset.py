@@ -518,7 +518,9 @@ def test_layer_numbers_in_a_file(tmp_path, layers):
     assert len(OC20IS2REDataset(path, on_error="skip").skipped) == 1
     with pytest.raises(OC20FormatError, match="key '2'.*there are no tags"):
         OC20IS2REDataset(path, missing_tags="raise")[2]
-    guessed = OC20IS2REDataset(path, missing_tags="guess", on_error="skip")
+    guessed = OC20IS2REDataset(
+        path, missing_tags="guess", on_error="skip", readout_tags=[1, 2]
+    )
     assert not guessed.skipped
     for i in range(3):
         tags = guessed[i]["structure_array"]["tags"].data
@@ -526,3 +528,18 @@ def test_layer_numbers_in_a_file(tmp_path, layers):
         np.testing.assert_array_equal(guessed.read_atoms(i)[1], right.tags)
     with pytest.raises(ValueError, match="missing_tags is 'gues'"):
         OC20IS2REDataset(path, missing_tags="gues")
+
+
+def test_a_record_without_an_atom_that_the_model_reads_is_bad(tmp_path):
+    bare, deep = make_record(1), make_record(2)
+    bare.tags, deep.tags = np.zeros(8, int), np.repeat([0, 1], 4)
+    path = write(tmp_path / "data.lmdb", [make_record(0), bare, deep])
+    data = OC20IS2REDataset(path, readout_tags=[2])
+    assert data[0]["structure_array"]["tags"].data.tolist().count(2) == 2
+    with pytest.raises(OC20FormatError, match="key '1': the structure has no tags"):
+        data[1]
+    with pytest.raises(OC20FormatError, match=r"key '2': no atom .* among \[2\]"):
+        data[2]
+    skipped = OC20IS2REDataset(path, readout_tags=[1, 2], on_error="skip")
+    assert (len(skipped), len(skipped.skipped)) == (2, 1)
+    assert len(OC20IS2REDataset(path, on_error="skip")) == 3  # nobody reads tags

@@ -18,6 +18,8 @@ import multiprocessing
 import os
 import pickle
 import resource
+import subprocess
+import sys
 import tracemalloc
 
 import lmdb
@@ -280,6 +282,17 @@ def test_no_file_stays_open_after_opening(split, opened):
     assert opened() == 1
     del rows
     assert opened() == 0
+
+
+def test_files_still_open_at_the_end_of_python_are_closed_in_silence(split):
+    code = (
+        "import sys; from ppmat.datasets import lmdb_file, oc20_lmdb\n"
+        f"lmdb_file.rows = oc20_lmdb.OC20LMDB({str(split)!r})\n"
+        "print(lmdb_file.rows[0].sid)\n"
+        "sys.kept = lmdb_file"  # its names are None when `rows`, the last one, ends
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "1000\n", "")
 
 
 def test_failed_opening_leaves_nothing_open(tmp_path, opened):

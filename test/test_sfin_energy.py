@@ -24,8 +24,10 @@ from helpers import batch_of
 from helpers import random_slab
 from helpers import repeated
 
+from ppmat.models import SFINEnergy
 from ppmat.models import build_model
 from ppmat.utils.element_properties import element_properties
+from ppmat.utils.errors import InputError
 from ppmat.utils.registry import ConfigError
 from ppmat.utils.save_load import CheckpointError
 from ppmat.utils.save_load import apply_weights
@@ -86,7 +88,8 @@ def test_forward_contract():
 
 
 def test_forward_contract_of_joint_training():
-    model, data = energy_model(**JOINT, predict_error=True), batch(0, 1)
+    model = energy_model(**JOINT, predict_error=True, weight_batches=9)
+    data = batch(0, 1)
     losses = {k: float(v) for k, v in model(data)["loss_dict"].items()}
     assert list(losses) == ["loss", "energy", "displacement", "error"]
     expected = losses["energy"] + 15 * losses["displacement"] + losses["error"]
@@ -234,6 +237,14 @@ def test_normalisation_and_reference():
     )
 
 
+def test_statistics_may_be_arrays_without_axes():
+    """PaddleMaterials 0.3.0 measures them as NumPy arrays and hands those over."""
+    measured = {"data_mean": np.array(-1.25, "float32"), "data_std": np.array(0.5)}
+    model = SFINEnergy(copy.deepcopy(BACKBONE), **measured)
+    assert (float(model.data_mean), float(model.data_std)) == (-1.25, 0.5)
+    assert model.data_std.dtype == model.data_mean.dtype == paddle.float32
+
+
 def test_adsorbate_energy_is_linear_in_the_properties_of_the_surface():
     plain, model = energy_model(), energy_model(surface_reference=SLOPES)
     structures, table = slabs(0, 1), element_properties()
@@ -266,9 +277,7 @@ def test_statistics_travel_with_the_weights():
 class OfTrainer:
     """What the hook looks at."""
 
-    class config:
-        max_epochs = 2
-
+    max_epochs = 2
     train_dataloader = range(5)
 
 
@@ -288,6 +297,30 @@ def test_auxiliary_weight_falls_over_the_training():
     again.set_state_dict(model.state_dict())
     again.before_train(OfTrainer())
     assert again.weight_now(again.displacement_weight) == 1.0
+
+
+def test_auxiliary_weight_falls_when_nobody_calls_the_hook():
+    model, data = energy_model(**JOINT, weight_batches=4), batch(0)
+    seen = []
+    for _ in range(6):
+        losses = {k: float(v) for k, v in model(data)["loss_dict"].items()}
+        seen.append((losses["loss"] - losses["energy"]) / losses["displacement"])
+    np.testing.assert_allclose(seen, [15, 11.5, 8, 4.5, 1, 1], rtol=1e-4)
+    model.before_train(OfTrainer())  # the number in the YAML holds
+    assert model.num_batches == 4
+
+
+def test_auxiliary_weight_of_a_training_of_unknown_length():
+    model, data = energy_model(**JOINT), batch(0)
+    with pytest.raises(InputError, match="from 15.0 to 1.0 .*weight_batches"):
+        model(data)
+    assert int(model.batches_seen) == 0
+    model.eval()
+    losses = {k: float(v) for k, v in model(data)["loss_dict"].items()}
+    want = losses["energy"] + losses["displacement"]  # as at the end of the training
+    assert losses["loss"] == pytest.approx(want, rel=1e-5)
+    same = energy_model(displacement_weight=[2.0, 2.0])
+    assert "displacement" in same(data)["loss_dict"]
 
 
 def test_noisy_nodes_stand_on_their_way():
@@ -412,7 +445,8 @@ def test_elements_met_in_training_are_remembered():
     "params",
     [
         {},
-        {**JOINT, "noisy_nodes": 0.5, "num_recycles": 1, "predict_error": True},
+        {**JOINT, "weight_batches": 30, "noisy_nodes": 0.5, "num_recycles": 1},
+        {"predict_error": True, **JOINT, "weight_batches": 20},
         {"dropout": 0.1, "pooling": "mean"},
     ],
 )

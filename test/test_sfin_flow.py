@@ -22,6 +22,7 @@ import pytest
 from helpers import batch_of
 from helpers import random_slab
 
+from ppmat.metrics import IS2RSMetric
 from ppmat.models import build_model
 from ppmat.sampler import StructureSampler
 from ppmat.utils.errors import InputError
@@ -139,6 +140,23 @@ def test_sample_contract_and_cell_relations():
     assert np.abs(np.array(first) - second).max() > 1e-3  # samples differ
 
 
+def test_metric_of_the_results_is_that_of_the_trainer():
+    data = batch(0, 1, 2)
+    start = data["structure_array"]["cart_coords"]
+    data["cart_coords_relaxed"] = start + data["displacement"]
+    model, metric = flow(), IS2RSMetric()
+    model.eval()
+    metric.update_step(result=model(data), batch=data, stage="eval")
+    want = metric.compute_epoch()
+    results = model.sample(data)["result"]
+    assert metric(results) == pytest.approx(want, rel=1e-6)
+    assert want["adwt"] > 0 and want["position_mae"] != want["copy_position_mae"]
+    assert metric.compute_epoch() == want  # a call leaves the sums alone
+    del data["cart_coords_relaxed"]
+    with pytest.raises(InputError, match="result 0 has no cart_coords_relaxed"):
+        metric(model.sample(data)["result"])
+
+
 def test_seed_decides_and_batching_does_not():
     model = flow()
     model.eval()
@@ -219,6 +237,14 @@ def test_sampler_refuses_to_start_from_nothing(call):
     sampler.model, (method, argument) = flow(), call
     with pytest.raises(InputError, match="takes structures"):
         getattr(sampler, method)(argument)
+
+
+def test_a_formula_alone_is_refused():
+    counts = {"num_atoms": paddle.to_tensor([2])}
+    formula = {"atom_types": paddle.to_tensor([29, 8]), **counts}
+    for arrays in (counts, formula):  # batches that other samplers would make
+        with pytest.raises(InputError, match="no positions.*by_chemical_formula"):
+            flow().sample({"structure_array": arrays})
 
 
 def test_no_steps_is_an_error_not_the_default():

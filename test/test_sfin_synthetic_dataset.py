@@ -15,7 +15,10 @@
 
 """The data set of synthetic images: what its samples depend on, and its range."""
 
+import signal
+
 import numpy as np
+import paddle
 import pytest
 
 from ppmat.datasets import SFINSyntheticDataset
@@ -63,6 +66,51 @@ def test_endless_data_are_new_in_each_epoch_and_fixed_ones_are_not():
         assert same(first, data[0]) != endless
         data.set_epoch(1)
         assert same(first, data[0])
+
+
+@pytest.fixture
+def handler():
+    """Take away the signal handler that Paddle's loader leaves."""
+    before = signal.getsignal(signal.SIGCHLD)
+    yield
+    signal.signal(signal.SIGCHLD, before)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_endless_data_are_new_in_each_epoch_of_a_loader_that_tells_none(
+    workers, handler
+):
+    def epochs(seed, **options):
+        data = dataset(count=6, **options)
+        loader = paddle.io.DataLoader(data, batch_size=2, num_workers=workers)
+        np.random.seed(seed)
+        passes = [[batch["noisy"].numpy() for batch in loader] for _ in range(3)]
+        return np.concatenate(passes, axis=1).reshape(3 * len(data), -1)
+
+    found = epochs(1, endless=True)
+    assert len(np.unique(found, axis=0)) == len(found)  # no image is seen twice
+    assert np.array_equal(found, epochs(1, endless=True))
+    assert not np.array_equal(found, epochs(2, endless=True))
+    assert len(np.unique(epochs(1), axis=0)) == 6
+
+
+def test_endless_data_can_be_split():
+    parts = {"train": 0.5, "val": 0.5}
+    sampler = {"__class_name__": "BatchSampler", "__init_params__": {"batch_size": 2}}
+    block = {
+        "dataset": {
+            "__class_name__": "SFINSyntheticDataset",
+            "__init_params__": {"count": 4, "size": 32, "endless": True},
+        },
+        "split_dataset_ratio": parts,
+        **{f"{part}_sampler": sampler for part in parts},
+    }
+    loaders = build_dataloader(block)
+    names = []
+    for epoch in range(2):
+        loaders["train"].batch_sampler.set_epoch(epoch)
+        names.append([next(iter(loaders[part]))["name"] for part in parts])
+    assert names[0][0] != names[1][0] and names[0][1] == names[1][1]
 
 
 @pytest.mark.parametrize("mode", ["haadf", "bf"])

@@ -85,8 +85,11 @@ class Loader(io.DataLoader):
         )
 
     def __iter__(self) -> Iterator[Any]:
-        if hasattr(self.dataset, "set_epoch"):
-            self.dataset.set_epoch(self.batch_sampler.epoch)
+        whole = self.dataset
+        if isinstance(whole, io.Subset):
+            whole = whole.dataset
+        if hasattr(whole, "set_epoch"):
+            whole.set_epoch(self.batch_sampler.epoch)
         if self.num_workers == 0:
             for indices in self.batch_sampler:
                 samples = [self.dataset[i] for i in indices]

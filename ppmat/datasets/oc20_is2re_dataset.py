@@ -59,6 +59,7 @@ from ppmat.datasets.oc20_record import OC20Record
 from ppmat.datasets.oc20_record import check_record
 from ppmat.datasets.oc20_record import with_wanted_tags
 from ppmat.datasets.pyg_pickle import OC20FormatError
+from ppmat.datasets.surface_tags import check_readout
 from ppmat.datasets.surface_tags import check_tags
 from ppmat.utils import logger
 from ppmat.utils.bonds import count_molecules
@@ -113,6 +114,8 @@ class OC20IS2REDataset(io.Dataset):
             ``guess`` them as in :func:`~ppmat.datasets.surface_tags.guess_tags`. Layer
             numbers of ASE's surface builders make a record bad, unless ``guess``
             replaces them.
+        readout_tags: Tags of the atoms that the model reads an energy from; a record
+            without such an atom is bad. None for models that read all atoms.
 
     Attributes:
         labels: Those of ``pos_relaxed`` and ``y_relaxed`` that the first (good) record
@@ -148,6 +151,7 @@ class OC20IS2REDataset(io.Dataset):
         download: bool = False,
         transforms: Callable[[dict], dict] | None = None,
         missing_tags: str = "keep",
+        readout_tags: Annotated[Sequence[int], Range(0, 2)] | None = None,
     ) -> None:
         super().__init__()
         check_choice("subset", subset, SUBSETS)
@@ -164,6 +168,7 @@ class OC20IS2REDataset(io.Dataset):
         self.build_graph = graph_converter(build_graph_cfg)
         self.transforms = transforms
         self.missing_tags = missing_tags
+        self.readout_tags = readout_tags
         self.reuse_edges = reuse_edges
         if reuse_edges:
             _check_reuse(self.build_graph)
@@ -281,6 +286,8 @@ class OC20IS2REDataset(io.Dataset):
                 check_tags(record)
             else:
                 check_record(record, closest)
+            if self.readout_tags is not None:
+                check_readout(record.tags, self.readout_tags)
         except ValueError as error:
             raise OC20FormatError(f"{self.records.where(row)}: {error}") from error
         for name in self.property_names:

@@ -58,7 +58,9 @@ _Share = Annotated[float, Range(0, 1)]
 class SFINSyntheticDataset(io.Dataset):
     """Random images, each a function of (seed, split, epoch, number) only.
 
-    So an image does not depend on the number of workers or processes, or on a resume.
+    So an image does not depend on the number of workers or processes, or on a resume,
+    if the loader calls :meth:`set_epoch`. Where nobody ever does, an endless data set
+    draws the epoch of each image from NumPy's global generator.
 
     Args:
         count: Images in an epoch.
@@ -160,7 +162,7 @@ class SFINSyntheticDataset(io.Dataset):
         self.flat_share = flat_share
         self.seed = seed
         self.transforms = transforms
-        self.epoch = 0
+        self.epoch: int | None = None  # nobody has told it yet
         self.noise = _read_noise_models(noise, mode)
         self.recipe = SceneRecipe(
             mode=mode,
@@ -178,6 +180,8 @@ class SFINSyntheticDataset(io.Dataset):
         if not 0 <= idx < len(self):
             raise IndexError(f"sample {idx} of {len(self)}")
         epoch = self.epoch if self.endless else 0
+        if epoch is None:
+            epoch = int(np.random.randint(2**31))
         rng = np.random.default_rng(
             [self.seed, SPLITS.index(self.split), MODES.index(self.mode), epoch, idx]
         )

@@ -25,6 +25,7 @@ The functions take any object with ``atomic_numbers``, ``pos``, ``cell``, ``tags
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -181,6 +182,23 @@ def check_tags(record: TaggedStructure, where: str = "") -> None:
         where=where,
         wanted="0 (sub-surface), 1 (surface), 2 (adsorbate)",
         hint="Set them with atoms.set_tags([...]), or let missing_tags=guess do it",
+    )
+
+
+def check_readout(tags: np.ndarray, readout_tags: Collection[int]) -> None:
+    """Raise ``InputError`` if no atom has a tag that the model reads.
+
+    Args:
+        tags: Tags of a structure, [N].
+        readout_tags: Tags of the atoms that the model reads.
+    """
+    if np.isin(tags, list(readout_tags)).any():
+        return
+    if not tags.any():
+        raise InputError("the structure has no tags", hint=TAG_HELP)
+    raise InputError(
+        f"no atom has a tag among {sorted(readout_tags)}, which the model reads",
+        hint=TAG_HELP,
     )
 
 

@@ -126,6 +126,10 @@ class IS2REMetric(StreamingMetricBase):
         within = (errors < self.threshold).sum()
         self.sums += [errors.sum(dtype=np.float64), within, len(errors)]
 
+    def __call__(self, energy_pred: Sequence, energy_true: Sequence) -> float:
+        """Return :func:`energy_mae`, as a trainer calls metrics of one property."""
+        return energy_mae(energy_pred, energy_true)
+
     def update_step(self, *, result: dict, batch: dict, stage: str) -> None:
         """Add energies [S, 1] eV; batches without prediction or labels are skipped."""
         predicted = result.get("pred_dict", {}).get(self.property_name)

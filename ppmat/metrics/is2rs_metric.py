@@ -33,9 +33,17 @@ import paddle
 
 from ppmat.metrics.streaming_base import StreamingMetricBase
 from ppmat.metrics.streaming_base import _all_reduce_sum_
+from ppmat.utils.errors import InputError
 from ppmat.utils.periodic import minimum_image
 from ppmat.utils.ranges import Range
 
+_OF_RESULTS = (
+    "cart_coords",
+    "cart_coords_relaxed",
+    "cart_coords_initial",
+    "lattice",
+    "fixed",
+)  # in the order of the arguments of ``update``
 THRESHOLDS = np.arange(0.01, 0.5, 0.001)  # Å
 
 
@@ -145,6 +153,28 @@ class IS2RSMetric(StreamingMetricBase):
                 (d * free).sum(),
             ]
         self.counts += [len(free), free.sum()]
+
+    def __call__(self, results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        """Return the scores of results of ``model.sample``, apart from other updates.
+
+        Args:
+            results: With the keys ``cart_coords``, ``cart_coords_relaxed``,
+                ``cart_coords_initial``, ``lattice`` and ``fixed``, as
+                :func:`~ppmat.models.generated_structures.structure_results` gives them
+                for data with labels.
+
+        Raises:
+            InputError: A result lacks one of these.
+        """
+        for i, result in enumerate(results):
+            if missing := [key for key in _OF_RESULTS if key not in result]:
+                raise InputError(
+                    f"result {i} has no {' and no '.join(missing)}",
+                    wanted="structures sampled for data with relaxed positions",
+                )
+        metric = type(self)(self.thresholds)
+        metric.update(*([result[key] for result in results] for key in _OF_RESULTS))
+        return metric.compute_epoch()
 
     def update_step(self, *, result: dict, batch: dict, stage: str) -> None:
         """Add a batch; batches without a prediction or without labels are skipped.

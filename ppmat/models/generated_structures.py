@@ -24,6 +24,19 @@ import zlib
 
 import numpy as np
 
+from ppmat.utils.errors import InputError
+
+
+def check_initial_structures(batch: dict) -> None:
+    """Raise an InputError for a batch of formulas or numbers of atoms."""
+    if "cart_coords" not in batch["structure_array"]:
+        raise InputError(
+            "the batch has no positions",
+            wanted="initial structures: the model relaxes, it invents none",
+            hint="Sample for a data set (--mode=by_dataloader) or for files of "
+            "structures, not by_chemical_formula or by_num_atoms.",
+        )
+
 
 def structure_ids(batch: dict) -> list[str]:
     """Return the ids of a batch, or numbers if it has none."""
@@ -47,14 +60,15 @@ def structure_results(batch: dict, draws: list[np.ndarray]) -> dict:
     """Return relaxed positions as the results of ``model.sample``.
 
     Args:
-        batch: ``structure_array`` and ``id``.
+        batch: ``structure_array``, ``id`` and, if known, ``cart_coords_relaxed``.
         draws: Positions [N, 3] Å of each sample, not wrapped.
 
     Returns:
         ``{"result": [...]}``, one dict of plain lists and numbers for each sample; the
         samples of a structure are neighbours. Keys: ``num_atoms``, ``atom_types``,
         ``lattice`` (rows, Å), ``frac_coords``, ``cart_coords`` (Å, not wrapped),
-        ``tags``, ``fixed``, ``id`` and ``sample`` (its number).
+        ``tags``, ``fixed``, ``id``, ``sample`` (its number), and of the batch
+        ``cart_coords_initial`` and, if known, ``cart_coords_relaxed`` (Å).
     """
     atoms = batch["structure_array"]
     counts = atoms["num_atoms"].tolist()
@@ -62,6 +76,9 @@ def structure_results(batch: dict, draws: list[np.ndarray]) -> dict:
     rows = np.cumsum([0, *counts])  # [S + 1]
     lattice = atoms["lattice"].numpy()
     fields = {key: atoms[key].numpy() for key in ("atom_types", "tags", "fixed")}
+    fields["cart_coords_initial"] = atoms["cart_coords"].numpy()
+    if "cart_coords_relaxed" in batch:
+        fields["cart_coords_relaxed"] = batch["cart_coords_relaxed"].numpy()
     result = []
     for i, (n, name) in enumerate(zip(counts, ids)):
         part = slice(rows[i], rows[i + 1])

@@ -44,6 +44,7 @@ from ppmat.datasets.surface_tags import ADSORBATE
 from ppmat.datasets.surface_tags import SUBSURFACE
 from ppmat.datasets.surface_tags import SURFACE
 from ppmat.datasets.surface_tags import TAG_HELP
+from ppmat.datasets.surface_tags import check_readout
 from ppmat.utils.bonds import bonded_pairs
 from ppmat.utils.bonds import molecules
 from ppmat.utils.errors import InputError
@@ -144,14 +145,7 @@ class StructureChecker(NamedTuple):
 
     def _check_tags(self, record: OC20Record, flags: dict[str, str]) -> None:
         tags = record.tags
-        if not np.isin(tags, list(self.readout_tags)).any():
-            if not tags.any():
-                raise InputError("the structure has no tags", hint=TAG_HELP)
-            raise InputError(
-                f"no atom has a tag among {sorted(self.readout_tags)}, which the model "
-                "reads",
-                hint=TAG_HELP,
-            )
+        check_readout(tags, self.readout_tags)
         if ADSORBATE not in self.readout_tags:
             return
         adsorbate = tags == ADSORBATE

@@ -75,14 +75,13 @@ class Source(NamedTuple):
     """The structures to generate for."""
 
     dataset: io.Dataset  # one structure each
-    # What is added to the results of a batch, of the numbers of its structures in the
-    # data set and the batch
-    annotate: Callable[[range, Any], list[dict[str, Any]]]
     # Plain values that identify the data, so that stored results of other data are not
     # taken for results of this run
     key: Any
     collate_fn: Callable | None = None  # None takes ``DefaultCollator``
     num_workers: int = 0
+    # What is added to the results of the structures with these numbers in the data set
+    annotate: Callable[[range], list[dict[str, Any]]] | None = None
 
 
 def sample_arguments(model: paddle.nn.Layer) -> list[str] | None:
@@ -170,11 +169,10 @@ def generate(sampler: Any, source: Source, options: SampleOptions) -> Sequence:
                 f"{type(sampler.model).__name__}.sample returned {len(results)} "
                 f"results for {len(rows)} structures x {num_samples} samples"
             )
-        extra = source.annotate(rows, batch)
-        results = [
-            finish_slab({**r, **extra[i // num_samples]}, options.projection or None)
-            for i, r in enumerate(results)
-        ]
+        if source.annotate is not None:
+            extra = source.annotate(rows)
+            results = [r | extra[i // num_samples] for i, r in enumerate(results)]
+        results = [finish_slab(r, options.projection or None) for r in results]
         if store is None:
             kept.extend(results)
         else:
@@ -217,21 +215,4 @@ def positions_of_records(records: Sequence, rows: range) -> list[dict[str, Any]]
         extra.append({"cart_coords_initial": record.pos.tolist()})
         if record.pos_relaxed is not None:
             extra[-1]["cart_coords_relaxed"] = record.pos_relaxed.tolist()
-    return extra
-
-
-def positions_of_batch(rows: range, batch: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return initial and relaxed positions of the structures of a batch, if known."""
-    arrays = batch.get("structure_array") or {}
-    extra: list[dict[str, Any]] = [{} for _ in rows]
-    fields = {
-        "cart_coords_initial": arrays.get("cart_coords"),
-        "cart_coords_relaxed": batch.get("cart_coords_relaxed"),
-    }
-    for name, value in fields.items():
-        if value is not None:
-            counts = np.asarray(arrays["num_atoms"]).reshape(-1)
-            parts = np.split(np.asarray(value), np.cumsum(counts)[:-1])
-            for result, part in zip(extra, parts, strict=True):
-                result[name] = part.tolist()
     return extra

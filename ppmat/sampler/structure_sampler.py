@@ -21,6 +21,7 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from typing import Literal
 
@@ -47,7 +48,6 @@ from ppmat.sampler.distance_projection import projection_of
 from ppmat.sampler.generation import SampleOptions
 from ppmat.sampler.generation import Source
 from ppmat.sampler.generation import generate
-from ppmat.sampler.generation import positions_of_batch
 from ppmat.sampler.generation import positions_of_records
 from ppmat.sampler.generation import sample_arguments
 from ppmat.sampler.generation import sample_batch
@@ -231,9 +231,8 @@ class StructureSampler:
             **options: See :class:`~ppmat.sampler.generation.SampleOptions`.
 
         Returns:
-            The results: dicts of lists and numbers as ``model.sample`` returns them,
-            with ``cart_coords_initial`` and ``cart_coords_relaxed`` (Å) if the data
-            have them. A list, or a sequence that reads from ``save_path``.
+            The results: dicts of lists and numbers as ``model.sample`` returns them. A
+            list, or a sequence that reads from ``save_path``.
 
         Raises:
             ConfigError: The data block is missing or not valid.
@@ -254,7 +253,6 @@ class StructureSampler:
         data = fingerprint_rows(rows) if isinstance(rows, OC20LMDB) else None
         source = Source(
             loader.dataset,
-            positions_of_batch,
             [cfg["dataset"], data],
             loader.collate_fn,
             loader.num_workers,
@@ -436,9 +434,9 @@ class StructureSampler:
             )
         source = Source(
             StructureDataset(records, build_graph_converter(*self._graph_config())),
-            lambda rows, batch: _known_of_records(records, rows),
             records.fingerprint(),
             num_workers=wanted.num_workers,
+            annotate=partial(_known_of_records, records),
         )
         templates = Templates(records)
         results = self._run(source, wanted, _BATCH_SIZE, templates)

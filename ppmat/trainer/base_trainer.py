@@ -127,6 +127,11 @@ class BaseTrainer:
         self.run.add_metrics(compute_metric_func_dict)
         logger.info(f"Paddle {paddle.__version__} on {paddle.get_device()}")
 
+    @property
+    def max_epochs(self) -> int:
+        """Epochs of the whole training."""
+        return self.config.max_epochs
+
     def attach_metrics(self, metric_cfg: Any = None, **runtime_objs: Any) -> None:
         """Add the metrics of a ``Metric`` section; see :meth:`Run.add_metrics`."""
         from ppmat.metrics import build_metric

@@ -39,6 +39,7 @@ from ppmat.models.ardiff.diffusion_head import DiffusionHead
 from ppmat.models.ardiff.embedding import TokenEmbedding
 from ppmat.models.ardiff.token_layout import TokenLayout
 from ppmat.models.ardiff.token_layout import token_layout
+from ppmat.models.generated_structures import check_initial_structures
 from ppmat.models.generated_structures import random_streams
 from ppmat.models.generated_structures import structure_ids
 from ppmat.models.generated_structures import structure_results
@@ -279,9 +280,10 @@ class ARDiff(nn.Layer):
             See :func:`~ppmat.models.generated_structures.structure_results`.
 
         Raises:
-            InputError: A structure has more than ``max_sites`` atoms, or several
-                samples are wanted without noise.
+            InputError: The batch has no initial positions, a structure has more than
+                ``max_sites`` atoms, or several samples are wanted without noise.
         """
+        check_initial_structures(batch_data)
         self._check_sites(batch_data)
         if temperature == 0 and num_samples > 1:
             raise InputError(

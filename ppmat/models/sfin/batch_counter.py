@@ -17,12 +17,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import paddle
 import paddle.distributed as dist
 from paddle import nn
 
 from ppmat.utils.element_properties import MAX_ATOMIC_NUMBER
+from ppmat.utils.errors import InputError
+from ppmat.utils.ranges import Range
+
+WeightBatches = Annotated[int, Range(1, 10**12)] | None
 
 
 class BatchCounter(nn.Layer):
@@ -32,31 +37,45 @@ class BatchCounter(nn.Layer):
         batches_seen: Training batches so far. A buffer, saved with the weights.
         elements_seen: Whether an element was in one of them, by atomic number. A
             buffer.
-        num_batches: Batches of the whole training; None without a trainer.
+        num_batches: Batches over which the weights change; None while it is unknown.
+
+    Args:
+        weight_batches: This number. None takes the length of the training from a
+            trainer that calls :meth:`before_train`; not every trainer does.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, weight_batches: int | None = None) -> None:
         super().__init__()
         self.register_buffer("batches_seen", paddle.zeros([], dtype="int64"))
         self.register_buffer(
             "elements_seen", paddle.zeros([MAX_ATOMIC_NUMBER + 1], dtype="bool")
         )
-        self.num_batches: int | None = None
+        self.weight_batches = weight_batches
+        self.num_batches = weight_batches
 
     def before_train(self, trainer) -> None:
-        """Set the number of batches over which weights change."""
-        epochs = trainer.config.max_epochs
-        self.num_batches = epochs * len(trainer.train_dataloader)
+        """Take the length of the training, unless the model was given a number."""
+        if self.weight_batches is None:
+            self.num_batches = trainer.max_epochs * len(trainer.train_dataloader)
 
     def weight_now(self, ends: Sequence[float]) -> float:
         """Return a weight at this batch, linear between start and end of training.
 
-        Without a trainer the length of training is unknown, and the weight stays at
-        its first value.
+        Where the length of the training is unknown, evaluation has the weight of its
+        end, and training with a weight that changes is refused.
         """
         start, end = ends
-        if self.num_batches is None:
+        if start == end:
             return start
+        if self.num_batches is None:
+            if not self.training:
+                return end
+            raise InputError(
+                f"a weight of the loss changes from {start} to {end} during the "
+                "training, but nobody told the model how long that is",
+                hint="Set Model.__init_params__.weight_batches to the number of "
+                "training batches of one process.",
+            )
         done = min(float(self.batches_seen) / self.num_batches, 1.0)
         return start + (end - start) * done
 

@@ -35,6 +35,7 @@ from paddle.nn import functional as F
 from pymatgen.core import Element
 
 from ppmat.models.sfin.batch_counter import BatchCounter
+from ppmat.models.sfin.batch_counter import WeightBatches
 from ppmat.models.sfin.sfin_structure import ADSORBATE
 from ppmat.models.sfin.sfin_structure import FORMER_WEIGHTS
 from ppmat.models.sfin.sfin_structure import NUM_TAGS
@@ -151,6 +152,8 @@ class SFINEnergy(BatchCounter):
             buffer.
         displacement_weight: Weight [1/Å] of the displacement loss at the start and at
             the end of training; None trains on energies alone.
+        weight_batches: Training batches of one process between the two; None takes
+            the whole training.
         noisy_nodes: Fraction of the structures that get noisy positions.
         noise_std: Standard deviation [Å] of their noise.
         num_recycles: How often the atoms are moved before the energy is predicted.
@@ -188,13 +191,14 @@ class SFINEnergy(BatchCounter):
         element_reference: ElementReferences | None = None,
         surface_reference: _Slopes | None = None,
         displacement_weight: Annotated[Sequence[float], Range(0, 10**6)] | None = None,
+        weight_batches: WeightBatches = None,
         noisy_nodes: Annotated[float, Range(0, 1)] = 0.0,
         noise_std: Annotated[float, Range(0, 10)] = 0.3,
         num_recycles: Annotated[int, Range(0, 100)] = 0,
         dropout: Annotated[float, Range(0, below=1)] = 0.0,
         predict_error: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(weight_batches)
         if displacement_weight is None and (noisy_nodes or num_recycles):
             raise InputError(
                 "noisy_nodes and num_recycles need the displacement head",
@@ -232,8 +236,8 @@ class SFINEnergy(BatchCounter):
             # Scales expected errors; above 1 if errors exceed those in training.
             self.register_buffer("error_factor", paddle.ones([]))
 
-        self.register_buffer("data_mean", paddle.full([], data_mean))
-        self.register_buffer("data_std", paddle.full([], data_std))
+        self.register_buffer("data_mean", paddle.full([], float(data_mean)))
+        self.register_buffer("data_std", paddle.full([], float(data_std)))
         reference = reference_table(element_reference, paddle.get_default_dtype())
         self.register_buffer("reference", reference)
         properties = paddle.to_tensor(element_properties(), reference.dtype)

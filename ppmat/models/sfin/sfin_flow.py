@@ -32,6 +32,7 @@ import paddle
 from paddle import nn
 from paddle.nn import functional as F
 
+from ppmat.models.generated_structures import check_initial_structures
 from ppmat.models.generated_structures import random_streams
 from ppmat.models.generated_structures import structure_results
 from ppmat.models.sfin.sfin_structure import FORMER_WEIGHTS
@@ -223,7 +224,11 @@ class SFINFlow(nn.Layer):
 
         Returns:
             See :func:`~ppmat.models.generated_structures.structure_results`.
+
+        Raises:
+            InputError: The batch has no initial positions.
         """
+        check_initial_structures(batch_data)
         steps = num_inference_steps
         steps = self.num_inference_steps if steps is None else steps
         atoms = batch_data["structure_array"]

@@ -23,6 +23,7 @@ from typing import NamedTuple
 import paddle
 
 from ppmat.models.sfin.batch_counter import BatchCounter
+from ppmat.models.sfin.batch_counter import WeightBatches
 from ppmat.models.sfin.sfin_energy import AtomHead
 from ppmat.models.sfin.sfin_energy import ElementReferences
 from ppmat.models.sfin.sfin_energy import reference_table
@@ -70,6 +71,8 @@ class SFINPotential(BatchCounter):
             at the end of training.
         force_weight: The same for the forces.
         stress_weight: The same for the stress, in 1/Å^3; [0, 0] needs no labels.
+        weight_batches: Training batches of one process between start and end; None
+            takes the whole training.
 
     Raises:
         InputError: Settings that have no meaning.
@@ -87,8 +90,9 @@ class SFINPotential(BatchCounter):
         energy_weight: _Weights = (1.0, 10.0),
         force_weight: _Weights = (1.0, 1.0),
         stress_weight: _Weights = (0.0, 0.0),
+        weight_batches: WeightBatches = None,
     ) -> None:
-        super().__init__()
+        super().__init__(weight_batches)
         weights = {
             "energy": energy_weight,
             "forces": force_weight,
@@ -105,7 +109,7 @@ class SFINPotential(BatchCounter):
         channels, vectors = self.backbone.out_channels, self.backbone.out_vectors
         self.readout = GatedActivation(channels, vectors, self.backbone.products)
         self.energy_head = AtomHead(channels)
-        self.register_buffer("data_std", paddle.full([], data_std))
+        self.register_buffer("data_std", paddle.full([], float(data_std)))
         reference = reference_table(element_reference, "float64")
         self.register_buffer("reference", reference)
 
