@@ -98,7 +98,7 @@ def first_weights(path: Path, weights: Path) -> None:
 
 
 def train(path: Path) -> dict:
-    """Train as the task scripts do; return losses, scores and sums of the weights."""
+    """Train as the task scripts do; return the losses of all steps and the scores."""
     config = OmegaConf.to_container(OmegaConf.load(path))
     model = build_model(config["Model"])
     data = config["Dataset"]
@@ -128,10 +128,6 @@ def train(path: Path) -> dict:
     return {
         "losses": losses,
         "evaluation": {k: meter.avg for k, meter in {**loss, **scores}.items()},
-        "weights": {
-            name: float(value.astype("float64").abs().sum())
-            for name, value in model.state_dict().items()
-        },
     }
 
 
