@@ -29,6 +29,7 @@ from __future__ import annotations
 import argparse
 import ast
 import itertools
+import re
 import subprocess
 import sys
 import tarfile
@@ -265,7 +266,7 @@ def without_ranges(source: str) -> str:
                 cuts.append((first, last + 1, b""))
     for first, last, text in sorted(cuts, reverse=True):
         raw = raw[:first] + text + raw[last:]
-    return raw.decode()
+    return re.sub(r"\n{4,}", "\n\n\n", raw.decode())
 
 
 def copied(ours: str) -> bytes:

@@ -119,7 +119,7 @@ def prepare(repository: Path, interpreter: Path, released: Path) -> None:
 
 
 def passed(interpreter: Path, root: Path, files: list[str], log: Path) -> tuple:
-    """Run test files in a source tree; return the numbers of passed and of all tests."""
+    """Run test files in a source tree; return how many passed, of how many."""
     report = log.with_suffix(".xml")
     command = [interpreter, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files]
     try:

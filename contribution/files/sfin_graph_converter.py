@@ -21,7 +21,7 @@ from pymatgen.core import Structure
 from ppmat.datasets.collate_fn import DefaultCollator
 from ppmat.datasets.graph_utils.periodic_graph import PeriodicGraphConverter
 from ppmat.datasets.oc20_is2re_dataset import record_to_sample
-from ppmat.datasets.oc20_record import structure_to_record
+from ppmat.datasets.structure_record import structure_to_record
 
 
 class SFINGraphConverter:
