@@ -15,9 +15,11 @@ CONFIG := structure_generation/configs/sfin/oc20.yaml
 DEMO_OUTPUT ?= output/demo
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
+PYTHON310 ?= python3.10
+UPSTREAM ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format tables sample-data clean distclean
+.PHONY: help demo test lint format tables sample-data upstream-check clean distclean
 
 help:
 	@echo 'make demo         install, train on the shipped sample, relax val_id, table and pictures'
@@ -26,6 +28,7 @@ help:
 	@echo 'make format       apply both'
 	@echo 'make tables       rewrite the result tables in the pages from docs/results/'
 	@echo 'make sample-data  regenerate structure_generation/example_data/oc20_emt'
+	@echo 'make upstream-check  try the pull requests in the released upstream (python3.10)'
 	@echo 'make clean        remove caches and output/;  make distclean: .venv as well'
 
 $(BIN)/python:
@@ -86,6 +89,12 @@ sample-data: $(VENV)/.stamp-generator
 	  --train 240 --val 40 --seed 0 --max-atoms 60
 	cd output/oc20_emt && cp -r train val_id val_ood_ads val_ood_cat statistics.json \
 	  $(CURDIR)/structure_generation/example_data/oc20_emt/
+
+# The first time it builds an environment of Python 3.10, which takes some minutes.
+#   make upstream-check UPSTREAM=PaddleMaterials PYTHON310=/usr/bin/python3.10
+upstream-check: $(VENV)/.stamp-run
+	$(BIN)/python contribution/check.py output/upstream --python $(PYTHON310) \
+	  --results docs/results $(if $(UPSTREAM),--source $(UPSTREAM))
 
 clean:
 	rm -rf output build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -51,9 +51,10 @@ sys.path.insert(0, str(ROOT))
 from ppmat.utils.errors import InputError  # noqa: E402
 from ppmat.utils.errors import check_choice  # noqa: E402
 
-PLACES = ("replace", "before", "after", "remove")
+PLACES = ("replace", "before", "after", "remove", "column")
 BASE = "upstream"  # branch of the released source
 PAGE = ROOT / "docs" / "core" / "contribution.md"
+RESULT = ROOT / "docs" / "results" / "upstream_check.yaml"
 MARKS = ("<!-- series -->\n", "<!-- /series -->\n")
 # git, without what a user's configuration could change
 GIT = ("git", "-c", "user.name=ppmat", "-c", "user.email=ppmat@localhost")
@@ -70,8 +71,11 @@ class Edit:
         place: ``replace`` puts ``text`` in the place of ``find``; ``before`` and
             ``after`` put it as lines of their own before or after the line of ``find``;
             ``remove`` takes that line away, and those below it that are indented more
-            (a block of a YAML file of ours).
-        text: The new text. Its lines get the indentation of the line of ``find``.
+            (a block of a YAML file of ours); ``column`` puts a column at the right of
+            the table whose head is that line.
+        text: The new text. Its lines get the indentation of the line of ``find``. Of a
+            column: the cells of rows by a part of their first cell; ``head`` is the
+            title, ``others`` the cell of rows that are not named.
         optional: The file is in upstream's repository but not in its release: without
             it, the edit is left out and reported.
     """
@@ -79,7 +83,7 @@ class Edit:
     file: str
     find: str
     place: str
-    text: str
+    text: str | dict[str, str]
     optional: bool = False
 
 
@@ -95,8 +99,12 @@ class Pull:
 
     @property
     def text(self) -> str:
-        """The text of the pull request; its first line is the title."""
-        return (HERE / f"{self.name}.md").read_text(encoding="utf-8")
+        """The text of the pull request; its first line is the title.
+
+        A line ``[numbers of energy]`` becomes the table of what ``check.py`` found.
+        """
+        text = (HERE / f"{self.name}.md").read_text(encoding="utf-8")
+        return re.sub(r"^\[numbers of (\w+)\]$", alignment, text, flags=re.MULTILINE)
 
     @property
     def title(self) -> str:
@@ -126,6 +134,15 @@ class Series:
     package: str
     version: str
     pulls: list[Pull]
+
+
+def alignment(match: re.Match) -> str:
+    """Return the table of the numbers of a network that were compared."""
+    result = yaml.safe_load(RESULT.read_text(encoding="utf-8"))
+    rows = [row for row in result["rows"] if row["name"].startswith(f"{match[1]}, ")]
+    lines = ["| what was compared | result |", "| --- | --- |"]
+    lines += [f"| {row['name']} | {row['found']} |" for row in rows]
+    return "\n".join([*lines, "", f"{result['machine']}; {result['date']}."])
 
 
 def taken(block: Any, where: str, needed: Mapping, optional: Mapping = {}) -> dict:  # noqa: B006
@@ -193,7 +210,7 @@ def _pull(entry: Any, where: str) -> Pull:
 
 
 def _edit(item: Any, where: str) -> Edit:
-    places = dict.fromkeys(PLACES, str) | {"remove": bool}
+    places = dict.fromkeys(PLACES, str) | {"remove": bool, "column": dict}
     needed = {"file": str, "find": str}
     item = dict(taken(item, where, needed, {**places, "optional": bool}))
     found = [place for place in PLACES if place in item]
@@ -203,6 +220,8 @@ def _edit(item: Any, where: str) -> Edit:
         wanted = "a part of one line, as upstream's text is not copied"
         raise InputError(repr(item["find"]), where=f"{where}.find", wanted=wanted)
     text = item.pop(found[0]) if found[0] != "remove" else ""
+    if found[0] == "column" and not {"head", "others"} <= set(text):
+        raise InputError(f"{text}", where=f"{where}.column", wanted="head and others")
     return Edit(item["file"], item["find"], found[0], text, item.get("optional", False))
 
 
@@ -227,15 +246,40 @@ def edited(text: str, edit: Edit) -> str:
     start = text.rfind("\n", 0, at) + 1
     line = text[start:].splitlines(keepends=True)[0]
     indent = line[: len(line) - len(line.lstrip())]
-    new = textwrap.indent(edit.text, indent)
+    if edit.place == "column":
+        return text[:start] + _with_column(text[start:], edit)
     if edit.place == "remove":
         kept = text[start + len(line) :].splitlines(keepends=True)
         below = itertools.dropwhile(lambda row: row.startswith(indent + " "), kept)
         return text[:start] + "".join(below)
+    new = textwrap.indent(edit.text, indent)
     if edit.place == "replace":
         return text[:at] + new.removeprefix(indent) + text[at + len(edit.find) :]
     at = start if edit.place == "before" else start + len(line)
     return text[:at] + new.rstrip("\n") + "\n" + text[at:]
+
+
+def _with_column(text: str, edit: Edit) -> str:
+    """Return text that begins with a Markdown table, with one more column in it."""
+    cells = dict(edit.text)
+    title, others = cells.pop("head"), cells.pop("others")
+    lines = text.splitlines(keepends=True)
+    table = list(itertools.takewhile(lambda row: row.lstrip().startswith("|"), lines))
+    width = table[0].rstrip().count("|")
+    for number, row in enumerate(table):
+        first = row.split("|")[1]
+        named = [key for key in cells if key in first]
+        cell = cells.pop(named[0]) if named else others
+        if number < 2:
+            cell = (title, "---")[number]
+        elif first.strip().startswith("**"):
+            cell = ""  # heading of a group of rows
+        # upstream's tables have rows that lack cells
+        missing = " |" * (width - row.rstrip().count("|"))
+        table[number] = f"{row.rstrip()}{missing} {cell} |\n"
+    if cells:
+        raise InputError(f"no row '{next(iter(cells))}'", where=edit.file)
+    return "".join(table + lines[len(table) :])
 
 
 def without_ranges(source: str) -> str:
@@ -373,6 +417,7 @@ def _commit(repository: Path, pull: Pull, number: int, out: Path) -> Size:
     git(repository, "add", "--all", "--force")
     text = pull.text.removeprefix("# ").encode()
     git(repository, "commit", "--quiet", "--file", "-", stdin=text)
+    (out / f"{number:04d}-{pull.name}.md").write_text(pull.text, encoding="utf-8")
     patch = git(repository, "format-patch", "-1", "--stdout", "--binary")
     (out / f"{number:04d}-{pull.name}.patch").write_text(patch, encoding="utf-8")
     return _size(repository, pull, left_out)
@@ -388,6 +433,30 @@ def _size(repository: Path, pull: Pull, left_out: list[str]) -> Size:
         counts[kind] += 0 if added == "-" else int(added)
         files += 1
     return Size(pull, files, **counts, left_out=sorted(set(left_out)))
+
+
+def page_block(series: Series) -> str:
+    """Return the part of the page that lists the files of all pull requests."""
+    lines = []
+    for number, pull in enumerate(series.pulls, start=1):
+        lines += [f"**{number}. {pull.title}**", ""]
+        if pull.excess:
+            found = f"Larger than the limit: {' '.join(pull.excess.split())}"
+            lines += [textwrap.fill(found, 100), ""]
+        lines.append("```text")
+        for place, ours in sorted(pull.files.items()):
+            lines.append(place if place == ours else f"{place}  <-  {ours}")
+        changed = {edit.file for edit in pull.edits} - set(pull.files)
+        lines += [f"{name}  (changed)" for name in sorted(changed)]
+        lines += ["```", ""]
+    return "\n" + "\n".join(lines)
+
+
+def with_block(page: str, block: str) -> str:
+    """Return the text of the page with its list of files written anew."""
+    start, rest = page.split(MARKS[0])
+    _, end = rest.split(MARKS[1])
+    return start + MARKS[0] + block + MARKS[1] + end
 
 
 def table(sizes: list[Size]) -> Iterator[str]:
@@ -412,11 +481,20 @@ def table(sizes: list[Size]) -> Iterator[str]:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=Path, help="new folder for repository and patches")
+    parser.add_argument(
+        "out", type=Path, nargs="?", help="new folder for repository and patches"
+    )
+    parser.add_argument("--page", action="store_true", help=f"rewrite {PAGE.name} only")
     parser.add_argument("--source", type=Path, help="released source: folder, archive")
     options = parser.parse_args(argv)
     try:
         series = read_series()
+        if options.page:
+            fresh = with_block(PAGE.read_text(encoding="utf-8"), page_block(series))
+            PAGE.write_text(fresh, encoding="utf-8")
+            return 0
+        if options.out is None:
+            parser.error("OUT is missing")
         with tempfile.TemporaryDirectory() as folder:
             source = options.source or fetch(series, Path(folder))
             unpacked = Path(folder) / "unpacked"

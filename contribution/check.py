@@ -32,6 +32,7 @@ import argparse
 import datetime
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -158,6 +159,9 @@ def check_tests(
         yield Row("upstream's own tests of SFIN", True, "not in this source")
     for pull in series.pulls:
         tests = [name for name in pull.files if Path(name).name.startswith("test_")]
+        if not tests:
+            yield Row(f"tests of {pull.name}", False, "there are none")
+            continue
         log = logs / f"{pull.name}.log"
         good, count = passed(interpreter, trees["after"], tests, log)
         yield Row(f"tests of {pull.name}", 0 < good == count, f"{good} of {count}")
@@ -230,7 +234,7 @@ def check_numbers(interpreter: Path, tree: Path, out: Path) -> Iterator[Row]:
         yield Row(name, worst <= limit, text)
 
 
-def check(options: argparse.Namespace) -> list[Row]:
+def check(options: argparse.Namespace) -> tuple[list[Row], list[build.Size]]:
     """Do everything; print each line of the table as it is known."""
     out = options.out
     series = build.read_series()
@@ -252,7 +256,19 @@ def check(options: argparse.Namespace) -> list[Row]:
         for row in part:
             print(row, flush=True)
             rows.append(row)
-    return rows
+    return rows, sizes
+
+
+def write_result(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write a table as a result of the pages."""
+    made = {
+        "command": "make upstream-check",
+        "machine": f"{platform.machine()}, CPU, one thread, float32",
+        "date": f"{datetime.date.today()}",
+        "rows": rows,
+    }
+    text = yaml.safe_dump(made, sort_keys=False, allow_unicode=True, width=88)
+    path.write_text(text, encoding="utf-8")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -260,28 +276,30 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("out", type=Path, help="folder for the environment and logs")
     parser.add_argument("--source", type=Path, help="released source: folder, archive")
     parser.add_argument("--python", default="python3.10", help="for the environment")
-    parser.add_argument("--result", type=Path, help="YAML file of the table")
+    parser.add_argument("--results", type=Path, help="folder for the tables as YAML")
     options = parser.parse_args(argv)
     options.out.mkdir(parents=True, exist_ok=True)
     try:
-        rows = check(options)
+        rows, sizes = check(options)
     except (build.InputError, StepFailed, OSError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 1
     wrong = sum(not row.passed for row in rows)
     print(f"{len(rows) - wrong} of {len(rows)} lines are as wanted")
-    if options.result is not None:
-        text = yaml.safe_dump(
-            {
-                "command": "make upstream-check",
-                "date": f"{datetime.date.today()}",
-                "rows": [
-                    {"name": r.what, "passed": r.passed, "found": r.found} for r in rows
-                ],
-            },
-            sort_keys=False,
-        )
-        options.result.write_text(text, encoding="utf-8")
+    if options.results is not None:
+        lines = [
+            {"name": row.what, "result": "ok" if row.passed else "FAILED"}
+            | {"found": row.found}
+            for row in rows
+        ]
+        write_result(options.results / "upstream_check.yaml", lines)
+        lines = [
+            {"name": f"{number}. {size.pull.title}", "files": size.files}
+            | {"code": size.code, "tests": size.tests, "text, YAML": size.rest}
+            | {"limit": ", ".join(f"{n} {k}" for k, n in size.pull.limits.items())}
+            for number, size in enumerate(sizes, start=1)
+        ]
+        write_result(options.results / "upstream_sizes.yaml", lines)
     return int(wrong > 0)
 
 

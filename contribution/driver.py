@@ -161,7 +161,7 @@ def energies(path: Path, checkpoint: Path, slabs: Path) -> dict:
         structure = AseAtomsAdaptor.get_structure(atoms)
         result = predictor.from_structures(structure)
         found.append(float(np.ravel(result["y_relaxed"])[0]))
-    return {"y_relaxed": found}
+    return {"energies": found}
 
 
 def samples(path: Path, checkpoint: Path, output: Path) -> dict:
@@ -170,7 +170,7 @@ def samples(path: Path, checkpoint: Path, output: Path) -> dict:
 
     sampler = StructureSampler(config_path=str(path), checkpoint_path=str(checkpoint))
     scores = sampler.compute_metric(save_path=str(output))
-    return {name: float(value) for name, value in scores.items()}
+    return {"scores": {name: float(value) for name, value in scores.items()}}
 
 
 def enhanced(path: Path, checkpoint: Path, image: str) -> dict:
@@ -182,7 +182,7 @@ def enhanced(path: Path, checkpoint: Path, image: str) -> dict:
     )
     (result,) = predictor.from_image_file(image)
     pixels = np.asarray(result["gt_enhance"], dtype="float64")
-    return {"mean": pixels.mean(), "std": pixels.std(), "first": pixels.ravel()[0]}
+    return {"pixels": [pixels.mean(), pixels.std(), *pixels.ravel()[::1000]]}
 
 
 def run(root: Path, series: Path, output: Path, side: str, weights: Path) -> dict:
