@@ -82,7 +82,7 @@ def run(command: list, log: Path, **options: Any) -> None:
     with log.open("w", encoding="utf-8") as file:
         streams = {"stdout": file, "stderr": subprocess.STDOUT}
         words = list(map(str, command))
-        done = subprocess.run(words, timeout=TIMEOUT, **streams, **options)
+        done = subprocess.run(words, **{"timeout": TIMEOUT, **streams, **options})
     if done.returncode:
         end = "\n".join(log.read_text(encoding="utf-8").splitlines()[-15:])
         raise StepFailed(f"{' '.join(words[:4])} ...; see {log}\n{end}")

@@ -236,6 +236,8 @@ def test_transforms_refuse_what_does_not_fit():
 
 
 def test_schedulers_check_their_arguments():
-    assert build_scheduler({"__class_name__": "FlowMatchingScheduler"}).solver == "euler"
+    assert (
+        build_scheduler({"__class_name__": "FlowMatchingScheduler"}).solver == "euler"
+    )
     with pytest.raises(ConfigError, match="solver"):
         build_scheduler(block("FlowMatchingScheduler", solver="rk4"))
