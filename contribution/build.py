@@ -159,7 +159,7 @@ def training_time(match: re.Match) -> str:
     work = row["training on OC20 [PFLOP]"]
     hours = 1000.0 * work / 3600.0
     return (
-        f"The configuration for all of OC20 needs about {work} PFLOP, counted from its\n"
+        f"The configuration for all of OC20 needs about {work} PFLOP, counted from\n"
         "products of matrices for structures of 80 atoms. **Estimate**, not measured:\n"
         f"{hours:.0f} hours on one GPU that sustains 1 TFLOP/s, and at best "
         f"{hours / 8:.0f} on eight. The 10k\n"

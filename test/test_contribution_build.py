@@ -14,6 +14,8 @@
 
 """The series of pull requests: its description, and how it is applied to a source."""
 
+import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -241,6 +243,22 @@ def test_the_page_lists_what_the_series_holds():
     block = build.page_block(build.read_series())
     hint = "python contribution/build.py --page"
     assert build.with_block(page, block) == page, f"out of date: run {hint}"
+
+
+def test_pages_for_upstream_link_to_what_the_series_adds():
+    places: set[str] = set()
+    for pull in build.read_series().pulls:
+        places |= set(pull.files)
+        pages = {name for name in pull.files if name.endswith(".md")}
+        texts = {name: build.finished(pull, name).decode() for name in pages}
+        for name, text in {**texts, f"{pull.name}.md": pull.text}.items():
+            links = re.findall(r"\]\(([^)\s#]+)", text) + re.findall(
+                r'src="(.+?)"', text
+            )
+            inner = [link for link in links if "://" not in link]
+            found = {os.path.normpath(Path(name).parent / link) for link in inner}
+            assert found <= places, f"{name} links to {found - places}"
+            assert max(len(row) for row in text.splitlines() if row[:1] != "|") <= 100
 
 
 def side(losses, **more):
