@@ -19,7 +19,7 @@ PYTHON310 ?= python3.10
 UPSTREAM ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format tables sample-data upstream-check clean distclean
+.PHONY: help demo test lint format tables sample-data gpu-check upstream-check clean distclean
 
 help:
 	@echo 'make demo         install, train on the shipped sample, relax val_id, table and pictures'
@@ -29,6 +29,7 @@ help:
 	@echo 'make tables       rewrite the result tables in the pages from docs/results/'
 	@echo 'make sample-data  regenerate structure_generation/example_data/oc20_emt'
 	@echo 'make upstream-check  try the pull requests in the released upstream (python3.10)'
+	@echo 'make gpu-check    compare GPUs with the CPU, see docs/core/gpu.md; fails without a GPU'
 	@echo 'make clean        remove caches and output/;  make distclean: .venv as well'
 
 $(BIN)/python:
@@ -95,6 +96,9 @@ sample-data: $(VENV)/.stamp-generator
 upstream-check: $(VENV)/.stamp-run
 	$(BIN)/python contribution/check.py output/upstream --python $(PYTHON310) \
 	  --results docs/results $(if $(UPSTREAM),--source $(UPSTREAM))
+# The Python that has the GPU build of Paddle, not .venv, which has the CPU one.
+gpu-check:
+	$(PYTHON) -m benchmarks.gpu_check $(GPU_ARGS)
 
 clean:
 	rm -rf output build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
