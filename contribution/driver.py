@@ -199,7 +199,7 @@ def run(root: Path, series: Path, output: Path, side: str, weights: Path) -> dic
     images = output / "images"  # upstream writes its cache beside the images
     shutil.copytree(root / IMAGES, images)
     image = {"Global.data_root": str(images)}
-    best = Path("checkpoints", "latest.pdparams")
+    latest = Path("checkpoints", "latest.pdparams")
     numbers: dict[str, Any] = {}
     for name, base, path, changes in (
         ("energy", series, ENERGY, energy),
@@ -211,7 +211,7 @@ def run(root: Path, series: Path, output: Path, side: str, weights: Path) -> dic
         yaml = settings(base / path, changes, folder)
         first_weights(yaml, weights / f"{name}.pdparams")
         numbers[name] = {"first batch": gradients(yaml), "training": train(yaml)}
-        checkpoint = folder / best
+        checkpoint = folder / latest
         if name == "energy":
             file = root / "structure_generation" / "example_data" / "slabs.traj"
             numbers[name]["prediction"] = energies(yaml, checkpoint, file)
