@@ -15,9 +15,11 @@ CONFIG := structure_generation/configs/sfin/oc20.yaml
 DEMO_OUTPUT ?= output/demo
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
+PYTHON310 ?= python3.10
+UPSTREAM ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format tables sample-data gpu-check clean distclean
+.PHONY: help demo test lint format tables sample-data gpu-check upstream-check clean distclean
 
 help:
 	@echo 'make demo         install, train on the shipped sample, relax val_id, table and pictures'
@@ -26,6 +28,7 @@ help:
 	@echo 'make format       apply both'
 	@echo 'make tables       rewrite the result tables in the pages from docs/results/'
 	@echo 'make sample-data  regenerate structure_generation/example_data/oc20_emt'
+	@echo 'make upstream-check  try the pull requests in the released upstream (python3.10)'
 	@echo 'make gpu-check    compare GPUs with the CPU, see docs/core/gpu.md; fails without a GPU'
 	@echo 'make clean        remove caches and output/;  make distclean: .venv as well'
 
@@ -88,6 +91,11 @@ sample-data: $(VENV)/.stamp-generator
 	cd output/oc20_emt && cp -r train val_id val_ood_ads val_ood_cat statistics.json \
 	  $(CURDIR)/structure_generation/example_data/oc20_emt/
 
+# The first time it builds an environment of Python 3.10, which takes some minutes.
+#   make upstream-check UPSTREAM=PaddleMaterials PYTHON310=/usr/bin/python3.10
+upstream-check: $(VENV)/.stamp-run
+	$(BIN)/python contribution/check.py output/upstream --python $(PYTHON310) \
+	  --results docs/results $(if $(UPSTREAM),--source $(UPSTREAM))
 # The Python that has the GPU build of Paddle, not .venv, which has the CPU one.
 gpu-check:
 	$(PYTHON) -m benchmarks.gpu_check $(GPU_ARGS)

@@ -56,7 +56,7 @@ from benchmarks.runs import write
 from ppmat.datasets.oc20_is2re_dataset import OC20IS2REDataset
 from ppmat.datasets.oc20_lmdb import OC20LMDB
 from ppmat.datasets.oc20_lmdb import OC20Record
-from ppmat.datasets.oc20_lmdb import write_lmdb
+from ppmat.datasets.oc20_writer import write_lmdb
 
 SAMPLE = ROOT / "structure_generation/example_data/oc20_emt/train"
 LARGEST_SPLIT = 460_328

@@ -77,7 +77,7 @@ def measure(cells: tuple[int, int], batch_size: int, halves: str, steps: int) ->
     from ppmat.datasets.custom_data_type import ConcatData
     from ppmat.datasets.graph_utils.periodic_graph import PeriodicGraphConverter
     from ppmat.datasets.oc20_is2re_dataset import record_to_sample
-    from ppmat.datasets.oc20_record import structure_to_record
+    from ppmat.datasets.structure_record import structure_to_record
     from ppmat.models import build_model
     from ppmat.utils.config import load_config
 

@@ -44,8 +44,8 @@ from benchmarks.runs import ROOT
 from benchmarks.runs import result_of
 from benchmarks.runs import train_with_command
 from benchmarks.runs import write
-from ppmat.datasets.oc20_lmdb import write_lmdb
 from ppmat.datasets.oc20_record import OC20Record
+from ppmat.datasets.oc20_writer import write_lmdb
 from ppmat.predictor import PropertyPredictor
 
 CONFIG = ROOT / "property_prediction/configs/sfin/sfin_oc20_is2re.yaml"

@@ -21,8 +21,8 @@ import paddle
 from ase import Atoms
 from ase.constraints import FixAtoms
 
-from ppmat.datasets.oc20_lmdb import write_lmdb
-from ppmat.datasets.oc20_record import structure_to_record
+from ppmat.datasets.oc20_writer import write_lmdb
+from ppmat.datasets.structure_record import structure_to_record
 from ppmat.models import MODELS
 from ppmat.models.generated_structures import random_streams
 from ppmat.models.generated_structures import structure_results

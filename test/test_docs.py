@@ -57,7 +57,7 @@ tables = load_tables()
 
 
 def pages() -> list[str]:
-    """Return the tracked Markdown pages."""
+    """Return the tracked Markdown pages, without those written for upstream."""
     listing = subprocess.run(
         ["git", "ls-files", "*.md"],
         cwd=ROOT,
@@ -65,7 +65,7 @@ def pages() -> list[str]:
         text=True,
         check=True,
     )
-    return listing.stdout.split()
+    return [n for n in listing.stdout.split() if not n.startswith("contribution/")]
 
 
 def anchors(text: str) -> set[str]:

@@ -233,3 +233,11 @@ def test_transforms_refuse_what_does_not_fit():
     for params in ({}, {"base": 1.0, "exp": 2.0}):
         with pytest.raises(ValueError, match="exactly one|either base or exp"):
             build_post_transforms([block("PowerData", **params)])
+
+
+def test_schedulers_check_their_arguments():
+    assert (
+        build_scheduler({"__class_name__": "FlowMatchingScheduler"}).solver == "euler"
+    )
+    with pytest.raises(ConfigError, match="solver"):
+        build_scheduler(block("FlowMatchingScheduler", solver="rk4"))

@@ -30,8 +30,8 @@ from pymatgen.io.vasp import Poscar
 
 from ppmat.datasets.held_atoms import held_atoms
 from ppmat.datasets.held_atoms import held_sites
-from ppmat.datasets.oc20_record import structure_to_record
 from ppmat.datasets.pyg_pickle import OC20FormatError
+from ppmat.datasets.structure_record import structure_to_record
 
 ALL = (True, True, True)
 

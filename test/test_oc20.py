@@ -29,7 +29,7 @@ from helpers_records import write_raw
 from ppmat.commands import oc20
 from ppmat.datasets import pyg_pickle
 from ppmat.datasets.oc20_lmdb import OC20LMDB
-from ppmat.datasets.oc20_lmdb import write_lmdb
+from ppmat.datasets.oc20_writer import write_lmdb
 
 
 @pytest.mark.parametrize("suffix", ["traj", "extxyz"])

@@ -37,9 +37,9 @@ from pymatgen.io.ase import AseAtomsAdaptor
 from ppmat.datasets.graph_utils import PeriodicGraphConverter
 from ppmat.datasets.oc20_is2re_dataset import record_to_sample
 from ppmat.datasets.oc20_record import OC20Record
-from ppmat.datasets.oc20_record import record_from_frames
-from ppmat.datasets.oc20_record import structure_to_record
 from ppmat.datasets.pyg_pickle import OC20FormatError
+from ppmat.datasets.structure_record import record_from_frames
+from ppmat.datasets.structure_record import structure_to_record
 from ppmat.utils.errors import InputError
 from ppmat.utils.periodic import minimum_image
 

@@ -15,7 +15,6 @@
 """The tree as a package: metadata, wheel, licence headers, the two sets of files."""
 
 import ast
-import fnmatch
 import re
 import shutil
 import subprocess
@@ -28,6 +27,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "contribution"))
+
+import build  # noqa: E402
+
 HEADER_LINES = 13
 
 
@@ -164,35 +167,6 @@ def test_header_check_refuses_other_texts():
     assert not has_header(good.replace("WITHOUT WARRANTIES", "WITH WARRANTIES"))
 
 
-def contributions() -> list[str]:
-    """Return the patterns of docs/core/contribution.md."""
-    page = (ROOT / "docs" / "core" / "contribution.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"^```text\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    return block.split()
-
-
-def matches(name: str, pattern: str) -> bool:
-    """Return whether a path fits a pattern, whose ``*`` stays within one folder."""
-    parts, wanted = name.split("/"), pattern.split("/")
-    return len(parts) == len(wanted) and all(map(fnmatch.fnmatchcase, parts, wanted))
-
-
-def test_star_stays_within_a_folder():
-    assert matches("a/b.py", "a/*.py")
-    assert not matches("a/b/c.py", "a/*.py")
-    assert not matches("a/b.yaml", "a/*.py")
-
-
-def test_contribution_list_names_no_file_that_is_gone():
-    files = tracked(".py", ".yaml", ".yml")
-    stale = [
-        pattern
-        for pattern in contributions()
-        if not any(matches(name, pattern) for name in files)
-    ]
-    assert not stale, f"docs/core/contribution.md lists what does not exist: {stale}"
-
-
 # The modules of upstream 0.3.0 that a contribution may lean on.
 UPSTREAM = {
     "ppmat",
@@ -205,14 +179,10 @@ UPSTREAM = {
     "ppmat.metrics.streaming_base",
     "ppmat.models",
     "ppmat.optimizer",
-    "ppmat.sampler",
     "ppmat.schedulers",
-    "ppmat.trainer.base_trainer",
     "ppmat.utils",
     "ppmat.utils.download",
     "ppmat.utils.logger",
-    "ppmat.utils.misc",
-    "ppmat.utils.save_load",
 }
 
 
@@ -241,20 +211,24 @@ def test_imports_are_found_wherever_they_stand():
     assert imported(source) == wanted
 
 
-def test_contributions_lean_on_upstream_and_each_other_only():
-    patterns = contributions()
-    files = [
-        name
-        for name in tracked(".py")
-        if name.startswith("ppmat/") and any(matches(name, p) for p in patterns)
+def test_pull_requests_lean_on_upstream_and_those_before_only():
+    before, wrong = set(UPSTREAM), {}
+    for pull in build.read_series().pulls:
+        files = [name for name in pull.files if name.startswith("ppmat/")]
+        before |= {name.removesuffix(".py").replace("/", ".") for name in files}
+        for name in files:
+            if foreign := imported(build.finished(pull, name).decode()) - before:
+                wrong[name] = sorted(foreign)
+    assert len(before) > len(UPSTREAM) + 10 and not wrong
+
+
+def test_every_file_for_upstream_is_used_once():
+    used = [
+        ours
+        for pull in build.read_series().pulls
+        for ours in pull.files.values()
+        if ours.startswith("contribution/files/")
     ]
-    own = {
-        name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-        for name in files
-    }
-    wrong = {}
-    for name in files:
-        foreign = imported((ROOT / name).read_text(encoding="utf-8")) - UPSTREAM - own
-        if foreign:
-            wrong[name] = sorted(foreign)
-    assert files and not wrong, f"contribution files import core modules: {wrong}"
+    files = [name for name in tracked("") if name.startswith("contribution/files/")]
+    of_the_check = ["contribution/files/sfin_sample.yaml"]
+    assert sorted(used + of_the_check) == sorted(files)

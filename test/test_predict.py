@@ -35,7 +35,7 @@ from omegaconf import OmegaConf
 
 from ppmat.commands.predict import main
 from ppmat.commands.predict import parse_args
-from ppmat.datasets.oc20_lmdb import write_lmdb
+from ppmat.datasets.oc20_writer import write_lmdb
 from ppmat.datasets.record_groups import adsorbate_of
 from ppmat.datasets.submission import check_submission
 from ppmat.utils.files import locked

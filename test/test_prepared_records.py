@@ -20,7 +20,7 @@ from helpers_sampler import make_slabs
 from helpers_sampler import write_split
 
 from ppmat.datasets.oc20_lmdb import OC20LMDB
-from ppmat.datasets.oc20_lmdb import write_lmdb
+from ppmat.datasets.oc20_writer import write_lmdb
 from ppmat.datasets.prepared_records import PreparedRecords
 from ppmat.datasets.prepared_records import Templates
 from ppmat.datasets.structure_reader import JoinedSequences

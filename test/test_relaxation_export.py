@@ -20,10 +20,10 @@ import pytest
 from helpers_records import make_record
 from test_relaxations import make_relaxation
 
-from ppmat.datasets.oc20_record import record_from_frames
 from ppmat.datasets.relaxation_export import export_records
 from ppmat.datasets.relaxations import RelaxationOptions
 from ppmat.datasets.relaxations import read_relaxations
+from ppmat.datasets.structure_record import record_from_frames
 from ppmat.utils.errors import InputError
 
 

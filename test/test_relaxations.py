@@ -27,11 +27,11 @@ from ase.io import write
 from test_structure_files import vasprun
 
 from ppmat.datasets.oc20_record import OC20Record
-from ppmat.datasets.oc20_record import record_from_frames
 from ppmat.datasets.relaxations import RelaxationOptions
 from ppmat.datasets.relaxations import check_relaxation
 from ppmat.datasets.relaxations import read_relaxations
 from ppmat.datasets.structure_reader import Unreadable
+from ppmat.datasets.structure_record import record_from_frames
 from ppmat.utils.errors import InputError
 
 

@@ -34,7 +34,7 @@ from helpers_sampler import write_split
 from ppmat.commands.sample import main
 from ppmat.commands.sample import parse_args
 from ppmat.datasets.oc20_lmdb import OC20LMDB
-from ppmat.datasets.oc20_lmdb import write_lmdb
+from ppmat.datasets.oc20_writer import write_lmdb
 from ppmat.datasets.submission import check_submission
 from ppmat.utils.files import locked
 

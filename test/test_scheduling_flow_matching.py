@@ -20,7 +20,6 @@ import numpy as np
 import paddle
 import pytest
 
-from ppmat.schedulers import build_scheduler
 from ppmat.schedulers.scheduling_flow_matching import FlowMatchingScheduler
 
 
@@ -113,7 +112,3 @@ def test_wrong_use_is_named():
     x = paddle.zeros([1, 3])
     with pytest.raises(ValueError, match="follow timesteps"):
         scheduler.step(x, 0.5, x)
-    block = {"__class_name__": "FlowMatchingScheduler"}
-    assert build_scheduler(block).solver == "euler"
-    with pytest.raises(ValueError, match="solver"):
-        build_scheduler({**block, "__init_params__": {"solver": "rk4"}})

@@ -26,7 +26,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from ppmat.datasets.oc20_lmdb import OC20LMDB
-from ppmat.datasets.oc20_record import structure_to_record
+from ppmat.datasets.structure_record import structure_to_record
 from ppmat.predictor.structure_checks import FLAGS
 from ppmat.predictor.structure_checks import StructureChecker
 from ppmat.predictor.structure_checks import count_unbound

@@ -38,7 +38,7 @@ from helpers_sampler import write_split
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from ppmat.datasets.oc20_lmdb import OC20LMDB
-from ppmat.datasets.oc20_lmdb import write_lmdb
+from ppmat.datasets.oc20_writer import write_lmdb
 from ppmat.metrics import METRICS
 from ppmat.metrics.is2rs_metric import structure_distances
 from ppmat.metrics.is2rs_metric import success_curve

@@ -23,7 +23,7 @@ from pymatgen.io.ase import AseAtomsAdaptor
 
 from ppmat.datasets import guess_tags
 from ppmat.datasets import set_tags
-from ppmat.datasets.oc20_record import unchecked_record
+from ppmat.datasets.structure_record import unchecked_record
 from ppmat.utils.errors import InputError
 
 

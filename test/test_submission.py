@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 
 from ppmat.datasets import submission
-from ppmat.datasets.oc20_lmdb import write_lmdb
 from ppmat.datasets.oc20_record import OC20Record
+from ppmat.datasets.oc20_writer import write_lmdb
 from ppmat.datasets.submission import SubmissionError
 from ppmat.datasets.submission import check_submission
 from ppmat.datasets.submission import write_energy_submission

@@ -35,7 +35,7 @@ from ppmat.datasets import OC20IS2REDataset
 from ppmat.datasets.custom_data_type import ConcatData
 from ppmat.datasets.oc20_lmdb import OC20LMDB
 from ppmat.datasets.oc20_lmdb import OC20FormatError
-from ppmat.datasets.oc20_lmdb import write_lmdb
+from ppmat.datasets.oc20_writer import write_lmdb
 from ppmat.datasets.transform import run_dataset_transform
 from ppmat.utils import logger
 from ppmat.utils import save_load

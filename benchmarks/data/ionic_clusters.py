@@ -76,8 +76,8 @@ from benchmarks.data.generation import mapping_in
 from benchmarks.data.generation import spread
 from benchmarks.data.generation import write_statistics
 from ppmat.datasets.graph_utils.periodic_graph import neighbour_pairs
-from ppmat.datasets.oc20_lmdb import write_lmdb
 from ppmat.datasets.oc20_record import OC20Record
+from ppmat.datasets.oc20_writer import write_lmdb
 from ppmat.utils.errors import InputError
 
 COULOMB = EwaldSummation.CONV_FACT  # k_e, eV Å / e^2

@@ -74,8 +74,8 @@ from benchmarks.data.oc20_emt_surfaces import is_adsorbed
 from benchmarks.data.oc20_emt_surfaces import place_adsorbate
 from benchmarks.data.oc20_emt_surfaces import rotation_about_z
 from benchmarks.data.oc20_emt_surfaces import wrap
-from ppmat.datasets.oc20_lmdb import write_lmdb
 from ppmat.datasets.oc20_record import OC20Record
+from ppmat.datasets.oc20_writer import write_lmdb
 from ppmat.utils.errors import InputError
 from ppmat.utils.files import RunManifest
 from ppmat.utils.files import locked

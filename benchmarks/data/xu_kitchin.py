@@ -48,8 +48,8 @@ from ase import Atoms
 from ase.data import covalent_radii
 from ase.io import read
 
-from ppmat.datasets.oc20_lmdb import write_lmdb
 from ppmat.datasets.oc20_record import OC20Record
+from ppmat.datasets.oc20_writer import write_lmdb
 from ppmat.datasets.record_groups import adsorbate_of
 from ppmat.datasets.record_groups import metals_of
 from ppmat.datasets.surface_tags import ADSORBATE

@@ -45,11 +45,11 @@ from ppmat.datasets import pyg_pickle
 from ppmat.datasets.graph_utils.periodic_graph import PeriodicGraphConverter
 from ppmat.datasets.oc20_is2re_dataset import record_to_sample
 from ppmat.datasets.oc20_lmdb import OC20LMDB
-from ppmat.datasets.oc20_lmdb import write_lmdb
 from ppmat.datasets.oc20_record import OC20Record
-from ppmat.datasets.oc20_record import structure_to_record
+from ppmat.datasets.oc20_writer import write_lmdb
 from ppmat.datasets.structure_reader import Unreadable
 from ppmat.datasets.structure_reader import iter_structures
+from ppmat.datasets.structure_record import structure_to_record
 from ppmat.datasets.submission import read_submission
 from ppmat.datasets.submission import write_energy_submission
 from ppmat.datasets.submission import write_submission

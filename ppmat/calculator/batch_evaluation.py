@@ -35,9 +35,9 @@ from pymatgen.io.ase import AseAtomsAdaptor
 from ppmat.datasets.collate_fn import DefaultCollator
 from ppmat.datasets.custom_data_type import ConcatData
 from ppmat.datasets.graph_utils.periodic_graph import PeriodicGraphConverter
-from ppmat.datasets.oc20_record import structure_to_record
 from ppmat.datasets.potential_dataset import CLOSEST
 from ppmat.datasets.potential_dataset import periodic_box
+from ppmat.datasets.structure_record import structure_to_record
 from ppmat.models.sfin.sfin_potential import SFINPotential
 from ppmat.utils.errors import InputError
 

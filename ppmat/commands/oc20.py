@@ -49,8 +49,8 @@ from ppmat.datasets.oc20_lmdb import OC20LMDB
 from ppmat.datasets.oc20_lmdb import SPLITS
 from ppmat.datasets.oc20_lmdb import lmdb_files
 from ppmat.datasets.oc20_lmdb import splits_below
-from ppmat.datasets.oc20_lmdb import write_lmdb
 from ppmat.datasets.oc20_record import OC20Record
+from ppmat.datasets.oc20_writer import write_lmdb
 from ppmat.datasets.pyg_pickle import OC20FormatError
 from ppmat.datasets.record_groups import GROUPS
 from ppmat.datasets.record_groups import choose_held_out

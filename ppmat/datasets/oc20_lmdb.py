@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""OC20 IS2RE / IS2RS records in LMDB files: reading, checking, writing.
+"""OC20 IS2RE / IS2RS records in LMDB files: finding and reading.
 
 The format is that of the Open Catalyst Project (fairchem documentation,
 ``core/datasets/oc20.md``). Each split is one file without sub-folder. Its keys are "0",
@@ -27,21 +27,17 @@ import bisect
 import copy
 import itertools
 import os
-from collections.abc import Iterable
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from typing import overload
 
-import lmdb
 import numpy as np
 
 from ppmat.datasets import pyg_pickle
 from ppmat.datasets.lmdb_file import LMDBFile
 from ppmat.datasets.oc20_record import OC20Record
 from ppmat.datasets.pyg_pickle import OC20FormatError
-from ppmat.utils import restricted_pickle
-from ppmat.utils.files import replacing
 
 SUBSETS = ("10k", "100k", "all")
 SPLITS = ("train",) + tuple(
@@ -51,9 +47,6 @@ SPLITS = ("train",) + tuple(
 )
 # Folders of the splits in the official archive, and after the official script.
 _TREES = ("", "is2re", "data/is2re", "is2res_train_val_test_lmdbs/data/is2re")
-
-_BATCH_BYTES = 64 << 20  # records written in one transaction
-_FIRST_MAP = 1 << 24  # bytes, first size of the map of a new file; it grows
 
 
 def lmdb_files(path: Path) -> list[Path]:
@@ -165,9 +158,12 @@ class OC20LMDB:
         return self._ends[-1] if self._selected is None else len(self._selected)
 
     @overload
-    def __getitem__(self, index: int) -> OC20Record: ...
+    def __getitem__(self, index: int) -> OC20Record:
+        """Return a record."""
+
     @overload
-    def __getitem__(self, index: slice | Sequence[int] | np.ndarray) -> OC20LMDB: ...
+    def __getitem__(self, index: slice | Sequence[int] | np.ndarray) -> OC20LMDB:
+        """Return the rows of a slice, list or mask."""
 
     def __getitem__(self, index: Any) -> Any:
         """Return a record, or the rows of a slice, list or mask as an ``OC20LMDB``."""
@@ -260,8 +256,8 @@ class OC20LMDB:
         stored, first = file.get(b"length"), file.get(b"0")
         if stored is not None:
             try:
-                count = restricted_pickle.loads(stored, {})
-            except restricted_pickle.RestrictedPickleError as err:
+                count = pyg_pickle.load_plain(stored)
+            except OC20FormatError as err:
                 raise OC20FormatError(f"{path} key 'length': {err}") from err
             if type(count) is not int or not 0 <= count < entries:
                 found = count if type(count) is int else type(count).__name__
@@ -277,74 +273,6 @@ class OC20LMDB:
                 "its records '0', '1', ..."
             )
         return count
-
-
-def write_lmdb(
-    path: str | os.PathLike,
-    records: Iterable[OC20Record],
-    generation: str = "old",
-    overwrite: bool = False,
-) -> int:
-    """Write records to one LMDB file in the official format, complete or not at all.
-
-    Args:
-        path: The file; its folder is made if needed.
-        records: Any iterable; at most 64 MiB of records are kept in memory.
-        generation: Pickle generation, see :func:`pyg_pickle.dumps`.
-        overwrite: Replace an existing file.
-
-    Returns:
-        The number of records.
-
-    Raises:
-        FileExistsError: The file exists and ``overwrite`` is False.
-        OSError: The disk is full or not writable; no file is left.
-        OC20FormatError: A record cannot be written, or there is none.
-    """
-    path = Path(path)
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists; choose another name or overwrite it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    options = {"subdir": False, "lock": False, "map_size": _FIRST_MAP}
-    try:
-        with replacing(path) as temporary:
-            temporary.unlink(missing_ok=True)  # LMDB would add to an older file
-            with lmdb.open(str(temporary), **options) as env:
-                count = _write_batches(env, path, records, generation)
-                env.sync(True)
-    except lmdb.Error as err:
-        raise OSError(f"{path}: cannot be written: {err}") from err
-    return count
-
-
-def _write_batches(env: Any, path: Path, records: Iterable, generation: str) -> int:
-    batch: dict[bytes, bytes] = {}
-    size, count = 0, -1
-    for count, record in enumerate(records):
-        fields = record.to_fields()
-        OC20Record.from_fields(fields, f"{path} key '{count}' (sid {record.sid})")
-        batch[b"%d" % count] = data = pyg_pickle.dumps(fields, generation)
-        size += len(data)
-        if size >= _BATCH_BYTES:
-            _put(env, batch, size)
-            batch, size = {}, 0
-    _put(env, batch, size)
-    if count < 0:
-        raise OC20FormatError(f"{path}: no records to write")
-    return count + 1
-
-
-def _put(env: Any, batch: dict[bytes, bytes], size: int) -> None:
-    # The map grows with the content. A map of generous size would need a sparse file,
-    # which some file systems do not support.
-    while True:
-        try:
-            with env.begin(write=True) as txn:
-                for key, data in batch.items():
-                    txn.put(key, data)
-            return
-        except lmdb.MapFullError:
-            env.set_mapsize(2 * env.info()["map_size"] + 2 * size)
 
 
 if __name__ == "__main__":

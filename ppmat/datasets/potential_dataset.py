@@ -44,10 +44,10 @@ from ppmat.datasets.label_checks import check_labels
 from ppmat.datasets.oc20_is2re_dataset import graph_converter
 from ppmat.datasets.oc20_is2re_dataset import record_to_sample
 from ppmat.datasets.oc20_record import OC20Record
-from ppmat.datasets.oc20_record import structure_to_record
 from ppmat.datasets.repeated_frames import warn_of_repeated
 from ppmat.datasets.structure_reader import Unreadable
 from ppmat.datasets.structure_reader import iter_structures
+from ppmat.datasets.structure_record import structure_to_record
 from ppmat.utils import logger
 from ppmat.utils.errors import InputError
 from ppmat.utils.errors import check_choice

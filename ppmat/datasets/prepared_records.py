@@ -30,7 +30,6 @@ import numpy as np
 
 from ppmat.datasets.oc20_lmdb import OC20LMDB
 from ppmat.datasets.oc20_record import OC20Record
-from ppmat.datasets.oc20_record import structure_to_record
 from ppmat.datasets.structure_reader import JoinedSequences
 from ppmat.datasets.structure_reader import UniqueIds
 from ppmat.datasets.structure_reader import Unreadable
@@ -41,6 +40,7 @@ from ppmat.datasets.structure_reader import id_of
 from ppmat.datasets.structure_reader import iter_rows
 from ppmat.datasets.structure_reader import place_of
 from ppmat.datasets.structure_reader import shortest_names
+from ppmat.datasets.structure_record import structure_to_record
 from ppmat.utils.errors import InputError
 from ppmat.utils.errors import check_choice
 from ppmat.utils.progress import Progress
@@ -57,7 +57,7 @@ class PreparedRecords(Sequence):
         structures: ``ase.Atoms``, pymatgen ``Structure``, ``OC20Record`` or
             ``Unreadable``: a list, an ``OC20LMDB``, or several as ``JoinedSequences``.
         missing_tags: ``raise`` or ``guess``, see
-            :func:`~ppmat.datasets.oc20_record.structure_to_record`.
+            :func:`~ppmat.datasets.structure_record.structure_to_record`.
         repeated: For an id that occurred before: ``keep``, ``rename`` as in
             :class:`~ppmat.datasets.structure_reader.UniqueIds`, or ``refuse``, which
             leaves the structure out.

@@ -91,6 +91,18 @@ def loads(data: bytes, where: str = "") -> dict[str, Any]:
     return result
 
 
+def load_plain(data: bytes) -> Any:
+    """Read a pickle of numbers, text and containers of these.
+
+    Raises:
+        OC20FormatError: It holds something else, or is damaged.
+    """
+    try:
+        return load_restricted(data, {})
+    except RestrictedPickleError as err:
+        raise OC20FormatError(str(err)) from err
+
+
 def _fields(root: Any) -> dict[str, Any]:
     if type(root) is not Inert or root.name != _DATA:
         raise RestrictedPickleError(

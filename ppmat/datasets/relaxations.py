@@ -32,8 +32,6 @@ from scipy.optimize import linear_sum_assignment
 from ppmat.datasets.graph_utils.periodic_graph import check_distances
 from ppmat.datasets.oc20_record import SMALLEST_DISTANCE
 from ppmat.datasets.oc20_record import OC20Record
-from ppmat.datasets.oc20_record import record_from_frames
-from ppmat.datasets.oc20_record import structure_to_record
 from ppmat.datasets.structure_reader import InputFile
 from ppmat.datasets.structure_reader import Unreadable
 from ppmat.datasets.structure_reader import find_inputs
@@ -43,6 +41,8 @@ from ppmat.datasets.structure_reader import open_rows
 from ppmat.datasets.structure_reader import place_of
 from ppmat.datasets.structure_reader import read_frames
 from ppmat.datasets.structure_reader import shortest_names
+from ppmat.datasets.structure_record import record_from_frames
+from ppmat.datasets.structure_record import structure_to_record
 from ppmat.datasets.surface_tags import ADSORBATE
 from ppmat.utils.errors import InputError
 from ppmat.utils.neighbours import neighbour_pairs
@@ -61,7 +61,7 @@ class RelaxationOptions(NamedTuple):
 
     energy_key: str | None = None  # of info or calc.results; None: no energies
     sid_key: str | None = None  # of info; None takes "sid" if there is one
-    missing_tags: str = "raise"  # or "guess", see oc20_record.structure_to_record
+    missing_tags: str = "raise"  # or "guess", see structure_record.structure_to_record
     initial_only: bool = False  # each frame is an initial structure, as in a test set
     max_step: float = MAX_STEP  # Å, of an atom between neighbouring frames
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from ppmat.datasets import surface_tags
 from ppmat.datasets.oc20_record import OC20Record
-from ppmat.datasets.oc20_record import unchecked_record
+from ppmat.datasets.structure_record import unchecked_record
 from ppmat.utils.errors import InputError
 
 if TYPE_CHECKING:

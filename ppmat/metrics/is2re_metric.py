@@ -27,9 +27,10 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import numpy as np
+import paddle
 
 from ppmat.metrics.streaming_base import StreamingMetricBase
-from ppmat.utils.misc import sum_over_ranks
+from ppmat.metrics.streaming_base import _all_reduce_sum_
 from ppmat.utils.ranges import Range
 
 EWT_THRESHOLD = 0.02  # eV
@@ -138,7 +139,8 @@ class IS2REMetric(StreamingMetricBase):
 
     def compute_epoch(self, *, stage: str = "eval") -> dict[str, float]:
         """Return both scores over all processes; empty if there were no structures."""
-        errors, within, structures = sum_over_ranks(self.sums).numpy()
+        sums = _all_reduce_sum_(paddle.to_tensor(self.sums))
+        errors, within, structures = sums.numpy()
         if structures == 0:
             return {}
         mae, ewt = errors / structures, within / structures

@@ -29,11 +29,11 @@ from typing import Annotated
 from typing import Any
 
 import numpy as np
+import paddle
 
 from ppmat.metrics.streaming_base import StreamingMetricBase
-from ppmat.metrics.streaming_base import predicted_positions
+from ppmat.metrics.streaming_base import _all_reduce_sum_
 from ppmat.utils.errors import InputError
-from ppmat.utils.misc import sum_over_ranks
 from ppmat.utils.periodic import minimum_image
 from ppmat.utils.ranges import Range
 
@@ -95,6 +95,18 @@ def structure_distances(
 def success_curve(distances: np.ndarray) -> np.ndarray:
     """Return the share of distances strictly below each of the thresholds, [490]."""
     return (np.asarray(distances)[:, None] < THRESHOLDS).mean(axis=0)
+
+
+def predicted_positions(result: Mapping[str, Any]) -> Any:
+    """Return the predicted relaxed positions of a batch, [N, 3] Å; None without any.
+
+    Args:
+        result: With ``result``, the list of generated structures (one for each of the
+            batch), or else ``pred_dict`` with ``cart_coords_relaxed``.
+    """
+    if result.get("result"):
+        return np.concatenate([r["cart_coords"] for r in result["result"]])
+    return result.get("pred_dict", {}).get("cart_coords_relaxed")
 
 
 class IS2RSMetric(StreamingMetricBase):
@@ -168,7 +180,7 @@ class IS2RSMetric(StreamingMetricBase):
         """Add a batch; batches without a prediction or without labels are skipped.
 
         Args:
-            result: See :func:`~ppmat.metrics.streaming_base.predicted_positions`.
+            result: See :func:`predicted_positions`.
             batch: With ``cart_coords_relaxed`` if there are labels.
             stage: Not used.
         """
@@ -189,7 +201,7 @@ class IS2RSMetric(StreamingMetricBase):
     def compute_epoch(self, *, stage: str = "eval") -> dict[str, float]:
         """Return the scores over all processes; empty if there were no structures."""
         total = np.concatenate([self.sums.reshape(-1), self.counts])
-        total = sum_over_ranks(total).numpy()
+        total = _all_reduce_sum_(paddle.to_tensor(total)).numpy()
         sums = total[:-2].reshape(self.sums.shape)
         structures, atoms = total[-2:]
         if structures == 0:

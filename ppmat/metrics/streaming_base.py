@@ -17,22 +17,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
+import paddle
+
+from ppmat.utils.misc import sum_over_ranks
 
 
-def predicted_positions(result: Mapping[str, Any]) -> Any:
-    """Return the predicted relaxed positions of a batch, [N, 3] Å; None without any.
-
-    Args:
-        result: With ``result``, the list of generated structures (one for each of the
-            batch), or else ``pred_dict`` with ``cart_coords_relaxed``.
-    """
-    if result.get("result"):
-        return np.concatenate([r["cart_coords"] for r in result["result"]])
-    return result.get("pred_dict", {}).get("cart_coords_relaxed")
+def _all_reduce_sum_(sums: paddle.Tensor) -> paddle.Tensor:
+    """Return the sums over all ranks, float64; the name is upstream's."""
+    return sum_over_ranks(sums)
 
 
 class StreamingMetricBase:

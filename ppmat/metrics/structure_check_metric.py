@@ -25,8 +25,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ppmat.metrics.is2rs_metric import predicted_positions
 from ppmat.metrics.streaming_base import StreamingMetricBase
-from ppmat.metrics.streaming_base import predicted_positions
 from ppmat.utils.misc import gather_objects
 from ppmat.utils.periodic import minimum_image
 from ppmat.utils.plausibility import CHECKS
@@ -83,7 +83,7 @@ class StructureCheckMetric(StreamingMetricBase):
         """Add a batch; one without predicted structures is skipped.
 
         Args:
-            result: See :func:`~ppmat.metrics.streaming_base.predicted_positions`.
+            result: See :func:`~ppmat.metrics.is2rs_metric.predicted_positions`.
             batch: With ``structure_array``; with ``cart_coords_relaxed`` if known.
             stage: Not used.
         """

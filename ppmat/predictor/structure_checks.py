@@ -36,10 +36,10 @@ from pymatgen.core.structure import IStructure
 from ppmat.datasets.oc20_is2re_dataset import num_adsorbates
 from ppmat.datasets.oc20_record import OC20Record
 from ppmat.datasets.oc20_record import check_record
-from ppmat.datasets.oc20_record import unchecked_record
 from ppmat.datasets.oc20_record import with_guessed_tags
 from ppmat.datasets.structure_reader import Unreadable
 from ppmat.datasets.structure_reader import add_to_hash
+from ppmat.datasets.structure_record import unchecked_record
 from ppmat.datasets.surface_tags import ADSORBATE
 from ppmat.datasets.surface_tags import SUBSURFACE
 from ppmat.datasets.surface_tags import SURFACE

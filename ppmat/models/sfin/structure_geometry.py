@@ -262,12 +262,11 @@ class StructureGeometry(nn.Layer):
 
         pad = pad_index(num_atoms)  # [S, P]
         k_pad = pad_index(graph["num_k"])  # [S, K]
-        m = paddle.gather(
-            with_empty_row(graph["k_index"].astype(dtype)), k_pad.flatten()
-        ).reshape([*k_pad.shape, 3])  # [S, K, 3] Miller indices
+        miller = with_empty_row(graph["k_index"].astype(dtype))
+        m = paddle.gather(miller, k_pad.flatten()).reshape([*k_pad.shape, 3])
         normals, volume = cell_normals(lattice)
         reciprocal = 2.0 * math.pi * normals / volume.reshape([-1, 1, 1])
-        k = paddle.matmul(m, reciprocal)  # [S, K, 3]
+        k = paddle.matmul(m, reciprocal)  # [S, K, 3] of the Miller indices m
         k_length = (k.square().sum(axis=-1) + EPS).sqrt()  # [S, K]
         is_k = (k_pad < graph["num_k"].sum()).astype(dtype).unsqueeze(-1)  # [S, K, 1]
         is_atom = (pad < num_atoms.sum()).astype(dtype).unsqueeze(-1)  # [S, P, 1]
