@@ -72,6 +72,7 @@ from ppmat.utils.progress import Progress
 
 FMAX, MAX_STEPS = 0.05, 200  # eV/Å, of every relaxation
 ENERGY = "adsorption_energy"
+_MOST_DRAWS = 1000
 
 
 class System(NamedTuple):
@@ -93,14 +94,21 @@ class Systems:
     def __init__(self, seed: int, max_atoms: int) -> None:
         self.catalogue = Catalogue("ase", seed)
         self.seed, self.max_atoms = seed, max_atoms
+        self._crystals: dict[str, Crystal] = {}
 
     def draw(self, split: str, number: int, attempt: int = 0) -> System:
-        """Return a system of a split."""
+        """Return a system of a split.
+
+        Raises:
+            InputError: None of many slabs is small enough.
+        """
         rng = np.random.default_rng([self.seed, SPLITS.index(split), number, attempt])
         bulks, adsorbates = self.catalogue.choices(split)
-        while True:
+        for _ in range(_MOST_DRAWS):
             bulk = bulks[rng.integers(len(bulks))]
-            crystal = Crystal(bulk, self.catalogue.bulks[bulk])
+            if bulk not in self._crystals:
+                self._crystals[bulk] = Crystal(bulk, self.catalogue.bulks[bulk])
+            crystal = self._crystals[bulk]
             plane = int(rng.integers(len(crystal.millers)))
             found = self.catalogue.adsorbates[adsorbates[rng.integers(len(adsorbates))]]
             if split in ("train", "val_id"):
@@ -119,6 +127,10 @@ class Systems:
             except InputError:
                 continue
             return System(f"{cut.key}|{found.name}", slab, adsorbate)
+        raise InputError(
+            f"{split}: none of {_MOST_DRAWS} slabs has at most {self.max_atoms} atoms "
+            "and room for its adsorbate"
+        )
 
 
 def relax_all(placed: Sequence[Atoms], initial: Sequence[Atoms]) -> list[Atoms]:

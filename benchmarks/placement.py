@@ -1,0 +1,229 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""How often a source of placements finds the best one: success rates as in AdsorbML.
+
+Each system of the validation splits of :mod:`benchmarks.data.emt_placements` is
+searched exhaustively: 60 random and 60 heuristic placements are relaxed with EMT (**not
+DFT**), and the lowest valid energy is the best known. A source succeeds with k
+placements (SR@k) if one of them relaxes, without failing a check, to at most 0.1 eV
+above it. SR@k is the expectation over all choices of k of the relaxed placements. So
+random and heuristic ones are scored against a best one that they found themselves.
+
+The flow starts from random placements that the search does not have. Result:
+``docs/results/placement.yaml``::
+
+    python -m benchmarks.data.emt_placements DATA --train 80 --val 8
+    PLACEMENT_ROOT=DATA python structure_generation/train.py \\
+        -c configs/sfin/sfin_placement.yaml --processes 1
+    python -m benchmarks.placement --weights \\
+        output/sfin_placement/checkpoints/best.pdparams
+
+A system that is done is kept in ``--work``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+
+from benchmarks.data.emt_placements import System
+from benchmarks.data.emt_placements import Systems
+from benchmarks.data.emt_placements import lowest
+from benchmarks.data.emt_placements import relax_all
+from benchmarks.data.emt_placements import search
+from benchmarks.data.oc20_emt_potential import VectorEMT
+from benchmarks.runs import RESULTS
+from benchmarks.runs import ROOT
+from benchmarks.runs import result_of
+from benchmarks.runs import write
+from ppmat.datasets.placements import random_placements
+from ppmat.sampler import StructureSampler
+from ppmat.sampler.placement_ranking import ANOMALIES
+from ppmat.sampler.placement_ranking import is_same
+from ppmat.sampler.placement_ranking import is_valid
+from ppmat.utils.files import replacing
+from ppmat.utils.progress import Progress
+
+CONFIG = ROOT / "structure_generation/configs/sfin/sfin_placement.yaml"
+SPLITS = ("val_id", "val_ood_ads", "val_ood_cat")
+SUCCESS = 0.1  # eV above the best known
+SEARCHED = 60  # random and heuristic placements each
+FLOW_SEED = 10**6  # of random placements that no search has
+
+
+def numbers_of(starts: Sequence[Atoms], ended: Sequence[Atoms]) -> list[dict]:
+    """Return what is kept of each placement: plain numbers, energies in eV."""
+    calculator = VectorEMT()
+    kept = []
+    for start, atoms in zip(starts, ended):
+        info = atoms.info
+        with np.errstate(all="ignore"):
+            before = calculator.get_potential_energy(Atoms(start, constraint=None))
+        kept.append({
+            "energy": info.get("total_energy"),
+            "before": float(before),
+            "valid": is_valid(atoms),
+            "force_calls": info["force_calls"],
+            "anomalies": [name for name in ANOMALIES if info[name]],
+        })  # fmt: skip
+    return kept
+
+
+def measure(system: System, number: int, flows: dict[str, Any], size: int) -> dict:
+    """Return the numbers of all placements of a system, by source."""
+    found = search(system, SEARCHED, SEARCHED, number)
+    found.sort(key=lambda pair: pair[1].info["placement"])
+    initial, relaxed = zip(*found)
+    result = {
+        "name": system.name,
+        "random": numbers_of(initial[:SEARCHED], relaxed[:SEARCHED]),
+        "heuristic": numbers_of(initial[SEARCHED:], relaxed[SEARCHED:]),
+    }
+    best = [atoms for _, atoms in lowest(sorted_by_energy(found), SUCCESS)]
+    result["best_places"] = len(best)
+    seen = {"random": relaxed[:SEARCHED], "heuristic": relaxed[SEARCHED:]}
+    for name, sample in flows.items():
+        seed = FLOW_SEED + number
+        starts = list(random_placements(system.slab, system.adsorbate, size, seed))
+        for index, atoms in enumerate(starts):
+            atoms.info = {"placement": index, "sid": str(index)}
+        placed = sample(starts)
+        seen[name] = relax_all(placed, starts)
+        result[name] = numbers_of(placed, seen[name])
+    result["found_places"] = {
+        name: [sum(any(is_same(a, b) for a in own[:10]) for b in best), len(best)]
+        for name, own in seen.items()
+    }
+    return result
+
+
+def sorted_by_energy(found: Sequence[tuple]) -> list[tuple]:
+    """Return pairs with their valid placements by energy, the others behind."""
+    return sorted(
+        found,
+        key=lambda pair: (not is_valid(pair[1]), pair[1].info.get("total_energy", 0.0)),
+    )
+
+
+def success_rate(good: int, size: int, tried: int) -> float:
+    """Return the chance that ``tried`` of ``size`` placements hold a good one.
+
+    Example:
+        >>> success_rate(1, 4, 2)
+        0.5
+    """
+    return 1.0 - math.comb(size - good, tried) / math.comb(size, tried)
+
+
+def score(systems: Sequence[dict], source: str) -> dict:
+    """Return the scores of a source over systems."""
+    rates: dict[int, list[float]] = {1: [], 5: [], 10: []}
+    before, calls, valid, better, at_budget = [], [], [], [], []
+    for system in systems:
+        searched = [*system["random"], *system["heuristic"]]
+        best = min(p["energy"] for p in searched if p["valid"])
+        own = system[source]
+        energies = [p["energy"] for p in own if p["valid"]]
+        good = sum(energy <= best + SUCCESS for energy in energies)
+        for tried, values in rates.items():
+            values.append(success_rate(good, len(own), tried))
+        before += [p["before"] - best for p in own]
+        calls.append(statistics.mean(p["force_calls"] for p in own))
+        valid += [p["valid"] for p in own]
+        better.append(min(energies, default=math.inf) < best - SUCCESS)
+        budget = 10 * statistics.mean(p["force_calls"] for p in system["heuristic"])
+        tried = min(max(1, round(budget / calls[-1])), len(own))
+        at_budget.append(success_rate(good, len(own), tried))
+    return {
+        **{f"SR@{k}": round(statistics.mean(v), 3) for k, v in rates.items()},
+        "SR at 10 heuristic costs": round(statistics.mean(at_budget), 3),
+        "anomalies": round(1 - statistics.mean(valid), 3),
+        "force calls": round(statistics.mean(calls), 1),
+        "before [eV]": round(statistics.median(before), 2),
+        "best ones found of 10": round(
+            sum(s["found_places"][source][0] for s in systems)
+            / sum(s["found_places"][source][1] for s in systems),
+            3,
+        ),
+        "below best known": sum(better),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--weights", required=True, type=Path, help="of the trained SFINPlacement")
+    add("--config", type=Path, default=CONFIG, help="its YAML")
+    add("--systems", type=int, default=8, help="of each split")
+    add("--placements", type=int, default=30, help="of the flow, a system")
+    add("--steps", type=int, nargs="+", default=[1, 5, 10], help="of the flow")
+    add("--seed", type=int, default=0, help="of the set")
+    add("--max-atoms", type=int, default=44, help="of the clean slab, as in the set")
+    add("--work", type=Path, default=Path("output/placement"))
+    add("--out", type=Path, default=RESULTS / "placement.yaml")
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    sampler = StructureSampler(
+        config_path=str(args.config), checkpoint_path=str(args.weights)
+    )
+
+    def flow(steps: int):
+        params = {"num_inference_steps": steps}
+        return lambda starts: list(
+            sampler.from_structures(starts, sample_params=params, progress=False)
+        )
+
+    flows = {f"flow, {steps} steps": flow(steps) for steps in args.steps}
+    drawn = Systems(args.seed, args.max_atoms)
+    numbers = [(split, i) for split in SPLITS for i in range(args.systems)]
+    results: dict[str, list[dict]] = {split: [] for split in SPLITS}
+    for split, number in Progress(numbers, desc="placing", unit=" systems"):
+        path = args.work / f"{split}-{number:03d}.json"
+        attempt = 0
+        while not path.exists():
+            system = drawn.draw(split, number, attempt)
+            found = measure(system, number, flows, args.placements)
+            attempt += 1
+            if found["best_places"]:  # else no placement is valid
+                with replacing(path) as temporary:
+                    temporary.write_text(json.dumps(found))
+        results[split].append(json.loads(path.read_text()))
+    rows = [
+        {"name": source, "split": split, **score(systems, source)}
+        for split, systems in results.items()
+        for source in ("random", "heuristic", *flows)
+    ]
+    note = (
+        f"{args.systems} systems of each split, EMT, not DFT. Best known: {SEARCHED} "
+        f"random and {SEARCHED} heuristic placements. SR: share of systems with a "
+        f"placement within {SUCCESS} eV of it after relaxation. Before: median energy "
+        "above the best before relaxation. Best ones found of 10: share of the "
+        "distinct placements within 0.1 eV that ten placements reach. Below best "
+        f"known: systems where a source found more than {SUCCESS} eV less."
+    )
+    command = "python -m benchmarks.placement --weights WEIGHTS"
+    write(result_of(command, note=note, rows=rows), args.out)
+
+
+if __name__ == "__main__":
+    main()
