@@ -93,7 +93,6 @@ def test_scores_compare_with_the_best_of_the_search():
             "random": found([0.0, 1.0] * 5, 40),
             "heuristic": found([0.5] * 10, 20),
             "flow": found([-0.5, 9.5] * 5, 100),
-            "found_places": dict.fromkeys(("random", "heuristic", "flow"), [1, 2]),
         }
     ]
     names = ("random", "heuristic", "flow")
@@ -103,4 +102,3 @@ def test_scores_compare_with_the_best_of_the_search():
     assert heuristic["SR@10"] == 0.0
     assert flow["below best known"] == 1 and flow["anomalies"] == 0.5
     assert flow["SR at 10 heuristic costs"] == pytest.approx(1 - 2 / 9, abs=1e-3)
-    assert flow["best ones found of 10"] == 0.5

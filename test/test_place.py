@@ -18,6 +18,7 @@ import csv
 import json
 from pathlib import Path
 
+import paddle
 import pytest
 from ase.build import fcc111
 from ase.io import read
@@ -25,6 +26,8 @@ from ase.io import write
 
 from ppmat.commands import place
 from ppmat.commands import sample
+from ppmat.models import build_model
+from ppmat.utils.config import save_config
 
 TASK = str(Path(__file__).parents[1] / "structure_generation")
 
@@ -136,6 +139,63 @@ def test_a_model_of_relaxations_is_no_flow_of_placements(slab, tmp_path, monkeyp
     monkeypatch.setattr(structure_sampler, "StructureSampler", Sampler)
     options = ["--source=flow", "-c", "configs/sfin/oc20_flow.yaml"]
     assert run(slab, tmp_path / "out", *options) == 2
+
+
+def write_flow(folder):
+    """Write YAML and weights of a small SFINPlacement that moves atoms by 0.1 Å."""
+    params = {"cutoff": 4.0, "max_neighbors": None, "k_cut": 0.7}
+    graph = {"__class_name__": "PeriodicGraphConverter", "__init_params__": params}
+    sizes = {"channels": 8, "vectors": 4, "messages": 4, "num_blocks": 1}
+    scheduler = {"__class_name__": "FlowMatchingScheduler", "__init_params__": {}}
+    block = {
+        "__class_name__": "SFINPlacement",
+        "__init_params__": {
+            "backbone_cfg": {**sizes, "cutoff": 4.0, "k_cut": 0.7},
+            "scheduler_cfg": scheduler,
+            "graph_cfg": graph,
+            "num_inference_steps": 2,
+        },
+    }
+    paddle.seed(1)
+    model = build_model(block)
+    weight = model.displacement_head.weight
+    weight.set_value(0.1 * paddle.randn(weight.shape))
+    config = {"Model": block, "Sample": {"graph_converter": graph}}
+    save_config(config, str(folder / "flow.yaml"))
+    paddle.save(model.state_dict(), str(folder / "flow.pdparams"))
+    return ["-c", f"{folder}/flow.yaml", f"--checkpoint_path={folder}/flow.pdparams"]
+
+
+def test_a_flow_moves_the_random_placements(slab, tmp_path):
+    model = write_flow(tmp_path)
+    options = ("--num_samples=3", "--seed=4")
+    assert run(slab, tmp_path / "random", *options, adsorbate="OH") == 0
+    assert (
+        run(slab, tmp_path / "f", *options, "--source=flow", *model, adsorbate="OH")
+        == 0
+    )
+    pairs = zip(
+        *(
+            sorted(
+                read(tmp_path / name / "placements.extxyz", ":"),
+                key=lambda atoms: atoms.info["placement"],
+            )
+            for name in ("random", "f")
+        )
+    )
+    for before, after in pairs:
+        moved = abs(after.positions - before.positions).max(axis=1)
+        assert moved[:8].max() < 1e-4  # held
+        assert 0.001 < moved[-2:].max() < 3
+        # placements.extxyz of both tells the same atoms
+        assert after.get_tags().tolist() == before.get_tags().tolist()
+    stored = tmp_path / "f" / "flow" / "results"
+    times = {p.name: p.stat().st_mtime_ns for p in stored.iterdir()}
+    assert (
+        run(slab, tmp_path / "f", *options, "--source=flow", *model, adsorbate="OH")
+        == 0
+    )
+    assert times == {p.name: p.stat().st_mtime_ns for p in stored.iterdir()}
 
 
 def test_help_names_the_options(capsys):
