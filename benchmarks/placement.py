@@ -30,16 +30,19 @@ The flow starts from random placements that the search does not have. Result:
     python -m benchmarks.placement --weights \\
         output/sfin_placement/checkpoints/best.pdparams
 
-A system that is done is kept in ``--work``.
+What is done is kept in ``--work``, a file for each system.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import statistics
+from collections.abc import Callable
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +60,7 @@ from benchmarks.runs import result_of
 from benchmarks.runs import write
 from ppmat.datasets.placements import random_placements
 from ppmat.sampler import StructureSampler
+from ppmat.sampler.distance_projection import DistanceProjection
 from ppmat.sampler.placement_ranking import ANOMALIES
 from ppmat.sampler.placement_ranking import is_valid
 from ppmat.utils.files import replacing
@@ -65,6 +69,7 @@ from ppmat.utils.progress import Progress
 CONFIG = ROOT / "structure_generation/configs/sfin/sfin_placement.yaml"
 SPLITS = ("val_id", "val_ood_ads", "val_ood_cat")
 SUCCESS = 0.1  # eV above the best known
+BOND_STRETCH = 1.3  # of the row "bonds kept", in initial lengths
 SEARCHED = 60  # random and heuristic placements each
 FLOW_SEED = 10**6  # of random placements that no search has
 
@@ -87,24 +92,57 @@ def numbers_of(starts: Sequence[Atoms], ended: Sequence[Atoms]) -> list[dict]:
     return kept
 
 
-def measure(system: System, number: int, flows: dict[str, Any], size: int) -> dict:
-    """Return the numbers of all placements of a system, by source."""
+def searched(system: System, number: int) -> dict:
+    """Return the numbers of the exhaustive search of a system, by source."""
     found = search(system, SEARCHED, SEARCHED, number)
     found.sort(key=lambda pair: pair[1].info["placement"])  # random ones first
     initial, relaxed = zip(*found)
-    result = {
+    return {
         "name": system.name,
         "random": numbers_of(initial[:SEARCHED], relaxed[:SEARCHED]),
         "heuristic": numbers_of(initial[SEARCHED:], relaxed[SEARCHED:]),
     }
-    for name, sample in flows.items():
-        seed = FLOW_SEED + number
-        starts = list(random_placements(system.slab, system.adsorbate, size, seed))
-        for index, atoms in enumerate(starts):
-            atoms.info = {"placement": index, "sid": str(index)}
-        placed = sample(starts)
-        result[name] = numbers_of(placed, relax_all(placed, starts))
-    return result
+
+
+def generated(system: System, number: int, flow: Callable, size: int) -> list[dict]:
+    """Return the numbers of the placements of a flow."""
+    seed = FLOW_SEED + number
+    starts = list(random_placements(system.slab, system.adsorbate, size, seed))
+    placed = flow(starts)
+    return numbers_of(placed, relax_all(placed, starts))
+
+
+def of_system(
+    path: Path,
+    draw: Callable[[int], System],
+    number: int,
+    flows: dict[str, Callable],
+    size: int,
+) -> dict:
+    """Return the numbers of a system by source; what ``path`` lacks is measured.
+
+    Args:
+        path: JSON file.
+        draw: Returns the system of an attempt; the first one with a valid placement is
+            taken.
+        number: Number of the system, for the seeds.
+        flows: Each moves placements.
+        size: Placements of a flow.
+    """
+    found = json.loads(path.read_text()) if path.exists() else {}
+    for attempt in itertools.count():
+        system = draw(attempt)
+        if not found:
+            first = searched(system, number)
+            both = [*first["random"], *first["heuristic"]]
+            found = first if any(placed["valid"] for placed in both) else {}
+        if found and found["name"] == system.name:
+            break
+    for name in flows.keys() - found.keys():
+        found[name] = generated(system, number, flows[name], size)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(found))
+    return found
 
 
 def success_rate(good: int, size: int, tried: int) -> float:
@@ -151,9 +189,9 @@ def main() -> None:
     add = parser.add_argument
     add("--weights", required=True, type=Path, help="of the trained SFINPlacement")
     add("--config", type=Path, default=CONFIG, help="its YAML")
-    add("--systems", type=int, default=8, help="of each split")
+    add("--systems", type=int, default=6, help="of each split")
     add("--placements", type=int, default=30, help="of the flow, a system")
-    add("--steps", type=int, nargs="+", default=[1, 5, 10], help="of the flow")
+    add("--steps", type=int, nargs="+", default=[1, 10], help="of the flow")
     add("--seed", type=int, default=0, help="of the set")
     add("--max-atoms", type=int, default=44, help="of the clean slab, as in the set")
     add("--work", type=Path, default=Path("output/placement"))
@@ -164,28 +202,22 @@ def main() -> None:
         config_path=str(args.config), checkpoint_path=str(args.weights)
     )
 
-    def flow(steps: int):
-        params = {"num_inference_steps": steps}
-        return lambda starts: list(
-            sampler.from_structures(starts, sample_params=params, progress=False)
-        )
+    def flow(steps: int, projection: Any = None) -> Callable:
+        options = {"sample_params": {"num_inference_steps": steps}}
+        options |= {"projection": projection, "progress": False}
+        return lambda starts: list(sampler.from_structures(starts, **options))
 
     flows = {f"flow, {steps} steps": flow(steps) for steps in args.steps}
+    kept = DistanceProjection(max_bond_stretch=BOND_STRETCH)
+    flows[f"flow, {args.steps[-1]} steps, bonds kept"] = flow(args.steps[-1], kept)
     drawn = Systems(args.seed, args.max_atoms)
     numbers = [(split, i) for split in SPLITS for i in range(args.systems)]
     results: dict[str, list[dict]] = {split: [] for split in SPLITS}
     for split, number in Progress(numbers, desc="placing", unit=" systems"):
         path = args.work / f"{split}-{number:03d}.json"
-        attempt = 0
-        while not path.exists():
-            system = drawn.draw(split, number, attempt)
-            found = measure(system, number, flows, args.placements)
-            attempt += 1
-            searched = [*found["random"], *found["heuristic"]]
-            if any(placed["valid"] for placed in searched):
-                with replacing(path) as temporary:
-                    temporary.write_text(json.dumps(found))
-        results[split].append(json.loads(path.read_text()))
+        draw = partial(drawn.draw, split, number)
+        found = of_system(path, draw, number, flows, args.placements)
+        results[split].append(found)
     rows = [
         {"name": source, "split": split, **score(systems, source)}
         for split, systems in results.items()
