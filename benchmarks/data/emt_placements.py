@@ -46,6 +46,7 @@ from benchmarks.data.generation import SPLIT_SID
 from benchmarks.data.generation import add_options
 from benchmarks.data.generation import check_options
 from benchmarks.data.generation import mapping_in
+from benchmarks.data.generation import reporting
 from benchmarks.data.oc20_emt import MAX_SURFACE_SHIFT
 from benchmarks.data.oc20_emt_potential import VectorEMT
 from benchmarks.data.oc20_emt_sources import SPLITS
@@ -230,7 +231,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = {name: getattr(args, name) for name in names}
     sizes = {"train": args.train, **dict.fromkeys(SPLITS[1:], args.val)}
     hint = "Use the same settings to continue, or another output folder."
-    try:
+    with reporting(parser):
         check_options(args, random=1, heuristic=0, max_atoms=8)
         folder = args.out / "systems"
         folder.mkdir(parents=True, exist_ok=True)
@@ -250,10 +251,6 @@ def main(argv: Sequence[str] | None = None) -> int:
                 path = args.out / split / "data.lmdb"
                 count = write_lmdb(path, _records(paths, split), overwrite=True)
                 print(f"{split}: {size} systems, {count} placements", flush=True)
-    except (InputError, OSError) as error:
-        parser.exit(1, f"{parser.prog}: {error}\n")
-    except KeyboardInterrupt:
-        parser.exit(130, f"\n{parser.prog}: stopped; the same command continues\n")
     return 0
 
 

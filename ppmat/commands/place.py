@@ -47,7 +47,7 @@ _EPILOG = """\
 The folder gets placements.csv and placements.extxyz, the best first, best.png, and in
 relaxed/ each placement as it ends. The same command given again goes on where it
 stopped.
-Exit status: 0 done, 1 some placements were given up, 2 wrong input.
+Exit status: 0 done, 1 some placements were given up, 2 wrong input, 130 stopped.
 
 examples:
   sample.py --mode=place --slab slab.cif --adsorbate CO --calculator emt
@@ -57,6 +57,7 @@ examples:
             -c configs/sfin/sfin_placement.yaml --checkpoint_path best.pdparams
 """
 _HINT = "Choose another --save_path, or the options of before."
+EXIT_STOPPED = 130  # as shells have it for Ctrl-C
 _NUM_DRAWN = 5  # of the best
 
 
@@ -109,7 +110,11 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
     check_room(slab, adsorbate)
     calculator = _make_calculator(args.calculator)
     with lock_output(args.save_path):
-        return _place(args, task_dir, slab, adsorbate, calculator)
+        try:
+            return _place(args, task_dir, slab, adsorbate, calculator)
+        except KeyboardInterrupt:
+            logger.error("stopped; the same command goes on")
+            return EXIT_STOPPED
 
 
 main = task_command(parse_args, run)
