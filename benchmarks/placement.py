@@ -45,6 +45,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from ase import Atoms
@@ -58,6 +59,7 @@ from benchmarks.runs import RESULTS
 from benchmarks.runs import ROOT
 from benchmarks.runs import result_of
 from benchmarks.runs import write
+from ppmat.datasets.adsorbates import binding_atom
 from ppmat.datasets.placements import random_placements
 from ppmat.sampler import StructureSampler
 from ppmat.sampler.distance_projection import DistanceProjection
@@ -69,7 +71,6 @@ from ppmat.utils.progress import Progress
 CONFIG = ROOT / "structure_generation/configs/sfin/sfin_placement.yaml"
 SPLITS = ("val_id", "val_ood_ads", "val_ood_cat")
 SUCCESS = 0.1  # eV above the best known
-BOND_STRETCH = 1.3  # of the row "bonds kept", in initial lengths
 SEARCHED = 60  # random and heuristic placements each
 FLOW_SEED = 10**6  # of random placements that no search has
 
@@ -104,19 +105,28 @@ def searched(system: System, number: int) -> dict:
     }
 
 
-def generated(system: System, number: int, flow: Callable, size: int) -> list[dict]:
-    """Return the numbers of the placements of a flow."""
-    seed = FLOW_SEED + number
-    starts = list(random_placements(system.slab, system.adsorbate, size, seed))
-    placed = flow(starts)
-    return numbers_of(placed, relax_all(placed, starts))
+class Way(NamedTuple):
+    """Makes placements of random ones that the search does not have."""
+
+    move: Callable[[list[Atoms]], list[Atoms]]
+    upright: bool = False  # they stand on the atom with most open valences
+
+    def numbers(self, system: System, number: int, size: int) -> list[dict]:
+        """Return the numbers of the placements of a system."""
+        binding = binding_atom(system.adsorbate) if self.upright else None
+        seed = FLOW_SEED + number
+        starts = list(
+            random_placements(system.slab, system.adsorbate, size, seed, binding)
+        )
+        placed = self.move(starts)
+        return numbers_of(placed, relax_all(placed, starts))
 
 
 def of_system(
     path: Path,
     draw: Callable[[int], System],
     number: int,
-    flows: dict[str, Callable],
+    ways: dict[str, Way],
     size: int,
 ) -> dict:
     """Return the numbers of a system by source; what ``path`` lacks is measured.
@@ -126,8 +136,8 @@ def of_system(
         draw: Returns the system of an attempt; the first one with a valid placement is
             taken.
         number: Number of the system, for the seeds.
-        flows: Each moves placements.
-        size: Placements of a flow.
+        ways: Other sources.
+        size: Placements of each of them.
     """
     found = json.loads(path.read_text()) if path.exists() else {}
     for attempt in itertools.count():
@@ -138,8 +148,8 @@ def of_system(
             found = first if any(placed["valid"] for placed in both) else {}
         if found and found["name"] == system.name:
             break
-    for name in flows.keys() - found.keys():
-        found[name] = generated(system, number, flows[name], size)
+    for name in ways.keys() - found.keys():
+        found[name] = ways[name].numbers(system, number, size)
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(found))
     return found
@@ -190,7 +200,7 @@ def main() -> None:
     add("--weights", required=True, type=Path, help="of the trained SFINPlacement")
     add("--config", type=Path, default=CONFIG, help="its YAML")
     add("--systems", type=int, default=6, help="of each split")
-    add("--placements", type=int, default=30, help="of the flow, a system")
+    add("--placements", type=int, default=30, help="of each other source")
     add("--steps", type=int, nargs="+", default=[1, 10], help="of the flow")
     add("--seed", type=int, default=0, help="of the set")
     add("--max-atoms", type=int, default=44, help="of the clean slab, as in the set")
@@ -207,21 +217,24 @@ def main() -> None:
         options |= {"projection": projection, "progress": False}
         return lambda starts: list(sampler.from_structures(starts, **options))
 
-    flows = {f"flow, {steps} steps": flow(steps) for steps in args.steps}
-    kept = DistanceProjection(max_bond_stretch=BOND_STRETCH)
-    flows[f"flow, {args.steps[-1]} steps, bonds kept"] = flow(args.steps[-1], kept)
+    ways = {"random, upright": Way(list, upright=True)}
+    ways |= {f"flow, {steps} steps": Way(flow(steps)) for steps in args.steps}
+    most = args.steps[-1]
+    loose = flow(most, DistanceProjection())
+    ways[f"flow, {most} steps, bonds may break"] = Way(loose)
+    ways[f"flow, {most} steps, upright"] = Way(flow(most), upright=True)
     drawn = Systems(args.seed, args.max_atoms)
     numbers = [(split, i) for split in SPLITS for i in range(args.systems)]
     results: dict[str, list[dict]] = {split: [] for split in SPLITS}
     for split, number in Progress(numbers, desc="placing", unit=" systems"):
         path = args.work / f"{split}-{number:03d}.json"
         draw = partial(drawn.draw, split, number)
-        found = of_system(path, draw, number, flows, args.placements)
+        found = of_system(path, draw, number, ways, args.placements)
         results[split].append(found)
     rows = [
         {"name": source, "split": split, **score(systems, source)}
         for split, systems in results.items()
-        for source in ("random", "heuristic", *flows)
+        for source in ("random", "heuristic", *ways)
     ]
     note = (
         f"{args.systems} systems of each split, EMT, not DFT. Best known: {SEARCHED} "

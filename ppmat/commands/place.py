@@ -73,8 +73,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "file, or SMILES (needs ppmat[smiles]; smiles:CO if it is also a "
         "name)")  # fmt: skip
     add("--binding_atom", type=int, metavar="INDEX", help="atom of the adsorbate, from "
-        "0, on which it stands; default: any for random and flow, the one with most "
-        "open valences for heuristic")  # fmt: skip
+        "0, on which it stands; default: the one with most open valences, but any "
+        "orientation for random")  # fmt: skip
     add("--source", choices=("random", "heuristic", "flow"), default="random",
         help="uniform points and orientations; ontop, bridge and hollow sites; or a "
         "trained model from random placements")  # fmt: skip
@@ -179,6 +179,7 @@ def _place(
     adsorbate: Atoms,
     calculator: Any,
 ) -> int:
+    from ppmat.datasets.adsorbates import binding_atom
     from ppmat.datasets.placements import PLACEMENTS
     from ppmat.sampler.placement_ranking import find_repeated
     from ppmat.utils.files import RunManifest
@@ -197,7 +198,10 @@ def _place(
     manifest.write()
     make = PLACEMENTS["heuristic" if args.source == "heuristic" else "random"]
     count, seed = args.num_samples, args.seed
-    initial = list(make(slab, adsorbate, count, seed, args.binding_atom))
+    binding = args.binding_atom
+    if binding is None and sampler is not None:  # as measured, docs/oc20/placement.md
+        binding = binding_atom(adsorbate)
+    initial = list(make(slab, adsorbate, count, seed, binding))
     placed = initial
     if sampler is not None:
         folder = os.path.join(args.save_path, "flow")
