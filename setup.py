@@ -96,6 +96,7 @@ setup(
         "chgnet": ["chgnet>=0.4.2"],
         "sevenn": ["sevenn>=0.13"],
         "tblite": ["tblite>=0.8"],  # LGPL
+        "smiles": ["rdkit>=2024.3"],  # adsorbates of sample.py --mode=place
         "dev": ["ruff==0.17.5", "pre-commit>=4"],
         "generator": ["fairchem-data-oc==0.0.1"],
         # GPL (RosettaSciIO: dm3, dm4, emd, ser, hspy), so never a core dependency;

@@ -37,6 +37,7 @@ CONFIGS = sorted(
 # How a data set is made small.
 SMALL = {
     "OC20IS2REDataset": {"max_samples": 2},
+    "PlacementDataset": {"max_systems": 2, "draws": 1},
     "PotentialDataset": {},  # LAST of each file
     "SFINDataset": {"data_count": 2},
     "SFINSyntheticDataset": {"count": 2, "size": [24, 32]},

@@ -186,7 +186,7 @@ def faults_of_python(words: list[str]) -> list[str]:
         command, rest = (words[0],), words[1:]
         if not (ROOT / words[0]).is_file():
             return [f"no file {words[0]}"]
-    if rest and re.fullmatch(r"[a-z]+", rest[0]):
+    if rest and re.fullmatch(r"[a-z]+|--mode=place", rest[0]):
         command, rest = (*command, rest[0]), rest[1:]
     flags = set(re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", help_of(*command)))
     config = {}

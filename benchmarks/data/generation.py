@@ -80,6 +80,17 @@ def mapping_in(
         yield pool.imap
 
 
+@contextlib.contextmanager
+def reporting(parser: argparse.ArgumentParser) -> Iterator[None]:
+    """End the program with one line for wrong input, full disks and Ctrl-C."""
+    try:
+        yield
+    except (InputError, OSError) as error:
+        parser.exit(1, f"{parser.prog}: {error}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, f"\n{parser.prog}: stopped; the same command continues\n")
+
+
 def spread(values: np.ndarray) -> list[float]:
     """Return mean, standard deviation, minimum and maximum."""
     return [float(f(values)) for f in (np.mean, np.std, np.min, np.max)]

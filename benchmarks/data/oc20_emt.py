@@ -61,6 +61,7 @@ from benchmarks.data.generation import SPLIT_SID
 from benchmarks.data.generation import add_options
 from benchmarks.data.generation import check_options
 from benchmarks.data.generation import mapping_in
+from benchmarks.data.generation import reporting
 from benchmarks.data.generation import spread
 from benchmarks.data.generation import write_statistics
 from benchmarks.data.oc20_emt_potential import VectorEMT
@@ -473,7 +474,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "min_atoms": args.min_atoms,
         "max_atoms": args.max_atoms,
     }
-    try:
+    with reporting(parser):
         check_options(args, min_atoms=1)
         if args.max_atoms <= args.min_atoms:
             raise InputError("--max-atoms must be larger than --min-atoms")
@@ -482,10 +483,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not args.pack_only:
                 generate(args.out, settings, sizes, args.jobs)
             pack(args.out, settings, sizes)
-    except (InputError, OSError) as error:
-        parser.exit(1, f"{parser.prog}: {error}\n")
-    except KeyboardInterrupt:
-        parser.exit(130, f"\n{parser.prog}: stopped; the same command continues\n")
     return 0
 
 

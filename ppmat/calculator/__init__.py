@@ -17,6 +17,7 @@
 from ppmat.utils.lazy import lazy
 
 _NAMES = {
+    "AseBatch": "batch_evaluation",
     "EnsembleCalculator": "ensemble_calculator",
     "MDSettings": "molecular_dynamics",
     "MolecularDynamics": "molecular_dynamics",

@@ -29,6 +29,8 @@ from typing import Protocol
 import numpy as np
 import paddle
 from ase import Atoms
+from ase.calculators.calculator import Calculator
+from ase.calculators.calculator import all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 from pymatgen.io.ase import AseAtomsAdaptor
 
@@ -40,6 +42,7 @@ from ppmat.datasets.potential_dataset import periodic_box
 from ppmat.datasets.structure_record import structure_to_record
 from ppmat.models.sfin.sfin_potential import SFINPotential
 from ppmat.utils.errors import InputError
+from ppmat.utils.errors import text_of
 
 ATOMS_AT_ONCE = 500  # of a batch whose size is not given
 
@@ -112,6 +115,43 @@ class BatchCalculator(Protocol):
 
     def fingerprints(self) -> list[str]:
         """Return a hash of the weights of each network."""
+
+
+class AseBatch:
+    """Any calculator of ASE as a ``BatchCalculator``; it computes one by one.
+
+    Args:
+        calculator: The calculator.
+    """
+
+    def __init__(self, calculator: Calculator) -> None:
+        self.calculator = calculator
+
+    def pairs_of(self, atoms: Atoms, known: Any = None) -> dict[str, Any]:
+        """Return the results, which stand for the pairs.
+
+        So a structure that the calculator refuses is given up, and the others go on.
+
+        Raises:
+            InputError: The calculator refuses the structure.
+        """
+        try:
+            with np.errstate(all="ignore"):  # of atoms at one place
+                self.calculator.calculate(atoms, ["energy", "forces"], all_changes)
+        except Exception as error:  # calculators raise many
+            raise InputError(f"the calculator: {text_of(error)}") from error
+        results = self.calculator.results
+        return {name: np.copy(results[name]) for name in ("energy", "forces")}
+
+    def evaluate(
+        self, structures: Sequence[Atoms], pairs: Sequence[dict[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """Return the results of each structure."""
+        return [{**found, "energy": float(found["energy"])} for found in pairs]
+
+    def fingerprints(self) -> list[str]:
+        """Return the name of the calculator, which tells nothing of its settings."""
+        return [type(self.calculator).__name__]
 
 
 def evaluate_batch(

@@ -24,6 +24,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from ppmat.commands import place
 from ppmat.commands.options import add_bad_structures
 from ppmat.commands.options import add_model_options
 from ppmat.commands.options import announce_task_config
@@ -43,6 +44,7 @@ _SPLIT_MODES = ("by_dataloader", "compute_metric")
 MODES = (
     *("by_chemical_formula", "by_num_atoms", "by_condition"),
     *(*_SPLIT_MODES, "by_structures"),
+    "place",
 )
 _EPILOG = """\
 The same command given again resumes an interrupted run.
@@ -53,6 +55,7 @@ examples:
             --mode=by_structures --input slab.traj more/*.cif --save_path=relaxed
   sample.py ... --mode=compute_metric --split val_id val_ood_ads
             --submission=is2rs.npz --save_path=scores
+  sample.py --mode=place --slab slab.cif --adsorbate CO  (sample.py --mode=place --help)
 """
 
 
@@ -127,7 +130,16 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
         return _run_scratch(sampler, args)
 
 
-main = task_command(parse_args, run, "sample.py", processes_for)
+_main = task_command(parse_args, run, "sample.py", processes_for)
+
+
+def main(task_dir: str, argv: Sequence[str] | None = None) -> int:
+    """Run the command; ``--mode=place`` has options of its own, see ``place.py``."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--mode")
+    if parser.parse_known_args(argv)[0].mode == "place":
+        return place.main(task_dir, argv)
+    return _main(task_dir, argv)
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:

@@ -345,6 +345,10 @@ def next_command(config: Mapping, merged: str, weights: str, task_dir: str) -> s
     script = os.path.join(task_dir, "sample.py" if generates else "predict.py")
     words = ["python", os.path.relpath(script)]
     words += [f"--config_path={merged}", f"--checkpoint_path={weights}"]
+    if block.get(CLASS_KEY) == "PlacementDataset":
+        words += ["--mode=place", "--source=flow", "--slab=SLAB", "--adsorbate=CO"]
+        words += [f"--save_path={os.path.join(folder, 'placements')}"]
+        return shlex.join(words)
     if generates:
         words += ["--mode=compute_metric"]
     if block.get(CLASS_KEY) == "PotentialDataset":  # files, which have no splits

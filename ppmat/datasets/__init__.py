@@ -34,6 +34,7 @@ _NAMES = {
     "BatchSampler": "batch_sampler",
     "DistributedBatchSampler": "batch_sampler",
     "OC20IS2REDataset": "oc20_is2re_dataset",
+    "PlacementDataset": "placement_dataset",
     "PotentialDataset": "potential_dataset",
     "SFINDataset": "sfin_dataset",
     "SFINSyntheticDataset": "sfin_synthetic_dataset",

@@ -52,6 +52,7 @@ from ppmat.datasets.collate_fn import DefaultCollator
 from ppmat.datasets.loader import Loader
 from ppmat.datasets.loader import WorkerInit
 from ppmat.datasets.oc20_is2re_dataset import OC20IS2REDataset
+from ppmat.datasets.placement_dataset import PlacementDataset
 from ppmat.datasets.potential_dataset import PotentialDataset
 from ppmat.datasets.sfin_dataset import SFINDataset
 from ppmat.datasets.sfin_synthetic_dataset import SFINSyntheticDataset
@@ -70,7 +71,13 @@ from ppmat.utils.registry import fits
 
 DATASETS = Registry(
     "data set",
-    [OC20IS2REDataset, PotentialDataset, SFINDataset, SFINSyntheticDataset],
+    [
+        OC20IS2REDataset,
+        PlacementDataset,
+        PotentialDataset,
+        SFINDataset,
+        SFINSyntheticDataset,
+    ],
 )
 COLLATORS = Registry("collator", [DefaultCollator])
 SAMPLERS = Registry("batch sampler", [BatchSampler, DistributedBatchSampler])

@@ -36,6 +36,7 @@ from ppmat.models.ardiff.ardiff import ARDiff
 from ppmat.models.sfin.sfin import SFIN
 from ppmat.models.sfin.sfin_energy import SFINEnergy
 from ppmat.models.sfin.sfin_flow import SFINFlow
+from ppmat.models.sfin.sfin_placement import SFINPlacement
 from ppmat.models.sfin.sfin_potential import SFINPotential
 from ppmat.utils import download
 from ppmat.utils import logger
@@ -59,6 +60,7 @@ __all__ = [
     "SFIN",
     "SFINEnergy",
     "SFINFlow",
+    "SFINPlacement",
     "SFINPotential",
     "build_graph_converter",
     "build_model",
@@ -68,7 +70,9 @@ __all__ = [
 ]
 
 GRAPH_CONVERTERS = Registry("graph converter", [PeriodicGraphConverter])
-MODELS = Registry("model", [ARDiff, SFIN, SFINEnergy, SFINFlow, SFINPotential])
+MODELS = Registry(
+    "model", [ARDiff, SFIN, SFINEnergy, SFINFlow, SFINPlacement, SFINPotential]
+)
 
 _UPSTREAM = "https://paddle-org.bj.bcebos.com/paddlematerials/checkpoints"
 # Packages that are part of this tree.

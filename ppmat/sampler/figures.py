@@ -23,6 +23,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from ase import Atoms
 from ase.data import covalent_radii
 from ase.data.colors import jmol_colors
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -175,6 +176,35 @@ def draw_slabs(results: Sequence[Mapping[str, Any]]) -> Figure:
                 axes.set_xlim(*_limits(everything[:, 0]))
                 axes.set_ylim(*_limits(everything[:, 1]))
                 axes.set_title(titles[i] if first == 0 else "side", fontsize=7)
+    return figure
+
+
+def draw_placements(placements: Sequence[Atoms], titles: Sequence[str]) -> Figure:
+    """Return drawings of slabs with adsorbates, next to each other.
+
+    Each is seen from the top and, below, from the side; the style is that of
+    :func:`draw_slabs`.
+    """
+    figure = _figure(2.4 * len(placements), 4.4, layout=None)
+    figure.subplots_adjust(0.01, 0.01, 0.99, 0.92, 0.05, 0.05)
+    columns = figure.subplots(2, len(placements), squeeze=False).T
+    for (top, side), atoms, title in zip(columns, placements, titles, strict=True):
+        cell, axes_of_view = atoms.cell.array, _view(atoms.cell.array)
+        held = np.zeros(len(atoms), dtype=bool)
+        for constraint in atoms.constraints:
+            held[constraint.get_indices()] = True
+        arrays = {"atom_types": atoms.numbers, "tags": atoms.get_tags(), "fixed": held}
+        coords = atoms.positions @ axes_of_view.T
+        outline = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 0, 0]])
+        outline = outline @ cell @ axes_of_view.T
+        across, up = np.concatenate([coords, outline])[:, :2].T
+        _draw_atoms(top, arrays, coords, across=0, up=1, depth=2, sign=1)
+        _draw_atoms(side, arrays, coords, across=0, up=2, depth=1, sign=-1)
+        top.plot(*outline[:, :2].T, color="black", linewidth=0.6)
+        top.set_title(title, fontsize=7)
+        for axes, height in ((top, up), (side, coords[:, 2])):
+            axes.set_xlim(*_limits(across))
+            axes.set_ylim(*_limits(height))
     return figure
 
 

@@ -104,8 +104,13 @@ class PeriodicGraphConverter:
         if isinstance(structure, list):
             return [self(item, closest) for item in structure]
         cell = structure.lattice.matrix
-        reach = max(self.cutoff, closest)
-        pairs = neighbour_pairs(structure.cart_coords, cell, reach)
+        return self.of_positions(structure.cart_coords, cell, closest)
+
+    def of_positions(
+        self, positions: np.ndarray, cell: np.ndarray, closest: float = 0.0
+    ) -> dict[str, ConcatData]:
+        """Return the graph of positions [N, 3] Å in a cell [3, 3] Å."""
+        pairs = neighbour_pairs(positions, cell, max(self.cutoff, closest))
         check_distances(pairs, closest)
         return self._graph(pairs, cell)
 

@@ -1,0 +1,321 @@
+# Copyright (c) 2026 PaddlePaddle Authors. All Rights Reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""``sample.py --mode=place``: where an adsorbate goes on a slab.
+
+Placements are made, relaxed, checked and ranked by energy. Importing it loads no
+Paddle.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+from typing import Any
+
+from ppmat.commands.options import EXIT_SOME_LEFT_OUT
+from ppmat.commands.options import add_model_options
+from ppmat.commands.options import announce_task_config
+from ppmat.commands.options import counted
+from ppmat.commands.options import lock_output
+from ppmat.commands.options import new_parser
+from ppmat.commands.options import parse_with_overrides
+from ppmat.commands.options import refuse_if
+from ppmat.commands.options import task_command
+from ppmat.utils import logger
+from ppmat.utils.errors import InputError
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+_EPILOG = """\
+The folder gets placements.csv and placements.extxyz, the best first, best.png, and in
+relaxed/ each placement as it ends. The same command given again goes on where it
+stopped.
+Exit status: 0 done, 1 some placements were given up, 2 wrong input, 130 stopped.
+
+examples:
+  sample.py --mode=place --slab slab.cif --adsorbate CO --calculator emt
+  sample.py --mode=place --slab slab.traj --adsorbate CH3OH --source heuristic
+            --calculator sfin_potential_chgnet_small --num_samples 50
+  sample.py --mode=place --slab slab.cif --adsorbate OH --source flow
+            -c configs/sfin/sfin_placement.yaml --checkpoint_path best.pdparams
+"""
+_HINT = "Choose another --save_path, or the options of before."
+EXIT_STOPPED = 130  # as shells have it for Ctrl-C
+_NUM_DRAWN = 5  # of the best
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the options; ``overrides`` holds the KEY=VALUE arguments."""
+    about = "Place an adsorbate on a slab, relax the placements and rank them."
+    parser = new_parser(about, _EPILOG)
+    add = parser.add_argument
+    add("--mode", choices=["place"], default="place", help="this one")
+    add("--slab", required=True, metavar="FILE",
+        help="clean slab, vacuum along c; FILE@INDEX picks a frame")  # fmt: skip
+    add("--adsorbate", required=True, help="an element, a name of ASE's g2 set (CO), a "
+        "file, or SMILES (needs ppmat[smiles]; smiles:CO if it is also a "
+        "name)")  # fmt: skip
+    add("--binding_atom", type=int, metavar="INDEX", help="atom of the adsorbate, from "
+        "0, on which it stands; default: the one with most open valences, but any "
+        "orientation for random")  # fmt: skip
+    add("--source", choices=("random", "heuristic", "flow"), default="random",
+        help="uniform points and orientations; ontop, bridge and hollow sites; or a "
+        "trained model from random placements")  # fmt: skip
+    add("--num_samples", type=int, default=50, help="placements")
+    add("--seed", type=int, default=0, help="the same seed gives the same placements")
+    add("--calculator", help="relaxes them: emt, chgnet, sevenn, tblite, or a "
+        "registered potential; without one there are no energies")  # fmt: skip
+    add("--fmax", type=float, default=0.05,
+        help="relaxed if no force is larger [eV/Å]")  # fmt: skip
+    add("--max_steps", type=int, default=200,
+        help="most steps of a relaxation; 0 only computes energies")  # fmt: skip
+    add("--save_path", default="./output/place", metavar="FOLDER")
+    add_model_options(parser)
+    add("--checkpoint_path", help="weights that belong to --config_path, of the flow")
+    add("overrides", nargs="*", metavar="KEY=VALUE", help="changes of the flow's YAML")
+    return parse_with_overrides(parser, argv)
+
+
+def run(args: argparse.Namespace, task_dir: str) -> int:
+    """Run the command; returns the exit status."""
+    _check_options(args)
+    from ppmat.datasets.adsorbates import read_adsorbate
+    from ppmat.datasets.placements import check_room
+    from ppmat.datasets.placements import clean_slab
+
+    adsorbate = read_adsorbate(args.adsorbate)
+    refuse_if(
+        args.binding_atom is not None and not 0 <= args.binding_atom < len(adsorbate),
+        f"--binding_atom={args.binding_atom}: {args.adsorbate} has the atoms 0 to "
+        f"{len(adsorbate) - 1} ({' '.join(adsorbate.get_chemical_symbols())})",
+    )
+    slab = clean_slab(_read_slab(args.slab))
+    check_room(slab, adsorbate)
+    calculator = _make_calculator(args.calculator)
+    with lock_output(args.save_path):
+        try:
+            return _place(args, task_dir, slab, adsorbate, calculator)
+        except KeyboardInterrupt:
+            logger.error("stopped; the same command goes on")
+            return EXIT_STOPPED
+
+
+main = task_command(parse_args, run)
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    for name, least in (("num_samples", 1), ("max_steps", 0), ("seed", 0)):
+        value = getattr(args, name)
+        refuse_if(value < least, f"--{name}={value}: wanted at least {least}")
+    refuse_if(not 0 < args.fmax < 10, f"--fmax={args.fmax}: wanted 0 to 10 eV/Å")
+    is_file = args.save_path.endswith((".csv", ".extxyz", ".traj", ".xyz"))
+    refuse_if(is_file, f"--save_path={args.save_path}: wanted a folder")
+    has_model = args.config_path or args.model_name
+    is_flow = args.source == "flow"
+    refuse_if(is_flow and not has_model, "--source=flow needs --config_path and "
+        "--checkpoint_path of a trained SFINPlacement")  # fmt: skip
+    for name in ("config_path", "model_name", "checkpoint_path", "overrides"):
+        unused = getattr(args, name) and not is_flow
+        refuse_if(unused, f"{name} goes with --source=flow, not {args.source}")
+
+
+def _read_slab(text: str) -> Atoms:
+    from ppmat.datasets.structure_reader import Unreadable
+    from ppmat.datasets.structure_reader import read_inputs
+
+    structures = list(read_inputs([text]))
+    if len(structures) != 1:
+        raise InputError(
+            f"holds {len(structures)} structures",
+            where=f"slab {text}",
+            wanted="one",
+            hint="FILE@0 takes the first frame",
+        )
+    slab = structures[0]
+    if isinstance(slab, Unreadable):
+        raise InputError(slab.reason, where=f"slab {text}")
+    return slab if not hasattr(slab, "to_atoms") else slab.to_atoms()
+
+
+def _make_calculator(name: str | None) -> Any:
+    """Return a ``BatchCalculator``; None for None."""
+    if name is None:
+        return None
+    from ppmat.calculator import AseBatch
+    from ppmat.calculator import SFINCalculator
+    from ppmat.distillation.teachers import OPTIONAL
+    from ppmat.distillation.teachers import TEACHERS
+    from ppmat.models import MODEL_REGISTRY
+    from ppmat.utils.errors import check_choice
+
+    if name in (named := ("emt", *OPTIONAL)):
+        return AseBatch(TEACHERS[name]())
+    potentials = [model for model in MODEL_REGISTRY if "potential" in model]
+    check_choice("--calculator", name, (*named, *potentials))
+    return SFINCalculator(model_name=name)
+
+
+def _place(
+    args: argparse.Namespace,
+    task_dir: str,
+    slab: Atoms,
+    adsorbate: Atoms,
+    calculator: Any,
+) -> int:
+    from ppmat.datasets.adsorbates import binding_atom
+    from ppmat.datasets.placements import PLACEMENTS
+    from ppmat.sampler.placement_ranking import find_repeated
+    from ppmat.utils.files import RunManifest
+
+    settings = {
+        name: getattr(args, name)
+        for name in ("source", "num_samples", "seed", "binding_atom", "calculator")
+    }
+    settings |= {"slab": _digest(slab), "adsorbate": _digest(adsorbate)}
+    if calculator is not None:
+        settings |= {"fmax": args.fmax, "max_steps": args.max_steps}
+    sampler = None
+    if args.source == "flow":
+        sampler, settings["flow"] = _load_flow(args, task_dir)
+    manifest = RunManifest(Path(args.save_path) / "place.json", settings, _HINT)
+    manifest.write()
+    make = PLACEMENTS["heuristic" if args.source == "heuristic" else "random"]
+    count, seed = args.num_samples, args.seed
+    binding = args.binding_atom
+    if binding is None and sampler is not None:  # as measured, docs/oc20/placement.md
+        binding = binding_atom(adsorbate)
+    initial = list(make(slab, adsorbate, count, seed, binding))
+    placed = initial
+    if sampler is not None:
+        folder = os.path.join(args.save_path, "flow")
+        placed = list(sampler.from_structures(initial, save_path=folder, seed=seed))
+    repeated = find_repeated(placed)
+    logger.message(
+        f"{args.source}: {counted(count, 'placement')}, {len(repeated)} of them the "
+        "same as another one"
+    )
+    kept = [atoms for i, atoms in enumerate(placed) if i not in repeated]
+    ended = _relax(kept, calculator, args) if calculator is not None else kept
+    return _report(ended, initial, Path(args.save_path))
+
+
+def _digest(atoms: Atoms) -> str:
+    """Return a text that is equal for equal structures."""
+    held = [list(map(int, each.get_indices())) for each in atoms.constraints]
+    parts = (atoms.positions.round(4), atoms.cell.array.round(4), atoms.get_tags())
+    text = f"{atoms.numbers.tolist()} {held} {[(p + 0).tolist() for p in parts]}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _load_flow(args: argparse.Namespace, task_dir: str) -> tuple[Any, str]:
+    """Return the sampler of the flow and the fingerprint of its weights."""
+    from ppmat.sampler.structure_sampler import StructureSampler
+    from ppmat.utils.save_load import fingerprint
+
+    sampler = StructureSampler(
+        model_name=args.model_name,
+        weights_name=args.weights_name,
+        config_path=announce_task_config(
+            args.config_path, task_dir, args.overrides, False
+        ),
+        checkpoint_path=args.checkpoint_path,
+        config_overrides=args.overrides,
+        device=args.device,
+    )
+    refuse_if(
+        not getattr(sampler.model, "moves_far", False),
+        f"{type(sampler.model).__name__} relaxes structures; --source=flow needs a "
+        "trained SFINPlacement, see configs/sfin/sfin_placement.yaml",
+    )
+    return sampler, fingerprint(sampler.model)
+
+
+def _relax(placed: list[Atoms], calculator: Any, args: argparse.Namespace) -> list:
+    """Return the placements where their relaxations ended, in their order.
+
+    Those that an earlier command ended are read.
+    """
+    from ppmat.calculator import relax_batch
+    from ppmat.distillation.labelling import read_frames
+    from ppmat.distillation.labelling import write_frames
+    from ppmat.utils.files import make_folder
+    from ppmat.utils.progress import Progress
+
+    folder = Path(args.save_path) / "relaxed"
+    make_folder(folder)
+    paths = [folder / f"{atoms.info['placement']:04d}.extxyz" for atoms in placed]
+    todo = [i for i, path in enumerate(paths) if not path.exists()]
+    if len(todo) < len(placed):
+        logger.message(f"{len(placed) - len(todo)} placements are relaxed already")
+    structures = [placed[i] for i in todo]
+    ending = relax_batch(structures, calculator, args.fmax, args.max_steps)
+    for done in Progress(ending, "relaxing", total=len(todo), unit=" placements"):
+        atoms = done.atoms.copy()
+        atoms.info |= {"converged": done.converged, "force_calls": done.steps + 1}
+        if done.fault is None:
+            atoms.info["total_energy"] = float(done.results["energy"])
+        else:
+            atoms.info["fault"] = str(done.fault)
+        write_frames(paths[todo[done.index]], [atoms])
+    return [read_frames(path)[0] for path in paths]
+
+
+def _report(ended: list[Atoms], initial: list[Atoms], folder: Path) -> int:
+    """Write table, structures and picture; returns the exit status."""
+    from ppmat.distillation.labelling import write_frames
+    from ppmat.sampler.figures import draw_placements
+    from ppmat.sampler.placement_ranking import add_checks
+    from ppmat.sampler.placement_ranking import find_repeated
+    from ppmat.sampler.placement_ranking import is_valid
+    from ppmat.sampler.placement_ranking import rank
+    from ppmat.sampler.placement_ranking import write_table
+    from ppmat.utils.files import replacing
+
+    for atoms in ended:
+        add_checks(atoms, initial[atoms.info["placement"]])
+    ranked = rank(ended)
+    valid = [atoms for atoms in ranked if is_valid(atoms)]
+    repeated = find_repeated(valid)
+    distinct = [atoms for atoms in valid if atoms.info["placement"] not in repeated]
+    write_table(folder / "placements.csv", ranked)
+    write_frames(folder / "placements.extxyz", ranked)
+    best = distinct[:_NUM_DRAWN]
+    if best:
+        with replacing(folder / "best.png") as temporary:
+            titles = [_title(i, atoms) for i, atoms in enumerate(best, 1)]
+            draw_placements(best, titles).savefig(temporary, dpi=150)
+        for title in titles:
+            print(title, flush=True)
+    faults = [atoms for atoms in ended if "fault" in atoms.info]
+    for atoms in faults:
+        logger.error(f"placement {atoms.info['placement']}: {atoms.info['fault']}")
+    late = sum(not atoms.info.get("converged", True) for atoms in valid)
+    logger.message(
+        f"{folder}: {counted(len(distinct), 'distinct placement')} of "
+        f"{len(ended)}; {len(ended) - len(valid) - len(faults)} failed a check, "
+        f"{len(faults)} were given up, {late} valid ones did not converge"
+    )
+    return EXIT_SOME_LEFT_OUT if faults or not valid else 0
+
+
+def _title(number: int, atoms: Atoms) -> str:
+    text = f"{number}. placement {atoms.info['placement']}"
+    energy = atoms.info.get("total_energy")
+    return text if energy is None else f"{text}, {energy:.3f} eV"
