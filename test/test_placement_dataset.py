@@ -20,8 +20,8 @@ from ase.build import fcc111
 
 from ppmat.datasets import PlacementDataset
 from ppmat.datasets.adsorbates import read_adsorbate
-from ppmat.datasets.oc20_writer import write_lmdb
 from ppmat.datasets.oc20_record import OC20Record
+from ppmat.datasets.oc20_writer import write_lmdb
 from ppmat.datasets.placement_dataset import nearest_target
 from ppmat.datasets.placements import clean_slab
 from ppmat.datasets.placements import heuristic_placements

@@ -25,9 +25,9 @@ from test_placement_dataset import records
 
 from ppmat.datasets.collate_fn import DefaultCollator
 from ppmat.datasets.oc20_is2re_dataset import record_to_sample
-from ppmat.datasets.oc20_record import structure_to_record
 from ppmat.datasets.placement_dataset import nearest_target
 from ppmat.datasets.placements import random_placements
+from ppmat.datasets.structure_record import structure_to_record
 from ppmat.models import build_model
 from ppmat.utils.errors import InputError
 from ppmat.utils.rigid_motion import motion_to

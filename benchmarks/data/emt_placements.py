@@ -56,10 +56,10 @@ from ppmat.calculator import AseBatch
 from ppmat.calculator import relax_batch
 from ppmat.datasets.oc20_lmdb import write_lmdb
 from ppmat.datasets.oc20_record import OC20Record
-from ppmat.datasets.oc20_record import record_from_frames
 from ppmat.datasets.placements import PLACEMENTS
 from ppmat.datasets.placements import check_room
 from ppmat.datasets.placements import clean_slab
+from ppmat.datasets.structure_record import record_from_frames
 from ppmat.distillation.labelling import read_frames
 from ppmat.distillation.labelling import write_frames
 from ppmat.sampler.placement_ranking import add_checks
