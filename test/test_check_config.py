@@ -44,7 +44,14 @@ NAMES = [path.name for path in FILES]
 NEVER = [math.nan, math.inf, -math.inf, 1e20, 10**20, "many", [[]], {}]
 # Where 0 or -1 says something
 MAY_BE_0 = {
-    *("save_freq", "save_freq_steps", "log_freq", "start_eval_epoch", "eval_freq"),
+    *(
+        "max_energy",
+        "save_freq",
+        "save_freq_steps",
+        "log_freq",
+        "start_eval_epoch",
+        "eval_freq",
+    ),
     *("num_workers", "seed", "pair_share"),
     *("warmup_epoch", "eta_min", "weight_decay", "beta1", "beta2", "noise_std"),
     *("lr_mult", "backbone", "vector_messages", "tensors"),
