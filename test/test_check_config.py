@@ -44,21 +44,14 @@ NAMES = [path.name for path in FILES]
 NEVER = [math.nan, math.inf, -math.inf, 1e20, 10**20, "many", [[]], {}]
 # Where 0 or -1 says something
 MAY_BE_0 = {
-    *(
-        "max_energy",
-        "save_freq",
-        "save_freq_steps",
-        "log_freq",
-        "start_eval_epoch",
-        "eval_freq",
-    ),
+    *("save_freq", "save_freq_steps", "log_freq", "start_eval_epoch", "eval_freq"),
     *("num_workers", "seed", "pair_share"),
     *("warmup_epoch", "eta_min", "weight_decay", "beta1", "beta2", "noise_std"),
     *("lr_mult", "backbone", "vector_messages", "tensors"),
     *("ema_decay", "noisy_nodes", "dropout", "drop_path", "overlap", "uneven_share"),
     *("flat_share", "readout_tags", "tags", "displacement_weight", "k_cut"),
     *("energy_weight", "force_weight", "stress_weight"),
-    *("jitter", "temperature"),
+    *("jitter", "temperature", "max_energy"),
     *("strain", "displacement", "copies", "rattle_copies", "rattle_displacement"),
     *("rattle_steps", "min_gain", "force_error"),
     *("split_seed", "early_stopping_patience", "num_recycles", "val_ratio", "momentum"),
