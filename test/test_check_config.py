@@ -51,7 +51,7 @@ MAY_BE_0 = {
     *("ema_decay", "noisy_nodes", "dropout", "drop_path", "overlap", "uneven_share"),
     *("flat_share", "readout_tags", "tags", "displacement_weight", "k_cut"),
     *("energy_weight", "force_weight", "stress_weight"),
-    *("jitter", "temperature"),
+    *("jitter", "temperature", "max_energy"),
     *("strain", "displacement", "copies", "rattle_copies", "rattle_displacement"),
     *("rattle_steps", "min_gain", "force_error"),
     *("split_seed", "early_stopping_patience", "num_recycles", "val_ratio", "momentum"),

@@ -182,8 +182,8 @@ def draw_slabs(results: Sequence[Mapping[str, Any]]) -> Figure:
 def draw_placements(placements: Sequence[Atoms], titles: Sequence[str]) -> Figure:
     """Return drawings of slabs with adsorbates, next to each other.
 
-    Each is seen from the top and, below, from the side; the style is that of
-    :func:`draw_slabs`.
+    Each is seen from the top and, below, from the side, with the adsorbate in the
+    middle of the cell; the style is that of :func:`draw_slabs`.
     """
     figure = _figure(2.4 * len(placements), 4.4, layout=None)
     figure.subplots_adjust(0.01, 0.01, 0.99, 0.92, 0.05, 0.05)
@@ -194,7 +194,14 @@ def draw_placements(placements: Sequence[Atoms], titles: Sequence[str]) -> Figur
         for constraint in atoms.constraints:
             held[constraint.get_indices()] = True
         arrays = {"atom_types": atoms.numbers, "tags": atoms.get_tags(), "fixed": held}
-        coords = atoms.positions @ axes_of_view.T
+        # The adsorbate in the middle of the cell, the slab around it
+        own = atoms.get_tags() == _ADSORBATE
+        share = (atoms.positions - atoms.positions[own].mean(axis=0)) @ np.linalg.inv(
+            cell
+        )
+        share += [0.5, 0.5, 0.0]
+        share[~own, :2] %= 1.0
+        coords = share @ cell @ axes_of_view.T
         outline = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 0, 0]])
         outline = outline @ cell @ axes_of_view.T
         across, up = np.concatenate([coords, outline])[:, :2].T
