@@ -54,8 +54,8 @@ from benchmarks.data.oc20_emt_sources import Catalogue
 from benchmarks.data.oc20_emt_surfaces import Crystal
 from ppmat.calculator import AseBatch
 from ppmat.calculator import relax_batch
-from ppmat.datasets.oc20_lmdb import write_lmdb
 from ppmat.datasets.oc20_record import OC20Record
+from ppmat.datasets.oc20_writer import write_lmdb
 from ppmat.datasets.placements import PLACEMENTS
 from ppmat.datasets.placements import check_room
 from ppmat.datasets.placements import clean_slab
