@@ -112,6 +112,8 @@ def test_a_network_that_knows_the_way_arrives(data, monkeypatch):
         end = np.array(result["cart_coords"])
         assert np.abs(end[own] - target).max() < 1e-4
         assert np.abs(end[~own] - begin - slab_move).max() < 1e-4
+        initial = sample["structure_array"]["cart_coords"].data
+        np.testing.assert_allclose(result["cart_coords_initial"], initial)
         assert [time for time, _ in seen] == pytest.approx(np.arange(steps) / steps)
     assert len({edges for _, edges in seen}) > 1  # the graph is that of each step
 

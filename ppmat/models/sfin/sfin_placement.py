@@ -164,7 +164,7 @@ class SFINPlacement(SFINFlow):
             velocity = self.scheduler.velocity_to(motion, here, t)
             step = self.scheduler.step(velocity, t, here).prev_sample
             atoms["cart_coords"] = self._moved(atoms, step)
-        return structure_results(batch, [atoms["cart_coords"].numpy()])
+        return structure_results(batch_data, [atoms["cart_coords"].numpy()])
 
     def _moved(self, atoms: dict, step: paddle.Tensor) -> paddle.Tensor:
         """Return positions after a step, [N, 3]: molecules turn, slab atoms shift."""
