@@ -29,6 +29,7 @@ from __future__ import annotations
 import argparse
 import ast
 import itertools
+import os
 import re
 import subprocess
 import sys
@@ -57,9 +58,11 @@ PAGE = ROOT / "docs" / "core" / "contribution.md"
 RESULT = ROOT / "docs" / "results" / "upstream_check.yaml"
 MARKS = ("<!-- series -->\n", "<!-- /series -->\n")
 ESTIMATE = ROOT / "docs" / "results" / "gpu_estimate.yaml"
-# git, without what a user's configuration could change
+# git, without the configuration and the variables of the user
 GIT = ("git", "-c", "user.name=ppmat", "-c", "user.email=ppmat@localhost")
-GIT += ("-c", "commit.gpgsign=false", "-c", "core.autocrlf=false")
+GIT += ("-c", f"core.attributesFile={os.devnull}")
+ALONE = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+ALONE["GIT_ATTR_NOSYSTEM"] = "1"
 
 
 @dataclass(frozen=True)
@@ -218,10 +221,13 @@ def _pull(entry: Any, where: str) -> Pull:
     limits = taken(entry["limits"], f"{where}.limits", limits)
     files: dict[str, str] = {}
     for item in entry.get("files", []):
-        (place, ours) = item.popitem() if isinstance(item, dict) else (item, item)
-        if not (isinstance(ours, str) and (ROOT / ours).is_file()):
+        pair = item if isinstance(item, dict) else {item: item}
+        if len(pair) != 1:
+            raise InputError(f"{item!r}", where=where, wanted="upstream's path: ours")
+        ((place, ours),) = pair.items()
+        if not (_is_inside(ours) and (ROOT / ours).is_file()):
             raise InputError(f"{ours!r} is no file of this tree", where=where)
-        if Path(place).is_absolute() or ".." in Path(place).parts:
+        if not _is_inside(place):
             raise InputError(f"{place!r} leaves the tree of upstream", where=where)
         files[place] = ours
     edits = [
@@ -231,10 +237,20 @@ def _pull(entry: Any, where: str) -> Pull:
     return Pull(entry["name"], files, edits, limits, entry.get("excess", ""))
 
 
+def _is_inside(place: Any) -> bool:
+    """Whether a path is relative and does not leave its tree."""
+    if not isinstance(place, str):
+        return False
+    return not Path(place).is_absolute() and ".." not in Path(place).parts
+
+
 def _edit(item: Any, where: str) -> Edit:
     places = dict.fromkeys(PLACES, str) | {"remove": bool, "column": dict}
     needed = {"file": str, "find": str}
     item = dict(taken(item, where, needed, {**places, "optional": bool}))
+    if not _is_inside(item["file"]):
+        found = f"{item['file']!r} leaves the tree of upstream"
+        raise InputError(found, where=f"{where}.file")
     found = [place for place in PLACES if place in item]
     if len(found) != 1:
         raise InputError(f"{found}", where=where, wanted=f"one of {', '.join(PLACES)}")
@@ -278,7 +294,7 @@ def edited(text: str, edit: Edit) -> str:
     if edit.place == "replace":
         return text[:at] + new.removeprefix(indent) + text[at + len(edit.find) :]
     at = start if edit.place == "before" else start + len(line)
-    return text[:at] + new.rstrip("\n") + "\n" + text[at:]
+    return text[:at] + new.removesuffix("\n") + "\n" + text[at:]
 
 
 def _with_column(text: str, edit: Edit) -> str:
@@ -392,9 +408,16 @@ def unpack(source: Path, folder: Path) -> Path:
 
 def git(repository: Path, *arguments: str, stdin: bytes | None = None) -> str:
     """Run git in a repository; return what it prints."""
-    done = subprocess.run(
-        [*GIT, "-C", str(repository), *arguments], input=stdin, capture_output=True
-    )
+    variables = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
+    try:
+        done = subprocess.run(
+            [*GIT, "-C", str(repository), *arguments],
+            input=stdin,
+            capture_output=True,
+            env=variables | ALONE,
+        )
+    except FileNotFoundError as error:
+        raise InputError("git is not installed") from error
     if done.returncode:
         raise InputError(f"git {arguments[0]}: {done.stderr.decode().strip()}")
     return done.stdout.decode()

@@ -97,6 +97,32 @@ def test_a_pull_request_is_a_branch_and_a_patch(tmp_path, source):
     assert "code > 9" in table and "1 save_freq" in table
 
 
+def test_git_of_the_user_changes_nothing(tmp_path, source, monkeypatch):
+    series = series_of(tmp_path, pull())
+    build.build(series, source, tmp_path / "calm")
+    home = tmp_path / "home"
+    other = home / "other"
+    other.mkdir(parents=True)
+    build.git(other, "init", "--quiet")
+    hooks = home / "hooks"
+    hooks.mkdir()
+    (hooks / "pre-commit").write_text("#!/bin/sh\nexit 1\n")
+    (hooks / "pre-commit").chmod(0o755)
+    (home / ".gitconfig").write_text(
+        f"[core]\n\thooksPath = {hooks}\n\tautocrlf = true\n"
+        "[diff]\n\tnoprefix = true\n[commit]\n\tgpgsign = true\n"
+    )
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("GIT_DIR", str(other / ".git"))
+    monkeypatch.setenv("GIT_AUTHOR_NAME", "somebody")
+    build.build(series, source, tmp_path / "out")
+    assert not list((other / ".git" / "objects").glob("??"))
+    name = "0001-save_freq.patch"
+    patches = [(tmp_path / out / name).read_text() for out in ("calm", "out")]
+    calm, patch = (re.sub(r"^(From|Date:) .*\n", "", p, flags=re.M) for p in patches)
+    assert "a/ppmat/trainer.py" in patch and patch == calm
+
+
 def test_the_source_may_be_an_archive(tmp_path, source):
     archive = tmp_path / "ppmat-0.3.0.tar.gz"
     with tarfile.open(archive, "w:gz") as file:
@@ -124,6 +150,11 @@ def edited(text, **edit):
 def test_text_gets_the_indentation_of_its_place(edit, wanted):
     text = edited(TRAINER, find="if self.freq:", **edit)
     assert wanted in text and text.endswith("            stop()\n")
+
+
+def test_an_empty_line_after_a_text_is_kept():
+    text = edited(TRAINER, find="def run", before="x = 1\n\n")
+    assert "    x = 1\n\n    def run" in text
 
 
 def test_a_block_is_removed_with_all_that_is_below_it():
@@ -191,6 +222,12 @@ EDIT = {"file": "a.py", "find": "x", "replace": "y"}
         ({"limits": {"files": 2, "code": True, "tests": 1}}, "wanted int"),
         ({"files": ["ppmat/none.py"]}, "is no file of this tree"),
         ({"files": [{"../x.py": "setup.py"}]}, "leaves the tree"),
+        ({"files": ["/etc/hostname"]}, "is no file of this tree"),
+        ({"files": [{"x.py": "contribution/../setup.py"}]}, "is no file of this tree"),
+        ({"files": [{}]}, "wanted upstream's path: ours"),
+        ({"files": [{3: "setup.py"}]}, "leaves the tree"),
+        ({"edits": [{**EDIT, "file": "../a.py"}]}, "file: '../a.py' leaves the tree"),
+        ({"edits": [{**EDIT, "file": "/a.py"}]}, "leaves the tree"),
         ({"edits": [{**EDIT, "after": "z"}]}, "wanted one of replace"),
         ({"edits": [{"file": "a.py", "find": "x"}]}, "wanted one of replace"),
         ({"edits": [{**EDIT, "find": "two\nlines"}]}, "a part of one line"),
@@ -327,6 +364,28 @@ def test_numbers_that_are_missing_are_an_error():
     ours = side([{"loss": 2.0}, {"loss": 1.0}])
     with pytest.raises(check.StepFailed, match="not the same"):
         list(check.differences(ours, side([{"loss": 2.0}])))
+
+
+def test_a_changed_file_that_was_fine_must_stay_so(tmp_path):
+    """With a compiler in place of the formatters."""
+    trees = {when: tmp_path / when for when in ("before", "after")}
+    for tree, text in zip(trees.values(), ("a = 1\n", "a = = 1\n")):
+        (tree / "ppmat").mkdir(parents=True)
+        (tree / "ppmat" / "fine.py").write_text(text)
+        (tree / "ppmat" / "bad.py").write_text("b = = 1\n")
+    limits = {"files": 9, "code": 9, "tests": 9}
+    edits = [build.Edit(f"ppmat/{n}.py", "x", "after", "y") for n in ("fine", "bad")]
+    series = build.Series("ppmat", "0", [build.Pull("save_freq", {}, edits, limits)])
+    python = tmp_path / "python"  # every tool is the compiler
+    python.write_text(
+        f'#!/bin/sh\nfor last; do :; done\n{sys.executable} -m py_compile "$last"\n'
+    )
+    python.chmod(0o755)
+    for row in check.check_style(python, series, trees):
+        assert not row.passed and row.found == "ppmat/fine.py"
+    trees["after"] = trees["before"]
+    for row in check.check_style(python, series, trees):
+        assert row.passed and row.found == "0 new files, 1 of 2 changed ones"
 
 
 def test_a_program_that_fails_shows_the_end_of_its_log(tmp_path):
