@@ -257,13 +257,13 @@ def check(options: argparse.Namespace) -> tuple[list[Row], list[build.Size]]:
     """Do everything; print each line of the table as it is known."""
     out = options.out
     series = build.read_series()
-    interpreter = environment(series, out / "env", options.python).absolute()
     work = Path(tempfile.mkdtemp(prefix="run_", dir=out))
     print(f"logs and numbers: {work}")
     source = options.source or build.fetch(series, work)
     unpacked = build.unpack(source, work / "unpacked")
     sizes = build.build(series, unpacked, work / "series")
-    print("\n".join(build.table(sizes)))
+    print("\n".join(build.table(sizes)), flush=True)
+    interpreter = environment(series, out / "env", options.python).absolute()
     trees = {"before": work / "released", "after": work / "series" / "source"}
     prepare(trees["after"], interpreter, trees["before"])
     rows = []

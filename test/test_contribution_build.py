@@ -21,6 +21,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -130,13 +131,31 @@ def test_the_source_may_be_an_archive(tmp_path, source):
     root = build.unpack(archive, tmp_path / "unpacked")
     assert (root / "ppmat" / "trainer.py").read_text() == TRAINER
     (tmp_path / "bad.tar.gz").write_bytes(archive.read_bytes()[:50])
-    for bad in (tmp_path / "bad.tar.gz", tmp_path / "missing", tmp_path):
+    with zipfile.ZipFile(tmp_path / "secret.zip", "w") as file:
+        file.writestr("ppmat/__init__.py", "")
+    raw = bytearray((tmp_path / "secret.zip").read_bytes())
+    for mark, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        raw[raw.index(mark) + at] |= 1  # says that it is encrypted
+    (tmp_path / "secret.zip").write_bytes(raw)
+    raw[raw.index(b"PK\x03\x04")] = 0
+    (tmp_path / "bad.zip").write_bytes(raw)
+    names = ("bad.tar.gz", "missing", "secret.zip", "bad.zip", ".")
+    for bad in (tmp_path / name for name in names):
         with pytest.raises(build.InputError):
             build.unpack(bad, tmp_path / f"un_{bad.name}")
 
 
 def edited(text, **edit):
     return build.edited(text, build._edit({"file": "x", **edit}, "here"))
+
+
+def test_files_for_upstream_do_not_name_what_it_lacks():
+    for pull in build.read_series().pulls:
+        for place in pull.files:
+            if place.endswith((".py", ".yaml")):
+                text = build.finished(pull, place).decode()
+                names = r"ppmat\.commands|docs/\w|OC20_ROOT|FORMER_WEIGHTS|best weights"
+                assert not re.findall(names, text), place
 
 
 @pytest.mark.parametrize(
@@ -165,6 +184,21 @@ def test_a_block_is_removed_with_all_that_is_below_it():
     )
 
 
+def test_a_statement_of_python_is_removed_with_its_comment():
+    text = "import a\nimport b\n\n# c\nC = {\n    1: 2,\n}\nD = 3\n\n\n"
+    last = "def f(\n    x,\n):\n    return x\n\n\ndef g():\n    y = 1\n\n    return y\n"
+
+    def without(find):
+        return edited(text + last, find=find, remove=True, file="x.py")
+
+    assert without("import b") == (text + last).replace("import b\n", "")
+    assert without("C = {") == "import a\nimport b\n\nD = 3\n\n\n" + last
+    assert without("def f(") == text + last[last.index("def g") :]
+    assert without("def g(") == text + last[: last.index("\n\ndef g")]
+    with pytest.raises(build.InputError, match="x.py: '1: 2' begins no statement"):
+        without("1: 2")
+
+
 def test_a_column_of_a_table():
     cells = {"head": "B", "others": "-", "energy": "no"}
     text = edited(TABLE + "\nEnd\n", find="| what", column=cells)
@@ -183,6 +217,7 @@ def test_a_line_that_is_not_there_once_is_refused(tmp_path, source, find, count)
     series = series_of(tmp_path, pull(edits=[edit]))
     with pytest.raises(build.InputError, match=f"trainer.py: .* {count} times"):
         build.build(series, source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_files_of_upstream_are_not_replaced(tmp_path, source):
@@ -207,6 +242,9 @@ def test_an_output_folder_is_not_overwritten(tmp_path, source):
     (tmp_path / "out" / "mine").touch()
     with pytest.raises(build.InputError, match="not empty"):
         build.build(series_of(tmp_path, pull()), source, tmp_path / "out")
+    assert (tmp_path / "out" / "mine").is_file()
+    with pytest.raises(build.InputError, match="mine is a file"):
+        build.build(series_of(tmp_path, pull()), source, tmp_path / "out" / "mine")
 
 
 EDIT = {"file": "a.py", "find": "x", "replace": "y"}
@@ -245,8 +283,9 @@ def test_a_file_belongs_to_one_pull_request(tmp_path):
         series_of(tmp_path, pull(), pull(name="before_train"))
     path = tmp_path / "broken.yaml"
     path.write_text("pulls: [")
-    with pytest.raises(build.InputError, match="broken.yaml"):
-        build.read_series(path)
+    for bad in (path, tmp_path / "missing.yaml"):
+        with pytest.raises(build.InputError, match=bad.name):
+            build.read_series(bad)
 
 
 def test_ranges_are_left_out_and_nothing_else():
