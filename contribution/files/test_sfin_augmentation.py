@@ -69,6 +69,18 @@ def test_a_crop_larger_than_the_image_is_refused(root, tmp_path, split):
         sample(root, tmp_path, split, crop_size=7)
 
 
+@pytest.mark.parametrize(
+    "options, reason",
+    [
+        ({"flips": ["updown"]}, "Unsupported flips"),
+        ({"crop_size": 0}, "positive integer"),
+    ],
+)
+def test_options_without_a_meaning_are_refused(root, tmp_path, options, reason):
+    with pytest.raises(ValueError, match=reason):
+        sample(root, tmp_path, **options)
+
+
 def test_crops_of_training_move(root, tmp_path):
     np.random.seed(0)
     corners = {sample(root, tmp_path, crop_size=2)["noisy"][0, 0] for _ in range(20)}
