@@ -65,7 +65,7 @@ def test_crops_of_evaluation_are_central_and_not_flipped(root, tmp_path):
 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_a_crop_larger_than_the_image_is_refused(root, tmp_path, split):
-    with pytest.raises(ValueError, match="crop_size 7 exceeds the image '1' of 6 x 6"):
+    with pytest.raises(ValueError, match="crop_size 7 exceeds the image '1.png' of 6"):
         sample(root, tmp_path, split, crop_size=7)
 
 
