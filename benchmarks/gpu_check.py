@@ -49,7 +49,9 @@ from benchmarks.runs import ROOT
 from benchmarks.runs import median_rate
 from benchmarks.runs import result_of
 from benchmarks.runs import write
+from ppmat.utils.errors import InputError
 
+MARK = ".gpu_check"  # a file of the folder of the runs: this check may remove it
 SAMPLE = ROOT / "structure_generation/example_data/oc20_emt"
 CPU = "CPU"
 FLOAT32 = "float32"
@@ -443,6 +445,37 @@ def find_gpus() -> list[str]:
     return [paddle.device.cuda.get_device_name(i) for i in range(count)]
 
 
+def fresh_folder(path: Path) -> None:
+    """Make the folder of the runs; remove that of an earlier check.
+
+    Raises:
+        InputError: There is something else, which is left as it is.
+    """
+    mark = path / MARK
+    if mark.is_file():
+        shutil.rmtree(path)
+    elif path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise InputError(
+            f"{path} holds other files",
+            where="--work",
+            wanted="a new folder, or that of an earlier check",
+        )
+    path.mkdir(parents=True, exist_ok=True)
+    mark.touch()
+
+
+def left_out(networks: Sequence[str], modes: Sequence[str], gpus: int) -> list[str]:
+    """Return a line for each part that is not run, with the reason."""
+    lines = [f"{mode}: this GPU has no bfloat16" for mode in AMP if mode not in modes]
+    if gpus == 1:
+        return [*lines, "two ranks (NCCL): there is only one GPU"]
+    return lines + [
+        f"{name}, two ranks (NCCL): each rank draws other random numbers"
+        for name in networks
+        if NETWORKS[name].is_random
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
@@ -461,11 +494,12 @@ def main() -> None:
     import paddle
 
     modes = supported_modes()
-    not_run = [f"{mode}: this GPU has no bfloat16" for mode in AMP if mode not in modes]
-    if len(gpus) == 1:
-        not_run.append("two ranks (NCCL): there is only one GPU")
+    not_run = left_out(args.networks, modes, len(gpus))
     work = args.work.resolve()
-    shutil.rmtree(work, ignore_errors=True)
+    try:
+        fresh_folder(work)
+    except InputError as error:
+        parser.error(str(error))
     rows: list[dict] = []
     for name in args.networks:
         rows += check_precision(name, modes, work, args.batch_size)

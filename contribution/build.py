@@ -20,8 +20,9 @@ the released source as its first commit and one commit and branch for each pull 
 in their order, and one patch a pull request. Nothing of upstream's source is stored in
 this tree: an edit quotes the one line it changes.
 
-A file of this tree is copied as it is, but for :class:`~ppmat.utils.ranges.Range`: only
-this tree's registry reads it, so ``Annotated[int, Range(1, 9)]`` becomes ``int``.
+A file of this tree is copied, with the edits that name it. Of the others only
+:class:`~ppmat.utils.ranges.Range` changes, which only this tree's registry reads:
+``Annotated[int, Range(1, 9)]`` becomes ``int``.
 """
 
 from __future__ import annotations
@@ -29,13 +30,16 @@ from __future__ import annotations
 import argparse
 import ast
 import itertools
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
 import textwrap
 import zipfile
+import zlib
 from collections.abc import Iterator
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -51,15 +55,23 @@ sys.path.insert(0, str(ROOT))
 from ppmat.utils.errors import InputError  # noqa: E402
 from ppmat.utils.errors import check_choice  # noqa: E402
 
+# RuntimeError: of a ZIP file with a password
+BAD_ARCHIVE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, RuntimeError)
 PLACES = ("replace", "before", "after", "remove", "column")
 BASE = "upstream"  # branch of the released source
 PAGE = ROOT / "docs" / "core" / "contribution.md"
 RESULT = ROOT / "docs" / "results" / "upstream_check.yaml"
 MARKS = ("<!-- series -->\n", "<!-- /series -->\n")
+CONFIGS = {
+    "SFINEnergy": "property_prediction/configs/sfin/sfin_oc20_is2re_{}.yaml",
+    "SFINFlow": "structure_generation/configs/sfin/oc20_{}.yaml",
+}
 ESTIMATE = ROOT / "docs" / "results" / "gpu_estimate.yaml"
-# git, without what a user's configuration could change
+# git, without the configuration and the variables of the user
 GIT = ("git", "-c", "user.name=ppmat", "-c", "user.email=ppmat@localhost")
-GIT += ("-c", "commit.gpgsign=false", "-c", "core.autocrlf=false")
+GIT += ("-c", f"core.attributesFile={os.devnull}")
+ALONE = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+ALONE["GIT_ATTR_NOSYSTEM"] = "1"
 
 
 @dataclass(frozen=True)
@@ -71,9 +83,9 @@ class Edit:
         find: Text that occurs once in it, within one line.
         place: ``replace`` puts ``text`` in the place of ``find``; ``before`` and
             ``after`` put it as lines of their own before or after the line of ``find``;
-            ``remove`` takes that line away, and those below it that are indented more
-            (a block of a YAML file of ours); ``column`` puts a column at the right of
-            the table whose head is that line.
+            ``remove`` takes that line away, of Python the whole statement with the
+            comment above it, else the lines below it that are indented more;
+            ``column`` puts a column at the right of the table whose head is that line.
         text: The new text. Its lines get the indentation of the line of ``find``. Of a
             column: the cells of rows by a part of their first cell; ``head`` is the
             title, ``others`` the cell of rows that are not named.
@@ -155,7 +167,8 @@ def training_time(match: re.Match) -> str:
     if not ESTIMATE.is_file():
         return "Not estimated yet: `python -m benchmarks.gpu_estimate`."
     result = yaml.safe_load(ESTIMATE.read_text(encoding="utf-8"))
-    (row,) = (row for row in result["rows"] if row["network"] == match[1])
+    network = match[1]
+    (row,) = (row for row in result["rows"] if row["network"] == network)
     work = row["training on OC20 [PFLOP]"]
     hours = 1000.0 * work / 3600.0
     return (
@@ -163,8 +176,19 @@ def training_time(match: re.Match) -> str:
         "products of matrices for structures of 80 atoms. **Estimate**, not measured:\n"
         f"{hours:.0f} hours on one GPU that sustains 1 TFLOP/s, and at best "
         f"{hours / 8:.0f} on eight. The 10k\n"
-        "configuration sees a fifteenth of the structures with a smaller network."
+        f"configuration sees 1/{all_over_10k(network):.0f} of the structures with a "
+        "smaller network."
     )
+
+
+def all_over_10k(network: str) -> float:
+    """Return how many more structures the configuration of all sees in its training."""
+    epochs = {}
+    for subset in ("10k", "all"):
+        path = ROOT / CONFIGS[network].format(subset)
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        epochs[subset] = config["Trainer"]["max_epochs"]
+    return 460_328 * epochs["all"] / (10_000 * epochs["10k"])
 
 
 def taken(block: Any, where: str, needed: Mapping, optional: Mapping = {}) -> dict:  # noqa: B006
@@ -194,7 +218,7 @@ def read_series(path: Path = HERE / "series.yaml") -> Series:
     where = path.name
     try:
         block = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
         raise InputError(str(error), where=where) from error
     block = taken(block, where, {"package": str, "version": str, "pulls": list})
     pulls: list[Pull] = []
@@ -218,10 +242,13 @@ def _pull(entry: Any, where: str) -> Pull:
     limits = taken(entry["limits"], f"{where}.limits", limits)
     files: dict[str, str] = {}
     for item in entry.get("files", []):
-        (place, ours) = item.popitem() if isinstance(item, dict) else (item, item)
-        if not (isinstance(ours, str) and (ROOT / ours).is_file()):
+        pair = item if isinstance(item, dict) else {item: item}
+        if len(pair) != 1:
+            raise InputError(f"{item!r}", where=where, wanted="upstream's path: ours")
+        ((place, ours),) = pair.items()
+        if not (_is_inside(ours) and (ROOT / ours).is_file()):
             raise InputError(f"{ours!r} is no file of this tree", where=where)
-        if Path(place).is_absolute() or ".." in Path(place).parts:
+        if not _is_inside(place):
             raise InputError(f"{place!r} leaves the tree of upstream", where=where)
         files[place] = ours
     edits = [
@@ -231,10 +258,20 @@ def _pull(entry: Any, where: str) -> Pull:
     return Pull(entry["name"], files, edits, limits, entry.get("excess", ""))
 
 
+def _is_inside(place: Any) -> bool:
+    """Whether a path is relative and does not leave its tree."""
+    if not isinstance(place, str):
+        return False
+    return not Path(place).is_absolute() and ".." not in Path(place).parts
+
+
 def _edit(item: Any, where: str) -> Edit:
     places = dict.fromkeys(PLACES, str) | {"remove": bool, "column": dict}
     needed = {"file": str, "find": str}
     item = dict(taken(item, where, needed, {**places, "optional": bool}))
+    if not _is_inside(item["file"]):
+        found = f"{item['file']!r} leaves the tree of upstream"
+        raise InputError(found, where=f"{where}.file")
     found = [place for place in PLACES if place in item]
     if len(found) != 1:
         raise InputError(f"{found}", where=where, wanted=f"one of {', '.join(PLACES)}")
@@ -270,6 +307,8 @@ def edited(text: str, edit: Edit) -> str:
     indent = line[: len(line) - len(line.lstrip())]
     if edit.place == "column":
         return text[:start] + _with_column(text[start:], edit)
+    if edit.place == "remove" and edit.file.endswith(".py"):
+        return _without_statement(text, text.count("\n", 0, start) + 1, edit)
     if edit.place == "remove":
         kept = text[start + len(line) :].splitlines(keepends=True)
         below = itertools.dropwhile(lambda row: row.startswith(indent + " "), kept)
@@ -278,7 +317,22 @@ def edited(text: str, edit: Edit) -> str:
     if edit.place == "replace":
         return text[:at] + new.removeprefix(indent) + text[at + len(edit.find) :]
     at = start if edit.place == "before" else start + len(line)
-    return text[:at] + new.rstrip("\n") + "\n" + text[at:]
+    return text[:at] + new.removesuffix("\n") + "\n" + text[at:]
+
+
+def _without_statement(text: str, number: int, edit: Edit) -> str:
+    """Return Python source without the statement of a line and its comment."""
+    statements = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.stmt)]
+    ends = [node.end_lineno for node in statements if node.lineno == number]
+    if not ends:
+        raise InputError(f"{edit.find!r} begins no statement", where=edit.file)
+    lines = text.splitlines(keepends=True)
+    above, below = lines[: number - 1], lines[max(ends) :]
+    while above and above[-1].lstrip().startswith("#"):
+        above.pop()
+    while above and not above[-1].strip() and below and not below[0].strip():
+        below.pop(0)
+    return "".join(above + below).rstrip("\n") + "\n"
 
 
 def _with_column(text: str, edit: Edit) -> str:
@@ -381,7 +435,7 @@ def unpack(source: Path, folder: Path) -> Path:
             else:
                 with tarfile.open(source) as archive:
                     archive.extractall(folder, filter="data")
-        except (tarfile.TarError, EOFError, OSError) as error:
+        except (*BAD_ARCHIVE, EOFError, OSError) as error:
             raise InputError(f"{source}: {error}", where="--source") from error
         inside = [path for path in folder.iterdir() if path.is_dir()]
         root = inside[0] if len(inside) == 1 else folder
@@ -392,9 +446,16 @@ def unpack(source: Path, folder: Path) -> Path:
 
 def git(repository: Path, *arguments: str, stdin: bytes | None = None) -> str:
     """Run git in a repository; return what it prints."""
-    done = subprocess.run(
-        [*GIT, "-C", str(repository), *arguments], input=stdin, capture_output=True
-    )
+    variables = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
+    try:
+        done = subprocess.run(
+            [*GIT, "-C", str(repository), *arguments],
+            input=stdin,
+            capture_output=True,
+            env=variables | ALONE,
+        )
+    except FileNotFoundError as error:
+        raise InputError("git is not installed") from error
     if done.returncode:
         raise InputError(f"git {arguments[0]}: {done.stderr.decode().strip()}")
     return done.stdout.decode()
@@ -406,8 +467,18 @@ def build(series: Series, source: Path, out: Path) -> list[Size]:
     Raises:
         InputError: ``out`` is not empty, or an edit does not fit the source.
     """
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file", wanted="a new folder")
     if out.exists() and any(out.iterdir()):
         raise InputError(f"{out} is not empty", wanted="a new folder")
+    try:
+        return _build(series, source, out)
+    except BaseException:
+        shutil.rmtree(out, ignore_errors=True)  # nothing is half done
+        raise
+
+
+def _build(series: Series, source: Path, out: Path) -> list[Size]:
     repository = out / "source"
     repository.mkdir(parents=True)
     git(repository, "init", "--quiet", f"--initial-branch={BASE}")

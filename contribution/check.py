@@ -19,7 +19,8 @@ series is applied to the released source (``build.py``), and this is run there:
 
 - upstream's own tests of SFIN, if the source has them, before and after the series,
 - the tests of the series; those of the fixes must fail before the series,
-- black, isort and ruff of upstream's versions on the files of the series,
+- black, isort and ruff of upstream's versions on the files that the series adds, and
+  on those that it changes and that were fine before,
 - ``driver.py``, here and there: training, evaluation, sampling, metric, predictors.
   All numbers must agree.
 
@@ -176,17 +177,35 @@ def check_tests(
             yield Row(what, good < count, f"{good} of {count} pass")
 
 
-def check_style(interpreter: Path, series: build.Series, tree: Path) -> Iterator[Row]:
-    """Yield the results of upstream's formatters and linter."""
-    files = [name for pull in series.pulls for name in pull.files if name[-3:] == ".py"]
+def has_style(interpreter: Path, tool: list[str], name: str, tree: Path) -> bool:
+    """Whether a formatter or linter has nothing to say about a file."""
+    command = [str(interpreter), "-m", *tool, name]
+    return not subprocess.run(command, cwd=tree, capture_output=True).returncode
+
+
+def check_style(
+    interpreter: Path, series: build.Series, trees: dict[str, Path]
+) -> Iterator[Row]:
+    """Yield the results of upstream's formatters and linter.
+
+    Of the files that the series changes, those that were fine before must stay so.
+    """
+    added = {name for pull in series.pulls for name in pull.files}
+    edited = {edit.file for pull in series.pulls for edit in pull.edits} - added
+    new, old = (
+        sorted(name for name in names if name.endswith(".py"))
+        for names in (added, edited)
+    )
     isort = ["isort", "--check", "--multi-line=7", "--sl", "--profile", "black"]
     for tool in (["black", "--check", "--quiet"], [*isort, "--quiet"], ["ruff"]):
-        wrong = []
-        for name in files:
-            command = [str(interpreter), "-m", *tool, name]
-            if subprocess.run(command, cwd=tree, capture_output=True).returncode:
-                wrong.append(name)
-        text = ", ".join(wrong) or f"{len(files)} files"
+        fine = [n for n in old if has_style(interpreter, tool, n, trees["before"])]
+        wrong = [
+            name
+            for name in new + fine
+            if not has_style(interpreter, tool, name, trees["after"])
+        ]
+        count = f"{len(new)} new files, {len(fine)} of {len(old)} changed ones"
+        text = ", ".join(wrong) or count
         yield Row(f"{tool[0]} of upstream's version", not wrong, text)
 
 
@@ -238,19 +257,19 @@ def check(options: argparse.Namespace) -> tuple[list[Row], list[build.Size]]:
     """Do everything; print each line of the table as it is known."""
     out = options.out
     series = build.read_series()
-    interpreter = environment(series, out / "env", options.python).absolute()
     work = Path(tempfile.mkdtemp(prefix="run_", dir=out))
     print(f"logs and numbers: {work}")
     source = options.source or build.fetch(series, work)
     unpacked = build.unpack(source, work / "unpacked")
     sizes = build.build(series, unpacked, work / "series")
-    print("\n".join(build.table(sizes)))
+    print("\n".join(build.table(sizes)), flush=True)
+    interpreter = environment(series, out / "env", options.python).absolute()
     trees = {"before": work / "released", "after": work / "series" / "source"}
     prepare(trees["after"], interpreter, trees["before"])
     rows = []
     for part in (
         check_tests(interpreter, series, trees, work),
-        check_style(interpreter, series, trees["after"]),
+        check_style(interpreter, series, trees),
         check_numbers(interpreter, trees["after"], work),
     ):
         for row in part:

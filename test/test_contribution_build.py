@@ -21,6 +21,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,32 @@ def test_a_pull_request_is_a_branch_and_a_patch(tmp_path, source):
     assert "code > 9" in table and "1 save_freq" in table
 
 
+def test_git_of_the_user_changes_nothing(tmp_path, source, monkeypatch):
+    series = series_of(tmp_path, pull())
+    build.build(series, source, tmp_path / "calm")
+    home = tmp_path / "home"
+    other = home / "other"
+    other.mkdir(parents=True)
+    build.git(other, "init", "--quiet")
+    hooks = home / "hooks"
+    hooks.mkdir()
+    (hooks / "pre-commit").write_text("#!/bin/sh\nexit 1\n")
+    (hooks / "pre-commit").chmod(0o755)
+    (home / ".gitconfig").write_text(
+        f"[core]\n\thooksPath = {hooks}\n\tautocrlf = true\n"
+        "[diff]\n\tnoprefix = true\n[commit]\n\tgpgsign = true\n"
+    )
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("GIT_DIR", str(other / ".git"))
+    monkeypatch.setenv("GIT_AUTHOR_NAME", "somebody")
+    build.build(series, source, tmp_path / "out")
+    assert not list((other / ".git" / "objects").glob("??"))
+    name = "0001-save_freq.patch"
+    patches = [(tmp_path / out / name).read_text() for out in ("calm", "out")]
+    calm, patch = (re.sub(r"^(From|Date:) .*\n", "", p, flags=re.M) for p in patches)
+    assert "a/ppmat/trainer.py" in patch and patch == calm
+
+
 def test_the_source_may_be_an_archive(tmp_path, source):
     archive = tmp_path / "ppmat-0.3.0.tar.gz"
     with tarfile.open(archive, "w:gz") as file:
@@ -104,13 +131,31 @@ def test_the_source_may_be_an_archive(tmp_path, source):
     root = build.unpack(archive, tmp_path / "unpacked")
     assert (root / "ppmat" / "trainer.py").read_text() == TRAINER
     (tmp_path / "bad.tar.gz").write_bytes(archive.read_bytes()[:50])
-    for bad in (tmp_path / "bad.tar.gz", tmp_path / "missing", tmp_path):
+    with zipfile.ZipFile(tmp_path / "secret.zip", "w") as file:
+        file.writestr("ppmat/__init__.py", "")
+    raw = bytearray((tmp_path / "secret.zip").read_bytes())
+    for mark, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        raw[raw.index(mark) + at] |= 1  # says that it is encrypted
+    (tmp_path / "secret.zip").write_bytes(raw)
+    raw[raw.index(b"PK\x03\x04")] = 0
+    (tmp_path / "bad.zip").write_bytes(raw)
+    names = ("bad.tar.gz", "missing", "secret.zip", "bad.zip", ".")
+    for bad in (tmp_path / name for name in names):
         with pytest.raises(build.InputError):
             build.unpack(bad, tmp_path / f"un_{bad.name}")
 
 
 def edited(text, **edit):
     return build.edited(text, build._edit({"file": "x", **edit}, "here"))
+
+
+def test_files_for_upstream_do_not_name_what_it_lacks():
+    for pull in build.read_series().pulls:
+        for place in pull.files:
+            if place.endswith((".py", ".yaml")):
+                text = build.finished(pull, place).decode()
+                names = r"ppmat\.commands|docs/\w|OC20_ROOT|FORMER_WEIGHTS|best weights"
+                assert not re.findall(names, text), place
 
 
 @pytest.mark.parametrize(
@@ -126,12 +171,32 @@ def test_text_gets_the_indentation_of_its_place(edit, wanted):
     assert wanted in text and text.endswith("            stop()\n")
 
 
+def test_an_empty_line_after_a_text_is_kept():
+    text = edited(TRAINER, find="def run", before="x = 1\n\n")
+    assert "    x = 1\n\n    def run" in text
+
+
 def test_a_block_is_removed_with_all_that_is_below_it():
     text = "a:\n  b: 1\n  c:\n    d: 2\n\n    e: 3\n  f: 4\n"
     assert edited(text, find="  b:", remove=True) == text.replace("  b: 1\n", "")
     assert edited("a:\n  c:\n    d: 2\n  f: 4\n", find="c:", remove=True) == (
         "a:\n  f: 4\n"
     )
+
+
+def test_a_statement_of_python_is_removed_with_its_comment():
+    text = "import a\nimport b\n\n# c\nC = {\n    1: 2,\n}\nD = 3\n\n\n"
+    last = "def f(\n    x,\n):\n    return x\n\n\ndef g():\n    y = 1\n\n    return y\n"
+
+    def without(find):
+        return edited(text + last, find=find, remove=True, file="x.py")
+
+    assert without("import b") == (text + last).replace("import b\n", "")
+    assert without("C = {") == "import a\nimport b\n\nD = 3\n\n\n" + last
+    assert without("def f(") == text + last[last.index("def g") :]
+    assert without("def g(") == text + last[: last.index("\n\ndef g")]
+    with pytest.raises(build.InputError, match="x.py: '1: 2' begins no statement"):
+        without("1: 2")
 
 
 def test_a_column_of_a_table():
@@ -152,6 +217,7 @@ def test_a_line_that_is_not_there_once_is_refused(tmp_path, source, find, count)
     series = series_of(tmp_path, pull(edits=[edit]))
     with pytest.raises(build.InputError, match=f"trainer.py: .* {count} times"):
         build.build(series, source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_files_of_upstream_are_not_replaced(tmp_path, source):
@@ -176,6 +242,9 @@ def test_an_output_folder_is_not_overwritten(tmp_path, source):
     (tmp_path / "out" / "mine").touch()
     with pytest.raises(build.InputError, match="not empty"):
         build.build(series_of(tmp_path, pull()), source, tmp_path / "out")
+    assert (tmp_path / "out" / "mine").is_file()
+    with pytest.raises(build.InputError, match="mine is a file"):
+        build.build(series_of(tmp_path, pull()), source, tmp_path / "out" / "mine")
 
 
 EDIT = {"file": "a.py", "find": "x", "replace": "y"}
@@ -191,6 +260,12 @@ EDIT = {"file": "a.py", "find": "x", "replace": "y"}
         ({"limits": {"files": 2, "code": True, "tests": 1}}, "wanted int"),
         ({"files": ["ppmat/none.py"]}, "is no file of this tree"),
         ({"files": [{"../x.py": "setup.py"}]}, "leaves the tree"),
+        ({"files": ["/etc/hostname"]}, "is no file of this tree"),
+        ({"files": [{"x.py": "contribution/../setup.py"}]}, "is no file of this tree"),
+        ({"files": [{}]}, "wanted upstream's path: ours"),
+        ({"files": [{3: "setup.py"}]}, "leaves the tree"),
+        ({"edits": [{**EDIT, "file": "../a.py"}]}, "file: '../a.py' leaves the tree"),
+        ({"edits": [{**EDIT, "file": "/a.py"}]}, "leaves the tree"),
         ({"edits": [{**EDIT, "after": "z"}]}, "wanted one of replace"),
         ({"edits": [{"file": "a.py", "find": "x"}]}, "wanted one of replace"),
         ({"edits": [{**EDIT, "find": "two\nlines"}]}, "a part of one line"),
@@ -208,8 +283,9 @@ def test_a_file_belongs_to_one_pull_request(tmp_path):
         series_of(tmp_path, pull(), pull(name="before_train"))
     path = tmp_path / "broken.yaml"
     path.write_text("pulls: [")
-    with pytest.raises(build.InputError, match="broken.yaml"):
-        build.read_series(path)
+    for bad in (path, tmp_path / "missing.yaml"):
+        with pytest.raises(build.InputError, match=bad.name):
+            build.read_series(bad)
 
 
 def test_ranges_are_left_out_and_nothing_else():
@@ -327,6 +403,28 @@ def test_numbers_that_are_missing_are_an_error():
     ours = side([{"loss": 2.0}, {"loss": 1.0}])
     with pytest.raises(check.StepFailed, match="not the same"):
         list(check.differences(ours, side([{"loss": 2.0}])))
+
+
+def test_a_changed_file_that_was_fine_must_stay_so(tmp_path):
+    """With a compiler in place of the formatters."""
+    trees = {when: tmp_path / when for when in ("before", "after")}
+    for tree, text in zip(trees.values(), ("a = 1\n", "a = = 1\n")):
+        (tree / "ppmat").mkdir(parents=True)
+        (tree / "ppmat" / "fine.py").write_text(text)
+        (tree / "ppmat" / "bad.py").write_text("b = = 1\n")
+    limits = {"files": 9, "code": 9, "tests": 9}
+    edits = [build.Edit(f"ppmat/{n}.py", "x", "after", "y") for n in ("fine", "bad")]
+    series = build.Series("ppmat", "0", [build.Pull("save_freq", {}, edits, limits)])
+    python = tmp_path / "python"  # every tool is the compiler
+    python.write_text(
+        f'#!/bin/sh\nfor last; do :; done\n{sys.executable} -m py_compile "$last"\n'
+    )
+    python.chmod(0o755)
+    for row in check.check_style(python, series, trees):
+        assert not row.passed and row.found == "ppmat/fine.py"
+    trees["after"] = trees["before"]
+    for row in check.check_style(python, series, trees):
+        assert row.passed and row.found == "0 new files, 1 of 2 changed ones"
 
 
 def test_a_program_that_fails_shows_the_end_of_its_log(tmp_path):

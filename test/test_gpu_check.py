@@ -27,6 +27,7 @@ from benchmarks.gpu_check import FLOAT32
 from benchmarks.gpu_check import NETWORKS
 from benchmarks.gpu_check import differences
 from benchmarks.gpu_check import faults
+from ppmat.utils.errors import InputError
 
 FLOW = NETWORKS["SFINFlow"]
 SMALL = tuple(
@@ -104,3 +105,26 @@ def test_two_ranks_take_the_steps_of_one(tmp_path, monkeypatch):
     assert faults(gpu_check.RANKS, {"loss_of_a_step": other})
     with pytest.raises(ValueError, match="logged 1 and 2 steps"):
         gpu_check.largest_difference(curve[:1], curve)
+
+
+def test_a_folder_of_somebody_else_is_not_removed(tmp_path):
+    work = tmp_path / "work"
+    for _ in range(2):  # a new folder, and that of an earlier check
+        gpu_check.fresh_folder(work)
+        assert os.listdir(work) == [gpu_check.MARK]
+        (work / "SFINFlow").mkdir()
+    (tmp_path / "thesis.txt").write_text("all of it")
+    for other in (tmp_path, tmp_path / "thesis.txt"):
+        with pytest.raises(InputError, match="holds other files"):
+            gpu_check.fresh_folder(other)
+    assert (tmp_path / "thesis.txt").read_text() == "all of it"
+    assert (work / "SFINFlow").is_dir()
+
+
+def test_what_is_not_run_is_said():
+    some = [mode for mode in gpu_check.AMP if "float16" in mode and "b" not in mode]
+    lines = gpu_check.left_out(["SFINFlow"], some, 1)
+    assert len(lines) == 3 and "O1 bfloat16" in lines[0] and "only one" in lines[2]
+    (line,) = gpu_check.left_out(list(NETWORKS), list(gpu_check.AMP), 2)
+    assert line.startswith("ARDiff, two ranks")
+    assert gpu_check.left_out(["SFINFlow"], list(gpu_check.AMP), 2) == []

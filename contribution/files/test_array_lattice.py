@@ -32,3 +32,9 @@ def test_lattice_of_any_kind_of_array(convert):
     np.testing.assert_allclose(structure.lattice.abc, np.linalg.norm(CELL, axis=1))
     assert structure.lattice.volume == pytest.approx(abs(np.linalg.det(CELL)))
     assert [site.specie.symbol for site in structure] == ["Cu", "O"]
+
+
+def test_no_lattice_is_refused():
+    data = {"frac_coords": [[0.0, 0.0, 0.0]], "atom_types": [29], "lattice": None}
+    with pytest.raises(ValueError, match="needs a lattice"):
+        BuildStructure(format="array", niggli=False)(data)

@@ -63,6 +63,24 @@ def test_crops_of_evaluation_are_central_and_not_flipped(root, tmp_path):
         np.testing.assert_array_equal(image, whole()[2:4, 2:4] + 50 * number)
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_crop_larger_than_the_image_is_refused(root, tmp_path, split):
+    with pytest.raises(ValueError, match="crop_size 7 exceeds the image '1.png' of 6"):
+        sample(root, tmp_path, split, crop_size=7)
+
+
+@pytest.mark.parametrize(
+    "options, reason",
+    [
+        ({"flips": ["updown"]}, "Unsupported flips"),
+        ({"crop_size": 0}, "positive integer"),
+    ],
+)
+def test_options_without_a_meaning_are_refused(root, tmp_path, options, reason):
+    with pytest.raises(ValueError, match=reason):
+        sample(root, tmp_path, **options)
+
+
 def test_crops_of_training_move(root, tmp_path):
     np.random.seed(0)
     corners = {sample(root, tmp_path, crop_size=2)["noisy"][0, 0] for _ in range(20)}

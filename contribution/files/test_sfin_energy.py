@@ -129,8 +129,7 @@ def test_metric_over_batches():
 
 
 @pytest.mark.parametrize("name", ["10k", "all"])
-def test_configurations_build(name, monkeypatch):
-    monkeypatch.setenv("OC20_ROOT", "data")
+def test_configurations_build(name):
     folder = ROOT / "property_prediction" / "configs" / "sfin"
     config = OmegaConf.load(folder / f"sfin_oc20_is2re_{name}.yaml")
     config = OmegaConf.to_container(config, resolve=True)

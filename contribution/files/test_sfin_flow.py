@@ -133,8 +133,7 @@ def test_a_perfect_prediction_scores_one(samples):
 
 
 @pytest.mark.parametrize("name", ["10k", "all"])
-def test_configurations_build(name, monkeypatch):
-    monkeypatch.setenv("OC20_ROOT", "data")
+def test_configurations_build(name):
     config = OmegaConf.load(CONFIGS / f"sfin_oc20_is2rs_{name}.yaml")
     config = OmegaConf.to_container(config, resolve=True)
     network = build_model(config["Model"])

@@ -65,6 +65,11 @@ def test_author_truncates_and_averages_over_images():
     assert abs(found["psnr"] - scores()["psnr"]) > 1
 
 
+def test_an_unknown_protocol_is_refused():
+    with pytest.raises(ValueError, match="'autor', expected 'pooled' or 'author'"):
+        scores(protocol="autor")
+
+
 def test_reset_clears_the_sums_of_both():
     predicted, true = images()
     metric = SFINStreamingAdapter("clean", protocol="author")

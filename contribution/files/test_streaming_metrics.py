@@ -61,12 +61,11 @@ class LargestError(StreamingMetricBase):
         return {"largest": self.largest}
 
 
-@pytest.mark.parametrize("strategy", ["step", "epoch"])
-def test_both_kinds_of_metrics_are_computed(strategy, tmp_path):
+def trainer_of(metrics, folder, strategy="step"):
     config = {
         "max_epochs": 1,
         "seed": 0,
-        "output_dir": str(tmp_path),
+        "output_dir": str(folder),
         "save_freq": 1,
         "eval_freq": 1,
         "start_eval_epoch": 1,
@@ -74,12 +73,28 @@ def test_both_kinds_of_metrics_are_computed(strategy, tmp_path):
         "compute_metric_during_train": True,
         "metric_strategy_during_eval": strategy,
     }
-    model = Line()
+    return BaseTrainer(config, Line(), compute_metric_func_dict=metrics)
+
+
+def scores_and_errors(trainer):
+    """Return what the trainer computes, and the errors of all points."""
     loader = paddle.io.DataLoader(Points(), batch_size=5)
-    metrics = {"y": paddle.nn.L1Loss(), "errors": LargestError()}
-    trainer = BaseTrainer(config, model, compute_metric_func_dict=metrics)
     _, _, scores = trainer.eval(loader)
     x = paddle.arange(5, dtype="float32").unsqueeze(1)
-    errors = (model.out(x) - 2 * x).abs()
-    assert scores["y"].avg == pytest.approx(float(errors.mean()))
+    return scores, (trainer.model.out(x) - 2 * x).abs()
+
+
+@pytest.mark.parametrize("strategy", ["step", "epoch"])
+def test_both_kinds_of_metrics_are_computed(strategy, tmp_path):
+    metrics = {"y": paddle.nn.L1Loss(), "errors": LargestError()}
+    for _ in range(2):  # a second trainer gets the same metrics
+        trainer = trainer_of(metrics, tmp_path, strategy)
+        scores, errors = scores_and_errors(trainer)
+        assert scores["y"].avg == pytest.approx(float(errors.mean()))
+        assert scores["largest"].avg == pytest.approx(float(errors.max()))
+    assert list(metrics) == ["y", "errors"]
+
+
+def test_a_metric_without_a_name_is_taken(tmp_path):
+    scores, errors = scores_and_errors(trainer_of(LargestError(), tmp_path))
     assert scores["largest"].avg == pytest.approx(float(errors.max()))
