@@ -196,6 +196,24 @@ def test_a_flow_moves_the_random_placements(slab, tmp_path):
     assert times == {p.name: p.stat().st_mtime_ns for p in stored.iterdir()}
 
 
+@pytest.mark.parametrize(
+    "override",
+    [
+        "Sample.model_sample_params.num_inference_steps=1",
+        "Model.__init_params__.num_inference_steps=1",
+        "Sample.graph_converter.__init_params__.cutoff=3.5",
+    ],
+)
+def test_a_flow_with_other_settings_changes_nothing(slab, tmp_path, caplog, override):
+    options = ("--num_samples=2", "--source=flow", *write_flow(tmp_path))
+    folder = tmp_path / "out"
+    assert run(slab, folder, *options) == 0
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    assert run(slab, folder, *options, override) == 2
+    assert "belongs to a run with other flow" in caplog.text
+    assert before == {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
 def test_help_names_the_options(capsys):
     with pytest.raises(SystemExit):
         sample.main(TASK, ["--mode", "place", "--help"])

@@ -193,7 +193,8 @@ def _place(
         settings |= {"fmax": args.fmax, "max_steps": args.max_steps}
     sampler = None
     if args.source == "flow":
-        sampler, settings["flow"] = _load_flow(args, task_dir)
+        sampler = _load_flow(args, task_dir)
+        settings |= {f"flow {k}": value for k, value in sampler.settings().items()}
     manifest = RunManifest(Path(args.save_path) / "place.json", settings, _HINT)
     manifest.write()
     make = PLACEMENTS["heuristic" if args.source == "heuristic" else "random"]
@@ -224,10 +225,9 @@ def _digest(atoms: Atoms) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _load_flow(args: argparse.Namespace, task_dir: str) -> tuple[Any, str]:
-    """Return the sampler of the flow and the fingerprint of its weights."""
+def _load_flow(args: argparse.Namespace, task_dir: str) -> Any:
+    """Return the ``StructureSampler`` of the flow."""
     from ppmat.sampler.structure_sampler import StructureSampler
-    from ppmat.utils.save_load import fingerprint
 
     sampler = StructureSampler(
         model_name=args.model_name,
@@ -244,7 +244,7 @@ def _load_flow(args: argparse.Namespace, task_dir: str) -> tuple[Any, str]:
         f"{type(sampler.model).__name__} relaxes structures; --source=flow needs a "
         "trained SFINPlacement, see configs/sfin/sfin_placement.yaml",
     )
-    return sampler, fingerprint(sampler.model)
+    return sampler
 
 
 def _relax(placed: list[Atoms], calculator: Any, args: argparse.Namespace) -> list:
