@@ -191,6 +191,7 @@ def _place(
     settings |= {"slab": _digest(slab), "adsorbate": _digest(adsorbate)}
     if calculator is not None:
         settings |= {"fmax": args.fmax, "max_steps": args.max_steps}
+        settings["potential"] = calculator.fingerprints()
     sampler = None
     if args.source == "flow":
         sampler = _load_flow(args, task_dir)
