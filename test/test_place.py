@@ -110,6 +110,38 @@ def test_an_element_that_the_calculator_lacks_is_given_up(slab, tmp_path):
     assert all("Cl" in row["fault"] for row in table(tmp_path))
 
 
+def test_a_fault_names_no_option_that_is_not_there(slab, tmp_path):
+    options = ("--num_samples=1", "--calculator=sfin_potential_chgnet_small")
+    assert run(slab, tmp_path, *options, adsorbate="Cl") == 1
+    (row,) = table(tmp_path)
+    assert row["fault"] == "Cl is not in the training data of the potential"
+
+
+def test_the_last_message_counts_the_checks_that_failed(slab, tmp_path, monkeypatch):
+    from ppmat.commands.place import logger
+
+    said = []
+    monkeypatch.setattr(logger, "message", said.append)
+    options = ("--calculator=emt", "--num_samples=10", "--max_steps=100")
+    assert run(slab, tmp_path, *options, adsorbate="OH") in (0, 1)
+    broken = sum(row["dissociated"] == "True" for row in table(tmp_path))
+    assert broken and f"dissociated {broken}" in said[-1]
+
+
+@pytest.mark.parametrize("text", ["", "5\nno frame\n"])
+def test_a_damaged_relaxation_is_refused(slab, tmp_path, caplog, text):
+    assert run(slab, tmp_path, *EMT) == 0
+    before = table(tmp_path)
+    path = tmp_path / "relaxed" / "0003.extxyz"
+    path.write_text(text)
+    assert run(slab, tmp_path, *EMT) == 2
+    assert "0003.extxyz: is empty or damaged" in caplog.text
+    assert path.read_text() == text
+    path.unlink()
+    assert run(slab, tmp_path, *EMT) == 0
+    assert table(tmp_path) == before
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -121,6 +153,7 @@ def test_an_element_that_the_calculator_lacks_is_given_up(slab, tmp_path):
         ["--source=flow"],
         ["--config_path=x.yaml"],
         ["--save_path=x.csv"],
+        ["--save_path="],
     ],
 )
 def test_wrong_options_are_refused_before_anything_is_written(slab, tmp_path, options):
