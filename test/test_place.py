@@ -110,6 +110,38 @@ def test_an_element_that_the_calculator_lacks_is_given_up(slab, tmp_path):
     assert all("Cl" in row["fault"] for row in table(tmp_path))
 
 
+def test_a_fault_names_no_option_that_is_not_there(slab, tmp_path):
+    options = ("--num_samples=1", "--calculator=sfin_potential_chgnet_small")
+    assert run(slab, tmp_path, *options, adsorbate="Cl") == 1
+    (row,) = table(tmp_path)
+    assert row["fault"] == "Cl is not in the training data of the potential"
+
+
+def test_the_last_message_counts_the_checks_that_failed(slab, tmp_path, monkeypatch):
+    from ppmat.commands.place import logger
+
+    said = []
+    monkeypatch.setattr(logger, "message", said.append)
+    options = ("--calculator=emt", "--num_samples=10", "--max_steps=100")
+    assert run(slab, tmp_path, *options, adsorbate="OH") in (0, 1)
+    broken = sum(row["dissociated"] == "True" for row in table(tmp_path))
+    assert broken and f"dissociated {broken}" in said[-1]
+
+
+@pytest.mark.parametrize("text", ["", "5\nno frame\n"])
+def test_a_damaged_relaxation_is_refused(slab, tmp_path, caplog, text):
+    assert run(slab, tmp_path, *EMT) == 0
+    before = table(tmp_path)
+    path = tmp_path / "relaxed" / "0003.extxyz"
+    path.write_text(text)
+    assert run(slab, tmp_path, *EMT) == 2
+    assert "0003.extxyz: is empty or damaged" in caplog.text
+    assert path.read_text() == text
+    path.unlink()
+    assert run(slab, tmp_path, *EMT) == 0
+    assert table(tmp_path) == before
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -121,6 +153,7 @@ def test_an_element_that_the_calculator_lacks_is_given_up(slab, tmp_path):
         ["--source=flow"],
         ["--config_path=x.yaml"],
         ["--save_path=x.csv"],
+        ["--save_path="],
     ],
 )
 def test_wrong_options_are_refused_before_anything_is_written(slab, tmp_path, options):
@@ -194,6 +227,24 @@ def test_a_flow_moves_the_random_placements(slab, tmp_path):
         == 0
     )
     assert times == {p.name: p.stat().st_mtime_ns for p in stored.iterdir()}
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "Sample.model_sample_params.num_inference_steps=1",
+        "Model.__init_params__.num_inference_steps=1",
+        "Sample.graph_converter.__init_params__.cutoff=3.5",
+    ],
+)
+def test_a_flow_with_other_settings_changes_nothing(slab, tmp_path, caplog, override):
+    options = ("--num_samples=2", "--source=flow", *write_flow(tmp_path))
+    folder = tmp_path / "out"
+    assert run(slab, folder, *options) == 0
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    assert run(slab, folder, *options, override) == 2
+    assert "belongs to a run with other flow" in caplog.text
+    assert before == {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def test_help_names_the_options(capsys):

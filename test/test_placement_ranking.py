@@ -25,6 +25,7 @@ from ppmat.datasets.placements import clean_slab
 from ppmat.datasets.placements import heuristic_placements
 from ppmat.sampler.placement_ranking import SAME_PLACE
 from ppmat.sampler.placement_ranking import add_checks
+from ppmat.sampler.placement_ranking import count_anomalies
 from ppmat.sampler.placement_ranking import find_repeated
 from ppmat.sampler.placement_ranking import is_same
 from ppmat.sampler.placement_ranking import rank
@@ -80,7 +81,9 @@ def test_ranking_puts_anomalies_and_faults_last(placed, tmp_path):
     with open(tmp_path / "table.csv", newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [row["rank"] for row in rows] == ["1", "2", "", ""]
-    assert [row["above_best"] for row in rows] == ["0.0000", "2.0000", "-0.5000", ""]
+    assert [row["above_best"] for row in rows] == ["0.0000", "2.0000", "", ""]
+    assert count_anomalies(ended) == "desorbed 1"
+    assert count_anomalies(ended[:2]) == ""
     assert rows[3]["fault"] == "unknown element"
 
 

@@ -51,7 +51,7 @@ Exit status: 0 done, 1 some placements were given up, 2 wrong input, 130 stopped
 
 examples:
   sample.py --mode=place --slab slab.cif --adsorbate CO --calculator emt
-  sample.py --mode=place --slab slab.traj --adsorbate CH3OH --source heuristic
+  sample.py --mode=place --slab slab.traj --adsorbate CO --source heuristic
             --calculator sfin_potential_chgnet_small --num_samples 50
   sample.py --mode=place --slab slab.cif --adsorbate OH --source flow
             -c configs/sfin/sfin_placement.yaml --checkpoint_path best.pdparams
@@ -126,6 +126,7 @@ def _check_options(args: argparse.Namespace) -> None:
         refuse_if(value < least, f"--{name}={value}: wanted at least {least}")
     refuse_if(not 0 < args.fmax < 10, f"--fmax={args.fmax}: wanted 0 to 10 eV/Å")
     is_file = args.save_path.endswith((".csv", ".extxyz", ".traj", ".xyz"))
+    refuse_if(not args.save_path.strip(), "--save_path is empty: wanted a folder")
     refuse_if(is_file, f"--save_path={args.save_path}: wanted a folder")
     has_model = args.config_path or args.model_name
     is_flow = args.source == "flow"
@@ -191,9 +192,11 @@ def _place(
     settings |= {"slab": _digest(slab), "adsorbate": _digest(adsorbate)}
     if calculator is not None:
         settings |= {"fmax": args.fmax, "max_steps": args.max_steps}
+        settings["potential"] = calculator.fingerprints()
     sampler = None
     if args.source == "flow":
-        sampler, settings["flow"] = _load_flow(args, task_dir)
+        sampler = _load_flow(args, task_dir)
+        settings |= {f"flow {k}": value for k, value in sampler.settings().items()}
     manifest = RunManifest(Path(args.save_path) / "place.json", settings, _HINT)
     manifest.write()
     make = PLACEMENTS["heuristic" if args.source == "heuristic" else "random"]
@@ -224,10 +227,9 @@ def _digest(atoms: Atoms) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _load_flow(args: argparse.Namespace, task_dir: str) -> tuple[Any, str]:
-    """Return the sampler of the flow and the fingerprint of its weights."""
+def _load_flow(args: argparse.Namespace, task_dir: str) -> Any:
+    """Return the ``StructureSampler`` of the flow."""
     from ppmat.sampler.structure_sampler import StructureSampler
-    from ppmat.utils.save_load import fingerprint
 
     sampler = StructureSampler(
         model_name=args.model_name,
@@ -244,7 +246,7 @@ def _load_flow(args: argparse.Namespace, task_dir: str) -> tuple[Any, str]:
         f"{type(sampler.model).__name__} relaxes structures; --source=flow needs a "
         "trained SFINPlacement, see configs/sfin/sfin_placement.yaml",
     )
-    return sampler, fingerprint(sampler.model)
+    return sampler
 
 
 def _relax(placed: list[Atoms], calculator: Any, args: argparse.Namespace) -> list:
@@ -253,7 +255,6 @@ def _relax(placed: list[Atoms], calculator: Any, args: argparse.Namespace) -> li
     Those that an earlier command ended are read.
     """
     from ppmat.calculator import relax_batch
-    from ppmat.distillation.labelling import read_frames
     from ppmat.distillation.labelling import write_frames
     from ppmat.utils.files import make_folder
     from ppmat.utils.progress import Progress
@@ -261,9 +262,10 @@ def _relax(placed: list[Atoms], calculator: Any, args: argparse.Namespace) -> li
     folder = Path(args.save_path) / "relaxed"
     make_folder(folder)
     paths = [folder / f"{atoms.info['placement']:04d}.extxyz" for atoms in placed]
-    todo = [i for i, path in enumerate(paths) if not path.exists()]
-    if len(todo) < len(placed):
-        logger.message(f"{len(placed) - len(todo)} placements are relaxed already")
+    ended = {i: _read_ended(p, placed[i]) for i, p in enumerate(paths) if p.exists()}
+    todo = [i for i in range(len(placed)) if i not in ended]
+    if ended:
+        logger.message(f"{len(ended)} placements are relaxed already")
     structures = [placed[i] for i in todo]
     ending = relax_batch(structures, calculator, args.fmax, args.max_steps)
     for done in Progress(ending, "relaxing", total=len(todo), unit=" placements"):
@@ -272,9 +274,35 @@ def _relax(placed: list[Atoms], calculator: Any, args: argparse.Namespace) -> li
         if done.fault is None:
             atoms.info["total_energy"] = float(done.results["energy"])
         else:
-            atoms.info["fault"] = str(done.fault)
-        write_frames(paths[todo[done.index]], [atoms])
-    return [read_frames(path)[0] for path in paths]
+            atoms.info["fault"] = _without_hint(done.fault)
+        number = todo[done.index]
+        write_frames(paths[number], [atoms])
+        ended[number] = _read_ended(paths[number], placed[number])
+    return [ended[i] for i in range(len(placed))]
+
+
+def _read_ended(path: Path, placed: Atoms) -> Atoms:
+    """Read where the relaxation of a placement ended."""
+    from ppmat.distillation.labelling import read_frames
+
+    try:
+        (atoms,) = read_frames(path)
+        if atoms.numbers.tolist() != placed.numbers.tolist():
+            raise ValueError("other atoms")
+    except Exception as error:  # ASE raises many
+        raise InputError(
+            "is empty or damaged",
+            where=str(path),
+            hint="Delete it; the same command relaxes this placement again.",
+        ) from error
+    return atoms
+
+
+def _without_hint(fault: Exception) -> str:
+    """Return why a calculator gave up; its hint is for its callers in Python."""
+    if isinstance(fault, InputError) and fault.hint:
+        return str(fault).removesuffix(f". {fault.hint}")
+    return str(fault)
 
 
 def _report(ended: list[Atoms], initial: list[Atoms], folder: Path) -> int:
@@ -282,6 +310,7 @@ def _report(ended: list[Atoms], initial: list[Atoms], folder: Path) -> int:
     from ppmat.distillation.labelling import write_frames
     from ppmat.sampler.figures import draw_placements
     from ppmat.sampler.placement_ranking import add_checks
+    from ppmat.sampler.placement_ranking import count_anomalies
     from ppmat.sampler.placement_ranking import find_repeated
     from ppmat.sampler.placement_ranking import is_valid
     from ppmat.sampler.placement_ranking import rank
@@ -307,9 +336,12 @@ def _report(ended: list[Atoms], initial: list[Atoms], folder: Path) -> int:
     for atoms in faults:
         logger.error(f"placement {atoms.info['placement']}: {atoms.info['fault']}")
     late = sum(not atoms.info.get("converged", True) for atoms in valid)
+    failed = f"{len(ended) - len(valid) - len(faults)} failed a check"
+    if anomalies := count_anomalies(ended):
+        failed += f" ({anomalies})"
     logger.message(
         f"{folder}: {counted(len(distinct), 'distinct placement')} of "
-        f"{len(ended)}; {len(ended) - len(valid) - len(faults)} failed a check, "
+        f"{len(ended)}; {failed}, "
         f"{len(faults)} were given up, {late} valid ones did not converge"
     )
     return EXIT_SOME_LEFT_OUT if faults or not valid else 0

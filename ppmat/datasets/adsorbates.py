@@ -24,6 +24,7 @@ from ase import Atoms
 from ase.build import molecule
 from ase.collections import g2
 from ase.data import atomic_numbers
+from ase.geometry import complete_cell
 
 from ppmat.datasets.oc20_record import SMALLEST_DISTANCE
 from ppmat.datasets.structure_files import format_of
@@ -31,13 +32,17 @@ from ppmat.datasets.structure_reader import Unreadable
 from ppmat.datasets.structure_reader import find_inputs
 from ppmat.datasets.structure_reader import read_frames
 from ppmat.utils.bonds import bonded_pairs
+from ppmat.utils.bonds import unwrap
 from ppmat.utils.errors import InputError
 from ppmat.utils.errors import nearest
+from ppmat.utils.periodic import check_cell
 
 SMILES = "smiles:"  # in front of a text that is also a name, such as CO
 # Bonds of neutral atoms; of two with equally many open ones, the heavier binds.
 _VALENCE = {1: 1, 6: 4, 7: 3, 8: 2, 9: 1, 15: 3, 16: 2, 17: 1, 35: 1, 53: 1}
 _NEUTRAL = "a neutral species, as slabs are computed without charge"
+# Of the sum of the covalent radii; F2 has 1.25, the longest in the g2 set.
+_LONGEST_BOND = 1.3
 _EMBEDDING_SEED = 7  # of RDKit's coordinates, so that a SMILES is always the same
 
 
@@ -46,7 +51,8 @@ def read_adsorbate(text: str) -> Atoms:
 
     Args:
         text: An element; a name of ASE's g2 set, such as ``CO``, ``CH3OH`` or ``OH``; a
-            structure file (``FILE@INDEX`` picks a frame); or SMILES, which RDKit reads.
+            structure file (``FILE@INDEX`` picks a frame), in which the molecule may be
+            wrapped across its periodic cell; or SMILES, which RDKit reads.
             What is a name and SMILES is the name, unless ``smiles:`` is in front.
 
     Raises:
@@ -119,7 +125,28 @@ def _from_file(text: str, where: str) -> Atoms:
     charge = atoms.info.get("charge", atoms.get_initial_charges().sum())
     if abs(charge) > 0.01:
         raise InputError(f"has the charge {charge:g}", where=where, wanted=_NEUTRAL)
-    return atoms
+    _check(atoms, where)
+    return _in_one_piece(atoms, where)
+
+
+def _in_one_piece(atoms: Atoms, where: str) -> Atoms:
+    """Return a molecule that its periodic cell may have cut."""
+    periodic = atoms.pbc & atoms.cell.any(axis=1)
+    cell = complete_cell(atoms.cell.array * periodic[:, None])
+    cell[~periodic] *= np.linalg.norm(np.ptp(atoms.positions, axis=0)) + 20.0  # alone
+    try:
+        check_cell(cell)
+    except ValueError as error:
+        raise InputError(str(error), where=where) from error
+    positions = unwrap(atoms.numbers, atoms.positions, cell, _LONGEST_BOND)
+    if positions is None:
+        raise InputError(
+            "is several molecules, or joined to its periodic images",
+            where=where,
+            wanted=f"one molecule, each bond below {_LONGEST_BOND:g} x the sum of the "
+            "covalent radii",
+        )
+    return Atoms(atoms.numbers, positions)
 
 
 def _from_smiles(smiles: str, where: str) -> Atoms:

@@ -59,6 +59,16 @@ def is_valid(placed: Atoms) -> bool:
     return "fault" not in info and not any(info[name] for name in ANOMALIES)
 
 
+def count_anomalies(placements: Sequence[Atoms]) -> str:
+    """Return which checks failed and how often, such as ``desorbed 2``; or ``""``.
+
+    A placement that was given up does not count. One may fail several checks.
+    """
+    judged = [placed.info for placed in placements if "fault" not in placed.info]
+    counts = {name: sum(bool(info[name]) for info in judged) for name in ANOMALIES}
+    return ", ".join(f"{name} {count}" for name, count in counts.items() if count)
+
+
 def is_same(first: Atoms, second: Atoms) -> bool:
     """Return whether two placements have their adsorbates at the same place.
 
@@ -117,8 +127,8 @@ def rank(placements: Sequence[Atoms]) -> list[Atoms]:
 def write_table(path: str | os.PathLike, ranked: Sequence[Atoms]) -> None:
     """Write ``COLUMNS`` of ranked placements as CSV; only valid ones have a rank.
 
-    ``total_energy`` and ``above_best`` are in eV. ``same_as`` is the number of a better
-    placement that is the same.
+    ``total_energy`` and, of valid ones, ``above_best`` are in eV. ``same_as`` is the
+    number of a better placement that is the same.
     """
     good = [placed for placed in ranked if is_valid(placed)]
     repeated = find_repeated(good)
@@ -134,7 +144,7 @@ def write_table(path: str | os.PathLike, ranked: Sequence[Atoms]) -> None:
                 position += 1
                 row["rank"] = position
             row["same_as"] = repeated.get(number, "")
-            if "total_energy" in row and best is not None:
+            if "total_energy" in row and is_valid(placed):
                 row["above_best"] = f"{row['total_energy'] - best:.4f}"
             for name in ("total_energy", "closest_distance"):
                 row[name] = f"{row[name]:.4f}" if name in row else ""

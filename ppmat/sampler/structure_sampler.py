@@ -71,6 +71,7 @@ from ppmat.utils.registry import ConfigError
 from ppmat.utils.registry import check_call
 from ppmat.utils.registry import check_keys
 from ppmat.utils.result_store import Result
+from ppmat.utils.save_load import fingerprint
 
 SAMPLE_KEYS = (
     "data",
@@ -155,6 +156,16 @@ class StructureSampler:
         self.structure_converter = BuildStructure(**cfg)
         self.left_out: list[str] = []
         self.projection = projection_of(self.sample_config.get("projection", True))
+
+    def settings(self) -> dict[str, Any]:
+        """Return what decides samples of given structures, besides seed and sizes."""
+        scoring = ("data", "metrics")
+        return {
+            "weights": fingerprint(self.model),
+            "model": self.config.get("Model"),
+            "sample": {k: v for k, v in self.sample_config.items() if k not in scoring},
+            "graph": self._graph_config()[0],
+        }
 
     # --- the model --------------------------------------------------------------
 

@@ -107,11 +107,49 @@ def count_molecules(
     return int(labels.max() + 1 - len(endless) + in_endless.sum())
 
 
-def _closes_through_cell(pairs: Pairs, num_atoms: int) -> np.ndarray:
-    """Return the atoms at bonds that close a path to another image of themselves.
+def unwrap(
+    numbers: np.ndarray,
+    positions: np.ndarray,
+    cell: np.ndarray,
+    factor: float = BOND_FACTOR,
+) -> np.ndarray | None:
+    """Return the positions of one molecule in one piece, [N, 3] Å, by its bonds.
 
-    Each molecule is walked from one of its atoms, and each atom gets the image in
-    which the walk reaches it. A bond that leads to another image closes such a path.
+    The first atom stays. None: it is several molecules, or joined to its own images.
+
+    Args:
+        numbers: Atomic numbers, [N].
+        positions: Cartesian positions, [N, 3], Å.
+        cell: Lattice vectors as rows, [3, 3], Å; periodic in all directions.
+        factor: Bonds are below this multiple of the sum of the covalent radii.
+
+    Example:
+        >>> carbon_monoxide = np.array([[0.0, 0.0, 0.5], [0.0, 0.0, 7.37]])
+        >>> unwrap([6, 8], carbon_monoxide, 8.0 * np.eye(3)).round(2).tolist()
+        [[0.0, 0.0, 0.5], [0.0, 0.0, -0.63]]
+    """
+    pairs = bonded_pairs(numbers, positions, cell, factor)
+    images = _walk(pairs, len(numbers))
+    if molecules(pairs, len(numbers)).any() or _closing(pairs, images).any():
+        return None
+    return positions + images @ cell
+
+
+def _closes_through_cell(pairs: Pairs, num_atoms: int) -> np.ndarray:
+    """Return the atoms at bonds that close a path to another image of themselves."""
+    return np.unique(pairs.centre[_closing(pairs, _walk(pairs, num_atoms))])
+
+
+def _closing(pairs: Pairs, images: np.ndarray) -> np.ndarray:
+    """Return which bonds do not lead to the image in which a walk reached the atom."""
+    step = images[pairs.centre] + pairs.image - images[pairs.neighbour]
+    return step.any(axis=1)
+
+
+def _walk(pairs: Pairs, num_atoms: int) -> np.ndarray:
+    """Return the image in which each atom is reached along bonds, int64 [N, 3].
+
+    Each molecule is walked from its first atom, which is in image 0.
     """
     bonds: list[list[tuple[int, np.ndarray]]] = [[] for _ in range(num_atoms)]
     for i, j, image in zip(pairs.centre, pairs.neighbour, pairs.image, strict=True):
@@ -128,5 +166,4 @@ def _closes_through_cell(pairs: Pairs, num_atoms: int) -> np.ndarray:
                 if not seen[j]:
                     seen[j], reached[j] = True, reached[i] + image
                     todo.append(j)
-    step = reached[pairs.centre] + pairs.image - reached[pairs.neighbour]
-    return np.unique(pairs.centre[step.any(axis=1)])
+    return reached
