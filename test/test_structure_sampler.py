@@ -429,8 +429,11 @@ def test_other_settings_are_another_run(relaxer, tmp_path):
     relaxer.model.lift.set_value(paddle.to_tensor([0.2]))
     assert batches_made(slabs) == 1
     assert batches_made(slabs) == 0
+    # weights say nothing of, for instance, a number of steps
+    relaxer.config["Model"]["__init_params__"]["needs_graph"] = True
+    assert batches_made(slabs) == 1
     runs = [json.loads(p.read_text()) for p in tmp_path.rglob("run.json")]
-    assert len(runs) == 7 and {run["settings"]["seed"] for run in runs} == {1, 2}
+    assert len(runs) == 8 and {run["settings"]["seed"] for run in runs} == {1, 2}
 
 
 def test_changed_data_file_is_another_run(scored, tmp_path):

@@ -40,7 +40,6 @@ from ppmat.utils.progress import Progress
 from ppmat.utils.registry import ConfigError
 from ppmat.utils.result_store import Result
 from ppmat.utils.result_store import ResultStore
-from ppmat.utils.save_load import fingerprint
 
 
 @dataclass(frozen=True)
@@ -189,8 +188,7 @@ def _open_store(
     sampler: Any, source: Source, options: SampleOptions, num_parts: int
 ) -> ResultStore:
     settings = {
-        "model": type(sampler.model).__name__,
-        "weights": fingerprint(sampler.model),
+        **sampler.settings(),
         "data": source.key,
         "parameters": dict(options.sample_params),
         "seed": options.seed,
