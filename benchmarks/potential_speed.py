@@ -116,6 +116,7 @@ def sfin(row: str) -> tuple[Callable, Callable]:
     halves = "spatial" if row == SPATIAL else "both"
     words = [f"Model.__init_params__.backbone_cfg.halves={halves}"]
     words += ["Model.__init_params__.stress_weight=[0,0]"]
+    words += ["Model.__init_params__.weight_batches=1000"]
     config = load_config(str(CONFIG), words)
     model = build_model(config["Model"])
     cutoff, k_cut = model.backbone.reach

@@ -290,6 +290,8 @@ def measure_rates(
     from ppmat.optimizer import build_optimizer
 
     model = build_model(config["Model"])
+    if hasattr(model, "num_batches"):
+        model.num_batches = 100  # over which weights of the loss change
     optimizer, _ = build_optimizer(config["Optimizer"], model, 1, 100)
     batches = [batch for _, batch in zip(range(6), loader_of(config, "val_id"))]
 
