@@ -311,7 +311,6 @@ def _report(ended: list[Atoms], initial: list[Atoms], folder: Path) -> int:
     from ppmat.sampler.figures import draw_placements
     from ppmat.sampler.placement_ranking import add_checks
     from ppmat.sampler.placement_ranking import count_anomalies
-    from ppmat.sampler.placement_ranking import find_repeated
     from ppmat.sampler.placement_ranking import is_valid
     from ppmat.sampler.placement_ranking import rank
     from ppmat.sampler.placement_ranking import write_table
@@ -321,9 +320,7 @@ def _report(ended: list[Atoms], initial: list[Atoms], folder: Path) -> int:
         add_checks(atoms, initial[atoms.info["placement"]])
     ranked = rank(ended)
     valid = [atoms for atoms in ranked if is_valid(atoms)]
-    repeated = find_repeated(valid)
-    distinct = [atoms for atoms in valid if atoms.info["placement"] not in repeated]
-    write_table(folder / "placements.csv", ranked)
+    distinct = write_table(folder / "placements.csv", ranked)
     write_frames(folder / "placements.extxyz", ranked)
     best = distinct[:_NUM_DRAWN]
     if best:

@@ -124,11 +124,11 @@ def rank(placements: Sequence[Atoms]) -> list[Atoms]:
     )
 
 
-def write_table(path: str | os.PathLike, ranked: Sequence[Atoms]) -> None:
+def write_table(path: str | os.PathLike, ranked: Sequence[Atoms]) -> list[Atoms]:
     """Write ``COLUMNS`` of ranked placements as CSV; only valid ones have a rank.
 
     ``total_energy`` and, of valid ones, ``above_best`` are in eV. ``same_as`` is the
-    number of a better placement that is the same.
+    number of a better placement that is the same. Returns those that have a rank.
     """
     good = [placed for placed in ranked if is_valid(placed)]
     repeated = find_repeated(good)
@@ -136,16 +136,17 @@ def write_table(path: str | os.PathLike, ranked: Sequence[Atoms]) -> None:
     with replacing(path) as temporary, open(temporary, "w", newline="") as stream:
         table = csv.DictWriter(stream, COLUMNS, restval="", extrasaction="ignore")
         table.writeheader()
-        position = 0
+        distinct: list[Atoms] = []
         for placed in ranked:
             row = dict(placed.info)
             number = row["placement"]
             if is_valid(placed) and number not in repeated:
-                position += 1
-                row["rank"] = position
+                distinct.append(placed)
+                row["rank"] = len(distinct)
             row["same_as"] = repeated.get(number, "")
             if "total_energy" in row and is_valid(placed):
                 row["above_best"] = f"{row['total_energy'] - best:.4f}"
             for name in ("total_energy", "closest_distance"):
                 row[name] = f"{row[name]:.4f}" if name in row else ""
             table.writerow(row)
+    return distinct
