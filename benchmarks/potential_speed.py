@@ -230,7 +230,7 @@ def main() -> None:
         print(json.dumps(point(row, kind, int(size), int(steps))))
         return
     pythons = {SFIN: "", SPATIAL: ""} | ({PAINN: args.python} if args.python else {})
-    rows: dict[str, dict] = {row: {"name": row} for row in pythons}
+    rows: dict[int, dict] = {size: {"name": f"{size:,} atoms"} for size in SIZES}
     points = [("steps", size) for size in SIZES]
     points += [("training", size) for size in TRAINED]
     for kind, size in points:
@@ -243,21 +243,20 @@ def main() -> None:
                 found[row].append(run_one(module, "--point", *words, python=python))
         for row, runs in found.items():
             seconds = statistics.median(run["seconds"] for run in runs)
-            if kind == "training":
-                rows[row][f"{size} atoms, trained frames/s"] = float(
-                    f"{1 / seconds:.3g}"
-                )
-                continue
-            memory = statistics.median(run["memory"] for run in runs)
-            rows[row][f"{size:,} atoms [s]"] = float(f"{seconds:.3g}")
-            rows[row][f"{size:,} atoms [GiB]"] = round(memory / 1024, 2)
+            figures = {"[trained frames/s]": float(f"{1 / seconds:.3g}")}
+            if kind == "steps":
+                memory = statistics.median(run["memory"] for run in runs)
+                figures = {"[s]": float(f"{seconds:.3g}")}
+                figures["[GiB]"] = round(memory / 1024, 2)
+            rows[size].setdefault(row, {}).update(figures)
     note = (
         f"Medians of {args.repeats} processes a point. A step is the mean of "
         f"{args.steps} calls ({args.steps // 4} above 1,000 atoms), searches of "
         "neighbours included, of energy and forces, ours also of stress."
     )
     where = f"{platform.machine()}, CPU, one thread"
-    command = "python -m benchmarks.potential_speed --python PEERS/bin/python"
+    command = "python -m benchmarks.potential_speed --python PEERS/bin/python "
+    command += f"--repeats {args.repeats} --steps {args.steps}"
     write(result_of(command, where, note=note, rows=list(rows.values())), args.out)
 
 
