@@ -190,8 +190,8 @@ def mean_of_each_adsorbate(data: Path, fold: Path) -> dict[str, float]:
     Means are of the energies per adsorbate in ``train`` and ``val_id`` of ``data``, all
     records that a row has seen.
     """
-    from ppmat.datasets.oc20_is2re_dataset import num_adsorbates
     from ppmat.datasets.oc20_lmdb import OC20LMDB
+    from ppmat.datasets.record_checks import num_adsorbates
     from ppmat.datasets.record_groups import adsorbate_of
 
     energies: dict[str, list[float]] = {}

@@ -66,6 +66,7 @@ CONFIGS = {
     "SFINEnergy": "property_prediction/configs/sfin/sfin_oc20_is2re_{}.yaml",
     "SFINFlow": "structure_generation/configs/sfin/oc20_{}.yaml",
 }
+_LISTS = re.compile(r"__init__\.py$|README")
 ESTIMATE = ROOT / "docs" / "results" / "gpu_estimate.yaml"
 # git, without the configuration and the variables of the user
 GIT = ("git", "-c", "user.name=ppmat", "-c", "user.email=ppmat@localhost")
@@ -83,8 +84,8 @@ class Edit:
         find: Text that occurs once in it, within one line.
         place: ``replace`` puts ``text`` in the place of ``find``; ``before`` and
             ``after`` put it as lines of their own before or after the line of ``find``;
-            ``remove`` takes that line away, of Python the whole statement with the
-            comment above it, else the lines below it that are indented more;
+            ``remove`` takes that line away: of a statement of Python all lines and the
+            comment above, else also the lines below that are indented more;
             ``column`` puts a column at the right of the table whose head is that line.
         text: The new text. Its lines get the indentation of the line of ``find``. Of a
             column: the cells of rows by a part of their first cell; ``head`` is the
@@ -108,7 +109,7 @@ class Pull:
     files: dict[str, str]
     edits: list[Edit]
     limits: dict[str, int]  # of files, lines of code, lines of tests
-    excess: str = ""  # why it is larger, if it is
+    note: str = ""  # what the page says of its limits
 
     @property
     def text(self) -> str:
@@ -125,13 +126,23 @@ class Pull:
     def title(self) -> str:
         return self.text.splitlines()[0].removeprefix("# ")
 
+    @property
+    def rows(self) -> set[str]:
+        """Files of upstream that only list: exports of packages, tables of READMEs."""
+        changed = {edit.file for edit in self.edits} - set(self.files)
+        return {name for name in changed if _LISTS.match(Path(name).name)}
+
 
 @dataclass(frozen=True)
 class Size:
-    """What a pull request adds: files touched, lines of code, tests and text."""
+    """What a pull request adds: files, lines of code, tests and text.
+
+    Files that only list what others hold, :attr:`Pull.rows`, are not in ``files``.
+    """
 
     pull: Pull
     files: int
+    rows: int
     code: int
     tests: int
     rest: int
@@ -237,7 +248,7 @@ def read_series(path: Path = HERE / "series.yaml") -> Series:
 
 def _pull(entry: Any, where: str) -> Pull:
     needed = {"name": str, "limits": dict}
-    entry = taken(entry, where, needed, {"files": list, "edits": list, "excess": str})
+    entry = taken(entry, where, needed, {"files": list, "edits": list, "note": str})
     limits = dict.fromkeys(("files", "code", "tests"), int)
     limits = taken(entry["limits"], f"{where}.limits", limits)
     files: dict[str, str] = {}
@@ -251,11 +262,10 @@ def _pull(entry: Any, where: str) -> Pull:
         if not _is_inside(place):
             raise InputError(f"{place!r} leaves the tree of upstream", where=where)
         files[place] = ours
-    edits = [
-        _edit(item, f"{where}.edits[{number}]")
-        for number, item in enumerate(entry.get("edits", []))
-    ]
-    return Pull(entry["name"], files, edits, limits, entry.get("excess", ""))
+    edits: list[Edit] = []
+    for number, item in enumerate(entry.get("edits", [])):
+        edits += _edits(item, f"{where}.edits[{number}]")
+    return Pull(entry["name"], files, edits, limits, entry.get("note", ""))
 
 
 def _is_inside(place: Any) -> bool:
@@ -263,6 +273,15 @@ def _is_inside(place: Any) -> bool:
     if not isinstance(place, str):
         return False
     return not Path(place).is_absolute() and ".." not in Path(place).parts
+
+
+def _edits(item: Any, where: str) -> list[Edit]:
+    """Return the edits of an entry; ``remove`` may list what stands in each line."""
+    if isinstance(item, dict) and isinstance(item.get("remove"), list):
+        item = taken(item, where, {"file": str, "remove": list})
+        lines = [{"file": item["file"], "find": find} for find in item["remove"]]
+        return [_edit({**line, "remove": True}, where) for line in lines]
+    return [_edit(item, where)]
 
 
 def _edit(item: Any, where: str) -> Edit:
@@ -307,9 +326,11 @@ def edited(text: str, edit: Edit) -> str:
     indent = line[: len(line) - len(line.lstrip())]
     if edit.place == "column":
         return text[:start] + _with_column(text[start:], edit)
-    if edit.place == "remove" and edit.file.endswith(".py"):
-        return _without_statement(text, text.count("\n", 0, start) + 1, edit)
     if edit.place == "remove":
+        if edit.file.endswith(".py"):
+            span = _statement(text, text.count("\n", 0, start) + 1)
+            if span is not None:
+                return _without_statement(text, *span)
         kept = text[start + len(line) :].splitlines(keepends=True)
         below = itertools.dropwhile(lambda row: row.startswith(indent + " "), kept)
         return text[:start] + "".join(below)
@@ -320,18 +341,30 @@ def edited(text: str, edit: Edit) -> str:
     return text[:at] + new.removesuffix("\n") + "\n" + text[at:]
 
 
-def _without_statement(text: str, number: int, edit: Edit) -> str:
-    """Return Python source without the statement of a line and its comment."""
-    statements = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.stmt)]
-    ends = [node.end_lineno for node in statements if node.lineno == number]
-    if not ends:
-        raise InputError(f"{edit.find!r} begins no statement", where=edit.file)
+def _statement(text: str, number: int) -> tuple[int, int] | None:
+    """Return first and last line of the statement that begins in a line of Python.
+
+    The first may be a decorator. None if no statement begins there.
+    """
+    nodes = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.stmt)]
+    nodes = [node for node in nodes if node.lineno == number]
+    if not nodes:
+        return None
+    decorators = [d.lineno for n in nodes for d in getattr(n, "decorator_list", ())]
+    return min([number, *decorators]), max(node.end_lineno for node in nodes)
+
+
+def _without_statement(text: str, first: int, last: int) -> str:
+    """Return Python source without the lines of a statement and its comment."""
     lines = text.splitlines(keepends=True)
-    above, below = lines[: number - 1], lines[max(ends) :]
+    above, below = lines[: first - 1], lines[last:]
     while above and above[-1].lstrip().startswith("#"):
         above.pop()
-    while above and not above[-1].strip() and below and not below[0].strip():
-        below.pop(0)
+    # of the empty lines above and below, the more stay
+    top = list(itertools.takewhile(lambda row: not row.strip(), reversed(above)))
+    bottom = list(itertools.takewhile(lambda row: not row.strip(), below))
+    above, below = above[: len(above) - len(top)], below[len(bottom) :]
+    above += max(top, bottom, key=len)
     return "".join(above + below).rstrip("\n") + "\n"
 
 
@@ -531,15 +564,14 @@ def _commit(repository: Path, pull: Pull, number: int, out: Path) -> Size:
 
 
 def _size(repository: Path, pull: Pull, left_out: list[str]) -> Size:
-    counts = {"code": 0, "tests": 0, "rest": 0}
-    files = 0
+    counts = {"files": 0, "rows": 0, "code": 0, "tests": 0, "rest": 0}
     for line in git(repository, "show", "--numstat", "--format=").splitlines():
         added, _, name = line.split("\t")
         kind = "rest" if not name.endswith(".py") else "code"
         kind = "tests" if name.startswith("test/") else kind
         counts[kind] += 0 if added == "-" else int(added)
-        files += 1
-    return Size(pull, files, **counts, left_out=sorted(set(left_out)))
+        counts["rows" if name in pull.rows else "files"] += 1
+    return Size(pull, **counts, left_out=sorted(set(left_out)))
 
 
 def page_block(series: Series) -> str:
@@ -547,9 +579,8 @@ def page_block(series: Series) -> str:
     lines = []
     for number, pull in enumerate(series.pulls, start=1):
         lines += [f"**{number}. {pull.title}**", ""]
-        if pull.excess:
-            found = f"Larger than the limit: {' '.join(pull.excess.split())}"
-            lines += [textwrap.fill(found, 100), ""]
+        if pull.note:
+            lines += [textwrap.fill(" ".join(pull.note.split()), 100), ""]
         lines.append("```text")
         for place, ours in sorted(pull.files.items()):
             lines.append(place if place == ours else f"{place}  <-  {ours}")
@@ -568,11 +599,12 @@ def with_block(page: str, block: str) -> str:
 
 def table(sizes: list[Size]) -> Iterator[str]:
     """Yield the rows of the table of sizes."""
-    head = ("pull request", "files", "code", "tests", "text, YAML", "exceeded")
+    head = ("pull request", "files", "lists", "code", "tests", "text", "exceeded")
     rows = [head] + [
         (
             f"{number} {size.pull.name}",
             f"{size.files}",
+            f"{size.rows}",
             f"{size.code}",
             f"{size.tests}",
             f"{size.rest}",

@@ -160,6 +160,8 @@ def check_tests(
         yield Row("upstream's own tests of SFIN", True, "not in this source")
     for pull in series.pulls:
         tests = [name for name in pull.files if Path(name).name.startswith("test_")]
+        if not pull.files:
+            continue  # rows of pages
         if not tests:
             yield Row(f"tests of {pull.name}", False, "there are none")
             continue
@@ -314,7 +316,8 @@ def main(argv: list[str] | None = None) -> int:
         write_result(options.results / "upstream_check.yaml", lines)
         lines = [
             {"name": f"{number}. {size.pull.title}", "files": size.files}
-            | {"code": size.code, "tests": size.tests, "text, YAML": size.rest}
+            | {"lists": size.rows, "code": size.code, "tests": size.tests}
+            | {"text, YAML": size.rest}
             | {"limit": ", ".join(f"{n} {k}" for k, n in size.pull.limits.items())}
             for number, size in enumerate(sizes, start=1)
         ]

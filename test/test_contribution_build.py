@@ -14,6 +14,7 @@
 
 """The series of pull requests: its description, and how it is applied to a source."""
 
+import dataclasses
 import importlib.util
 import os
 import random
@@ -30,6 +31,7 @@ import yaml
 
 from ppmat.datasets import pyg_pickle
 from ppmat.datasets.oc20_lmdb import OC20LMDB
+from ppmat.datasets.record_checks import num_adsorbates
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "contribution"))
@@ -195,8 +197,52 @@ def test_a_statement_of_python_is_removed_with_its_comment():
     assert without("C = {") == "import a\nimport b\n\nD = 3\n\n\n" + last
     assert without("def f(") == text + last[last.index("def g") :]
     assert without("def g(") == text + last[: last.index("\n\ndef g")]
-    with pytest.raises(build.InputError, match="x.py: '1: 2' begins no statement"):
-        without("1: 2")
+    assert without("1: 2") == (text + last).replace("    1: 2,\n", "")
+    assert without("    x,") == (text + last).replace("    x,\n", "")
+    doc = 'def h():\n    """Do.\n\n    Args:\n        x: One,\n            two.\n'
+    end = '        y: Three.\n    """\n'
+    rest = doc.replace("        x: One,\n            two.\n", "") + end
+    assert edited(doc + end, find="x: One", remove=True, file="x.py") == rest
+
+
+def test_a_function_is_removed_with_its_decorator():
+    text = (
+        "class A:\n    x = 1\n\n    @property\n    def y(self):\n        return 2\n\n"
+    )
+    last = "    def z(self):\n        return 3\n"
+    found = edited(text + last, find="def y", remove=True, file="x.py")
+    assert found == "class A:\n    x = 1\n\n" + last
+
+
+def test_the_larger_gap_stays():
+    text = "import a\n\nB = 1\n\n\nclass C:\n    pass\n"
+    found = edited(text, find="B = 1", remove=True, file="x.py")
+    assert found == text.replace("\nB = 1\n", "")
+
+
+def test_several_lines_are_removed(tmp_path):
+    edits = [{"file": "x.py", "remove": ["a = 1", "b = 2"]}]
+    (found,) = series_of(tmp_path, pull(edits=edits)).pulls
+    wanted = [build.Edit("x.py", find, "remove", "") for find in edits[0]["remove"]]
+    assert found.edits == wanted
+
+
+def test_lists_of_packages_and_pages_count_apart(tmp_path, source):
+    edits = [
+        {"file": "README.md", "find": "# Task", "after": "new"},
+        {"file": "ppmat/trainer.py", "find": "stop()", "replace": "go()"},
+    ]
+    series = series_of(tmp_path, pull(edits=edits))
+    (size,) = build.build(series, source, tmp_path / "out")
+    assert (size.files, size.rows) == (2, 1)
+
+
+def test_the_series_keeps_its_limits():
+    sizes = yaml.safe_load((ROOT / "docs/results/upstream_sizes.yaml").read_text())
+    pulls = build.read_series().pulls
+    for row, found in zip(sizes["rows"], pulls, strict=True):
+        assert row["name"].endswith(found.title)
+        assert all(row[kind] <= limit for kind, limit in found.limits.items())
 
 
 def test_a_column_of_a_table():
@@ -271,6 +317,9 @@ EDIT = {"file": "a.py", "find": "x", "replace": "y"}
         ({"edits": [{**EDIT, "find": "two\nlines"}]}, "a part of one line"),
         ({"edits": [{**EDIT, "find": " "}]}, "a part of one line"),
         ({"edits": ["x"]}, "wanted a mapping"),
+        ({"edits": [{"file": "a.py", "remove": ["x", 3]}]}, "find: 3; wanted str"),
+        ({"edits": [{"remove": ["x"]}]}, "no 'file'"),
+        ({"edits": [{**EDIT, "remove": ["x"]}]}, "key is 'find'"),
     ],
 )
 def test_wrong_descriptions_are_refused(tmp_path, changes, reason):
@@ -342,13 +391,34 @@ def test_pages_for_upstream_link_to_what_the_series_adds():
             assert max(map(len, rows)) <= 100
 
 
-def unpickler():
-    """Return the smaller unpickler, which upstream gets."""
-    path = ROOT / "contribution" / "files" / "pyg_pickle.py"
-    spec = importlib.util.spec_from_file_location("small_pickle", path)
+def smaller(name):
+    """Return a module that upstream gets in place of a larger one of ours."""
+    path = ROOT / "contribution" / "files" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"small_{name}", path)
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # data classes look for it there
     spec.loader.exec_module(module)
     return module
+
+
+def unpickler():
+    return smaller("pyg_pickle")
+
+
+@pytest.mark.parametrize("split", ["val_id", "val_ood_ads", "val_ood_cat"])
+def test_both_readers_make_the_same_records(split):
+    folder = ROOT / "structure_generation" / "example_data" / "oc20_emt" / split
+    small = smaller("oc20_record")
+    rows = OC20LMDB(folder)
+    for row in range(0, len(rows), 5):
+        record, found = rows[row], small.OC20Record.from_fields(rows.fields(row))
+        for field in dataclasses.fields(found):
+            value, wanted = getattr(found, field.name), getattr(record, field.name)
+            wanted = np.float32(wanted) if field.name == "y_relaxed" else wanted
+            np.testing.assert_array_equal(value, wanted)
+        gap = np.abs(found.displacement - record.displacement).max()
+        assert gap < 1e-5  # Å
+        assert small.num_adsorbates(found) == num_adsorbates(record)
 
 
 @pytest.mark.parametrize("generation", pyg_pickle.GENERATIONS)

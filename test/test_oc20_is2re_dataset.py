@@ -33,10 +33,10 @@ from ppmat.datasets.collate_fn import DefaultCollator
 from ppmat.datasets.graph_utils import PeriodicGraphConverter
 from ppmat.datasets.oc20_is2re_dataset import OC20IS2REDataset
 from ppmat.datasets.oc20_is2re_dataset import record_to_sample
-from ppmat.datasets.oc20_record import SMALLEST_DISTANCE
 from ppmat.datasets.oc20_record import OC20Record
 from ppmat.datasets.oc20_writer import write_lmdb
 from ppmat.datasets.pyg_pickle import OC20FormatError
+from ppmat.datasets.record_checks import SMALLEST_DISTANCE
 from ppmat.utils import neighbours
 from ppmat.utils.registry import ConfigError
 

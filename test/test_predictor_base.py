@@ -22,7 +22,7 @@ from helpers_sampler import make_slabs
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from ppmat.datasets.loader import batches_in_order
-from ppmat.datasets.oc20_is2re_dataset import StructureDataset
+from ppmat.datasets.structure_dataset import StructureDataset
 from ppmat.datasets.structure_record import structure_to_record
 from ppmat.models import MODELS
 from ppmat.predictor import BasePredictor

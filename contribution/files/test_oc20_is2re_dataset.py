@@ -20,12 +20,15 @@ import lmdb
 import numpy as np
 import paddle
 import pytest
-from ase.data import covalent_radii
 from ase.neighborlist import neighbor_list
 
 from ppmat.datasets import OC20IS2REDataset
 from ppmat.datasets import build_dataloader
 from ppmat.datasets.oc20_lmdb import OC20LMDB
+from ppmat.datasets.oc20_record import OC20Record
+from ppmat.datasets.oc20_record import check_readout
+from ppmat.datasets.oc20_record import check_record
+from ppmat.datasets.oc20_record import num_adsorbates
 from ppmat.datasets.pyg_pickle import OC20FormatError
 from ppmat.datasets.pyg_pickle import loads
 
@@ -125,9 +128,69 @@ def test_batches_of_the_loader(data):
     assert batch["graph"]["num_edges"].sum() == batch["graph"]["edge_index"].shape[0]
 
 
+def record_of(positions, numbers=(29, 6, 8), side=8.0, **changed):
+    """Return a record of one metal atom and adsorbate atoms, [Å]."""
+    fields = {
+        "pos": np.array([[0.0, 0.0, 0.0], *positions]),
+        "atomic_numbers": np.array(numbers, dtype="float32"),
+        "cell": side * np.eye(3)[None],
+        "tags": np.array([1] + [2] * len(positions)),
+        "fixed": np.zeros(len(numbers)),
+        **changed,
+    }
+    return OC20Record.from_fields(fields, "here")
+
+
 def test_adsorbates_are_counted_by_their_bonds(data):
-    assert covalent_radii[8] < 1  # Å, the scale of a bond
-    assert {data.read_num_adsorbates(i) for i in range(len(data))} == {1}
+    counts = [data[i]["structure_array"]["num_adsorbates"].data for i in range(40)]
+    assert set(np.concatenate(counts)) == {1}
+    # carbon monoxide: whole, across the face of the cell, broken
+    for height, count in ((3.1, 1), (-4.9, 1), (11.1, 1), (5.0, 2)):
+        assert num_adsorbates(record_of([(0, 0, 2.0), (0, 0, height)])) == count
+    with pytest.raises(ValueError, match="its own periodic image"):
+        chain = [(2.0, 0, 0), (2.0, 1.3, 0)]
+        num_adsorbates(record_of(chain, (29, 6, 6), side=2.6))
+
+
+@pytest.mark.parametrize(
+    "changed, word",
+    [
+        ({"tags": None}, "no tags"),
+        ({"fixed": None}, "no fixed"),
+        ({"tags": np.zeros(2)}, "tags is float64"),
+        ({"pos_relaxed": np.full((3, 3), np.nan)}, "NaN"),
+        ({"atomic_numbers": np.array([29, 6, 119])}, "elements"),
+        ({"cell": np.ones((1, 3, 3))}, "no volume"),
+        ({"edge_index": np.array([[0, 3], [1, 1]])}, "beyond the 3"),
+        ({"sid": np.array([1, 2])}, "sid is"),
+        ({"sid": float("inf")}, "sid is inf"),
+    ],
+)
+def test_bad_fields_are_refused(changed, word):
+    with pytest.raises(OC20FormatError, match=f"here: .*{word}"):
+        record_of([(0, 0, 2.0), (0, 0, 3.1)], **changed)
+
+
+def test_bad_tags_and_close_atoms_are_refused():
+    near = [(0, 0, 2.0), (0, 0, 2.01)]
+    with pytest.raises(ValueError, match="Å apart"):
+        check_record(record_of(near))
+    check_record(record_of([(0, 0, 2.0), (0, 0, 3.1)]))
+    with pytest.raises(ValueError, match="tags hold"):
+        check_record(record_of(near, tags=np.array([1, 2, 3])))
+    with pytest.raises(ValueError, match="no atom has a tag"):
+        check_readout(np.zeros(3), [1, 2])
+
+
+def test_displacements_in_a_skewed_cell():
+    cell = np.array([[[10.0, 0, 0], [9, 1, 0], [0, 0, 10]]])
+    pos = np.array([[0.0, 0, 0], [5, 0, 2], [5, 0.5, 3.1]])
+    relaxed = pos + [[0, 0, 0], [4.9, 0, 0], [0, 0, 9.9]]
+    record = record_of(pos[1:], cell=cell, pos_relaxed=relaxed)
+    n = np.stack(np.meshgrid(*[np.arange(-9, 10)] * 3), -1).reshape(-1, 1, 3)
+    lengths = np.linalg.norm(relaxed - pos + n @ cell[0], axis=2).min(axis=0)
+    found = np.linalg.norm(record.displacement, axis=1)
+    np.testing.assert_allclose(found, lengths, atol=1e-5)
 
 
 class Harmful:

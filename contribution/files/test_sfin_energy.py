@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""SFINEnergy: contract, symmetries, predictions, metric, configurations."""
+"""SFINEnergy: contract, symmetries, bare structures, metric, configurations."""
 
 from pathlib import Path
 
@@ -21,6 +21,7 @@ import pytest
 from ase.build import add_adsorbate
 from ase.build import fcc111
 from omegaconf import OmegaConf
+from pymatgen.core import Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from ppmat.metrics import IS2REMetric
@@ -36,17 +37,24 @@ def setup_module():
     paddle.set_device("cpu")
 
 
-def slab(metal="Cu", height=1.8):
-    """Return copper or another metal with an oxygen atom; tags as in OC20."""
+def slab(metal="Cu", height=1.8, element="O"):
+    """Return a slab with an adsorbed atom; tags as in OC20."""
     atoms = fcc111(metal, (2, 2, 3), vacuum=8.0, periodic=True)
-    add_adsorbate(atoms, "O", height, "fcc")
+    add_adsorbate(atoms, element, height, "fcc")
     atoms.set_tags([0] * 8 + [1] * 4 + [2])
     return atoms
 
 
+def structure_of(atoms, **properties):
+    structure = AseAtomsAdaptor.get_structure(atoms)
+    for name, values in properties.items():
+        structure.add_site_property(name, values)
+    return structure
+
+
 def batch_of(*slabs):
     convert = SFINGraphConverter(cutoff=4.0, k_cut=0.8)
-    return convert([AseAtomsAdaptor.get_structure(atoms) for atoms in slabs])
+    return convert([structure_of(atoms) for atoms in slabs])
 
 
 def model(**options):
@@ -107,14 +115,72 @@ def test_statistics_are_saved_with_the_weights():
     np.testing.assert_allclose(energies(other, slab()), energies(network, slab()))
 
 
-def test_structures_without_tags_get_guessed_ones():
+def test_tags_are_guessed_as_oc20_gives_them():
     atoms = slab()
-    bare = atoms.copy()
-    bare.set_tags(None)
-    with pytest.raises(ValueError, match="tags"):
-        SFINGraphConverter(missing_tags="raise")(AseAtomsAdaptor.get_structure(bare))
-    tags = batch_of(bare)["structure_array"]["tags"].tolist()
-    assert tags == atoms.get_tags().tolist()
+    tags = atoms.get_tags().tolist()
+    for without in (None, [0] * len(atoms)):
+        bare = atoms.copy()
+        bare.set_tags(without)
+        convert = SFINGraphConverter(cutoff=4.0, k_cut=0.8)
+        found = convert(structure_of(bare))["structure_array"]
+        assert found["tags"].tolist() == tags and not found["fixed"].any()
+
+
+@pytest.mark.parametrize(
+    "change, word",
+    [
+        (lambda atoms: atoms[:12], "no slab"),
+        (lambda atoms: atoms[12:], "no slab"),
+        (lambda atoms: slab(element="S"), "no slab"),
+        (lambda atoms: slab(height=-3.0), "deeper"),
+        (
+            lambda atoms: slab(element="C") + slab(height=2.5, element="S")[12:],
+            "on top",
+        ),
+    ],
+)
+def test_tags_that_are_not_certain_are_asked_for(change, word):
+    atoms = change(slab())
+    atoms.set_tags(None)
+    with pytest.raises(ValueError, match=f"cannot be guessed: .*{word}.*'tags'"):
+        SFINGraphConverter()(structure_of(atoms))
+
+
+def test_a_slab_without_vacuum_is_refused():
+    atoms = slab()
+    atoms.set_tags(None)
+    atoms.set_cell(atoms.cell * [[1], [1], [0.4]])
+    with pytest.raises(ValueError, match="no vacuum"):
+        SFINGraphConverter()(structure_of(atoms))
+
+
+def test_fixed_atoms_of_both_site_properties():
+    free = np.ones((13, 3), dtype=bool)
+    free[:4] = False
+    for name, values in (("fixed", ~free[:, 0]), ("selective_dynamics", free)):
+        structure = structure_of(slab(), **{name: values.tolist()})
+        fixed = SFINGraphConverter()(structure)["structure_array"]["fixed"]
+        assert fixed.tolist() == [True] * 4 + [False] * 9
+    free[5, 2] = False
+    structure = structure_of(slab(), selective_dynamics=free.tolist())
+    with pytest.raises(ValueError, match="some directions"):
+        SFINGraphConverter()(structure)
+
+
+def test_structures_that_cannot_be_read_are_refused():
+    structure = structure_of(slab())
+    lattice, tags = structure.lattice, structure.site_properties["tags"]
+    same = Structure(lattice, ["Cu", "O"], np.zeros((2, 3)))
+    for other, properties, word in (
+        (structure, {"tags": [5, *tags[1:]]}, "tags hold"),
+        (structure, {"tags": [None, *tags[1:]]}, "tags is object"),
+        (structure, {"tags": [1] * 12 + [0]}, "no atom is an adsorbate"),
+        (structure, {"tags": [2] * 4 + [1] * 8 + [0]}, "its own periodic image"),
+        (same, {"tags": [1, 2]}, "apart"),
+    ):
+        copy = other.copy(site_properties=properties)
+        with pytest.raises(ValueError, match=word):
+            SFINGraphConverter()(copy)
 
 
 def test_metric_over_batches():

@@ -26,7 +26,7 @@ from ase.collections import g2
 from ase.data import atomic_numbers
 from ase.geometry import complete_cell
 
-from ppmat.datasets.oc20_record import SMALLEST_DISTANCE
+from ppmat.datasets.record_checks import SMALLEST_DISTANCE
 from ppmat.datasets.structure_files import format_of
 from ppmat.datasets.structure_reader import Unreadable
 from ppmat.datasets.structure_reader import find_inputs

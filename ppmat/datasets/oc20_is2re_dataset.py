@@ -53,16 +53,16 @@ from ppmat.datasets.custom_data_type import ConcatData
 from ppmat.datasets.graph_utils.periodic_graph import PeriodicGraphConverter
 from ppmat.datasets.oc20_lmdb import OC20LMDB
 from ppmat.datasets.oc20_lmdb import SUBSETS
-from ppmat.datasets.oc20_record import MISSING_TAGS
-from ppmat.datasets.oc20_record import SMALLEST_DISTANCE
 from ppmat.datasets.oc20_record import OC20Record
-from ppmat.datasets.oc20_record import check_record
-from ppmat.datasets.oc20_record import with_wanted_tags
 from ppmat.datasets.pyg_pickle import OC20FormatError
+from ppmat.datasets.record_checks import MISSING_TAGS
+from ppmat.datasets.record_checks import SMALLEST_DISTANCE
+from ppmat.datasets.record_checks import check_record
+from ppmat.datasets.record_checks import num_adsorbates
+from ppmat.datasets.record_checks import with_wanted_tags
 from ppmat.datasets.surface_tags import check_readout
 from ppmat.datasets.surface_tags import check_tags
 from ppmat.utils import logger
-from ppmat.utils.bonds import count_molecules
 from ppmat.utils.download import get_datasets_path_from_url
 from ppmat.utils.errors import InputError
 from ppmat.utils.errors import check_choice
@@ -393,20 +393,6 @@ def record_to_sample(
     return sample
 
 
-def num_adsorbates(record: OC20Record) -> int:
-    """Return the number of adsorbate molecules in the cell of a record.
-
-    They are the molecules of the atoms with tag 2 in the initial structure, see
-    :func:`ppmat.utils.bonds.count_molecules`, unless the record states their number.
-    """
-    if record.num_adsorbates is not None:
-        return record.num_adsorbates
-    adsorbate = record.tags == 2
-    return count_molecules(
-        record.atomic_numbers[adsorbate], record.pos[adsorbate], record.cell
-    )
-
-
 def _known_labels(record: OC20Record) -> tuple[str, ...]:
     return tuple(name for name in LABELS if getattr(record, name) is not None)
 
@@ -463,24 +449,3 @@ def _check_reuse(build_graph: PeriodicGraphConverter | None) -> None:
             f"{STORED_NEIGHBORS} neighbours, build_graph_cfg wants "
             f"{build_graph.cutoff} Å and {limit or 'all'}; set it to false"
         )
-
-
-class StructureDataset(io.Dataset):
-    """Records, read item by item, as samples without labels for a prediction.
-
-    Args:
-        records: A sequence of :class:`OC20Record`.
-        build_graph: Converter from a structure to the graph the model wants.
-    """
-
-    def __init__(self, records: Sequence, build_graph: Callable | None = None) -> None:
-        super().__init__()
-        self.records = records
-        self.build_graph = build_graph
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        record = self.records[index]
-        return record_to_sample(record, build_graph=self.build_graph, labels=())

@@ -205,7 +205,7 @@ class OC20LMDB:
     def raw(self, index: int) -> bytes:
         """Return the pickled bytes of one row."""
         number, row = self._locate(index)
-        try:
+        try:  # a page may be damaged
             data = self._file(number).get(str(row).encode("ascii"))
         except OC20FormatError as err:
             where = self.where(index)

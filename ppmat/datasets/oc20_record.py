@@ -15,7 +15,7 @@
 """One adsorbate-on-slab structure: the record that files and users' structures become.
 
 :class:`OC20Record` is the only form in which the library handles a structure; those of
-users become one in ``structure_record.py``.
+users become one in ``structure_record.py``. ``record_checks.py`` checks a whole record.
 """
 
 from __future__ import annotations
@@ -29,16 +29,9 @@ import numpy as np
 from ase.constraints import FixAtoms
 
 from ppmat.datasets.record_fields import FieldReader
-from ppmat.datasets.surface_tags import ADSORBATE
-from ppmat.datasets.surface_tags import TAG_HELP
-from ppmat.datasets.surface_tags import check_tags
-from ppmat.datasets.surface_tags import guess_tags
-from ppmat.datasets.surface_tags import tags_are_missing
 from ppmat.utils.errors import InputError
 from ppmat.utils.periodic import minimum_image
 
-SMALLEST_DISTANCE = 0.05  # Å; atoms closer than this are two copies of one atom
-MISSING_TAGS = ("keep", "raise", "guess")  # what to do with structures without tags
 ENERGY_KEY = "adsorption_energy"  # of ``atoms.info``, eV
 # Fields of the official files in their order, with the dtype of their arrays; the last
 # one is our own, and only in records that state it.
@@ -188,60 +181,3 @@ class OC20Record:
             for name, dtype in _FILE_FIELDS.items()
             if values[name] is not None
         }
-
-
-def check_record(
-    record: OC20Record, closest: float = SMALLEST_DISTANCE, where: str | None = None
-) -> None:
-    """Check the tags and distances of a record.
-
-    Args:
-        record: The record.
-        closest: Smallest distance of two atoms [Å].
-        where: What an error calls the record; None takes its id.
-
-    Raises:
-        InputError: A tag is not 0, 1 or 2, tags number layers, or two atoms are closer
-            than ``closest`` Å.
-    """
-    # Imported here because the commands start without pymatgen.
-    from ppmat.datasets.graph_utils.periodic_graph import check_distances
-    from ppmat.utils.neighbours import neighbour_pairs
-
-    where = f"sid {record.sid}" if where is None else where
-    check_tags(record, where)
-    pairs = neighbour_pairs(record.pos, record.cell, closest)
-    check_distances(pairs, closest, where and f"{where}: ")
-
-
-def with_guessed_tags(record: OC20Record) -> OC20Record:
-    """Return the record, with guessed tags if it has none or has layer numbers.
-
-    Layer numbers are those of ASE's surface builders. Tags beyond 0, 1, 2 of another
-    order count as missing.
-
-    Raises:
-        InputError: See :func:`ppmat.datasets.surface_tags.guess_tags`.
-    """
-    if 0 <= record.tags.min() and record.tags.max() <= ADSORBATE:
-        if not tags_are_missing(record):
-            return record
-    return dataclasses.replace(record, tags=guess_tags(record))
-
-
-def with_wanted_tags(record: OC20Record, missing_tags: str) -> OC20Record:
-    """Return the record with its tags, or with guessed ones, or raise.
-
-    Args:
-        record: The record.
-        missing_tags: For a record without tags, all 0: ``keep`` it, ``raise`` an error,
-            or ``guess`` them, see :func:`with_guessed_tags`.
-
-    Raises:
-        InputError: There are no tags, or they cannot be guessed.
-    """
-    if missing_tags == "guess":
-        return with_guessed_tags(record)
-    if missing_tags == "raise" and not record.tags.any():
-        raise InputError("there are no tags", hint=TAG_HELP)
-    return record

@@ -37,7 +37,7 @@ from pymatgen.io.ase import AseAtomsAdaptor
 from scipy.spatial.transform import Rotation
 
 from ppmat.datasets.adsorbates import binding_atom
-from ppmat.datasets.oc20_record import check_record
+from ppmat.datasets.record_checks import check_record
 from ppmat.datasets.structure_record import unchecked_record
 from ppmat.datasets.surface_tags import ADSORBATE
 from ppmat.datasets.surface_tags import SUBSURFACE

@@ -30,8 +30,8 @@ from ase import Atoms
 from scipy.optimize import linear_sum_assignment
 
 from ppmat.datasets.graph_utils.periodic_graph import check_distances
-from ppmat.datasets.oc20_record import SMALLEST_DISTANCE
 from ppmat.datasets.oc20_record import OC20Record
+from ppmat.datasets.record_checks import SMALLEST_DISTANCE
 from ppmat.datasets.structure_reader import InputFile
 from ppmat.datasets.structure_reader import Unreadable
 from ppmat.datasets.structure_reader import find_inputs

@@ -25,12 +25,12 @@ import numpy as np
 
 from ppmat.datasets.held_atoms import held_atoms
 from ppmat.datasets.held_atoms import held_sites
-from ppmat.datasets.oc20_record import MISSING_TAGS
-from ppmat.datasets.oc20_record import SMALLEST_DISTANCE
 from ppmat.datasets.oc20_record import OC20Record
-from ppmat.datasets.oc20_record import check_record
-from ppmat.datasets.oc20_record import with_wanted_tags
 from ppmat.datasets.pyg_pickle import OC20FormatError
+from ppmat.datasets.record_checks import MISSING_TAGS
+from ppmat.datasets.record_checks import SMALLEST_DISTANCE
+from ppmat.datasets.record_checks import check_record
+from ppmat.datasets.record_checks import with_wanted_tags
 from ppmat.datasets.surface_tags import tags_of_properties
 from ppmat.utils import logger
 from ppmat.utils.errors import InputError

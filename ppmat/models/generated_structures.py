@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """Generated structures: random numbers of each, and the results that samplers read.
 
 Shapes: ``N`` atoms and ``S`` structures of a batch.

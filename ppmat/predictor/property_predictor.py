@@ -34,11 +34,11 @@ from pymatgen.core.structure import IMolecule
 from pymatgen.core.structure import IStructure
 
 from ppmat.datasets.loader import batches_in_order
-from ppmat.datasets.oc20_is2re_dataset import StructureDataset
 from ppmat.datasets.oc20_lmdb import OC20LMDB
 from ppmat.datasets.oc20_record import OC20Record
 from ppmat.datasets.prepared_records import MISSING_TAGS
 from ppmat.datasets.prepared_records import ON_ERROR
+from ppmat.datasets.structure_dataset import StructureDataset
 from ppmat.datasets.structure_reader import fault_line
 from ppmat.datasets.structure_reader import iter_rows
 from ppmat.datasets.structure_reader import iter_structures

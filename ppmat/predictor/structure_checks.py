@@ -33,10 +33,10 @@ from ase import Atoms
 from ase.data import chemical_symbols
 from pymatgen.core.structure import IStructure
 
-from ppmat.datasets.oc20_is2re_dataset import num_adsorbates
 from ppmat.datasets.oc20_record import OC20Record
-from ppmat.datasets.oc20_record import check_record
-from ppmat.datasets.oc20_record import with_guessed_tags
+from ppmat.datasets.record_checks import check_record
+from ppmat.datasets.record_checks import num_adsorbates
+from ppmat.datasets.record_checks import with_guessed_tags
 from ppmat.datasets.structure_reader import Unreadable
 from ppmat.datasets.structure_reader import add_to_hash
 from ppmat.datasets.structure_record import unchecked_record

@@ -33,12 +33,12 @@ from pymatgen.io.ase import AseAtomsAdaptor
 from ppmat.datasets import DATASETS
 from ppmat.datasets import build_dataloader
 from ppmat.datasets.build_structure import BuildStructure
-from ppmat.datasets.oc20_is2re_dataset import StructureDataset
 from ppmat.datasets.oc20_lmdb import OC20LMDB
 from ppmat.datasets.oc20_record import OC20Record
 from ppmat.datasets.prepared_records import ON_ERROR
 from ppmat.datasets.prepared_records import PreparedRecords
 from ppmat.datasets.prepared_records import Templates
+from ppmat.datasets.structure_dataset import StructureDataset
 from ppmat.datasets.structure_reader import fingerprint_rows
 from ppmat.datasets.transform import build_post_transforms
 from ppmat.metrics import build_metric

@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """SFINEnergy predicts the adsorption energy of a relaxed structure (OC20 IS2RE).
 
 The file holds the head from atoms to numbers and the model: energy, displacement and

@@ -362,7 +362,7 @@ class Convolution(nn.Layer):
         v = self.centre_v(x.v) + self.vector(sums.v)
         if self.carried is not None:
             v = v + self.carried(sums.carried)
-        if self.factors is not None:
+        if sums.t is not None:
             s = s + self.product(dot_halves(self.factors(sums.t)))
         return Features(s, v)
 
@@ -483,11 +483,9 @@ class InteractionBlock(nn.Layer):
             self.conv = Convolution(self.sending, num_radial)
         if spectral is not None:
             self.g2g = FrequencyConv(spectral.channels, spectral.vectors, num_basis)
-        self.act = nn.LayerList(
-            GatedActivation(x.channels, x.vectors, products)
-            for x in sizes
-            if x is not None
-        )
+        present = [x for x in sizes if x is not None]
+        acts = [GatedActivation(x.channels, x.vectors, products) for x in present]
+        self.act = nn.LayerList(acts)
 
     def forward(self, halves: list[Features], geo: Geometry) -> list[Features]:
         """Return the halves, scalars [N, D] and vectors [N, 3, V] each."""

@@ -213,7 +213,7 @@ class StructureGeometry(nn.Layer):
         k_cut: Radius [1/Å] of the sphere of reciprocal vectors.
         num_basis: Gaussians of distances and of the lengths of reciprocal vectors.
         num_radial: Radial functions of the taps, see :class:`Taps`.
-        second: Whether taps of degree 2 are made.
+        second: See :class:`Taps`.
     """
 
     def __init__(
