@@ -100,5 +100,10 @@ def test_scores_compare_with_the_best_of_the_search():
     assert random["SR@1"] == 0.5 and random["SR@10"] == 1.0
     assert random["SR at 10 heuristic costs"] == pytest.approx(1 - 1 / 252, abs=1e-3)
     assert heuristic["SR@10"] == 0.0
+    assert [each["SR@5 ranked"] for each in (random, heuristic, flow)] == [1, 0, 1]
+    assert flow["calls of 5 ranked"] == 10 + 5 * 100
+    for placed in systems[0]["random"]:
+        placed["before"] = -placed["before"]  # the good ones look bad
+    assert score(systems, "random")["SR@5 ranked"] == 0
     assert flow["below best known"] == 1 and flow["anomalies"] == 0.5
     assert flow["SR at 10 heuristic costs"] == pytest.approx(1 - 2 / 9, abs=1e-3)
