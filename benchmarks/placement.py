@@ -94,16 +94,18 @@ def numbers_of(
     return kept
 
 
-def searched(system: System, number: int, calculator: BatchCalculator) -> dict:
+def searched(
+    system: System, number: int, size: int, calculator: BatchCalculator
+) -> dict:
     """Return the numbers of the exhaustive search of a system, by source."""
-    found = search(system, SEARCHED, SEARCHED, number, calculator)
+    found = search(system, size, size, number, calculator)
     found.sort(key=lambda pair: pair[1].info["placement"])  # random ones first
     initial, relaxed = zip(*found)
     numbers = numbers_of(initial, relaxed, calculator)
     return {
         "name": system.name,
-        "random": numbers[:SEARCHED],
-        "heuristic": numbers[SEARCHED:],
+        "random": numbers[:size],
+        "heuristic": numbers[size:],
     }
 
 
@@ -134,6 +136,7 @@ def of_system(
     ways: dict[str, Way],
     size: int,
     calculator: BatchCalculator,
+    search_size: int = SEARCHED,
 ) -> dict:
     """Return the numbers of a system by source; what ``path`` lacks is measured.
 
@@ -145,12 +148,13 @@ def of_system(
         ways: Other sources.
         size: Placements of each of them.
         calculator: It relaxes.
+        search_size: Random placements of the search, and as many heuristic ones.
     """
     found = json.loads(path.read_text()) if path.exists() else {}
     for attempt in itertools.count():
         system = draw(attempt)
         if not found:
-            first = searched(system, number, calculator)
+            first = searched(system, number, search_size, calculator)
             both = [*first["random"], *first["heuristic"]]
             found = first if any(placed["valid"] for placed in both) else {}
         if found and found["name"] == system.name:
@@ -198,7 +202,7 @@ def score(systems: Sequence[dict], source: str) -> dict:
     return {
         **{f"SR@{k}": round(statistics.mean(v), 3) for k, v in rates.items()},
         "SR at 10 heuristic costs": round(statistics.mean(at_budget), 3),
-        "SR@5 ranked": round(statistics.mean(ranked), 3),
+        "SR@5 ranked": round(statistics.fmean(ranked), 3),
         "calls of 5 ranked": round(statistics.mean(ranked_calls)),
         "anomalies": round(1 - statistics.mean(valid), 3),
         "force calls": round(statistics.mean(calls), 1),
