@@ -154,6 +154,7 @@ def test_a_damaged_relaxation_is_refused(slab, tmp_path, caplog, text):
         ["--calculator=unknown"],
         ["--source=flow", "--checkpoint_path=x.pdparams"],
         ["--config_path=x.yaml"],
+        ["--weights_name=x.pdparams"],
         ["--save_path=x.csv"],
         ["--save_path="],
     ],

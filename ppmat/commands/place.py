@@ -126,7 +126,8 @@ def _check_options(args: argparse.Namespace) -> None:
     is_file = args.save_path.endswith((".csv", ".extxyz", ".traj", ".xyz"))
     refuse_if(not args.save_path.strip(), "--save_path is empty: wanted a folder")
     refuse_if(is_file, f"--save_path={args.save_path}: wanted a folder")
-    for name in ("config_path", "model_name", "checkpoint_path", "overrides"):
+    model = ("config_path", "model_name", "weights_name", "checkpoint_path")
+    for name in (*model, "overrides"):
         unused = getattr(args, name) and args.source != "flow"
         refuse_if(unused, f"{name} goes with --source=flow, not {args.source}")
     if (args.config_path, args.model_name, args.checkpoint_path) == (None, None, None):
