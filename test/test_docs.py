@@ -304,6 +304,7 @@ def test_a_wrong_example_is_found():
     [
         ("README.md", "README_zh.md"),
         ("docs/oc20/questions.md", "docs/oc20/questions_zh.md"),
+        ("docs/oc20/placement.md", "docs/oc20/placement_zh.md"),
     ],
 )
 def test_both_languages_show_the_same(names):

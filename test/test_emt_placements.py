@@ -18,14 +18,21 @@ import itertools
 
 import numpy as np
 import pytest
+from ase import Atoms
+from ase.build import fcc111
 
 from benchmarks.data import emt_placements
+from benchmarks.data.emt_placements import System
 from benchmarks.data.emt_placements import Systems
+from benchmarks.data.emt_placements import emt
 from benchmarks.data.emt_placements import lowest
+from benchmarks.placement import Way
+from benchmarks.placement import of_system
 from benchmarks.placement import score
 from benchmarks.placement import success_rate
 from ppmat.datasets import PlacementDataset
 from ppmat.datasets.oc20_lmdb import OC20LMDB
+from ppmat.datasets.placements import clean_slab
 
 
 def test_a_system_depends_on_seed_split_and_number_only():
@@ -74,6 +81,16 @@ def test_only_low_distinct_ones_are_kept():
     assert [each.info["placement"] for each, _ in kept] == [0, 2]
 
 
+def test_a_system_is_measured_once(tmp_path):
+    slab = clean_slab(fcc111("Cu", (2, 2, 2), vacuum=8))
+    system = System("Cu|O", slab, Atoms("O"))
+    path, ways = tmp_path / "0.json", {"same": Way(list)}
+    found = of_system(path, lambda attempt: system, 0, ways, 3, emt(), 2)
+    assert [len(found[k]) for k in ("random", "heuristic", "same")] == [2, 2, 3]
+    assert all(p["before"] > p["energy"] for p in found["same"])
+    assert found == of_system(path, lambda attempt: system, 0, ways, 3, None, 2)
+
+
 def test_success_rate_is_the_mean_over_all_choices():
     good = [True, False, True, False, False]
     for tried in range(1, 6):
@@ -100,5 +117,10 @@ def test_scores_compare_with_the_best_of_the_search():
     assert random["SR@1"] == 0.5 and random["SR@10"] == 1.0
     assert random["SR at 10 heuristic costs"] == pytest.approx(1 - 1 / 252, abs=1e-3)
     assert heuristic["SR@10"] == 0.0
+    assert [each["SR@5 ranked"] for each in (random, heuristic, flow)] == [1, 0, 1]
+    assert flow["calls of 5 ranked"] == 10 + 5 * 100
+    for placed in systems[0]["random"]:
+        placed["before"] = -placed["before"]  # the good ones look bad
+    assert score(systems, "random")["SR@5 ranked"] == 0
     assert flow["below best known"] == 1 and flow["anomalies"] == 0.5
     assert flow["SR at 10 heuristic costs"] == pytest.approx(1 - 2 / 9, abs=1e-3)

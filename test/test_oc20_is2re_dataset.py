@@ -530,6 +530,20 @@ def test_layer_numbers_in_a_file(tmp_path, layers):
         OC20IS2REDataset(path, missing_tags="gues")
 
 
+def test_a_record_with_too_many_atoms_is_bad(tmp_path):
+    small, large = make_record(0), make_record(1)
+    for name in ("atomic_numbers", "pos", "tags", "fixed", "pos_relaxed"):
+        setattr(small, name, getattr(small, name)[1:])
+    path = write(tmp_path / "data.lmdb", [small, large])
+    data = OC20IS2REDataset(path, max_atoms=7)
+    assert len(data[0]["structure_array"]["tags"].data) == 7
+    with pytest.raises(OC20FormatError, match="data.lmdb key '1': sid .* has 8 atoms"):
+        data[1]
+    skipped = OC20IS2REDataset(path, max_atoms=7, on_error="skip")
+    assert (len(skipped), len(skipped.skipped)) == (1, 1)
+    assert len(OC20IS2REDataset(path, max_atoms=8, on_error="skip")) == 2
+
+
 def test_a_record_without_an_atom_that_the_model_reads_is_bad(tmp_path):
     bare, deep = make_record(1), make_record(2)
     bare.tags, deep.tags = np.zeros(8, int), np.repeat([0, 1], 4)

@@ -69,7 +69,7 @@ class FarFetchedError(ValueError):
     pass
 
 
-def test_bad_input_ends_with_status_2_and_a_line():
+def test_bad_input_and_ctrl_c_end_with_a_status_and_a_line():
     def fail(error):
         def command():
             raise error
@@ -81,6 +81,7 @@ def test_bad_input_ends_with_status_2_and_a_line():
     child = type("WorseError", (ConfigError,), {})
     assert options.exit_status(fail(child("bad key"))) == 2
     assert options.exit_status(fail(InputError("x"))) == 2
+    assert options.exit_status(fail(KeyboardInterrupt())) == 130
     for error in (FarFetchedError("mine"), ValueError("a fault of ours")):
         with pytest.raises(ValueError):
             options.exit_status(fail(error))

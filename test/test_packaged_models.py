@@ -20,34 +20,40 @@ import re
 import numpy as np
 import paddle
 import pytest
+from ase import Atoms
 from ase.build import add_adsorbate
 from ase.build import bulk
 from ase.build import fcc111
 from ase.build import molecule
+from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
 from ase.optimize import FIRE
 from omegaconf import OmegaConf
 
 from ppmat.calculator import SFINCalculator
 from ppmat.calculator.sfin_calculator import DEFAULT_MODEL
+from ppmat.commands.place import SHIPPED_FLOW
+from ppmat.datasets.placements import clean_slab
+from ppmat.datasets.placements import random_placements
 from ppmat.models import PACKAGES
 from ppmat.predictor import SpectrumPredictor
 from ppmat.predictor import enhance
 from ppmat.predictor.packaged_models import MODELS_OF_TASK
 from ppmat.predictor.packaged_models import PACKAGED_MODELS
+from ppmat.sampler import StructureSampler
 from ppmat.stem.scenes.random_scenes import SceneRecipe
 from ppmat.stem.scenes.random_scenes import make_scene
 from ppmat.utils.model_package import find_packages
 
 FOUND = find_packages(PACKAGES)
 MOST_BYTES = 4_000_000  # together
-MADE_UP = {DEFAULT_MODEL: "not DFT"}  # what its labels are not; images: synthetic
+MADE_UP = {DEFAULT_MODEL: "not DFT", SHIPPED_FLOW: "not DFT"}  # images: synthetic
 MODE_OF = {name: mode for mode, name in PACKAGED_MODELS.items()}
 
 
 def test_each_mode_has_a_package_and_together_they_are_small():
     named = [name for models in MODELS_OF_TASK.values() for name in models.values()]
-    assert set(FOUND) == {*named, DEFAULT_MODEL} and len(named) == len(set(named))
+    assert set(FOUND) == {*named, *MADE_UP} and len(named) == len(set(named))
     files = [path for path in PACKAGES.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= MOST_BYTES
 
@@ -120,3 +126,18 @@ def test_the_potential_relaxes_an_adsorbate():
     carbon, oxygen = slab.symbols.search("C")[0], slab.symbols.search("O")[0]
     assert 1.1 < slab.get_distance(carbon, oxygen) < 1.25
     assert 1.7 < slab.get_distances(carbon, range(12), mic=True).min() < 2.1
+
+
+def test_the_flow_moves_each_placement_to_a_better_one():
+    """N on Pd(111), which is not on top, at the energies of EMT."""
+    slab = clean_slab(fcc111("Pd", (2, 2, 3), vacuum=8.0))
+    starts = list(random_placements(slab, Atoms("N"), 6, 3))
+    sampler = StructureSampler(model_name=SHIPPED_FLOW)
+    placed = list(sampler.from_structures(starts, progress=False))
+    assert max(map(energy, placed)) < min(map(energy, starts)) - 0.2
+
+
+def energy(atoms):
+    alone = atoms.copy()
+    alone.calc = EMT()
+    return alone.get_potential_energy()

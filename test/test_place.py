@@ -26,6 +26,7 @@ from ase.io import write
 
 from ppmat.commands import place
 from ppmat.commands import sample
+from ppmat.commands.options import EXIT_STOPPED
 from ppmat.models import build_model
 from ppmat.utils.config import save_config
 
@@ -41,6 +42,7 @@ def slab(tmp_path_factory):
 
 def run(slab, folder, *options, adsorbate="O"):
     argv = ["--mode=place", "--slab", slab, "--adsorbate", adsorbate]
+    argv += ["--source=random"]  # unless the options say otherwise
     return sample.main(TASK, [*argv, f"--save_path={folder}", *options])
 
 
@@ -80,7 +82,7 @@ def test_a_stopped_run_goes_on_to_the_same_result(slab, tmp_path, monkeypatch):
         return step(self, *args)
 
     monkeypatch.setattr(batch_relaxation.FIRE, "step", stop)
-    assert run(slab, parts, *EMT) == place.EXIT_STOPPED
+    assert run(slab, parts, *EMT) == EXIT_STOPPED
     monkeypatch.undo()
     assert not (parts / "placements.csv").exists()
     before = {p.name: p.stat().st_mtime_ns for p in (parts / "relaxed").iterdir()}
@@ -150,8 +152,9 @@ def test_a_damaged_relaxation_is_refused(slab, tmp_path, caplog, text):
         ["--seed=-1"],
         ["--binding_atom=1"],
         ["--calculator=unknown"],
-        ["--source=flow"],
+        ["--source=flow", "--checkpoint_path=x.pdparams"],
         ["--config_path=x.yaml"],
+        ["--weights_name=x.pdparams"],
         ["--save_path=x.csv"],
         ["--save_path="],
     ],
@@ -171,6 +174,24 @@ def test_a_model_of_relaxations_is_no_flow_of_placements(slab, tmp_path, monkeyp
     monkeypatch.setattr(structure_sampler, "StructureSampler", Sampler)
     options = ["--source=flow", "-c", "configs/sfin/oc20_flow.yaml"]
     assert run(slab, tmp_path / "out", *options) == 2
+
+
+@pytest.mark.parametrize(("metal", "adsorbate"), [("Pt", "OH"), ("Rh", "Cl")])
+def test_the_shipped_flow_is_the_default_and_says_what_it_never_saw(
+    tmp_path, monkeypatch, metal, adsorbate
+):
+    said = {"message": [], "warning": []}
+    for level, lines in said.items():
+        monkeypatch.setattr(place.logger, level, lines.append)
+    write(tmp_path / "slab.cif", fcc111(metal, (2, 2, 3), vacuum=8))
+    argv = ["--mode=place", f"--slab={tmp_path}/slab.cif", "--num_samples=2"]
+    argv += [f"--adsorbate={adsorbate}", f"--save_path={tmp_path}/out"]
+    assert sample.main(TASK, argv) == 0
+    state = json.loads((tmp_path / "out" / "place.json").read_text())
+    assert state["settings"]["source"] == "flow"
+    assert any("EMT, not DFT" in line for line in said["message"])
+    warned = [line for line in said["warning"] if "not in the training" in line]
+    assert warned == [] if metal == "Pt" else "of the flow: Cl, Rh;" in warned[0]
 
 
 def write_flow(folder):
@@ -251,4 +272,4 @@ def test_help_names_the_options(capsys):
     with pytest.raises(SystemExit):
         sample.main(TASK, ["--mode", "place", "--help"])
     assert "--binding_atom" in capsys.readouterr().out
-    assert place.parse_args(["--slab", "a", "--adsorbate", "O"]).source == "random"
+    assert place.parse_args(["--slab", "a", "--adsorbate", "O"]).source == "flow"

@@ -85,6 +85,18 @@ def test_loss_is_the_sum_of_the_means_of_adsorbate_and_slab(data):
     assert losses["loss"] == pytest.approx(own + slab, rel=1e-5)
 
 
+def test_a_model_knows_the_elements_it_was_trained_on(data):
+    model = placement()
+    batch = batch_of([data[0]])
+    model.eval()
+    model(batch)
+    assert not model.elements_seen.numpy().any()
+    model.train()
+    model(batch)
+    met = set(np.flatnonzero(model.elements_seen.numpy()).tolist())
+    assert met == set(batch["structure_array"]["atom_types"].numpy().tolist())
+
+
 def test_a_network_that_knows_the_way_arrives(data, monkeypatch):
     model = placement()
     system = data.systems[2]

@@ -35,6 +35,7 @@ from ppmat.datasets.structure_reader import id_of
 from ppmat.datasets.structure_reader import iter_structures
 from ppmat.datasets.structure_reader import place_of
 from ppmat.datasets.structure_reader import read_inputs
+from ppmat.datasets.structure_reader import read_one
 from ppmat.datasets.structure_reader import shortest_names
 from ppmat.utils.errors import InputError
 from ppmat.utils.registry import ConfigError
@@ -252,6 +253,18 @@ def test_bad_files_are_reported_and_the_others_go_on(files):
     # An assertion of ASE without a text.
     assert "g.cif: cannot be read as cif: AssertionError: the file is dam" in faults[1]
     assert faults[2].startswith("folder/d.traj: cannot be read as traj")
+
+
+def test_one_structure_is_wanted(files):
+    assert read_one("slab.traj@2", "slab").info["sid"] == "sid2"
+    assert read_one("b.extxyz", "slab").info["sid"] == "sid1"
+    record = read_one("data@1", "slab")  # a row becomes atoms
+    assert record.get_tags().tolist() == [0, 0, 2, 1, 1]
+    with pytest.raises(InputError, match="slab: holds 4 structures.*FILE@0"):
+        read_one("slab.traj", "slab")
+    open("empty.traj", "wb").close()
+    with pytest.raises(InputError, match="slab: .*cannot be read as traj"):
+        read_one("empty.traj", "slab")
 
 
 def test_unusable_database_is_reported(files):

@@ -54,6 +54,7 @@ from benchmarks.data.oc20_emt_sources import Catalogue
 from benchmarks.data.oc20_emt_surfaces import Crystal
 from ppmat.calculator import AseBatch
 from ppmat.calculator import relax_batch
+from ppmat.calculator.batch_evaluation import BatchCalculator
 from ppmat.datasets.oc20_record import OC20Record
 from ppmat.datasets.oc20_writer import write_lmdb
 from ppmat.datasets.placements import PLACEMENTS
@@ -134,15 +135,23 @@ class Systems:
         )
 
 
-def relax_all(placed: Sequence[Atoms], initial: Sequence[Atoms]) -> list[Atoms]:
-    """Return placements relaxed with EMT, with energies and checks, in their order.
+def emt() -> AseBatch:
+    """Return EMT for many structures."""
+    return AseBatch(VectorEMT())
+
+
+def relax_all(
+    placed: Sequence[Atoms], initial: Sequence[Atoms], calculator: BatchCalculator
+) -> list[Atoms]:
+    """Return relaxed placements, with energies and checks, in their order.
 
     Args:
         placed: Where the relaxations start.
         initial: What the checks compare with.
+        calculator: It relaxes.
     """
     ended: list[Atoms] = [None] * len(placed)
-    for done in relax_batch(placed, AseBatch(VectorEMT()), FMAX, MAX_STEPS):
+    for done in relax_batch(placed, calculator, FMAX, MAX_STEPS):
         atoms, start = done.atoms.copy(), initial[done.index]
         atoms.info |= {"force_calls": done.steps + 1, "converged": done.converged}
         add_checks(atoms, start)
@@ -158,16 +167,17 @@ def relax_all(placed: Sequence[Atoms], initial: Sequence[Atoms]) -> list[Atoms]:
     return ended
 
 
-def search(system: System, random: int, heuristic: int, seed: int) -> list[tuple]:
+def search(
+    system: System, random: int, heuristic: int, seed: int, calculator: BatchCalculator
+) -> list[tuple]:
     """Return initial and relaxed placements of an exhaustive search, the best first."""
     initial: list[Atoms] = []
     for source, count in (("random", random), ("heuristic", heuristic)):
         initial += PLACEMENTS[source](system.slab, system.adsorbate, count, seed)
     for number, atoms in enumerate(initial):
         atoms.info = {"placement": number}
-    return [
-        (initial[a.info["placement"]], a) for a in rank(relax_all(initial, initial))
-    ]
+    relaxed = relax_all(initial, initial, calculator)
+    return [(initial[atoms.info["placement"]], atoms) for atoms in rank(relaxed)]
 
 
 def lowest(found: Iterable[tuple[Atoms, Atoms]], window: float) -> list[tuple]:
@@ -188,7 +198,7 @@ def _make(task: tuple) -> Path:
     path, split, number, systems, args = task
     for attempt in range(100):
         system = systems.draw(split, number, attempt)
-        found = search(system, args.random, args.heuristic, number)
+        found = search(system, args.random, args.heuristic, number, emt())
         kept = lowest(found, args.window)
         if kept:
             break

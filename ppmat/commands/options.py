@@ -44,12 +44,16 @@ from ppmat.utils.shares import rank
 
 EXIT_SOME_LEFT_OUT = 1
 EXIT_BAD_INPUT = 2
+EXIT_STOPPED = 130  # as shells have it for Ctrl-C
 
 
 def exit_status(command: Callable[[], int]) -> int:
-    """Run a command and return its status; for wrong input log the error, return 2."""
+    """Run a command and return its status; log wrong input (2) and Ctrl-C (130)."""
     try:
         return command()
+    except KeyboardInterrupt:
+        logger.error("stopped by Ctrl-C")
+        return EXIT_STOPPED
     except (InputError, FileNotFoundError) as error:
         return complain(error, getattr(error, "status", EXIT_BAD_INPUT))
     except OSError as error:

@@ -53,12 +53,12 @@ examples:
   sample.py --mode=place --slab slab.cif --adsorbate CO --calculator emt
   sample.py --mode=place --slab slab.traj --adsorbate CO --source heuristic
             --calculator sfin_potential_chgnet_small --num_samples 50
-  sample.py --mode=place --slab slab.cif --adsorbate OH --source flow
+  sample.py --mode=place --slab slab.cif --adsorbate OH --calculator emt
             -c configs/sfin/sfin_placement.yaml --checkpoint_path best.pdparams
 """
 _HINT = "Choose another --save_path, or the options of before."
-EXIT_STOPPED = 130  # as shells have it for Ctrl-C
 _NUM_DRAWN = 5  # of the best
+SHIPPED_FLOW = "sfin_placement_emt_small"  # in ppmat/models/packages
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -75,9 +75,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--binding_atom", type=int, metavar="INDEX", help="atom of the adsorbate, from "
         "0, on which it stands; default: the one with most open valences, but any "
         "orientation for random")  # fmt: skip
-    add("--source", choices=("random", "heuristic", "flow"), default="random",
-        help="uniform points and orientations; ontop, bridge and hollow sites; or a "
-        "trained model from random placements")  # fmt: skip
+    add("--source", choices=("flow", "heuristic", "random"), default="flow",
+        help="a trained model moves random placements (default); ontop, bridge and "
+        "hollow sites; or uniform points and orientations")  # fmt: skip
     add("--num_samples", type=int, default=50, help="placements")
     add("--seed", type=int, default=0, help="the same seed gives the same placements")
     add("--calculator", help="relaxes them: emt, chgnet, sevenn, tblite, or a "
@@ -88,7 +88,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="most steps of a relaxation; 0 only computes energies")  # fmt: skip
     add("--save_path", default="./output/place", metavar="FOLDER")
     add_model_options(parser)
-    add("--checkpoint_path", help="weights that belong to --config_path, of the flow")
+    add("--checkpoint_path", help="weights that belong to --config_path, of the flow; "
+        "without a model the shipped one is used")  # fmt: skip
     add("overrides", nargs="*", metavar="KEY=VALUE", help="changes of the flow's YAML")
     return parse_with_overrides(parser, argv)
 
@@ -99,6 +100,7 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
     from ppmat.datasets.adsorbates import read_adsorbate
     from ppmat.datasets.placements import check_room
     from ppmat.datasets.placements import clean_slab
+    from ppmat.datasets.structure_reader import read_one
 
     adsorbate = read_adsorbate(args.adsorbate)
     refuse_if(
@@ -106,15 +108,11 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
         f"--binding_atom={args.binding_atom}: {args.adsorbate} has the atoms 0 to "
         f"{len(adsorbate) - 1} ({' '.join(adsorbate.get_chemical_symbols())})",
     )
-    slab = clean_slab(_read_slab(args.slab))
+    slab = clean_slab(read_one(args.slab, f"slab {args.slab}"))
     check_room(slab, adsorbate)
     calculator = _make_calculator(args.calculator)
     with lock_output(args.save_path):
-        try:
-            return _place(args, task_dir, slab, adsorbate, calculator)
-        except KeyboardInterrupt:
-            logger.error("stopped; the same command goes on")
-            return EXIT_STOPPED
+        return _place(args, task_dir, slab, adsorbate, calculator)
 
 
 main = task_command(parse_args, run)
@@ -128,31 +126,12 @@ def _check_options(args: argparse.Namespace) -> None:
     is_file = args.save_path.endswith((".csv", ".extxyz", ".traj", ".xyz"))
     refuse_if(not args.save_path.strip(), "--save_path is empty: wanted a folder")
     refuse_if(is_file, f"--save_path={args.save_path}: wanted a folder")
-    has_model = args.config_path or args.model_name
-    is_flow = args.source == "flow"
-    refuse_if(is_flow and not has_model, "--source=flow needs --config_path and "
-        "--checkpoint_path of a trained SFINPlacement")  # fmt: skip
-    for name in ("config_path", "model_name", "checkpoint_path", "overrides"):
-        unused = getattr(args, name) and not is_flow
+    model = ("config_path", "model_name", "weights_name", "checkpoint_path")
+    for name in (*model, "overrides"):
+        unused = getattr(args, name) and args.source != "flow"
         refuse_if(unused, f"{name} goes with --source=flow, not {args.source}")
-
-
-def _read_slab(text: str) -> Atoms:
-    from ppmat.datasets.structure_reader import Unreadable
-    from ppmat.datasets.structure_reader import read_inputs
-
-    structures = list(read_inputs([text]))
-    if len(structures) != 1:
-        raise InputError(
-            f"holds {len(structures)} structures",
-            where=f"slab {text}",
-            wanted="one",
-            hint="FILE@0 takes the first frame",
-        )
-    slab = structures[0]
-    if isinstance(slab, Unreadable):
-        raise InputError(slab.reason, where=f"slab {text}")
-    return slab if not hasattr(slab, "to_atoms") else slab.to_atoms()
+    if (args.config_path, args.model_name, args.checkpoint_path) == (None, None, None):
+        args.model_name = SHIPPED_FLOW
 
 
 def _make_calculator(name: str | None) -> Any:
@@ -196,6 +175,7 @@ def _place(
     sampler = None
     if args.source == "flow":
         sampler = _load_flow(args, task_dir)
+        _warn_of_unseen(sampler.model, slab + adsorbate)
         settings |= {f"flow {k}": value for k, value in sampler.settings().items()}
     manifest = RunManifest(Path(args.save_path) / "place.json", settings, _HINT)
     manifest.write()
@@ -229,6 +209,7 @@ def _digest(atoms: Atoms) -> str:
 
 def _load_flow(args: argparse.Namespace, task_dir: str) -> Any:
     """Return the ``StructureSampler`` of the flow."""
+    from ppmat.models import package_label
     from ppmat.sampler.structure_sampler import StructureSampler
 
     sampler = StructureSampler(
@@ -246,7 +227,25 @@ def _load_flow(args: argparse.Namespace, task_dir: str) -> Any:
         f"{type(sampler.model).__name__} relaxes structures; --source=flow needs a "
         "trained SFINPlacement, see configs/sfin/sfin_placement.yaml",
     )
+    label = package_label(args.model_name) if args.model_name else None
+    if label is not None:
+        logger.message(
+            f"The flow is '{label['name']}', trained on {label['trained_on']}. Its "
+            f"measured results: {label['results']}"
+        )
     return sampler
+
+
+def _warn_of_unseen(model: Any, atoms: Atoms) -> None:
+    """Warn of elements that the flow was not trained on."""
+    seen = model.elements_seen.numpy()
+    unseen = sorted({atom.symbol for atom in atoms if not seen[atom.number]})
+    if unseen:
+        logger.warning(
+            f"not in the training data of the flow: {', '.join(unseen)}; its "
+            "placements may be no better than random ones, so compare with "
+            "--source=heuristic"
+        )
 
 
 def _relax(placed: list[Atoms], calculator: Any, args: argparse.Namespace) -> list:

@@ -28,9 +28,7 @@ from ase.geometry import complete_cell
 
 from ppmat.datasets.record_checks import SMALLEST_DISTANCE
 from ppmat.datasets.structure_files import format_of
-from ppmat.datasets.structure_reader import Unreadable
-from ppmat.datasets.structure_reader import find_inputs
-from ppmat.datasets.structure_reader import read_frames
+from ppmat.datasets.structure_reader import read_one
 from ppmat.utils.bonds import bonded_pairs
 from ppmat.utils.bonds import unwrap
 from ppmat.utils.errors import InputError
@@ -110,18 +108,7 @@ def _check(atoms: Atoms, where: str) -> None:
 
 
 def _from_file(text: str, where: str) -> Atoms:
-    files = find_inputs([text])
-    frames = [frame for file in files for frame in read_frames(file, "adsorbate")]
-    if fault := [frame for frame in frames if isinstance(frame, Unreadable)]:
-        raise InputError(str(fault[0].reason), where=where)
-    if len(frames) != 1:
-        raise InputError(
-            f"holds {len(frames)} structures",
-            where=where,
-            wanted="one",
-            hint="FILE@0 takes the first frame",
-        )
-    atoms = frames[0]
+    atoms = read_one(text, where)
     charge = atoms.info.get("charge", atoms.get_initial_charges().sum())
     if abs(charge) > 0.01:
         raise InputError(f"has the charge {charge:g}", where=where, wanted=_NEUTRAL)

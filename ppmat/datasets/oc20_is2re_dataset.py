@@ -116,6 +116,7 @@ class OC20IS2REDataset(io.Dataset):
             replaces them.
         readout_tags: Tags of the atoms that the model reads an energy from; a record
             without such an atom is bad. None for models that read all atoms.
+        max_atoms: A record with more atoms is bad, for models with a limited context.
 
     Attributes:
         labels: Those of ``pos_relaxed`` and ``y_relaxed`` that the first (good) record
@@ -152,6 +153,7 @@ class OC20IS2REDataset(io.Dataset):
         transforms: Callable[[dict], dict] | None = None,
         missing_tags: str = "keep",
         readout_tags: Annotated[Sequence[int], Range(0, 2)] | None = None,
+        max_atoms: Annotated[int, Range(1, 10**6)] | None = None,
     ) -> None:
         super().__init__()
         check_choice("subset", subset, SUBSETS)
@@ -169,6 +171,7 @@ class OC20IS2REDataset(io.Dataset):
         self.transforms = transforms
         self.missing_tags = missing_tags
         self.readout_tags = readout_tags
+        self.max_atoms = max_atoms
         self.reuse_edges = reuse_edges
         if reuse_edges:
             _check_reuse(self.build_graph)
@@ -290,6 +293,12 @@ class OC20IS2REDataset(io.Dataset):
                 check_readout(record.tags, self.readout_tags)
         except ValueError as error:
             raise OC20FormatError(f"{self.records.where(row)}: {error}") from error
+        if self.max_atoms is not None and len(record.pos) > self.max_atoms:
+            raise OC20FormatError(
+                f"{self.records.where(row)}: sid {record.sid} has {len(record.pos)} "
+                f"atoms, wanted at most {self.max_atoms} (max_atoms). on_error: skip "
+                "leaves such records out at the start"
+            )
         for name in self.property_names:
             self._check_label(record, row, name)
         if self.labels is None:

@@ -331,6 +331,30 @@ def read_inputs(inputs: Sequence[str]) -> JoinedSequences:
     return JoinedSequences(pieces)
 
 
+def read_one(text: str, where: str) -> Atoms:
+    """Return the only structure of a file, or the frame that ``FILE@INDEX`` picks.
+
+    Args:
+        text: See :func:`find_inputs`.
+        where: What it is, for errors.
+
+    Raises:
+        InputError: There are none or several, or it cannot be read.
+    """
+    structures = read_inputs([text])
+    if len(structures) != 1:
+        raise InputError(
+            f"holds {len(structures)} structures",
+            where=where,
+            wanted="one",
+            hint="FILE@0 takes the first frame",
+        )
+    found = structures[0]
+    if isinstance(found, Unreadable):
+        raise InputError(str(found.reason), where=where)
+    return found if isinstance(found, Atoms) else found.to_atoms()
+
+
 def iter_structures(
     inputs: Sequence[str], repeated: str = "rename"
 ) -> Iterator[Atoms | OC20Record | Unreadable]:

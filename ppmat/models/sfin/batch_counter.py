@@ -30,6 +30,20 @@ from ppmat.utils.ranges import Range
 WeightBatches = Annotated[int, Range(1, 10**12)] | None
 
 
+def no_elements() -> paddle.Tensor:
+    """Return what ``elements_seen`` of a model is before its training."""
+    return paddle.zeros([MAX_ATOMIC_NUMBER + 1], dtype="bool")
+
+
+@paddle.no_grad()
+def mark_elements(seen: paddle.Tensor, atom_types: paddle.Tensor) -> None:
+    """Mark the elements of a batch, those of all processes, in ``seen``."""
+    count = paddle.bincount(atom_types, minlength=MAX_ATOMIC_NUMBER + 1)
+    if dist.get_world_size() > 1:
+        dist.all_reduce(count)
+    seen.set_value(paddle.logical_or(seen, count > 0))
+
+
 class BatchCounter(nn.Layer):
     """Base class of models whose loss has weights that change during the training.
 
@@ -47,9 +61,7 @@ class BatchCounter(nn.Layer):
     def __init__(self, weight_batches: int | None = None) -> None:
         super().__init__()
         self.register_buffer("batches_seen", paddle.zeros([], dtype="int64"))
-        self.register_buffer(
-            "elements_seen", paddle.zeros([MAX_ATOMIC_NUMBER + 1], dtype="bool")
-        )
+        self.register_buffer("elements_seen", no_elements())
         self.weight_batches = weight_batches
         self.num_batches = weight_batches
 
@@ -83,7 +95,4 @@ class BatchCounter(nn.Layer):
     def count_batch(self, atom_types: paddle.Tensor) -> None:
         """Count a training batch and mark its elements, those of all processes."""
         self.batches_seen.add_(paddle.ones_like(self.batches_seen))
-        count = paddle.bincount(atom_types, minlength=MAX_ATOMIC_NUMBER + 1)
-        if dist.get_world_size() > 1:
-            dist.all_reduce(count)
-        self.elements_seen.set_value(paddle.logical_or(self.elements_seen, count > 0))
+        mark_elements(self.elements_seen, atom_types)

@@ -33,6 +33,8 @@ from ppmat.datasets.collate_fn import DefaultCollator
 from ppmat.datasets.graph_utils.periodic_graph import PeriodicGraphConverter
 from ppmat.datasets.oc20_is2re_dataset import graph_converter
 from ppmat.models.generated_structures import structure_results
+from ppmat.models.sfin.batch_counter import mark_elements
+from ppmat.models.sfin.batch_counter import no_elements
 from ppmat.models.sfin.sfin_flow import SFINFlow
 from ppmat.models.sfin.sfin_structure import SFINBackbone
 from ppmat.models.sfin.structure_geometry import free_atoms
@@ -68,6 +70,10 @@ class SFINPlacement(SFINFlow):
               __init_params__: {cutoff: 5.0, max_neighbors: 24, k_cut: 0.7}
             num_inference_steps: 10
 
+    Attributes:
+        elements_seen: Whether an element was in the training data, by atomic number. A
+            buffer, saved with the weights.
+
     Args:
         backbone_cfg: Constructor arguments of :class:`SFINBackbone`.
         scheduler_cfg: Block of the scheduler, with Euler steps and without noise or
@@ -96,6 +102,7 @@ class SFINPlacement(SFINFlow):
         num_inference_steps: Annotated[int, Range(1, 10_000)] = 10,
     ) -> None:
         super().__init__(backbone_cfg, scheduler_cfg, loss_type, num_inference_steps)
+        self.register_buffer("elements_seen", no_elements())
         self.build_graph = graph_converter(graph_cfg)
         used = vars(self.scheduler)
         plain = vars(FlowMatchingScheduler())
@@ -121,6 +128,8 @@ class SFINPlacement(SFINFlow):
             ``mse``.
         """
         atoms, wanted = batch["structure_array"], batch["displacement"]
+        if self.training:
+            mark_elements(self.elements_seen, atoms["atom_types"])
         time = batch["time"].reshape([-1])
         predicted = self.displacement(batch, atoms["cart_coords"], time)
         error = (predicted - wanted).square().sum(axis=-1)  # [N] Å²
