@@ -74,29 +74,20 @@ ENERGY_ONLY = [
     f"{MODEL}.num_recycles=0",
 ]
 BACKBONE = f"{MODEL}.backbone_cfg"
-FULL = "full network, with relaxed structure"
-# The rows below it were measured with one layer, and are to be compared with it.
-LINEAR = [f"{BACKBONE}.nonlinear_messages=false"]
-LINEAR_ROW = "linear messages, with relaxed structure"
 ROWS = {
-    "linear messages": [*ENERGY_ONLY, *LINEAR],
-    LINEAR_ROW: LINEAR,
-    "spatial half, with relaxed structure": [f"{BACKBONE}.halves=spatial", *LINEAR],
+    "full network": ENERGY_ONLY,
+    "spatial half, with relaxed structure": [f"{BACKBONE}.halves=spatial"],
     "frequency half, with relaxed structure": [f"{BACKBONE}.halves=frequency"],
-    "no exchange, with relaxed structure": [f"{BACKBONE}.exchange=false", *LINEAR],
-    "tensors, with relaxed structure": [
-        *(f"{BACKBONE}.{o}" for o in ("vector_messages=12", "products=true")),
-        f"{BACKBONE}.tensors=24",
-        *LINEAR,
+    "no exchange, with relaxed structure": [f"{BACKBONE}.exchange=false"],
+    "full network with tensors, with relaxed structure": [  # as sfin_potential.yaml
+        f"{BACKBONE}.{option}"
+        for option in ("vector_messages=12", "products=true", "tensors=24")
     ],
-    FULL: [],
+    "full network, with relaxed structure": [],
 }
 # With the reference for metals that are not in the training data
 NEW_METALS = {
-    LINEAR_ROW + SURFACE: [
-        "Dataset.transform.__class_name__=surface_scaling",
-        *LINEAR,
-    ]
+    list(ROWS)[-1] + SURFACE: ["Dataset.transform.__class_name__=surface_scaling"]
 }
 COPY = "copy of the input"
 RATES = [0.001, 0.002, 0.004]  # learning rates of a search, as many as the peers'
@@ -295,7 +286,7 @@ def gather_speed(args: argparse.Namespace) -> dict:
 def gather(args: argparse.Namespace) -> dict:
     """Return the result of the rows that were run, with the seeds that were."""
     rates = read_rates(args)
-    rows = [copy_row(*read_runs(args.work, FULL, args.seeds[:1]))]
+    rows = [copy_row(*read_runs(args.work, list(ROWS)[-1], args.seeds[:1]))]
     for folder, names in ((args.peers, PEERS), (args.work, ROWS)):
         for row in names if folder is not None else ():
             seeds = [
