@@ -23,7 +23,6 @@ from helpers import batch_of
 from helpers import random_slab
 
 from ppmat.models.sfin.sfin_flow import SFINFlow
-from ppmat.models.sfin.sfin_structure import Sender
 from ppmat.models.sfin.sfin_structure import SFINBackbone
 
 EXACT = 1e-9  # float64, relative to outputs of order one
@@ -38,7 +37,6 @@ SMALL = {
     "num_basis": 6,
 }
 ANGULAR = {"vector_messages": 3, "products": True, "tensors": 2}
-NONLINEAR = {"nonlinear_messages": True}
 VARIANTS = [
     {"halves": "both"},
     {"halves": "both", "exchange": False},
@@ -46,7 +44,6 @@ VARIANTS = [
     {"halves": "frequency"},
     {"frequency_ratio": 1.0},
     ANGULAR,
-    {**NONLINEAR, "tensors": 2},
 ]
 
 
@@ -306,27 +303,6 @@ def test_vector_messages_products_and_tensors_count(name):
         if name in path:
             weight.set_value(paddle.zeros_like(weight))
     assert difference(before, run(model, [a])) > BROKEN
-
-
-def test_nonlinear_messages_are_not_linear_in_what_atoms_are():
-    """A linear sender gives f(x + y) + f(x - y) = 2 f(x)."""
-    sent = {}
-    for nonlinear in (False, True):
-        block = backbone(nonlinear_messages=nonlinear).blocks[0][0]
-        send = block.messages.send[0]
-        x, y = paddle.randn([2, 5, SMALL["channels"]])
-        sent[nonlinear] = (send(x + y) + send(x - y) - 2.0 * send(x)).abs().max().item()
-    assert sent[False] < EXACT and sent[True] > BROKEN
-
-
-def test_a_sender_has_gradients_where_scalars_are_far_below_zero():
-    paddle.set_default_dtype("float32")
-    send = Sender(4, 2)
-    send.hidden.weight.set_value(paddle.eye(4))
-    s = paddle.full([1, 4], -1e4)
-    s.stop_gradient = False
-    send(s).sum().backward()
-    assert np.isfinite(s.grad.numpy()).all()
 
 
 def test_frequency_half_sees_beyond_the_cutoff():

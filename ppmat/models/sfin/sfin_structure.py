@@ -228,44 +228,27 @@ def lengths(x: paddle.Tensor) -> paddle.Tensor:
     return (x.square().sum(axis=1) + EPS).sqrt()
 
 
-class Sender(nn.Layer):
-    """Two layers from the scalars of an atom to what it sends, [N, D] to [N, Q]."""
-
-    def __init__(self, channels: int, sent: int) -> None:
-        super().__init__()
-        self.hidden = nn.Linear(channels, channels)
-        self.out = nn.Linear(channels, sent)
-
-    def forward(self, s: paddle.Tensor) -> paddle.Tensor:
-        """Return [N, Q] of [N, D]."""
-        x = self.hidden(s)
-        # The gradient of F.silu is not a number below -88; scalars are not normalised
-        return self.out(x * F.sigmoid(x))
-
-
 class Messages(nn.Layer):
     """Sum what the neighbours of each atom send, weighted by distance and direction.
 
-    A neighbour sends ``Q`` functions of the scalars of each half: mixtures, or with
-    ``nonlinear`` those of a :class:`Sender`, as in PaiNN. They are summed with
+    A neighbour sends ``Q`` mixtures of the scalars of each half. They are summed with
     every tap of :class:`~ppmat.models.sfin.structure_geometry.Taps`, in one product of
     matrices for each atom; no tensor for each edge and channel exists. If there are
     vector messages, vectors are summed with the radial functions; if there are tensors,
     further mixtures of scalars are summed with the taps of degree 2.
     """
 
-    def __init__(self, sizes: list[Sizes], num_radial: int, nonlinear: bool) -> None:
+    def __init__(self, sizes: list[Sizes], num_radial: int) -> None:
         super().__init__()
         local = sizes[0]
-        send = Sender if nonlinear else nn.Linear
-        self.send = nn.LayerList(send(x.channels, x.messages) for x in sizes)
+        self.send = nn.LayerList(nn.Linear(x.channels, x.messages) for x in sizes)
         self.send_v = self.send_t = None
         if local.vector_messages:
             self.send_v = nn.LayerList(
                 nn.Linear(x.vectors, x.vector_messages, bias_attr=False) for x in sizes
             )
         if local.tensors:
-            self.send_t = nn.LayerList(send(x.channels, x.tensors) for x in sizes)
+            self.send_t = nn.LayerList(nn.Linear(x.channels, x.tensors) for x in sizes)
         self.split = [num_radial, 3 * num_radial]
 
     def forward(self, halves: list[Features], geo: Geometry) -> Sums:
@@ -479,7 +462,6 @@ class InteractionBlock(nn.Layer):
         num_radial: Radial functions of the messages, ``R``.
         num_basis: Gaussians of the lengths of reciprocal vectors.
         products: See :class:`GatedActivation`.
-        nonlinear_messages: See :class:`Messages`.
     """
 
     def __init__(
@@ -489,7 +471,6 @@ class InteractionBlock(nn.Layer):
         num_radial: int,
         num_basis: int,
         products: bool,
-        nonlinear_messages: bool,
     ) -> None:
         super().__init__()
         local, spectral = sizes
@@ -498,7 +479,7 @@ class InteractionBlock(nn.Layer):
         self.conv = self.g2g = None
         if local is not None:
             self.sending = [local, spectral] if exchange else [local]
-            self.messages = Messages(self.sending, num_radial, nonlinear_messages)
+            self.messages = Messages(self.sending, num_radial)
             self.conv = Convolution(self.sending, num_radial)
         if spectral is not None:
             self.g2g = FrequencyConv(spectral.channels, spectral.vectors, num_basis)
@@ -543,7 +524,6 @@ class SFINBackbone(nn.Layer):
         num_radial: Radial functions of distances, mixtures of the Gaussians, ``R``.
         halves: ``"both"``, ``"spatial"`` or ``"frequency"``.
         exchange: Whether the halves exchange features (the paths l2g and g2l).
-        nonlinear_messages: Whether two layers make what an atom sends, instead of one.
         vector_messages: Vector channels of the spatial half that an atom sends to its
             neighbours; 0 for none.
         products: Whether scalar products of vectors enter the scalars of an activation.
@@ -570,7 +550,6 @@ class SFINBackbone(nn.Layer):
         num_radial: Annotated[int, Range(1, 1024)] = 8,
         halves: Literal["both", "spatial", "frequency"] = "both",
         exchange: bool = True,
-        nonlinear_messages: bool = False,
         vector_messages: Annotated[int, Range(0, 4096)] = 0,
         products: bool = False,
         tensors: Annotated[int, Range(0, 4096)] = 0,
@@ -602,9 +581,7 @@ class SFINBackbone(nn.Layer):
         self.head = Mix(self.out_channels + 1, 1, self.out_channels, self.out_vectors)
         self.blocks = nn.LayerList(
             nn.LayerList(
-                InteractionBlock(
-                    sizes, exchange, num_radial, num_basis, products, nonlinear_messages
-                )
+                InteractionBlock(sizes, exchange, num_radial, num_basis, products)
                 for _ in range(2)
             )
             for _ in range(num_blocks)
