@@ -137,6 +137,8 @@ BAD = {
     ),
     "distances short": ({"distances": np.zeros(2)}, "distances has shape"),
     "energy NaN": ({"y_relaxed": float("nan")}, "y_relaxed is nan"),
+    "energy too large": ({"y_relaxed": 1e39}, "y_relaxed is 1e.39, expected a number"),
+    "a key that is no text": ({"pos": None, ("a",): 1}, "no pos; it has .*'a'"),
     "energies": ({"y_relaxed": np.zeros(2)}, "expected one number"),
     "pos of text": ({"pos": "abc"}, "pos is no array of numbers"),
     "ragged pos": ({"pos": [[1.0], [1.0, 2.0]]}, "pos is no array of numbers"),
