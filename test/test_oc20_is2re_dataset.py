@@ -371,6 +371,9 @@ def test_download_is_asked_for(split, tmp_path, monkeypatch):
     assert not asked
     assert len(OC20IS2REDataset(download=True)) == 7
     assert asked == [(OC20IS2REDataset.url, "cfc04dd2f87b4102ab2f607240d25fb1")]
+    (tmp_path / "empty").mkdir()
+    assert len(OC20IS2REDataset(str(tmp_path / "empty"), download=True)) == 7
+    assert len(asked) == 2
     assert OC20IS2REDataset.url.startswith("https://dl.fbaipublicfiles.com/")
 
 

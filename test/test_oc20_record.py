@@ -107,6 +107,11 @@ def test_optional_fields():
         assert getattr(record, name) is None
 
 
+def test_a_name_that_is_no_text_is_named():
+    with pytest.raises(OC20FormatError, match="no pos; it has .'a',."):
+        OC20Record.from_fields({("a",): 1})
+
+
 BAD = {
     "pos has NaN": (changed("pos", (0, 1), np.nan), "pos holds NaN"),
     "pos_relaxed infinite": (
@@ -137,6 +142,7 @@ BAD = {
     ),
     "distances short": ({"distances": np.zeros(2)}, "distances has shape"),
     "energy NaN": ({"y_relaxed": float("nan")}, "y_relaxed is nan"),
+    "energy too large": ({"y_relaxed": 1e39}, "y_relaxed is 1e.39, expected a number"),
     "energies": ({"y_relaxed": np.zeros(2)}, "expected one number"),
     "pos of text": ({"pos": "abc"}, "pos is no array of numbers"),
     "ragged pos": ({"pos": [[1.0], [1.0, 2.0]]}, "pos is no array of numbers"),

@@ -105,7 +105,12 @@ class OC20Record:
         cell = np.reshape(field.array("cell", (1, 3, 3), np.float32, True), (3, 3))
         if abs(np.linalg.det(cell)) < 1e-3:
             field.fail(f"the cell {cell.tolist()} has no volume")
+        natoms = np.ravel(fields.get("natoms", count)).tolist()
+        if natoms != [count]:
+            field.fail(f"natoms is {natoms}, but pos has {count} rows")
         fixed = field.array("fixed", (count,), np.int64, required=True)
+        if not np.isin(fixed, (0, 1)).all():
+            field.fail("fixed holds values other than 0 and 1")
         edge_index = field.array("edge_index", (2, -1), np.int64)
         edges = -1 if edge_index is None else edge_index.shape[1]
         if edges > 0 and not 0 <= edge_index.min() <= edge_index.max() < count:
@@ -142,7 +147,8 @@ class _Reader:
         """Return a field of a shape (-1: any size), or None if the record has none."""
         if self.fields.get(name) is None:
             if required:
-                self.fail(f"the record has no {name}; it has {', '.join(self.fields)}")
+                found = ", ".join(map(str, self.fields))
+                self.fail(f"the record has no {name}; it has {found}")
             return None
         array = np.asarray(self.fields[name])
         fits = array.ndim == len(shape) and all(
@@ -150,11 +156,13 @@ class _Reader:
         )
         if not fits or array.dtype.kind not in "biuf":
             self.fail(f"{name} is {array.dtype} {array.shape}, expected {shape}")
-        if not np.isfinite(array).all():
+        with np.errstate(over="ignore", invalid="ignore"):
+            cast = array.astype(dtype)  # infinite or another number if it does not fit
+        if not np.isfinite(cast).all():
             self.fail(f"{name} holds NaN or infinite numbers")
-        if dtype is np.int64 and (array != np.rint(array)).any():
+        if dtype is np.int64 and (cast != array).any():
             self.fail(f"{name} holds numbers that are no integers")
-        return array.astype(dtype)
+        return cast
 
 
 def check_tags(record: OC20Record) -> None:
@@ -172,12 +180,16 @@ def check_readout(tags: np.ndarray, readout_tags: Collection[int]) -> None:
 
 
 def check_record(record: OC20Record, closest: float = SMALLEST_DISTANCE) -> None:
-    """Raise ``InputError`` for illegal tags, or atoms closer than ``closest`` Å."""
+    """Raise ``InputError`` for illegal tags, or atoms closer than ``closest`` Å.
+
+    So does an adsorbate that :func:`num_adsorbates` cannot count.
+    """
     check_tags(record)
     pairs = neighbour_pairs(record.pos, record.cell, closest)
     if len(pairs.distance):
         atoms = f"{pairs.centre[0]} and {pairs.neighbour[0]}"
         raise InputError(f"atoms {atoms} are {pairs.distance[0]:.2g} Å apart")
+    num_adsorbates(record)
 
 
 def num_adsorbates(record: OC20Record) -> int:

@@ -185,6 +185,8 @@ def loads(data: bytes, where: str = "") -> dict[str, Any]:
         fields = vars(root)
         if "_store" in fields:
             fields = fields["_store"]._mapping
+        if not all(isinstance(name, str) for name in fields):
+            raise pickle.UnpicklingError("the name of a field is no text")
         fields = {k: v for k, v in fields.items() if v is not None and k[0] != "_"}
         for name, value in fields.items():
             if type(value) not in _PLAIN:

@@ -33,15 +33,16 @@ LEAST_VACUUM = 5.0  # Å
 TAG_HELP = "Give the site property 'tags': 0 sub-surface, 1 surface, 2 adsorbate."
 
 
-def guess_tags(structure: Structure) -> np.ndarray:
+def guess_tags(structure: Structure, name: str) -> np.ndarray:
     """Guess the tags of a slab with an adsorbate on its upper side, [N].
 
     H, C, N and O are the adsorbate (2), other atoms at most 2 Å below the highest of
     them the surface (1), the rest is sub-surface (0).
 
     Raises:
-        InputError: The rule may be wrong: there is no slab, adsorbate or vacuum along
-            c, the adsorbate is not above the surface, or another element is.
+        InputError: The rule is not plausible: no slab, adsorbate or vacuum along c, the
+            adsorbate is not above the surface, or another element is; ``name`` says of
+            which structure.
     """
     numbers = np.array(structure.atomic_numbers)
     normal = np.cross(*structure.lattice.matrix[:2])
@@ -61,7 +62,7 @@ def guess_tags(structure: Structure) -> np.ndarray:
     else:
         surface = heights > heights[slab].max() - SURFACE_DEPTH
         return np.where(adsorbate, 2, surface)
-    raise InputError(f"tags cannot be guessed: {reason}", hint=TAG_HELP)
+    raise InputError(f"tags cannot be guessed: {reason}", where=name, hint=TAG_HELP)
 
 
 def _is_on_top(own: np.ndarray, heights: np.ndarray) -> bool:
@@ -75,7 +76,7 @@ class SFINGraphConverter:
     Tags are the site property ``tags`` (0 sub-surface, 1 surface, 2 adsorbate). Fixed
     atoms are the site property ``fixed`` or ``selective_dynamics``. A CIF file has none
     of them: then the tags are guessed, see :func:`guess_tags`, and no atom is fixed,
-    which the log reports.
+    which the log reports. So are tags that are all 0.
 
     Args:
         cutoff: Edges join atoms closer than this [Å].
@@ -104,6 +105,8 @@ class SFINGraphConverter:
 
     def record(self, structure: Structure, name: str) -> OC20Record:
         """Return a structure as a record of the data set; ``name`` is for errors."""
+        if not structure.is_ordered:
+            raise InputError("sites are shared by several elements", where=name)
         sites = structure.site_properties
         tags, fixed = sites.get("tags"), sites.get("fixed")
         if fixed is None and "selective_dynamics" in sites:
@@ -112,8 +115,9 @@ class SFINGraphConverter:
             if (moves.all(axis=1) == fixed).any():
                 raise InputError("atoms that may move in some directions", where=name)
         if tags is None or not np.any(tags):
-            tags = guess_tags(structure)
-            logger.warning(f"{name}: its tags are guessed")
+            given = "missing" if tags is None else "all 0 or None"
+            tags = guess_tags(structure, name)
+            logger.warning(f"{name}: its tags are {given}; check the guessed ones")
         if fixed is None:
             fixed = np.zeros(len(structure))
             logger.warning(f"{name} has no fixed atoms: all of them may move")
@@ -125,7 +129,10 @@ class SFINGraphConverter:
             "fixed": fixed,
         }
         record = OC20Record.from_fields(fields, name, default_sid=name)
-        check_record(record)
+        try:
+            check_record(record)
+        except InputError as error:
+            raise InputError(str(error), where=name) from error
         if not (record.tags == 2).any():  # ASE's own tags number layers
             raise InputError("no atom is an adsorbate", where=name, hint=TAG_HELP)
         return record

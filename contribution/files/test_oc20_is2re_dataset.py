@@ -158,6 +158,11 @@ def test_adsorbates_are_counted_by_their_bonds(data):
         ({"tags": None}, "no tags"),
         ({"fixed": None}, "no fixed"),
         ({"tags": np.zeros(2)}, "tags is float64"),
+        ({"tags": np.full(3, 2**64 - 1, dtype="uint64")}, "no integers"),
+        ({"fixed": np.array([0, 1, 7])}, "other than 0 and 1"),
+        ({"natoms": 4}, "natoms is .4., but pos has 3"),
+        ({"y_relaxed": np.float64(1e39)}, "y_relaxed holds NaN or infinite"),
+        ({"pos_relaxed": np.full((3, 3), 1e39)}, "pos_relaxed holds NaN or infinite"),
         ({"pos_relaxed": np.full((3, 3), np.nan)}, "NaN"),
         ({"atomic_numbers": np.array([29, 6, 119])}, "elements"),
         ({"cell": np.ones((1, 3, 3))}, "no volume"),
@@ -218,6 +223,33 @@ def test_bad_records_are_refused_and_run_nothing(record, word, tmp_path):
     assert len(kept) == 2 and len(kept.skipped) == 1
 
 
+def test_records_that_a_sample_refuses_are_skipped(tmp_path):
+    records = OC20LMDB(FILES / "val_id")
+    tags = records[1].tags
+    layer = records.raw(1).replace(tags.tobytes(), np.full_like(tags, 2).tobytes())
+    kept = OC20IS2REDataset(rows(tmp_path, row1=layer), on_error="skip")
+    assert [kept[i]["id"] for i in range(len(kept))] == [records[0].sid, records[2].sid]
+    assert "its own periodic image" in kept.skipped[0]
+
+
+def test_names_of_fields_are_text():
+    raw = OC20LMDB(FILES / "val_id").raw(0)
+    at = raw.index(b"X\x04\x00\x00\x00tags")  # the text "tags" becomes bytes
+    with pytest.raises(OC20FormatError, match="here: .*is no text"):
+        loads(raw[:at] + b"B" + raw[at + 1 :], "here")
+    with pytest.raises(OC20FormatError, match="here: .*no pos"):
+        OC20Record.from_fields({("pos",): 1}, "here")
+
+
+def test_files_that_are_cut_short_are_refused(tmp_path):
+    whole = Path(rows(tmp_path)).read_bytes()
+    for size in (100, 5000, len(whole) // 2, len(whole) - 1):  # read, they end Python
+        path = tmp_path / f"{size}.lmdb"
+        path.write_bytes(whole[:size])
+        with pytest.raises(OC20FormatError, match=f"{size}.lmdb: "):
+            OC20IS2REDataset(str(path), on_error="skip")
+
+
 def test_cut_records_are_refused(tmp_path):
     whole = OC20LMDB(FILES / "val_id").raw(0)
     for size in range(0, len(whole) - 1, 97):
@@ -239,3 +271,7 @@ def test_a_missing_folder_is_downloaded(monkeypatch, tmp_path):
         OC20IS2REDataset(missing, "val_id")
     assert len(OC20IS2REDataset(missing, "val_id", download=True)) == 40
     assert called == [(OC20IS2REDataset.url, OC20IS2REDataset.md5)]
+    (tmp_path / "missing").mkdir()  # an empty folder is no better
+    assert len(OC20IS2REDataset(missing, "val_id", download=True)) == 40
+    assert len(OC20IS2REDataset(str(FILES), "val_id", download=True)) == 40
+    assert len(called) == 2

@@ -115,15 +115,18 @@ def test_statistics_are_saved_with_the_weights():
     np.testing.assert_allclose(energies(other, slab()), energies(network, slab()))
 
 
-def test_tags_are_guessed_as_oc20_gives_them():
+def test_tags_are_guessed_as_oc20_gives_them(monkeypatch):
     atoms = slab()
     tags = atoms.get_tags().tolist()
-    for without in (None, [0] * len(atoms)):
+    said = []
+    monkeypatch.setattr("ppmat.utils.logger.warning", said.append)
+    for without, word in ((None, "missing"), ([0] * len(atoms), "all 0")):
         bare = atoms.copy()
         bare.set_tags(without)
         convert = SFINGraphConverter(cutoff=4.0, k_cut=0.8)
         found = convert(structure_of(bare))["structure_array"]
         assert found["tags"].tolist() == tags and not found["fixed"].any()
+        assert f"structure 0: its tags are {word}" in said[-2]
 
 
 @pytest.mark.parametrize(
@@ -142,8 +145,9 @@ def test_tags_are_guessed_as_oc20_gives_them():
 def test_tags_that_are_not_certain_are_asked_for(change, word):
     atoms = change(slab())
     atoms.set_tags(None)
-    with pytest.raises(ValueError, match=f"cannot be guessed: .*{word}.*'tags'"):
-        SFINGraphConverter()(structure_of(atoms))
+    error = f"structure 1: tags cannot be guessed: .*{word}.*'tags'"
+    with pytest.raises(ValueError, match=error):
+        SFINGraphConverter()([structure_of(slab()), structure_of(atoms)])
 
 
 def test_a_slab_without_vacuum_is_refused():
@@ -171,15 +175,18 @@ def test_structures_that_cannot_be_read_are_refused():
     structure = structure_of(slab())
     lattice, tags = structure.lattice, structure.site_properties["tags"]
     same = Structure(lattice, ["Cu", "O"], np.zeros((2, 3)))
+    mixed = structure.copy()
+    mixed.replace(0, {"Cu": 0.5, "Pd": 0.5})
     for other, properties, word in (
         (structure, {"tags": [5, *tags[1:]]}, "tags hold"),
         (structure, {"tags": [None, *tags[1:]]}, "tags is object"),
         (structure, {"tags": [1] * 12 + [0]}, "no atom is an adsorbate"),
         (structure, {"tags": [2] * 4 + [1] * 8 + [0]}, "its own periodic image"),
         (same, {"tags": [1, 2]}, "apart"),
+        (mixed, {"tags": tags}, "shared by several elements"),
     ):
         copy = other.copy(site_properties=properties)
-        with pytest.raises(ValueError, match=word):
+        with pytest.raises(ValueError, match=f"structure 0: .*{word}"):
             SFINGraphConverter()(copy)
 
 

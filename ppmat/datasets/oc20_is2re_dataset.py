@@ -41,6 +41,7 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 from typing import Any
 
@@ -93,7 +94,8 @@ class OC20IS2REDataset(io.Dataset):
             ``ppmat.datasets.oc20_lmdb.find_split`` for the layouts. May be None with
             ``download``.
         split: ``train``, ``val_id``, ``val_ood_ads``, ``val_ood_cat``,
-            ``val_ood_both``, ``test_...``, or the name of a folder.
+            ``val_ood_both``, ``test_...``, or the name of a folder. A ``path`` that
+            is itself a file or holds LMDB files has no splits, so any name will do.
         subset: ``10k``, ``100k`` or ``all``; selects one of the train splits.
         property_names: Labels every record must have, as a sample names them; a record
             without one is bad. None takes the labels of the first record.
@@ -108,7 +110,7 @@ class OC20IS2REDataset(io.Dataset):
             out and lists them in the log, so that ``len`` is exact.
         max_samples: Use only the first (good) records.
         download: Fetch the official archive (8.1 GB, 97 GB unpacked) if ``path``
-            does not exist.
+            does not exist, or is a folder without any LMDB file.
         transforms: Applied to each sample; in YAML a list of blocks.
         missing_tags: For a record without tags (all 0): ``keep`` it, ``raise``, or
             ``guess`` them as in :func:`~ppmat.datasets.surface_tags.guess_tags`. Layer
@@ -268,7 +270,11 @@ class OC20IS2REDataset(io.Dataset):
             )
 
     def _locate(self, path: str | None, download: bool) -> str:
-        if path is not None and os.path.exists(path):
+        found = path is not None and os.path.exists(path)
+        if found and download and os.path.isdir(path):
+            below = Path(path).rglob("*")
+            found = any(file.suffix in (".lmdb", ".mdb") for file in below)
+        if found:
             return path
         if download:
             return get_datasets_path_from_url(self.url, self.md5)

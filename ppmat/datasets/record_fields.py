@@ -27,6 +27,8 @@ from ppmat.utils.periodic import LARGEST_COORDINATE
 from ppmat.utils.periodic import check_cell
 from ppmat.utils.periodic import check_cell_size
 
+_LARGEST = float(np.finfo(np.float32).max)  # labels become float32
+
 
 class FieldReader:
     """Reads the fields of one record; every fault names the file and the key.
@@ -91,7 +93,7 @@ class FieldReader:
         value = self.fields.get(name)
         if value is None:
             if required:
-                found = ", ".join(self.fields) or "nothing"
+                found = ", ".join(map(str, self.fields)) or "nothing"
                 self.fail(f"the record has no {name}; it has {found}")
             return None
         try:
@@ -157,8 +159,8 @@ class FieldReader:
         if array.size != 1:
             self.fail(f"{name} has shape {array.shape}, expected one number")
         value = float(array.reshape(()))
-        if not np.isfinite(value):
-            self.fail(f"{name} is {value}")
+        if not abs(value) <= _LARGEST:
+            self.fail(f"{name} is {value}, expected a number that fits into float32")
         return value
 
     def count(self, name: str, most: int) -> int | None:
