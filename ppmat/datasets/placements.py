@@ -49,8 +49,12 @@ from ppmat.utils.errors import InputError
 from ppmat.utils.periodic import empty_layers
 from ppmat.utils.periodic import reduce_cell
 from ppmat.utils.periodic import vacuum
+from ppmat.utils.rigid_motion import superpose
 
 CONTACT_GAP = 0.1  # Å between the covalent spheres of adsorbate and slab
+# Å; where bonds and distances had to move an atom of the flow's prediction by more, its
+# shape of the adsorbate is not credible (docs/oc20/placement.md says how often)
+LARGEST_SHIFT = 0.5
 _ROOM = 5.0  # Å of vacuum beside the adsorbate, so that it touches no image
 _LARGEST_TILT = np.radians(20)  # of an adsorbate whose binding atom is given
 
@@ -242,6 +246,33 @@ def _place(slab: Atoms, adsorbate: Atoms, shape: np.ndarray, number: int) -> Ato
     placed = slab + added  # constraints and cell are those of the slab
     placed.info = {"sid": f"{number:04d}", "placement": number}
     return placed
+
+
+def with_given_shape(placed: Atoms, initial: Atoms) -> Atoms | None:
+    """Return a flow's placement with the adsorbate in the shape that was given.
+
+    The given molecule is laid on the predicted atoms as a rigid body, and lifted where
+    it would be nearer to the slab than :data:`CONTACT_GAP` allows.
+
+    Args:
+        placed: As the sampler returns it, with its checks in ``info``.
+        initial: What it started from.
+
+    Returns:
+        A copy; None if the flow's own shape is credible: no bond broke or was made, and
+        no atom had to be moved by more than :data:`LARGEST_SHIFT`.
+    """
+    shift = placed.info.get("projection_shift", 0.0)
+    if shift <= LARGEST_SHIFT and not placed.info["dissociated"]:
+        return None
+    own = placed.get_tags() == ADSORBATE
+    shape = superpose(initial.positions[own], placed.positions[own])
+    lowest = lower_onto(placed[~own], placed.numbers[own], shape)
+    normal = surface_normal(placed.cell.array)
+    lift = max((lowest - shape)[0] @ normal, 0.0)
+    changed = placed.copy()
+    changed.positions[own] = shape + lift * normal
+    return changed
 
 
 def lower_onto(slab: Atoms, numbers: np.ndarray, shape: np.ndarray) -> np.ndarray:
