@@ -111,9 +111,13 @@ def test_without_calculator_there_are_no_energies(slab, tmp_path):
 
 
 @pytest.mark.parametrize("calculator", ["emt", "sfin_potential_chgnet_small"])
-def test_an_element_that_the_calculator_lacks_is_refused(slab, tmp_path, calculator):
+def test_an_element_that_the_calculator_lacks_is_refused(
+    slab, tmp_path, calculator, caplog
+):
     options = [f"--calculator={calculator}", "--num_samples=1"]
     assert run(slab, tmp_path / "out", *options, adsorbate="Cl") == 2
+    assert "Choose another --calculator" in caplog.text
+    assert "allow_unseen" not in caplog.text
     assert not (tmp_path / "out").exists()
 
 

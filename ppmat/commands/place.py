@@ -172,7 +172,11 @@ def _check_elements(calculator: Any, atoms: Atoms) -> None:
     from ppmat.calculator import SFINCalculator
 
     if isinstance(calculator, SFINCalculator):
-        calculator.check_elements(atoms)
+        try:
+            calculator.check_elements(atoms)
+        except InputError as error:
+            hint = "Choose another --calculator."
+            raise InputError(_without_hint(error), hint=hint) from error
     elif isinstance(calculator.calculator, EMT):
         unknown = sorted({atom.symbol for atom in atoms} - parameters.keys())
         if unknown:
@@ -192,6 +196,7 @@ def _place(
 ) -> int:
     from ppmat.datasets.adsorbates import binding_atom
     from ppmat.datasets.placements import LARGEST_SHIFT
+    from ppmat.datasets.placements import LONGEST_BOND
     from ppmat.datasets.placements import PLACEMENTS
     from ppmat.sampler.placement_ranking import find_repeated
     from ppmat.utils.files import RunManifest
@@ -209,7 +214,7 @@ def _place(
         sampler = _load_flow(args, task_dir)
         _warn_of_unseen(sampler.model, slab + adsorbate)
         settings |= {f"flow {k}": value for k, value in sampler.settings().items()}
-        settings["largest shift"] = LARGEST_SHIFT
+        settings["credible"] = [LARGEST_SHIFT, LONGEST_BOND]
     manifest = RunManifest(Path(args.save_path) / "place.json", settings, _HINT)
     manifest.write()
     make = PLACEMENTS["heuristic" if args.source == "heuristic" else "random"]
@@ -292,8 +297,8 @@ def _with_credible_shapes(placed: list[Atoms], initial: list[Atoms]) -> list[Ato
     if count:
         logger.message(
             f"flow: the shape of the adsorbate is not credible in {count} of {total} "
-            f"placements (broken, or bonds moved atoms by more than {LARGEST_SHIFT:g} "
-            "Å); there it is placed rigidly, as it was given"
+            f"placements (keeping its bonds moved atoms by more than "
+            f"{LARGEST_SHIFT:g} Å); there it is placed rigidly, as it was given"
         )
     if 2 * count > total:
         logger.warning(
