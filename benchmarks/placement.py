@@ -63,6 +63,7 @@ from ppmat.calculator import evaluate_many
 from ppmat.calculator.batch_evaluation import BatchCalculator
 from ppmat.datasets.adsorbates import binding_atom
 from ppmat.datasets.placements import random_placements
+from ppmat.datasets.placements import with_given_shape
 from ppmat.sampler import StructureSampler
 from ppmat.sampler.distance_projection import DistanceProjection
 from ppmat.sampler.placement_ranking import ANOMALIES
@@ -127,6 +128,15 @@ class Way(NamedTuple):
         placed = self.move(starts)
         ended = relax_all(placed, starts, calculator)
         return numbers_of(placed, ended, calculator)
+
+
+def as_the_command(
+    move: Callable[[list[Atoms]], list[Atoms]], starts: list[Atoms]
+) -> list[Atoms]:
+    """Return what ``--mode=place`` makes of the placements of a flow."""
+    placed = move(starts)
+    given = map(with_given_shape, placed, starts)
+    return [own if new is None else new for own, new in zip(placed, given)]
 
 
 def of_system(
@@ -239,7 +249,9 @@ def main() -> None:
     most = args.steps[-1]
     loose = flow(most, DistanceProjection())
     ways[f"flow, {most} steps, bonds may break"] = Way(loose)
-    ways[f"flow, {most} steps, upright"] = Way(flow(most), upright=True)
+    upright = flow(most)
+    ways[f"flow, {most} steps, upright"] = Way(upright, upright=True)
+    ways["the command"] = Way(partial(as_the_command, upright), upright=True)
     drawn = Systems(args.seed, args.max_atoms)
     numbers = [(split, i) for split in SPLITS for i in range(args.systems)]
     results: dict[str, list[dict]] = {split: [] for split in SPLITS}

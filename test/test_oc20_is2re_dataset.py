@@ -38,6 +38,7 @@ from ppmat.datasets.oc20_writer import write_lmdb
 from ppmat.datasets.pyg_pickle import OC20FormatError
 from ppmat.datasets.record_checks import SMALLEST_DISTANCE
 from ppmat.utils import neighbours
+from ppmat.utils.errors import InputError
 from ppmat.utils.registry import ConfigError
 
 GRAPH = {
@@ -540,10 +541,13 @@ def test_a_record_with_too_many_atoms_is_bad(tmp_path):
     path = write(tmp_path / "data.lmdb", [small, large])
     data = OC20IS2REDataset(path, max_atoms=7)
     assert len(data[0]["structure_array"]["tags"].data) == 7
-    with pytest.raises(OC20FormatError, match="data.lmdb key '1': sid .* has 8 atoms"):
+    with pytest.raises(OC20FormatError, match="sid .* has 8 atoms.* on_error: skip"):
         data[1]
     skipped = OC20IS2REDataset(path, max_atoms=7, on_error="skip")
     assert (len(skipped), len(skipped.skipped)) == (1, 1)
+    assert "on_error" not in skipped.skipped[0]
+    with pytest.raises(InputError, match="max_atoms is 0"):
+        OC20IS2REDataset(path, max_atoms=0)
     assert len(OC20IS2REDataset(path, max_atoms=8, on_error="skip")) == 2
 
 

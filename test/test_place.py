@@ -21,6 +21,7 @@ from pathlib import Path
 import paddle
 import pytest
 from ase.build import fcc111
+from ase.build import molecule
 from ase.io import read
 from ase.io import write
 
@@ -28,7 +29,9 @@ from ppmat.commands import place
 from ppmat.commands import sample
 from ppmat.commands.options import EXIT_STOPPED
 from ppmat.models import build_model
+from ppmat.sampler.placement_ranking import ANOMALIES
 from ppmat.utils.config import save_config
+from ppmat.utils.errors import InputError
 
 TASK = str(Path(__file__).parents[1] / "structure_generation")
 
@@ -107,16 +110,44 @@ def test_without_calculator_there_are_no_energies(slab, tmp_path):
     assert len(rows) == 3 and not any(row["total_energy"] for row in rows)
 
 
-def test_an_element_that_the_calculator_lacks_is_given_up(slab, tmp_path):
-    assert run(slab, tmp_path, *EMT, adsorbate="Cl") == 1
-    assert all("Cl" in row["fault"] for row in table(tmp_path))
+@pytest.mark.parametrize("calculator", ["emt", "sfin_potential_chgnet_small"])
+def test_an_element_that_the_calculator_lacks_is_refused(
+    slab, tmp_path, monkeypatch, calculator
+):
+    said = []
+    monkeypatch.setattr(place.logger, "error", said.append)
+    options = [f"--calculator={calculator}", "--num_samples=1"]
+    assert run(slab, tmp_path / "out", *options, adsorbate="Cl") == 2
+    assert "Choose another --calculator" in said[-1]
+    assert "allow_unseen" not in said[-1]
+    assert not (tmp_path / "out").exists()
 
 
-def test_a_fault_names_no_option_that_is_not_there(slab, tmp_path):
-    options = ("--num_samples=1", "--calculator=sfin_potential_chgnet_small")
-    assert run(slab, tmp_path, *options, adsorbate="Cl") == 1
-    (row,) = table(tmp_path)
-    assert row["fault"] == "Cl is not in the training data of the potential"
+def test_a_placement_that_the_calculator_cannot_relax_is_given_up(
+    slab, tmp_path, monkeypatch
+):
+    from ppmat.calculator import AseBatch
+
+    def refuse(self, atoms, known=None):
+        raise InputError("no convergence", hint="Try others.")
+
+    monkeypatch.setattr(AseBatch, "pairs_of", refuse)
+    assert run(slab, tmp_path, *EMT) == 1
+    assert {row["fault"] for row in table(tmp_path)} == {"no convergence"}
+
+
+def test_a_rejected_placement_of_lower_energy_is_named(monkeypatch):
+    said = []
+    monkeypatch.setattr(place.logger, "warning", said.append)
+    passed = dict.fromkeys(ANOMALIES, False)
+    best, other = (fcc111("Cu", (1, 1, 2)) for _ in "ab")
+    best.info = {"placement": 0, "total_energy": 1.0, **passed}
+    other.info = {"placement": 7, "total_energy": 0.5, **passed, "dissociated": True}
+    place._warn_of_lower([best, other], [best])
+    assert len(said) == 1 and "placement 7 is 0.500 eV lower than rank 1" in said[0]
+    other.info["total_energy"] = 1.5
+    place._warn_of_lower([best, other], [best])
+    assert len(said) == 1
 
 
 def test_the_last_message_counts_the_checks_that_failed(slab, tmp_path, monkeypatch):
@@ -174,6 +205,31 @@ def test_a_model_of_relaxations_is_no_flow_of_placements(slab, tmp_path, monkeyp
     monkeypatch.setattr(structure_sampler, "StructureSampler", Sampler)
     options = ["--source=flow", "-c", "configs/sfin/oc20_flow.yaml"]
     assert run(slab, tmp_path / "out", *options) == 2
+
+
+def test_weights_without_their_yaml_are_refused_before_the_slab(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(place.logger, "error", said.append)
+    options = ("--source=flow", "--checkpoint_path=x.pdparams")
+    assert run("none.cif", tmp_path / "out", *options) == 2
+    assert "--checkpoint_path goes with --config_path" in said[-1]
+
+
+def test_a_molecule_that_the_flow_deforms_stays_rigid(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(place.logger, "warning", said.append)
+    write(tmp_path / "slab.cif", fcc111("Cu", (4, 4, 3), vacuum=8))
+    argv = ["--mode=place", f"--slab={tmp_path}/slab.cif", "--num_samples=3"]
+    argv += ["--adsorbate=C6H6", f"--save_path={tmp_path}/out"]
+    assert sample.main(TASK, argv) == 0
+    assert "--source=heuristic" in said[-1]
+    given = molecule("C6H6").get_all_distances()
+    for atoms in read(tmp_path / "out" / "placements.extxyz", ":"):
+        own = atoms[atoms.get_tags() == 2]
+        assert abs(own.get_all_distances() - given).max() < 1e-3
+        assert atoms.info["closest_distance"] > 1.0
+    for row in table(tmp_path / "out"):
+        assert row["dissociated"] == row["overlap"] == "False"
 
 
 @pytest.mark.parametrize(("metal", "adsorbate"), [("Pt", "OH"), ("Rh", "Cl")])

@@ -19,6 +19,7 @@ import pytest
 from ase import Atoms
 from ase.build import add_adsorbate
 from ase.build import fcc111
+from ase.build import fcc211
 from ase.build import molecule
 from ase.neighborlist import NeighborList
 from ase.neighborlist import natural_cutoffs
@@ -90,6 +91,29 @@ def test_faults_by_hand():
     assert {"intercalated", "overlap"} <= inside
 
 
+def test_an_atom_open_to_the_vacuum_is_not_intercalated():
+    # Lower terraces of a stepped surface are less than 2 Å below the highest atoms only
+    # in part, so their atoms have tag 0.
+    step = fcc211("Pd", (3, 3, 3), vacuum=8)
+    heights = step.positions[:, 2]
+    tags = (heights > heights.max() - 1.0).astype(int)
+    low = int(np.argmax(np.where(tags == 0, heights, 0)))
+    step.set_tags(tags)
+    step += Atoms("C", [step.positions[low] + [0, 0, 1.9]], tags=[2])
+    assert faults(step, step) == set()
+    upside_down = step.copy()
+    upside_down.positions[:, 2] *= -1
+    assert faults(upside_down, upside_down) == set()
+    # At an octahedral site below three surface atoms it is covered.
+    flat = fcc111("Pd", (3, 3, 4), vacuum=8)
+    flat.set_tags(flat.get_tags() < 2)
+    add_adsorbate(flat, "C", -1.123, "fcc")
+    flat.set_tags([*flat.get_tags()[:-1], 2])
+    for sign in (1, -1):
+        flat.positions[:, 2] *= sign
+        assert faults(flat, flat) == {"intercalated"}
+
+
 def test_overlap_and_closest_distance_through_the_cell():
     slab = slab_with("O")
     for distance, wanted in ((0.3, True), (1.25, True), (1.35, False)):
@@ -154,7 +178,10 @@ def test_verdicts_are_those_of_the_rules_with_ase():
         after.positions += rng.normal(0, scale, (len(after), 3))
         after.positions[before.get_tags() == 2, 2] += rng.choice([-2.5, 0, 2.5])
         wanted = by_ase(before, after)
-        assert faults(before, after) - {"overlap"} == wanted
+        found = faults(before, after) - {"overlap"}
+        # Here an atom with a free way to the vacuum is not intercalated.
+        assert found - {"intercalated"} == wanted - {"intercalated"}
+        assert found <= wanted
         seen.extend(wanted or {"none"})
     counts = {name: seen.count(name) for name in (*FAULTS[1:], "none")}
     assert min(counts.values()) >= 3, counts

@@ -16,10 +16,12 @@
 
 import numpy as np
 import pytest
+from scipy.spatial.distance import pdist
 from scipy.spatial.transform import Rotation
 
 from ppmat.utils.rigid_motion import motion_to
 from ppmat.utils.rigid_motion import move
+from ppmat.utils.rigid_motion import superpose
 
 
 def molecule(rng, size, in_line=False):
@@ -71,3 +73,18 @@ def test_mirrored_molecules_do_not_turn_inside_out():
     motion = motion_to(start, mirrored)
     assert np.isfinite(motion).all()
     assert np.allclose(move(start, motion), mirrored, atol=1e-4)
+
+
+@pytest.mark.parametrize("in_line", [False, True])
+def test_a_superposed_molecule_keeps_its_shape_and_is_nearest(in_line):
+    rng = np.random.default_rng(0)
+    for size in (1, 2, 5):
+        start, target = molecule(rng, size, in_line)
+        found = superpose(start, target)
+        assert np.allclose(pdist(found), pdist(start))
+        best = ((found - target) ** 2).sum()
+        for _ in range(20):
+            other = Rotation.from_rotvec(0.1 * rng.standard_normal(3))
+            centre = target.mean(axis=0)
+            turned = centre + other.apply(found - centre)
+            assert ((turned - target) ** 2).sum() > best - 1e-6

@@ -154,7 +154,7 @@ class SFINCalculator(BatchOfOne):
         """Return neighbours; unseen elements are an error. See ``BatchCalculator``."""
         if known is not None and known.hold(atoms, self.skin):
             return known
-        self._check_elements(atoms)
+        self.check_elements(atoms)
         self.searches += 1
         return Pairs(atoms, self.build_graph)
 
@@ -168,7 +168,12 @@ class SFINCalculator(BatchOfOne):
         """Return a hash of the weights."""
         return [fingerprint(self.model)]
 
-    def _check_elements(self, atoms: Atoms) -> None:
+    def check_elements(self, atoms: Atoms) -> None:
+        """Refuse elements that are not in the training data, or warn of them once.
+
+        Raises:
+            InputError: There are some, and ``allow_unseen`` is off.
+        """
         seen = self.model.elements_seen.numpy()
         unseen = {a.symbol for a in atoms if not seen[a.number]}
         if unseen and not self.allow_unseen:

@@ -47,7 +47,8 @@ _EPILOG = """\
 The folder gets placements.csv and placements.extxyz, the best first, best.png, and in
 relaxed/ each placement as it ends. The same command given again goes on where it
 stopped.
-Exit status: 0 done, 1 some placements were given up, 2 wrong input, 130 stopped.
+Exit status: 0 done, 1 some placements were given up, 2 wrong input, 130
+or 143 stopped.
 
 examples:
   sample.py --mode=place --slab slab.cif --adsorbate CO --calculator emt
@@ -111,6 +112,8 @@ def run(args: argparse.Namespace, task_dir: str) -> int:
     slab = clean_slab(read_one(args.slab, f"slab {args.slab}"))
     check_room(slab, adsorbate)
     calculator = _make_calculator(args.calculator)
+    if calculator is not None:
+        _check_elements(calculator, slab + adsorbate)
     with lock_output(args.save_path):
         return _place(args, task_dir, slab, adsorbate, calculator)
 
@@ -126,6 +129,11 @@ def _check_options(args: argparse.Namespace) -> None:
     is_file = args.save_path.endswith((".csv", ".extxyz", ".traj", ".xyz"))
     refuse_if(not args.save_path.strip(), "--save_path is empty: wanted a folder")
     refuse_if(is_file, f"--save_path={args.save_path}: wanted a folder")
+    refuse_if(
+        args.checkpoint_path and not args.config_path,
+        "--checkpoint_path goes with --config_path, the YAML of the model; weights of "
+        "a registered model are chosen by --weights_name",
+    )
     model = ("config_path", "model_name", "weights_name", "checkpoint_path")
     for name in (*model, "overrides"):
         unused = getattr(args, name) and args.source != "flow"
@@ -152,6 +160,33 @@ def _make_calculator(name: str | None) -> Any:
     return SFINCalculator(model_name=name)
 
 
+def _check_elements(calculator: Any, atoms: Atoms) -> None:
+    """Refuse elements that the calculator does not know, where it says which it does.
+
+    Raises:
+        InputError: An element is unknown.
+    """
+    from ase.calculators.emt import EMT
+    from ase.calculators.emt import parameters
+
+    from ppmat.calculator import SFINCalculator
+
+    if isinstance(calculator, SFINCalculator):
+        try:
+            calculator.check_elements(atoms)
+        except InputError as error:
+            hint = "Choose another --calculator."
+            raise InputError(_without_hint(error), hint=hint) from error
+    elif isinstance(calculator.calculator, EMT):
+        unknown = sorted({atom.symbol for atom in atoms} - parameters.keys())
+        if unknown:
+            raise InputError(
+                f"EMT does not know {', '.join(unknown)}",
+                wanted=f"only {', '.join(parameters)}",
+                hint="Choose another --calculator.",
+            )
+
+
 def _place(
     args: argparse.Namespace,
     task_dir: str,
@@ -160,6 +195,8 @@ def _place(
     calculator: Any,
 ) -> int:
     from ppmat.datasets.adsorbates import binding_atom
+    from ppmat.datasets.placements import LARGEST_SHIFT
+    from ppmat.datasets.placements import LONGEST_BOND
     from ppmat.datasets.placements import PLACEMENTS
     from ppmat.sampler.placement_ranking import find_repeated
     from ppmat.utils.files import RunManifest
@@ -177,6 +214,7 @@ def _place(
         sampler = _load_flow(args, task_dir)
         _warn_of_unseen(sampler.model, slab + adsorbate)
         settings |= {f"flow {k}": value for k, value in sampler.settings().items()}
+        settings["credible"] = [LARGEST_SHIFT, LONGEST_BOND]
     manifest = RunManifest(Path(args.save_path) / "place.json", settings, _HINT)
     manifest.write()
     make = PLACEMENTS["heuristic" if args.source == "heuristic" else "random"]
@@ -189,10 +227,11 @@ def _place(
     if sampler is not None:
         folder = os.path.join(args.save_path, "flow")
         placed = list(sampler.from_structures(initial, save_path=folder, seed=seed))
+        placed = _with_credible_shapes(placed, initial)
     repeated = find_repeated(placed)
     logger.message(
-        f"{args.source}: {counted(count, 'placement')}, {len(repeated)} of them the "
-        "same as another one"
+        f"{args.source}: {count - len(repeated)} of {counted(count, 'placement')} "
+        f"({len(repeated)} dropped as too close to another)"
     )
     kept = [atoms for i, atoms in enumerate(placed) if i not in repeated]
     ended = _relax(kept, calculator, args) if calculator is not None else kept
@@ -246,6 +285,27 @@ def _warn_of_unseen(model: Any, atoms: Atoms) -> None:
             "placements may be no better than random ones, so compare with "
             "--source=heuristic"
         )
+
+
+def _with_credible_shapes(placed: list[Atoms], initial: list[Atoms]) -> list[Atoms]:
+    """Return placements of the flow, adsorbates as given where it deformed them."""
+    from ppmat.datasets.placements import LARGEST_SHIFT
+    from ppmat.datasets.placements import with_given_shape
+
+    given = [with_given_shape(*pair) for pair in zip(placed, initial)]
+    count, total = sum(atoms is not None for atoms in given), len(placed)
+    if count:
+        logger.message(
+            f"flow: the shape of the adsorbate is not credible in {count} of {total} "
+            f"placements (keeping its bonds moved atoms by more than "
+            f"{LARGEST_SHIFT:g} Å); there it is placed rigidly, as it was given"
+        )
+    if 2 * count > total:
+        logger.warning(
+            "the flow does not know this adsorbate on this slab; compare with "
+            "--source=heuristic"
+        )
+    return [own if new is None else new for own, new in zip(placed, given)]
 
 
 def _relax(placed: list[Atoms], calculator: Any, args: argparse.Namespace) -> list:
@@ -336,11 +396,30 @@ def _report(ended: list[Atoms], initial: list[Atoms], folder: Path) -> int:
     if anomalies := count_anomalies(ended):
         failed += f" ({anomalies})"
     logger.message(
-        f"{folder}: {counted(len(distinct), 'distinct placement')} of "
-        f"{len(ended)}; {failed}, "
-        f"{len(faults)} were given up, {late} valid ones did not converge"
+        f"{folder}: ranked {len(distinct)} of {counted(len(ended), 'placement')} "
+        f"(those equal by symmetry count separately); {failed}, {len(faults)} were "
+        f"given up, {late} valid ones did not converge"
     )
+    _warn_of_lower(ranked, best)
     return EXIT_SOME_LEFT_OUT if faults or not valid else 0
+
+
+def _warn_of_lower(ranked: list[Atoms], best: list[Atoms]) -> None:
+    """Warn of a rejected placement whose energy is lower than that of rank 1."""
+    from ppmat.sampler.placement_ranking import SAME_ENERGY
+    from ppmat.sampler.placement_ranking import count_anomalies
+    from ppmat.sampler.placement_ranking import is_valid
+
+    rejected = [a for a in ranked if not is_valid(a) and "total_energy" in a.info]
+    if not best or not rejected or "total_energy" not in best[0].info:
+        return
+    lowest = rejected[0].info  # they are in the order of their energies
+    gain = best[0].info["total_energy"] - lowest["total_energy"]
+    if gain > SAME_ENERGY:
+        logger.warning(
+            f"placement {lowest['placement']} is {gain:.3f} eV lower than rank 1, but "
+            f"failed a check ({count_anomalies(rejected[:1])}); look at it"
+        )
 
 
 def _title(number: int, atoms: Atoms) -> str:

@@ -80,6 +80,8 @@ _LABEL_FIELDS = {
 STORED_CUTOFF = 6.0  # Å, of the edges in the official files
 STORED_NEIGHBORS = 50  # largest number of edges of an atom in the official files
 
+_SKIP_HINT = ". on_error: skip leaves such records out at the start"
+
 _STRUCTURE_FORMATS = ("ase_atoms", "array")  # both keep the cell of a record
 _CELL_CHANGES = ("primitive", "niggli", "canocial")
 
@@ -161,8 +163,9 @@ class OC20IS2REDataset(io.Dataset):
         check_choice("subset", subset, SUBSETS)
         check_choice("on_error", on_error, ("raise", "skip"))
         check_choice("missing_tags", missing_tags, MISSING_TAGS)
-        if max_samples is not None and max_samples < 1:
-            raise InputError(f"max_samples is {max_samples}", wanted="at least 1")
+        for what, most in (("max_samples", max_samples), ("max_atoms", max_atoms)):
+            if most is not None and most < 1:
+                raise InputError(f"{what} is {most}", wanted="at least 1")
         if isinstance(property_names, str):
             property_names = [property_names]
         for name in property_names or ():
@@ -173,7 +176,7 @@ class OC20IS2REDataset(io.Dataset):
         self.transforms = transforms
         self.missing_tags = missing_tags
         self.readout_tags = readout_tags
-        self.max_atoms = max_atoms
+        self.max_atoms, self.on_error = max_atoms, on_error
         self.reuse_edges = reuse_edges
         if reuse_edges:
             _check_reuse(self.build_graph)
@@ -302,8 +305,8 @@ class OC20IS2REDataset(io.Dataset):
         if self.max_atoms is not None and len(record.pos) > self.max_atoms:
             raise OC20FormatError(
                 f"{self.records.where(row)}: sid {record.sid} has {len(record.pos)} "
-                f"atoms, wanted at most {self.max_atoms} (max_atoms). on_error: skip "
-                "leaves such records out at the start"
+                f"atoms, wanted at most {self.max_atoms} (max_atoms)"
+                + ("" if self.on_error == "skip" else _SKIP_HINT)
             )
         for name in self.property_names:
             self._check_label(record, row, name)

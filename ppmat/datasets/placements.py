@@ -45,12 +45,18 @@ from ppmat.datasets.surface_tags import SURFACE_DEPTH
 from ppmat.datasets.surface_tags import has_layer_tags
 from ppmat.utils import logger
 from ppmat.utils.bonds import BOND_FACTOR
+from ppmat.utils.bonds import bonded_pairs
 from ppmat.utils.errors import InputError
 from ppmat.utils.periodic import empty_layers
 from ppmat.utils.periodic import reduce_cell
 from ppmat.utils.periodic import vacuum
+from ppmat.utils.rigid_motion import superpose
 
 CONTACT_GAP = 0.1  # Å between the covalent spheres of adsorbate and slab
+# A flow's shape of the adsorbate is not credible where its bonds and distances had to
+# move an atom by more [Å], or where a bond of the given molecule is longer than this
+# multiple; docs/oc20/placement.md says how often that is.
+LARGEST_SHIFT, LONGEST_BOND = 0.5, 1.35
 _ROOM = 5.0  # Å of vacuum beside the adsorbate, so that it touches no image
 _LARGEST_TILT = np.radians(20)  # of an adsorbate whose binding atom is given
 
@@ -242,6 +248,36 @@ def _place(slab: Atoms, adsorbate: Atoms, shape: np.ndarray, number: int) -> Ato
     placed = slab + added  # constraints and cell are those of the slab
     placed.info = {"sid": f"{number:04d}", "placement": number}
     return placed
+
+
+def with_given_shape(placed: Atoms, initial: Atoms) -> Atoms | None:
+    """Return a flow's placement with the adsorbate in the shape that was given.
+
+    The given molecule is laid on the predicted atoms as a rigid body, and lifted where
+    it would be nearer to the slab than :data:`CONTACT_GAP` allows.
+
+    Args:
+        placed: As the sampler returns it, with its checks in ``info``.
+        initial: What it started from.
+
+    Returns:
+        A copy; None if the flow's own shape is credible.
+    """
+    own = placed.get_tags() == ADSORBATE
+    given, found = initial.positions[own], placed.positions[own]
+    bonds = bonded_pairs(placed.numbers[own], given, placed.cell.array)
+    away = found[bonds.neighbour] - found[bonds.centre]
+    stretch = np.linalg.norm(away, axis=1) / bonds.distance
+    shift = placed.info.get("projection_shift", 0.0)
+    if shift <= LARGEST_SHIFT and stretch.max(initial=0.0) <= LONGEST_BOND:
+        return None
+    shape = superpose(given, found)
+    lowest = lower_onto(placed[~own], placed.numbers[own], shape)
+    normal = surface_normal(placed.cell.array)
+    lift = max((lowest - shape)[0] @ normal, 0.0)
+    changed = placed.copy()
+    changed.positions[own] = shape + lift * normal
+    return changed
 
 
 def lower_onto(slab: Atoms, numbers: np.ndarray, shape: np.ndarray) -> np.ndarray:

@@ -43,11 +43,29 @@ def motion_to(positions: np.ndarray, target: np.ndarray) -> np.ndarray:
     """
     centre, goal = positions.mean(axis=0), target.mean(axis=0)
     shape, wanted = positions - centre, target - goal
-    u, _, v = np.linalg.svd(wanted.T @ shape + _EPS * np.eye(3))
-    turn = u @ np.diag([1.0, 1.0, np.sign(np.linalg.det(u @ v))]) @ v
+    turn = _best_turn(shape, wanted)
     rest = wanted @ turn - shape  # in the frame of the positions
     rotation = Rotation.from_matrix(turn).as_rotvec()
     return goal - centre + np.cross(rotation, shape) + rest
+
+
+def superpose(positions: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Return the positions moved as a rigid body onto the target, [A, 3].
+
+    Example:
+        >>> line = np.array([[0.0, 0, 0], [2.0, 0, 0]])
+        >>> longer = np.array([[1.0, -2, 0], [1.0, 2, 0]])
+        >>> superpose(line, longer).round(3).tolist()
+        [[1.0, -1.0, 0.0], [1.0, 1.0, 0.0]]
+    """
+    goal, shape = target.mean(axis=0), positions - positions.mean(axis=0)
+    return goal + shape @ _best_turn(shape, target - goal).T
+
+
+def _best_turn(shape: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Return the rotation that brings a shape nearest to another one, [3, 3]."""
+    u, _, v = np.linalg.svd(wanted.T @ shape + _EPS * np.eye(3))
+    return u @ np.diag([1.0, 1.0, np.sign(np.linalg.det(u @ v))]) @ v
 
 
 def move(positions: np.ndarray, motion: np.ndarray) -> np.ndarray:
