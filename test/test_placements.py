@@ -31,6 +31,7 @@ from ppmat.datasets.placements import clean_slab
 from ppmat.datasets.placements import heuristic_placements
 from ppmat.datasets.placements import random_placements
 from ppmat.datasets.placements import surface_normal
+from ppmat.datasets.placements import with_given_shape
 from ppmat.utils.errors import InputError
 
 METHANOL = read_adsorbate("CH3OH")
@@ -94,6 +95,32 @@ def test_the_binding_atom_is_the_lowest():
                 heights = placed.positions[-2:, 2]
                 assert heights.argmin() == binding
                 assert np.ptp(heights) > 1.0  # stands
+
+
+@pytest.mark.parametrize(
+    ("stretch", "shift", "kept"),
+    [(1.2, 0.4, True), (1.4, 0.0, False), (1.2, 0.6, False)],
+)
+def test_a_shape_is_credible_up_to_a_stretch_and_a_shift(stretch, shift, kept):
+    slab, adsorbate = (
+        clean_slab(fcc111("Cu", (3, 3, 3), vacuum=8)),
+        read_adsorbate("CO"),
+    )
+    start = next(iter(random_placements(slab, adsorbate, 1, 0)))
+    moved = start.copy()
+    own = np.flatnonzero(start.get_tags() == 2)
+    moved.positions[own] += [1.5, 0.5, 0.8]
+    middle = moved.positions[own].mean(axis=0)
+    moved.positions[own] = middle + stretch * (moved.positions[own] - middle)
+    moved.info["projection_shift"] = shift
+    rigid = with_given_shape(moved, start)
+    assert (rigid is None) == kept
+    if rigid is not None:
+        assert rigid.get_distance(*own) == pytest.approx(start.get_distance(*own))
+        np.testing.assert_allclose(rigid.positions[own].mean(axis=0), middle, atol=1e-6)
+        np.testing.assert_array_equal(
+            rigid.positions[: own[0]], moved.positions[: own[0]]
+        )
 
 
 def test_heuristic_sites_are_those_of_the_surface():
