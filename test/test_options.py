@@ -15,10 +15,8 @@
 
 import os
 import platform
-import signal
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -84,9 +82,6 @@ def test_bad_input_and_ctrl_c_end_with_a_status_and_a_line():
     assert options.exit_status(fail(child("bad key"))) == 2
     assert options.exit_status(fail(InputError("x"))) == 2
     assert options.exit_status(fail(KeyboardInterrupt())) == 130
-    sigterm = partial(os.kill, os.getpid(), signal.SIGTERM)
-    assert options.exit_status(lambda: sigterm() or 0) == 143
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     for error in (FarFetchedError("mine"), ValueError("a fault of ours")):
         with pytest.raises(ValueError):
             options.exit_status(fail(error))

@@ -22,9 +22,7 @@ import ctypes
 import os
 import platform
 import re
-import signal
 import sys
-import threading
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -47,46 +45,12 @@ from ppmat.utils.shares import rank
 EXIT_SOME_LEFT_OUT = 1
 EXIT_BAD_INPUT = 2
 EXIT_STOPPED = 130  # as shells have it for Ctrl-C
-EXIT_TERMINATED = 143  # for SIGTERM
-
-
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM, which batch systems send: ends a command like Ctrl-C."""
-
-
-@contextlib.contextmanager
-def _sigterm_stops() -> Iterator[None]:
-    """Raise :class:`_Terminated` on SIGTERM, unless the program handles it itself."""
-    main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-    owner = os.getpid()
-
-    def stop(number: int, frame: object) -> None:
-        signal.signal(number, signal.SIG_DFL)  # a second one ends at once
-        if os.getpid() == owner:
-            raise _Terminated
-        os.kill(os.getpid(), number)  # a forked worker ends as without this handler
-
-    signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def exit_status(command: Callable[[], int]) -> int:
-    """Run a command and return its status.
-
-    Wrong input (2), Ctrl-C (130) and SIGTERM (143) are logged.
-    """
+    """Run a command and return its status; log wrong input (2) and Ctrl-C (130)."""
     try:
-        with _sigterm_stops():
-            return command()
-    except _Terminated:
-        logger.error("stopped by SIGTERM")
-        return EXIT_TERMINATED
+        return command()
     except KeyboardInterrupt:
         logger.error("stopped by Ctrl-C")
         return EXIT_STOPPED

@@ -47,8 +47,7 @@ _EPILOG = """\
 The folder gets placements.csv and placements.extxyz, the best first, best.png, and in
 relaxed/ each placement as it ends. The same command given again goes on where it
 stopped.
-Exit status: 0 done, 1 some placements were given up, 2 wrong input, 130
-or 143 stopped.
+Exit status: 0 done, 1 some placements were given up, 2 wrong input, 130 stopped.
 
 examples:
   sample.py --mode=place --slab slab.cif --adsorbate CO --calculator emt
