@@ -62,8 +62,8 @@ from benchmarks.runs import write
 from ppmat.calculator import evaluate_many
 from ppmat.calculator.batch_evaluation import BatchCalculator
 from ppmat.datasets.adsorbates import binding_atom
+from ppmat.datasets.placements import credible_shapes
 from ppmat.datasets.placements import random_placements
-from ppmat.datasets.placements import with_given_shape
 from ppmat.sampler import StructureSampler
 from ppmat.sampler.distance_projection import DistanceProjection
 from ppmat.sampler.placement_ranking import ANOMALIES
@@ -134,9 +134,7 @@ def as_the_command(
     move: Callable[[list[Atoms]], list[Atoms]], starts: list[Atoms]
 ) -> list[Atoms]:
     """Return what ``--mode=place`` makes of the placements of a flow."""
-    placed = move(starts)
-    given = map(with_given_shape, placed, starts)
-    return [own if new is None else new for own, new in zip(placed, given)]
+    return credible_shapes(move(starts), starts)[0]
 
 
 def of_system(

@@ -289,22 +289,24 @@ def _warn_of_unseen(model: Any, atoms: Atoms) -> None:
 def _with_credible_shapes(placed: list[Atoms], initial: list[Atoms]) -> list[Atoms]:
     """Return placements of the flow, adsorbates as given where it deformed them."""
     from ppmat.datasets.placements import LARGEST_SHIFT
-    from ppmat.datasets.placements import with_given_shape
+    from ppmat.datasets.placements import LONGEST_BOND
+    from ppmat.datasets.placements import credible_shapes
 
-    given = [with_given_shape(*pair) for pair in zip(placed, initial)]
-    count, total = sum(atoms is not None for atoms in given), len(placed)
+    credible, count = credible_shapes(placed, initial)
+    total = len(placed)
     if count:
         logger.message(
             f"flow: the shape of the adsorbate is not credible in {count} of {total} "
             f"placements (keeping its bonds moved atoms by more than "
-            f"{LARGEST_SHIFT:g} Å); there it is placed rigidly, as it was given"
+            f"{LARGEST_SHIFT:g} Å, or a bond is longer than {LONGEST_BOND:g} x that "
+            "given); there it is placed rigidly, as it was given"
         )
     if 2 * count > total:
         logger.warning(
             "the flow does not know this adsorbate on this slab; compare with "
             "--source=heuristic"
         )
-    return [own if new is None else new for own, new in zip(placed, given)]
+    return credible
 
 
 def _relax(placed: list[Atoms], calculator: Any, args: argparse.Namespace) -> list:

@@ -27,6 +27,7 @@ import itertools
 import warnings
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Sequence
 
 import numpy as np
 from ase import Atoms
@@ -278,6 +279,18 @@ def with_given_shape(placed: Atoms, initial: Atoms) -> Atoms | None:
     changed = placed.copy()
     changed.positions[own] = shape + lift * normal
     return changed
+
+
+def credible_shapes(
+    placed: Sequence[Atoms], initial: Sequence[Atoms]
+) -> tuple[list[Atoms], int]:
+    """Return a flow's placements with credible shapes, and how many were changed.
+
+    See :func:`with_given_shape`.
+    """
+    given = [with_given_shape(*pair) for pair in zip(placed, initial)]
+    changed = sum(atoms is not None for atoms in given)
+    return [own if new is None else new for own, new in zip(placed, given)], changed
 
 
 def lower_onto(slab: Atoms, numbers: np.ndarray, shape: np.ndarray) -> np.ndarray:
