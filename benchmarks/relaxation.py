@@ -50,7 +50,7 @@ from ppmat.calculator import relax_batch
 FRAMES = ROOT / "interatomic_potentials/example_data/emt/train.extxyz.gz"
 CONFIG = ROOT / "interatomic_potentials/configs/sfin/sfin_potential.yaml"
 FMAX, MAX_STEPS = 0.05, 300
-BATCH_SIZES = (1, 4, 16, 64)
+BATCH_SIZES = (1, 4, 16, 32)
 
 
 def one_by_one(frames: Sequence[Atoms], calculator: SFINCalculator) -> list[tuple]:
@@ -93,7 +93,7 @@ def main() -> None:
     add = parser.add_argument
     add("--weights", required=True, type=Path, help="of the trained potential")
     add("--config", type=Path, default=CONFIG, help="its YAML")
-    add("--frames", type=int, default=64)
+    add("--frames", type=int, default=32)
     add("--repeats", type=int, default=3)
     add("--out", type=Path, default=RESULTS / "relaxation.yaml")
     args = parser.parse_args()
