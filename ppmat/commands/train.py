@@ -261,8 +261,9 @@ def _build(
         model = build_model(config["Model"])
     trainer_config = dict(config["Trainer"])
     if do_train and settings.pretrained_model_path is not None:
-        if settings.pretrained_exclude is None:
-            trainer_config["pretrained_exclude"] = left_behind(config["Model"], model)
+        left = left_behind(config["Model"], model)
+        named = settings.pretrained_exclude or []
+        trainer_config["pretrained_exclude"] = list(dict.fromkeys([*named, *left]))
     optimizer = lr_scheduler = None
     if do_train:
         steps = -(-len(loaders["train"]) // settings.gradient_accumulation_steps)
