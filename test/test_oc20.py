@@ -99,6 +99,19 @@ def test_write_command_warns_of_total_energies(tmp_path, capsys):
     assert "Are these total energies?" in capsys.readouterr().out
 
 
+def test_write_command_warns_of_lost_constraints(tmp_path, capsys):
+    for name, seed in (("a", 0), ("b", 1)):
+        frames = make_frames(seed)[1]
+        for atoms in frames if name == "b" else ():
+            atoms.set_constraint()
+        ase.io.write(tmp_path / f"{name}.traj", frames)
+    out = str(tmp_path / "o.lmdb")
+    assert oc20.main(["write", out, str(tmp_path / "a.traj")]) == 0
+    assert "hold no atom" not in capsys.readouterr().out
+    assert oc20.main(["write", out, str(tmp_path / "*.traj"), "--overwrite"]) == 0
+    assert "1 of 2 relaxations hold no atom, for instance b" in capsys.readouterr().out
+
+
 def test_check_command_finds_what_write_refuses(tmp_path, capsys):
     records = [make_record(i) for i in range(5)]
     records[1].tags = np.zeros_like(records[1].tags)

@@ -172,9 +172,8 @@ def test_frames_that_are_no_relaxation():
     record = record_from_frames(frames[:1], "a", "adsorption_energy")
     assert record.pos_relaxed is None and record.y_relaxed is None
     assert record.y_init == 2.0
-    with pytest.raises(
-        OC20FormatError, match="a: no 'total' in atoms.info; it has ads"
-    ):
+    missing = "a: no 'total' in atoms.info of the last frame; it has ads"
+    with pytest.raises(OC20FormatError, match=missing):
         record_from_frames(frames, "a", "total")
     frames[1].cell[0, 0] += 0.1
     with pytest.raises(OC20FormatError, match="a: first and last frame differ"):
@@ -256,6 +255,7 @@ def spoil(change):
     "structure, match",
     [
         (ase.build.molecule("H2O"), "H2O.*has no cell in all three directions"),
+        (spoil(lambda a: a.__delitem__(slice(None))), "'bad': holds no atoms"),
         (spoil(lambda a: a.positions.__setitem__(3, np.nan)), "'bad'.*pos holds NaN"),
         (spoil(lambda a: a.set_cell(np.ones((3, 3)))), "no cell|no volume"),
         (spoil(lambda a: a.numbers.__setitem__(2, 0)), "0, which is no element"),

@@ -27,6 +27,7 @@ from ase.io import write
 from test_structure_files import vasprun
 
 from ppmat.datasets.oc20_record import OC20Record
+from ppmat.datasets.oc20_writer import write_lmdb
 from ppmat.datasets.relaxations import RelaxationOptions
 from ppmat.datasets.relaxations import check_relaxation
 from ppmat.datasets.relaxations import read_relaxations
@@ -151,11 +152,44 @@ FAULTS = {
         lambda f: f.__setitem__(1, f[1][:-1]),
         "has 13 atoms, not 14",
     ),
+    "several structures": (
+        lambda f: f.__setitem__(-1, f[-1][:-1]),
+        "CCu12O and CCu12. Several structures need a file or info",
+    ),
     "tags change": (
         lambda f: f[-1].set_tags([1] * 4 + [0] * 8 + [2] * 2),
         "atom 0 has tag 0 in the first frame and 1 in the last",
     ),
 }
+
+
+def test_energies_of_some_frames(tmp_path):
+    """The relaxed frame must have one; a text is no energy."""
+    path = tmp_path / "a.traj"
+    frames = make_relaxation()
+    frames[-1].info["E_ads"] = -2.5
+    write(path, frames)
+    (record,) = records_of(path, energy_key="E_ads")
+    assert (record.y_init, record.y_relaxed) == (None, -2.5)
+    del frames[-1].info["E_ads"]
+    frames[0].info["E_ads"] = -2.5
+    write(path, frames)
+    (fault,) = records_of(path, energy_key="E_ads")
+    assert "no 'E_ads' in atoms.info of the last frame" in fault.reason
+    frames[-1].info["E_ads"] = "-2.5 eV"
+    write(path, frames)
+    (fault,) = records_of(path, energy_key="E_ads")
+    assert fault.reason == "'E_ads' is '-2.5 eV'; wanted a number in eV"
+
+
+def test_labels_unlike_those_of_the_first_record(tmp_path):
+    for name, options in {"a": {}, "b": {"energy_key": "energy"}}.items():
+        write(tmp_path / f"{name}.traj", make_relaxation())
+        (record,) = records_of(tmp_path / f"{name}.traj", **options)
+        write_lmdb(tmp_path / f"{name}.lmdb", [record])
+    good, fault = records_of(tmp_path / "*.lmdb")
+    assert good.sid == "a" and good.y_relaxed is None
+    assert "has a y_init, unlike the first row; has a y_relaxed" in fault.reason
 
 
 @pytest.mark.parametrize("case", sorted(FAULTS))

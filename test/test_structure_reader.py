@@ -226,13 +226,15 @@ BAD_INPUTS = {
     "missing": (["none.traj"], "not found: none.traj"),
     "pattern": (["*.vasp"], r"no file matches the pattern \*.vasp"),
     "format": (["folder/notes.txt"], "notes.txt: unknown format. Legal: .traj, .cif"),
-    "empty folder": (["empty"], "folder empty holds no file that can be read"),
+    "empty folder": (["empty"], r"folder empty holds no file that can be read .*2\)$"),
+    "folder of folders": (["outer"], r"Folders in it are read if you give outer/\*"),
 }
 
 
 @pytest.mark.parametrize("case", sorted(BAD_INPUTS))
 def test_bad_input_is_named(files, case):
     os.makedirs("empty")
+    os.makedirs("outer/run_1")
     inputs, message = BAD_INPUTS[case]
     with pytest.raises(ConfigError, match=message):
         read_inputs(inputs)

@@ -273,8 +273,9 @@ def test_a_guess_that_assumes_c_would_fail():
 def test_what_cannot_be_guessed(change, match):
     slab = ase_slab("fcc111", 3, None)
     change(slab)
-    with pytest.raises(InputError, match=match):
+    with pytest.raises(InputError, match=match) as error:
         guess_tags(as_record(slab))
+    assert "missing_tags" not in str(error.value)  # that is what has failed
 
 
 @pytest.mark.parametrize("adsorbate", ["SO2", "PH3", "SiH4", "CH3Cl", "SH2"])

@@ -403,8 +403,10 @@ def test_a_used_folder_is_continued_replaced_or_refused(tmp_path, capsys):
     shown = capsys.readouterr().out.splitlines()
     assert len(shown) == 1 and "holds a training of 2 epochs, 6 steps" in shown[0]
     assert (out / "metrics.csv").read_text() == before
+    logger.init_logger()  # closes run.log, as in a new process
     assert call(tmp_path, "-c", path, "--resume", "Trainer.max_epochs=3") == 0
     assert "other settings than before: Trainer.max_epochs" in capsys.readouterr().out
+    assert "than before: Trainer.max_epochs" in (out / "run.log").read_text()
     epochs = [row["epoch"] for row in read_rows(out, "train(epoch)")]
     assert epochs == ["1", "2", "3"]
     assert call(tmp_path, "-c", path, "--overwrite", "Trainer.max_epochs=1") == 0

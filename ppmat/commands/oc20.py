@@ -60,6 +60,7 @@ from ppmat.datasets.relaxation_export import export_records
 from ppmat.datasets.relaxations import MAX_STEP
 from ppmat.datasets.relaxations import RelaxationOptions
 from ppmat.datasets.relaxations import check_relaxation
+from ppmat.datasets.relaxations import label_faults
 from ppmat.datasets.relaxations import read_relaxations
 from ppmat.utils import logger
 from ppmat.utils.errors import InputError
@@ -289,10 +290,8 @@ def _faults_of(
         for start in (f"sid {record.sid}: ", f"structure '{record.sid}': "):
             text = text.removeprefix(start)
         yield f"{where}: {text}"
-    for name in ("y_init", "y_relaxed", "pos_relaxed"):
-        known = getattr(record, name) is not None
-        if labels.setdefault(name, known) != known:
-            yield f"{where}: has {'a' if known else 'no'} {name}, unlike the first row"
+    for text in label_faults(record, labels):
+        yield f"{where}: {text}"
 
 
 def write(args: argparse.Namespace) -> int:
@@ -307,6 +306,7 @@ def write(args: argparse.Namespace) -> int:
     )
     faults: list[str] = []
     energies: list[float] = []
+    unheld: list[str] = []
 
     def good() -> Iterator[OC20Record]:
         found = read_relaxations(args.inputs, options)
@@ -315,6 +315,7 @@ def write(args: argparse.Namespace) -> int:
                 faults.append(str(record))
                 continue
             energies.append(abs(record.y_relaxed or 0.0))
+            unheld.extend([] if record.fixed.any() else [record.sid])
             yield record
         _print_faults(faults, args.max_faults)
         if faults and (args.on_error == "raise" or not energies):
@@ -329,6 +330,11 @@ def write(args: argparse.Namespace) -> int:
     except OSError as error:
         return complain(error)
     print(f"{args.out}: {count} records, {len(faults)} left out")
+    if unheld:
+        logger.warning(
+            f"{len(unheld)} of {count} relaxations hold no atom, for instance "
+            f"{unheld[0]}: all atoms count as free. Are their constraints lost?"
+        )
     if max(energies) > _MAX_ENERGY:
         logger.warning(
             f"the largest y_relaxed is {max(energies):.4g} eV; OC20 has none above "

@@ -167,13 +167,13 @@ def run(
         if asked["train"] and is_master:
             start = run_folder.choose_start(output_dir, start, resume, overwrite)
             run_folder.check_folder(output_dir, os.path.basename(source))
-            if start is not None:
-                run_folder.warn_of_changes(config, merged)
         start = gather_objects(start)[0]
         if run_folder.holds(output_dir, start):  # a run of the saved file is a new one
             config["Trainer"]["resume_from_checkpoint"] = None
         _log_start(config, source, overrides)
         if is_master:
+            if asked["train"] and start is not None:
+                run_folder.warn_of_changes(config, merged)
             save_config(config, merged)
         trainer, loaders = _build(config, asked, settings, merged, start)
         if asked["train"]:
@@ -261,8 +261,9 @@ def _build(
         model = build_model(config["Model"])
     trainer_config = dict(config["Trainer"])
     if do_train and settings.pretrained_model_path is not None:
-        if settings.pretrained_exclude is None:
-            trainer_config["pretrained_exclude"] = left_behind(config["Model"], model)
+        left = left_behind(config["Model"], model)
+        named = settings.pretrained_exclude or []
+        trainer_config["pretrained_exclude"] = list(dict.fromkeys([*named, *left]))
     optimizer = lr_scheduler = None
     if do_train:
         steps = -(-len(loaders["train"]) // settings.gradient_accumulation_steps)

@@ -82,15 +82,34 @@ def read_relaxations(
     """
     found = _initial if options.initial_only else _relaxed
     seen: dict[str, str] = {}
+    labels: dict[str, bool] = {}
     for record in found(inputs, options):
         if isinstance(record, OC20Record):
             where = f"{record.source}" if record.source else "an earlier file"
+            reasons = label_faults(record, labels)
             if record.sid in seen:
-                reason = f"sid {record.sid} is already that of {seen[record.sid]}"
+                reasons = [f"sid {record.sid} is already that of {seen[record.sid]}"]
+            if reasons:
+                reason = "; ".join(reasons)
                 record = Unreadable(record.sid, reason, record.source, record.frame)
             else:
                 seen[record.sid] = where
         yield record
+
+
+def label_faults(record: OC20Record, labels: dict[str, bool]) -> list[str]:
+    """Return the labels that a record has or lacks, unlike the first one.
+
+    Args:
+        record: The record.
+        labels: Which labels the first record has; filled by it.
+    """
+    faults = []
+    for name in ("y_init", "y_relaxed", "pos_relaxed"):
+        known = getattr(record, name) is not None
+        if labels.setdefault(name, known) != known:
+            faults.append(f"has {'a' if known else 'no'} {name}, unlike the first row")
+    return faults
 
 
 def _initial(
@@ -205,7 +224,7 @@ def _record(frames: Sequence, sid: str, options: RelaxationOptions) -> OC20Recor
 
 def _check_tags_agree(first: Atoms, last: Atoms) -> None:
     one, two = first.get_tags(), last.get_tags()
-    if two.any() and (one != two).any():
+    if len(one) == len(two) and two.any() and (one != two).any():
         atom = int(np.flatnonzero(one != two)[0])
         raise InputError(
             f"atom {atom} has tag {one[atom]} in the first frame and {two[atom]} in "

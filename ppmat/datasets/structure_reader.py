@@ -149,7 +149,11 @@ def _folder(path: str, relaxations: bool) -> list[str]:
     else:
         unwanted = set(runs) if finals else set()
     if not files and not data_set:
-        raise ConfigError(f"folder {path} holds no file that can be read ({LEGAL})")
+        inner = any(os.path.isdir(os.path.join(path, name)) for name in formats)
+        raise ConfigError(
+            f"folder {path} holds no file that can be read ({LEGAL})",
+            hint=f"Folders in it are read if you give {path}/*" if inner else "",
+        )
     wanted = [os.path.join(path, name) for name in files if name not in unwanted]
     return data_set + wanted
 

@@ -124,6 +124,8 @@ def unchecked_record(
     if isinstance(structure, ase.Atoms):
         sid = sid or str(structure.info.get("sid", ""))
     where = f"structure {sid!r}" if where is None else where
+    if isinstance(structure, (ase.Atoms, IStructure)) and not len(structure):
+        raise InputError("holds no atoms", where=where)
     if isinstance(structure, ase.Atoms):
         fields = _fields_of_atoms(structure, where)
     elif isinstance(structure, IStructure):
@@ -245,7 +247,7 @@ def record_from_frames(
         energy_key: Key of ``atoms.info``, or of the results of ``atoms.calc``, with the
             **adsorption** energy in eV, as OC20 defines it (slab + adsorbate minus
             clean slab minus gas-phase reference). Total energies are never converted.
-            None stores no energy.
+            The last frame must have it. None stores no energy.
         missing_tags: See :func:`structure_to_record`.
 
     Raises:
@@ -256,10 +258,13 @@ def record_from_frames(
     first, last = frames[0], frames[-1]
     if first.numbers.tolist() != last.numbers.tolist():
         same = sorted(first.numbers) == sorted(last.numbers)
-        raise OC20FormatError(
-            f"{sid}: first and last frame differ in atoms"
-            + (": the same atoms are in another order" if same else "")
+        change = (
+            "the same atoms are in another order"
+            if same
+            else f"{first.get_chemical_formula()} and {last.get_chemical_formula()}. "
+            "Several structures need a file or info['sid'] each"
         )
+        raise OC20FormatError(f"{sid}: first and last frame differ in atoms: {change}")
     change = np.abs(first.cell.array - last.cell.array).max()
     if not change <= SAME_CELL:
         raise OC20FormatError(
@@ -267,25 +272,34 @@ def record_from_frames(
             "the cell of an OC20 relaxation is constant"
         )
     record = structure_to_record(first, sid, warn=False, missing_tags=missing_tags)
-    wanted = (first, last) if energy_key is not None else ()
-    energies = [_energy_of(atoms, energy_key, sid) for atoms in wanted]
+    energies = (None, None)
+    if energy_key is not None:
+        energies = [_energy_of(atoms, energy_key, sid) for atoms in (first, last)]
+        if energies[1] is None:
+            results = {} if last.calc is None else last.calc.results
+            raise OC20FormatError(
+                f"{sid}: no '{energy_key}' in atoms.info of the last frame; it has "
+                f"{', '.join(map(str, last.info)) or 'nothing'}, and the results of a "
+                f"calculator {', '.join(results) or 'nothing'}"
+            )
     relaxed = len(frames) > 1
     fields = record.to_fields() | {
-        "y_init": energies[0] if energies else None,
-        "y_relaxed": energies[1] if energies and relaxed else None,
+        "y_init": energies[0],
+        "y_relaxed": energies[1] if relaxed else None,
         "pos_relaxed": _fields_of_atoms(last, sid)["pos"] if relaxed else None,
     }
     return OC20Record.from_fields(fields, sid)
 
 
-def _energy_of(atoms: ase.Atoms, key: str, sid: str) -> float:
+def _energy_of(atoms: ase.Atoms, key: str, sid: str) -> float | None:
     """Return an energy from ``atoms.info`` or the results of a calculator, eV."""
     results = {} if atoms.calc is None else atoms.calc.results
     for place in (atoms.info, results):
-        if place.get(key) is not None:
-            return float(place[key])
-    raise OC20FormatError(
-        f"{sid}: no '{key}' in atoms.info; it has "
-        f"{', '.join(map(str, atoms.info)) or 'nothing'}, and the results of a "
-        f"calculator {', '.join(results) or 'nothing'}"
-    )
+        value = place.get(key)
+        if value is not None:
+            try:
+                return float(value)
+            except (TypeError, ValueError):
+                wrong = f"{sid}: '{key}' is {value!r}; wanted a number in eV"
+                raise OC20FormatError(wrong) from None
+    return None

@@ -50,10 +50,10 @@ _TAG_OF_PROPERTY = {
     "substitute": SURFACE,
     "adsorbate": ADSORBATE,
 }
+_SET_TAGS = "Set them with atoms.set_tags([...]): 0 sub-surface, 1 surface, 2 adsorbate"
 TAG_HELP = (
-    "Set them with atoms.set_tags([...]): 0 sub-surface, 1 surface, 2 adsorbate; or "
-    "let missing_tags=guess do it. Files: extxyz and ASE trajectories have tags, CIF "
-    "and POSCAR do not"
+    f"{_SET_TAGS}; or let missing_tags=guess do it. Files: extxyz and ASE trajectories "
+    "have tags, CIF and POSCAR do not"
 )
 
 
@@ -241,7 +241,7 @@ def guess_tags(record: TaggedStructure) -> np.ndarray:
         raise InputError(
             "tags cannot be guessed",
             wanted="a slab of other elements with an adsorbate of H, C, N, O",
-            hint=TAG_HELP,
+            hint=_SET_TAGS,
         )
     heights = slab_heights(record, adsorbate)
     surface = heights > heights[~adsorbate].max() - SURFACE_DEPTH
@@ -250,7 +250,7 @@ def guess_tags(record: TaggedStructure) -> np.ndarray:
         raise InputError(
             f"tags cannot be guessed: some atoms of the adsorbate ({rule}) are deeper "
             "than the surface or in it, so they may belong to the slab",
-            hint=TAG_HELP,
+            hint=_SET_TAGS,
         )
     slab = ~adsorbate
     on_top = _sparse_elements_on_top(record.atomic_numbers[slab], heights[slab])
@@ -258,7 +258,7 @@ def guess_tags(record: TaggedStructure) -> np.ndarray:
         raise InputError(
             f"tags cannot be guessed: all {', '.join(on_top)} atoms are on top of the "
             "slab and few, so they may belong to the adsorbate",
-            hint=TAG_HELP,
+            hint=_SET_TAGS,
         )
     tags = np.where(adsorbate, ADSORBATE, np.where(surface, SURFACE, SUBSURFACE))
     return tags.astype(np.int64)

@@ -53,8 +53,8 @@ class TrainerConfig:
     max_iter: _Count | None = None  # update steps after which the run stops
     pretrained_model_path: str | None = None  # first weights: file, folder or address
     pretrained_weight_name: str | None = None  # file in that folder or archive
-    # Beginnings of names that are not loaded from it. None: in a training the counters
-    # of the one before, and its statistics if the configuration has others
+    # Beginnings of names that are not loaded from it. A training adds the counters of
+    # the one before, and its statistics if the configuration has others
     pretrained_exclude: list[str] | None = None
     resume_from_checkpoint: str | None = None  # without suffix
     compute_metric_during_train: bool = False  # metrics of training batches too

@@ -36,6 +36,7 @@ from pymatgen.core import Element
 from ppmat.datasets.custom_data_type import ConcatData
 from ppmat.datasets.surface_tags import ADSORBATE
 from ppmat.datasets.surface_tags import SURFACE
+from ppmat.utils import logger
 from ppmat.utils.element_energies import element_energies
 from ppmat.utils.element_properties import MAX_ATOMIC_NUMBER
 from ppmat.utils.element_properties import element_properties
@@ -46,6 +47,7 @@ from ppmat.utils.registry import ConfigError
 
 NUM_ELEMENTS = MAX_ATOMIC_NUMBER + 1  # row 0 is no element
 NUM_TAGS = ADSORBATE + 1
+_FEW = 5  # records; the energy of an element in fewer is not known well
 Target = str | Sequence[str]
 
 
@@ -111,6 +113,7 @@ def composition_scaling(
     labels, adsorbates, counts = _read_compositions(train_loader, target)
     x = counts[:, list(tags)].sum(axis=1)
     mean, std, energies = _fit(labels, adsorbates, x, ridge)
+    _warn_of_rare_elements(x)
     return mean, std, _by_symbol(energies)
 
 
@@ -156,6 +159,7 @@ def surface_scaling(
     products = counts[:, ADSORBATE, :, None] * surface[:, None]  # [n, 119, P]
     x = np.concatenate([atoms, products.reshape(len(labels), -1)], axis=1)
     mean, _, weights = _fit(labels, adsorbates, x, ridge)
+    _warn_of_rare_elements(atoms)
     energies, slopes = np.split(weights, [NUM_ELEMENTS])
     slopes = slopes.reshape(NUM_ELEMENTS, -1)
     return mean, std, _by_symbol(energies), _by_symbol(slopes)
@@ -239,6 +243,19 @@ def _fit(
             "custom_scaling with numbers of your own"
         )
     return mean, std, weights
+
+
+def _warn_of_rare_elements(x: np.ndarray) -> None:
+    """Log elements of few records; ``x`` [n, 119] counts the atoms that are read."""
+    records = (x > 0).sum(axis=0)
+    rare = np.flatnonzero((records > 0) & (records < _FEW))
+    if len(rare):
+        found = [f"{Element.from_Z(int(z)).symbol} {records[z]}" for z in rare]
+        logger.warning(
+            f"elements in fewer than {_FEW} training records: {', '.join(found)}. "
+            "Their energies are not known well, and other structures with them may be "
+            "wrong by several eV: docs/oc20/small_sets.md"
+        )
 
 
 def _by_symbol(rows: np.ndarray) -> dict[str, Any]:
