@@ -20,6 +20,7 @@ move little. The calculator keeps one structure's, a relaxation those of a batch
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -45,6 +46,7 @@ from ppmat.utils.errors import InputError
 from ppmat.utils.errors import text_of
 
 ATOMS_AT_ONCE = 500  # of a batch whose size is not given
+_ONE_THREAD = threading.Lock()  # gradients of Paddle in two threads crash
 
 
 class Pairs:
@@ -170,7 +172,8 @@ def evaluate_batch(
     """
     samples = [known.sample(atoms) for known, atoms in zip(pairs, structures)]
     batch = DefaultCollator()(samples)
-    found = model.predict(paddle.utils.map_structure(paddle.to_tensor, batch))
+    with _ONE_THREAD:
+        found = model.predict(paddle.utils.map_structure(paddle.to_tensor, batch))
     results = []
     for i, atoms in enumerate(structures):
         energy = float(found["energy"][i])
