@@ -167,8 +167,9 @@ def evaluate_batch(
         pairs: Those of each structure, which hold for it.
 
     Returns:
-        ``energy`` and ``free_energy`` [eV], ``forces`` float64 [N, 3] eV/Å, and if all
-        directions are periodic ``stress`` float64 [6] eV/Å^3 in Voigt's order.
+        ``energy`` and ``free_energy`` [eV], ``energies`` of the atoms float64 [N] eV,
+        ``forces`` float64 [N, 3] eV/Å, and if all directions are periodic ``stress``
+        float64 [6] eV/Å^3 in Voigt's order.
     """
     samples = [known.sample(atoms) for known, atoms in zip(pairs, structures)]
     batch = DefaultCollator()(samples)
@@ -177,8 +178,12 @@ def evaluate_batch(
     results = []
     for i, atoms in enumerate(structures):
         energy = float(found["energy"][i])
-        forces = found["forces"][i].astype("float64")
-        results.append({"energy": energy, "free_energy": energy, "forces": forces})
+        own = {
+            "energy": energy,
+            "free_energy": energy,
+            "energies": found["energies"][i],
+        }
+        results.append(own | {"forces": found["forces"][i].astype("float64")})
         if atoms.pbc.all():
             stress = full_3x3_to_voigt_6_stress(found["stress"][i].astype("float64"))
             results[-1]["stress"] = stress
