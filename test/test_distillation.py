@@ -306,7 +306,7 @@ def test_frames_that_the_teacher_fails_on_are_left_out(
             raise KeyError("no convergence")
 
     monkeypatch.setitem(teachers.TEACHERS, "emt", Sullen)
-    with pytest.raises(InputError, match="labelled no frame: .*no convergence"):
+    with pytest.raises(InputError, match="labelled no frame of .*no convergence"):
         run(tmp_path / "none", potential, **more)
 
 
