@@ -128,7 +128,8 @@ class SFINFlow(nn.Layer):
         self.num_inference_steps = num_inference_steps
         channels, vectors = self.backbone.out_channels, self.backbone.out_vectors
         self.time = TimeEmbedding(channels)
-        self.readout = GatedActivation(channels, vectors)
+        soft = self.backbone.soft_lengths
+        self.readout = GatedActivation(channels, vectors, soft_lengths=soft)
         self.displacement_head = displacement_head(vectors)
 
     def displacement(

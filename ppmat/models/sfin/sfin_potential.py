@@ -108,7 +108,8 @@ class SFINPotential(BatchCounter):
         self.weights = {name: pair for name, pair in weights.items() if any(pair)}
         self.backbone = SFINBackbone(**backbone_cfg)
         channels, vectors = self.backbone.out_channels, self.backbone.out_vectors
-        self.readout = GatedActivation(channels, vectors, self.backbone.products)
+        products, soft = self.backbone.products, self.backbone.soft_lengths
+        self.readout = GatedActivation(channels, vectors, products, soft)
         self.energy_head = AtomHead(channels)
         self.register_buffer("data_std", paddle.full([], float(data_std)))
         reference = reference_table(element_reference, "float64")

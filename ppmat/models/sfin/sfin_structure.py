@@ -181,11 +181,19 @@ class GatedActivation(nn.Layer):
     All are normalised; then scalars gate vectors, and the lengths of vectors enter the
     scalars. With ``products``, so do gated scalar products of vectors, as in the update
     of PaiNN (Schütt et al., ICML 2021, arXiv:2102.03150). It uses one atom at a time,
-    so a batch gives the results of its single structures.
+    so a batch gives the results of its single structures. ``soft_lengths``: see
+    :class:`SFINBackbone`.
     """
 
-    def __init__(self, channels: int, vectors: int, products: bool = False) -> None:
+    def __init__(
+        self,
+        channels: int,
+        vectors: int,
+        products: bool = False,
+        soft_lengths: float = 0.0,
+    ) -> None:
         super().__init__()
+        self.soft = soft_lengths
         self.norm = ChannelNorm(channels)
         self.length = nn.Linear(vectors, vectors, bias_attr=False)
         self.hidden = nn.Linear(channels + vectors, channels)
@@ -200,7 +208,9 @@ class GatedActivation(nn.Layer):
     def forward(self, x: Features) -> Features:
         """Return scalars [N, D] and vectors [N, 3, V] of the same shapes."""
         v = shorten(x.v)
-        inputs = paddle.concat([self.norm(x.s), lengths(self.length(v))], axis=-1)
+        inputs = paddle.concat(
+            [self.norm(x.s), lengths(self.length(v), self.soft)], axis=-1
+        )
         hidden = F.silu(self.hidden(inputs))
         s, gate = self.out(hidden).split(self.split, axis=-1)  # [N, D], [N, V]
         if self.factors is not None:
@@ -223,9 +233,9 @@ def shorten(x: paddle.Tensor) -> paddle.Tensor:
     return x * (1.0 + size).rsqrt()  # size is [N, 1, 1]
 
 
-def lengths(x: paddle.Tensor) -> paddle.Tensor:
-    """Return the lengths [N, C] of vectors [N, 3, C]."""
-    return (x.square().sum(axis=1) + EPS).sqrt()
+def lengths(x: paddle.Tensor, soft: float = 0.0) -> paddle.Tensor:
+    """Return the lengths [N, C] of vectors [N, 3, C], rounded off below ``soft``."""
+    return (x.square().sum(axis=1) + (EPS + soft**2)).sqrt()
 
 
 class Messages(nn.Layer):
@@ -381,8 +391,11 @@ class FourierUnit(nn.Layer):
     divergence and gradient.
     """
 
-    def __init__(self, channels: int, vectors: int, num_basis: int) -> None:
+    def __init__(
+        self, channels: int, vectors: int, num_basis: int, soft_lengths: float = 0.0
+    ) -> None:
         super().__init__()
+        self.soft = soft_lengths
         inputs = channels + vectors
         self.split = [channels, vectors]
         self.mix = nn.Linear(inputs, inputs, bias_attr=False)
@@ -415,7 +428,7 @@ class FourierUnit(nn.Layer):
         shift, weight, weight_v = self.radial(geo.k_radial).split(
             [channels + vectors, channels + vectors, vectors], axis=-1
         )
-        modulus = (s.square().sum(axis=1) + EPS).sqrt()  # [S, K, D + V]
+        modulus = lengths(s, self.soft)  # [S, K, D + V]
         weight = weight * F.sigmoid(self.gate(modulus) + shift)
         s, along = (self.mix(s) * weight.unsqueeze(1)).split(self.split, axis=-1)
         v = v * weight_v.unsqueeze([1, 3]) + geo.k_unit * times_i(along).unsqueeze(3)
@@ -437,10 +450,12 @@ def times_i(f: paddle.Tensor) -> paddle.Tensor:
 class FrequencyConv(nn.Layer):
     """The counterpart of the FCM, Fig. 5c: mix, Fourier unit, mix with its input."""
 
-    def __init__(self, channels: int, vectors: int, num_basis: int) -> None:
+    def __init__(
+        self, channels: int, vectors: int, num_basis: int, soft_lengths: float = 0.0
+    ) -> None:
         super().__init__()
         self.before = Mix(channels, vectors, channels, vectors)
-        self.unit = FourierUnit(channels, vectors, num_basis)
+        self.unit = FourierUnit(channels, vectors, num_basis, soft_lengths)
         self.after = Mix(2 * channels, 2 * vectors, channels, vectors)
 
     def forward(self, x: Features, geo: Geometry) -> Features:
@@ -462,6 +477,7 @@ class InteractionBlock(nn.Layer):
         num_radial: Radial functions of the messages, ``R``.
         num_basis: Gaussians of the lengths of reciprocal vectors.
         products: See :class:`GatedActivation`.
+        soft_lengths: See :class:`SFINBackbone`.
     """
 
     def __init__(
@@ -471,6 +487,7 @@ class InteractionBlock(nn.Layer):
         num_radial: int,
         num_basis: int,
         products: bool,
+        soft_lengths: float,
     ) -> None:
         super().__init__()
         local, spectral = sizes
@@ -482,10 +499,14 @@ class InteractionBlock(nn.Layer):
             self.messages = Messages(self.sending, num_radial)
             self.conv = Convolution(self.sending, num_radial)
         if spectral is not None:
-            self.g2g = FrequencyConv(spectral.channels, spectral.vectors, num_basis)
-        present = [x for x in sizes if x is not None]
-        acts = [GatedActivation(x.channels, x.vectors, products) for x in present]
-        self.act = nn.LayerList(acts)
+            self.g2g = FrequencyConv(
+                spectral.channels, spectral.vectors, num_basis, soft_lengths
+            )
+        self.act = nn.LayerList(
+            GatedActivation(x.channels, x.vectors, products, soft_lengths)
+            for x in sizes
+            if x is not None
+        )
 
     def forward(self, halves: list[Features], geo: Geometry) -> list[Features]:
         """Return the halves, scalars [N, D] and vectors [N, 3, V] each."""
@@ -530,6 +551,9 @@ class SFINBackbone(nn.Layer):
         tensors: Sums of degree 2 of the spatial half, of which scalar products enter
             the scalars; 0 for none. What the three give, and what they cost, is in
             ``docs/potentials/results.md``.
+        soft_lengths: Lengths of vectors enter as ``sqrt(|v|^2 + soft_lengths^2)``. With
+            0 the energy has a cusp where vectors vanish, at the atoms of a perfect
+            crystal: phonons there are wrong, see ``docs/potentials/trust.md``.
         drop_path: Fraction of structures that skip a residual block in training
             (stochastic depth).
 
@@ -553,6 +577,7 @@ class SFINBackbone(nn.Layer):
         vector_messages: Annotated[int, Range(0, 4096)] = 0,
         products: bool = False,
         tensors: Annotated[int, Range(0, 4096)] = 0,
+        soft_lengths: Annotated[float, Range(0, 100)] = 0.0,
         drop_path: Annotated[float, Range(0, below=1)] = 0.0,
     ) -> None:
         super().__init__()
@@ -571,7 +596,7 @@ class SFINBackbone(nn.Layer):
         self.halves = [half for half in sizes if half is not None]
         self.out_channels = sum(half.channels for half in self.halves)
         self.out_vectors = sum(half.vectors for half in self.halves)
-        self.products = products
+        self.products, self.soft_lengths = products, soft_lengths
         self.structure_geometry = StructureGeometry(
             cutoff, k_cut, num_basis, num_radial, second=tensors > 0
         )
@@ -581,7 +606,9 @@ class SFINBackbone(nn.Layer):
         self.head = Mix(self.out_channels + 1, 1, self.out_channels, self.out_vectors)
         self.blocks = nn.LayerList(
             nn.LayerList(
-                InteractionBlock(sizes, exchange, num_radial, num_basis, products)
+                InteractionBlock(
+                    sizes, exchange, num_radial, num_basis, products, soft_lengths
+                )
                 for _ in range(2)
             )
             for _ in range(num_blocks)
