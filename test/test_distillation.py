@@ -32,6 +32,7 @@ from ase.io import read
 from ase.io import write
 from helpers_potential import SMALL as SMALLER
 
+from ppmat.calculator import SFINCalculator
 from ppmat.commands import distil
 from ppmat.commands import train
 from ppmat.distillation import loop
@@ -202,6 +203,36 @@ def test_fine_tuning_starts_from_a_potential_and_replays(tmp_path, potential):
     assert len(frames) == scores["frames"] + 5
     words = json.loads((tmp_path / "iteration_00/training/words.json").read_text())
     assert f"Trainer.pretrained_model_path={weights}" in words
+
+
+def test_elements_that_new_labels_lack_are_unseen_after_fine_tuning(
+    tmp_path, potential
+):
+    """Their energies are of the old reference, which the new labels do not have."""
+    frames = [bulk("Cu", cubic=True) for _ in range(4)]
+    for seed, frame in enumerate(frames):
+        frame.rattle(0.1, seed=seed)
+        frame.calc = EMT()
+        labels = {"energy": frame.get_potential_energy()}
+        labels |= {"forces": frame.get_forces(), "stress": frame.get_stress()}
+        frame.calc = SinglePointCalculator(frame, **labels)
+    for name, part in (
+        ("train", frames[:2]),
+        ("val", frames[2:3]),
+        ("test", frames[3:]),
+    ):
+        write(tmp_path / f"{name}.extxyz.gz", part)
+    words = ["-c=configs/sfin/sfin_potential.yaml", *SMALL, "--processes=1"]
+    words += [f"Global.data_root={tmp_path}", f"Trainer.output_dir={tmp_path}/out"]
+    words += [f"Trainer.pretrained_model_path={potential[1]}"]
+    assert train.main(TASK, words) == 0
+    tuned = SFINCalculator(potential[0], tmp_path / "out/checkpoints/best.pdparams")
+    before = SFINCalculator(*potential)
+    for calculator in (before, tuned):
+        assert np.isfinite(calculator.get_potential_energy(frames[0].copy()))
+    assert np.isfinite(before.get_potential_energy(bulk("Pt")))
+    with pytest.raises(InputError, match="Pt is not in the training data"):
+        tuned.get_potential_energy(bulk("Pt"))
 
 
 def test_labels_of_another_code_are_awaited(tmp_path, potential):

@@ -80,7 +80,8 @@ class SFINPotential(BatchCounter):
     """
 
     label_statistics = {"data_std": "data_std", "element_reference": "reference"}
-    of_one_training = ("batches_seen",)
+    # Elements too: fitted anew, the energies of elements that the data lack are 0
+    of_one_training = ("batches_seen", "elements_seen")
     nested_params = {"backbone_cfg": SFINBackbone}
 
     def __init__(
