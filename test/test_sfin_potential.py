@@ -104,7 +104,7 @@ def test_soft_lengths_make_a_crystal_a_harmonic_solid(backbone):
         return -model.predict(batch_of([a], **GRAPH))["forces"][0][0, 0] / moved
 
     def change(soft):
-        model = potential(backbone={**backbone, "soft_lengths": soft})
+        model = potential(backbone=backbone, soft_lengths=soft)
         near, far = constant(model, 1e-4), constant(model, 1e-2)
         return abs(near / far - 1)
 

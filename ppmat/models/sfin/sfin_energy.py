@@ -224,8 +224,7 @@ class SFINEnergy(BatchCounter):
 
         self.backbone = SFINBackbone(**backbone_cfg)
         channels, vectors = self.backbone.out_channels, self.backbone.out_vectors
-        products, soft = self.backbone.products, self.backbone.soft_lengths
-        self.readout = GatedActivation(channels, vectors, products, soft)
+        self.readout = GatedActivation(channels, vectors, self.backbone.products)
         self.energy_head = AtomHead(channels, dropout)
         self.displacement_head = None
         if displacement_weight is not None:

@@ -128,8 +128,7 @@ class SFINFlow(nn.Layer):
         self.num_inference_steps = num_inference_steps
         channels, vectors = self.backbone.out_channels, self.backbone.out_vectors
         self.time = TimeEmbedding(channels)
-        soft = self.backbone.soft_lengths
-        self.readout = GatedActivation(channels, vectors, soft_lengths=soft)
+        self.readout = GatedActivation(channels, vectors)
         self.displacement_head = displacement_head(vectors)
 
     def displacement(

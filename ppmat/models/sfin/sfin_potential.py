@@ -27,6 +27,7 @@ from ppmat.models.sfin.batch_counter import WeightBatches
 from ppmat.models.sfin.sfin_energy import AtomHead
 from ppmat.models.sfin.sfin_energy import ElementReferences
 from ppmat.models.sfin.sfin_energy import reference_table
+from ppmat.models.sfin.sfin_structure import FourierUnit
 from ppmat.models.sfin.sfin_structure import GatedActivation
 from ppmat.models.sfin.sfin_structure import SFINBackbone
 from ppmat.models.sfin.structure_geometry import cell_normals
@@ -74,6 +75,9 @@ class SFINPotential(BatchCounter):
         stress_weight: The same for the stress, in 1/Å^3; [0, 0] needs no labels.
         weight_batches: Training batches of one process between start and end; None
             takes the whole training.
+        soft_lengths: The network takes lengths as ``sqrt(|v|^2 + soft_lengths^2)``.
+            With 0 the energy has a cusp where vectors vanish, at the atoms of a perfect
+            crystal: phonons there are wrong, see ``docs/potentials/trust.md``.
 
     Raises:
         InputError: Settings that have no meaning.
@@ -93,6 +97,7 @@ class SFINPotential(BatchCounter):
         force_weight: _Weights = (1.0, 1.0),
         stress_weight: _Weights = (0.0, 0.0),
         weight_batches: WeightBatches = None,
+        soft_lengths: Annotated[float, Range(0, 100)] = 0.0,
     ) -> None:
         super().__init__(weight_batches)
         weights = {
@@ -109,8 +114,10 @@ class SFINPotential(BatchCounter):
         self.weights = {name: pair for name, pair in weights.items() if any(pair)}
         self.backbone = SFINBackbone(**backbone_cfg)
         channels, vectors = self.backbone.out_channels, self.backbone.out_vectors
-        products, soft = self.backbone.products, self.backbone.soft_lengths
-        self.readout = GatedActivation(channels, vectors, products, soft)
+        self.readout = GatedActivation(channels, vectors, self.backbone.products)
+        for layer in self.sublayers():
+            if isinstance(layer, GatedActivation | FourierUnit):
+                layer.soft = soft_lengths
         self.energy_head = AtomHead(channels)
         self.register_buffer("data_std", paddle.full([], float(data_std)))
         reference = reference_table(element_reference, "float64")

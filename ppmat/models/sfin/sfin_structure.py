@@ -181,19 +181,13 @@ class GatedActivation(nn.Layer):
     All are normalised; then scalars gate vectors, and the lengths of vectors enter the
     scalars. With ``products``, so do gated scalar products of vectors, as in the update
     of PaiNN (Schütt et al., ICML 2021, arXiv:2102.03150). It uses one atom at a time,
-    so a batch gives the results of its single structures. ``soft_lengths``: see
-    :class:`SFINBackbone`.
+    so a batch gives the results of its single structures.
     """
 
-    def __init__(
-        self,
-        channels: int,
-        vectors: int,
-        products: bool = False,
-        soft_lengths: float = 0.0,
-    ) -> None:
+    soft = 0.0  # of lengths, see SFINPotential
+
+    def __init__(self, channels: int, vectors: int, products: bool = False) -> None:
         super().__init__()
-        self.soft = soft_lengths
         self.norm = ChannelNorm(channels)
         self.length = nn.Linear(vectors, vectors, bias_attr=False)
         self.hidden = nn.Linear(channels + vectors, channels)
@@ -208,9 +202,8 @@ class GatedActivation(nn.Layer):
     def forward(self, x: Features) -> Features:
         """Return scalars [N, D] and vectors [N, 3, V] of the same shapes."""
         v = shorten(x.v)
-        inputs = paddle.concat(
-            [self.norm(x.s), lengths(self.length(v), self.soft)], axis=-1
-        )
+        size = lengths(self.length(v), self.soft)
+        inputs = paddle.concat([self.norm(x.s), size], axis=-1)
         hidden = F.silu(self.hidden(inputs))
         s, gate = self.out(hidden).split(self.split, axis=-1)  # [N, D], [N, V]
         if self.factors is not None:
@@ -391,11 +384,10 @@ class FourierUnit(nn.Layer):
     divergence and gradient.
     """
 
-    def __init__(
-        self, channels: int, vectors: int, num_basis: int, soft_lengths: float = 0.0
-    ) -> None:
+    soft = 0.0  # of moduli, see SFINPotential
+
+    def __init__(self, channels: int, vectors: int, num_basis: int) -> None:
         super().__init__()
-        self.soft = soft_lengths
         inputs = channels + vectors
         self.split = [channels, vectors]
         self.mix = nn.Linear(inputs, inputs, bias_attr=False)
@@ -450,12 +442,10 @@ def times_i(f: paddle.Tensor) -> paddle.Tensor:
 class FrequencyConv(nn.Layer):
     """The counterpart of the FCM, Fig. 5c: mix, Fourier unit, mix with its input."""
 
-    def __init__(
-        self, channels: int, vectors: int, num_basis: int, soft_lengths: float = 0.0
-    ) -> None:
+    def __init__(self, channels: int, vectors: int, num_basis: int) -> None:
         super().__init__()
         self.before = Mix(channels, vectors, channels, vectors)
-        self.unit = FourierUnit(channels, vectors, num_basis, soft_lengths)
+        self.unit = FourierUnit(channels, vectors, num_basis)
         self.after = Mix(2 * channels, 2 * vectors, channels, vectors)
 
     def forward(self, x: Features, geo: Geometry) -> Features:
@@ -477,7 +467,6 @@ class InteractionBlock(nn.Layer):
         num_radial: Radial functions of the messages, ``R``.
         num_basis: Gaussians of the lengths of reciprocal vectors.
         products: See :class:`GatedActivation`.
-        soft_lengths: See :class:`SFINBackbone`.
     """
 
     def __init__(
@@ -487,7 +476,6 @@ class InteractionBlock(nn.Layer):
         num_radial: int,
         num_basis: int,
         products: bool,
-        soft_lengths: float,
     ) -> None:
         super().__init__()
         local, spectral = sizes
@@ -499,14 +487,10 @@ class InteractionBlock(nn.Layer):
             self.messages = Messages(self.sending, num_radial)
             self.conv = Convolution(self.sending, num_radial)
         if spectral is not None:
-            self.g2g = FrequencyConv(
-                spectral.channels, spectral.vectors, num_basis, soft_lengths
-            )
-        self.act = nn.LayerList(
-            GatedActivation(x.channels, x.vectors, products, soft_lengths)
-            for x in sizes
-            if x is not None
-        )
+            self.g2g = FrequencyConv(spectral.channels, spectral.vectors, num_basis)
+        present = [x for x in sizes if x is not None]
+        acts = [GatedActivation(x.channels, x.vectors, products) for x in present]
+        self.act = nn.LayerList(acts)
 
     def forward(self, halves: list[Features], geo: Geometry) -> list[Features]:
         """Return the halves, scalars [N, D] and vectors [N, 3, V] each."""
@@ -551,9 +535,6 @@ class SFINBackbone(nn.Layer):
         tensors: Sums of degree 2 of the spatial half, of which scalar products enter
             the scalars; 0 for none. What the three give, and what they cost, is in
             ``docs/potentials/results.md``.
-        soft_lengths: Lengths of vectors enter as ``sqrt(|v|^2 + soft_lengths^2)``. With
-            0 the energy has a cusp where vectors vanish, at the atoms of a perfect
-            crystal: phonons there are wrong, see ``docs/potentials/trust.md``.
         drop_path: Fraction of structures that skip a residual block in training
             (stochastic depth).
 
@@ -577,7 +558,6 @@ class SFINBackbone(nn.Layer):
         vector_messages: Annotated[int, Range(0, 4096)] = 0,
         products: bool = False,
         tensors: Annotated[int, Range(0, 4096)] = 0,
-        soft_lengths: Annotated[float, Range(0, 100)] = 0.0,
         drop_path: Annotated[float, Range(0, below=1)] = 0.0,
     ) -> None:
         super().__init__()
@@ -596,7 +576,7 @@ class SFINBackbone(nn.Layer):
         self.halves = [half for half in sizes if half is not None]
         self.out_channels = sum(half.channels for half in self.halves)
         self.out_vectors = sum(half.vectors for half in self.halves)
-        self.products, self.soft_lengths = products, soft_lengths
+        self.products = products
         self.structure_geometry = StructureGeometry(
             cutoff, k_cut, num_basis, num_radial, second=tensors > 0
         )
@@ -606,9 +586,7 @@ class SFINBackbone(nn.Layer):
         self.head = Mix(self.out_channels + 1, 1, self.out_channels, self.out_vectors)
         self.blocks = nn.LayerList(
             nn.LayerList(
-                InteractionBlock(
-                    sizes, exchange, num_radial, num_basis, products, soft_lengths
-                )
+                InteractionBlock(sizes, exchange, num_radial, num_basis, products)
                 for _ in range(2)
             )
             for _ in range(num_blocks)
