@@ -25,12 +25,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase.build import bulk
+from ase.build import fcc111
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read
 from ase.io import write
 from helpers_potential import SMALL as SMALLER
 
+from ppmat.calculator import SFINCalculator
 from ppmat.commands import distil
 from ppmat.commands import train
 from ppmat.distillation import loop
@@ -203,6 +205,36 @@ def test_fine_tuning_starts_from_a_potential_and_replays(tmp_path, potential):
     assert f"Trainer.pretrained_model_path={weights}" in words
 
 
+def test_elements_that_new_labels_lack_are_unseen_after_fine_tuning(
+    tmp_path, potential
+):
+    """Their energies are of the old reference, which the new labels do not have."""
+    frames = [bulk("Cu", cubic=True) for _ in range(4)]
+    for seed, frame in enumerate(frames):
+        frame.rattle(0.1, seed=seed)
+        frame.calc = EMT()
+        labels = {"energy": frame.get_potential_energy()}
+        labels |= {"forces": frame.get_forces(), "stress": frame.get_stress()}
+        frame.calc = SinglePointCalculator(frame, **labels)
+    for name, part in (
+        ("train", frames[:2]),
+        ("val", frames[2:3]),
+        ("test", frames[3:]),
+    ):
+        write(tmp_path / f"{name}.extxyz.gz", part)
+    words = ["-c=configs/sfin/sfin_potential.yaml", *SMALL, "--processes=1"]
+    words += [f"Global.data_root={tmp_path}", f"Trainer.output_dir={tmp_path}/out"]
+    words += [f"Trainer.pretrained_model_path={potential[1]}"]
+    assert train.main(TASK, words) == 0
+    tuned = SFINCalculator(potential[0], tmp_path / "out/checkpoints/best.pdparams")
+    before = SFINCalculator(*potential)
+    for calculator in (before, tuned):
+        assert np.isfinite(calculator.get_potential_energy(frames[0].copy()))
+    assert np.isfinite(before.get_potential_energy(bulk("Pt")))
+    with pytest.raises(InputError, match="Pt is not in the training data"):
+        tuned.get_potential_energy(bulk("Pt"))
+
+
 def test_labels_of_another_code_are_awaited(tmp_path, potential):
     config, weights = map(str, potential)
     more = {
@@ -264,6 +296,56 @@ def test_corrected_labels_are_read_again(tmp_path, potential, monkeypatch):
         right = frame.copy()
         right.calc = EMT()
         assert np.allclose(frame.get_forces(), right.get_forces(), atol=1e-6)
+
+
+def test_a_killed_run_starts_from_the_student_before(whole, tmp_path, potential):
+    """The newest potential is that of an iteration which is finished."""
+    folder = tmp_path / "copy"
+    shutil.copytree(whole[0], folder)
+    before = {p.name: p.read_bytes() for p in (folder / "potential").iterdir()}
+    other = [tmp_path / file.name for file in potential]
+    for file in other:
+        file.write_text("of a student that was not evaluated")
+    with pytest.raises(Exception, match="not evaluated|cannot be read"):
+        run(folder, other, max_iterations=3)
+    assert before == {p.name: p.read_bytes() for p in (folder / "potential").iterdir()}
+
+
+def test_frames_that_the_teacher_fails_on_are_left_out(
+    tmp_path, potential, monkeypatch, caplog
+):
+    """The student explores, and the teacher gives up on some frames."""
+    config, weights = map(str, potential)
+    more = {"explore": {**EXPLORE, "calculator": "student"}}
+    more["train"] = {"start": {"config_path": config, "checkpoint_path": weights}}
+    count = [0]
+
+    class Moody(EMT):
+        def calculate(self, *args):
+            count[0] += 1
+            if count[0] % 3 == 0:
+                raise KeyError("no convergence")
+            super().calculate(*args)
+
+    monkeypatch.setitem(teachers.TEACHERS, "emt", Moody)
+    (scores,) = run(tmp_path, potential, **more)
+    assert scores["frames"] == 4
+    assert "failed on 2 of 6 frames" in caplog.text and "no convergence" in caplog.text
+
+    class Sullen(EMT):
+        def calculate(self, *args):
+            raise KeyError("no convergence")
+
+    monkeypatch.setitem(teachers.TEACHERS, "emt", Sullen)
+    with pytest.raises(InputError, match="labelled no frame of .*no convergence"):
+        run(tmp_path / "none", potential, **more)
+
+
+def test_pressure_wants_periodic_starts(tmp_path, potential, monkeypatch):
+    monkeypatch.setitem(globals(), "starts", lambda: [fcc111("Cu", (1, 1, 2), 3.6, 5)])
+    with pytest.raises(InputError, match="pressures: a start structure is not period"):
+        run(tmp_path / "out", potential, explore={**EXPLORE, "pressures": [None, 0.0]})
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_start_of_another_architecture_is_refused_first(tmp_path, potential, capsys):

@@ -104,6 +104,16 @@ def test_labels_under_other_names(tmp_path):
         data_of(tmp_path / "a.extxyz", [plain], names, keys={"energy": "E"})
 
 
+def test_keys_name_what_the_reader_knows_too(tmp_path):
+    """VASP's readers give the extrapolated energy and, beside it, the free energy."""
+    (atoms,) = frames(1)
+    energy = atoms.get_potential_energy()
+    atoms.calc.results["free_energy"] = energy - 0.5
+    sample = data_of(tmp_path / "a.traj", [atoms], keys={"energy": "free_energy"})[0]
+    assert sample["energy"][0] == pytest.approx(energy - 0.5)
+    assert data_of(tmp_path / "a.traj", [atoms])[0]["energy"][0] == energy
+
+
 def test_open_directions_are_out_of_reach():
     slab = fcc111("Cu", (2, 2, 2), vacuum=0.5)
     slab.pbc = [True, True, False]
@@ -152,6 +162,14 @@ def test_refuses_what_has_no_meaning(tmp_path):
         broken.calc = SinglePointCalculator(broken, **results)
         with pytest.raises(InputError, match=word):
             data_of(tmp_path / "b.traj", [broken])
+    text = atoms.copy()
+    text.info["E"] = "-1 eV"
+    with pytest.raises(InputError, match="energy is '-1 eV'; wanted numbers"):
+        data_of(tmp_path / "b.traj", [text], ["energy"], keys={"energy": "E"})
+    slab = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=[1, 1, 0])
+    slab.calc = SinglePointCalculator(slab, **atoms.calc.results)
+    with pytest.raises(InputError, match="a stress, and open directions"):
+        data_of(tmp_path / "b.traj", [slab])
     touching = Atoms("Cu2", [[0, 0, 0], [0, 0, 0.1]], cell=[9, 9, 9], pbc=True)
     touching.calc = SinglePointCalculator(touching, energy=0.0, forces=np.zeros((2, 3)))
     with pytest.raises(InputError, match="same place"):

@@ -14,6 +14,9 @@
 
 """SFINCalculator in ASE: neighbours, skin, constraints, directions, dynamics."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import ase
 import numpy as np
 import pytest
@@ -36,6 +39,7 @@ from ppmat.calculator import SFINCalculator
 from ppmat.calculator.sfin_calculator import DEFAULT_MODEL
 from ppmat.datasets.collate_fn import DefaultCollator
 from ppmat.datasets.potential_dataset import PotentialDataset
+from ppmat.models.sfin.sfin_potential import SFINPotential
 from ppmat.utils.errors import InputError
 from ppmat.utils.registry import ConfigError
 
@@ -91,6 +95,41 @@ def test_forces_and_stress_are_slopes_of_the_energy(potential):
     np.testing.assert_allclose(forces[[0, 5]], slopes, atol=5e-3 * np.ptp(forces))
     numerical = calculate_numerical_stress(atoms, eps=1e-3)
     np.testing.assert_allclose(stress, numerical, atol=1e-2 * np.abs(stress).max())
+
+
+def test_energies_of_atoms_add_up(potential):
+    atoms = crystal()
+    atoms.symbols[0] = "O"
+    atoms.calc = potential()
+    energies = atoms.get_potential_energies()
+    assert energies.sum() == pytest.approx(atoms.get_potential_energy(), abs=1e-5)
+    turned = atoms[::-1]
+    turned.calc = atoms.calc
+    np.testing.assert_allclose(turned.get_potential_energies(), energies[::-1], 1e-5)
+    assert np.ptp(energies) > 0.1
+
+
+def test_threads_compute_one_at_a_time(potential, monkeypatch):
+    """Paddle's gradients crash otherwise; NEB(parallel=True) of ASE has threads."""
+    predict, busy = SFINPotential.predict, []
+
+    def watched(model, batch):
+        busy.append(True)
+        assert len(busy) == 1
+        time.sleep(0.02)
+        busy.pop()
+        return predict(model, batch)
+
+    monkeypatch.setattr(SFINPotential, "predict", watched)
+    images = [crystal(seed) for seed in range(4)]
+    for image in images:
+        image.calc = potential()
+    alone = [image.get_potential_energy() for image in images]
+    for image in images:
+        image.calc.reset()
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(ase.Atoms.get_potential_energy, images))
+    np.testing.assert_allclose(found, alone, atol=1e-5)
 
 
 def dynamics(atoms, steps=30):

@@ -17,6 +17,7 @@
 import numpy as np
 import paddle
 import pytest
+from ase.build import bulk
 from helpers import batch_of
 from helpers import random_slab
 from helpers import repeated
@@ -86,6 +87,28 @@ def test_forces_are_the_negative_gradient(backbone):
         slope = (up - down) / (2 * h)
         scale = np.abs(forces).max()
         assert -slope == pytest.approx(forces[i, axis], abs=1e-6 * scale)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_soft_lengths_make_a_crystal_a_harmonic_solid(backbone):
+    """Where vectors vanish, a length without them has a cusp, and no force constant."""
+    crystal = bulk("Cu", cubic=True).repeat((2, 2, 1))
+    plain = {"cell": crystal.cell.array, "pos": crystal.positions, "z": crystal.numbers}
+    plain |= {"tags": 0 * crystal.numbers, "fixed": 0 * crystal.numbers}
+    plain["displacement"] = 0 * crystal.positions
+
+    def constant(model, moved):
+        step = np.zeros_like(plain["pos"])
+        step[0, 0] = moved
+        a = {**plain, "pos": plain["pos"] + step}
+        return -model.predict(batch_of([a], **GRAPH))["forces"][0][0, 0] / moved
+
+    def change(soft):
+        model = potential(backbone=backbone, soft_lengths=soft)
+        near, far = constant(model, 1e-4), constant(model, 1e-2)
+        return abs(near / far - 1)
+
+    assert change(1.0) < 0.01 and change(0.0) > 0.1
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)

@@ -20,6 +20,7 @@ move little. The calculator keeps one structure's, a relaxation those of a batch
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -45,6 +46,7 @@ from ppmat.utils.errors import InputError
 from ppmat.utils.errors import text_of
 
 ATOMS_AT_ONCE = 500  # of a batch whose size is not given
+_ONE_THREAD = threading.Lock()  # gradients of Paddle in two threads crash
 
 
 class Pairs:
@@ -165,17 +167,23 @@ def evaluate_batch(
         pairs: Those of each structure, which hold for it.
 
     Returns:
-        ``energy`` and ``free_energy`` [eV], ``forces`` float64 [N, 3] eV/Å, and if all
-        directions are periodic ``stress`` float64 [6] eV/Å^3 in Voigt's order.
+        ``energy`` and ``free_energy`` [eV], ``energies`` of the atoms float64 [N] eV,
+        ``forces`` float64 [N, 3] eV/Å, and if all directions are periodic ``stress``
+        float64 [6] eV/Å^3 in Voigt's order.
     """
     samples = [known.sample(atoms) for known, atoms in zip(pairs, structures)]
     batch = DefaultCollator()(samples)
-    found = model.predict(paddle.utils.map_structure(paddle.to_tensor, batch))
+    with _ONE_THREAD:
+        found = model.predict(paddle.utils.map_structure(paddle.to_tensor, batch))
     results = []
     for i, atoms in enumerate(structures):
         energy = float(found["energy"][i])
-        forces = found["forces"][i].astype("float64")
-        results.append({"energy": energy, "free_energy": energy, "forces": forces})
+        own = {
+            "energy": energy,
+            "free_energy": energy,
+            "energies": found["energies"][i],
+        }
+        results.append(own | {"forces": found["forces"][i].astype("float64")})
         if atoms.pbc.all():
             stress = full_3x3_to_voigt_6_stress(found["stress"][i].astype("float64"))
             results[-1]["stress"] = stress

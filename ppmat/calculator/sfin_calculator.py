@@ -81,7 +81,9 @@ class SFINCalculator(BatchOfOne):
     the skin. Constraints of the atoms are applied by ASE, as with every calculator.
 
     Along directions that are not periodic the atoms stand alone, as far as messages
-    reach. There is a stress only if all directions are periodic.
+    reach. There is a stress only if all directions are periodic. Energies of atoms add
+    up to the energy; only the sum is trained. Of several threads one computes at a
+    time; each wants a calculator of its own.
 
     Args:
         config_path: YAML of your own model, as training writes it. Without a model the
@@ -105,7 +107,7 @@ class SFINCalculator(BatchOfOne):
         atoms.get_forces()
     """
 
-    implemented_properties = ["energy", "free_energy", "forces", "stress"]
+    implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]
 
     def __init__(
         self,

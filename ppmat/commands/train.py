@@ -298,7 +298,8 @@ def left_behind(block: Mapping, model: Any) -> list[str]:
 
     Counters start again, so that schedules do. The statistics of the labels are those
     of the new data, measured by ``Dataset.transform`` or given in the block; the
-    weights keep theirs only if the block has none. Elements seen before stay seen.
+    weights keep theirs only if the block has none. Elements seen before stay seen,
+    except by a model that lists them as of one training.
 
     Args:
         block: The section ``Model``, with what ``Dataset.transform`` measured.

@@ -70,8 +70,9 @@ class PotentialDataset(io.Dataset):
         property_names: Labels that every frame must have: of ``energy``, ``forces``,
             ``stress``.
         keys: Where labels are that ASE's reader does not know as such, by label: a name
-            in ``atoms.info`` or ``atoms.arrays``, in eV, eV/Å or eV/Å^3. For instance
-            ``{energy: REF_energy, forces: REF_forces}``.
+            in ``atoms.info``, ``atoms.arrays`` or ``atoms.calc.results``, in eV, eV/Å
+            or eV/Å^3. For instance ``{energy: REF_energy, forces: REF_forces}``, or
+            ``{energy: free_energy}``.
         build_graph_cfg: Block of the graph converter. Without ``max_neighbors: null``
             forces would jump when neighbours change.
         max_samples: Use only the first frames.
@@ -172,7 +173,19 @@ def frame_of(
                 hint="keys names other entries of info or arrays, e.g. "
                 "{energy: REF_energy, forces: REF_forces}",
             )
-        value = np.asarray(found[name], dtype="float64")
+        try:
+            value = np.asarray(found[name], dtype="float64")
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"{where}: {name} is {found[name]!r}", wanted="numbers"
+            ) from error
+        if name == "stress" and not pbc.all():
+            raise InputError(
+                f"{where} has a stress, and open directions (pbc "
+                f"{pbc.astype(int).tolist()}), which have no volume",
+                hint="Set pbc in all directions if the calculation had it, or leave "
+                "stress out of the labels.",
+            )
         if name == "stress" and value.shape == (6,):
             value = voigt_6_to_full_3x3_stress(value)
         if value.size != np.prod(shapes[name]) or not np.isfinite(value).all():
@@ -196,14 +209,14 @@ def frame_of(
 
 def _labels_of(atoms: Atoms, keys: Mapping[str, str], where: str) -> dict[str, Any]:
     """Return the labels of ASE's reader, and those that ``keys`` names instead."""
-    found = dict(atoms.calc.results) if atoms.calc is not None else {}
-    found = {name: found.get(name) for name in LABELS}
+    results = atoms.calc.results if atoms.calc is not None else {}
+    found = {name: results.get(name) for name in LABELS}
+    entries = {**results, **atoms.arrays, **atoms.info}
     for name, key in keys.items():
-        value = atoms.info.get(key, atoms.arrays.get(key))
-        if value is None:
-            have = ", ".join([*atoms.info, *atoms.arrays])
+        if entries.get(key) is None:
+            have = ", ".join(entries)
             raise InputError(f"{where} has no {key!r} for {name}; it has {have}")
-        found[name] = value
+        found[name] = entries[key]
     return found
 
 

@@ -165,8 +165,9 @@ def run_trajectory(
             if fault:
                 found.fault = fault
                 break
-    except (ArithmeticError, ValueError, RuntimeError, NotImplementedError) as error:
+    except Exception as error:  # calculators raise many
         found.fault = f"{type(error).__name__}: {error}"
+        atoms.calc.reset()  # it may be half way
     return found
 
 
@@ -246,11 +247,19 @@ def _rattle(
 
 
 def label(frames: Sequence[Atoms], source: Source) -> list[Atoms]:
-    """Return frames with the labels of a calculator."""
+    """Return frames with the labels of a calculator.
+
+    A frame that it fails on stays without, and ``info["fault"]`` has the reason.
+    """
     calculator = source.calculator()
     found = []
     for frame in frames:
         atoms = frame.copy()
         atoms.calc = calculator
-        found.append(labelled(atoms))
+        try:
+            found.append(labelled(atoms))
+        except Exception as error:  # calculators raise many
+            found.append(frame.copy())
+            found[-1].info["fault"] = f"{type(error).__name__}: {error}"
+            calculator.reset()  # it may be half way
     return found

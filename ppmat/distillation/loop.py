@@ -89,6 +89,7 @@ class Distillation:
 
     Raises:
         StoredRunError: The folder has a run with other settings.
+        InputError: Start structures that cannot be explored so.
     """
 
     def __init__(
@@ -110,6 +111,13 @@ class Distillation:
             hint="Choose another Distil.output_dir, or remove that one.",
         )
         self.iterations: list[dict] = self.manifest.state.get("iterations", [])
+        pressed = any(p is not None for e in settings.explore for p in e.pressures)
+        if pressed and not all(atoms.pbc.all() for atoms in self.starts):
+            raise InputError(
+                "a start structure is not periodic in all directions",
+                where="Distil.explore.pressures",
+                wanted="[null], as a pressure has no meaning there",
+            )
         params = dict(settings.teacher)
         name = params.pop("name")
         replay = settings.train.replay
@@ -187,6 +195,11 @@ class Distillation:
         stress = self._write_data(folder / "data", frames)
         config, weights = self._train(folder, number, stress)
         scores = self._evaluate(folder, Source(sfin, **_paths(config, weights)))
+        target = self.folder / "potential"  # that of the iteration before, up to here
+        target.mkdir(exist_ok=True)
+        for file in (config, weights):
+            with replacing(target / file.name) as temporary:
+                shutil.copyfile(file, temporary)
         return {
             "frames": len(frames),
             "selected": len(new),
@@ -331,7 +344,18 @@ class Distillation:
                     found[j] = frame
                 bar.update(len(result))
             bar.close()
-            found, _ = filtered(found, self.settings.filter)
+            faults = [frame.info["fault"] for frame in found if frame.calc is None]
+            if faults and len(faults) == len(found):
+                raise InputError(
+                    f"the teacher labelled no frame of {path}: {faults[0]}"
+                )
+            if faults:
+                logger.warning(
+                    f"{path}: the teacher failed on {len(faults)} of {len(found)} "
+                    f"frames, which are left out, for instance: {faults[0]}"
+                )
+            labelled = [frame for frame in found if frame.calc is not None]
+            found, _ = filtered(labelled, self.settings.filter)
         write_frames(done, found)
         return found
 
@@ -368,15 +392,7 @@ class Distillation:
             words += [f"Trainer.pretrained_model_path={first}"]
         words += train.overrides
         self._drop_outdated(folder, number)
-        config, weights = self.train(train.config, words, folder / "training")
-        target = self.folder / "potential"
-        target.mkdir(exist_ok=True)
-        for old in target.glob("*.yaml"):
-            old.unlink()
-        for file in (config, weights):
-            with replacing(target / file.name) as temporary:
-                shutil.copyfile(file, temporary)
-        return config, weights
+        return self.train(train.config, words, folder / "training")
 
     def _drop_outdated(self, folder: Path, number: int) -> None:
         """Remove a training on labels that the user has corrected since, and scores."""
@@ -399,6 +415,9 @@ class Distillation:
             frames = read_frames(self.folder / "held_out" / "test.extxyz")
             task = {0: ([frame.copy() for frame in frames], student)}
             ((_, found),) = run_tasks(label, task, self.settings.executor)
+            for frame in found:
+                if frame.calc is None:
+                    raise InputError(f"the student fails: {frame.info['fault']}")
             write_frames(folder / "predicted.extxyz", found)
             _write_json(path, force_scores(frames, found))
         return json.loads(path.read_text())

@@ -27,6 +27,7 @@ from ppmat.models.sfin.batch_counter import WeightBatches
 from ppmat.models.sfin.sfin_energy import AtomHead
 from ppmat.models.sfin.sfin_energy import ElementReferences
 from ppmat.models.sfin.sfin_energy import reference_table
+from ppmat.models.sfin.sfin_structure import FourierUnit
 from ppmat.models.sfin.sfin_structure import GatedActivation
 from ppmat.models.sfin.sfin_structure import SFINBackbone
 from ppmat.models.sfin.structure_geometry import cell_normals
@@ -43,6 +44,7 @@ class Derivatives(NamedTuple):
     energy: paddle.Tensor  # [S] eV, of the whole cell, float64
     forces: paddle.Tensor  # [N, 3] eV/Å
     stress: paddle.Tensor  # [S, 3, 3] eV/Å^3, positive under tension as in ASE
+    energies: paddle.Tensor  # [N] eV, of the atoms, float64
 
 
 class SFINPotential(BatchCounter):
@@ -73,13 +75,17 @@ class SFINPotential(BatchCounter):
         stress_weight: The same for the stress, in 1/Å^3; [0, 0] needs no labels.
         weight_batches: Training batches of one process between start and end; None
             takes the whole training.
+        soft_lengths: The network takes lengths as ``sqrt(|v|^2 + soft_lengths^2)``.
+            With 0 the energy has a cusp where vectors vanish, at the atoms of a perfect
+            crystal: phonons there are wrong, see ``docs/potentials/trust.md``.
 
     Raises:
         InputError: Settings that have no meaning.
     """
 
     label_statistics = {"data_std": "data_std", "element_reference": "reference"}
-    of_one_training = ("batches_seen",)
+    # Elements too: fitted anew, the energies of elements that the data lack are 0
+    of_one_training = ("batches_seen", "elements_seen")
     nested_params = {"backbone_cfg": SFINBackbone}
 
     def __init__(
@@ -91,6 +97,7 @@ class SFINPotential(BatchCounter):
         force_weight: _Weights = (1.0, 1.0),
         stress_weight: _Weights = (0.0, 0.0),
         weight_batches: WeightBatches = None,
+        soft_lengths: Annotated[float, Range(0, 100)] = 0.0,
     ) -> None:
         super().__init__(weight_batches)
         weights = {
@@ -108,15 +115,18 @@ class SFINPotential(BatchCounter):
         self.backbone = SFINBackbone(**backbone_cfg)
         channels, vectors = self.backbone.out_channels, self.backbone.out_vectors
         self.readout = GatedActivation(channels, vectors, self.backbone.products)
+        for layer in self.sublayers():
+            if isinstance(layer, GatedActivation | FourierUnit):
+                layer.soft = soft_lengths
         self.energy_head = AtomHead(channels)
         self.register_buffer("data_std", paddle.full([], float(data_std)))
         reference = reference_table(element_reference, "float64")
         self.register_buffer("reference", reference)
 
-    def energy_at(
+    def energies_at(
         self, batch: dict, positions: paddle.Tensor, lattice: paddle.Tensor
     ) -> paddle.Tensor:
-        """Return the energies above the reference, [S] eV.
+        """Return the energies of the atoms above the reference, [N] eV.
 
         Args:
             batch: ``structure_array`` and ``graph``.
@@ -133,8 +143,7 @@ class SFINPotential(BatchCounter):
             "fixed": paddle.zeros_like(atoms["atom_types"]),
         }
         features, _ = self.backbone({**batch, "structure_array": plain})
-        atomic = self.data_std * self.energy_head(self.readout(features).s)  # [N]
-        return sum_per_structure(atomic, atoms["num_atoms"])
+        return self.data_std * self.energy_head(self.readout(features).s)
 
     def derivatives(self, batch: dict, keep_graph: bool = False) -> Derivatives:
         """Return energies, forces and stress.
@@ -153,16 +162,18 @@ class SFINPotential(BatchCounter):
             change = 0.5 * (strain + strain.transpose([0, 2, 1]))
             own = paddle.repeat_interleave(change, num_atoms, axis=0)  # [N, 3, 3]
             moved = paddle.matmul(positions.unsqueeze(1), own).squeeze(1)
-            energy = self.energy_at(
+            energies = self.energies_at(
                 batch, positions + moved, lattice + paddle.matmul(lattice, change)
             )
+            energy = sum_per_structure(energies, num_atoms)
             gradients = paddle.grad(
                 [energy.sum()], [positions, strain], create_graph=keep_graph
             )
         volume = cell_normals(lattice)[1].abs().reshape([-1, 1, 1])
         reference = paddle.gather(self.reference, atoms["atom_types"])
         energy = energy.astype("float64") + sum_per_structure(reference, num_atoms)
-        return Derivatives(energy, -gradients[0], gradients[1] / volume)
+        energies = energies.detach().astype("float64") + reference
+        return Derivatives(energy, -gradients[0], gradients[1] / volume, energies)
 
     def forward(self, batch: dict) -> dict:
         """Compute the loss, energies, forces and stress.
@@ -197,13 +208,14 @@ class SFINPotential(BatchCounter):
         """Predict without labels.
 
         Returns:
-            Arrays: ``energy`` [S] eV, ``forces``, a list of [atoms, 3] eV/Å, and
-            ``stress`` [S, 3, 3] eV/Å^3.
+            Arrays: ``energy`` [S] eV, ``stress`` [S, 3, 3] eV/Å^3, and lists:
+            ``forces`` of [atoms, 3] eV/Å, ``energies`` of [atoms] eV.
         """
         found = self.derivatives(batch)
         counts = batch["structure_array"]["num_atoms"].tolist()
         return {
             "energy": found.energy.numpy(),
-            "forces": [part.numpy() for part in paddle.split(found.forces, counts)],
             "stress": found.stress.numpy(),
+            "forces": [part.numpy() for part in paddle.split(found.forces, counts)],
+            "energies": [part.numpy() for part in paddle.split(found.energies, counts)],
         }
