@@ -328,7 +328,7 @@ def apply_weights(
     """Load ``weights``, arrays by name, of the file ``source`` into a model.
 
     A model may know weights of its former versions, and say what to do about them:
-    ``former_weights`` has hints by the name of a weight.
+    ``former_weights`` has hints by the name of a weight that only one of both has.
 
     Args:
         model: Receives the weights.
@@ -363,10 +363,11 @@ def apply_weights(
     if faults:
         more = f" (and {len(faults) - 6} more)" if len(faults) > 6 else ""
         former = getattr(model, "former_weights", {})
+        alone = wanted.keys() ^ weights.keys()
         raise CheckpointError(
             f"{source} belongs to another model than {type(model).__name__}: "
             f"{'; '.join(faults[:6])}{more}",
-            hint=next((former[name] for name in weights if name in former), ""),
+            hint=next((former[name] for name in former if name in alone), ""),
         )
     for name, tensor in wanted.items():
         tensor.set_value(paddle.to_tensor(weights[name]).astype(tensor.dtype))

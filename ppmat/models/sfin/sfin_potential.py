@@ -75,8 +75,8 @@ class SFINPotential(BatchCounter):
         stress_weight: The same for the stress, in 1/Å^3; [0, 0] needs no labels.
         weight_batches: Training batches of one process between start and end; None
             takes the whole training.
-        soft_lengths: The network takes lengths as ``sqrt(|v|^2 + soft_lengths^2)``.
-            With 0 the energy has a cusp where vectors vanish, at the atoms of a perfect
+        soft_lengths: Whether the network takes lengths as ``sqrt(|v|^2 + 1)``. Else
+            the energy has a cusp where vectors vanish, at the atoms of a perfect
             crystal: phonons there are wrong, see ``docs/potentials/trust.md``.
 
     Raises:
@@ -87,6 +87,11 @@ class SFINPotential(BatchCounter):
     # Elements too: fitted anew, the energies of elements that the data lack are 0
     of_one_training = ("batches_seen", "elements_seen")
     nested_params = {"backbone_cfg": SFINBackbone}
+    former_weights = {
+        "soft_lengths": "Only one of both was made with soft lengths: give "
+        "Model.__init_params__.soft_lengths the other value. Weights of former "
+        "versions want false."
+    }
 
     def __init__(
         self,
@@ -97,7 +102,7 @@ class SFINPotential(BatchCounter):
         force_weight: _Weights = (1.0, 1.0),
         stress_weight: _Weights = (0.0, 0.0),
         weight_batches: WeightBatches = None,
-        soft_lengths: Annotated[float, Range(0, 100)] = 0.0,
+        soft_lengths: bool = True,
     ) -> None:
         super().__init__(weight_batches)
         weights = {
@@ -115,9 +120,11 @@ class SFINPotential(BatchCounter):
         self.backbone = SFINBackbone(**backbone_cfg)
         channels, vectors = self.backbone.out_channels, self.backbone.out_vectors
         self.readout = GatedActivation(channels, vectors, self.backbone.products)
-        for layer in self.sublayers():
-            if isinstance(layer, GatedActivation | FourierUnit):
-                layer.soft = soft_lengths
+        if soft_lengths:
+            self.register_buffer("soft_lengths", paddle.ones([]))  # marks the weights
+            for layer in self.sublayers():
+                if isinstance(layer, GatedActivation | FourierUnit):
+                    layer.rounding = 1.0
         self.energy_head = AtomHead(channels)
         self.register_buffer("data_std", paddle.full([], float(data_std)))
         reference = reference_table(element_reference, "float64")

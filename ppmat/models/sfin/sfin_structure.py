@@ -184,7 +184,7 @@ class GatedActivation(nn.Layer):
     so a batch gives the results of its single structures.
     """
 
-    soft = 0.0  # of lengths, see SFINPotential
+    rounding = EPS  # of lengths, see SFINPotential
 
     def __init__(self, channels: int, vectors: int, products: bool = False) -> None:
         super().__init__()
@@ -202,7 +202,7 @@ class GatedActivation(nn.Layer):
     def forward(self, x: Features) -> Features:
         """Return scalars [N, D] and vectors [N, 3, V] of the same shapes."""
         v = shorten(x.v)
-        size = lengths(self.length(v), self.soft)
+        size = lengths(self.length(v), self.rounding)
         inputs = paddle.concat([self.norm(x.s), size], axis=-1)
         hidden = F.silu(self.hidden(inputs))
         s, gate = self.out(hidden).split(self.split, axis=-1)  # [N, D], [N, V]
@@ -226,9 +226,9 @@ def shorten(x: paddle.Tensor) -> paddle.Tensor:
     return x * (1.0 + size).rsqrt()  # size is [N, 1, 1]
 
 
-def lengths(x: paddle.Tensor, soft: float = 0.0) -> paddle.Tensor:
-    """Return the lengths [N, C] of vectors [N, 3, C], rounded off below ``soft``."""
-    return (x.square().sum(axis=1) + (EPS + soft**2)).sqrt()
+def lengths(x: paddle.Tensor, rounding: float = EPS) -> paddle.Tensor:
+    """Return the lengths [N, C] of vectors [N, 3, C], with ``rounding`` in squares."""
+    return (x.square().sum(axis=1) + rounding).sqrt()
 
 
 class Messages(nn.Layer):
@@ -384,7 +384,7 @@ class FourierUnit(nn.Layer):
     divergence and gradient.
     """
 
-    soft = 0.0  # of moduli, see SFINPotential
+    rounding = EPS  # of moduli, see SFINPotential
 
     def __init__(self, channels: int, vectors: int, num_basis: int) -> None:
         super().__init__()
@@ -420,7 +420,7 @@ class FourierUnit(nn.Layer):
         shift, weight, weight_v = self.radial(geo.k_radial).split(
             [channels + vectors, channels + vectors, vectors], axis=-1
         )
-        modulus = lengths(s, self.soft)  # [S, K, D + V]
+        modulus = lengths(s, self.rounding)  # [S, K, D + V]
         weight = weight * F.sigmoid(self.gate(modulus) + shift)
         s, along = (self.mix(s) * weight.unsqueeze(1)).split(self.split, axis=-1)
         v = v * weight_v.unsqueeze([1, 3]) + geo.k_unit * times_i(along).unsqueeze(3)
