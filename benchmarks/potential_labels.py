@@ -83,6 +83,7 @@ def one(row: str, seed: int, args: argparse.Namespace) -> None:
         f"Global.data_root={own}",
         "Global.label_names=[energy,forces]",
         "Model.__init_params__.stress_weight=[0,0]",
+        "Model.__init_params__.soft_lengths=false",  # as the shipped potential
         f"Trainer.seed={seed}",
         f"Trainer.max_epochs={epochs}",
         f"Trainer.eval_freq={epochs // 10}",

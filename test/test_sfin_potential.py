@@ -24,6 +24,8 @@ from helpers import repeated
 
 from ppmat.models.sfin.sfin_potential import SFINPotential
 from ppmat.utils.errors import InputError
+from ppmat.utils.save_load import CheckpointError
+from ppmat.utils.save_load import apply_weights
 
 GRAPH = {"cutoff": 4.0, "max_neighbors": None, "k_cut": 1.3}
 BACKBONE = {
@@ -109,6 +111,15 @@ def test_soft_lengths_make_a_crystal_a_harmonic_solid(backbone):
         return abs(near / far - 1)
 
     assert change(True) < 0.01 and change(False) > 0.1
+
+
+@pytest.mark.parametrize("soft", [True, False])
+def test_weights_know_whether_lengths_are_soft(soft):
+    """Else another function than the trained one would be computed, in silence."""
+    model, other = potential(soft_lengths=soft), potential(soft_lengths=not soft)
+    weights = {name: value.numpy() for name, value in other.state_dict().items()}
+    with pytest.raises(CheckpointError, match="soft_lengths the other value"):
+        apply_weights(model, weights, "best.pdparams")
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
