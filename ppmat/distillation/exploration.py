@@ -165,7 +165,7 @@ def run_trajectory(
             if fault:
                 found.fault = fault
                 break
-    except (ArithmeticError, ValueError, RuntimeError, NotImplementedError) as error:
+    except (ArithmeticError, ValueError, RuntimeError, KeyError) as error:
         found.fault = f"{type(error).__name__}: {error}"
     return found
 
