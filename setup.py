@@ -95,6 +95,7 @@ setup(
         # Teachers of distil.py. They bring PyTorch; nothing else here needs it.
         "chgnet": ["chgnet>=0.4.2"],
         "sevenn": ["sevenn>=0.13"],
+        "diep": ["diep>=2"],
         "tblite": ["tblite>=0.8"],  # LGPL
         "smiles": ["rdkit>=2024.3"],  # adsorbates of sample.py --mode=place
         "dev": ["ruff==0.17.5", "pre-commit>=4"],

@@ -401,13 +401,14 @@ def test_wrong_settings_name_their_place(tmp_path, changes, words):
         DistilSettings.from_dict({**section(tmp_path), **changes})
 
 
-def test_a_teacher_that_is_not_installed_says_how(monkeypatch):
+@pytest.mark.parametrize("name", teachers.OPTIONAL)
+def test_a_teacher_that_is_not_installed_says_how(name, monkeypatch):
     def missing(name):
         raise ImportError(f"No module named '{name}'")
 
     monkeypatch.setattr(teachers.importlib, "import_module", missing)
-    with pytest.raises(InputError, match=r"pip install 'ppmat\[chgnet\]'"):
-        teachers.chgnet()
+    with pytest.raises(InputError, match=rf"pip install 'ppmat\[{name}\]'"):
+        teachers.TEACHERS[name]()
 
 
 @pytest.mark.parametrize(

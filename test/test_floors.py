@@ -55,7 +55,7 @@ THIRD_PARTIES = {
 }
 OPTIONAL = {"visualdl", "tensorboardX", "wandb", "fairchem", "pandas", "rsciio"}
 OPTIONAL |= {"onnx", "onnxruntime", "abtem", "h5py"}
-OPTIONAL |= {"dask", "chgnet", "sevenn", "tblite", "rdkit"}
+OPTIONAL |= {"dask", "chgnet", "sevenn", "diep", "tblite", "rdkit"}
 
 
 def package_of(module: str) -> str:

@@ -107,7 +107,7 @@ def test_metadata(built):
     }
     assert all(">=" in r for r in requirements if "extra ==" not in r)
     extras = {"abtem", "cpu", "test", "dev", "generator", "onnx", "stem"}
-    extras |= {"cluster", "chgnet", "sevenn", "tblite", "smiles"}
+    extras |= {"cluster", "chgnet", "sevenn", "diep", "tblite", "smiles"}
     assert extras == set(meta.get_all("Provides-Extra"))
 
 

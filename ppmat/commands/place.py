@@ -80,8 +80,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "hollow sites; or uniform points and orientations")  # fmt: skip
     add("--num_samples", type=int, default=50, help="placements")
     add("--seed", type=int, default=0, help="the same seed gives the same placements")
-    add("--calculator", help="relaxes them: emt, chgnet, sevenn, tblite, or a "
-        "registered potential; without one there are no energies")  # fmt: skip
+    add("--calculator", help="relaxes them: emt, chgnet, sevenn, diep, tblite, or "
+        "a registered potential; without one there are no energies")  # fmt: skip
     add("--fmax", type=float, default=0.05,
         help="relaxed if no force is larger [eV/Å]")  # fmt: skip
     add("--max_steps", type=int, default=200,

@@ -36,7 +36,7 @@ from ppmat.utils.registry import ConfigError
 from ppmat.utils.registry import check_call
 
 EXTERNAL = "external"  # the user's own code labels files
-OPTIONAL = ("chgnet", "sevenn", "tblite")  # teachers, named by their packages
+OPTIONAL = ("chgnet", "sevenn", "diep", "tblite")  # named by their packages
 
 
 def emt() -> Calculator:
@@ -75,6 +75,18 @@ def sevenn(
     from sevenn.calculator import SevenNetCalculator
 
     return SevenNetCalculator(model, device=device, modal=modal)
+
+
+def diep(device: str = "cpu") -> Calculator:
+    """Return DIEP with the weights of its package: 89 elements, r2SCAN.
+
+    Args:
+        device: Device of PyTorch.
+    """
+    _need("diep")
+    from diep.pretrained import make_calculator
+
+    return make_calculator(device=device)
 
 
 def tblite(
@@ -117,7 +129,7 @@ def _need(package: str) -> None:
 
 
 TEACHERS: dict[str, Callable[..., Calculator]] = {
-    factory.__name__: factory for factory in (emt, chgnet, sevenn, tblite, sfin)
+    factory.__name__: factory for factory in (emt, chgnet, sevenn, diep, tblite, sfin)
 }
 
 
