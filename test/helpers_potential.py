@@ -48,7 +48,7 @@ def write_potential(folder, seed=3, elements=(1, 8, 29), halves="both", graph=GR
     }
     model = build_model(block)
     weight = model.energy_head.out.weight
-    weight.set_value(0.3 * paddle.randn(weight.shape))
+    weight.set_value(2.0 * paddle.randn(weight.shape))
     for number in elements:
         model.elements_seen[number] = True
     paths = folder / f"model{seed}.yaml", folder / f"seed{seed}.pdparams"
