@@ -178,15 +178,13 @@ def evaluate_batch(
     results = []
     for i, atoms in enumerate(structures):
         energy = float(found["energy"][i])
-        own = {
-            "energy": energy,
-            "free_energy": energy,
-            "energies": found["energies"][i],
-        }
-        results.append(own | {"forces": found["forces"][i].astype("float64")})
+        own = {"energy": energy, "free_energy": energy}
+        own["energies"] = found["energies"][i]
+        own["forces"] = found["forces"][i].astype("float64")
         if atoms.pbc.all():
-            stress = full_3x3_to_voigt_6_stress(found["stress"][i].astype("float64"))
-            results[-1]["stress"] = stress
+            stress = found["stress"][i].astype("float64")
+            own["stress"] = full_3x3_to_voigt_6_stress(stress)
+        results.append(own)
     if len(structures) > 1 and not all(map(is_finite, results)):
         # Zeros that pad one structure do not hide NaN of another
         alone = zip(structures, pairs)
